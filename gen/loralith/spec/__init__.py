@@ -1,0 +1,1 @@
+"""One source of truth for hardware, host, reference and documents. Standard library only."""

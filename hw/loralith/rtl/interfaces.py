@@ -1,0 +1,119 @@
+"""Signatures between the blocks, and the layouts of what they carry."""
+
+from __future__ import annotations
+
+from amaranth.hdl import unsigned
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Out, Signature
+
+from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES
+from loralith.spec.config import Config
+from loralith.spec.fields import Record
+
+__all__ = [
+    "CommandEntry",
+    "FaultSignature",
+    "OperandWrite",
+    "OutReadSignature",
+    "ScaleWrite",
+    "SignalSignature",
+    "StatReadSignature",
+    "UnitControl",
+    "WaitSignature",
+    "record_layout",
+]
+
+
+def record_layout(record: Record) -> data.FlexibleLayout:
+    """The command record's fields as an Amaranth layout of the record's full size."""
+    return data.FlexibleLayout(
+        8 * record.size, {f.name: data.Field(unsigned(f.width), f.offset) for f in record.fields.values()}
+    )
+
+
+class CommandEntry(data.Struct):
+    """A fetched command in its queue: raw descriptor bits and its index in the list."""
+
+    bits: unsigned(8 * COMMAND_BYTES)
+    index: unsigned(32)
+
+
+UnitControl = Signature(
+    {
+        # High from a fault or abort on: start nothing new, finish outstanding bus work, take responses in.
+        "stop": Out(1),
+        # One-cycle pulse at a doorbell while everything is idle: forget all state but memories' content.
+        "clear": Out(1),
+        # The unit has work in progress: a command taken from its queue and not complete, or outstanding responses.
+        "busy": In(1),
+        # One-cycle pulse per completed command, and one whenever the unit moves (for the watchdog).
+        "complete": In(1),
+        "progress": In(1),
+    }
+)
+"""Controller's view. A unit embeds it as ``In(UnitControl)``."""
+
+FaultSignature = Signature(
+    {"valid": Out(1), "code": Out(8), "detail": Out(8), "command": Out(32), "address": Out(64)}
+)
+"""``valid`` is held, payload stable, from the fault until ``clear``."""
+
+WaitSignature = Signature({"valid": Out(1), "mask": Out(SEMAPHORES), "ready": In(1)})
+"""Take one token of each semaphore in ``mask``: done in the cycle with valid and ready; an empty mask is granted as well."""
+
+SignalSignature = Signature({"valid": Out(1), "mask": Out(SEMAPHORES), "ready": In(1)})
+"""Give one token to each semaphore in ``mask``: done in the cycle with valid and ready."""
+
+
+class OperandWrite(data.StructLayout):
+    """One write into the left or right scratchpad: bank b, lane l is written if bank_mask[b] and lane_mask[l].
+
+    The byte is ``seq[b]`` when ``transpose`` else ``word[l]``. Members: right (1: right scratchpad), row, bank_mask [W],
+    lane_mask [max(R, C)], transpose, seq [W bytes], word [max(R, C) bytes].
+    """
+
+    def __init__(self, config: Config) -> None:
+        lanes = max(config.rows, config.cols)
+        super().__init__(
+            {
+                "right": 1,
+                "row": 16,
+                "transpose": 1,
+                "bank_mask": config.banks,
+                "lane_mask": lanes,
+                "seq": data.ArrayLayout(8, config.banks),
+                "word": data.ArrayLayout(8, lanes),
+            }
+        )
+
+
+class ScaleWrite(data.StructLayout):
+    """One beat into the scale memory: bytes group * W .. group * W + W - 1 of word ``row`` (4R bytes)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__({"row": 16, "group": 8, "data": data.ArrayLayout(8, config.bus_bytes)})
+
+
+class OutReadSignature(Signature):
+    """Read port of the output buffer. ``word`` and ``lane_data`` are valid ``OutputMemory.delay`` cycles after ``en``.
+
+    Members: en, row, lane (which lane to pick from every bank), bank (which bank's word), lane_data [W bytes: seq
+    row*W .. row*W+W-1 of that lane], word [R bytes: all lanes of that bank].
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(
+            {
+                "en": Out(1),
+                "row": Out(16),
+                "lane": Out(8),
+                "bank": Out(8),
+                "lane_data": In(data.ArrayLayout(8, config.bus_bytes)),
+                "word": In(data.ArrayLayout(8, config.rows)),
+            }
+        )
+
+
+StatReadSignature = Signature({"en": Out(1), "slot": Out(8), "data": In(128)})
+"""Read port of the statistics: ``data`` (16 bytes as in DRAM) is valid ``Statistics.delay`` (1) cycle after ``en``."""
+
