@@ -1,0 +1,59 @@
+"""The command line: `loralith <command>`.
+
+A command is a module of this package with two functions:
+
+- `register(subparsers)`: adds the command's parser, with `set_defaults(run=run)`;
+- `run(args) -> int`: does the work and returns the exit status.
+
+At its top a command's module imports only the standard library, `loralith.spec` and its neighbours here; what is heavy (torch,
+amaranth) or belongs to another part is imported inside `register` or `run`, so that one command never pays for another's imports.
+
+Exit status: what `run` returns (0 for success), 2 for wrong usage or a `LoralithError`, 130 when interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import loralith
+from loralith.cli import output
+from loralith.errors import LoralithError
+
+# In the order in which `loralith --help` lists them; a module's name is its command's.
+COMMANDS = (
+    "doctor",
+    "gen",
+)
+
+
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser with the named commands registered; imports exactly their modules."""
+    parser = argparse.ArgumentParser(prog="loralith", description="INT8 LoRA training accelerator: generate, simulate, train, report.")
+    parser.add_argument("--version", action="version", version=f"loralith {loralith.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="<command>", required=True)
+    for name in commands:
+        import_module(f"loralith.cli.{name}").register(subparsers)
+    for subparser in subparsers.choices.values():
+        output.add_json_option(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status and raises SystemExit only for `--help`, `--version` and wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    try:
+        args = build_parser(named).parse_args(arguments)
+        return args.run(args)
+    except LoralithError as error:
+        output.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        output.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`); without this the interpreter complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
