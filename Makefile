@@ -1,0 +1,76 @@
+# loralith: `make help` lists the targets. `make sim` and `make test` do all the set-up that they need.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+CONFIG ?= base
+PYTEST_FLAGS ?=
+
+# The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+
+# Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
+STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: help setup sim test test-slow synth gen lint format lock clean distclean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv from requirements.lock and check the tools
+
+$(STAMP):
+	@missing=; for tool in git g++ make perl; do \
+		command -v $$tool >/dev/null 2>&1 || { missing=1; echo "error: $$tool is missing; 'apt-get install $$tool' installs it" >&2; }; \
+	done; test -z "$$missing"
+	@if test -z "$(PYTHON)"; then \
+		echo "error: no Python of at least 3.11 found; 'apt-get install python3 python3-venv' installs one on Debian 12 or newer," \
+			"and 'make PYTHON=/path/to/python3 setup' takes another" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is not a Python of at least 3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo "error: $(PYTHON) has no venv module; 'apt-get install python3-venv' installs it" >&2; exit 1; }; \
+		echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/loralith doctor
+	@rm -f $(VENV)/.setup-*; touch $@
+
+sim: $(STAMP) ## train on the Verilated RTL and compare every bit with the reference
+	$(BIN)/loralith sim --config $(CONFIG)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)
+
+test-slow: $(STAMP) ## run the tests that take minutes each
+	$(BIN)/python -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+synth: $(STAMP) ## synthesize, place and route for the ECP5
+	$(BIN)/loralith synth
+
+gen: $(STAMP) ## emit Verilog, C header and reference pages
+	$(BIN)/loralith gen
+
+lint: $(STAMP) ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## resolve the dependencies afresh into requirements.lock
+	$(BIN)/python .ci/lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean: ## remove what was generated
+	rm -rf build dist .pytest_cache .ruff_cache
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
