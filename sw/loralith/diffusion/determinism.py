@@ -1,0 +1,34 @@
+"""Torch settings under which a run gives the same bits again.
+
+The number of threads decides the order of sums, so it is fixed to one while a model trains or samples. Another torch version or another
+CPU family may still choose other kernels; the report names both.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from loralith.diffusion.draws import generator
+
+THREADS = 1
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """One thread and deterministic kernels inside, the caller's settings and global random state after."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    state = torch.get_rng_state()
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(threads)
+
+
+def seed_global(purpose: str, *numbers: int) -> None:
+    """Seeds torch's global generator, which layers' initializations draw from; call it inside `repeatable`."""
+    torch.set_rng_state(generator(purpose, *numbers).get_state())

@@ -1,0 +1,45 @@
+"""How well a model draws a digit: loss on images that were kept for it, and which share of its samples a classifier recognizes."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import PeftModel
+from torch import Tensor
+
+from loralith.diffusion.classifier import DigitClassifier, classify
+from loralith.diffusion.data import class_images
+from loralith.diffusion.objective import held_out_loss
+from loralith.diffusion.prompt import PromptEncoder, digit_prompt
+from loralith.diffusion.schedule import noise_schedule, sample
+from loralith.diffusion.settings import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """held_out_loss: mean squared error; accuracy: share of samples recognized as the digit; samples [N, 1, 16, 16] and the digits [N]
+    that the classifier sees in them."""
+
+    held_out_loss: float
+    accuracy: float
+    samples: Tensor
+    recognized: Tensor
+
+
+def evaluate(
+    model: UNet2DConditionModel | PeftModel, encoder: PromptEncoder, classifier: DigitClassifier, digit: int, settings: EvaluationSettings
+) -> Evaluation:
+    """Judges a model in plain FP32. All draws are fixed, so that any two models see the same images, noise and time steps."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            prompt, null = encoder.encode(digit_prompt(digit)), encoder.encode("")
+            images = class_images(digit, evaluation=True)
+            loss = held_out_loss(model, noise_schedule(), images, prompt, rounds=settings.rounds)
+            many = (settings.samples, -1, -1)
+            samples = sample(model, prompt.expand(many), null.expand(many), seed=0, steps=settings.sample_steps, guidance=settings.guidance)
+            recognized = classify(classifier, samples)
+    finally:
+        model.train(training)
+    return Evaluation(loss, float((recognized == digit).float().mean()), samples, recognized)

@@ -1,0 +1,63 @@
+"""The output folder of a run: one run at a time, never over another run's files."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loralith.diffusion import adapter
+from loralith.errors import LoralithError
+
+CHECKPOINT = "run.ckpt"
+REPORT = "report.json"
+PICTURE = "samples.png"
+FILES = (adapter.WEIGHTS_FILE, adapter.CONFIG_FILE, PICTURE, REPORT, CHECKPOINT)
+
+
+class FolderError(LoralithError):
+    """An output folder that another run, finished or not, has written to, or that is none."""
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Raises FolderError unless a run may write to `folder`: absent or empty, or with its own files where it is resumed."""
+    if not folder.exists():
+        if resume:
+            raise FolderError(f"there is nothing to resume: {folder} does not exist; start the run without --resume")
+        return
+    if not folder.is_dir():
+        raise FolderError(f"output {folder} is a file; give a new or empty folder")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.endswith(".part"))
+    foreign = [name for name in names if name not in FILES]
+    if foreign:
+        raise FolderError(f"output {folder} holds files that are not this command's ({foreign[0]}); give a new or empty folder")
+    if resume:
+        if CHECKPOINT not in names and REPORT not in names:
+            raise FolderError(f"there is no checkpoint to resume from in {folder}; start the run without --resume")
+        return
+    if REPORT in names:
+        raise FolderError(f"output {folder} holds a finished run ({REPORT}); give another folder")
+    if CHECKPOINT in names:
+        raise FolderError(f"output {folder} holds an unfinished run ({CHECKPOINT}); go on with --resume or give another folder")
+    if names:
+        raise FolderError(f"output {folder} holds another run's {names[0]}; give a new or empty folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Creates the folder, keeps other runs out of it until the end, and clears what a killed one left half-written.
+
+    Raises FolderError where another process holds it. The lock goes with the process, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderError(f"another run is writing to {folder}; wait for it or give another folder") from error
+        for path in folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)

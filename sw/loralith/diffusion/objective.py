@@ -1,0 +1,62 @@
+"""The training objective: mean squared error of the predicted noise (DDPM, Ho et al., 2020)."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+from loralith.diffusion.draws import generator
+from loralith.diffusion.schedule import TRAIN_TIMESTEPS
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step draws: images' numbers, time steps and dropped prompts [N], noise [N, 1, 16, 16]."""
+
+    picks: Tensor
+    timesteps: Tensor
+    dropped: Tensor
+    noise: Tensor
+
+
+def draw_step(purpose: str, seed: int, step: int, *, batch: int, images: Tensor, dropout: float) -> Draw:
+    """The draw of one training step, a function of (purpose, seed, step) alone.
+
+    Time steps are stratified: one from each of `batch` equal parts of the schedule, which lowers the loss's variance. A prompt is
+    dropped with probability `dropout`, so that guidance has an unconditional prediction to start from.
+    """
+    random = generator(purpose, seed, step)
+    picks = torch.randint(len(images), (batch,), generator=random)
+    place = (torch.randperm(batch, generator=random) + torch.rand(batch, generator=random)) / batch
+    timesteps = (place * TRAIN_TIMESTEPS).to(torch.int64).clamp(max=TRAIN_TIMESTEPS - 1)
+    dropped = torch.rand(batch, generator=random) < dropout
+    noise = torch.randn((batch, *images.shape[1:]), generator=random)
+    return Draw(picks, timesteps, dropped, noise)
+
+
+def denoising_loss(
+    unet: UNet2DConditionModel, schedule: DDIMScheduler, images: Tensor, timesteps: Tensor, noise: Tensor, condition: Tensor
+) -> Tensor:
+    """Mean squared error between `noise` and its prediction from the noised images; images, noise [N, 1, 16, 16], a scalar."""
+    noised = schedule.add_noise(images, noise, timesteps)
+    return functional.mse_loss(unet(noised, timesteps, condition).sample, noise)
+
+
+@torch.no_grad()
+def held_out_loss(unet: UNet2DConditionModel, schedule: DDIMScheduler, images: Tensor, condition: Tensor, *, rounds: int) -> float:
+    """Loss on images that were not trained on, over a fixed grid of time steps and fixed noise, so that two models compare.
+
+    images [N, 1, 16, 16], condition [1, tokens, dim]. Round k takes all images once, each at another of N x rounds evenly spaced
+    time steps; the noise depends on k alone.
+    """
+    count = len(images)
+    total = 0.0
+    for index in range(rounds):
+        place = torch.arange(count) * rounds + index
+        timesteps = ((place.to(torch.float64) + 0.5) * TRAIN_TIMESTEPS / (count * rounds)).to(torch.int64)
+        order = torch.randperm(count, generator=generator("held-out order", index))
+        noise = torch.randn(images.shape, generator=generator("held-out noise", index))
+        total += float(denoising_loss(unet, schedule, images[order], timesteps, noise, condition.expand(count, -1, -1)))
+    return total / rounds

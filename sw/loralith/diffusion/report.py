@@ -1,0 +1,76 @@
+"""What a finished fine-tune leaves to be read: report.json and samples.png."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loralith.diffusion.checkpoint import settings_hash
+from loralith.diffusion.determinism import THREADS
+from loralith.diffusion.evaluate import Evaluation
+from loralith.diffusion.folder import REPORT
+from loralith.diffusion.picture import Panel, render
+from loralith.diffusion.session import Session
+from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.workload import lora_shapes
+from loralith.errors import LoralithError
+
+PICTURE_COLUMNS = 8
+PICTURE_SAMPLES = 40
+
+
+def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of the finished run in `folder`; raises LoralithError where it had other settings or report.json cannot be read."""
+    path = folder / REPORT
+    try:
+        content = json.loads(path.read_text())
+        there, own = content["settings_hash"], settings_hash(identity)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoralithError(f"{path} is not a report of a finished run: {error}") from error
+    if there != own:
+        raise LoralithError(f"{folder} holds a finished run with settings {there}, this run has {own}; give another output folder")
+    return content
+
+
+def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds."""
+    identity = dict(settings.identity())
+    shapes = lora_shapes(session.model, settings.batch)
+    return {
+        "format": "loralith-finetune-1",
+        "settings": identity,
+        "settings_hash": settings_hash(identity),
+        "held_out_loss": {"before": before.held_out_loss, "after": after.held_out_loss},
+        "sample_accuracy": {"before": before.accuracy, "after": after.accuracy},
+        "losses": session.losses,
+        "lora": {
+            "layers": len(shapes),
+            "parameters": sum(tensor.numel() for tensor in session.parameters.values()),
+            "macs_per_step": sum(shape.macs for shape in shapes),
+        },
+        "counters": session.counters(),
+        "seconds": session.seconds,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "diffusers", "peft", "safetensors", "scikit-learn")},
+        },
+        "machine": {"architecture": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": THREADS},
+    }
+
+
+def build_picture(settings: FinetuneSettings, images: torch.Tensor, before: Evaluation, after: Evaluation) -> bytes:
+    """PNG bytes of samples.png: training images [N, 1, 16, 16], samples before and samples after."""
+
+    def panel(title: str, result: Evaluation) -> Panel:
+        text = f"{result.accuracy:.0%} recognized as {settings.digit}, held-out loss {result.held_out_loss:.4f}"
+        right = (result.recognized == settings.digit)[:PICTURE_SAMPLES]
+        return Panel(title, text, result.samples[:PICTURE_SAMPLES], PICTURE_COLUMNS, right)
+
+    heading = f"Learning the digit {settings.digit}: LoRA rank {settings.rank}, {settings.steps} steps, {settings.device}"
+    shown = images[: PICTURE_SAMPLES // 2]
+    given = Panel("Training images", f"{settings.images} of a class never seen before", shown, 4)
+    return render(heading, [given, panel("Samples before", before), panel("Samples after", after)])

@@ -1,0 +1,88 @@
+"""The state of a fine-tune, and how it goes to a checkpoint and back."""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from loralith.diffusion.adapter import adapter_parameters, check_tensors
+from loralith.diffusion.attachment import Attachment, merge_counters, split_state
+from loralith.diffusion.checkpoint import Checkpoint
+from loralith.diffusion.evaluate import Evaluation
+from loralith.diffusion.folder import CHECKPOINT
+from loralith.diffusion.settings import FinetuneSettings
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
+
+
+class Session:
+    """One process's part of a run. `step` counts completed steps, `losses` has one entry for each, `seconds` is their time."""
+
+    def __init__(self, settings: FinetuneSettings, model: PeftModel) -> None:
+        self.settings, self.model = settings, model
+        self.parameters = adapter_parameters(model)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=0.0)
+        self.step = 0
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self.before: Evaluation | None = None
+        self.attachment: Attachment | None = None
+        self._earlier: dict[str, Any] = {}  # counters of earlier sessions
+        self._attached: dict[str, Any] = {}  # state for the attachment that this session will make
+
+    def counters(self) -> dict[str, Any]:
+        """The attachment's counters over the whole run."""
+        return merge_counters(self._earlier, self.attachment.counters()) if self.attachment else dict(self._earlier)
+
+    def detach(self) -> None:
+        """Gives the layers back to torch and keeps the counters."""
+        if self.attachment:
+            self._earlier = self.counters()
+            self.attachment.detach()
+            self.attachment = None
+
+    def state(self) -> Checkpoint:
+        assert self.before is not None
+        tensors: dict[str, Tensor] = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
+        for name, tensor in self.parameters.items():
+            for key, value in self.optimizer.state[tensor].items():
+                tensors[f"{key}/{name}"] = value
+        attached, values = split_state(self.attachment)
+        tensors |= {f"attachment/{name}": tensor for name, tensor in attached.items()}
+        tensors |= {"before/samples": self.before.samples, "before/recognized": self.before.recognized}
+        extra = {
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "counters": self.counters(),
+            "attachment": values,
+            "before": [self.before.held_out_loss, self.before.accuracy],
+        }
+        return Checkpoint(self.step, tensors, extra)
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over a checkpoint's state; raises AdapterError, before anything is changed, where a tensor does not fit."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.tensors.items():
+            group, _, own = name.partition("/")
+            groups.setdefault(group, {})[own] = tensor
+        source = self.settings.output / CHECKPOINT
+        check_tensors(groups.get("parameter", {}), dict(self.parameters), source)
+        for name, tensor in self.parameters.items():
+            tensor.copy_(groups["parameter"][name])
+            if checkpoint.step:
+                self.optimizer.state[tensor] = {key: groups[key][name].clone() for key in MOMENTS}
+        self.step = checkpoint.step
+        self.losses = list(checkpoint.extra["losses"])
+        self.seconds = checkpoint.extra["seconds"]
+        loss, accuracy = checkpoint.extra["before"]
+        self.before = Evaluation(loss, accuracy, groups["before"]["samples"], groups["before"]["recognized"])
+        self._earlier = dict(checkpoint.extra["counters"])
+        self._attached = {**groups.get("attachment", {}), **checkpoint.extra["attachment"]}
+
+    def restore_attachment(self) -> None:
+        """Gives a new attachment the state that the checkpoint kept for it."""
+        load = getattr(self.attachment, "load_state_dict", None)
+        if load and self._attached:
+            load(self._attached)

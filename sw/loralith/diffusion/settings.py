@@ -1,0 +1,121 @@
+"""What a fine-tune is told, checked as a whole before anything is read or written."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loralith.diffusion.data import HELD_OUT, class_images
+from loralith.errors import LoralithError
+
+METHODS = ("lora",)
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+FP32 = "fp32"
+
+
+class SettingsError(LoralithError):
+    """A setting outside its range: the message names the setting, its value and the range."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a model is judged, before and after: `rounds` passes over the class's evaluation images for the held-out loss, and `samples`
+    images of `sample_steps` DDIM steps with guidance `guidance`, all from fixed noise."""
+
+    rounds: int = 16
+    samples: int = 64
+    sample_steps: int = 20
+    guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Settings of `loralith finetune`.
+
+    Members
+    -------
+    output : folder of the adapter, report, picture and checkpoint; new or empty, unless the run is resumed.
+    method : the training method, one of METHODS.
+    digit : the held-out class to learn, one of data.HELD_OUT.
+    images : number of training images, drawn by the seed.
+    rank, alpha : LoRA rank r, any integer from 1, and alpha > 0; the adapter is scaled by alpha / rank.
+    steps : optimizer steps. batch : images per step. lr : learning rate of AdamW (constant, no weight decay).
+    seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
+    targets : the attention projections that get an adapter, some of PROJECTIONS.
+    start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
+    dropout : share of prompts that are dropped while training, 0 to below 1.
+    device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
+    verify : also compare the device with the reference; changes no result.
+    checkpoint_every : steps between checkpoints; changes no result.
+    evaluation : see EvaluationSettings.
+
+    Raises SettingsError.
+    """
+
+    output: Path
+    method: str = "lora"
+    digit: int = 8
+    images: int = 20
+    rank: int = 4
+    alpha: float = 4.0
+    steps: int = 200
+    batch: int = 4
+    lr: float = 2e-3
+    seed: int = 0
+    targets: tuple[str, ...] = PROJECTIONS
+    dropout: float = 0.0
+    start_from: Path | None = None
+    device: str = FP32
+    config: str | None = None
+    verify: bool = False
+    checkpoint_every: int = 10
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise SettingsError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.digit not in HELD_OUT:
+            wanted = " or ".join(str(digit) for digit in HELD_OUT)
+            raise SettingsError(f"digit must be {wanted}, the classes that the model has never seen, not {self.digit!r}")
+        _whole("images", self.images, 1, len(class_images(self.digit, evaluation=False)))
+        _whole("rank", self.rank, 1)
+        _real("alpha", self.alpha, positive=True)
+        _whole("steps", self.steps, 1, 2**32 - 1)
+        _whole("batch", self.batch, 1)
+        _real("lr", self.lr, positive=True)
+        _whole("seed", self.seed, 0, 2**32 - 1)
+        unknown = [target for target in self.targets if target not in PROJECTIONS]
+        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
+            raise SettingsError(f"targets must be some of {', '.join(PROJECTIONS)}, each once, not {list(self.targets)!r}")
+        _real("dropout", self.dropout)
+        if not 0.0 <= self.dropout < 1.0:
+            raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
+        _whole("checkpoint_every", self.checkpoint_every, 1)
+        _whole("evaluation.rounds", self.evaluation.rounds, 1)
+        _whole("evaluation.samples", self.evaluation.samples, 1)
+        _whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
+        _real("evaluation.guidance", self.evaluation.guidance, positive=True)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
+        own = asdict(self)
+        for name in ("output", "verify", "checkpoint_every"):
+            del own[name]
+        own["targets"] = sorted(self.targets)
+        own["alpha"], own["lr"] = float(self.alpha), float(self.lr)
+        own["start_from"] = None if self.start_from is None else str(self.start_from)
+        return own
+
+
+def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    wanted = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        raise SettingsError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _real(name: str, value: object, *, positive: bool = False) -> None:
+    wanted = "a finite number above 0" if positive else "a finite number"
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not right or (positive and value <= 0):  # type: ignore[operator]
+        raise SettingsError(f"{name} must be {wanted}, not {value!r}")

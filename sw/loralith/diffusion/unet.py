@@ -1,0 +1,87 @@
+"""The project's own small diffusion model: a stock diffusers UNet2DConditionModel with cross attention, and its token table.
+
+1.3 million parameters, 16 x 16 pixels, 56 attention projections (to_q, to_k, to_v, to_out.0 of seven transformer blocks). Widths are 48 and
+64, so that tiles of 16 fit and tiles of 32 do not always. `loralith pretrain` reproduces the weights in assets/.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from loralith.diffusion.checkpoint import write_json, write_tensors
+from loralith.diffusion.data import IMAGE_SIZE
+from loralith.diffusion.prompt import TOKEN_DIM, TOKENS, PromptEncoder
+from loralith.errors import LoralithError
+
+# The names that stock diffusers gives the two files of a saved model, so UNet2DConditionModel.from_pretrained(folder) reads them as well.
+MODEL_FOLDER = "unet"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+TOKENS_FILE = "tokens.safetensors"
+
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": IMAGE_SIZE,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": (32, 48, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": TOKEN_DIM,
+    "attention_head_dim": 4,  # diffusers: the number of heads
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+}
+
+
+def assets() -> Path:
+    """Folder of the weights that come with the package."""
+    return Path(str(resources.files("loralith.diffusion").joinpath("assets")))
+
+
+def new_unet() -> UNet2DConditionModel:
+    """The U-Net with torch's default initialization, from torch's global generator."""
+    unet = UNet2DConditionModel(**UNET_CONFIG)
+    unet.set_attn_processor(AttnProcessor())  # torch's fused attention is several times slower on a CPU for heads this small
+    return unet
+
+
+def save_model(unet: UNet2DConditionModel, encoder: PromptEncoder, folder: Path) -> None:
+    """Writes config.json, the U-Net's weights and the token table; the weights as FP16, which halves what a clone downloads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"_class_name": "UNet2DConditionModel", **UNET_CONFIG, "tokens": list(TOKENS)}
+    write_tensors({name: tensor.to(torch.float16) for name, tensor in unet.state_dict().items()}, folder / WEIGHTS_FILE)
+    write_tensors({"table.weight": encoder.table.weight.detach().to(torch.float16)}, folder / TOKENS_FILE)
+    write_json(config, folder / CONFIG_FILE)
+
+
+def load_model(folder: Path | None = None) -> tuple[UNet2DConditionModel, PromptEncoder]:
+    """The U-Net and its token table, FP32, in evaluation mode and frozen; from the package's assets unless a folder is given.
+
+    Raises LoralithError that names the file where one is missing, damaged or of another shape.
+    """
+    folder = folder or assets() / MODEL_FOLDER
+    unet, encoder = new_unet(), PromptEncoder()
+    config = folder / CONFIG_FILE
+    try:
+        tokens = json.loads(config.read_text())["tokens"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LoralithError(f"{config} is not the configuration of a loralith diffusion model: {error}") from error
+    if tokens != list(TOKENS):
+        raise LoralithError(f"{config} has the vocabulary {tokens}, this version has {list(TOKENS)}: run loralith pretrain")
+    for module, file in ((unet, folder / WEIGHTS_FILE), (encoder, folder / TOKENS_FILE)):
+        try:
+            module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in load_file(file).items()})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise LoralithError(f"{file} does not hold this model's weights: {error}") from error
+        module.requires_grad_(False)
+        module.eval()
+    return unet, encoder
