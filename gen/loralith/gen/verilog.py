@@ -1,0 +1,47 @@
+"""The accelerator's Verilog and, beside it, a JSON file that says what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from loralith.spec.config import Config
+from loralith.spec.version import VERSION
+
+__all__ = ["MODULE", "convert", "describe", "emit"]
+
+MODULE = "loralith"
+"""Name of the top module. Its ports are named in `loralith.rtl.top`."""
+
+
+def convert(config: Config) -> str:
+    """The Verilog text: module `loralith`. The same configuration always gives the same bytes."""
+    from amaranth.back import verilog
+
+    from loralith.rtl.top import Loralith
+
+    # The ports come from the component's signature: all of them and no other.
+    return verilog.convert(Loralith(config), name=MODULE, emit_src=False, strip_internal_attrs=True)
+
+
+def describe(config: Config, text: str) -> dict[str, Any]:
+    """What lies beside the Verilog: configuration, its hash, the interface version and the text's SHA-256."""
+    return {
+        "module": MODULE,
+        "version": list(VERSION),
+        "config": config.as_dict(),
+        "config_hash": f"0x{config.hash:08X}",
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def emit(config: Config, output: Path) -> dict[str, Any]:
+    """Write the Verilog to `output` and its description beside it (suffix .json); returns the description."""
+    text = convert(config)
+    description = describe(config, text)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    output.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return description
