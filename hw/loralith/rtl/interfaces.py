@@ -1,7 +1,5 @@
 """Signatures between the blocks, and the layouts of what they carry."""
 
-from __future__ import annotations
-
 from amaranth.hdl import unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
