@@ -1,0 +1,97 @@
+"""The processing elements: R x C output-stationary INT8 multiply-accumulate with shadow accumulators."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from loralith.spec.config import Config
+
+__all__ = ["Base", "ProcessingArray"]
+
+
+class Base(IntEnum):
+    """What a step adds its product to."""
+
+    KEEP = 0
+    CLEAR = 1
+    SHIFT1 = 2
+    """The accumulator shifted left by one."""
+    SHIFT4 = 3
+
+
+class ProcessingArray(wiring.Component):
+    """R x C elements, each acc = base(acc) + left * right in one step per cycle.
+
+    The columns form ``max_fold`` lane groups of C / max_fold columns; group l takes the left operand ``left[l]``, R bytes.
+    All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32.
+
+    Members:
+        valid: a step is on the operand ports this cycle.
+        base: ``Base`` of the step, sampled with ``valid``.
+        zero: with valid, the product counts as zero (a step that only shifts).
+        capture: ``accumulate_delay`` cycles after the last step of a tile: copy the accumulators to the shadow set, in
+            the very cycle in which the next tile's first product may overwrite them.
+        shift: move the shadow set one column to the left; not together with ``capture``.
+        heads: the shadow values of the first column of each lane group, [max_fold][R] INT32 bit patterns.
+    """
+
+    product_delay = 1
+    accumulate_delay = 2
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "left": In(data.ArrayLayout(8 * config.rows, config.max_fold)),
+                "right": In(data.ArrayLayout(8, config.cols)),
+                "valid": In(1),
+                "base": In(2),
+                "zero": In(1),
+                "capture": In(1),
+                "shift": In(1),
+                "heads": Out(data.ArrayLayout(32 * config.rows, config.max_fold)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        group = config.cols // config.max_fold
+        valid, zero, base = Signal(), Signal(), Signal(2)
+        m.d.sync += [valid.eq(self.valid), zero.eq(self.zero)]
+        with m.If(self.valid):
+            m.d.sync += base.eq(self.base)
+        for i in range(config.rows):
+            following = None
+            for j in reversed(range(config.cols)):
+                left = self.left[j // group][8 * i : 8 * i + 8].as_signed()
+                right = self.right[j].as_signed()
+                product = Signal(signed(16), name=f"product_{i}_{j}")
+                acc = Signal(signed(32), name=f"acc_{i}_{j}")
+                shadow = Signal(32, name=f"shadow_{i}_{j}")
+                with m.If(self.valid):
+                    m.d.sync += product.eq(Mux(self.zero, 0, left * right))
+                start = Signal(signed(32), name=f"start_{i}_{j}")
+                with m.Switch(base):
+                    with m.Case(Base.KEEP):
+                        m.d.comb += start.eq(acc)
+                    with m.Case(Base.CLEAR):
+                        m.d.comb += start.eq(0)
+                    with m.Case(Base.SHIFT1):
+                        m.d.comb += start.eq(acc << 1)
+                    with m.Case(Base.SHIFT4):
+                        m.d.comb += start.eq(acc << 4)
+                with m.If(valid):
+                    m.d.sync += acc.eq(start + product)
+                with m.If(self.capture):
+                    m.d.sync += shadow.eq(acc)
+                with m.Elif(self.shift):
+                    m.d.sync += shadow.eq(0 if following is None else following)
+                following = shadow
+                if j % group == 0:
+                    m.d.comb += self.heads[j // group][32 * i : 32 * i + 32].eq(shadow)
+        return m

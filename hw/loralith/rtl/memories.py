@@ -1,0 +1,258 @@
+"""On-chip memories: operand scratchpads, output buffer, accumulate buffer, scale vectors and statistics.
+
+Every memory has one write and one read port and keeps its content from list to list. Reading and writing one word in the
+same cycle is never asked for by a legal list.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from loralith.spec.config import Config
+
+from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
+
+__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics"]
+
+
+def _bytes(value: Value) -> list[Value]:
+    return [value[8 * i : 8 * i + 8] for i in range(len(value) // 8)]
+
+
+class OperandMemory(wiring.Component):
+    """The left or the right scratchpad: ``banks`` banks of ``depth`` words of ``lanes`` bytes.
+
+    Parameters: lanes, depth, banks (powers of two).
+
+    Members:
+        write_en, write_row, bank_mask, lane_mask, transpose, seq, word: bank b, lane l takes seq[b] (transpose) or
+            word[l] when both masks allow.
+        read_en: which banks to read, one bit each; read_row: the row of all of them.
+        read_data: one word per bank, ``delay`` cycles later; held while the bank is not read.
+    """
+
+    delay = 1
+
+    def __init__(self, lanes: int, depth: int, banks: int) -> None:
+        self.lanes, self.depth, self.banks = lanes, depth, banks
+        super().__init__(
+            {
+                "write_en": In(1),
+                "write_row": In(16),
+                "bank_mask": In(banks),
+                "lane_mask": In(lanes),
+                "transpose": In(1),
+                "seq": In(data.ArrayLayout(8, banks)),
+                "word": In(data.ArrayLayout(8, lanes)),
+                "read_en": In(banks),
+                "read_row": In(16),
+                "read_data": Out(data.ArrayLayout(8 * lanes, banks)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        bits = ceil_log2(self.depth)
+        for b in range(self.banks):
+            m.submodules[f"bank{b}"] = memory = Memory(shape=unsigned(8 * self.lanes), depth=self.depth, init=[])
+            write = memory.write_port(granularity=8)
+            read = memory.read_port(transparent_for=())
+            m.d.comb += [
+                write.addr.eq(self.write_row[:bits]),
+                write.data.eq(Mux(self.transpose, self.seq[b].replicate(self.lanes), self.word.as_value())),
+                write.en.eq(Mux(self.write_en & self.bank_mask[b], self.lane_mask, 0)),
+                read.addr.eq(self.read_row[:bits]),
+                read.en.eq(self.read_en[b]),
+                self.read_data[b].eq(read.data),
+            ]
+        return m
+
+
+class OutputMemory(wiring.Component):
+    """The output buffer: ``banks`` banks of ``out_depth`` words of R bytes, written by column, read by column or row.
+
+    Members:
+        write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks).
+        read: see ``OutReadSignature``; data is valid ``delay`` cycles after ``read.en`` and held.
+    """
+
+    delay = 2
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "write_en": In(1),
+                "write_row": In(16),
+                "bank_mask": In(config.banks),
+                "words": In(data.ArrayLayout(8 * config.rows, 4)),
+                "read": In(OutReadSignature(config)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        bits = ceil_log2(config.out_depth)
+        banks = []
+        for b in range(config.banks):
+            m.submodules[f"bank{b}"] = memory = Memory(
+                shape=unsigned(8 * config.rows), depth=config.out_depth, init=[]
+            )
+            write, read = memory.write_port(), memory.read_port(transparent_for=())
+            m.d.comb += [
+                write.addr.eq(self.write_row[:bits]),
+                write.data.eq(self.words[b % 4]),
+                write.en.eq(self.write_en & self.bank_mask[b]),
+                read.addr.eq(self.read.row[:bits]),
+                read.en.eq(self.read.en),
+            ]
+            banks.append(read.data)
+        lane = Signal(ceil_log2(config.rows))
+        bank = Signal(ceil_log2(config.banks))
+        pick = Signal()
+        m.d.sync += pick.eq(self.read.en)
+        with m.If(self.read.en):
+            m.d.sync += [lane.eq(self.read.lane), bank.eq(self.read.bank)]
+        with m.If(pick):
+            m.d.sync += [
+                self.read.lane_data.eq(Cat(word.word_select(lane, 8) for word in banks)),
+                self.read.word.eq(Array(banks)[bank]),
+            ]
+        return m
+
+
+class AccumulateMemory(wiring.Component):
+    """R INT32 values a word; read data is valid one cycle after ``read_en``."""
+
+    delay = 1
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        width = 32 * config.rows
+        super().__init__(
+            {
+                "write_en": In(1),
+                "write_row": In(16),
+                "write_data": In(width),
+                "read_en": In(1),
+                "read_row": In(16),
+                "read_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        bits = ceil_log2(self.config.acc_depth)
+        m.submodules.memory = memory = Memory(
+            shape=unsigned(32 * self.config.rows), depth=self.config.acc_depth, init=[]
+        )
+        write, read = memory.write_port(), memory.read_port(transparent_for=())
+        m.d.comb += [
+            write.addr.eq(self.write_row[:bits]),
+            write.data.eq(self.write_data),
+            write.en.eq(self.write_en),
+            read.addr.eq(self.read_row[:bits]),
+            read.en.eq(self.read_en),
+            self.read_data.eq(read.data),
+        ]
+        return m
+
+
+class ScaleMemory(wiring.Component):
+    """R scale entries of 4 bytes a word, written a bus beat at a time; read data one cycle after ``read_en``."""
+
+    delay = 1
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "write_en": In(1),
+                "write": In(ScaleWrite(config)),
+                "read_en": In(1),
+                "read_row": In(16),
+                "read_data": Out(32 * config.rows),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        bits = ceil_log2(config.scale_depth)
+        groups = 4 * config.rows // config.bus_bytes
+        m.submodules.memory = memory = Memory(shape=unsigned(32 * config.rows), depth=config.scale_depth, init=[])
+        write = memory.write_port(granularity=8 * config.bus_bytes)
+        read = memory.read_port(transparent_for=())
+        m.d.comb += [
+            write.addr.eq(self.write.row[:bits]),
+            write.data.eq(self.write.data.as_value().replicate(groups)),
+            write.en.eq(Mux(self.write_en, Const(1, groups) << self.write.group[: ceil_log2(groups)], 0)),
+            read.addr.eq(self.read_row[:bits]),
+            read.en.eq(self.read_en),
+            self.read_data.eq(read.data),
+        ]
+        return m
+
+
+class Statistics(wiring.Component):
+    """Slots of (max \\|p\\| 48 bit, saturations 32 bit), merged at the end of a command.
+
+    Members:
+        update: pulse with slot, clear (start anew), maximum and saturations; takes ``update_cycles`` cycles, in which
+            no other update comes.
+        read: the store unit's port, see ``StatReadSignature``.
+    """
+
+    delay = 1
+    update_cycles = 3
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "update": In(1),
+                "slot": In(8),
+                "clear": In(1),
+                "maximum": In(48),
+                "saturations": In(32),
+                "read": In(StatReadSignature),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        slots = self.config.stat_slots
+        bits = ceil_log2(slots)
+        m.submodules.memory = memory = Memory(shape=unsigned(80), depth=slots, init=[])
+        write = memory.write_port()
+        merge, host = memory.read_port(transparent_for=()), memory.read_port(transparent_for=())
+        pending = Signal()
+        clear, slot = Signal(), Signal(bits)
+        maximum, saturations = Signal(48), Signal(32)
+        m.d.comb += [merge.addr.eq(self.slot[:bits]), merge.en.eq(self.update)]
+        m.d.sync += pending.eq(self.update)
+        with m.If(self.update):
+            m.d.sync += [
+                clear.eq(self.clear),
+                slot.eq(self.slot),
+                maximum.eq(self.maximum),
+                saturations.eq(self.saturations),
+            ]
+        old_maximum = Mux(clear, 0, merge.data[:48])
+        old_saturations = Mux(clear, 0, merge.data[48:])
+        m.d.comb += [
+            write.en.eq(pending),
+            write.addr.eq(slot),
+            write.data.eq(
+                Cat(Mux(old_maximum > maximum, old_maximum, maximum)[:48], (old_saturations + saturations)[:32])
+            ),
+            host.addr.eq(self.read.slot[:bits]),
+            host.en.eq(self.read.en),
+            self.read.data.eq(Cat(host.data[:48], Const(0, 16), host.data[48:])),
+        ]
+        return m
