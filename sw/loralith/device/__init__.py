@@ -1,0 +1,41 @@
+"""Devices behind one interface: the numpy reference, the Verilated RTL, an FPGA. Neither torch nor amaranth is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loralith.device.errors import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, OutOfMemory
+from loralith.spec.config import Config, ConfigError, load_config
+
+if TYPE_CHECKING:
+    from loralith.device.base import Device
+
+__all__ = ["ConfigMismatch", "DeviceError", "DeviceFault", "DeviceTimeout", "OutOfMemory", "open_device"]
+
+
+def open_device(name: str = "reference", config: str | Path | Config = "base", **options: Any) -> Device:
+    """Open a device.
+
+    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "verilator" (the RTL, cycle-exact) or "pynq:<bitfile>" (an FPGA);
+    `config` a preset's name, a JSON file or a Config; `options` go to the device's class, which documents them.
+    Raises DeviceError for an unknown name or configuration.
+    """
+    kind, _, argument = name.partition(":")
+    try:
+        configuration = load_config(config)
+    except ConfigError as error:
+        raise DeviceError(str(error)) from None
+    if kind == "reference" and not argument:
+        from loralith.device.reference import ReferenceDevice
+
+        return ReferenceDevice(configuration, **options)
+    if kind == "verilator" and not argument:
+        from loralith.device.verilator import VerilatorDevice
+
+        return VerilatorDevice(configuration, **options)
+    if kind == "pynq" and argument:
+        from loralith.device.pynq import PynqDevice
+
+        return PynqDevice(configuration, argument, **options)
+    raise DeviceError(f"device must be reference, verilator or pynq:<bitfile>, not {name!r}")

@@ -1,0 +1,55 @@
+"""Addresses in device memory: first fit, with neighbouring free stretches joined."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from loralith.device.errors import DeviceError, OutOfMemory
+
+__all__ = ["Heap"]
+
+
+class Heap:
+    """Hands out stretches of `nbytes` bytes from `base` on. Stretches never overlap; the content is not touched."""
+
+    def __init__(self, base: int, nbytes: int) -> None:
+        self._free: list[tuple[int, int]] = [(base, base + nbytes)]
+        self._used: dict[int, tuple[int, int]] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes that are taken, alignment included."""
+        return sum(end - start for start, end in self._used.values())
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """Addresses that `take` gave and `give` has not had back."""
+        return frozenset(self._used)
+
+    def take(self, nbytes: int, align: int) -> int:
+        """The first address, a multiple of `align`, of `nbytes` free bytes. Raises OutOfMemory."""
+        for i, (start, end) in enumerate(self._free):
+            address = -(-start // align) * align
+            if address + nbytes <= end:
+                rest = [(start, address)] if address > start else []
+                rest += [(address + nbytes, end)] if address + nbytes < end else []
+                self._free[i : i + 1] = rest
+                self._used[address] = (address, address + nbytes)
+                return address
+        largest = max((end - start for start, end in self._free), default=0)
+        raise OutOfMemory(
+            f"no {nbytes} bytes of device memory are free in one stretch; the largest is {largest} bytes ({self.used} are in use)"
+        )
+
+    def give(self, address: int) -> None:
+        """Free what `take` returned. Raises DeviceError for any other address."""
+        if address not in self._used:
+            raise DeviceError(f"{address:#x} is not the start of an allocation")
+        start, end = self._used.pop(address)
+        i = bisect_left(self._free, (start, end))
+        if i < len(self._free) and self._free[i][0] == end:
+            end = self._free.pop(i)[1]
+        if i and self._free[i - 1][1] == start:
+            start = self._free.pop(i - 1)[0]
+            i -= 1
+        self._free.insert(i, (start, end))
