@@ -1,0 +1,142 @@
+"""Build the native model of a configuration, once per content.
+
+Two caches, each keyed by everything that goes in: Verilog by configuration and hardware sources, the library by Verilog, C++ sources,
+Verilator and flags. Entries are built in a folder of their own and renamed into place, so that processes may build at once, and one
+that is killed leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata, util
+from pathlib import Path
+
+from loralith.errors import LoralithError
+from loralith.spec.config import Config
+from loralith.toolchain import find_verilator
+
+__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "verilog"]
+
+MODULE = "loralith"
+LIBRARY = "libloralith_model.so"
+SOURCES = Path(__file__).resolve().parent
+
+VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--threads", "1", "-Wno-fatal", "-Wno-lint")
+# -O3 where the cycles go; the rest of Verilator's output runs once and would only build longer.
+MAKE_FLAGS = "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O2"
+CXX_FLAGS = "-fPIC -fno-semantic-interposition"
+
+
+class BuildError(LoralithError):
+    """The Verilog or the model could not be made; the message carries the end of the failing tool's output."""
+
+
+def verilog(config: Config) -> Path:
+    """The configuration's Verilog, `loralith.v`, with its description `loralith.json` beside it.
+
+    Raises BuildError where the generator fails, with its message.
+    """
+
+    def make(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
+        command = [sys.executable, "-m", "loralith.gen", "verilog"]
+        command += ["--config", str(folder / "config.json"), "--output", str(folder / f"{MODULE}.v")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
+
+    return _cached(f"verilog-{_hardware_key(config)}", make) / f"{MODULE}.v"
+
+
+def build(config: Config, *, trace: bool = False, source: Path | None = None) -> Path:
+    """The shared library of `config`'s native model.
+
+    Parameters:
+        trace: a slower build that can write waveforms.
+        source: a Verilog file to use in place of the emitted one.
+
+    Raises BuildError where the generator, Verilator or the compiler fails, and ToolchainError where there is no Verilator.
+    """
+    verilator = find_verilator()
+    source = source or verilog(config)
+    native = sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")))
+    flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
+    key = _digest(source, *native, text=(str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, os.environ.get("CXX", "")))
+
+    def make(folder: Path) -> None:
+        verilator.run(
+            *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", folder / "obj"),
+            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", CXX_FLAGS, "-LDFLAGS", "-shared", "-o", folder / LIBRARY),
+            *(source, SOURCES / "model.cpp"),
+        )
+        shutil.rmtree(folder / "obj")
+
+    return _cached(f"{'trace' if trace else 'model'}-{key}", make) / LIBRARY
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: `build/verilator` of a source checkout, else `loralith/verilator` in the user's cache folder."""
+    root = SOURCES.parents[3]
+    if (root / "pyproject.toml").is_file() and (root / "gen" / "loralith").is_dir():
+        return root / "build" / "verilator"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loralith" / "verilator"
+
+
+def _hardware_key(config: Config) -> str:
+    """Key of what the Verilog is made from: the configuration and every source of the hardware and its description."""
+    files = []
+    for package in ("loralith.spec", "loralith.rtl", "loralith.gen"):
+        spec = util.find_spec(package)
+        if spec is None:
+            raise BuildError(f"{package} is not installed: the simulator builds from the hardware's sources")
+        for location in spec.submodule_search_locations or ():
+            files += sorted(Path(location).rglob("*.py"))
+    try:
+        amaranth = metadata.version("amaranth")
+    except metadata.PackageNotFoundError:
+        raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
+    return _digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+
+
+def _digest(*files: Path, text: tuple[str, ...] = ()) -> str:
+    digest = hashlib.sha256("\0".join(text).encode())
+    for file in files:
+        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache, filled by `make` if it is not there."""
+    cache = cache_folder()
+    target = cache / name
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{name}.lock"):
+        if target.is_dir():
+            return target
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cache))
+        try:
+            make(folder)
+            folder.rename(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return target
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file: a second process waits for the first one's build instead of repeating it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
