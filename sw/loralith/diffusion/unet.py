@@ -4,7 +4,6 @@
 64, so that tiles of 16 fit and tiles of 32 do not always. `loralith pretrain` reproduces the weights in assets/.
 """
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from loralith.diffusion.checkpoint import write_json, write_tensors
@@ -57,9 +56,10 @@ def new_unet() -> UNet2DConditionModel:
 def save_model(unet: UNet2DConditionModel, encoder: PromptEncoder, folder: Path) -> None:
     """Writes config.json, the U-Net's weights and the token table; the weights as FP16, which halves what a clone downloads."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"_class_name": "UNet2DConditionModel", **UNET_CONFIG, "tokens": list(TOKENS)}
+    config = {"_class_name": "UNet2DConditionModel", **UNET_CONFIG}
     write_tensors({name: tensor.to(torch.float16) for name, tensor in unet.state_dict().items()}, folder / WEIGHTS_FILE)
-    write_tensors({"table.weight": encoder.table.weight.detach().to(torch.float16)}, folder / TOKENS_FILE)
+    table = {"table.weight": encoder.table.weight.detach().to(torch.float16)}
+    write_tensors(table, folder / TOKENS_FILE, {"tokens": " ".join(TOKENS)})
     write_json(config, folder / CONFIG_FILE)
 
 
@@ -70,13 +70,14 @@ def load_model(folder: Path | None = None) -> tuple[UNet2DConditionModel, Prompt
     """
     folder = folder or assets() / MODEL_FOLDER
     unet, encoder = new_unet(), PromptEncoder()
-    config = folder / CONFIG_FILE
     try:
-        tokens = json.loads(config.read_text())["tokens"]
-    except (OSError, ValueError, KeyError) as error:
-        raise LoralithError(f"{config} is not the configuration of a loralith diffusion model: {error}") from error
-    if tokens != list(TOKENS):
-        raise LoralithError(f"{config} has the vocabulary {tokens}, this version has {list(TOKENS)}: run loralith pretrain")
+        with safe_open(folder / TOKENS_FILE, framework="pt") as file:
+            tokens = (file.metadata() or {}).get("tokens", "")
+    except (OSError, SafetensorError) as error:
+        raise LoralithError(f"{folder / TOKENS_FILE} does not hold a token table: {error}") from error
+    if tokens != " ".join(TOKENS):
+        wanted = " ".join(TOKENS)
+        raise LoralithError(f"{folder / TOKENS_FILE} has the vocabulary {tokens!r}, this version has {wanted!r}: run loralith pretrain")
     for module, file in ((unet, folder / WEIGHTS_FILE), (encoder, folder / TOKENS_FILE)):
         try:
             module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in load_file(file).items()})

@@ -1,0 +1,48 @@
+"""Bad settings are refused at once, with the value and what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "dreambooth"}, "method must be one of lora, not 'dreambooth'"),
+        ({"digit": 3}, "digit must be 8 or 9, the classes that the model has never seen, not 3"),
+        ({"rank": 0}, "rank must be an integer of at least 1, not 0"),
+        ({"rank": -4}, "rank must be an integer of at least 1, not -4"),
+        ({"rank": 2.5}, r"rank must be an integer of at least 1, not 2\.5"),
+        ({"rank": True}, "rank must be an integer of at least 1, not True"),
+        ({"alpha": 0}, "alpha must be a finite number above 0, not 0"),
+        ({"alpha": -1.0}, r"alpha must be a finite number above 0, not -1\.0"),
+        ({"alpha": float("nan")}, "alpha must be a finite number above 0, not nan"),
+        ({"lr": float("inf")}, "lr must be a finite number above 0, not inf"),
+        ({"steps": 0}, "steps must be an integer from 1 to 4294967295, not 0"),
+        ({"batch": 0}, "batch must be an integer of at least 1, not 0"),
+        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, not -1"),
+        ({"images": 0}, "images must be an integer from 1 to 139, not 0"),
+        ({"images": 1000}, "images must be an integer from 1 to 139, not 1000"),
+        ({"targets": ()}, "targets must be some of to_q"),
+        ({"targets": ("to_q", "ff.net.2")}, r"targets must be some of .*not \['to_q', 'ff\.net\.2'\]"),
+        ({"targets": ("to_q", "to_q")}, "each once"),
+        ({"dropout": 1.0}, r"dropout must be at least 0 and less than 1, not 1\.0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be an integer of at least 1, not 0"),
+        ({"evaluation": EvaluationSettings(samples=0)}, r"evaluation\.samples must be an integer of at least 1, not 0"),
+    ],
+)
+def test_bad_setting_is_named(tmp_path: Path, given: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        FinetuneSettings(tmp_path, **given)
+
+
+def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
+    base = FinetuneSettings(tmp_path).identity()
+    same = FinetuneSettings(tmp_path / "other", verify=True, checkpoint_every=3, alpha=4, targets=("to_v", "to_k", "to_q", "to_out.0"))
+    assert same.identity() == base
+    for other in ({"rank": 5}, {"seed": 1}, {"digit": 9}, {"device": "reference"}, {"evaluation": EvaluationSettings(samples=3)}):
+        assert FinetuneSettings(tmp_path, **other).identity() != base
