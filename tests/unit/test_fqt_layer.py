@@ -1,0 +1,372 @@
+"""The torch reference of one layer: its integers against plain products, its floats against float64, bounded by quantization steps."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from loralith.spec.numerics import ACC_MAX, Q8_MAX
+from loralith.spec.scheme import FQT, Role, SchemeError, h_scale, power_exponent
+from loralith.verif.fqt import Backward, Forward, LoraLayer
+from loralith.verif.quantize import quantize_weight
+
+FP32 = 2.0**-23
+"""Relative allowance for binary32 operations beside quantization (x * sw, x / scale, results as FP32)."""
+MANTISSA = 2.0**-16
+"""Relative error of a ratio as a 16-bit mantissa, with room for FP32 scales."""
+
+
+@dataclasses.dataclass
+class Case:
+    """Float tensors of one layer step, seeded: X [T, I], W [O, I], A [r, I], B [O, r], dY [T, O]."""
+
+    T: int = 77
+    I: int = 40
+    O: int = 24
+    r: int = 4
+    alpha: float = 6.0
+    b_size: float = 0.02
+    seed: int = 0
+    x: Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        self.x = normal(self.T, self.I)
+        self.w = normal(self.O, self.I) * 0.05 * torch.exp(normal(self.O, 1) / 2)
+        self.a = normal(self.r, self.I) * 0.1
+        self.b = normal(self.O, self.r) * self.b_size
+        self.dy = normal(self.T, self.O) * 1e-3
+
+    def layer(self, scheme: FQT) -> LoraLayer:
+        return LoraLayer(quantize_weight(self.w, scheme), self.alpha, scheme, layer=3)
+
+    def run(self, layer: LoraLayer, step: int = 5) -> tuple[Forward, Backward]:
+        forward = layer.forward(self.x, self.a, self.b, step=step)
+        return forward, layer.backward(forward, self.dy, self.a)
+
+
+CASES = [Case(T=T, r=r, seed=T + r) for T in (1, 64, 77) for r in (1, 3, 4, 16)]
+CASES += [Case(b_size=size, seed=7) for size in (1e-6, 1e-3, 3.0)] + [Case(T=5, I=320, O=300, r=5, b_size=1e-3, seed=8)]
+SCHEMES = [FQT(), FQT(stochastic=()), FQT(weight_scales="tensor"), FQT(weight_bits=4), FQT(stochastic=("X", "dY", "H", "dH", "A", "B"))]
+
+
+def plain(left: Tensor, right: Tensor) -> Tensor:
+    """The product of two integer matrices by Python's own arithmetic on int64, one element at a time."""
+    return (left.long()[:, :, None] * right.long()[None, :, :]).sum(1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_integers_are_plain_products(case):
+    forward, backward = case.run(layer := case.layer(FQT()))
+    assert torch.equal(forward.h_acc.long(), plain(forward.xq, forward.aq.T))
+    base, adapter = plain(forward.xq, layer.weight.q.T), plain(forward.hq, forward.b_chain.T)
+    n = 2**forward.chain.shift
+    assert torch.equal(forward.y_acc.long(), base * n + adapter if forward.chain.base_first else adapter * n + base)
+    assert torch.equal(backward.dh_acc.long(), plain(backward.dyq, forward.bq))
+    assert torch.equal(backward.db_acc, plain(backward.dyq.T, forward.hq))
+    assert torch.equal(backward.da_acc, plain(forward.xq.T, backward.dhq).T)
+    base, adapter = plain(backward.dyq, layer.weight.q), plain(backward.dhq, backward.a_chain)
+    n = 2**backward.chain.shift
+    assert torch.equal(backward.dx_acc.long(), base * n + adapter if backward.chain.base_first else adapter * n + base)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=["default", "nearest", "tensor", "int4", "stochastic"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_errors_stay_within_the_quantization_steps(case, scheme):
+    """Interval arithmetic: |pq - PQ| <= |p - P| |q| + |P| |q - Q| per product, each input wrong by half a step, or one if stochastic."""
+    layer = case.layer(scheme)
+    f, g = case.run(layer)
+    x, w, a, b, dy = (t.double() for t in (case.x, case.w, case.a, case.b, case.dy))
+    s, sw = case.alpha / case.r, layer.weight.scale.double()
+    assert not any(f.saturated[name] for name in ("X", "A", "B", "H") if not scheme.is_stochastic(Role[name]))
+
+    def step(role: Role) -> float:
+        return 1.0 if scheme.is_stochastic(role) else 0.5
+
+    def bound(p: Tensor, dp: Tensor | float, q: Tensor, dq: Tensor | float) -> Tensor:
+        """Largest error of p @ q where the operands used were wrong by dp and dq."""
+        dp, dq = torch.as_tensor(dp) + torch.zeros_like(p), torch.as_tensor(dq) + torch.zeros_like(q)
+        return dp @ (q.abs() + dq) + p.abs() @ dq
+
+    ex, ew, ea = step(Role.X) * f.sx, 0.5 * sw[:, None], step(Role.A) * f.sa
+    eb = step(Role.B) * 2.0**f.b * sw[:, None]
+    eb_chain = step(Role.B_CHAIN) * 2.0 ** (f.b + f.chain.drop) * sw[:, None]
+    edy = step(Role.DY) * g.g / sw
+    ea_chain = step(Role.A_CHAIN) * 2.0**g.chain.drop * f.sa
+
+    h = x @ a.T
+    eh = bound(x, ex, a.T, ea) + step(Role.H) * h_scale(f.sx, s, f.h) + h.abs() * MANTISSA
+    y = x @ w.T + s * h @ b.T
+    ey = bound(x, ex, w.T, ew.T) + s * bound(h, eh, b.T, eb_chain.T) + y.abs() * FP32
+    assert ((f.y.double() - y).abs() <= ey * (1 + FP32)).all()
+
+    dh = s * dy @ b
+    edh = s * bound(dy, edy, b, eb) + step(Role.DH) * 2.0**g.h_prime * g.g / f.sa + dh.abs() * MANTISSA
+    db = s * dy.T @ h
+    edb = s * bound(dy.T, (torch.zeros_like(dy) + edy).T, h, eh) + db.abs() * FP32
+    assert ((g.db.double() - db).abs() <= edb * (1 + FP32)).all()
+    da = dh.T @ x
+    eda = bound(dh.T, edh.T, x, ex) + da.abs() * FP32
+    assert ((g.da.double() - da).abs() <= eda * (1 + FP32)).all()
+    dx = dy @ w + dh @ a
+    edx = bound(dy, edy, w, ew) + bound(dh, edh, a, ea_chain) + dx.abs() * FP32
+    assert ((g.dx.double() - dx).abs() <= edx * (1 + FP32)).all()
+
+
+def test_errors_are_those_of_independent_rounding():
+    """The size of every error is what rounding noise of variance step**2 / 12 in each quantized tensor makes, no more and no less."""
+    case = Case(T=256, I=320, O=320, r=8, b_size=0.01, seed=1)
+    layer = case.layer(FQT(stochastic=()))
+    f, g = case.run(layer)
+    x, w, a, b, dy = (t.double() for t in (case.x, case.w, case.a, case.b, case.dy))
+    s, sw = case.alpha / case.r, layer.weight.scale.double()
+
+    def noise(step: Tensor | float, like: Tensor) -> Tensor:
+        return (torch.as_tensor(step) ** 2 / 12 + torch.zeros_like(like)).double()
+
+    def product(p: Tensor, dp: Tensor, q: Tensor, dq: Tensor) -> Tensor:
+        """Variance of p @ q."""
+        return dp @ q**2 + p**2 @ dq
+
+    dx_, dw, da_ = noise(f.sx, x), noise(sw[:, None], w), noise(f.sa, a)
+    db_, db_chain = noise(2.0**f.b * sw[:, None], b), noise(2.0 ** (f.b + f.chain.drop) * sw[:, None], b)
+    ddy, da_chain = noise(g.g / sw, dy), noise(2.0**g.chain.drop * f.sa, a)
+    h, dh = x @ a.T, s * dy @ b
+    vh = product(x, dx_, a.T, da_.T) + noise(h_scale(f.sx, s, f.h), h)
+    vdh = s**2 * product(dy, ddy, b, db_) + noise(2.0**g.h_prime * g.g / f.sa, dh)
+    for name, got, wanted, variance in (
+        ("Y", f.y, x @ w.T + s * h @ b.T, product(x, dx_, w.T, dw.T) + s**2 * product(h, vh, b.T, db_chain.T)),
+        ("dX", g.dx, dy @ w + dh @ a, product(dy, ddy, w, dw) + product(dh, vdh, a, da_chain)),
+        ("dB", g.db, s * dy.T @ h, s**2 * product(dy.T, ddy.T, h, vh)),
+        ("dA", g.da, dh.T @ x, product(dh.T, vdh.T, x, dx_)),
+    ):
+        measured = ((got.double() - wanted).norm() / variance.sum().sqrt()).item()
+        assert 0.85 < measured < 1.15, f"{name}: {measured} times the predicted error"
+
+
+@pytest.mark.parametrize("role", ["dY", "dH"])
+def test_stochastic_rounding_is_unbiased(role):
+    """The mean over steps of the gradients approaches the unrounded value, as 1 / sqrt(steps)."""
+    case = Case(T=8, I=16, O=12, r=3, seed=2)
+    layer = case.layer(FQT(stochastic=(role,)))
+    forward = layer.forward(case.x, case.a, case.b)
+    steps = 400
+    total = torch.zeros(8, 12 if role == "dY" else 3, dtype=torch.float64)
+    for step in range(steps):
+        backward = layer.backward(dataclasses.replace(forward, step=step), case.dy, case.a)
+        total += backward.dyq if role == "dY" else backward.dhq
+    if role == "dY":
+        exact = (case.dy * layer.weight.scale / backward.g).double()
+    else:
+        exact = backward.dh_acc.double() * backward.requantization.ratio
+    inside = exact.abs() < Q8_MAX - 1  # at the end of the range the clip takes part
+    assert ((total / steps - exact)[inside].abs() < 5 * 0.5 / math.sqrt(steps)).all()
+
+
+def test_bits_depend_on_seed_step_layer_and_call_alone():
+    case = Case()
+    first = case.run(case.layer(FQT(seed=1)))[1].dyq
+    assert torch.equal(first, case.run(case.layer(FQT(seed=1)))[1].dyq)
+    assert not torch.equal(first, case.run(case.layer(FQT(seed=2)))[1].dyq)
+    assert not torch.equal(first, case.run(case.layer(FQT(seed=1)), step=6)[1].dyq)
+    assert not torch.equal(first, case.run(dataclasses.replace(case.layer(FQT(seed=1)), layer=4))[1].dyq)
+    layer = case.layer(FQT(seed=1))
+    assert not torch.equal(first, layer.backward(layer.forward(case.x, case.a, case.b, step=5, call=1), case.dy, case.a).dyq)
+
+
+def test_measured_exponents_use_the_range_and_do_not_saturate():
+    for case in CASES:
+        forward, backward = case.run(case.layer(FQT(stochastic=())))
+        assert forward.measured
+        assert backward.measured
+        assert 63 <= forward.hq.abs().max() <= Q8_MAX
+        assert 63 <= backward.dhq.abs().max() <= Q8_MAX
+        assert forward.saturated["H"] == backward.saturated["dH"] == 0
+
+
+def test_training_starts_from_b_zero():
+    """PEFT's first B is zero: dH and its history are zero, and the first step with B of another value measures."""
+    case = Case(seed=3)
+    layer = case.layer(FQT(adapter_scales="delayed"))
+    zero = torch.zeros_like(case.b)
+    for step in range(3):
+        forward = layer.forward(case.x, case.a, zero, step=step)
+        backward = layer.backward(forward, case.dy, case.a)
+        assert forward.measured is (step == 0)
+        assert backward.measured
+        assert backward.dh_max == 0
+        assert not backward.dhq.any()
+        assert backward.db.any()
+    assert layer.history["dH"] == [0, 0, 0]
+    forward = layer.forward(case.x, case.a, case.b, step=3)
+    backward = layer.backward(forward, case.dy, case.a)
+    assert backward.measured
+    assert backward.dhq.any()
+    forward = layer.forward(case.x, case.a, case.b, step=4)
+    backward = layer.backward(forward, case.dy, case.a)
+    assert not forward.measured
+    assert not backward.measured
+    assert backward.saturated["dH"] == 0
+
+
+def test_delayed_exponents_recover_from_a_jump():
+    case = Case(seed=4)
+    layer = case.layer(FQT(adapter_scales="delayed", stochastic=()))
+    for step in range(2):
+        case.run(layer, step)
+    x = case.a[0].sign().expand_as(case.x)  # agrees with A's first row in every sign: sums far past twice what was seen
+    jump = layer.forward(x, case.a, case.b, step=2)
+    assert jump.saturated["H"] > 0
+    assert layer.history["H"][-1] == jump.h_max > layer.history["H"][0]
+    assert layer.forward(x, case.a, case.b, step=3).saturated["H"] == 0
+
+
+def test_state_continues_bit_for_bit():
+    case = Case(seed=5)
+    scheme = FQT(adapter_scales="delayed")
+    layer = case.layer(scheme)
+    case.run(layer, 0)
+    again = case.layer(scheme)
+    again.load_state_dict(json.loads(json.dumps(layer.state_dict())))
+    for step in (1, 2):
+        one, two = case.run(layer, step), case.run(again, step)
+        assert torch.equal(one[0].y_acc, two[0].y_acc)
+        assert torch.equal(one[1].da_acc, two[1].da_acc)
+    with pytest.raises(SchemeError, match="version 1"):
+        again.load_state_dict({"H": [], "dH": []})
+
+
+def test_evaluation_leaves_the_history_alone():
+    case = Case()
+    layer = case.layer(FQT(adapter_scales="delayed"))
+    layer.forward(case.x, case.a, case.b, record=False)
+    assert layer.history == {"H": [], "dH": []}
+
+
+def test_a_small_adapter_takes_a_coarser_copy_for_the_chain():
+    case = Case(T=9, I=320, O=16, b_size=1e-5, seed=6)
+    forward, backward = case.run(case.layer(FQT()))
+    assert forward.chain.drop > 0
+    assert forward.chain.shift == 8  # (320 * 2**8 + 4) * 2**14 is the last below 2**31
+    assert forward.b_chain.abs().max() < forward.bq.abs().max()
+    assert torch.equal(forward.b_chain, torch.round(case.b / layer_step(forward, case)).to(torch.int8))
+    assert backward.chain.base_first
+
+
+def layer_step(forward: Forward, case: Case) -> Tensor:
+    """Scale of the chain's copy of B, [O, 1]."""
+    scales = quantize_weight(case.w, FQT()).scale
+    return (scales * 2.0 ** (forward.b + forward.chain.drop))[:, None]
+
+
+def test_a_large_adapter_goes_first():
+    case = Case(b_size=30.0)
+    forward, backward = case.run(case.layer(FQT()))
+    assert not forward.chain.base_first
+    assert not backward.chain.base_first
+    assert forward.chain.shift > 0
+    with pytest.raises(SchemeError, match="outgrown the base weight"):
+        case.layer(FQT()).forward(case.x, case.a, case.b * 1e6)
+
+
+def test_the_accumulator_holds_the_worst_case():
+    """All operands at +-127, the longest chain that fits: no overflow, exactly."""
+    I, r = 1280, 4
+    layer = LoraLayer(quantize_weight(torch.ones(2, I), FQT()), r, FQT())
+    forward = layer.forward(torch.ones(1, I), torch.ones(r, I), torch.full((2, r), 2.0**-9))
+    assert forward.y_acc.max() <= ACC_MAX
+    y = I + r * I * 2.0**-9
+    assert forward.y[0].tolist() == pytest.approx([y, y], rel=1e-2)
+
+
+ODD = {
+    "zero": torch.zeros(6, 8),
+    "one huge outlier": torch.cat([torch.full((1, 8), 1e-3), torch.tensor([[3e15] + [1e-3] * 7]), torch.zeros(4, 8)]),
+    "subnormal": torch.full((6, 8), 1e-40),
+    "just above vanishing": torch.full((6, 8), 127 * 2.0**-126),
+    "all equal": torch.full((6, 8), -2.5),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[:2] + SCHEMES[4:], ids=["default", "nearest", "stochastic"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_tensors_have_defined_results(name, scheme):
+    x = ODD[name]
+    case = Case(T=6, I=8, O=5, r=3)
+    layer = case.layer(scheme)
+    forward = layer.forward(x, case.a, case.b)
+    backward = layer.backward(forward, ODD[name][:, :5], case.a)
+    if name in ("zero", "subnormal"):
+        assert forward.sx == 1.0
+        assert not forward.xq.any()
+        assert not forward.y_acc.any()
+        assert backward.g == 1.0
+        assert not backward.dyq.any()
+        assert not backward.dx_acc.any()
+    elif name == "one huge outlier":
+        assert forward.xq[1, 0] == Q8_MAX
+        assert forward.xq.long().abs().sum() <= Q8_MAX + 16  # the rest vanishes, but for a stochastic 1 here and there
+    else:
+        assert (forward.xq == (Q8_MAX if x[0, 0] > 0 else -Q8_MAX)).all()
+    for value in (forward.y, backward.dx, backward.da, backward.db):
+        assert torch.isfinite(value).all()
+
+
+def test_zero_adapters_and_weights():
+    case = Case(T=6, I=8, O=5, r=3)
+    layer = LoraLayer(quantize_weight(torch.zeros(5, 8), FQT()), 3, FQT())
+    assert layer.weight.scale.tolist() == [1.0] * 5
+    forward = layer.forward(case.x, torch.zeros(3, 8), case.b)
+    assert not forward.y_acc.any()
+    backward = layer.backward(forward, case.dy, torch.zeros(3, 8))
+    assert not backward.dx_acc.any()
+    assert not backward.db.any()
+    assert backward.da.any()
+
+
+def test_a_row_of_zeros_in_w_costs_the_others_nothing():
+    case = Case(seed=9)
+    case.w[3] = 0
+    layer = case.layer(FQT())
+    assert layer.weight.scale.max() / layer.weight.scale.min() <= 16
+    forward, backward = case.run(layer)
+    assert not layer.weight.q[3].any()
+    assert power_exponent(float((case.b.abs() / layer.weight.scale[:, None]).max())) == forward.b
+    wanted = (case.alpha / case.r) * case.dy.T @ (case.x @ case.a.T)
+    assert (backward.db - wanted).norm() / wanted.norm() < 0.1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["X", "A", "B", "dY"])
+def test_values_that_are_not_finite_are_refused_with_their_place(name, bad):
+    case = Case(T=6, I=8, O=5, r=3)
+    layer = case.layer(FQT())
+    target = {"X": case.x, "A": case.a, "B": case.b, "dY": case.dy}[name]
+    target[2, 1] = bad
+    with pytest.raises(SchemeError, match=rf"{name} must be finite, but its element \(2, 1\) is {bad}"):
+        case.run(layer)
+
+
+def test_shapes_and_types_are_checked():
+    case = Case(T=6, I=8, O=5, r=3)
+    layer = case.layer(FQT())
+    for x, a, b, message in (
+        (case.x[:, :7], case.a, case.b, r"X must have the shape \(6, 8\), not \(6, 7\)"),
+        (case.x, case.a[:, :7], case.b, r"A must have the shape \(3, 8\), not \(3, 7\)"),
+        (case.x, case.a, case.b.T, r"B must have the shape \(5, 3\), not \(3, 5\)"),
+        (case.x.double(), case.a, case.b, r"X must be float32, float16 or bfloat16, not torch.float64"),
+        (case.x[:0], case.a, case.b, r"X must not be empty; its shape is \(0, 8\)"),
+    ):
+        with pytest.raises(SchemeError, match=message):
+            layer.forward(x, a, b)
+    with pytest.raises(SchemeError, match=r"dY must have the shape \(6, 5\), not \(5, 5\)"):
+        layer.backward(layer.forward(case.x, case.a, case.b), case.dy[:5], case.a)
+    with pytest.raises(SchemeError, match="alpha must be positive, not 0"):
+        LoraLayer(layer.weight, 0, FQT())

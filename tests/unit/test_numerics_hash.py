@@ -1,0 +1,91 @@
+"""The rounding hash: its vectors, and that it has no bias and no correlation that rounding could see.
+
+All samples are fixed, so a test passes always or never; bounds are five standard deviations of the ideal distribution, more where many
+statistics are looked at together.
+"""
+
+import math
+
+import pytest
+import torch
+
+from loralith.spec.numerics import HASH_VECTORS, hash32, hash_key
+
+N = 1 << 18
+INDEX = torch.arange(N, dtype=torch.int64)
+
+
+def sample(seed: int = 1, step: int = 0, tensor: int = 0, index: torch.Tensor = INDEX) -> torch.Tensor:
+    return hash32(hash_key(seed, step, tensor), index)
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    """[..., 32] of 0 or 1."""
+    return (x[..., None] >> torch.arange(32)) & 1
+
+
+@pytest.mark.parametrize(("seed", "step", "tensor", "index", "expected"), HASH_VECTORS)
+def test_vectors_on_tensors(seed, step, tensor, index, expected):
+    assert hash32(hash_key(seed, step, tensor), torch.tensor([index]))[0].item() == expected
+
+
+STREAMS = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1), (1 << 40, 1000, 17 << 12 | 3)]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_each_bit_is_unbiased(stream):
+    ones = bits(sample(*stream)).sum(0).double()
+    z = (ones - N / 2) / math.sqrt(N / 4)
+    assert z.abs().max() < 5
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_values_are_uniform(stream):
+    """Chi squared over 1024 bins of the top bits, which are those that rounding uses first."""
+    counts = torch.bincount(sample(*stream) >> 22, minlength=1024).double()
+    chi2 = ((counts - N / 1024) ** 2).sum() / (N / 1024)
+    assert abs(chi2 - 1023) < 5 * math.sqrt(2 * 1023)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4, 16, 77, 320, 4096])
+def test_neighbouring_indices_are_independent(lag):
+    x = bits(sample())
+    agree = (x[lag:] == x[:-lag]).sum(0).double()
+    n = N - lag
+    z = (agree - n / 2) / math.sqrt(n / 4)
+    assert z.abs().max() < 5
+
+
+def test_index_bits_do_not_show_in_the_hash():
+    """Every one of 18 index bits against every one of 32 output bits: 576 correlations."""
+    x, i = bits(sample()).double() - 0.5, bits(INDEX)[:, :18].double() - 0.5
+    correlation = 4 * (i.T @ x) / N
+    assert correlation.abs().max() * math.sqrt(N) < 5.5
+
+
+@pytest.mark.parametrize("other", [(1, 1, 0), (1, 0, 1), (2, 0, 0), (1, 0, 16), (1, 0, 4096), (1, 1 << 31, 0), ((1 << 32) + 1, 0, 0)])
+def test_neighbouring_keys_give_independent_streams(other):
+    a, b = bits(sample()).double() - 0.5, bits(sample(*other)).double() - 0.5
+    correlation = 4 * (a.T @ b) / N  # all 32 x 32 pairs of bits
+    assert correlation.abs().max() * math.sqrt(N) < 5.5
+    same = (sample() == sample(*other)).sum().item()
+    assert same < 5
+
+
+def test_streams_over_steps_at_one_index_are_unbiased():
+    """The same element over 4096 steps: what a parameter that rounds once per step sees."""
+    x = torch.tensor([hash32(hash_key(9, step, 3), 1234) for step in range(4096)])
+    z = (bits(x).sum(0).double() - 2048) / 32
+    assert z.abs().max() < 5
+    assert abs(x.double().mean().item() / 2**32 - 0.5) < 5 / math.sqrt(12 * 4096)
+
+
+def test_one_flipped_input_bit_flips_half_the_output():
+    for flip in range(32):
+        index = INDEX[: 1 << 14]
+        changed = bits(sample(index=index) ^ sample(index=index ^ (1 << flip))).double().mean(0)
+        assert (changed - 0.5).abs().max() < 0.05, f"index bit {flip}"
+
+
+def test_hash_is_a_bijection_of_the_index():
+    assert torch.unique(sample()).numel() == N

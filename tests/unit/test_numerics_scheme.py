@@ -1,0 +1,165 @@
+"""The definitions of `loralith.spec.scheme`: what a scheme may say, and the decisions on single numbers."""
+
+import math
+import struct
+from dataclasses import replace
+
+import pytest
+
+from loralith.spec.numerics import ACC_MAX, SHIFT_MAX
+from loralith.spec.scheme import (
+    FQT,
+    Role,
+    SchemeError,
+    adapter_requantization,
+    chain,
+    float32,
+    h_exponent,
+    power_exponent,
+    predicted_maximum,
+    quantize_power_value,
+    quantize_value,
+    remember_maximum,
+    scale_of,
+    tensor_id,
+    vanishes,
+    weight_scales,
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
+        ("weight_bits", True, "weight_bits must be an integer, not True"),
+        ("activation_bits", 4, "activation_bits must be 8, not 4"),
+        ("gradient_bits", 16, "gradient_bits must be 8, not 16"),
+        ("weight_scales", "row", "weight_scales must be 'tensor' or 'channel', not 'row'"),
+        ("weight_scale_range", 12, "weight_scale_range must be a power of two in 1..65536, not 12"),
+        ("stochastic", ("dY", "dW"), "stochastic may name X, dY, H, dH, Y, dX, A, B, not 'dW'"),
+        ("stochastic", "dY", "stochastic must be a tuple of names, not 'dY'"),
+        ("adapter_scales", "static", "adapter_scales must be 'measured' or 'delayed', not 'static'"),
+        ("history", 0, "history must be in 1..1024, not 0"),
+        ("headroom", 0.5, "headroom must be in 1..16, not 0.5"),
+        ("headroom", math.nan, "headroom must be in 1..16, not nan"),
+        ("seed", 1 << 64, f"seed must be in 0..2**64-1, not {1 << 64}"),
+    ],
+)
+def test_a_bad_scheme_names_its_value(field, value, message):
+    with pytest.raises(SchemeError) as error:
+        replace(FQT(), **{field: value})
+    assert str(error.value) == message
+
+
+def test_a_scheme_survives_json():
+    scheme = FQT(weight_bits=4, stochastic=("dH", "X"), adapter_scales="delayed", headroom=4, seed=1 << 63)
+    assert FQT.from_dict(scheme.to_dict()) == scheme
+    assert scheme.stochastic == ("X", "dH")  # one order, so that equal schemes compare equal
+    with pytest.raises(SchemeError, match="no field 'rounding'"):
+        FQT.from_dict({"rounding": "nearest"})
+
+
+def test_only_the_named_tensors_round_stochastically():
+    scheme = FQT(stochastic=("dY", "A"))
+    assert [role for role in Role if scheme.is_stochastic(role)] == [Role.DY, Role.A, Role.A_CHAIN]
+
+
+def test_tensor_ids_do_not_collide():
+    ids = {tensor_id(layer, role, call) for layer in (0, 1, (1 << 20) - 1) for role in Role for call in (0, 1, 255)}
+    assert len(ids) == 3 * len(Role) * 3
+    assert max(ids) < 1 << 32
+    with pytest.raises(SchemeError, match=r"call must be in 0\.\.255, not 256"):
+        tensor_id(0, Role.X, 256)
+
+
+def test_float32_rounds_half_to_even_and_keeps_subnormals():
+    assert float32(1 + 2**-24) == 1.0
+    assert float32(1 + 3 * 2**-24) == 1 + 2**-22
+    assert float32(2**-149) == 2**-149
+    for bad in (math.inf, math.nan, 3.5e38):
+        with pytest.raises(SchemeError, match="not a finite FP32"):
+            float32(bad)
+
+
+def test_scale_of_zero_subnormal_and_refused_maxima():
+    assert scale_of(0.0) == 1.0
+    smallest = 127 * 2.0**-126
+    assert scale_of(smallest) == 2.0**-126
+    below = struct.unpack("<f", struct.pack("<I", struct.unpack("<I", struct.pack("<f", smallest))[0] - 64))[0]
+    assert vanishes(below)
+    assert scale_of(below) == 1.0
+    assert scale_of(1.0) == float32(1 / 127)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(SchemeError):
+            scale_of(bad)
+
+
+def test_weight_rows_near_zero_take_a_floor():
+    scheme = FQT(weight_scale_range=4)
+    top = float32(127.0 / 127)
+    assert weight_scales([127.0, 0.0, 64.0, 1.0], scheme) == [top, top / 4, float32(64 / 127), top / 4]
+    assert weight_scales([0.0, 0.0], scheme) == [1.0, 1.0]
+    assert weight_scales([1.0, 7.0], FQT(weight_bits=4, weight_scales="tensor")) == [1.0, 1.0]
+
+
+def test_quantize_value_rounds_as_written():
+    assert [quantize_value(x, 1.0) for x in (0.5, 1.5, 2.5, -0.5, -1.5, 200.0, -200.0)] == [0, 2, 2, 0, -2, 127, -127]
+    assert [quantize_value(0.25, 1.0, h=h) for h in (0, 0xBFFF_FFFF, 0xC000_0000, 0xFFFF_FFFF)] == [0, 0, 1, 1]
+    assert [quantize_value(-0.25, 1.0, h=h) for h in (0, 0x3FFF_FFFF, 0x4000_0000)] == [-1, -1, 0]
+    assert quantize_value(-1.0, 1.0, h=0xFFFF_FFFF) == -1  # an integer never moves
+    assert quantize_power_value(3.0, 1) == 2
+    assert quantize_power_value(5.0, 1) == 2
+
+
+@pytest.mark.parametrize("maximum", [1.0, 126.999, 127.0, 127.0001, 128.0, 254.0, 254.5, 1e-30, 3e38, 2.0**-149])
+def test_power_exponent_is_the_smallest_that_holds_the_maximum(maximum):
+    e = power_exponent(maximum)
+    assert maximum <= math.ldexp(127, e)
+    assert maximum > math.ldexp(127, e - 1)
+
+
+def test_h_exponent_always_gives_a_ratio_that_the_hardware_holds():
+    for maximum in (0, 1, 5, 1 << 20, ACC_MAX, 16.0 * ACC_MAX):
+        for scaling, sa in ((1.0, 1.0), (0.5, 2.0**-126), (1e6, 1e30), (2 / 3, 0.000123)):
+            c = h_exponent(scaling, sa, maximum)
+            ratio = adapter_requantization(scaling, sa, c)
+            assert ratio.shift < SHIFT_MAX
+            assert ratio.ratio * max(maximum, 1) <= 127 * (1 + 2**-16)
+
+
+def test_delayed_scales_measure_until_something_was_seen():
+    scheme = FQT(adapter_scales="delayed", history=3, headroom=2.0)
+    history: list[int] = []
+    assert predicted_maximum(history, scheme) is None
+    history = remember_maximum(history, 0, scheme)
+    assert predicted_maximum(history, scheme) is None
+    history = remember_maximum(history, 10, scheme)
+    assert predicted_maximum(history, scheme) == 20.0
+    for maximum in (4, 3, 2):
+        history = remember_maximum(history, maximum, scheme)
+    assert history == [4, 3, 2]
+    assert predicted_maximum(history, scheme) == 8.0
+    assert predicted_maximum(history, FQT()) is None
+
+
+def test_chain_is_exact_where_it_fits_and_never_overflows():
+    for k_base in (1, 40, 320, 1280, 10240):
+        for k_adapter in (1, 4, 16, 128, 1000):
+            for e in range(-40, 3):
+                plan = chain(k_base, k_adapter, e)
+                first, second = (k_base, k_adapter) if plan.base_first else (k_adapter, k_base)
+                assert (first * 2**plan.shift + second) * 2**14 <= ACC_MAX
+                assert 0 <= plan.shift <= 16
+                # Scales of both segments after the shift, in units of the base segment's, agree with the output's.
+                base = -plan.shift if plan.base_first else 0
+                adapter = e + plan.drop - (0 if plan.base_first else plan.shift)
+                assert base == adapter == plan.exponent
+                if plan.drop:  # no coarser than it must be
+                    assert plan.shift == 16 or (k_base * 2 ** (plan.shift + 1) + k_adapter) * 2**14 > ACC_MAX
+
+
+def test_chain_refuses_what_no_accumulator_holds():
+    with pytest.raises(SchemeError, match="split it into parts of at most 131071"):
+        chain(131071, 4, 0)
+    with pytest.raises(SchemeError, match="leave room for 2\\*\\*14"):
+        chain(1280, 4, 15)
