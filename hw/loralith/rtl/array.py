@@ -1,7 +1,5 @@
 """The processing elements: R x C output-stationary INT8 multiply-accumulate with shadow accumulators."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 from amaranth.hdl import Module, Mux, Signal, signed

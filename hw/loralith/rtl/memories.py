@@ -4,8 +4,6 @@ Every memory has one write and one read port and keeps its content from list to 
 same cycle is never asked for by a legal list.
 """
 
-from __future__ import annotations
-
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory

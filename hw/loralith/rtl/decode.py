@@ -1,0 +1,189 @@
+"""Checks a COMPUTE command before it runs, takes its tokens, and hands it to the sequencer."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from loralith.spec.commands import COMPUTE, OutMode, ScaleMode
+from loralith.spec.config import Config
+from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
+from loralith.spec.status import Check, Code
+
+from .extent import Extent
+from .interfaces import CommandEntry, FaultSignature, WaitSignature, record_layout
+from .tile import CommandFlags, Plan
+
+__all__ = ["ComputeDecoder"]
+
+SHIFT_LIMIT = 16
+
+
+class ComputeDecoder(wiring.Component):
+    """One command at a time: check (docs/machine.md, Checks), wait for tokens, offer the plan.
+
+    The next command is checked while the sequencer runs the present one; a check takes about as many cycles as the
+    longest extent (some twenty).
+
+    Members:
+        commands: the compute queue.
+        plans: checked commands.
+        wait: tokens of the command.
+        fault: the first bad command; nothing more is taken.
+        stop: take no command and no token.
+        active: a command is taken and not yet handed on.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "commands": In(stream.Signature(CommandEntry)),
+                "plans": Out(stream.Signature(Plan)),
+                "wait": Out(WaitSignature),
+                "fault": Out(FaultSignature),
+                "stop": In(1),
+                "active": Out(1),
+            }
+        )
+
+    def _extents(self, m: Module, command, start: Value) -> list[tuple[Value, Value, Check]]:
+        """(done, ok or not needed, detail) of every region, in the order of docs/machine.md."""
+        config = self.config
+        rows, cols = config.rows, config.cols
+        log_banks = ceil_log2(config.banks)
+        row_blocks = Signal(17 - ceil_log2(rows))
+        col_blocks = Signal(17)
+        tile_log = Signal(4)
+        m.d.comb += [
+            row_blocks.eq((command.m_rows + (rows - 1)) >> ceil_log2(rows)),
+            tile_log.eq(ceil_log2(cols) - command.fold_log2),
+            col_blocks.eq((command.n_cols + ((1 << tile_log) - 1)) >> tile_log),
+        ]
+
+        def ceil_shift(value: Value, log: int) -> Value:
+            return (value + ((1 << log) - 1)) >> log
+
+        def steps(k: Value) -> Value:
+            return (k + ((1 << command.fold_log2) - 1)) >> command.fold_log2
+
+        narrow = command.out_mode == OutMode.INT8
+        width = Mux(command.out_mode == OutMode.INT32, command.n_cols << 2, command.n_cols)
+        vector = narrow & (command.scale_mode != ScaleMode.TENSOR)
+        by_row = command.scale_mode == ScaleMode.ROW
+        scale_words = Mux(by_row, row_blocks, ceil_shift(command.n_cols, ceil_log2(rows)))
+        chained = command.chained
+        regions = (
+            (Check.LEFT, 1, command.left0_base, row_blocks, command.left0_stride, ceil_shift(command.k0, log_banks), "left"),
+            (Check.LEFT2, chained, command.left1_base, row_blocks, command.left1_stride, ceil_shift(command.k1, log_banks), "left"),
+            (Check.RIGHT, 1, command.right0_base, col_blocks, command.right0_stride, ceil_shift(steps(command.k0), log_banks), "right"),
+            (Check.RIGHT2, chained, command.right1_base, col_blocks, command.right1_stride, ceil_shift(steps(command.k1), log_banks), "right"),
+            (Check.OUT, command.to_out, command.out_base, row_blocks, command.out_stride, ceil_shift(width, log_banks), "out"),
+            (Check.LEFT_RESULT, command.to_left, command.result_base, row_blocks, command.result_stride, ceil_shift(command.n_cols, log_banks), "left"),
+            (Check.ACC, command.acc_read | command.acc_write, command.acc_base, row_blocks, command.acc_stride, command.n_cols, "acc"),
+            (Check.SCALE, vector, command.scale_base, 1, 0, scale_words, "scale"),
+        )  # fmt: skip
+        results: list[tuple[Value, Value, Check]] = []
+        for check, needed, base, count, stride, length, memory in regions:
+            blocks = len(count) if isinstance(count, Value) else 1
+            m.submodules[f"extent_{check.name.lower()}"] = extent = Extent(
+                base=16, count=blocks, stride=16, length=18, limit=17
+            )
+            m.d.comb += [
+                extent.start.eq(start),
+                extent.base.eq(base),
+                extent.count.eq(count),
+                extent.stride.eq(stride),
+                extent.length.eq(length),
+                extent.limit.eq(config.depth(memory)),
+            ]
+            results.append((extent.done, extent.ok | ~Value.cast(needed).bool(), check))
+        slot_ok = Signal()
+        m.d.comb += slot_ok.eq(~command.stat_enable | (command.stat_slot < config.stat_slots))
+        results.append((Value.cast(1), slot_ok, Check.STAT))
+        return results
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        raw = Signal(8 * COMPUTE.size)
+        index = Signal(32)
+        command = data.View(record_layout(COMPUTE), raw)
+
+        reserved_ok, enum_ok, size_ok = Signal(), Signal(), Signal()
+        reserved = [raw[b] for b in range(len(raw)) if COMPUTE.reserved_mask >> b & 1]
+        narrow = command.out_mode == OutMode.INT8
+        tensor_scale = narrow & (command.scale_mode == ScaleMode.TENSOR)
+        length = Signal(35)
+        m.d.comb += [
+            reserved_ok.eq(~Cat(reserved).any()),
+            enum_ok.eq(
+                (command.fold_log2 <= ceil_log2(config.max_fold))
+                & (command.shift <= SHIFT_LIMIT)
+                & (command.out_mode <= OutMode.INT32)
+                & (command.scale_mode <= ScaleMode.COLUMN)
+                & (command.chained | ((command.shift == 0) & (command.segment_wait == 0)))
+                & (~command.to_left | narrow)
+                & (~command.to_out | (command.out_mode != OutMode.NONE))
+            ),
+            length.eq((command.k0 << command.shift) + command.k1),
+            size_ok.eq(
+                (command.m_rows != 0)
+                & (command.n_cols != 0)
+                & (command.k0 != 0)
+                & ((command.k1 != 0) == command.chained)
+                & (length <= K_LIMIT)
+                & (~tensor_scale | ((command.scale_m >= MANTISSA_MIN) & (command.scale_n <= SHIFT_MAX)))
+            ),
+        ]
+
+        start = Signal()
+        extents = self._extents(m, command, start)
+        plan = self.plans.payload
+        for name, _ in data.Layout.cast(Plan):
+            if name != "flags":
+                m.d.comb += plan[name].eq(command[name])
+        for name, _ in data.Layout.cast(CommandFlags):
+            m.d.comb += plan.flags[name].eq(command[name])
+        m.d.comb += [self.wait.mask.eq(command.wait), self.fault.command.eq(index)]
+
+        def fail(code: Code, detail: Check) -> None:
+            m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code), self.fault.detail.eq(detail)]
+            m.next = "FAULT"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.commands.ready.eq(~self.stop)
+                with m.If(self.commands.valid & ~self.stop):
+                    m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
+                    m.next = "FIELDS"
+            with m.State("FIELDS"):
+                m.d.comb += [self.active.eq(1), start.eq(1)]
+                with m.If(~reserved_ok):
+                    fail(Code.BAD_FIELD, Check.RESERVED)
+                with m.Elif(~enum_ok):
+                    fail(Code.BAD_FIELD, Check.ENUM)
+                with m.Elif(~size_ok):
+                    fail(Code.BAD_FIELD, Check.SIZE)
+                with m.Else():
+                    m.next = "EXTENTS"
+            with m.State("EXTENTS"):
+                m.d.comb += self.active.eq(1)
+                all_done = Cat(done for done, _, _ in extents).all()
+                # Extents start in the cycle before and drop done in this one, so that old results are not taken.
+                with m.If(all_done):
+                    m.next = "WAIT"
+                    for _, ok, check in reversed(extents):
+                        with m.If(~ok):
+                            fail(Code.SCRATCHPAD_BOUNDS, check)
+            with m.State("WAIT"):
+                m.d.comb += [self.active.eq(1), self.wait.valid.eq(~self.stop)]
+                with m.If(self.wait.ready & ~self.stop):
+                    m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += [self.active.eq(1), self.plans.valid.eq(1)]
+                with m.If(self.plans.ready):
+                    m.next = "IDLE"
+            with m.State("FAULT"):
+                m.d.comb += self.active.eq(1)
+        return m
