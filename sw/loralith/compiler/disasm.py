@@ -1,7 +1,8 @@
 """Command lists as text, both ways.
 
-One line per command: its index, its opcode, `name=value` of every field that is not zero, and after ` ; ` what it does. Choices are written by name,
-semaphore masks as `{0,3}`, addresses and keys in hexadecimal. `assemble` takes the same text back; index and remark are optional there.
+One line per command: its index, its opcode, `name=value` of every field that is not zero, and after ` ; ` what it does. Choices are
+written by name, semaphore masks as `{0,3}`, addresses and keys in hexadecimal. `assemble` takes the same text back; index and remark are
+optional there.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Device(ABC):
     def _execute(self, address: int, length: int, timeout: float) -> RunResult:
         """Run the `length` commands at `address` to their end or fault. Raises DeviceTimeout after `timeout` seconds."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most backends have nothing to close
         """Let go of the device. Further use is undefined; closing twice is not an error."""
 
     # Memory.

@@ -1,0 +1,94 @@
+"""Matrices in DRAM: where an element lies, and how the host packs and unpacks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loralith.spec.config import Config
+
+__all__ = ["MatrixLayout", "fold_right", "folded_shape", "padded", "row_major", "skinny_packed"]
+
+
+def padded(n: int, multiple: int) -> int:
+    """`n` rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """A matrix of `rows` x `cols` elements of `itemsize` bytes: row i lies at `address + i * stride`, its elements one after the other.
+
+    What a row does not use of its stride is padding: written as zeros by `pack`, never read by `unpack`.
+    """
+
+    address: int
+    rows: int
+    cols: int
+    stride: int
+    itemsize: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        return self.cols * self.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first row to the end of the last one's stride."""
+        return self.rows * self.stride
+
+    def at(self, address: int) -> MatrixLayout:
+        """The same layout elsewhere."""
+        return replace(self, address=address)
+
+    def block(self, row: int, rows: int, col: int, cols: int) -> MatrixLayout:
+        """A part of the matrix, in place. Raises ValueError outside of it."""
+        if row < 0 or col < 0 or row + rows > self.rows or col + cols > self.cols:
+            raise ValueError(f"rows {row}..{row + rows - 1}, columns {col}..{col + cols - 1} are not in {self.rows} x {self.cols}")
+        return replace(self, address=self.address + row * self.stride + col * self.itemsize, rows=rows, cols=cols)
+
+    def pack(self, values: np.ndarray) -> np.ndarray:
+        """uint8 [nbytes] of `values` [rows, cols], whose elements have `itemsize` bytes. Raises ValueError for another shape or size."""
+        if values.shape != (self.rows, self.cols) or values.dtype.itemsize != self.itemsize:
+            raise ValueError(f"expected {self.rows} x {self.cols} elements of {self.itemsize} bytes, not {values.shape} of {values.dtype}")
+        image = np.zeros((self.rows, self.stride), np.uint8)
+        image[:, : self.row_bytes] = np.ascontiguousarray(values).view(np.uint8).reshape(self.rows, self.row_bytes)
+        return image.reshape(-1)
+
+    def unpack(self, data: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+        """The matrix [rows, cols] in uint8 [nbytes]."""
+        image = data.reshape(self.rows, self.stride)[:, : self.row_bytes]
+        return np.ascontiguousarray(image).view(dtype)
+
+
+def row_major(rows: int, cols: int, config: Config, itemsize: int = 1) -> MatrixLayout:
+    """Rows padded to bus words: what natural and transposed loads and plain stores take."""
+    return MatrixLayout(0, rows, cols, padded(cols * itemsize, config.bus_bytes), itemsize)
+
+
+def skinny_packed(rows: int, rank: int, config: Config) -> MatrixLayout:
+    """Rows of INT8 one after the other, `rank` padded with zeros to a power of two: what a packed store writes.
+
+    Where the padded rank reaches a bus word this is `row_major`.
+    """
+    width = 1 << (rank - 1).bit_length()
+    return MatrixLayout(0, rows, rank, width if width < config.bus_bytes else padded(width, config.bus_bytes))
+
+
+def folded_shape(K: int, N: int, fold: int, config: Config) -> tuple[int, int]:
+    """Rows and columns of `fold_right`'s result: steps, and tiles * C."""
+    return -(-K // fold), -(-N // (config.cols // fold)) * config.cols
+
+
+def fold_right(right: np.ndarray, fold: int, config: Config) -> np.ndarray:
+    """A right operand [K, N] in the order of the folded array: [steps, tiles * C].
+
+    Row t, byte tile * C + g * (C / f) + n is right[t * f + g, tile * (C / f) + n]; zeros stand past K and N.
+    """
+    K, N = right.shape
+    steps, bytes_per_step = folded_shape(K, N, fold, config)
+    width, tiles = config.cols // fold, bytes_per_step // config.cols
+    image = np.zeros((steps * fold, tiles * width), right.dtype)
+    image[:K, :N] = right
+    return image.reshape(steps, fold, tiles, width).transpose(0, 2, 1, 3).reshape(steps, bytes_per_step)

@@ -1,0 +1,240 @@
+"""INT8 products of any shape: block sizes, and the list that streams the blocks through the scratchpads.
+
+The host packs left [M, K] row-major (loaded transposed, so that a DRAM row is an output row) and right by `fold_right` (loaded natural),
+and reads INT32 [M, N] row-major. Blocks of M, N and K take turns in two regions of each scratchpad, so that one is loaded while the array
+reads the other; sums over blocks of K stay in the accumulate buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loralith.compiler.command_list import CommandList
+from loralith.compiler.emit import Emitter, Segment
+from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
+from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
+from loralith.spec.config import Config
+
+if TYPE_CHECKING:
+    from loralith.device.base import Device
+
+__all__ = ["MatmulPlan", "best_fold", "compile_matmul", "plan_matmul", "run_matmul"]
+
+COMMAND_CYCLES = 16
+"""What the plan charges for each command, in bus or array cycles: fetch, dispatch and the array's fill."""
+ROWS_LIMIT = (1 << 16) - 1
+"""Widest count of the 16-bit row fields."""
+
+
+def best_fold(K: int, N: int, config: Config) -> int:
+    """The fold that takes the fewest array steps per row of tiles; of equal ones the smallest."""
+    return min(config.folds, key=lambda f: -(-N // (config.cols // f)) * -(-K // f))
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices."""
+
+    M: int
+    N: int
+    K: int
+    fold: int
+    m: int
+    n: int
+    k: int
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """Blocks along M, N and K."""
+        return -(-self.M // self.m), -(-self.N // self.n), -(-self.K // self.k)
+
+    def layouts(self, config: Config) -> tuple[MatrixLayout, MatrixLayout, MatrixLayout]:
+        """left, right and out as they lie in DRAM, each at address 0."""
+        steps, width = folded_shape(self.K, self.N, self.fold, config)
+        width = width if self.fold > 1 else self.N
+        return row_major(self.M, self.K, config), row_major(steps, width, config), row_major(self.M, self.N, config, 4)
+
+
+def _fits(plan: MatmulPlan, config: Config) -> bool:
+    mb, nb, kb = plan.blocks
+    tiles = -(-plan.n // (config.cols // plan.fold))
+    steps = -(-plan.k // plan.fold)
+    turns = [2 if n > 1 else 1 for n in (mb * kb, nb * kb, mb * nb)]
+    need = {
+        "left": turns[0] * rows_needed("left", plan.m, plan.k, config)[0],
+        "right": turns[1] * rows_needed("right", tiles * config.cols, steps, config)[0],
+        "out": turns[2] * rows_needed("out", plan.m, 4 * plan.n, config)[0],
+        "acc": rows_needed("acc", plan.m, plan.n, config)[0] if kb > 1 else 0,
+    }
+    return all(rows <= config.depth(memory) for memory, rows in need.items()) and max(plan.m, steps) <= ROWS_LIMIT
+
+
+def _cost(plan: MatmulPlan, config: Config) -> int:
+    """Cycles by a plain model: the longer of bus and array, the first load and the last store in the open, and every command's overhead."""
+    mb, nb, kb = plan.blocks
+    W = config.bus_bytes
+    steps, width = folded_shape(plan.K, plan.N, plan.fold, config)
+    left, right = plan.M * padded(plan.K, W) // W, steps * padded(width, W) // W
+    array = -(-plan.M // config.rows) * (width // config.cols) * steps
+    out = plan.M * padded(4 * plan.N, W) // W
+    # With all of K in one block an operand stays while the other's blocks pass: see _order.
+    reads = left * nb + right * mb if kb > 1 else min(left * nb + right, left + right * mb)
+    ends = (left // (mb * kb)) + (right // (nb * kb)) + out // (mb * nb)
+    return max(array, reads, out) + ends + COMMAND_CYCLES * mb * nb * kb * 3
+
+
+def _sizes(total: int, unit: int) -> list[int]:
+    """Candidate block sizes, multiples of `unit`: everything, and halves of it down to one unit."""
+    units = -(-total // unit)
+    parts = sorted({-(-units // (1 << i)) for i in range(units.bit_length() + 1)})
+    return [n * unit for n in parts]
+
+
+def plan_matmul(M: int, N: int, K: int, config: Config, fold: int | None = None) -> MatmulPlan:
+    """The cheapest plan by `_cost` among halvings of each dimension that fit the scratchpads.
+
+    Raises DoesNotFit for a configuration too small for one tile, ValueError for a `fold` that it does not have.
+    """
+    fold = best_fold(K, N, config) if fold is None else fold
+    if fold not in config.folds:
+        raise ValueError(f"fold must be one of {config.folds}, not {fold}")
+    W, width = config.bus_bytes, config.cols // fold
+    # A block's first byte in DRAM must be at a bus word: in right (C bytes per tile) and in out (4 bytes per output).
+    tile_unit = max(1, W // config.cols, W // (4 * width))
+    plans = (
+        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K))
+        for m in _sizes(M, config.rows)
+        for n in _sizes(N, tile_unit * width)
+        for k in _sizes(K, W)
+    )
+    fitting = [plan for plan in plans if _fits(plan, config)]
+    if not fitting:
+        raise DoesNotFit(f"no block of {M} x {N} x {K} fits the scratchpads of configuration {config.name!r}")
+    return min(fitting, key=lambda plan: _cost(plan, config))
+
+
+class _Turns:
+    """Regions that take turns, and which block each holds, so that a block still on chip is not loaded again."""
+
+    def __init__(self, regions: list[Region]) -> None:
+        self.regions = regions
+        self.held: list[tuple[int, int] | None] = [None] * len(regions)
+        self.next = 0
+
+    def find(self, key: tuple[int, int]) -> Region | None:
+        return self.regions[self.held.index(key)] if key in self.held else None
+
+    def replace(self, key: tuple[int, int]) -> Region:
+        """The region to fill with block `key`: the one filled longest ago."""
+        index, self.next = self.next, (self.next + 1) % len(self.regions)
+        self.held[index] = key
+        return self.regions[index]
+
+
+def _order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
+    """Blocks (along M, along N): the operand that is read again costs less to read."""
+    mb, nb, _ = plan.blocks
+    left, right = (layout.nbytes for layout in plan.layouts(config)[:2])
+    if left * nb + right <= left + right * mb:
+        yield from ((i, j) for j in range(nb) for i in range(mb))
+    else:
+        yield from ((i, j) for i in range(mb) for j in range(nb))
+
+
+def compile_matmul(plan: MatmulPlan, left: int, right: int, out: int, config: Config) -> CommandList:
+    """The list of a plan; `left`, `right` and `out` are the addresses of its layouts."""
+    return _Matmul(plan, config, (left, right, out)).compile()
+
+
+class _Matmul:
+    def __init__(self, plan: MatmulPlan, config: Config, addresses: tuple[int, int, int]) -> None:
+        self.plan, self.config = plan, config
+        self.left, self.right, self.out = (layout.at(a) for layout, a in zip(plan.layouts(config), addresses, strict=True))
+        self.emitter = Emitter(config)
+        mb, nb, kb = plan.blocks
+        regions = Regions(config)
+        self.width = config.cols // plan.fold
+        self.tile_lanes = -(-plan.n // self.width) * config.cols
+
+        def turns(memory: str, lanes: int, seq: int, blocks: int) -> _Turns:
+            return _Turns(regions.slots(memory, lanes, seq, 2 if blocks > 1 else 1))
+
+        self.left_turns = turns("left", plan.m, plan.k, mb * kb)
+        self.right_turns = turns("right", self.tile_lanes, -(-plan.k // plan.fold), nb * kb)
+        self.out_turns = turns("out", plan.m, 4 * plan.n, mb * nb)
+        self.acc = regions.take("acc", plan.m, plan.n) if kb > 1 else None
+
+    def compile(self) -> CommandList:
+        plan = self.plan
+        kb = plan.blocks[2]
+        for i, j in _order(plan, self.config):
+            m0, n0 = i * plan.m, j * plan.n
+            m, n = min(plan.m, plan.M - m0), min(plan.n, plan.N - n0)
+            out = self.out_turns.replace((i, j))
+            for b in range(kb):
+                k = min(plan.k, plan.K - b * plan.k)
+                segment = Segment(self.left_block(i, b, m, k), self.right_block(j, b, n, k), k)
+                last = b == kb - 1
+                self.emitter.compute(
+                    m,
+                    n,
+                    (segment,),
+                    fold=plan.fold,
+                    out=out if last else None,
+                    acc=self.acc,
+                    acc_read=b > 0,
+                    acc_write=not last,
+                    note=f"block {i},{j},{b}",
+                )
+            self.emitter.store(self.out.block(m0, m, n0, n), out, note=f"block {i},{j}")
+        return self.emitter.finish()
+
+    def left_block(self, i: int, b: int, m: int, k: int) -> Region:
+        held = self.left_turns.find((i, b))
+        if held:
+            return held
+        region = self.left_turns.replace((i, b))
+        block = self.left.block(i * self.plan.m, m, b * self.plan.k, k)
+        self.emitter.load(block, region, transpose=True, note=f"left {i},{b}")
+        return region
+
+    def right_block(self, j: int, b: int, n: int, k: int) -> Region:
+        held = self.right_turns.find((j, b))
+        if held:
+            return held
+        region = self.right_turns.replace((j, b))
+        plan, C = self.plan, self.config.cols
+        first = j * plan.n // self.width * C
+        lanes = min(-(-n // self.width) * C, self.right.cols - first)
+        block = self.right.block(b * plan.k // plan.fold, -(-k // plan.fold), first, lanes)
+        self.emitter.load(block, region, note=f"right {j},{b}")
+        return region
+
+
+def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: float) -> np.ndarray:
+    """left int8 [M, K] times right int8 [K, N] on a device, as int32 [M, N]; the operands have been checked.
+
+    Of the product and its transpose the one that takes fewer array steps is computed.
+    """
+    config = device.config
+    (M, K), N = left.shape, right.shape[1]
+
+    def steps(M: int, N: int) -> int:
+        fold = best_fold(K, N, config)
+        return -(-M // config.rows) * -(-N // (config.cols // fold)) * -(-K // fold)
+
+    if steps(N, M) < steps(M, N):
+        return np.ascontiguousarray(run_matmul(device, right.T, left.T, timeout).T)
+    plan = plan_matmul(M, N, K, config)
+    layouts = plan.layouts(config)
+    operands = left, fold_right(right, plan.fold, config) if plan.fold > 1 else right
+    with device.arena():
+        addresses = [device.alloc(layout.nbytes) for layout in layouts]
+        for layout, address, values in zip(layouts, addresses, operands, strict=False):
+            device.write(address, layout.pack(values))
+        device.run(compile_matmul(plan, *addresses, config), timeout)
+        return layouts[2].unpack(device.read(addresses[2], layouts[2].nbytes), np.int32)

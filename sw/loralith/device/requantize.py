@@ -1,0 +1,39 @@
+"""Requantization of whole arrays, bit for bit `loralith.spec.numerics.requantize`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loralith.spec.numerics import Q8_MAX, hash32
+
+__all__ = ["hash_indices", "requantize_array"]
+
+
+def hash_indices(key: tuple[int, int], base: int, row_stride: int, col_stride: int, M: int, N: int) -> np.ndarray:
+    """The 32-bit hash of each output's index, uint64 [M, N]. Indices are modulo 2**32."""
+    rows = np.arange(M, dtype=np.uint64)[:, None] * np.uint64(row_stride) + np.uint64(base)
+    cols = np.arange(N, dtype=np.uint64)[None, :] * np.uint64(col_stride)
+    # uint32 wraps as the hash's own masks do, and moves half the bytes.
+    return hash32(key, (rows + cols).astype(np.uint32)).astype(np.uint64)
+
+
+def requantize_array(
+    acc: np.ndarray, mantissa: np.ndarray | int, shift: np.ndarray | int, h: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Requantize INT32 values to INT8.
+
+    Parameters: `acc` integers [M, N]; `mantissa` and `shift` (0..47), each one value or an array that broadcasts with acc; `h` hashes
+    [M, N] for stochastic rounding, None for round half even.
+    Returns: q int8 [M, N] in -127..127, the products acc * mantissa int64 [M, N], how many results saturated.
+    """
+    p = acc.astype(np.int64) * mantissa
+    n = np.asarray(shift, np.int64)
+    if h is None:
+        # At n = 0 the addend must vanish: half of 2**0 is not an integer.
+        half = np.where(n > 0, (np.int64(1) << np.maximum(n - 1, 0)) - 1, 0)
+        q = (p + half + ((p >> n) & 1 & (n > 0))) >> n
+    else:
+        u = np.where(n <= 32, h.astype(np.int64) >> np.clip(32 - n, 0, 63), h.astype(np.int64) << np.clip(n - 32, 0, 15))
+        q = (p + u) >> n
+    clipped = np.clip(q, -Q8_MAX, Q8_MAX)
+    return clipped.astype(np.int8), p, int(np.count_nonzero(q != clipped))
