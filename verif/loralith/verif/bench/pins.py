@@ -101,7 +101,9 @@ class PinMemory:
         ident = int(dut.m_axi_gmem_arid.value)
         length = beats * self.bus
         assert (address & 0xFFF) + length <= 0x1000, f"read of {beats} beats at {address:#x} crosses a 4 KB line"
-        assert address % self.bus == 0 and int(dut.m_axi_gmem_arburst.value) == 1 and 1 << int(dut.m_axi_gmem_arsize.value) == self.bus
+        assert address % self.bus == 0
+        assert dut.m_axi_gmem_arburst.value == 1
+        assert 1 << int(dut.m_axi_gmem_arsize.value) == self.bus
         inside = self.inside(address, length)
         if not inside:
             self.outside.append((address, length))

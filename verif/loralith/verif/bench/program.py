@@ -56,7 +56,7 @@ class Program:
             if "program" not in metadata:
                 raise ValueError(f"{path} holds no program")
             header = json.loads(metadata["program"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return cls(before=tensors["before"], after=tensors["after"], trace=tensors["trace"].tobytes(), **header)
 
     def difference(self, memory: np.ndarray) -> str:
