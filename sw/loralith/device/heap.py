@@ -26,6 +26,11 @@ class Heap:
         """Addresses that `take` gave and `give` has not had back."""
         return frozenset(self._used)
 
+    @property
+    def past(self) -> int:
+        """The first address past everything that is taken; 0 where nothing is."""
+        return max((end for _, end in self._used.values()), default=0)
+
     def take(self, nbytes: int, align: int) -> int:
         """The first address, a multiple of `align`, of `nbytes` free bytes. Raises OutOfMemory."""
         for i, (start, end) in enumerate(self._free):

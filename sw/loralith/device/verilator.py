@@ -46,6 +46,9 @@ class VerilatorDevice(Device):
     Attributes:
         cycles: clock cycles since the device was opened, register accesses included.
         seconds: wall time spent in command lists.
+        record: set it to have each list's handshakes recorded.
+        recording: of the latest list, one byte per cycle from the one in which the doorbell was taken: what the memory drove on ARREADY,
+            RVALID, AWREADY, WREADY and BVALID, from bit 0. A bench that drives the same sees the same cycles.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class VerilatorDevice(Device):
         super().__init__(config, memory_base, memory_bytes)
         self.max_cycles, self.progress = max_cycles, progress
         self.seconds = 0.0
+        self.record, self.recording = False, b""
         self._timing, self._faults = timing or MemoryTiming(), Faults()
         self._window = (memory_base, memory_base + memory_bytes)
         self._settings = settings_for(config, memory_base, memory_bytes, self._timing, self._faults)
@@ -102,7 +106,10 @@ class VerilatorDevice(Device):
     # Lists.
 
     def _execute(self, address: int, length: int, timeout: float) -> RunResult:
+        before = self.cycles
+        self.model.record(self.record)
         self.registers.start(address, length)
+        doorbell = self.model.stats().last_write - before
         started = time.monotonic()
         cycles = 0
         try:
@@ -117,6 +124,9 @@ class VerilatorDevice(Device):
             raise
         finally:
             self.seconds += time.monotonic() - started
+        if self.record:
+            self.recording = self.model.recording()[doorbell:]
+            self.model.record(False)
         self._check_protocol()
         return self.registers.result()
 
@@ -138,6 +148,15 @@ class VerilatorDevice(Device):
             raise ProtocolViolation(f"the hardware broke the bus protocol: {violation}")
 
     # What only a simulation offers.
+
+    def run_at(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
+        """Run the `length` commands that lie at `address`, and return how they ended, a fault included. Raises DeviceTimeout."""
+        return self._execute(address, length, timeout)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes from the start of device memory to the end of the last allocation."""
+        return max(0, self._heap.past - self.memory_base)
 
     @property
     def cycles(self) -> int:

@@ -1,0 +1,33 @@
+"""`loralith bench <what>`: measurements that the documents quote.
+
+A measurement is a module `loralith.cli.bench_<what>` with a line of `HELP`, `arguments(parser)` and `measure(args) -> dict`: the figures by
+name, which `--json` prints as they are. Whatever is slow is imported inside `measure`.
+"""
+
+import argparse
+from importlib import import_module
+
+from loralith.cli import output
+
+MEASUREMENTS = ("simulator",)
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("bench", help="measure speed and utilisation")
+    kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
+    for name in MEASUREMENTS:
+        module = import_module(f"loralith.cli.bench_{name}")
+        kind = kinds.add_parser(name, help=module.HELP)
+        output.add_json_option(kind)
+        module.arguments(kind)
+        kind.set_defaults(measure=module.measure)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    figures = args.measure(args)
+    if args.json:
+        output.emit_json(figures)
+    else:
+        output.table(f"loralith bench {args.what}", ["figure", "value"], list(figures.items()))
+    return 0

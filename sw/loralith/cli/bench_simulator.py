@@ -1,0 +1,73 @@
+"""`loralith bench simulator`: simulated cycles per second, native and under cocotb, of one program on the same Verilog."""
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HELP = "simulated cycles per second, native and under cocotb"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
+    parser.add_argument("--size", type=int, default=192, help="the program multiplies two matrices of this size (default: 192)")
+    parser.add_argument("--repeat", type=int, default=10, help="native runs, of which the median counts (default: 10)")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Figures by name. Both simulations run the same list on the same memory; cocotb replays the native run's handshakes, and fails
+    where a cycle or a byte differs."""
+    import statistics
+
+    import numpy as np
+
+    from loralith.cli import output
+    from loralith.compiler.matmul import compile_matmul, plan_matmul
+    from loralith.device.native.capture import capture
+    from loralith.device.native.build import cache_folder, verilog
+    from loralith.device.verilator import VerilatorDevice
+    from loralith.spec.config import load_config
+    from loralith.toolchain import find_verilator
+    from loralith.verif.bench.program import Program
+    from loralith.verif.bench.runner import build, simulate
+
+    config, n = load_config(args.config), args.size
+    rng = np.random.default_rng(1)
+    plan = plan_matmul(n, n, n, config)
+    layouts = plan.layouts(config)
+    speeds, busy = [], 0.0
+    with VerilatorDevice(config, memory_bytes=1 << 24) as device:
+        addresses = [device.alloc(layout.nbytes) for layout in layouts]
+        for layout, address in zip(layouts[:2], addresses, strict=False):
+            device.write(address, layout.pack(rng.integers(-128, 128, (layout.rows, layout.cols), dtype=np.int8)))
+        commands = compile_matmul(plan, *addresses, config)
+        for _ in range(args.repeat):
+            seconds, result = device.seconds, device.run(commands)
+            speeds.append(result.counters.cycles / (device.seconds - seconds))
+            busy = result.counters.busy / result.counters.cycles
+        program = Program(**vars(capture(device, commands)))
+    native = statistics.median(speeds)
+    output.log(f"native: {native:,.0f} cycles/s")
+    environment, os.environ = os.environ.copy(), os.environ
+    os.environ.update(find_verilator().env)  # cocotb's runner looks nowhere else
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            program.save(Path(folder) / "program.safetensors")
+            data = {"program": Path(folder) / "program.safetensors", "output": Path(folder) / "figures.json"}
+            model = build(verilog(config), cache_folder().parent / "cocotb")
+            simulate(model, "loralith.verif.bench.replay", Path(folder), data=data)
+            slow = json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8"))
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    return {
+        "config": config.name,
+        "program": f"INT8 product, {n} x {n} x {n}",
+        "cycles": program.counters["cycles"],
+        "busy": round(busy, 4),
+        "native_cycles_per_second": round(native),
+        "cocotb_cycles_per_second": round(slow["cycles_per_second"]),
+        "native_over_cocotb": round(native / slow["cycles_per_second"], 1),
+    }

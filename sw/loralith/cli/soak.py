@@ -1,0 +1,74 @@
+"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy."""
+
+import argparse
+import secrets
+import time
+from dataclasses import asdict
+
+from loralith.cli import output
+
+BATCH = 200
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("soak", help="run random products on the RTL and compare every bit with numpy")
+    parser.add_argument("--products", type=int, default=20_000, metavar="N", help="how many (default: 20000)")
+    parser.add_argument("--seed", type=int, help="of products and stalls; a random one, which is printed, by default")
+    parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
+    parser.add_argument("--device", default="verilator", help="reference or verilator (default: verilator)")
+    parser.add_argument("--stall", type=float, default=0.2, help="most probable stall per bus channel and cycle (default: 0.2)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when a product came out wrong."""
+    import numpy as np
+
+    from loralith.device import open_device
+    from loralith.device.soak import Soak
+
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    rng = np.random.default_rng(seed)
+    output.log(f"seed {seed}")
+    started = time.monotonic()
+    mismatch = None
+    with open_device(args.device, args.config) as device:
+        soak = Soak(device, seed)
+        while soak.done < args.products and mismatch is None:
+            if args.device == "verilator":
+                _stall(device, rng, args.stall)
+            mismatch = soak.batch(min(BATCH, args.products - soak.done))
+            if soak.lists % 10 == 0:
+                output.log(f"{soak.done} products, {time.monotonic() - started:.0f} s")
+        counters = device.counters()
+    seconds = time.monotonic() - started
+    result = {
+        "seed": seed,
+        "config": args.config,
+        "device": args.device,
+        "products": soak.done,
+        "lists": soak.lists,
+        "mismatches": 0 if mismatch is None else 1,
+        "first_mismatch": None if mismatch is None else asdict(mismatch),
+        "cycles": counters.cycles,
+        "seconds": round(seconds, 3),
+    }
+    if args.json:
+        output.emit_json(result)
+    elif mismatch is None:
+        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} cycles, {seconds:.0f} s)")
+    else:
+        print(f"product {mismatch.product} of seed {seed} is wrong: {mismatch}")
+    return 0 if mismatch is None else 1
+
+
+def _stall(device, rng, most: float) -> None:
+    """Other stalls and latencies for the next list."""
+    from loralith.device.native.library import CHANNELS
+    from loralith.device.native.memory import MemoryTiming
+
+    stall = {channel: float(rng.choice([0.0, rng.uniform(0, most)])) for channel in CHANNELS}
+    latency = int(rng.choice([1, 10, 100]))
+    device.configure(
+        timing=MemoryTiming(latency, latency // 2, stall=stall, stall_length=int(rng.integers(1, 16)), seed=int(rng.integers(1 << 32)))
+    )

@@ -1,0 +1,162 @@
+"""Random small products, many per list, each compared with numpy: what `loralith soak` runs.
+
+Every product draws its shape, fold, operand orders, chain and shift, and its kind of result: INT32, INT8 rounded half even or
+stochastically, stored straight or transposed. Operands hold every int8, -128 included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.regions import Region, rows_needed
+from loralith.device.base import Device
+from loralith.spec.numerics import Q8_MAX, Requantization, hash32
+
+__all__ = ["Mismatch", "Soak"]
+
+LONGEST_K = 40
+LARGEST_SHIFT = 6
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A product that came out wrong: its number in the soak, what it was, and the first wrong element."""
+
+    product: int
+    what: str
+    row: int
+    column: int
+    expected: int
+    found: int
+
+
+@dataclass(frozen=True)
+class _Expected:
+    what: str
+    layout: MatrixLayout
+    values: np.ndarray  # as stored: [N, M] where the store turned it
+
+
+class Soak:
+    """Runs batches of random products on a device. The same seed gives the same products on every device.
+
+    Attributes: `done` products so far; `lists` run so far.
+    """
+
+    def __init__(self, device: Device, seed: int) -> None:
+        self.device, self.rng = device, np.random.default_rng(seed)
+        self.done = self.lists = 0
+        self._next = dict.fromkeys(("left", "right", "out"), 0)
+
+    def batch(self, count: int, timeout: float = 60.0) -> Mismatch | None:
+        """Run `count` products as one list; the first wrong one, or None. Raises what `Device.run` raises."""
+        self._emitter = Emitter(self.device.config)
+        self._image: list[np.ndarray] = []
+        self._size = 0
+        with self.device.arena():
+            self._base = self.device.alloc(count * self._most_bytes(), 4096)
+            expected = [self._product() for _ in range(count)]
+            self.device.write(self._base, np.concatenate(self._image))
+            self.device.run(self._emitter.finish(), timeout)
+            memory = self.device.read(self._base, self._size)
+        self.lists += 1
+        for item in expected:
+            start = item.layout.address - self._base
+            found = item.layout.unpack(memory[start : start + item.layout.nbytes], item.values.dtype)
+            if not np.array_equal(found, item.values):
+                row, column = map(int, np.argwhere(found != item.values)[0])
+                return Mismatch(self.done, item.what, row, column, int(item.values[row, column]), int(found[row, column]))
+            self.done += 1
+        return None
+
+    def _most_bytes(self) -> int:
+        config = self.device.config
+        W = config.bus_bytes
+        M, N = 3 * config.rows, 3 * config.cols
+        return 2 * (LONGEST_K + W) * (M + N + 2 * W) + M * (4 * N + W) + N * (M + W)
+
+    def _product(self) -> _Expected:
+        rng, config = self.rng, self.device.config
+        fold = int(rng.choice(config.folds))
+        M = int(rng.integers(1, 3 * config.rows))
+        N = int(rng.integers(1, 3 * (config.cols // fold) + 1))
+        chained = bool(rng.random() < 0.3)
+        segments, sums = [], []
+        for _ in range(1 + chained):
+            segment, exact = self._segment(M, N, fold)
+            segments.append(segment)
+            sums.append(exact)
+        shift = int(rng.integers(0, LARGEST_SHIFT)) if chained else 0
+        total = sums[0] if not chained else (sums[0] << shift) + sums[1]
+        kind = ("INT32", "INT8", "stochastic")[rng.integers(3)]
+        turned = kind != "INT32" and bool(rng.random() < 0.5)
+        values = total.astype(np.int32)
+        int8 = None
+        if kind != "INT32":
+            int8, values = self._requantized(total, kind == "stochastic")
+        values = np.ascontiguousarray(values.T if turned else values)
+        out = self._region("out", M, values.itemsize * N)
+        lengths = ",".join(str(s.k) for s in segments)
+        what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}{', transposed' if turned else ''}"
+        self._emitter.compute(M, N, tuple(segments), fold=fold, shift=shift, out=out, int8=int8)
+        layout = self._place(row_major(*values.shape, config, values.itemsize), None)
+        self._emitter.store(layout, out, transpose=turned)
+        return _Expected(what, layout, values)
+
+    def _segment(self, M: int, N: int, fold: int) -> tuple[Segment, np.ndarray]:
+        """Random operands, loaded, and their exact product (int64)."""
+        rng, config = self.rng, self.device.config
+        K = int(rng.integers(1, LONGEST_K + 1))
+        left = rng.integers(-128, 128, (M, K), dtype=np.int8)
+        right = rng.integers(-128, 128, (K, N), dtype=np.int8)
+        region = self._region("left", M, K)
+        if rng.random() < 0.5:
+            self._emitter.load(self._place(row_major(M, K, config), left), region, transpose=True)
+        else:
+            # Past K the array may meet anything on this side: the right operand holds zeros there.
+            self._emitter.load(self._place(row_major(K, M, config), left.T), region)
+        if fold == 1 and rng.random() < 0.5:
+            packed, turned = np.ascontiguousarray(right.T), True
+        else:
+            packed, turned = fold_right(right, fold, config) if fold > 1 else right, False
+        lanes, seq = packed.shape if turned else packed.shape[::-1]
+        other = self._region("right", lanes, seq)
+        self._emitter.load(self._place(row_major(*packed.shape, config), packed), other, transpose=turned)
+        return Segment(region, other, K), left.astype(np.int64) @ right.astype(np.int64)
+
+    def _requantized(self, total: np.ndarray, stochastic: bool) -> tuple[Int8, np.ndarray]:
+        rng = self.rng
+        most = max(1, int(np.abs(total).max()))
+        scale = Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5)))
+        n = scale.shift
+        p = total * scale.mantissa
+        if not stochastic:
+            half = (1 << (n - 1)) - 1 + (p >> n & 1) if n else 0
+            return Int8(scale), np.clip((p + half) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
+        key0, key1, base, row_stride, col_stride = (int(v) for v in rng.integers(0, 1 << 32, 5))
+        rows, columns = np.indices(total.shape).astype(np.uint64)
+        index = (base + rows * np.uint64(row_stride) + columns * np.uint64(col_stride)) & np.uint64(0xFFFF_FFFF)
+        draws = hash32((key0, key1), index).astype(np.int64)
+        u = (draws >> (32 - n) if n <= 32 else draws << (n - 32)) if n else 0
+        rounding = Stochastic((key0, key1), base, row_stride, col_stride)
+        return Int8(scale, rounding=rounding), np.clip((p + u) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
+
+    def _region(self, memory: str, lanes: int, seq: int) -> Region:
+        """The next free rows, round and round: tokens order what comes back to the same rows."""
+        rows, stride = rows_needed(memory, lanes, seq, self.device.config)
+        if self._next[memory] + rows > self.device.config.depth(memory):
+            self._next[memory] = 0
+        base = self._next[memory]
+        self._next[memory] += rows
+        return Region(memory, base, rows, stride)
+
+    def _place(self, layout: MatrixLayout, values: np.ndarray | None) -> MatrixLayout:
+        """The layout at the next free address, with its values in the image (None: a result, filled with a pattern)."""
+        self._image.append(np.full(layout.nbytes, 0xC3, np.uint8) if values is None else layout.pack(values))
+        placed = layout.at(self._base + self._size)
+        self._size += layout.nbytes
+        return placed
