@@ -25,6 +25,8 @@ from loralith.errors import LoralithError
 COMMANDS = (
     "doctor",
     "gen",
+    "bench",
+    "soak",
 )
 
 

@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     for name in MEASUREMENTS:
         module = import_module(f"loralith.cli.bench_{name}")
         kind = kinds.add_parser(name, help=module.HELP)
-        output.add_json_option(kind)
+        kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
         module.arguments(kind)
         kind.set_defaults(measure=module.measure)
     parser.set_defaults(run=run)

@@ -25,8 +25,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from loralith.cli import output
     from loralith.compiler.matmul import compile_matmul, plan_matmul
-    from loralith.device.native.capture import capture
     from loralith.device.native.build import cache_folder, verilog
+    from loralith.device.native.capture import capture
     from loralith.device.verilator import VerilatorDevice
     from loralith.spec.config import load_config
     from loralith.toolchain import find_verilator
