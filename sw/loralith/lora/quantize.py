@@ -1,0 +1,154 @@
+"""Quantizers and packing on numpy arrays, as docs/numerics.md defines them.
+
+Written from `loralith.spec` alone and compared with the torch reference bit for bit. Quantized arrays are ``int8``; scales
+are Python floats (FP32 values) or ``float32`` arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loralith.spec.numerics import Q8_MAX, hash32, hash_key
+from loralith.spec.scheme import FQT, SchemeError, power_exponent, scale_of, vanishes, weight_scales
+
+__all__ = [
+    "QuantizedWeight",
+    "Stream",
+    "dequantize",
+    "finite32",
+    "largest",
+    "pack_columns",
+    "padded_rank",
+    "quantize",
+    "quantize_power",
+    "quantize_weight",
+]
+
+Int8 = NDArray[np.int8]
+Float32 = NDArray[np.float32]
+
+_CHUNK = 1 << 15
+"""Elements rounded at a time: what the hash needs of them stays in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The random numbers of one tensor at one step: ``seed`` (64 bit), ``step`` and ``tensor`` (32 bit; `scheme.tensor_id`)."""
+
+    seed: int
+    step: int
+    tensor: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What a command's key0 and key1 hold."""
+        return hash_key(self.seed, self.step, self.tensor)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A frozen base weight: ``q`` int8 [O, I], ``scale`` float32 [O] (one value throughout for a scale per tensor)."""
+
+    q: Int8
+    scale: Float32
+
+
+def finite32(x: NDArray, name: str) -> Float32:
+    """``x`` as contiguous float32, exactly.
+
+    Raises SchemeError for another type than float32 and float16, for an empty array and for a value that is not finite, with its index.
+    """
+    if x.dtype not in (np.float32, np.float16):
+        raise SchemeError(f"{name} must be float32 or float16, not {x.dtype}")
+    if x.size == 0:
+        raise SchemeError(f"{name} must not be empty; its shape is {x.shape}")
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    good = np.isfinite(x)
+    if not good.all():
+        index = tuple(int(i) for i in np.argwhere(~good)[0])
+        raise SchemeError(f"{name} must be finite, but its element {index} is {x[index]}")
+    return x
+
+
+def largest(x: NDArray) -> float:
+    """The largest magnitude, exactly."""
+    return max(float(x.max()), -float(x.min()))
+
+
+def _rounded(y: NDArray, qmax: int, stream: Stream | None) -> tuple[Int8, int]:
+    """``y`` rounded and clipped to +-qmax, and how many values were clipped. Element i of the flat array has hash index i modulo 2**32."""
+    q = np.empty(y.shape, np.int8)
+    flat_y, flat_q, clipped = y.reshape(-1), q.reshape(-1), 0
+    key = stream.key if stream is not None else None
+    for start in range(0, y.size, _CHUNK):
+        part = flat_y[start : start + _CHUNK]
+        if key is None:
+            whole = np.rint(part)
+        else:
+            index = np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)
+            whole = np.floor(part.astype(np.float64) + hash32(key, index) * 2.0**-32)
+        clipped += int(np.count_nonzero(np.abs(whole) > qmax))
+        flat_q[start : start + _CHUNK] = np.clip(whole, -qmax, qmax)
+    return q, clipped
+
+
+def quantize(x: Float32, qmax: int = Q8_MAX, stream: Stream | None = None) -> tuple[Int8, float, int]:
+    """A tensor with a scale of its own: `scheme.scale_of` of its largest magnitude, `scheme.quantize_value` of each value.
+
+    Parameters: ``x`` from `finite32`; ``stream`` for stochastic rounding, None for half to even.
+    Returns: (q, scale, number of values clipped: those that stochastic rounding sends past qmax).
+    """
+    maximum = largest(x)
+    scale = scale_of(maximum, qmax)
+    if vanishes(maximum, qmax):
+        return np.zeros(x.shape, np.int8), scale, 0
+    q, clipped = _rounded(x / np.float32(scale), qmax, stream)
+    return q, scale, clipped
+
+
+def quantize_power(v: Float32, exponent: int | None = None, stream: Stream | None = None) -> tuple[Int8, int, int]:
+    """A tensor with the scale 2**exponent: by default `scheme.power_exponent` of its largest magnitude (0 where it vanishes).
+
+    Returns: (q, exponent, number of values clipped).
+    """
+    maximum = largest(v)
+    gone = vanishes(maximum)
+    if exponent is None:
+        exponent = 0 if gone else power_exponent(maximum)
+    if gone:
+        return np.zeros(v.shape, np.int8), exponent, 0
+    q, clipped = _rounded(np.ldexp(v.astype(np.float64), -exponent), Q8_MAX, stream)
+    return q, exponent, clipped
+
+
+def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
+    """A frozen base weight [O, I] under ``scheme``: `scheme.weight_scales`, values rounded half to even."""
+    weight = finite32(weight, "W")
+    scale = np.array(weight_scales([float(m) for m in np.abs(weight).max(axis=1)], scheme), dtype=np.float32)
+    if vanishes(largest(weight), scheme.weight_qmax):
+        return QuantizedWeight(np.zeros(weight.shape, np.int8), scale)
+    return QuantizedWeight(_rounded(weight / scale[:, None], scheme.weight_qmax, None)[0], scale)
+
+
+def dequantize(acc: NDArray, scale: float | NDArray[np.float64]) -> Float32:
+    """Integer results as float32: `scheme.dequantize_value` of each, with one scale or float64 scales that broadcast."""
+    with np.errstate(over="ignore"):  # infinite where float32 does not hold the product, by definition
+        return (acc.astype(np.float64) * scale).astype(np.float32)
+
+
+def padded_rank(r: int) -> int:
+    """The smallest power of two of at least ``r``: the row length of skinny tensors in the accelerator's memory."""
+    if r < 1:
+        raise SchemeError(f"the rank must be at least 1, not {r}")
+    return 1 << (r - 1).bit_length()
+
+
+def pack_columns(q: Int8) -> Int8:
+    """[K, r] with zero columns up to [K, padded_rank(r)], contiguous: the right operand of a skinny product (A^T for H, B for dH)."""
+    k, r = q.shape
+    packed = np.zeros((k, padded_rank(r)), np.int8)
+    packed[:, :r] = q
+    return packed
