@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from loralith.spec.commands import COMMAND_BYTES, Command
+from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Command
 
-__all__ = ["CommandList"]
+__all__ = ["CommandList", "Fields"]
+
+
+class Fields(dict[str, int]):
+    """All fields of a command by name, those left out as zero: for code that looks at many of them."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(dict.fromkeys(COMMANDS[command.opcode].fields, 0))
+        self.update(command.fields)
+        self.opcode = command.opcode
 
 
 @dataclass(frozen=True, eq=False)
