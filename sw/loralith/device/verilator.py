@@ -70,7 +70,8 @@ class VerilatorDevice(Device):
         self._timing, self._faults = timing or MemoryTiming(), Faults()
         self._window = (memory_base, memory_base + memory_bytes)
         self._settings = settings_for(config, memory_base, memory_bytes, self._timing, self._faults)
-        self.model = Model(Library(build(config, trace=waveform is not None, source=source)), self._settings)
+        self._library = Library(build(config, trace=waveform is not None, source=source))
+        self.model = Model(self._library, self._settings)
         self.registers = Registers(self)
         try:
             if waveform is not None and not self.model.trace_open(Path(waveform)):
@@ -169,6 +170,14 @@ class VerilatorDevice(Device):
     def reset(self) -> None:
         """Reset the machine and forget its bursts; memory keeps its content."""
         self.model.reset()
+        self.registers.open(self.config, *self._window)
+
+    def power_cycle(self) -> None:
+        """A new machine with all its memories zero, as is DRAM, and no fault injected. Allocations stay."""
+        self.model.close()
+        self._faults, self._window = Faults(), (self.memory_base, self.memory_base + self.memory_bytes)
+        self._settings = settings_for(self.config, self.memory_base, self.memory_bytes, self._timing, self._faults)
+        self.model = Model(self._library, self._settings)
         self.registers.open(self.config, *self._window)
 
     def configure(
