@@ -25,6 +25,7 @@ from loralith.errors import LoralithError
 COMMANDS = (
     "doctor",
     "gen",
+    "disasm",
     "bench",
     "soak",
 )

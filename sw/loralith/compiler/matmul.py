@@ -30,9 +30,15 @@ ROWS_LIMIT = (1 << 16) - 1
 """Widest count of the 16-bit row fields."""
 
 
+def tile_cycles(K: int, N: int, fold: int, config: Config) -> int:
+    """Cycles that one row of tiles takes at least: a tile's steps, or the drain of its C / f columns where that is longer."""
+    width = config.cols // fold
+    return -(-N // width) * max(-(-K // fold), width)
+
+
 def best_fold(K: int, N: int, config: Config) -> int:
-    """The fold that takes the fewest array steps per row of tiles; of equal ones the smallest."""
-    return min(config.folds, key=lambda f: -(-N // (config.cols // f)) * -(-K // f))
+    """The fold that takes the fewest cycles per row of tiles; of equal ones the smallest."""
+    return min(config.folds, key=lambda fold: tile_cycles(K, N, fold, config))
 
 
 @dataclass(frozen=True)
@@ -218,16 +224,15 @@ class _Matmul:
 def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: float) -> np.ndarray:
     """left int8 [M, K] times right int8 [K, N] on a device, as int32 [M, N]; the operands have been checked.
 
-    Of the product and its transpose the one that takes fewer array steps is computed.
+    Of the product and its transpose the one that takes fewer cycles of the array is computed.
     """
     config = device.config
     (M, K), N = left.shape, right.shape[1]
 
-    def steps(M: int, N: int) -> int:
-        fold = best_fold(K, N, config)
-        return -(-M // config.rows) * -(-N // (config.cols // fold)) * -(-K // fold)
+    def cycles(M: int, N: int) -> int:
+        return -(-M // config.rows) * tile_cycles(K, N, best_fold(K, N, config), config)
 
-    if steps(N, M) < steps(M, N):
+    if cycles(N, M) < cycles(M, N):
         return np.ascontiguousarray(run_matmul(device, right.T, left.T, timeout).T)
     plan = plan_matmul(M, N, K, config)
     layouts = plan.layouts(config)

@@ -93,7 +93,7 @@ class _Synchronizer:
 
     def command(self, index: int, command: Command) -> None:
         opcode = command.opcode
-        uses, matrix = footprint(dict(command.fields), opcode, self.config)
+        uses, matrix = footprint(command, self.config)
         at_start = [u for u in uses if not u.second]
         self.wait(index, opcode, "wait", self.needs(at_start, opcode, matrix))
         if len(at_start) < len(uses):
