@@ -1,0 +1,1 @@
+# For pyright alone: see sw/loralith/__init__.pyi.
