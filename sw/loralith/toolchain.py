@@ -147,7 +147,7 @@ def _wheel_env(root: Path, path: str, cxx: str) -> dict[str, str]:
 
 
 def _make_quote(value: str) -> str:
-    return re.sub(r"([\\\s])", r"\\\1", value.replace("$", "$$"))
+    return re.sub(r"([\\\s])", r"\\\1", value)
 
 
 def _version_of(executable: str) -> tuple[int, int] | None:
@@ -166,7 +166,12 @@ def _dotted(version: tuple[int, int] | None) -> str:
 
 def check_all() -> list[Check]:
     """Every tool and package, in the order of `loralith doctor`."""
-    return [_check_python(), *(_check_tool(tool, package) for tool, package in SYSTEM_TOOLS.items()), _check_verilator(), *_check_packages()]
+    return [
+        _check_python(),
+        *(_check_tool(tool, package) for tool, package in SYSTEM_TOOLS.items()),
+        _check_verilator(),
+        *_check_packages(),
+    ]
 
 
 def _check_python() -> Check:

@@ -1,0 +1,23 @@
+"""Fixtures that every folder of tests shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loralith.toolchain import Verilator, find_verilator
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The checkout's root folder."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def verilator(monkeypatch: pytest.MonkeyPatch) -> Verilator:
+    """A usable Verilator, with its environment set for this test: cocotb's runner looks at `os.environ` only."""
+    found = find_verilator()
+    for name, value in found.env.items():
+        monkeypatch.setitem(os.environ, name, value)
+    return found

@@ -1,0 +1,202 @@
+"""Which part of loralith may import which.
+
+    spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
+
+A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
+too: a type is a dependency as well.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the modules under `prefix` may import.
+
+    Attributes:
+        prefix: dotted name of a module or package; the longest one that fits a module rules it.
+        folder: the top folder in which such modules live.
+        loralith: dotted names of loralith that it may import, with all that is below them.
+        third_party: top names from outside the standard library that it may import; None for any.
+        never: top names that it must not import.
+    """
+
+    prefix: str
+    folder: str
+    loralith: tuple[str, ...]
+    third_party: tuple[str, ...] | None = None
+    never: tuple[str, ...] = ()
+
+
+# The driver's own packages: whatever is in sw/ apart from the command line. Resolved from the tree, so that a new one needs no edit here.
+SW = "<sw>"
+BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transformers")}
+
+RULES = (
+    Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
+    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.spec"), never=("torch",)),
+    Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
+    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
+    Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
+    Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith.lora.adapters", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith.cli", "sw", ("loralith",)),
+)
+
+# What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
+BOARD_PARTS = ("loralith.device", "loralith.compiler", "loralith.lora.adapters")
+BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def rule_for(module: str, folder: str) -> Rule | None:
+    fitting = [rule for rule in RULES if rule.folder == folder and within(module, rule.prefix)]
+    return max(fitting, key=lambda rule: len(rule.prefix), default=None)
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything that `source` imports, relative and literal `import_module` imports resolved.
+
+    `from a import b` gives `a.b`: whether b is a module or a name in a, the arrow to a's subtree is the same, and for
+    `from loralith import spec` it is the only thing that tells.
+    """
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, name if alias.name == "*" else f"{name}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def violations(source: str, module: str, folder: str, sw_packages: tuple[str, ...], is_package: bool = False) -> list[str]:
+    """What `source`, the text of `module` in `folder`, imports against the rules, as `module:line: ...`."""
+    rule = rule_for(module, folder)
+    if rule is None:
+        return [f"{module}: {folder}/ holds no such part"]
+    allowed = tuple(name for entry in rule.loralith for name in (sw_packages if entry == SW else (entry,)))
+    found = []
+    for line, name in imports(source, module, is_package):
+        top = name.split(".")[0]
+        if top == "loralith":
+            board = rule.prefix in BOARD_PARTS
+            fine = any(within(name, entry) for entry in ((*BOARD_PARTS, *BOARD_ALSO) if board else allowed))
+        elif top in sys.stdlib_module_names:
+            fine = True
+        else:
+            fine = top not in rule.never and (rule.third_party is None or top in rule.third_party)
+        if not fine:
+            found.append(f"{module}:{line}: {rule.prefix} must not import {name}")
+    return found
+
+
+def sw_packages_of(repo: Path) -> tuple[str, ...]:
+    children = (repo / "sw" / "loralith").iterdir()
+    names = {child.stem for child in children if child.suffix == ".py" or (child.is_dir() and any(child.glob("*.py")))}
+    # The package's own lazy attributes, and not its command line, which nothing imports.
+    return (*(f"loralith.{name}" for name in sorted(names - {"cli", "__init__"})), "loralith.open_device", "loralith.attach")
+
+
+def modules_of(repo: Path) -> Iterator[tuple[Path, str, str, bool]]:
+    for folder in ("gen", "hw", "verif", "sw"):
+        for path in sorted((repo / folder / "loralith").rglob("*.py")):
+            parts = path.relative_to(repo / folder).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            yield path, ".".join(parts[:-1] if is_package else parts), folder, is_package
+
+
+def test_no_import_goes_against_the_arrows(repo: Path) -> None:
+    sw_packages = sw_packages_of(repo)
+    found = [
+        violation
+        for path, module, folder, is_package in modules_of(repo)
+        for violation in violations(path.read_text(encoding="utf-8"), module, folder, sw_packages, is_package)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_only_sw_holds_the_package_itself(repo: Path) -> None:
+    """A second loralith/__init__.py would hide the folders behind it on sys.path."""
+    assert [folder for folder in ("gen", "hw", "verif", "sw") if (repo / folder / "loralith" / "__init__.py").exists()] == ["sw"]
+
+
+SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralith.diffusion", "loralith.errors")
+
+
+@pytest.mark.parametrize(
+    ("module", "folder", "source"),
+    [
+        ("loralith.spec.config", "gen", "import numpy"),
+        ("loralith.spec.config", "gen", "from loralith.rtl import top"),
+        ("loralith.spec.config", "gen", "from loralith import errors"),
+        ("loralith.spec.config", "gen", "from ..rtl import top"),
+        ("loralith.spec.config", "gen", "def late():\n    import torch"),
+        ("loralith.rtl.pe.array", "hw", "import torch"),
+        ("loralith.rtl.pe.array", "hw", "from loralith.gen import cli"),
+        ("loralith.rtl.pe.array", "hw", "from ...verif import model"),
+        ("loralith.rtl.pe.array", "hw", "import loralith.errors"),
+        ("loralith.gen.cli", "gen", "from loralith.verif import vectors"),
+        ("loralith.gen.cli", "gen", "from loralith.cli import output"),
+        ("loralith.verif.model", "verif", "from loralith.rtl import top"),
+        ("loralith.verif.model", "verif", "from loralith.compiler import layer"),
+        ("loralith.verif.model", "verif", "import loralith"),
+        ("loralith.diffusion.unet", "sw", "from loralith.rtl import top"),
+        ("loralith.diffusion.unet", "sw", "from loralith.verif import model"),
+        ("loralith.diffusion.unet", "sw", "from loralith.gen import cli"),
+        ("loralith.diffusion.unet", "sw", "from loralith.cli import output"),
+        ("loralith.diffusion.unet", "sw", "import amaranth.sim"),
+        ("loralith.device.reference", "sw", "import torch.nn"),
+        ("loralith.device.reference", "sw", "from importlib import import_module\nimport_module('torch')"),
+        ("loralith.device.reference", "sw", "from loralith.diffusion import unet"),
+        ("loralith.compiler.layer", "sw", "from amaranth.lib import data"),
+        ("loralith.compiler.layer", "sw", "if TYPE_CHECKING:\n    import torch"),
+        ("loralith.lora.adapters", "sw", "import torch"),
+        ("loralith.lora.adapters", "sw", "from loralith.lora import attach"),
+        ("loralith.elsewhere", "gen", "import os"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, folder: str, source: str) -> None:
+    assert len(violations(source, module, folder, SW_PACKAGES)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "folder", "source"),
+    [
+        ("loralith.spec.config", "gen", "import json\nfrom .version import VERSION\nfrom . import version"),
+        ("loralith.rtl.pe.array", "hw", "from amaranth.lib import wiring\nfrom loralith.spec.config import Config\nfrom ..axi import bus"),
+        ("loralith.gen.cli", "gen", "from loralith import spec\nfrom loralith.rtl.top import Top\nfrom amaranth.back import verilog"),
+        ("loralith.verif.model", "verif", "import torch\nfrom loralith.spec import numerics"),
+        ("loralith.diffusion.unet", "sw", "import torch\nfrom loralith.errors import LoralithError\nfrom loralith.spec import numerics"),
+        ("loralith.device.reference", "sw", "import numpy\nfrom loralith.compiler.layer import compile_layer\nfrom loralith import errors"),
+        ("loralith.lora.adapters", "sw", "import safetensors.numpy\nfrom loralith.errors import LoralithError"),
+        ("loralith.cli.sim", "sw", "import torch\nfrom loralith.rtl import top\nfrom loralith.verif import model"),
+    ],
+)
+def test_what_the_arrows_allow_is_not_reported(module: str, folder: str, source: str) -> None:
+    assert violations(source, module, folder, SW_PACKAGES) == []
+
+
+def test_board_parts_import_without_torch_and_amaranth(repo: Path) -> None:
+    """The packages above a module run too when it is imported, whatever its own imports are."""
+    names = [module for _, module, _, _ in modules_of(repo) if any(within(module, part) for part in BOARD_PARTS)]
+    code = "import sys\nfor name in sys.argv[1].split(','): sys.modules[name] = None\nfor name in sys.argv[2:]: __import__(name)\n"
+    done = subprocess.run([sys.executable, "-c", code, ",".join(BOARD["never"]), *names], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr

