@@ -147,6 +147,7 @@ def test_a_training_step_agrees(name, T, I, O, r, b_size):
         plan = numbers.backward_plan(operands, back.dh_max if measure[1] else None)
         numbers.record("dH", back.dh_max)
         assert (plan.h_prime, plan.requantization, plan.chain) == (back.h_prime, back.requantization, back.chain)
+        assert plan.a_chain is not None
         assert np.array_equal(plan.a_chain, back.a_chain.numpy())
         assert np.array_equal(plan.dx(back.dx_acc.numpy()), back.dx.numpy())
         assert np.array_equal(plan.db(back.db_acc.numpy()), back.db.numpy())

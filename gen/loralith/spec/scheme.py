@@ -151,7 +151,7 @@ class FQT:
         object.__setattr__(self, "stochastic", tuple(name for name in STOCHASTIC_ROLES if name in self.stochastic))
         need(self.adapter_scales in ("measured", "delayed"), "adapter_scales", "'measured' or 'delayed'")
         need(1 <= self.history <= 1024, "history", "in 1..1024")
-        need(isinstance(self.headroom, int | float) and 1.0 <= self.headroom <= HEADROOM_MAX, "headroom", "in 1..16")
+        need(1.0 <= self.headroom <= HEADROOM_MAX, "headroom", "in 1..16")
         object.__setattr__(self, "headroom", float(self.headroom))
         need(0 <= self.seed < 1 << 64, "seed", "in 0..2**64-1")
 

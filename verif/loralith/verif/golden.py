@@ -129,10 +129,8 @@ def layer_vector(case: LayerCase, inputs: Mapping[str, Tensor] | None = None) ->
     layer = LoraLayer(weight, case.alpha, case.scheme, case.layer)
     forward = layer.forward(inputs["x"], inputs["a"], inputs["b"], step=case.step, call=case.call)
     backward = layer.backward(forward, inputs["dy"], inputs["a"])
-    tensors = {name: inputs[name] for name in INPUTS}
-    for name in LAYER_TENSORS:
-        source = forward if hasattr(forward, name) else backward
-        tensors[name] = {"wq": weight.q, "sw": weight.scale}.get(name, getattr(source, name, None))
+    results = {"wq": weight.q, "sw": weight.scale, **vars(backward), **vars(forward)}
+    tensors = {name: inputs[name] for name in INPUTS} | {name: results[name] for name in LAYER_TENSORS}
     keys = {
         role.name: numerics.hash_key(case.scheme.seed, case.step, tensor_id(case.layer, role, case.call))
         for role in Role
