@@ -31,7 +31,7 @@ def test_every_list_is_legal_and_right(config: Config) -> None:
             left, right = rng.integers(-128, 128, (M, K)).astype(np.int8), rng.integers(-128, 128, (K, N)).astype(np.int8)
             with device.arena():
                 addresses = [device.alloc(layout.nbytes) for layout in layouts]
-                commands = compile_matmul(plan, *addresses, config)
+                commands = compile_matmul(plan, addresses[0], addresses[1], addresses[2], config)
                 check(commands, config, (device.memory_base, device.memory_base + device.memory_bytes))
                 device.write(addresses[0], layouts[0].pack(left))
                 device.write(addresses[1], layouts[1].pack(fold_right(right, plan.fold, config) if plan.fold > 1 else right))

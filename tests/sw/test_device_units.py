@@ -33,7 +33,8 @@ class Bench:
 
     def place(self, values: np.ndarray) -> MatrixLayout:
         """Put a matrix into device memory, rows padded to bus words with bytes that must never count."""
-        layout = row_major(*values.shape, self.config, values.dtype.itemsize)
+        rows, cols = values.shape
+        layout = row_major(rows, cols, self.config, values.dtype.itemsize)
         image = np.full((layout.rows, layout.stride), 0x5A, np.uint8)
         image[:, : layout.row_bytes] = np.ascontiguousarray(values).view(np.uint8)
         layout = layout.at(self.device.alloc(layout.nbytes))

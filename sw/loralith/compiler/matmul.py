@@ -238,8 +238,8 @@ def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: flo
     layouts = plan.layouts(config)
     operands = left, fold_right(right, plan.fold, config) if plan.fold > 1 else right
     with device.arena():
-        addresses = [device.alloc(layout.nbytes) for layout in layouts]
-        for layout, address, values in zip(layouts, addresses, operands, strict=False):
+        left_at, right_at, out_at = (device.alloc(layout.nbytes) for layout in layouts)
+        for layout, address, values in zip(layouts, (left_at, right_at), operands, strict=False):
             device.write(address, layout.pack(values))
-        device.run(compile_matmul(plan, *addresses, config), timeout)
-        return layouts[2].unpack(device.read(addresses[2], layouts[2].nbytes), np.int32)
+        device.run(compile_matmul(plan, left_at, right_at, out_at, config), timeout)
+        return layouts[2].unpack(device.read(out_at, layouts[2].nbytes), np.int32)

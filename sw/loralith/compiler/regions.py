@@ -47,7 +47,7 @@ class Regions:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._next = dict.fromkeys(MEMORIES, 0)
+        self._next: dict[str, int] = dict.fromkeys(MEMORIES, 0)
 
     def free_rows(self, memory: str) -> int:
         return self.config.depth(memory) - self._next[memory]

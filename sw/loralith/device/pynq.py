@@ -1,0 +1,104 @@
+"""An FPGA board under PYNQ: the bitfile's registers by memory-mapped IO, and one stretch of the board's DRAM as device memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loralith.device.base import Device
+from loralith.device.driver import Registers
+from loralith.device.errors import DeviceError, DeviceTimeout
+from loralith.device.status import RunResult, Status
+from loralith.spec.config import Config
+
+__all__ = ["PynqDevice"]
+
+POLL_SECONDS = 50e-6
+DRAIN_SECONDS = 1.0
+"""Time that an aborted list has to take in its outstanding responses."""
+
+
+class PynqDevice(Device):
+    """The accelerator in the programmable logic of a Zynq board. It needs the `pynq` package, which the board's image brings.
+
+    Parameters:
+        bitfile: the overlay to load, its .hwh file beside it.
+        memory_bytes: contiguous DRAM to take for device memory; the board's CMA area must have it.
+        core: name of the accelerator in the overlay's block design.
+
+    Raises DeviceError where pynq, the bitfile or the core is missing, ConfigMismatch for a bitfile of another configuration.
+    """
+
+    def __init__(self, config: Config, bitfile: str | Path, *, memory_bytes: int = 64 << 20, core: str = "loralith") -> None:
+        pynq = _import_pynq()
+        if not Path(bitfile).is_file():
+            raise DeviceError(f"{bitfile}: no such bitfile")
+        overlay = pynq.Overlay(str(bitfile))
+        if core not in overlay.ip_dict:
+            raise DeviceError(f"{bitfile} has no core {core!r}; it has {', '.join(sorted(overlay.ip_dict)) or 'none'}")
+        self._mmio = getattr(overlay, core).mmio
+        self._buffer: Any = pynq.allocate(shape=(memory_bytes,), dtype=np.uint8)
+        super().__init__(config, int(self._buffer.device_address), memory_bytes)
+        self.registers = Registers(self)
+        try:
+            self.registers.open(config, self.memory_base, self.memory_base + memory_bytes)
+        except DeviceError:
+            self.close()
+            raise
+
+    def read_register(self, offset: int) -> int:
+        return int(self._mmio.read(offset))
+
+    def write_register(self, offset: int, value: int) -> None:
+        self._mmio.write(offset, value)
+
+    def _write(self, address: int, data: np.ndarray) -> None:
+        start = address - self.memory_base
+        self._buffer[start : start + data.size] = data
+        self._buffer[start : start + data.size].flush()
+
+    def _read(self, address: int, nbytes: int) -> np.ndarray:
+        start = address - self.memory_base
+        part = self._buffer[start : start + nbytes]
+        part.invalidate()
+        return np.array(part, np.uint8)
+
+    def _execute(self, address: int, length: int, timeout: float) -> RunResult:
+        self.registers.start(address, length)
+        deadline = time.monotonic() + timeout
+        try:
+            while self.registers.busy():
+                if time.monotonic() > deadline:
+                    raise DeviceTimeout(timeout, self._stop())
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        return self.registers.result()
+
+    def _stop(self) -> Status:
+        """Abort the running list and return the status from before. Raises DeviceError where the bus does not come to rest."""
+        status = self.registers.status()
+        self.registers.abort()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.registers.busy():
+            if time.monotonic() > deadline:
+                raise DeviceError(f"the aborted list still waits for bus responses after {DRAIN_SECONDS:g} s: load the bitfile again")
+            time.sleep(POLL_SECONDS)
+        return status
+
+    def close(self) -> None:
+        if self._buffer is not None:
+            self._buffer.freebuffer()
+            self._buffer = None
+
+
+def _import_pynq() -> Any:
+    try:
+        import pynq  # type: ignore[import-not-found]
+    except ImportError:
+        raise DeviceError("the pynq package is missing: this device works on a board with a PYNQ image only") from None
+    return pynq
