@@ -75,6 +75,39 @@ def test_power_of_two_quantizers_agree(kind, stochastic, drop):
         assert q.flat[i] == (0 if spec.vanishes(maximum) else spec.quantize_power_value(float(value), exponent, h=h))
 
 
+def near_ties(largest: float) -> np.ndarray:
+    """[254, 3] values whose quotient by the tensor's scale is a half, or a last bit to either side; division and a reciprocal part here."""
+    scale = np.float32(largest) / np.float32(127)
+    middle = (scale * (np.arange(-127, 127, dtype=np.float32) + np.float32(0.5))).astype(np.float32)
+    x = np.stack([np.nextafter(middle, np.float32(-np.inf)), middle, np.nextafter(middle, np.float32(np.inf))], axis=1)
+    x[0, 0] = largest
+    return x
+
+
+@pytest.mark.parametrize("largest", [0.3, 0.7, 1.1, 3e-5])
+def test_values_near_ties_round_by_the_quotient(largest):
+    x = near_ties(largest)
+    scale = spec.scale_of(float(x.max()))
+    wanted = [[spec.quantize_value(float(value), scale) for value in row] for row in x]
+    assert host.quantize(x)[0].tolist() == wanted
+    assert reference.quantize(torch.from_numpy(x))[0].tolist() == wanted
+    scheme = FQT(weight_scales="tensor")
+    assert host.quantize_weight(x, scheme).q.tolist() == wanted
+    assert reference.quantize_weight(torch.from_numpy(x), scheme).q.tolist() == wanted
+
+
+def test_a_tensor_that_vanishes_is_zero_whatever_the_hash(monkeypatch):
+    """Without the rule, a hash of zero would send the smallest negative number to -1."""
+    x = np.full((2, 2), -1e-40, np.float32)
+    monkeypatch.setattr(reference.Stream, "hashes", lambda self, shape: torch.zeros(shape, dtype=torch.int64))
+    monkeypatch.setattr(host, "hash32", lambda key, index: np.zeros_like(index))
+    for quantize in (host.quantize, host.quantize_power):
+        assert not quantize(x, stream=host.Stream(0, 0, 0))[0].any()
+    for quantize in (reference.quantize, reference.quantize_power):
+        assert not quantize(torch.from_numpy(x), stream=reference.Stream(0, 0, 0))[0].any()
+    assert host.quantize(x * np.float32(1e10), stream=host.Stream(0, 0, 0))[0].all()
+
+
 def test_chunks_do_not_show():
     """More elements than are rounded at a time."""
     x = values("normal", (3, 40000))

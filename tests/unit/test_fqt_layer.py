@@ -30,7 +30,6 @@ class Case:
     alpha: float = 6.0
     b_size: float = 0.02
     seed: int = 0
-    x: Tensor = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
@@ -62,7 +61,7 @@ def plain(left: Tensor, right: Tensor) -> Tensor:
     return (left.long()[:, :, None] * right.long()[None, :, :]).sum(1)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"T{case.T}-I{case.I}-O{case.O}-r{case.r}-b{case.b_size}")
 def test_integers_are_plain_products(case):
     forward, backward = case.run(layer := case.layer(FQT()))
     assert torch.equal(forward.h_acc.long(), plain(forward.xq, forward.aq.T))
@@ -78,7 +77,7 @@ def test_integers_are_plain_products(case):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=["default", "nearest", "tensor", "int4", "stochastic"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"T{case.T}-I{case.I}-O{case.O}-r{case.r}-b{case.b_size}")
 def test_errors_stay_within_the_quantization_steps(case, scheme):
     """Interval arithmetic: |pq - PQ| <= |p - P| |q| + |P| |q - Q| per product, each input wrong by half a step, or one if stochastic."""
     layer = case.layer(scheme)
