@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from loralith.spec import numerics, scheme
@@ -14,7 +16,7 @@ from .quantize import quantize_weight
 __all__ = ["tables"]
 
 
-def _table(title: str, header: str, rows: list[tuple[object, ...]]) -> str:
+def _table(title: str, header: str, rows: Sequence[tuple[object, ...]]) -> str:
     names = header.split()
     lines = [f"**{title}**", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
