@@ -7,7 +7,7 @@ reads the other; sums over blocks of K stay in the accumulate buffer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from loralith.spec.config import Config
 if TYPE_CHECKING:
     from loralith.device.base import Device
 
-__all__ = ["MatmulPlan", "best_fold", "compile_matmul", "plan_matmul", "run_matmul"]
+__all__ = ["MatmulPlan", "Turns", "best_fold", "block_sizes", "compile_matmul", "plan_matmul", "run_matmul", "tile_cycles"]
 
 COMMAND_CYCLES = 16
 """What the plan charges for each command, in bus or array cycles: fetch, dispatch and the array's fill."""
@@ -93,7 +93,7 @@ def _cost(plan: MatmulPlan, config: Config) -> int:
     return max(array, reads, out) + ends + COMMAND_CYCLES * mb * nb * kb * 3
 
 
-def _sizes(total: int, unit: int) -> list[int]:
+def block_sizes(total: int, unit: int) -> list[int]:
     """Candidate block sizes, multiples of `unit`: everything, and halves of it down to one unit."""
     units = -(-total // unit)
     parts = sorted({-(-units // (1 << i)) for i in range(units.bit_length() + 1)})
@@ -113,9 +113,9 @@ def plan_matmul(M: int, N: int, K: int, config: Config, fold: int | None = None)
     tile_unit = max(1, W // config.cols, W // (4 * width))
     plans = (
         MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K))
-        for m in _sizes(M, config.rows)
-        for n in _sizes(N, tile_unit * width)
-        for k in _sizes(K, W)
+        for m in block_sizes(M, config.rows)
+        for n in block_sizes(N, tile_unit * width)
+        for k in block_sizes(K, W)
     )
     fitting = [plan for plan in plans if _fits(plan, config)]
     if not fitting:
@@ -123,7 +123,7 @@ def plan_matmul(M: int, N: int, K: int, config: Config, fold: int | None = None)
     return min(fitting, key=lambda plan: _cost(plan, config))
 
 
-class _Turns:
+class Turns:
     """Regions that take turns, and which block each holds, so that a block still on chip is not loaded again."""
 
     def __init__(self, regions: list[Region]) -> None:
@@ -133,6 +133,14 @@ class _Turns:
 
     def find(self, key: tuple[int, int]) -> Region | None:
         return self.regions[self.held.index(key)] if key in self.held else None
+
+    def get(self, key: tuple[int, int], fill: Callable[[Region], None]) -> Region:
+        """The region that holds block `key`, filled now by `fill` unless it is still there."""
+        held = self.find(key)
+        if held is None:
+            held = self.replace(key)
+            fill(held)
+        return held
 
     def replace(self, key: tuple[int, int]) -> Region:
         """The region to fill with block `key`: the one filled longest ago."""
@@ -166,8 +174,8 @@ class _Matmul:
         self.width = config.cols // plan.fold
         self.tile_lanes = -(-plan.n // self.width) * config.cols
 
-        def turns(memory: str, lanes: int, seq: int, blocks: int) -> _Turns:
-            return _Turns(regions.slots(memory, lanes, seq, 2 if blocks > 1 else 1))
+        def turns(memory: str, lanes: int, seq: int, blocks: int) -> Turns:
+            return Turns(regions.slots(memory, lanes, seq, 2 if blocks > 1 else 1))
 
         self.left_turns = turns("left", plan.m, plan.k, mb * kb)
         self.right_turns = turns("right", self.tile_lanes, -(-plan.k // plan.fold), nb * kb)

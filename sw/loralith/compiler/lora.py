@@ -1,0 +1,410 @@
+"""A LoRA layer's training step as command lists: H and Y forward; dH, dX, dB and dA backward.
+
+Forward and backward are the same *pass* with other operands (words of docs/theory.md):
+
+    forward    left X [T, I]   base W (o by i, loaded transposed)   skinny A^T, giving H    adapter B^T   output Y [T, O]
+    backward   left dY [T, O]  base W (o by i, loaded natural)      skinny B, giving dH     adapter A     output dX [T, I]
+
+A block of left is loaded once and serves the skinny product and the output. The skinny result goes to the left scratchpad, as left
+operand of the adapter's segment of the output, and to DRAM, as right operand of a gradient. Gradients dB = dY^T H and dA^T = X^T dH
+load dY and X natural, so that tokens lie along k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.layout import MatrixLayout, padded, row_major
+from loralith.compiler.matmul import COMMAND_CYCLES, Turns, block_sizes, tile_cycles
+from loralith.compiler.regions import DoesNotFit, Regions, rows_needed
+from loralith.spec.commands import STAT_BYTES
+from loralith.spec.config import Config
+from loralith.spec.numerics import K_LIMIT, Requantization
+
+__all__ = [
+    "Gradient",
+    "Pass",
+    "SkinnyShape",
+    "compile_gradient",
+    "compile_pass",
+    "plan_gradient",
+    "plan_pass",
+    "skinny_shape",
+]
+
+SKINNY_SLOT = 0
+"""The statistics slot of the skinny product's maximum and saturations."""
+SKINNY_STATS_BYTES = padded(STAT_BYTES, 64)
+
+
+@dataclass(frozen=True)
+class SkinnyShape:
+    """How tensors with `rank` columns lie: padded to `width` columns, which take the array `fold` times where they are right operand."""
+
+    rank: int
+    width: int
+    fold: int
+
+    def packed(self, rows: int, config: Config) -> MatrixLayout:
+        """INT8 [rows, width] as a skinny result is stored and a folded right operand is read: rows one after the other."""
+        if self.width < config.bus_bytes <= config.cols:
+            return MatrixLayout(0, rows, self.width, self.width)
+        return row_major(rows, self.width, config)
+
+    def right(self, k: int, config: Config) -> MatrixLayout:
+        """The same bytes as right operand of a reduction over `k`: one row per step of the array."""
+        if self.fold == 1:
+            return row_major(k, self.width, config)
+        return row_major(-(-k // self.fold), config.cols, config)
+
+
+def skinny_shape(rank: int, config: Config) -> SkinnyShape:
+    """The narrowest layout of rank-`rank` tensors that packed stores write and folded loads read. Raises ValueError for a rank below 1."""
+    if rank < 1:
+        raise ValueError(f"the rank must be at least 1, not {rank}")
+    width = max(1 << (rank - 1).bit_length(), config.cols // config.max_fold)
+    # A folded word must be whole bus words, or rows of a packed store would not be rows of a load.
+    fold = config.cols // width if width < config.cols and config.cols % config.bus_bytes == 0 else 1
+    return SkinnyShape(rank, width, fold)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: what the commands need. Layouts have their addresses.
+
+    Attributes:
+        left: INT8 [T, K]. base: W, INT8, [N, K] where `base_transposed` (forward), else [K, N].
+        skinny_right: the skinny product's right operand, `SkinnyShape.right` of K.
+        adapter: INT8 [r, N]. output: INT32 [T, N]; None: the skinny product alone.
+        skinny: where the skinny result goes, `SkinnyShape.packed` of T; None: it is only measured.
+        base_first, shift: the chain of the output.
+        requantization, stochastic: of the skinny result.
+        stats: DRAM address of the skinny product's statistics slot.
+        zeros: DRAM address of a bus word of zeros, at least C bytes.
+    """
+
+    left: MatrixLayout
+    base: MatrixLayout
+    base_transposed: bool
+    skinny_right: MatrixLayout
+    adapter: MatrixLayout | None
+    output: MatrixLayout | None
+    skinny: MatrixLayout | None
+    base_first: bool
+    shift: int
+    requantization: Requantization | None
+    stochastic: tuple[int, int] | None
+    stats: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """Block sizes of a pass: m tokens, n output columns, k of the reduction; how many blocks of each right operand stay on chip."""
+
+    m: int
+    n: int
+    k: int
+    base_slots: int
+    skinny_slots: int
+
+
+def _pass_rows(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
+    """Rows that a pass's blocks take of each memory."""
+    tb, kb = -(-T // plan.m), -(-K // plan.k)
+    lanes = config.cols if skinny.fold > 1 else skinny.width
+    turns = 2 if tb * kb > 1 else 1
+    skinny_turns = 2 if tb > 1 else 1
+    tall = {memory: rows_needed(memory, plan.m, skinny.width, config)[0] for memory in ("left", "out")}
+    return {
+        "left": turns * rows_needed("left", plan.m, plan.k, config)[0] + skinny_turns * tall["left"],
+        "right": plan.base_slots * rows_needed("right", plan.n, plan.k, config)[0]
+        + 2 * rows_needed("right", plan.n, skinny.width, config)[0]
+        + plan.skinny_slots * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0]
+        + rows_needed("right", config.cols, 1, config)[0],
+        "out": 2 * rows_needed("out", plan.m, 4 * plan.n, config)[0] + skinny_turns * tall["out"],
+        "acc": rows_needed("acc", plan.m, max(plan.n, skinny.width), config)[0] if kb > 1 else 0,
+    }
+
+
+@lru_cache(maxsize=4096)
+def plan_pass(T: int, K: int, N: int, rank: int, config: Config) -> PassPlan:
+    """The cheapest block sizes by a plain count of bus words, array cycles and commands. Raises DoesNotFit."""
+    skinny = skinny_shape(rank, config)
+    W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
+    best: tuple[int, PassPlan] | None = None
+    for k in block_sizes(K, W):
+        kb = -(-K // k)
+        if kb > 64:
+            continue
+        for n in block_sizes(N, step):
+            nb = -(-N // n)
+            for m in block_sizes(T, max(config.rows, W)):
+                tb = -(-T // m)
+                # All of W on chip, or two blocks that take turns.
+                for slots in dict.fromkeys((nb * kb, 2)):
+                    plan = PassPlan(min(m, T), min(n, N), min(k, K), slots, min(kb, 4))
+                    if slots > 2 * nb * kb or any(
+                        rows > config.depth(memory) for memory, rows in _pass_rows(plan, T, K, N, skinny, config).items()
+                    ):
+                        continue
+                    left = T * padded(K, W) // W * (1 if kb == 1 else nb + 1)
+                    base = N * padded(K, W) // W * (1 if slots >= nb * kb else tb)
+                    out = T * padded(4 * N, W) // W
+                    array = -(-T // config.rows) * (-(-N // config.cols) * (K + rank + 2) + tile_cycles(K, skinny.width, skinny.fold, config))
+                    # The first block's load and the last one's store have nothing to hide behind.
+                    ends = m * k // W + n * k // W + 4 * m * n // W
+                    cost = max(left + base, array, out) + ends + COMMAND_CYCLES * tb * (nb + 1) * kb
+                    if best is None or cost < best[0]:
+                        best = cost, plan
+    if best is None:
+        raise DoesNotFit(f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}")
+    return best[1]
+
+
+class _PassCompiler:
+    def __init__(self, emitter: Emitter, work: Pass, rank: int) -> None:
+        config = emitter.config
+        self.emitter, self.work, self.rank, self.config = emitter, work, rank, config
+        self.T, self.K = work.left.rows, work.left.cols
+        self.N = work.base.rows if work.base_transposed else work.base.cols
+        self.skinny = skinny_shape(rank, config)
+        self.plan = plan = plan_pass(self.T, self.K, self.N, rank, config)
+        self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
+        regions = Regions(config)
+
+        def turns(memory: str, lanes: int, seq: int, count: int) -> Turns:
+            return Turns(regions.slots(memory, lanes, seq, count))
+
+        several = 2 if self.tb > 1 else 1
+        lanes = config.cols if self.skinny.fold > 1 else self.skinny.width
+        self.left = turns("left", plan.m, plan.k, 2 if self.tb * self.kb > 1 else 1)
+        self.result = turns("left", plan.m, self.skinny.width, several)
+        self.base = turns("right", plan.n, plan.k, plan.base_slots)
+        self.adapter = turns("right", plan.n, self.skinny.width, 2)
+        self.skinny_right = turns("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
+        self.zero = turns("right", config.cols, 1, 1)
+        self.out = turns("out", plan.m, 4 * plan.n, 2)
+        self.skinny_out = turns("out", plan.m, self.skinny.width, several)
+        self.acc = regions.take("acc", plan.m, max(plan.n, self.skinny.width)) if self.kb > 1 else None
+
+    def tokens(self, i: int) -> tuple[int, int]:
+        return i * self.plan.m, min(self.plan.m, self.T - i * self.plan.m)
+
+    def depth(self, b: int) -> tuple[int, int]:
+        return b * self.plan.k, min(self.plan.k, self.K - b * self.plan.k)
+
+    def left_block(self, i: int, b: int):
+        (t0, t), (k0, k) = self.tokens(i), self.depth(b)
+        return self.left.get(
+            (i, b), lambda to: self.emitter.load(self.work.left.block(t0, t, k0, k), to, transpose=True, note=f"left {i},{b}")
+        )
+
+    def skinny_block(self, b: int):
+        k0, k = self.depth(b)
+        fold, layout = self.skinny.fold, self.work.skinny_right
+        block = layout.block(k0 // fold, -(-k // fold), 0, layout.cols)
+        return self.skinny_right.get((0, b), lambda to: self.emitter.load(block, to, note=f"skinny right {b}"))
+
+    def base_block(self, j: int, b: int):
+        (n0, n), (k0, k) = self.columns(j), self.depth(b)
+        transposed = self.work.base_transposed
+        block = self.work.base.block(n0, n, k0, k) if transposed else self.work.base.block(k0, k, n0, n)
+        return self.base.get((j, b), lambda to: self.emitter.load(block, to, transpose=transposed, note=f"base {j},{b}"))
+
+    def columns(self, j: int) -> tuple[int, int]:
+        return j * self.plan.n, min(self.plan.n, self.N - j * self.plan.n)
+
+    def zero_block(self):
+        zeros = MatrixLayout(self.work.zeros, 1, self.config.cols, self.config.bus_bytes)
+        return self.zero.get((0, 0), lambda to: self.emitter.load(zeros, to, note="zeros"))
+
+    def skinny_product(self, i: int):
+        """H or dH of one token block; returns its region in the left scratchpad, None when it is only measured."""
+        work, skinny = self.work, self.skinny
+        t0, t = self.tokens(i)
+        measure = work.skinny is None
+        out = left_result = int8 = None
+        if not measure:
+            out, left_result = self.skinny_out.replace((i, 0)), self.result.replace((i, 0))
+            assert work.requantization is not None
+            rounding = Stochastic(work.stochastic, t0 * self.rank, self.rank, 1) if work.stochastic else None
+            int8 = Int8(work.requantization, rounding=rounding)
+        for b in range(self.kb):
+            last = b == self.kb - 1
+            self.emitter.compute(
+                t,
+                self.rank,
+                (Segment(self.left_block(i, b), self.skinny_block(b), self.depth(b)[1]),),
+                fold=skinny.fold,
+                out=out if last else None,
+                left_result=left_result if last else None,
+                int8=int8 if last else None,
+                acc=self.acc,
+                acc_read=b > 0,
+                acc_write=not last,
+                stat_slot=SKINNY_SLOT if last else None,
+                stat_clear=i == 0,
+                note=f"skinny {i},{b}",
+            )
+        if not measure:
+            assert work.skinny is not None and out is not None
+            self.emitter.store(work.skinny.block(t0, t, 0, work.skinny.cols), out, note=f"skinny {i}")
+        return left_result
+
+    def output(self, i: int, j: int, skinny_left) -> None:
+        """One block of Y or dX: base segment over k, adapter segment, chained."""
+        work = self.work
+        assert work.adapter is not None and work.output is not None
+        (t0, t), (n0, n) = self.tokens(i), self.columns(j)
+        out = self.out.replace((i, j))
+        adapter_right = self.adapter.get(
+            (0, j), lambda to: self.emitter.load(work.adapter.block(0, self.rank, n0, n), to, note=f"adapter {j}")
+        )
+        adapter = Segment(skinny_left, adapter_right, self.rank)
+        for b in range(self.kb):
+            last = b == self.kb - 1
+            base = Segment(self.left_block(i, b), self.base_block(j, b), self.depth(b)[1])
+            segments: tuple[Segment, ...]
+            if work.base_first and last:
+                segments = (base, adapter)
+            elif work.base_first and work.shift:
+                # Each part must be shifted; a second segment of zeros brings the shift.
+                zero = self.zero_block()
+                segments = (base, Segment(base.left, type(zero)(zero.memory, zero.base, zero.rows, 0), 1))
+            elif not work.base_first and b == 0:
+                segments = (adapter, base)
+            else:
+                segments = (base,)
+            self.emitter.compute(
+                t,
+                n,
+                segments,
+                shift=work.shift if len(segments) > 1 else 0,
+                out=out if last else None,
+                acc=self.acc,
+                acc_read=b > 0,
+                acc_write=not last,
+                note=f"output {i},{j},{b}",
+            )
+        self.emitter.store(work.output.block(t0, t, n0, n), out, note=f"output {i},{j}")
+
+    def run(self) -> None:
+        for i in range(self.tb):
+            skinny_left = self.skinny_product(i)
+            if self.work.output is not None:
+                # Back and forth, so that the base block of the last column serves the next tokens too.
+                order = range(self.nb) if i % 2 == 0 else reversed(range(self.nb))
+                for j in order:
+                    self.output(i, j, skinny_left)
+        self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 1, note="skinny statistics")
+
+
+def compile_pass(emitter: Emitter, work: Pass, rank: int) -> None:
+    """Adds a pass to a list. Raises DoesNotFit where no block fits the scratchpads, ValueError for a reduction over 131071."""
+    for name, k in (("K", work.left.cols), ("T", work.left.rows)):
+        if k > K_LIMIT:
+            raise ValueError(f"{name} of a LoRA layer must be at most {K_LIMIT}, not {k}")
+    _PassCompiler(emitter, work, rank).run()
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """dB or dA^T: out [M, r] = left^T right, INT32, over T tokens.
+
+    Attributes: left: INT8 [T, M] (dY or X). right: the skinny tensor (H or dH), `SkinnyShape.right` of T. out: INT32 [M, r].
+    """
+
+    left: MatrixLayout
+    right: MatrixLayout
+    out: MatrixLayout
+
+
+@dataclass(frozen=True)
+class GradientPlan:
+    """Block sizes: m rows of the result, k tokens."""
+
+    m: int
+    k: int
+
+
+def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
+    mb, kb = -(-M // plan.m), -(-T // plan.k)
+    lanes = config.cols if skinny.fold > 1 else skinny.width
+    return {
+        "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
+        "right": (2 if kb > 1 else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
+        "out": (2 if mb > 1 else 1) * rows_needed("out", plan.m, 4 * skinny.width, config)[0],
+        "acc": rows_needed("acc", plan.m, skinny.width, config)[0] if kb > 1 else 0,
+    }
+
+
+@lru_cache(maxsize=4096)
+def plan_gradient(T: int, M: int, rank: int, config: Config) -> GradientPlan:
+    """The cheapest block sizes of a gradient. Raises DoesNotFit."""
+    skinny, W = skinny_shape(rank, config), config.bus_bytes
+    best: tuple[int, GradientPlan] | None = None
+    for k in block_sizes(T, W):
+        kb = -(-T // k)
+        for m in block_sizes(M, max(config.rows, W)):
+            plan, mb = GradientPlan(min(m, M), min(k, T)), -(-M // m)
+            if any(rows > config.depth(memory) for memory, rows in _gradient_rows(plan, T, M, skinny, config).items()):
+                continue
+            reads = T * padded(M, W) // W + padded(T * skinny.width, W) // W * (1 if kb == 1 else mb)
+            array = -(-M // config.rows) * tile_cycles(T, skinny.width, skinny.fold, config)
+            # Short rows are short bursts: charge each row of a block a cycle of its own.
+            cost = max(reads + T * mb, array) + m * k // W + COMMAND_CYCLES * mb * kb
+            if best is None or cost < best[0]:
+                best = cost, plan
+    if best is None:
+        raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
+    return best[1]
+
+
+def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str) -> None:
+    """Adds dB or dA^T to a list."""
+    config = emitter.config
+    T, M = work.left.rows, work.left.cols
+    skinny, plan = skinny_shape(rank, config), plan_gradient(T, M, rank, config)
+    mb, kb = -(-M // plan.m), -(-T // plan.k)
+    regions = Regions(config)
+    lanes = config.cols if skinny.fold > 1 else skinny.width
+    left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
+    right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
+    out = Turns(regions.slots("out", plan.m, 4 * skinny.width, 2 if mb > 1 else 1))
+    acc = regions.take("acc", plan.m, skinny.width) if kb > 1 else None
+    for i in range(mb):
+        m0, m = i * plan.m, min(plan.m, M - i * plan.m)
+        result = out.replace((i, 0))
+        for b in range(kb):
+            k0, k = b * plan.k, min(plan.k, T - b * plan.k)
+            last = b == kb - 1
+            pad = padded(k, skinny.fold) - k
+            steps = -(-k // skinny.fold)
+            left_region = left.get(
+                (i, b),
+                lambda to, k0=k0, k=k, m0=m0, m=m, pad=pad, b=b, i=i: emitter.load(
+                    work.left.block(k0, k, m0, m), to, pad_rows=pad, note=f"{name} left {i},{b}"
+                ),
+            )
+            right_region = right.get(
+                (0, b),
+                lambda to, k0=k0, steps=steps, b=b: emitter.load(
+                    work.right.block(k0 // skinny.fold, steps, 0, work.right.cols), to, note=f"{name} right {b}"
+                ),
+            )
+            emitter.compute(
+                m,
+                rank,
+                (Segment(left_region, right_region, k),),
+                fold=skinny.fold,
+                out=result if last else None,
+                acc=acc,
+                acc_read=b > 0,
+                acc_write=not last,
+                note=f"{name} {i},{b}",
+            )
+        emitter.store(work.out.block(m0, m, 0, rank), result, note=f"{name} {i}")
+

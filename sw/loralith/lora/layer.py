@@ -1,0 +1,252 @@
+"""One LoRA layer on a device: its memory, its lists, and what they return. Numpy only; runs on a board."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loralith.compiler.emit import Emitter
+from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.lora import (
+    SKINNY_STATS_BYTES,
+    Gradient,
+    Pass,
+    SkinnyShape,
+    compile_gradient,
+    compile_pass,
+    skinny_shape,
+)
+from loralith.device.base import Device
+from loralith.spec.numerics import Requantization
+from loralith.spec.scheme import FQT
+
+from .quantize import Float32, QuantizedWeight, Stream
+from .step import BackwardPlan, ForwardPlan, LayerNumerics
+
+__all__ = ["DeviceLayer", "Saved"]
+
+TIMEOUT = 600.0
+"""Seconds that one list may take; a simulated device is slow."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a forward pass leaves on the device for its backward pass: INT8 X and H.
+
+    Attributes:
+        plan: the forward pass's numbers.
+        x: layout of X [T, I]; skinny: layout of H. addresses: to be freed.
+        y: Y [T, O] float32. y_acc: the INT32 behind it.
+    """
+
+    plan: ForwardPlan
+    x: MatrixLayout
+    skinny: MatrixLayout
+    addresses: tuple[int, ...]
+    y: Float32
+    y_acc: np.ndarray
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a backward pass returns: gradients as float32, and the INT32 behind them.
+
+    Shapes: dx [T, I] or None, da [r, I], db [O, r]; da_acc is [I, r].
+    """
+
+    plan: BackwardPlan
+    dx: Float32 | None
+    da: Float32
+    db: Float32
+    dx_acc: np.ndarray | None
+    da_acc: np.ndarray
+    db_acc: np.ndarray
+
+
+class DeviceLayer:
+    """A linear layer with frozen W and a LoRA adapter whose products run on a device.
+
+    Parameters: ``device``; ``weight``, quantized W [O, I], copied to the device now; ``alpha``; ``rank``; ``scheme``; ``layer``, its
+    place in the host's list. Errors: SchemeError for values and shapes that do not fit, DoesNotFit where no block fits the
+    scratchpads, DeviceError of the device.
+    """
+
+    def __init__(self, device: Device, weight: QuantizedWeight, alpha: float, rank: int, scheme: FQT, layer: int = 0) -> None:
+        self.device, self.config, self.rank = device, device.config, rank
+        self.numerics = LayerNumerics(weight, alpha, scheme, layer)
+        self.O, self.I = weight.q.shape
+        self.skinny: SkinnyShape = skinny_shape(rank, device.config)
+        self._addresses: list[int] = []
+        self.weight = self._place(row_major(self.O, self.I, self.config), weight.q, self._addresses)
+        zeros = self.device.alloc(64)
+        self.device.write(zeros, bytes(64))
+        self._addresses.append(zeros)
+        self.zeros = zeros
+        self.saturations = {"H": 0, "dH": 0}
+
+    def close(self) -> None:
+        """Free the layer's device memory."""
+        while self._addresses:
+            self.device.free(self._addresses.pop())
+
+    # Memory.
+
+    def _reserve(self, layout: MatrixLayout, addresses: list[int]) -> MatrixLayout:
+        # Folded loads and the bus read whole words past the last row.
+        address = self.device.alloc(layout.nbytes + 64)
+        addresses.append(address)
+        return layout.at(address)
+
+    def _place(self, layout: MatrixLayout, values: np.ndarray, addresses: list[int]) -> MatrixLayout:
+        layout = self._reserve(layout, addresses)
+        self.device.write(layout.address, layout.pack(values))
+        return layout
+
+    def _place_skinny_right(self, values: np.ndarray, addresses: list[int]) -> MatrixLayout:
+        """A or B as right operand of a reduction over their longer side: values [K, r]."""
+        padded = np.zeros((len(values), self.skinny.width), np.int8)
+        padded[:, : self.rank] = values
+        layout = self.skinny.right(len(values), self.config)
+        image = fold_right(padded, self.skinny.fold, self.config) if self.skinny.fold > 1 else padded
+        return self._place(layout, image, addresses)
+
+    def _read(self, layout: MatrixLayout) -> np.ndarray:
+        return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int32)
+
+    def _statistics(self, address: int) -> tuple[int, int]:
+        """(max |p|, saturations) of the skinny product."""
+        slot = self.device.read(address, 16)
+        return int(slot[:8].view("<u8")[0]), int(slot[8:12].view("<u4")[0])
+
+    # Passes.
+
+    def _measure(self, left: MatrixLayout, skinny_right: MatrixLayout, base_transposed: bool, stats: int) -> int:
+        emitter = Emitter(self.config)
+        work = Pass(left, self.weight, base_transposed, skinny_right, None, None, None, True, 0, None, None, stats, self.zeros)
+        compile_pass(emitter, work, self.rank)
+        self.device.run(emitter.finish(), TIMEOUT)
+        return self._statistics(stats)[0]
+
+    def _maximum(self, stats: int, requantization: Requantization) -> int:
+        """The largest accumulator of the skinny product of the list that just ran."""
+        return self.numerics.accumulator_maximum(self._statistics(stats)[0], requantization)
+
+    @staticmethod
+    def _key(stream: Stream | None) -> tuple[int, int] | None:
+        return stream.key if stream else None
+
+    def forward(self, x: Float32, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
+        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``record`` False leaves delayed scales as they are.
+
+        Its device memory stays taken until `release` (or `backward`, which releases it).
+        """
+        numerics, config = self.numerics, self.config
+        operands = numerics.forward_operands(x, a, b, step, call)
+        kept: list[int] = []
+        try:
+            xs = self._place(row_major(*operands.xq.shape, config), operands.xq, kept)
+            T = xs.rows
+            skinny = self._reserve(self.skinny.packed(T, config), kept)
+            with self.device.arena():
+                temporary: list[int] = []
+                right = self._place_skinny_right(operands.aq.T, temporary)
+                stats = self.device.alloc(SKINNY_STATS_BYTES)
+                measured = self._measure(xs, right, True, stats) if numerics.must_measure("H") else None
+                plan = numerics.forward_plan(operands, measured)
+                adapter = self._place(row_major(self.rank, self.O, config), np.ascontiguousarray(plan.b_chain.T), temporary)
+                out = self._reserve(row_major(T, self.O, config, 4), temporary)
+                emitter = Emitter(config)
+                compile_pass(
+                    emitter,
+                    Pass(
+                        left=xs,
+                        base=self.weight,
+                        base_transposed=True,
+                        skinny_right=right,
+                        adapter=adapter,
+                        output=out,
+                        skinny=skinny,
+                        base_first=plan.chain.base_first,
+                        shift=plan.chain.shift,
+                        requantization=plan.requantization,
+                        stochastic=self._key(plan.h_stream),
+                        stats=stats,
+                        zeros=self.zeros,
+                    ),
+                    self.rank,
+                )
+                self.device.run(emitter.finish(), TIMEOUT)
+                acc = self._read(out)
+                if record:
+                    numerics.record("H", self._maximum(stats, plan.requantization))
+                self.saturations["H"] += self._statistics(stats)[1]
+        except BaseException:
+            for address in kept:
+                self.device.free(address)
+            raise
+        return Saved(plan, xs, skinny, tuple(kept), plan.y(acc), acc)
+
+    def release(self, saved: Saved) -> None:
+        """Free what a forward pass left on the device."""
+        for address in saved.addresses:
+            self.device.free(address)
+
+    def backward(self, saved: Saved, dy: Float32, *, need_dx: bool = True, record: bool = True) -> Gradients:
+        """dX, dA and dB from dY [T, O] float32; releases ``saved``."""
+        try:
+            return self._backward(saved, dy, need_dx, record)
+        finally:
+            self.release(saved)
+
+    def _backward(self, saved: Saved, dy: Float32, need_dx: bool, record: bool) -> Gradients:
+        numerics, config = self.numerics, self.config
+        operands = numerics.backward_operands(saved.plan, dy)
+        T = saved.x.rows
+        with self.device.arena():
+            temporary: list[int] = []
+            dys = self._place(row_major(T, self.O, config), operands.dyq, temporary)
+            right = self._place_skinny_right(saved.plan.operands.bq, temporary)
+            stats = self.device.alloc(SKINNY_STATS_BYTES)
+            measured = self._measure(dys, right, False, stats) if numerics.must_measure("dH") else None
+            plan = numerics.backward_plan(operands, measured, need_dx=need_dx)
+            skinny = self._reserve(self.skinny.packed(T, config), temporary)
+            adapter = out = None
+            if need_dx:
+                assert plan.a_chain is not None
+                adapter = self._place(row_major(self.rank, self.I, config), plan.a_chain, temporary)
+                out = self._reserve(row_major(T, self.I, config, 4), temporary)
+            db = self._reserve(row_major(self.O, self.rank, config, 4), temporary)
+            da = self._reserve(row_major(self.I, self.rank, config, 4), temporary)
+            emitter = Emitter(config)
+            compile_pass(
+                emitter,
+                Pass(
+                    left=dys,
+                    base=self.weight,
+                    base_transposed=False,
+                    skinny_right=right,
+                    adapter=adapter,
+                    output=out,
+                    skinny=skinny,
+                    base_first=plan.chain.base_first if plan.chain else True,
+                    shift=plan.chain.shift if plan.chain else 0,
+                    requantization=plan.requantization,
+                    stochastic=self._key(plan.dh_stream),
+                    stats=stats,
+                    zeros=self.zeros,
+                ),
+                self.rank,
+            )
+            h_right = self.skinny.right(T, config).at(saved.skinny.address)
+            dh_right = self.skinny.right(T, config).at(skinny.address)
+            compile_gradient(emitter, Gradient(dys, h_right, db), self.rank, "dB")
+            compile_gradient(emitter, Gradient(saved.x, dh_right, da), self.rank, "dA")
+            self.device.run(emitter.finish(), TIMEOUT)
+            db_acc, da_acc = self._read(db), self._read(da)
+            dx_acc = self._read(out) if out is not None else None
+            if record:
+                numerics.record("dH", self._maximum(stats, plan.requantization))
+            self.saturations["dH"] += self._statistics(stats)[1]
+        dx = plan.dx(dx_acc) if dx_acc is not None else None
+        return Gradients(plan, dx, plan.da(da_acc), plan.db(db_acc), dx_acc, da_acc, db_acc)
