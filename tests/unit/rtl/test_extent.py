@@ -54,4 +54,3 @@ def test_every_region_is_judged_without_overflow(widths):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
-

@@ -1,0 +1,126 @@
+"""Cuts two-dimensional transfers into AXI bursts."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from loralith.spec.config import Config
+
+from .axi import LINE
+
+__all__ = ["BEAT_BITS", "Burst", "BurstSplitter", "Transfer"]
+
+BEAT_BITS = 22
+"""Beats of one row at most: 2**24 - 1 bytes on the narrowest bus."""
+
+
+class Transfer(data.Struct):
+    """``rows`` rows of ``beats`` bus words each, ``stride`` bytes apart; address and stride are multiples of the word."""
+
+    address: 64
+    rows: 16
+    beats: BEAT_BITS
+    stride: 32
+
+
+class Burst(data.Struct):
+    """``beats`` bus words from ``address`` on; ``last`` marks the last burst of its transfer."""
+
+    address: 64
+    beats: 9
+    last: 1
+
+
+class BurstSplitter(wiring.Component):
+    """Each row by itself, cut at every 4 KB line and into at most ``max_burst`` beats from its start or line.
+
+    One burst per cycle while whole rows fit one burst; a row that does not fit takes two cycles per burst.
+
+    Members:
+        i: transfers, of at least one row and one beat.
+        o: bursts, in order.
+        busy: a transfer was taken and its last burst was not.
+        clear: forget everything.
+
+    Attributes:
+        delay: cycles from a transfer to its first burst, if its first row fits one: 3.
+    """
+
+    delay = 3
+
+    def __init__(self, config: Config) -> None:
+        self._max_burst = config.max_burst
+        self._word_bits = exact_log2(config.bus_bytes)
+        super().__init__({"i": In(stream.Signature(Transfer)), "o": Out(stream.Signature(Burst)), "busy": Out(1), "clear": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        shift = self._word_bits
+        line = LINE >> shift
+        longest = min(self._max_burst, line)
+
+        # Rows: one address per cycle.
+        active, short = Signal(), Signal()
+        rows, row = Signal(16), Signal(Transfer)
+        # One row, either as a whole or piece by piece.
+        valid, whole, final, sized = Signal(), Signal(), Signal(), Signal()
+        address, left, cap = Signal(64), Signal(BEAT_BITS), Signal(9)
+        take_row, room = Signal(), Signal()
+
+        m.d.comb += [
+            self.i.ready.eq(~active),
+            self.busy.eq(active | valid | self.o.valid),
+            room.eq(~self.o.valid | self.o.ready),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [
+                active.eq(1),
+                row.eq(self.i.payload),
+                rows.eq(self.i.payload.rows),
+                short.eq(self.i.payload.beats <= longest),
+            ]
+        with m.If(take_row):
+            m.d.sync += [
+                row.address.eq(row.address + row.stride),
+                rows.eq(rows - 1),
+                active.eq(rows != 1),
+                valid.eq(1),
+                address.eq(row.address),
+                left.eq(row.beats),
+                final.eq(rows == 1),
+                whole.eq(short & (row.address[shift:12] + row.beats[:10] <= line)),
+                sized.eq(0),
+            ]
+
+        with m.If(room):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(valid & whole):
+            m.d.comb += take_row.eq(active & room)
+            with m.If(room):
+                m.d.sync += [
+                    self.o.valid.eq(1),
+                    self.o.payload.eq(Cat(address, left[:9], final)),
+                ]
+                with m.If(~active):
+                    m.d.sync += valid.eq(0)
+        with m.Elif(valid & ~sized):  # beats to the line, at most a burst
+            to_line = line - address[shift:12]
+            m.d.sync += [cap.eq(Mux(to_line < longest, to_line, longest)), sized.eq(1)]
+        with m.Elif(valid):
+            ends = left <= cap
+            with m.If(room):
+                m.d.sync += [
+                    self.o.valid.eq(1),
+                    self.o.payload.eq(Cat(address, Mux(ends, left[:9], cap), final & ends)),
+                    address.eq(address + Cat(Const(0, shift), cap)),
+                    left.eq(left - cap),
+                    sized.eq(0),
+                    valid.eq(~ends),
+                ]
+        with m.Else():
+            m.d.comb += take_row.eq(active)
+
+        with m.If(self.clear):
+            m.d.sync += [active.eq(0), valid.eq(0), self.o.valid.eq(0)]
+        return m

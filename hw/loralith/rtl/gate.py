@@ -1,0 +1,88 @@
+"""The last gate before a bus address leaves the chip."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from loralith.spec.config import Config
+
+from .axi import LINE
+from .bursts import Burst
+
+__all__ = ["BurstGate"]
+
+
+class BurstGate(wiring.Component):
+    """Passes the bursts that lie in the window and in one 4 KB line; the first other one, and all after it, stay here.
+
+    The window is looked at in bus words: a burst passes if its first byte is not below ``window_base`` and its last word
+    begins below ``window_limit``.
+
+    Members:
+        i: bursts to issue, with ``source`` (1 bit) who asks.
+        o: bursts that may be issued, one cycle later at the soonest; may be withdrawn by ``stop``.
+        window_base, window_limit: the window.
+        stop: take nothing in, pass nothing on.
+        clear: forget everything.
+        refused: a burst was refused; held until ``clear``, with its ``refused_address`` and ``refused_source``.
+        pending: a burst was taken and not passed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._word_bits = exact_log2(config.bus_bytes)
+        super().__init__(
+            {
+                "i": In(stream.Signature(Burst)),
+                "i_source": In(1),
+                "o": Out(stream.Signature(Burst)),
+                "o_source": Out(1),
+                "window_base": In(64),
+                "window_limit": In(64),
+                "stop": In(1),
+                "clear": In(1),
+                "refused": Out(1),
+                "refused_address": Out(64),
+                "refused_source": Out(1),
+                "pending": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        shift = self._word_bits
+        valid = Signal()
+        burst = Signal(Burst)
+        source = Signal()
+        last_word = Signal(13 - shift)  # within the line, with the carry that a crossing burst shows
+
+        last = Cat(Const(0, shift), last_word[:-1], burst.address[12:])
+        fits = Signal()
+        m.d.comb += [
+            fits.eq(~last_word[-1] & (burst.beats != 0) & (burst.address >= self.window_base) & (last < self.window_limit)),
+            self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
+            self.o.payload.eq(burst),
+            self.o_source.eq(source),
+            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (self.o.valid & self.o.ready))),
+            self.pending.eq(valid),
+            self.refused_address.eq(burst.address),
+            self.refused_source.eq(source),
+        ]
+        with m.If(self.i.ready):
+            first_word = self.i.payload.address[shift:12]
+            m.d.sync += [
+                valid.eq(self.i.valid),
+                burst.eq(self.i.payload),
+                source.eq(self.i_source),
+                last_word.eq(first_word + self.i.payload.beats - 1),
+            ]
+        with m.If(valid & ~fits & ~self.stop):
+            m.d.sync += self.refused.eq(1)
+        with m.If(self.stop):
+            m.d.sync += valid.eq(0)
+        with m.If(self.clear):
+            m.d.sync += [valid.eq(0), self.refused.eq(0)]
+        assert LINE == 1 << 12
+        return m

@@ -1,0 +1,125 @@
+"""The LOAD unit: DRAM to scratchpads."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from loralith.spec.commands import Opcode
+from loralith.spec.config import Config
+from loralith.spec.status import Check, Code
+
+from .bursts import Burst, BurstSplitter
+from .completion import Completion
+from .fault import FaultLatch
+from .interfaces import CommandEntry, FaultSignature, OperandWrite, ScaleWrite, SignalSignature, UnitControl, WaitSignature
+from .load_data import LoadData
+from .queue import Queue
+from .read_master import ReadBeat
+from .transfer_check import Job, TransferCheck
+
+__all__ = ["LoadUnit"]
+
+
+class LoadUnit(wiring.Component):
+    """Checks a load, takes its tokens, asks for its bursts and writes the beats; these four work on different commands.
+
+    Up to ``ahead`` loads are in flight, so that memory latency shows once and not per command.
+
+    Parameters: config; write_delay: cycles from taking a write to its byte being readable.
+
+    Members:
+        commands: from the queue. control, fault, wait, signal: see interfaces.
+        bursts, beats: to and from the read master. refused, refused_address: its veto.
+        window_base, window_limit: DRAM that may be reached.
+        operand, scale: writes; either may be stalled.
+        active: a load has its tokens and is not complete (for the cycle counters).
+    """
+
+    ahead = 8
+
+    def __init__(self, config: Config, write_delay: int = 2) -> None:
+        self._config, self._write_delay = config, write_delay
+        super().__init__(
+            {
+                "commands": In(stream.Signature(CommandEntry)),
+                "control": In(UnitControl),
+                "fault": Out(FaultSignature),
+                "wait": Out(WaitSignature),
+                "signal": Out(SignalSignature),
+                "bursts": Out(stream.Signature(Burst)),
+                "beats": In(stream.Signature(ReadBeat(config))),
+                "refused": In(1),
+                "refused_address": In(64),
+                "window_base": In(64),
+                "window_limit": In(64),
+                "operand": Out(stream.Signature(OperandWrite(config))),
+                "scale": Out(stream.Signature(ScaleWrite(config))),
+                "active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, control = self._config, self.control
+        m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
+        m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead)
+        m.submodules.data = data = LoadData(config)
+        m.submodules.completion = completion = Completion(self._write_delay)
+        m.submodules.faults = faults = FaultLatch(3)
+
+        connect(m, flipped(self.commands), check.i)
+        connect(m, flight.o, data.jobs)
+        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, flipped(self.beats), data.beats)
+        connect(m, data.operand, flipped(self.operand))
+        connect(m, data.scale, flipped(self.scale))
+        connect(m, data.done, completion.i)
+        connect(m, completion.signal, flipped(self.signal))
+        connect(m, faults.fault, flipped(self.fault))
+        for block in (check, splitter, flight, data, completion, faults):
+            m.d.comb += block.clear.eq(control.clear)
+
+        job, granted, issued_index = check.o.payload, Signal(), Signal(32)
+        m.d.comb += [
+            check.window_base.eq(self.window_base),
+            check.window_limit.eq(self.window_limit),
+            check.stop.eq(control.stop),
+            self.wait.valid.eq(check.o.valid & ~granted & ~control.stop),
+            self.wait.mask.eq(job.wait),
+            flight.i.payload.eq(job),
+            splitter.i.payload.address.eq(job.address),
+            splitter.i.payload.rows.eq(job.rows),
+            splitter.i.payload.beats.eq(job.beats),
+            splitter.i.payload.stride.eq(job.row_stride),
+            flight.i.valid.eq(granted & splitter.i.ready),
+            splitter.i.valid.eq(granted & flight.i.ready),
+            check.o.ready.eq(granted & flight.i.ready & splitter.i.ready),
+        ]
+        with m.If(self.wait.valid & self.wait.ready):
+            m.d.sync += granted.eq(1)
+        with m.If(check.o.ready):
+            m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
+        with m.If(control.clear):
+            m.d.sync += granted.eq(0)
+
+        connect(m, check.fault, faults.sources[0])
+        connect(m, data.fault, faults.sources[1])
+        m.d.comb += [
+            faults.sources[2].valid.eq(self.refused),
+            faults.sources[2].code.eq(Code.DRAM_WINDOW),
+            faults.sources[2].detail.eq(Check.ADDRESS),
+            faults.sources[2].command.eq(issued_index),
+            faults.sources[2].address.eq(self.refused_address),
+        ]
+
+        written = (data.operand.valid & data.operand.ready) | (data.scale.valid & data.scale.ready)
+        m.d.comb += [
+            self.active.eq(granted | flight.o.valid | data.operand.valid | data.scale.valid | completion.pending),
+            control.busy.eq((self.active | check.o.valid) & ~control.stop),
+            control.complete.eq(completion.complete),
+            control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready)),
+        ]
+        return m

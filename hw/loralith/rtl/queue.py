@@ -1,0 +1,62 @@
+"""First-in first-out stream in a memory: LUT RAM where the target has it, so that wide commands cost no flip-flops."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Queue"]
+
+
+class Queue(wiring.Component):
+    """``depth`` entries of ``shape``. First word falls through; one entry in and one out per cycle.
+
+    ``i.ready`` and ``o.valid`` depend on registers alone, so a queue of two also cuts a long handshake path.
+
+    Members:
+        i, o: the streams.
+        clear: forget all entries; what comes in during that cycle is lost.
+
+    Attributes:
+        delay: cycles from ``i`` to ``o``: 1.
+    """
+
+    delay = 1
+
+    def __init__(self, shape: object, depth: int) -> None:
+        self._shape, self._depth = shape, max(depth, 1)
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "clear": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=self._shape, depth=max(self._depth, 2), init=[])
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        level = Signal(range(self._depth + 1))
+        first, last = Signal(range(max(self._depth, 2))), Signal(range(max(self._depth, 2)))
+        put, get = Signal(), Signal()
+
+        def after(pointer: Signal) -> object:
+            return Mux(pointer == self._depth - 1, 0, pointer + 1)
+
+        m.d.comb += [
+            self.i.ready.eq(level != self._depth),
+            self.o.valid.eq(level != 0),
+            put.eq(self.i.valid & self.i.ready),
+            get.eq(self.o.valid & self.o.ready),
+            write.addr.eq(last),
+            write.data.eq(self.i.payload),
+            write.en.eq(put),
+            read.addr.eq(first),
+            self.o.payload.eq(read.data),
+        ]
+        with m.If(put):
+            m.d.sync += last.eq(after(last))
+        with m.If(get):
+            m.d.sync += first.eq(after(first))
+        with m.If(put ^ get):
+            m.d.sync += level.eq(Mux(put, level + 1, level - 1))
+        with m.If(self.clear):
+            m.d.sync += [level.eq(0), first.eq(0), last.eq(0)]
+        return m

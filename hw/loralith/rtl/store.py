@@ -1,0 +1,159 @@
+"""The STORE unit: output buffer and statistics to DRAM."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from loralith.spec.commands import SEMAPHORES, Opcode
+from loralith.spec.config import Config
+from loralith.spec.status import Check, Code
+
+from .bursts import Burst, BurstSplitter
+from .completion import Completion
+from .fault import FaultLatch
+from .interfaces import CommandEntry, FaultSignature, OutReadSignature, SignalSignature, StatReadSignature, UnitControl, WaitSignature
+from .queue import Queue
+from .store_data import StoreData
+from .transfer_check import Job, TransferCheck
+from .write_master import WriteBeat
+
+__all__ = ["StoreUnit"]
+
+
+class StoreUnit(wiring.Component):
+    """Checks a store, takes its tokens, issues its bursts and sends the beats; a store is complete with its last response.
+
+    The following stores go on while responses are outstanding; up to ``ahead`` stores are in flight. Packed rows go out as one
+    contiguous stretch.
+
+    Parameters: config; out_delay, stat_delay: cycles from a read's ``en`` to its data.
+
+    Members:
+        commands: from the queue. control, fault, wait, signal: see interfaces. After ``stop`` the data of bursts that were
+            issued still comes.
+        bursts, beats: to the write master. refused, refused_address, command_done, error, error_address: from it.
+        window_base, window_limit: DRAM that may be reached.
+        out_read, stat_read: the memories.
+        active: a store has its tokens and is not complete (for the cycle counters).
+    """
+
+    ahead = 8
+
+    def __init__(self, config: Config, out_delay: int = 2, stat_delay: int = 1) -> None:
+        self._config, self._delays = config, (out_delay, stat_delay)
+        super().__init__(
+            {
+                "commands": In(stream.Signature(CommandEntry)),
+                "control": In(UnitControl),
+                "fault": Out(FaultSignature),
+                "wait": Out(WaitSignature),
+                "signal": Out(SignalSignature),
+                "bursts": Out(stream.Signature(Burst)),
+                "beats": Out(stream.Signature(WriteBeat(config))),
+                "refused": In(1),
+                "refused_address": In(64),
+                "command_done": In(1),
+                "error": In(1),
+                "error_address": In(64),
+                "window_base": In(64),
+                "window_limit": In(64),
+                "out_read": Out(OutReadSignature(config)),
+                "stat_read": Out(StatReadSignature),
+                "active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, control = self._config, self.control
+        m.submodules.check = check = TransferCheck(config, Opcode.STORE)
+        m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.flight = flight = Queue(Job(Opcode.STORE), 2)
+        m.submodules.data = data = StoreData(config, *self._delays)
+        m.submodules.signals = signals = Queue(SEMAPHORES, self.ahead)  # of commands that are not complete
+        m.submodules.indices = indices = Queue(32, self.ahead)  # of commands whose responses are not all in
+        m.submodules.completion = completion = Completion()
+        m.submodules.faults = faults = FaultLatch(3)
+
+        connect(m, flipped(self.commands), check.i)
+        connect(m, flight.o, data.jobs)
+        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, data.beats, flipped(self.beats))
+        connect(m, data.out_read, flipped(self.out_read))
+        connect(m, data.stat_read, flipped(self.stat_read))
+        connect(m, completion.signal, flipped(self.signal))
+        connect(m, faults.fault, flipped(self.fault))
+        for block in (check, splitter, flight, data, signals, indices, completion, faults):
+            m.d.comb += block.clear.eq(control.clear)
+
+        # A command starts when all that follows it has room.
+        job, granted, start = check.o.payload, Signal(), Signal()
+        takers = (splitter.i, flight.i, signals.i, indices.i)
+        for taker in takers:
+            m.d.comb += taker.valid.eq(start)
+        word_bits = exact_log2(config.bus_bytes)
+        stretch = Signal(16 + word_bits)  # bytes of all packed rows
+        for i in range(word_bits):
+            with m.If(job.row_bytes[i]):
+                m.d.comb += stretch.eq(job.rows << i)
+        packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
+        ready = Const(1, 1)
+        for taker in takers:
+            ready = ready & taker.ready
+        m.d.comb += [
+            check.window_base.eq(self.window_base),
+            check.window_limit.eq(self.window_limit),
+            check.stop.eq(control.stop),
+            self.wait.valid.eq(check.o.valid & ~granted & ~control.stop),
+            self.wait.mask.eq(job.wait),
+            start.eq(granted & ready & ~control.stop),
+            check.o.ready.eq(start),
+            flight.i.payload.eq(job),
+            signals.i.payload.eq(job.signal),
+            indices.i.payload.eq(job.index),
+            splitter.i.payload.address.eq(job.address),
+            splitter.i.payload.rows.eq(Mux(job.packed, 1, job.rows)),
+            splitter.i.payload.beats.eq(Mux(job.packed, packed_beats, job.beats)),
+            splitter.i.payload.stride.eq(job.row_stride),
+        ]
+        issued_index = Signal(32)
+        with m.If(self.wait.valid & self.wait.ready):
+            m.d.sync += granted.eq(1)
+        with m.If(start):
+            m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
+
+        # Responses come in whether or not the tokens find room.
+        answered = Signal(range(self.ahead + 1))
+        m.d.comb += [
+            indices.o.ready.eq(self.command_done),
+            completion.i.valid.eq(answered != 0),
+            completion.i.payload.eq(signals.o.payload),
+            signals.o.ready.eq(completion.i.valid & completion.i.ready),
+        ]
+        with m.If(self.command_done ^ signals.o.ready):
+            m.d.sync += answered.eq(Mux(self.command_done, answered + 1, answered - 1))
+        with m.If(control.clear):
+            m.d.sync += [granted.eq(0), answered.eq(0)]
+
+        connect(m, check.fault, faults.sources[0])
+        for source, valid, code, detail, index, address in (
+            (faults.sources[1], self.error, Code.AXI_WRITE_ERROR, Check.NONE, indices.o.payload, self.error_address),
+            (faults.sources[2], self.refused, Code.DRAM_WINDOW, Check.ADDRESS, issued_index, self.refused_address),
+        ):
+            m.d.comb += [
+                source.valid.eq(valid),
+                source.code.eq(code),
+                source.detail.eq(detail),
+                source.command.eq(index),
+                source.address.eq(address),
+            ]
+        m.d.comb += [
+            self.active.eq(granted | signals.o.valid | completion.pending),
+            control.busy.eq((self.active | check.o.valid) & ~control.stop),
+            control.complete.eq(completion.complete),
+            control.progress.eq(data.out_read.en | data.stat_read.en | completion.complete | (self.wait.valid & self.wait.ready)),
+        ]
+        return m

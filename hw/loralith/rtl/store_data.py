@@ -1,0 +1,196 @@
+"""The data side of the store unit: output buffer or statistics to bus words."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from loralith.spec.commands import STAT_BYTES, Opcode, StoreSource
+from loralith.spec.config import Config
+
+from .interfaces import OutReadSignature, StatReadSignature
+from .queue import Queue
+from .transfer_check import Job
+from .write_master import WriteBeat
+
+__all__ = ["StoreData"]
+
+
+class StoreData(wiring.Component):
+    """Reads what one store after the other writes, and puts it into bus words.
+
+    One read per cycle. A bus word takes one read, but for packed rows (one per row), for transposed stores with
+    rows < bus_bytes and for statistics with 16 < bus_bytes.
+
+    Parameters: config; out_delay, stat_delay: cycles from a read's ``en`` to its data (stat_delay <= out_delay).
+
+    Members:
+        jobs: stores; taken with their last read.
+        beats: the bus words of all stores in a row. What lies past the end of a row has no strobe.
+        out_read, stat_read: the memories.
+        clear: forget everything.
+    """
+
+    slots = 8
+
+    def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
+        self._config, self._out_delay, self._stat_delay = config, out_delay, stat_delay
+        super().__init__(
+            {
+                "jobs": In(stream.Signature(Job(Opcode.STORE))),
+                "beats": Out(stream.Signature(WriteBeat(config))),
+                "out_read": Out(OutReadSignature(config)),
+                "stat_read": Out(StatReadSignature),
+                "clear": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, job = self._config, self.jobs.payload
+        R, W = config.rows, config.bus_bytes
+        word_bits = exact_log2(W)
+        stats, by_word = job.source == StoreSource.STATS, job.transpose
+        m.submodules.queue = queue = Queue(WriteBeat(config), self.slots)
+
+        # Constants of the job, found while it waits for its turn. A piece is what one read gives: 2**piece_log2 bytes.
+        piece_log2 = Signal(range(word_bits + 1))
+        pieces = Signal(24)  # per DRAM row
+        tail = Signal(word_bits)  # bytes of the last word of a row, or of all when packed; 0: all of it
+        running, reading = Signal(), Signal()
+        pieces_left, rows_left = Signal(24), Signal(16)
+        row, row_start = Signal(16), Signal(16)
+        lane, bank, part = Signal(range(R)), Signal(range(W)), Signal(8)
+        offset = Signal(word_bits)
+        free = Signal(range(self.slots + 1), init=self.slots)
+
+        row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
+        m.d.comb += row_log2.eq(0)
+        for i in range(word_bits):
+            with m.If(job.row_bytes[i]):
+                m.d.comb += row_log2.eq(i)
+        across = exact_log2(min(W, R))
+        plain = Mux(stats, exact_log2(min(W, STAT_BYTES)), Mux(by_word, across, word_bits))
+        piece = Mux(job.packed, Mux(by_word & (row_log2 > across), across, row_log2), plain)
+        idle_pipe = Signal()
+        with m.If(~running & self.jobs.valid & idle_pipe):
+            total = Mux(job.packed, (job.rows << row_log2)[:word_bits], job.row_bytes[:word_bits])
+            m.d.sync += [
+                running.eq(1),
+                piece_log2.eq(piece),
+                pieces.eq((job.row_bytes + (Const(1, word_bits + 1) << piece) - 1) >> piece),
+                pieces_left.eq((job.row_bytes + (Const(1, word_bits + 1) << piece) - 1) >> piece),
+                tail.eq(total),
+                rows_left.eq(job.rows),
+                row.eq(job.base),
+                row_start.eq(job.base),
+                lane.eq(0),
+                bank.eq(0),
+                part.eq(0),
+                offset.eq(0),
+            ]
+
+        # One read per cycle.
+        row_ends, job_ends, word_ends = Signal(), Signal(), Signal()
+        next_offset = Signal(word_bits)
+        parts = Mux(stats, max(STAT_BYTES // W, 1), Mux(by_word, max(R // W, 1), 1))  # words per read, wide memories
+        m.d.comb += [
+            reading.eq(running & (free != 0)),
+            next_offset.eq(offset + (Const(1, word_bits + 1) << piece_log2)),
+            row_ends.eq(pieces_left == 1),
+            job_ends.eq(row_ends & (rows_left == 1)),
+            word_ends.eq((next_offset == 0) | job_ends | (row_ends & ~job.packed)),
+            self.jobs.ready.eq(reading & job_ends),
+            self.out_read.en.eq(reading & ~stats),
+            self.out_read.row.eq(row),
+            self.out_read.lane.eq(lane),
+            self.out_read.bank.eq(bank),
+            self.stat_read.en.eq(reading & stats),
+            self.stat_read.slot.eq(row),
+        ]
+        with m.If(reading):
+            m.d.sync += offset.eq(Mux(word_ends, 0, next_offset))
+            with m.If(~row_ends):
+                m.d.sync += [pieces_left.eq(pieces_left - 1), part.eq(Mux(part == parts - 1, 0, part + 1))]
+                with m.If(part == parts - 1):
+                    m.d.sync += row.eq(row + Mux(by_word, job.block_stride, 1))
+            with m.Else():
+                wraps = Mux(by_word, bank == W - 1, lane == R - 1)
+                start = row_start + Mux(wraps, Mux(by_word, 1, job.block_stride), 0)
+                m.d.sync += [
+                    pieces_left.eq(pieces),
+                    part.eq(0),
+                    rows_left.eq(rows_left - 1),
+                    row.eq(start),
+                    row_start.eq(start),
+                    lane.eq(lane + 1),
+                    bank.eq(bank + 1),
+                ]
+            with m.If(job_ends):
+                m.d.sync += running.eq(0)
+
+        # What each read is for travels beside it; the job's constants hold until the pipe is empty.
+        flight = data.StructLayout({"valid": 1, "word_ends": 1, "row_ends": 1, "offset": word_bits, "part": 3})
+        stages = [Signal(flight, name=f"flight{i}") for i in range(self._out_delay + 1)]
+        m.d.comb += stages[0].eq(Cat(reading, word_ends, row_ends & (~job.packed | job_ends), offset, part[:3]))
+        for before, after in zip(stages, stages[1:], strict=False):
+            m.d.sync += after.eq(before)
+        m.d.comb += idle_pipe.eq(~Cat(stage.valid for stage in stages).any())
+        source = Signal(2)  # of the reads in the pipe
+        with m.If(reading):
+            m.d.sync += source.eq(Cat(by_word, stats))
+
+        stat_data = self.stat_read.data
+        for i in range(self._out_delay - self._stat_delay):
+            held = Signal(8 * STAT_BYTES, name=f"stat_data{i}")
+            m.d.sync += held.eq(stat_data)
+            stat_data = held
+        at = stages[-1]
+        word = Signal(8 * W)
+        m.d.comb += word.eq(Mux(source[0], self._fit(self.out_read.word.as_value(), at.part), self.out_read.lane_data.as_value()))
+        with m.If(source[1]):
+            m.d.comb += word.eq(self._fit(stat_data, at.part))
+        word = self._repeated(m, word, piece_log2)
+
+        # Pieces gather in ``beat``; the one that ends the word goes on to the queue with them.
+        beat, gathered = Signal(8 * W), Signal(8 * W)
+        mask = Signal(word_bits)
+        m.d.comb += mask.eq(Const(-1, word_bits) << piece_log2)
+        for i in range(W):
+            byte = slice(8 * i, 8 * i + 8)
+            m.d.comb += gathered[byte].eq(Mux((Const(i, word_bits) & mask) == at.offset, word[byte], beat[byte]))
+        last_strobe = Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)
+        with m.If(at.valid):
+            m.d.sync += beat.eq(gathered)
+        m.d.comb += [
+            queue.i.valid.eq(at.valid & at.word_ends),
+            queue.i.payload.data.eq(gathered),
+            queue.i.payload.strobe.eq(Mux(at.row_ends, last_strobe, -1)),
+            queue.clear.eq(self.clear),
+        ]
+        connect(m, queue.o, flipped(self.beats))
+        put, get = reading & word_ends, self.beats.valid & self.beats.ready
+        with m.If(put ^ get):
+            m.d.sync += free.eq(Mux(put, free - 1, free + 1))
+        with m.If(self.clear):
+            m.d.sync += [running.eq(0), free.eq(self.slots), *(stage.valid.eq(0) for stage in stages[1:])]
+        return m
+
+    def _fit(self, word: Value, part: Value) -> Value:
+        """Bus word ``part`` of a wide memory word, or a narrow one over and over."""
+        width = 8 * self._config.bus_bytes
+        if len(word) > width:
+            return word.word_select(part[: exact_log2(len(word) // width)], width)
+        return Cat(word for _ in range(width // len(word)))
+
+    def _repeated(self, m: Module, word: Signal, piece_log2: Value) -> Signal:
+        """The first 2**piece_log2 bytes over and over."""
+        for level in reversed(range(exact_log2(self._config.bus_bytes))):
+            half, source = 8 << level, word
+            word = Signal(len(source), name=f"repeated{level}")
+            m.d.comb += word.eq(source)
+            with m.If(piece_log2 <= level):
+                m.d.comb += word.eq(source[:half].replicate(len(source) // half))
+        return word

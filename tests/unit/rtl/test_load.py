@@ -1,0 +1,324 @@
+"""The LOAD unit with its read master on a memory that stalls, against docs/machine.md written out in numpy."""
+
+import random
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.sim import Simulator
+
+from loralith.rtl.axi import Axi4ReadSignature
+from loralith.rtl.load import LoadUnit
+from loralith.rtl.read_master import ReadMaster
+from loralith.spec.commands import Command, LoadTarget, Opcode
+from loralith.spec.config import PRESETS, Config
+from loralith.spec.status import Check, Code
+from loralith.verif.axi_model import AxiMemory, Stalls
+
+BASE, SIZE = 0x8_0000_0000, 1 << 16
+WRITE_DELAY = 2
+
+
+class Rig(Component):
+    """Load unit and read master; the fetch side is idle."""
+
+    def __init__(self, config):
+        self.master, self.unit = ReadMaster(config), LoadUnit(config, WRITE_DELAY)
+        super().__init__({"axi": Out(Axi4ReadSignature(config.bus_bytes)), "stop": In(1), "clear": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.master, m.submodules.unit = master, unit = self.master, self.unit
+        connect(m, master.axi, flipped(self.axi))
+        connect(m, unit.bursts, master.load)
+        connect(m, master.load_beats, unit.beats)
+        m.d.comb += [
+            unit.refused.eq(master.load_refused),
+            unit.refused_address.eq(master.refused_address),
+            master.stop.eq(self.stop),
+            unit.control.stop.eq(self.stop),
+            master.clear.eq(self.clear),
+            unit.control.clear.eq(self.clear),
+        ]
+        for block in (master, unit):
+            m.d.comb += [block.window_base.eq(BASE), block.window_limit.eq(BASE + SIZE)]
+        return m
+
+
+class Pads:
+    """The scratchpads as docs/machine.md describes them: element (lane, seq)."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.left = np.full((config.left_depth, config.banks, config.rows), 0xEE, np.uint8)
+        self.right = np.full((config.right_depth, config.banks, config.cols), 0xEE, np.uint8)
+        self.scale = np.full((config.scale_depth, 4 * config.rows), 0xEE, np.uint8)
+
+    def model(self, c: Command, dram: AxiMemory):
+        W = self.config.banks
+        rows = [dram.get(c["address"] + i * c["row_stride"], c["row_bytes"]) for i in range(c["rows"])]
+        if c["target"] == LoadTarget.SCALE:
+            flat = rows[0] + bytes(-len(rows[0]) % W)
+            start = c["base"] * 4 * self.config.rows
+            self.scale.reshape(-1)[start : start + len(flat)] = np.frombuffer(flat, np.uint8)
+            return
+        pad = self.left if c["target"] == LoadTarget.LEFT else self.right
+        lanes = pad.shape[2]
+
+        def put(a, s, value):
+            pad[c["base"] + a // lanes * c["block_stride"] + s // W, s % W, a % lanes] = value
+
+        for i in range(c["rows"] + c["pad_rows"]):
+            row = rows[i] if i < c["rows"] else bytes(c["row_bytes"])
+            if c["transpose"]:
+                for j, value in enumerate(row + bytes(-len(row) % W)):
+                    put(i, j, value)
+            else:
+                for j, value in enumerate(row + bytes(-len(row) % min(W, lanes))):
+                    put(j, i, value)
+
+    def write(self, p):
+        pad = self.right if p.right else self.left
+        for b in range(pad.shape[1]):
+            for lane in range(pad.shape[2]):
+                if p.bank_mask >> b & 1 and p.lane_mask >> lane & 1:
+                    pad[p.row, b, lane] = p.seq[b] if p.transpose else p.word[lane]
+
+    def write_scale(self, p):
+        W = self.config.bus_bytes
+        self.scale[p.row, p.group * W : p.group * W + W] = list(p.data)
+
+
+def some_load(config: Config, rng: random.Random, index: int) -> Command:
+    W = config.bus_bytes
+    target = rng.choice([LoadTarget.LEFT, LoadTarget.LEFT, LoadTarget.RIGHT, LoadTarget.RIGHT, LoadTarget.SCALE])
+    address = BASE + rng.randrange(0, SIZE // 4, W)
+    extra = {"wait": 1 << index % 16 if index % 3 == 0 else 0, "signal": 1 << index % 16}
+    if target == LoadTarget.SCALE:
+        return Command.make(
+            Opcode.LOAD, target=target, address=address, rows=1, row_bytes=rng.randint(1, 8 * config.rows), base=rng.randrange(2), **extra
+        )
+    lanes, depth = (config.rows, config.left_depth) if target == LoadTarget.LEFT else (config.cols, config.right_depth)
+    transpose = rng.random() < 0.5
+    while True:
+        rows, row_bytes, pad = rng.randint(1, 3 * W), rng.randint(1, rng.choice([W, 4 * W])), rng.choice([0, 0, 3, W]) * (not transpose)
+        along_lanes, along_seq = (rows, row_bytes) if transpose else (row_bytes, rows + pad)
+        per_block = -(-along_seq // W)
+        base = rng.randrange(4)
+        if base + -(-along_lanes // lanes) * per_block <= depth:
+            break
+    stride = rng.choice([-(-row_bytes // W) * W, -(-row_bytes // W) * W + W, 256])
+    return Command.make(
+        Opcode.LOAD,
+        target=target,
+        transpose=transpose,
+        address=address,
+        rows=rows,
+        pad_rows=pad,
+        row_bytes=row_bytes,
+        row_stride=stride,
+        base=base,
+        block_stride=per_block,
+        **extra,
+    )
+
+
+def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda a: 0, until_fault=False, limit=20_000):
+    """Runs the commands; returns (rig's memory, scratchpads, events, fault). Events: ("write" | "done" | "wait", cycle, detail)."""
+    rng = random.Random(seed)
+    rig = Rig(config)
+    unit = rig.unit
+    memory = AxiMemory(rig.axi, config.bus_bytes, BASE, SIZE, stalls=stalls, seed=seed, error=error)
+    memory.data[:] = rng.randbytes(SIZE)
+    pads, events, result = Pads(config), [], {}
+
+    async def feed(ctx):
+        for index, command in enumerate(commands):
+            ctx.set(unit.commands.payload, {"bits": int.from_bytes(command.pack(), "little"), "index": index})
+            ctx.set(unit.commands.valid, 1)
+            taken = False
+            while not taken:
+                _, _, taken = await ctx.tick().sample(unit.commands.ready)
+            ctx.set(unit.commands.valid, 0)
+
+    async def tokens(ctx):
+        while True:
+            ctx.set(unit.wait.ready, rng.random() >= write_stall)
+            ctx.set(unit.signal.ready, rng.random() >= write_stall)
+            await ctx.tick()
+
+    async def watch(ctx):
+        done, cycle = 0, 0
+        ports = (unit.operand, unit.scale)
+        while done < len(commands) or not events:
+            for port in ports:
+                ctx.set(port.ready, rng.random() >= write_stall)
+            samples = [s for p in ports for s in (p.valid, p.ready, p.payload)]
+            _, _, *got = await ctx.tick().sample(
+                *samples, unit.signal.valid, unit.signal.ready, unit.signal.mask, unit.fault.valid, unit.wait.valid, unit.wait.ready
+            )
+            cycle += 1
+            assert cycle < limit, "the unit hangs"
+            if got[0] and got[1]:
+                pads.write(got[2])
+                events.append(("write", cycle, 0))
+            if got[3] and got[4]:
+                pads.write_scale(got[5])
+                events.append(("write", cycle, 1))
+            if got[6] and got[7]:
+                events.append(("done", cycle, got[8]))
+                done += 1
+            if got[10] and got[11]:
+                events.append(("wait", cycle, 0))
+            assert until_fault or not got[9], "a fault"
+            if got[9]:
+                ctx.set(rig.stop, 1)
+                for _ in range(300):
+                    await ctx.tick()
+                assert not ctx.get(rig.master.busy)
+                assert memory.responses_due == 0
+                break
+        for _ in range(10):
+            await ctx.tick()
+        result["fault"] = {n: ctx.get(getattr(unit.fault, n)) for n in ("valid", "code", "detail", "command", "address")}
+        result["busy"] = ctx.get(unit.control.busy) | ctx.get(rig.master.busy)
+
+    sim = Simulator(rig)
+    sim.add_clock(1e-6)
+    sim.add_testbench(memory.read_side, background=True)
+    sim.add_testbench(feed, background=True)
+    sim.add_testbench(tokens, background=True)
+    sim.add_testbench(watch)
+    sim.run()
+    return memory, pads, events, result
+
+
+def odd(name, **sizes):
+    return Config(
+        name,
+        **(
+            {"rows": 4, "cols": 8, "bus_bytes": 8, "max_fold": 4}
+            | {"left_bytes": 4096, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 1024, "scale_bytes": 512}
+            | sizes
+        ),
+    )
+
+
+CONFIGS = [
+    PRESETS["tiny"],
+    odd("narrow", rows=2, cols=16, max_burst=3, right_bytes=16384),
+    odd("wide", rows=8, cols=4, bus_bytes=32, left_bytes=16384, right_bytes=8192, out_bytes=8192),
+    odd("square", rows=16, cols=16, bus_bytes=16, left_bytes=16384, right_bytes=16384, outstanding_reads=3),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize("seed", range(3))
+def test_scratchpads_hold_what_the_rules_say(config, seed):
+    rng = random.Random(seed)
+    commands = [some_load(config, rng, i) for i in range(12)]
+    stall = rng.choice([0.0, 0.4])
+    memory, pads, events, result = simulate(config, commands, Stalls.random(rng), seed=seed, write_stall=stall)
+    want = Pads(config)
+    for command in commands:
+        want.model(command, memory)
+    for name in ("left", "right", "scale"):
+        got, right = getattr(pads, name), getattr(want, name)
+        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert [detail for kind, _, detail in events if kind == "done"] == [c["signal"] for c in commands]
+    assert not result["fault"]["valid"]
+    assert not result["busy"]
+    assert sum(beats for _, beats in memory.reads) == sum(c["rows"] * -(-c["row_bytes"] // config.bus_bytes) for c in commands)
+
+
+def test_a_load_is_signalled_after_its_last_byte_is_readable():
+    config = PRESETS["tiny"]
+    rng = random.Random(5)
+    commands = [some_load(config, rng, i) for i in range(6)]
+    _, _, events, _ = simulate(config, commands, Stalls(), write_stall=0.3)
+    writes = [cycle for kind, cycle, _ in events if kind == "write"]
+    dones = [cycle for kind, cycle, _ in events if kind == "done"]
+    seen = 0
+    for command, done in zip(commands, dones, strict=True):
+        lanes = {LoadTarget.LEFT: config.rows, LoadTarget.RIGHT: config.cols}.get(command["target"], 64)
+        step = config.bus_bytes if command["transpose"] else min(config.bus_bytes, lanes)
+        seen += (command["rows"] + command["pad_rows"]) * -(-command["row_bytes"] // step)
+        assert done >= writes[seen - 1] + WRITE_DELAY
+
+
+def test_latency_shows_once_and_not_per_command():
+    """Sixteen loads of 16 one-beat rows behind 100 cycles of latency: one beat per cycle but for a cycle per load."""
+    config = odd("base", rows=16, cols=16, bus_bytes=16, left_bytes=16384, right_bytes=16384, outstanding_reads=128)
+    commands = [
+        Command.make(Opcode.LOAD, address=BASE + 1024 * i, rows=64, row_bytes=16, row_stride=16, base=0, block_stride=4, transpose=i % 2)
+        for i in range(16)
+    ]
+    memory, *_ = simulate(config, commands, Stalls(latency=100))
+    assert memory.read_cycles[-1] - memory.read_cycles[0] <= 16 * (64 + 2)
+
+
+def check_fault(command, code, detail, address=0, config=PRESETS["tiny"]):
+    good = Command.make(Opcode.LOAD, address=BASE, rows=2, row_bytes=9, row_stride=16, base=0, block_stride=1)
+    _, _, _, result = simulate(config, [good, command, good], Stalls(), until_fault=True)
+    assert result["fault"] == {"valid": 1, "code": code, "detail": detail, "command": 1, "address": address}
+    assert not result["busy"]
+
+
+GOOD = {"address": BASE, "rows": 2, "row_bytes": 9, "row_stride": 16, "base": 0, "block_stride": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "detail", "address"),
+    [
+        ({"target": 3}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"transpose": 1, "pad_rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"target": 2}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"target": 2, "rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"rows": 0}, Code.BAD_FIELD, Check.SIZE, 0),
+        ({"row_bytes": 0, "address": 1}, Code.BAD_FIELD, Check.SIZE, 0),
+        ({"address": BASE + 4, "row_stride": 1}, Code.MISALIGNED, Check.ADDRESS, BASE + 4),
+        ({"row_stride": 17}, Code.MISALIGNED, Check.STRIDE, BASE),
+        ({"base": 126}, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
+        ({"base": 125, "block_stride": 2, "target": 1, "address": 0}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT, 0),
+        ({"base": 127, "transpose": 1}, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
+        ({"base": 63, "rows": 1, "row_bytes": 17, "target": 2, "block_stride": 0}, Code.SCRATCHPAD_BOUNDS, Check.SCALE, 0),
+        ({"address": BASE - 8}, Code.DRAM_WINDOW, Check.ADDRESS, BASE - 8),
+        ({"address": BASE + SIZE - 24}, Code.DRAM_WINDOW, Check.ADDRESS, BASE + SIZE - 24),
+        ({"address": 2**64 - 8}, Code.DRAM_WINDOW, Check.ADDRESS, 2**64 - 8),
+    ],
+)
+def test_a_bad_load_stops_the_unit_with_its_code(change, code, detail, address):
+    check_fault(Command.make(Opcode.LOAD, **(GOOD | change)), code, detail, address)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base": 125}, {"address": BASE + SIZE - 32}, {"rows": 1, "row_stride": 1}, {"block_stride": 63, "base": 1}]
+)
+def test_a_load_at_the_edge_is_good(change):
+    command = Command.make(Opcode.LOAD, **(GOOD | change))
+    *_, result = simulate(PRESETS["tiny"], [command], Stalls())
+    assert not result["fault"]["valid"]
+
+
+def test_a_reserved_bit_stops_the_unit():
+    class Reserved:
+        def pack(self):
+            return Command.make(Opcode.LOAD, **GOOD).pack()[:-1] + b"\x80"
+
+    check_fault(Reserved(), Code.BAD_FIELD, Check.RESERVED)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_read_error_names_the_beat_and_takes_in_what_is_outstanding(seed):
+    rng = random.Random(seed)
+    config = PRESETS["tiny"]
+    commands = [
+        Command.make(Opcode.LOAD, address=BASE + 4096 * i, rows=9, row_bytes=40, row_stride=64, base=0, block_stride=2) for i in range(4)
+    ]
+    bad = BASE + 4096 * 2 + 3 * 64 + 8 * 2
+    memory, _, events, result = simulate(
+        config, commands, Stalls.random(rng), seed=seed, error=lambda a: 2 + seed % 2 if a == bad else 0, until_fault=True
+    )
+    assert result["fault"] == {"valid": 1, "code": Code.AXI_READ_ERROR, "detail": 0, "command": 2, "address": bad}
+    assert sum(kind == "done" for kind, *_ in events) == 2
