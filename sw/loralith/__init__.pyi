@@ -6,3 +6,6 @@ from loralith.device import open_device as open_device
 from loralith.errors import LoralithError as LoralithError
 
 __version__: str
+
+from loralith.lora.attachment import attach as attach
+from loralith.lora.attachment import detach as detach

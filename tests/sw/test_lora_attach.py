@@ -1,0 +1,144 @@
+"""A torch model with PEFT LoRA layers, attached to the reference device."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+import loralith
+from loralith.lora.attachment import AttachError
+from loralith.spec.scheme import FQT
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(12, 20)
+        self.second = nn.Linear(20, 8, bias=False)
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+def peft_model(**settings):
+    torch.manual_seed(0)
+    config = LoraConfig(**{"r": 3, "lora_alpha": 6, "target_modules": ["first", "second"], **settings})
+    model = get_peft_model(Small(), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+@pytest.fixture
+def device():
+    with loralith.open_device("reference", config="tiny") as device:
+        yield device
+
+
+def gradients(model, x):
+    loss = model(x).square().sum()
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_outputs_and_gradients_are_those_of_torch_within_quantization(device):
+    model, x = peft_model(), torch.randn(5, 7, 12)
+    y, want = model(x), gradients(model, x)
+    attachment = loralith.attach(model, device, FQT())
+    got_y, got = model(x), gradients(model, x)
+    assert got.keys() == want.keys()
+    assert torch.nn.functional.cosine_similarity(y.flatten(), got_y.flatten(), dim=0) > 0.999
+    for name, value in want.items():
+        assert torch.nn.functional.cosine_similarity(value.flatten(), got[name].flatten(), dim=0) > 0.99, name
+    assert attachment.counters()["macs"] > 0
+    loralith.detach(model)
+    assert torch.equal(model(x), y)
+
+
+def test_device_memory_is_given_back(device):
+    model, x = peft_model(), torch.randn(4, 12)
+    attachment = loralith.attach(model, device)
+    gradients(model, x)
+    taken = set(device._heap.taken)
+    for step in range(3):
+        attachment.step_begin(step)
+        gradients(model, x)
+        model(x)  # a forward pass without backward, dropped by the next step
+    attachment.step_begin(9)
+    assert set(device._heap.taken) == taken
+    with torch.no_grad():
+        model(x)
+    assert set(device._heap.taken) == taken
+    attachment.detach()
+
+
+def test_same_step_same_bits_other_step_other_bits(device):
+    model, x = peft_model(), torch.randn(4, 12)
+    attachment = loralith.attach(model, device)
+
+    def at(step):
+        attachment.step_begin(step)
+        return gradients(model, x)
+
+    first, second, again = at(1), at(2), at(1)
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert not all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_state_of_delayed_scales_continues(device):
+    model, x = peft_model(), torch.randn(4, 12)
+    scheme = FQT(adapter_scales="delayed")
+    attachment = loralith.attach(model, device, scheme)
+    attachment.step_begin(0)
+    gradients(model, x)
+    state = attachment.state_dict()
+    attachment.step_begin(1)
+    want = gradients(model, x)
+    attachment.detach()
+    attachment = loralith.attach(model, device, scheme)
+    attachment.load_state_dict(state)
+    attachment.step_begin(1)
+    got = gradients(model, x)
+    assert all(torch.equal(want[n], got[n]) for n in want)
+    with pytest.raises(AttachError, match="other layers"):
+        attachment.load_state_dict({"other": {}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_dropout": 0.5}, "lora_dropout must be 0, not 0.5"),
+        ({"use_dora": True}, "DoRA"),
+        ({"lora_bias": True, "target_modules": ["first"]}, "lora_bias must be False"),
+        ({"target_modules": ["first", "conv"]}, "conv.*Conv2d"),
+    ],
+)
+def test_unsupported_settings_are_refused_by_name(device, settings, message):
+    model = peft_model(**settings)
+    with pytest.raises(AttachError, match=message) as caught:
+        loralith.attach(model, device)
+    assert "first" in str(caught.value) or "conv" in str(caught.value)
+    assert not device._heap.taken
+
+
+def test_other_refusals(device):
+    with pytest.raises(AttachError, match="no LoRA layers"):
+        loralith.attach(Small(), device)
+    model = peft_model()
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["first"]))
+    with pytest.raises(AttachError, match="exactly one adapter"):
+        loralith.attach(model, device)
+    model = peft_model()
+    loralith.attach(model, device)
+    with pytest.raises(AttachError, match="attached already"):
+        loralith.attach(model, device)
+    x = torch.randn(4, 12)
+    x[2, 3] = float("nan")
+    with pytest.raises(AttachError, match=r"first.*X must be finite.*\(2, 3\)"):
+        model(x)
+    loralith.detach(model)
+    with pytest.raises(AttachError, match="not attached"):
+        loralith.detach(model)
