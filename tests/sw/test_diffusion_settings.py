@@ -42,7 +42,7 @@ def test_bad_setting_is_named(tmp_path: Path, given: dict, message: str) -> None
 
 def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
     base = FinetuneSettings(tmp_path).identity()
-    same = FinetuneSettings(tmp_path / "other", verify=True, checkpoint_every=3, alpha=4, targets=("to_v", "to_k", "to_q", "to_out.0"))
+    same = FinetuneSettings(tmp_path / "other", verify=True, checkpoint_every=3, alpha=8, targets=("to_v", "to_k", "to_q", "to_out.0"))
     assert same.identity() == base
     for other in ({"rank": 5}, {"seed": 1}, {"digit": 9}, {"device": "reference"}, {"evaluation": EvaluationSettings(samples=3)}):
         assert FinetuneSettings(tmp_path, **other).identity() != base

@@ -59,6 +59,7 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     shapes.
     """
     own = model.peft_config["default"]
+    assert isinstance(own, LoraConfig)
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         tensors = load_file(folder / WEIGHTS_FILE)

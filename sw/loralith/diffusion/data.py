@@ -8,6 +8,7 @@ Every fifth image of each class is kept for evaluation and never trained on. Cla
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ EVALUATION_STRIDE = 5
 def _images() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     small = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 8.0 - 1.0  # [1797, 1, 8, 8]
     large = functional.interpolate(small, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
     return large.contiguous(), torch.from_numpy(bunch.target).to(torch.int64)

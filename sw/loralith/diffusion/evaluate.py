@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DConditionModel
-from peft import PeftModel
 from torch import Tensor
 
 from loralith.diffusion.classifier import DigitClassifier, classify
 from loralith.diffusion.data import class_images
 from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt
-from loralith.diffusion.schedule import noise_schedule, sample
+from loralith.diffusion.schedule import Denoiser, noise_schedule, sample
 from loralith.diffusion.settings import EvaluationSettings
 
 
@@ -26,9 +24,7 @@ class Evaluation:
     recognized: Tensor
 
 
-def evaluate(
-    model: UNet2DConditionModel | PeftModel, encoder: PromptEncoder, classifier: DigitClassifier, digit: int, settings: EvaluationSettings
-) -> Evaluation:
+def evaluate(model: Denoiser, encoder: PromptEncoder, classifier: DigitClassifier, digit: int, settings: EvaluationSettings) -> Evaluation:
     """Judges a model in plain FP32. All draws are fixed, so that any two models see the same images, noise and time steps."""
     training = model.training
     model.eval()

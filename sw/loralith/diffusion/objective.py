@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import functional
 
 from loralith.diffusion.draws import generator
-from loralith.diffusion.schedule import TRAIN_TIMESTEPS
+from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,14 @@ def draw_step(purpose: str, seed: int, step: int, *, batch: int, images: Tensor,
     return Draw(picks, timesteps, dropped, noise)
 
 
-def denoising_loss(
-    unet: UNet2DConditionModel, schedule: DDIMScheduler, images: Tensor, timesteps: Tensor, noise: Tensor, condition: Tensor
-) -> Tensor:
+def denoising_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, timesteps: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
     """Mean squared error between `noise` and its prediction from the noised images; images, noise [N, 1, 16, 16], a scalar."""
-    noised = schedule.add_noise(images, noise, timesteps)
+    noised = schedule.add_noise(images, noise, timesteps)  # type: ignore[arg-type]
     return functional.mse_loss(unet(noised, timesteps, condition).sample, noise)
 
 
 @torch.no_grad()
-def held_out_loss(unet: UNet2DConditionModel, schedule: DDIMScheduler, images: Tensor, condition: Tensor, *, rounds: int) -> float:
+def held_out_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, condition: Tensor, *, rounds: int) -> float:
     """Loss on images that were not trained on, over a fixed grid of time steps and fixed noise, so that two models compare.
 
     images [N, 1, 16, 16], condition [1, tokens, dim]. Round k takes all images once, each at another of N x rounds evenly spaced

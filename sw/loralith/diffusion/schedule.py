@@ -2,12 +2,15 @@
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from peft import PeftModel
 from torch import Tensor
 
 from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.draws import generator
 
 TRAIN_TIMESTEPS = 1000
+
+Denoiser = UNet2DConditionModel | PeftModel  # a U-Net, plain or with an adapter: both are called alike
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -22,7 +25,7 @@ def noise_schedule() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def sample(unet: UNet2DConditionModel, condition: Tensor, null: Tensor, *, seed: int, steps: int, guidance: float) -> Tensor:
+def sample(unet: Denoiser, condition: Tensor, null: Tensor, *, seed: int, steps: int, guidance: float) -> Tensor:
     """Deterministic DDIM samples with classifier-free guidance (Ho and Salimans, 2022).
 
     condition, null: [N, tokens, dim], with and without the prompt. Returns images [N, 1, 16, 16] in -1..1. Sample n starts from
@@ -39,5 +42,5 @@ def sample(unet: UNet2DConditionModel, condition: Tensor, null: Tensor, *, seed:
         else:
             without, given = unet(torch.cat([images, images]), timestep, torch.cat([null, condition])).sample.chunk(2)
             noise = without + guidance * (given - without)
-        images = schedule.step(noise, timestep, images).prev_sample
+        images = schedule.step(noise, int(timestep), images, return_dict=False)[0]
     return images.clamp(-1.0, 1.0)

@@ -58,10 +58,10 @@ class FinetuneSettings:
     digit: int = 8
     images: int = 20
     rank: int = 4
-    alpha: float = 4.0
+    alpha: float = 8.0
     steps: int = 200
     batch: int = 4
-    lr: float = 2e-3
+    lr: float = 3e-3
     seed: int = 0
     targets: tuple[str, ...] = PROJECTIONS
     dropout: float = 0.0
