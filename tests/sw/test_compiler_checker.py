@@ -152,6 +152,11 @@ def test_a_token_orders_what_came_before_its_giver_too() -> None:
     accept(compute(signal=1), store(wait=1, signal=2), load(wait=2))
 
 
+def test_the_first_take_follows_the_first_give_only() -> None:
+    assert refuse(load(signal=1), load(base=5, signal=1), compute(wait=1, left0_base=5)).index == 2
+    accept(load(signal=1), load(base=5, signal=1), compute(wait=1), compute(wait=1, left0_base=5))
+
+
 def test_blocks_that_overlap() -> None:
     assert "stride is too small" in refuse(load(rows=5)).reason
     assert "stride is too small" in refuse(compute(m_rows=5, out_stride=1)).reason

@@ -89,3 +89,10 @@ def test_order_that_tokens_imply_already_costs_none() -> None:
     commands = synchronize(CommandList.of([load, compute, compute, compute, load]), CONFIG)
     assert [c["wait"].bit_count() for c in commands] == [0, 1, 0, 0, 1]
     assert [c["read_signal"] if c.opcode is Opcode.COMPUTE else 0 for c in commands][1:4] == [0, 0, commands[4]["wait"]]
+
+
+def test_results_need_no_token_to_follow_the_operands_that_they_replace() -> None:
+    read = Command.make(Opcode.COMPUTE, m_rows=1, n_cols=1, k0=8, left0_base=3)
+    write = Command.make(Opcode.COMPUTE, m_rows=1, n_cols=1, k0=8, out_mode=1, scale_m=32768, to_left=1, result_base=3)
+    commands = synchronize(CommandList.of([read, write]), CONFIG)
+    assert [c["wait"] for c in commands] == [0, 0]
