@@ -11,6 +11,9 @@ import loralith
 from loralith import cli
 from loralith.cli import doctor
 from loralith.errors import LoralithError
+from loralith.spec.config import ConfigError
+from loralith.spec.fields import FieldError
+from loralith.spec.scheme import SchemeError
 from loralith.toolchain import SYSTEM_TOOLS
 
 
@@ -44,7 +47,14 @@ def test_what_needs_neither_torch_nor_amaranth_imports_neither(call: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "printed"), [(LoralithError("no such board"), 2, "no such board"), (KeyboardInterrupt(), 130, "interrupted")]
+    ("raised", "status", "printed"),
+    [
+        (LoralithError("no such board"), 2, "no such board"),
+        (ConfigError("rows must be a power of two in 2..64, not 12"), 2, "rows must be a power of two in 2..64, not 12"),
+        (FieldError("LOAD.rows must be in 0..65535, not -1"), 2, "LOAD.rows must be in 0..65535, not -1"),
+        (SchemeError("call must be in 0..255, not 256"), 2, "call must be in 0..255, not 256"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 def test_errors_have_a_status_and_no_traceback(
     raised: BaseException, status: int, printed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -59,12 +69,13 @@ def test_errors_have_a_status_and_no_traceback(
     assert captured.out == ""
 
 
-def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("defect", [ZeroDivisionError, ValueError])
+def test_defects_keep_their_traceback(defect: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(args: argparse.Namespace) -> int:
-        raise ZeroDivisionError
+        raise defect
 
     monkeypatch.setattr(doctor, "run", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(defect):
         cli.main(["doctor"])
 
 

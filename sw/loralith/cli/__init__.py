@@ -8,7 +8,7 @@ A command is a module of this package with two functions:
 At its top a command's module imports only the standard library, `loralith.spec` and its neighbours here; what is heavy (torch,
 amaranth) or belongs to another part is imported inside `register` or `run`, so that one command never pays for another's imports.
 
-Exit status: what `run` returns (0 for success), 2 for wrong usage or a `LoralithError`, 130 when interrupted.
+Exit status: what `run` returns (0 for success), 2 for wrong usage or an error of `EXPECTED`, 130 when interrupted.
 """
 
 import argparse
@@ -20,6 +20,12 @@ from importlib import import_module
 import loralith
 from loralith.cli import output
 from loralith.errors import LoralithError
+from loralith.spec.config import ConfigError
+from loralith.spec.fields import FieldError
+from loralith.spec.scheme import SchemeError
+
+EXPECTED = (LoralithError, ConfigError, FieldError, SchemeError)
+"""Errors with a message for the person at the command line. Those of `loralith.spec` are no LoralithError: spec imports nothing of sw."""
 
 # In the order in which `loralith --help` lists them; a module's name is its command's.
 COMMANDS = (
@@ -50,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(named).parse_args(arguments)
         return args.run(args)
-    except LoralithError as error:
+    except EXPECTED as error:
         output.error(str(error))
         return 2
     except KeyboardInterrupt:
