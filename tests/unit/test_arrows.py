@@ -47,12 +47,19 @@ RULES = (
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.lora.adapters", "sw", (SW, "loralith.spec"), **BOARD),
+    *(Rule(f"loralith.lora.{part}", "sw", (SW, "loralith.spec"), **BOARD) for part in ("adapters", "quantize", "step", "layer")),
     Rule("loralith.cli", "sw", ("loralith",)),
 )
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
-BOARD_PARTS = ("loralith.device", "loralith.compiler", "loralith.lora.adapters")
+BOARD_PARTS = (
+    "loralith.device",
+    "loralith.compiler",
+    "loralith.lora.adapters",
+    "loralith.lora.quantize",
+    "loralith.lora.step",
+    "loralith.lora.layer",
+)
 BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
 
 
@@ -170,6 +177,9 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.compiler.layer", "sw", "if TYPE_CHECKING:\n    import torch"),
         ("loralith.lora.adapters", "sw", "import torch"),
         ("loralith.lora.adapters", "sw", "from loralith.lora import attach"),
+        ("loralith.lora.quantize", "sw", "import torch"),
+        ("loralith.lora.step", "sw", "from loralith.lora.attach import attach"),
+        ("loralith.lora.layer", "sw", "from .attach import attach"),
         ("loralith.elsewhere", "gen", "import os"),
     ],
 )
@@ -187,6 +197,7 @@ def test_a_forbidden_import_is_found(module: str, folder: str, source: str) -> N
         ("loralith.diffusion.unet", "sw", "import torch\nfrom loralith.errors import LoralithError\nfrom loralith.spec import numerics"),
         ("loralith.device.reference", "sw", "import numpy\nfrom loralith.compiler.layer import compile_layer\nfrom loralith import errors"),
         ("loralith.lora.adapters", "sw", "import safetensors.numpy\nfrom loralith.errors import LoralithError"),
+        ("loralith.lora.layer", "sw", "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.lora import forward"),
         ("loralith.cli.sim", "sw", "import torch\nfrom loralith.rtl import top\nfrom loralith.verif import model"),
     ],
 )
