@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -135,7 +137,7 @@ class StoreData(wiring.Component):
         flight = data.StructLayout({"valid": 1, "word_ends": 1, "row_ends": 1, "offset": word_bits, "part": 3})
         stages = [Signal(flight, name=f"flight{i}") for i in range(self._out_delay + 1)]
         m.d.comb += stages[0].eq(Cat(reading, word_ends, row_ends & (~job.packed | job_ends), offset, part[:3]))
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in pairwise(stages):
             m.d.sync += after.eq(before)
         m.d.comb += idle_pipe.eq(~Cat(stage.valid for stage in stages).any())
         source = Signal(2)  # of the reads in the pipe

@@ -317,7 +317,7 @@ def test_a_read_error_names_the_beat_and_takes_in_what_is_outstanding(seed):
         Command.make(Opcode.LOAD, address=BASE + 4096 * i, rows=9, row_bytes=40, row_stride=64, base=0, block_stride=2) for i in range(4)
     ]
     bad = BASE + 4096 * 2 + 3 * 64 + 8 * 2
-    memory, _, events, result = simulate(
+    _, _, events, result = simulate(
         config, commands, Stalls.random(rng), seed=seed, error=lambda a: 2 + seed % 2 if a == bad else 0, until_fault=True
     )
     assert result["fault"] == {"valid": 1, "code": Code.AXI_READ_ERROR, "detail": 0, "command": 2, "address": bad}

@@ -1,0 +1,193 @@
+"""Everything between the buses and the compute side."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from loralith.spec.config import Config
+from loralith.spec.registers import ADDRESS_BITS, COUNTERS, ID
+from loralith.spec.version import VERSION
+
+from .axi import Axi4ReadSignature, Axi4Signature, Axi4WriteSignature, AxiLiteSignature
+from .controller import Controller
+from .counters import Counters
+from .csr import Registers
+from .fetch import Fetch
+from .interfaces import (
+    CommandEntry,
+    FaultSignature,
+    OperandWrite,
+    OutReadSignature,
+    ScaleWrite,
+    SignalSignature,
+    StatReadSignature,
+    UnitControl,
+    WaitSignature,
+)
+from .load import LoadUnit
+from .queue import Queue
+from .read_master import ReadMaster
+from .store import StoreUnit
+from .tokens import Tokens
+from .write_master import WriteMaster
+
+__all__ = ["BusSide"]
+
+
+class BusSide(wiring.Component):
+    """Registers, controller, command fetch and queues, semaphores, load and store units and the AXI masters.
+
+    Parameters: config; write_delay: cycles from taking an ``operand`` or ``scale`` write to its bytes being readable;
+    out_delay, stat_delay: cycles from a read's ``en`` to its data.
+
+    Members:
+        axi, control, irq: the chip's ports.
+        commands: COMPUTE commands, out of their queue.
+        compute, compute_fault: the compute unit's control and fault. While ``stop`` its ``busy`` must fall by itself.
+        compute_wait, segment_wait, compute_read, compute_done: its tokens.
+        operand, scale: writes of the load unit; either may be stalled.
+        out_read, stat_read: the store unit's reads; never stalled.
+        step: the array takes a step. drain_busy: pipeline or post-processing works.
+        macs, saturations: how many in this cycle.
+    """
+
+    def __init__(self, config: Config, write_delay: int = 2, out_delay: int = 2, stat_delay: int = 1) -> None:
+        self._config, self._delays = config, (write_delay, out_delay, stat_delay)
+        super().__init__(
+            {
+                "axi": Out(Axi4Signature(config.bus_bytes)),
+                "control": Out(AxiLiteSignature(ADDRESS_BITS)),
+                "irq": Out(1),
+                "commands": Out(stream.Signature(CommandEntry)),
+                "compute": Out(UnitControl),
+                "compute_fault": In(FaultSignature),
+                "compute_wait": In(WaitSignature),
+                "segment_wait": In(WaitSignature),
+                "compute_read": In(SignalSignature),
+                "compute_done": In(SignalSignature),
+                "operand": Out(stream.Signature(OperandWrite(config))),
+                "scale": Out(stream.Signature(ScaleWrite(config))),
+                "out_read": Out(OutReadSignature(config)),
+                "stat_read": Out(StatReadSignature),
+                "step": In(1),
+                "drain_busy": In(1),
+                "macs": In(20),
+                "saturations": In(8),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        write_delay, out_delay, stat_delay = self._delays
+        version = sum(part << shift for part, shift in zip(VERSION, (16, 8, 0), strict=True))
+        m.submodules.registers = registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
+        m.submodules.controller = controller = Controller()
+        m.submodules.counters = counters = Counters(config)
+        m.submodules.fetch = fetch = Fetch(config)
+        m.submodules.load = load = LoadUnit(config, write_delay)
+        m.submodules.store = store = StoreUnit(config, out_delay, stat_delay)
+        m.submodules.reads = reads = ReadMaster(config)
+        m.submodules.writes = writes = WriteMaster(config)
+        m.submodules.tokens = tokens = Tokens()
+        queues = [Queue(CommandEntry, config.queue_depth) for _ in range(3)]
+        m.submodules.load_queue, m.submodules.compute_queue, m.submodules.store_queue = queues
+
+        # The chip's ports.
+        connect(m, flipped(self.control), registers.axi)
+        m.d.comb += self.irq.eq(registers.irq)
+        for master, signature in ((reads, Axi4ReadSignature(config.bus_bytes)), (writes, Axi4WriteSignature(config.bus_bytes))):
+            for name, member in signature.members.items():
+                ours, theirs = getattr(self.axi, name), getattr(master.axi, name)
+                m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
+
+        # Commands.
+        for source, queue, sink in zip(
+            (fetch.load, fetch.compute, fetch.store), queues, (load.commands, flipped(self.commands), store.commands), strict=True
+        ):
+            connect(m, source, queue.i)
+            connect(m, queue.o, sink)
+
+        # Control and faults.
+        connect(m, controller.fetch, fetch.control)
+        connect(m, controller.load, load.control)
+        connect(m, controller.store, store.control)
+        connect(m, controller.compute, flipped(self.compute))
+        connect(m, fetch.fault, controller.fetch_fault)
+        connect(m, load.fault, controller.load_fault)
+        connect(m, store.fault, controller.store_fault)
+        connect(m, flipped(self.compute_fault), controller.compute_fault)
+        for block in (reads, writes, tokens, counters, *queues):
+            m.d.comb += block.clear.eq(controller.clear)
+        for block in (fetch, load, store, reads, writes):
+            m.d.comb += [block.window_base.eq(registers.window_base), block.window_limit.eq(registers.window_limit)]
+        m.d.comb += [
+            reads.stop.eq(controller.stop),
+            writes.stop.eq(controller.stop),
+            fetch.start.eq(controller.begin),
+            fetch.list_base.eq(registers.list_base),
+            fetch.list_length.eq(registers.list_length),
+            controller.start.eq(registers.control_start),
+            controller.abort.eq(registers.control_abort),
+            controller.list_length.eq(registers.list_length),
+            controller.watchdog.eq(registers.watchdog),
+            controller.bus_busy.eq(reads.busy | writes.busy),
+            controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done),
+        ]
+
+        # Bursts and beats.
+        connect(m, fetch.bursts, reads.fetch)
+        connect(m, load.bursts, reads.load)
+        connect(m, reads.fetch_beats, fetch.beats)
+        connect(m, reads.load_beats, load.beats)
+        connect(m, store.bursts, writes.bursts)
+        connect(m, store.beats, writes.beats)
+        m.d.comb += [
+            fetch.refused.eq(reads.fetch_refused),
+            fetch.refused_address.eq(reads.refused_address),
+            load.refused.eq(reads.load_refused),
+            load.refused_address.eq(reads.refused_address),
+            *(getattr(store, n).eq(getattr(writes, n)) for n in ("refused", "refused_address", "command_done", "error", "error_address")),
+        ]
+
+        # Tokens.
+        connect(m, load.wait, tokens.load)
+        connect(m, store.wait, tokens.store)
+        connect(m, flipped(self.compute_wait), tokens.compute)
+        connect(m, flipped(self.segment_wait), tokens.segment)
+        connect(m, load.signal, tokens.load_done)
+        connect(m, store.signal, tokens.store_done)
+        connect(m, flipped(self.compute_read), tokens.compute_read)
+        connect(m, flipped(self.compute_done), tokens.compute_done)
+
+        # Memories.
+        connect(m, load.operand, flipped(self.operand))
+        connect(m, load.scale, flipped(self.scale))
+        connect(m, store.out_read, flipped(self.out_read))
+        connect(m, store.stat_read, flipped(self.stat_read))
+
+        # Status and counters.
+        names = ("error_command", "error_address", "commands_done")
+        m.d.comb += [getattr(registers, n).eq(getattr(controller, n)) for n in names]
+        for name in ("busy", "done", "error", "draining", "code", "detail", "unit"):
+            m.d.comb += getattr(registers, f"status_{name}").eq(getattr(controller, name))
+        m.d.comb += [
+            registers.busy.eq(controller.busy),
+            registers.irq_status_done.eq(controller.done_event),
+            registers.irq_status_error.eq(controller.error_event),
+            *(getattr(registers, name).eq(getattr(counters, f"{name}_count")) for name, _ in COUNTERS),
+            counters.running.eq(controller.running),
+            counters.step.eq(self.step),
+            counters.load_active.eq(load.active | fetch.active),
+            counters.store_active.eq(store.active),
+            counters.drain_busy.eq(self.drain_busy),
+            counters.read_beat.eq(reads.beat),
+            counters.read_burst.eq(reads.burst),
+            counters.write_beat.eq(writes.beat),
+            counters.write_burst.eq(writes.burst),
+            counters.macs.eq(self.macs),
+            counters.saturations.eq(self.saturations),
+        ]
+        return m

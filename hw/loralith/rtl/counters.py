@@ -1,0 +1,61 @@
+"""The 64-bit counters of a list."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from loralith.spec.config import Config
+from loralith.spec.registers import COUNTERS
+
+__all__ = ["Counters"]
+
+
+class Counters(wiring.Component):
+    """Counts while ``running``; ``clear`` zeroes all. Each cycle has one cause, so that the five causes sum to ``cycles``.
+
+    Members:
+        clear, running: when to count.
+        step, load_active, store_active, drain_busy: what goes on; the first of them is the cycle's cause, else it is idle.
+        read_beat, write_beat, read_burst, write_burst: one of these this cycle.
+        macs, saturations: how many this cycle.
+        <name>_count: the counter of that name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        flags = ("clear", "running", "step", "load_active", "store_active", "drain_busy")
+        pulses = ("read_beat", "write_beat", "read_burst", "write_burst")
+        super().__init__(
+            {name: In(1) for name in flags + pulses}
+            | {"macs": In(20), "saturations": In(8)}
+            | {f"{name}_count": Out(64) for name, _ in COUNTERS}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        shift = exact_log2(self._config.bus_bytes)
+        causes = (
+            ("busy", self.step),
+            ("wait_load", self.load_active),
+            ("wait_store", self.store_active),
+            ("fill_drain", self.drain_busy),
+            ("idle", 1),
+        )
+        amounts = {"cycles": 1, "read_bursts": self.read_burst, "write_bursts": self.write_burst}
+        amounts |= {"bytes_read": self.read_beat << shift, "bytes_written": self.write_beat << shift}
+        amounts |= {"macs": self.macs, "saturations": self.saturations}
+        earlier = 0
+        for name, cause in causes:
+            amounts[name] = Signal(name=f"is_{name}")
+            m.d.comb += amounts[name].eq(cause & ~earlier)
+            earlier = earlier | cause
+        for name, _ in COUNTERS:
+            count = getattr(self, f"{name}_count")
+            with m.If(self.clear):
+                m.d.sync += count.eq(1 if name in ("cycles", "idle") else 0)
+            with m.Elif(self.running):
+                m.d.sync += count.eq(count + amounts[name])
+        return m

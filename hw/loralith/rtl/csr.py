@@ -1,0 +1,123 @@
+"""The register file on AXI4-Lite, made from the declaration in ``loralith.spec.registers``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from loralith.spec.registers import ADDRESS_BITS, REGISTERS, Access, Register
+
+from .axi import AxiLiteSignature, Resp
+
+__all__ = ["Registers", "member_name"]
+
+
+def member_name(register: str, bits: str | None = None) -> str:
+    """The port of a register, or of one of its parts: LIST_BASE is ``list_base``, CONTROL's start ``control_start``."""
+    return register.lower() if bits is None else f"{register.lower()}_{bits}"
+
+
+class Registers(wiring.Component):
+    """All registers. Write and read take two cycles each and do not wait for one another.
+
+    A read-only register takes writes and ignores them; a write-only one reads as zero. An address that is no register, and a
+    write to CONTROL with its start bit while ``busy``, have no effect and answer SLVERR. Byte strobes are honoured.
+
+    Parameter: constants, the values of the read-only registers that never change, by name.
+
+    Members:
+        axi: the bus.
+        irq: an enabled event is pending.
+        busy: refuse the doorbell.
+        <register>: Out for read-write ones, In for read-only ones but the constants.
+        <register>_<part>: in place of the register where parts are declared: In for read-only ones; for write-only ones an Out
+            that is high for one cycle with a write of one; for write-one-to-clear ones an In that sets the pending bit.
+    """
+
+    def __init__(self, constants: Mapping[str, int]) -> None:
+        self._constants = dict(constants)
+        members: dict[str, object] = {"axi": Out(AxiLiteSignature(ADDRESS_BITS)), "irq": Out(1), "busy": In(1)}
+        for r in REGISTERS.values():
+            if r.name in self._constants:
+                continue
+            flow = In if r.access in (Access.RO, Access.W1C) else Out
+            if r.bits and r.access is not Access.RW:
+                members |= {member_name(r.name, b.name): flow(b.width) for b in r.bits}
+            else:
+                members[member_name(r.name)] = flow(r.width, init=r.reset) if flow is Out else flow(r.width)
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        axi = self.axi
+        values = {name: self._storage(m, r) for name, r in REGISTERS.items()}
+        words = {r.offset + 4 * i: (r, i) for r in REGISTERS.values() for i in range(r.width // 32)}
+        index_bits = slice(2, ADDRESS_BITS)
+
+        # Reads.
+        ask = axi.arvalid & axi.arready
+        m.d.comb += axi.arready.eq(~axi.rvalid)
+        with m.If(ask):
+            m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)]
+            with m.Switch(axi.araddr[index_bits]):
+                for offset, (r, i) in words.items():
+                    with m.Case(offset >> 2):
+                        m.d.sync += [axi.rdata.eq(values[r.name][32 * i : 32 * i + 32]), axi.rresp.eq(Resp.OKAY)]
+        with m.Elif(axi.rready):
+            m.d.sync += axi.rvalid.eq(0)
+
+        # Writes, taken when address and data are both there.
+        write, mapped, refused = Signal(), Signal(), Signal()
+        mask = Cat(strobe.replicate(8) for strobe in axi.wstrb)
+        control = REGISTERS["CONTROL"]
+        start = next(b.lsb for b in control.bits if b.name == "start")
+        m.d.comb += [
+            write.eq(axi.awvalid & axi.wvalid & ~axi.bvalid),
+            axi.awready.eq(write),
+            axi.wready.eq(write),
+            refused.eq(self.busy & (axi.awaddr[index_bits] == control.offset >> 2) & (axi.wdata & mask)[start]),
+        ]
+        with m.Switch(axi.awaddr[index_bits]):
+            for offset, (r, i) in words.items():
+                with m.Case(offset >> 2):
+                    m.d.comb += mapped.eq(1)
+                    with m.If(write & ~refused):
+                        self._write(m, r, i, axi.wdata, mask)
+        with m.If(write):
+            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(mapped & ~refused, Resp.OKAY, Resp.SLVERR))]
+        with m.Elif(axi.bready):
+            m.d.sync += axi.bvalid.eq(0)
+
+        m.d.comb += self.irq.eq((self.irq_enable & values["IRQ_STATUS"]).any())
+        for b in REGISTERS["IRQ_STATUS"].bits:  # an event wins over its clearing
+            with m.If(getattr(self, member_name("IRQ_STATUS", b.name))):
+                m.d.sync += self._pending[b.lsb].eq(1)
+        return m
+
+    def _storage(self, m: Module, r: Register) -> Signal:
+        """What a read of the register gives."""
+        value = Signal(r.width, name=f"{r.name.lower()}_value", init=r.reset)
+        if r.name in self._constants:
+            m.d.comb += value.eq(self._constants[r.name])
+        elif r.access is Access.RO and r.bits:
+            for b in r.bits:
+                m.d.comb += value[b.lsb : b.lsb + b.width].eq(getattr(self, member_name(r.name, b.name)))
+        elif r.access in (Access.RO, Access.RW):
+            m.d.comb += value.eq(getattr(self, member_name(r.name)))
+        elif r.access is Access.W1C:
+            self._pending = value
+        return value
+
+    def _write(self, m: Module, r: Register, word: int, data: Signal, mask: object) -> None:
+        if r.access is Access.RW:
+            kept = getattr(self, member_name(r.name))
+            part = slice(32 * word, 32 * word + 32)
+            used = (1 << 32) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits)
+            m.d.sync += kept[part].eq(((kept[part] & ~mask) | (data & mask)) & used)
+        elif r.access is Access.WO:
+            m.d.comb += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
+        elif r.access is Access.W1C:
+            m.d.sync += self._pending.eq(self._pending & ~(data & mask))

@@ -1,0 +1,181 @@
+"""The command fetch: the list from DRAM into the three queues."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.enum import Enum
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
+
+from loralith.spec.commands import COMMAND_BYTES, Opcode
+from loralith.spec.config import Config
+from loralith.spec.status import Check, Code
+
+from .bursts import Burst, BurstSplitter
+from .extent import Extent
+from .fault import FaultLatch
+from .interfaces import CommandEntry, FaultSignature, UnitControl
+from .queue import Queue
+from .read_master import ReadBeat
+
+__all__ = ["Fetch"]
+
+
+class State(Enum, shape=2):
+    IDLE = 0
+    CHECK = 1
+    READ = 2
+
+
+class Fetch(wiring.Component):
+    """Checks the list, then reads its descriptors in order, up to ``ahead`` of them before the queues take them.
+
+    Each descriptor is read by itself, cut at 4 KB lines and into bursts of at most ``max_burst`` beats.
+
+    Members:
+        start: one-cycle pulse, at least one cycle after ``control.clear``: read the list.
+        list_base, list_length: where and how long it is; must hold while ``control.busy``.
+        control, fault: see interfaces; ``control.complete`` stays low.
+        bursts, beats: to and from the read master; beats are always taken. refused, refused_address: its veto.
+        window_base, window_limit: DRAM that may be reached.
+        load, compute, store: the commands of each kind.
+        active: descriptors are being read or put together (for the cycle counters).
+    """
+
+    ahead = 8
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        entry = Out(stream.Signature(CommandEntry))
+        super().__init__(
+            {
+                "start": In(1),
+                "list_base": In(64),
+                "list_length": In(32),
+                "control": In(UnitControl),
+                "fault": Out(FaultSignature),
+                "bursts": Out(stream.Signature(Burst)),
+                "beats": In(stream.Signature(ReadBeat(config))),
+                "refused": In(1),
+                "refused_address": In(64),
+                "window_base": In(64),
+                "window_limit": In(64),
+                "load": entry,
+                "compute": entry,
+                "store": entry,
+                "active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, control = self._config, self.control
+        words = COMMAND_BYTES // config.bus_bytes
+        m.submodules.extent = extent = Extent(base=64, count=1, stride=1, length=39, limit=64)
+        m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.words = buffer = Queue(ReadBeat(config), self.ahead * words)
+        m.submodules.faults = faults = FaultLatch(4)
+        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, flipped(self.beats), buffer.i)
+        connect(m, faults.fault, flipped(self.fault))
+        for block in (splitter, buffer, faults):
+            m.d.comb += block.clear.eq(control.clear)
+
+        # The list itself.
+        state = Signal(State)
+        checked = Signal()
+        m.d.comb += [
+            extent.base.eq(self.list_base),
+            extent.count.eq(1),
+            extent.length.eq(self.list_length << exact_log2(COMMAND_BYTES)),
+            extent.limit.eq(self.window_limit),
+            extent.start.eq(self.start),
+            checked.eq((state == State.CHECK) & extent.done),
+        ]
+        misaligned = self.list_base[: exact_log2(config.bus_bytes)].any()
+        outside = ~extent.ok | (self.list_base < self.window_base)
+        empty = self.list_length == 0
+        with m.If(self.start):
+            m.d.sync += state.eq(State.CHECK)
+        with m.Elif(checked):
+            m.d.sync += state.eq(State.READ)
+        with m.If(control.stop | control.clear | (checked & (misaligned | outside | empty))):
+            m.d.sync += state.eq(State.IDLE)
+
+        # Requests, one descriptor at a time while there is room for it.
+        asked, room = Signal(32), Signal(range(self.ahead + 1))
+        address = Signal(64)
+        ask = Signal()
+        m.d.comb += [
+            splitter.i.valid.eq((state == State.READ) & (asked != self.list_length) & (room != 0) & ~control.stop),
+            splitter.i.payload.address.eq(address),
+            splitter.i.payload.rows.eq(1),
+            splitter.i.payload.beats.eq(words),
+            ask.eq(splitter.i.valid & splitter.i.ready),
+        ]
+        with m.If(ask):
+            m.d.sync += [asked.eq(asked + 1), address.eq(address + COMMAND_BYTES)]
+
+        # Words gather to a descriptor, which then waits in ``bits`` for its queue.
+        bits = Signal(8 * COMMAND_BYTES)
+        count, index = Signal(range(words + 1)), Signal(32)
+        word_address = Signal(64)
+        whole, gone, take = Signal(), Signal(), Signal()
+        opcode = bits[:8]
+        queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
+        m.d.comb += [
+            whole.eq(count == words),
+            buffer.o.ready.eq(take),
+            take.eq(buffer.o.valid & (~whole | gone) & ~self.fault.valid),
+            gone.eq(Cat(queue.valid & queue.ready for _, queue in queues).any()),
+        ]
+        for code, queue in queues:
+            m.d.comb += [
+                queue.payload.bits.eq(bits),
+                queue.payload.index.eq(index),
+                queue.valid.eq(whole & (opcode == code) & ~control.stop),
+            ]
+        with m.If(take):
+            word = buffer.o.payload.data.as_value()
+            m.d.sync += [bits.eq(Cat(bits, word)[len(word) :]), word_address.eq(word_address + config.bus_bytes)]
+        with m.If(gone):
+            m.d.sync += [index.eq(index + 1), count.eq(take)]
+        with m.Elif(take):
+            m.d.sync += count.eq(count + 1)
+        with m.If(ask ^ gone):
+            m.d.sync += room.eq(Mux(gone, room + 1, room - 1))
+        with m.If(self.start):
+            m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
+        with m.If(control.clear):
+            m.d.sync += [count.eq(0), room.eq(self.ahead)]
+        with m.If((state == State.READ) & (index == self.list_length)):
+            m.d.sync += state.eq(State.IDLE)
+
+        bad_list = Mux(misaligned, Code.MISALIGNED, Mux(empty, Code.BAD_FIELD, Code.DRAM_WINDOW))
+        known = Cat(opcode == code for code, _ in queues).any()
+        error = take & buffer.o.payload.error
+        for source, valid, code, detail, command, where in zip(
+            faults.sources,
+            (checked & (misaligned | empty | outside), error, whole & ~known, self.refused),
+            (bad_list, Code.AXI_READ_ERROR, Code.BAD_OPCODE, Code.DRAM_WINDOW),
+            (Check.LIST, Check.NONE, Check.NONE, Check.LIST),
+            (0, Mux(whole, index + 1, index), index, asked),
+            (self.list_base, word_address, 0, self.refused_address),
+            strict=True,
+        ):
+            m.d.comb += [
+                source.valid.eq(valid & ~control.stop),
+                source.code.eq(code),
+                source.detail.eq(detail),
+                source.command.eq(command),
+                source.address.eq(where),
+            ]
+        waiting = whole & ~gone
+        m.d.comb += [
+            self.active.eq((state != State.IDLE) & ~waiting),
+            control.busy.eq((state != State.IDLE) & ~control.stop),
+            control.progress.eq(take | gone),
+            control.complete.eq(0),
+        ]
+        return m
