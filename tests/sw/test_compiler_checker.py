@@ -85,6 +85,12 @@ def test_a_command_that_is_illegal_by_itself() -> None:
         check(CommandList.of([load(address=64)]), CONFIG, (0, 64))
 
 
+def test_sums_that_may_wrap() -> None:
+    longest = {"chained": 1, "shift": 16, "k0": 1}
+    assert "may wrap INT32" in refuse(compute(**longest, k1=65_536)).reason
+    assert "wrap" not in refuse(compute(**longest, k1=65_535)).reason
+
+
 # Races.
 
 CHAIN = {"chained": 1, "k1": 8, "left1_base": 5, "right1_base": 5}

@@ -124,6 +124,13 @@ def test_chain_shifts_the_first_segment(bench: Bench, rng: np.random.Generator, 
     assert (bench.result(out, M, N, np.int32) == (product(x0, y0) << shift) + product(x1, y1)).all()
 
 
+def test_sums_beyond_float32s_integers_are_exact() -> None:
+    bench, K = Bench(PRESETS["base"]), 1501
+    x, y, out = np.full((1, K), 127, np.int8), np.full((K, 1), 127, np.int8), bench.out(1, 1, 4)
+    bench.emitter.compute(1, 1, (Segment(bench.left(x), bench.right(y), K),), out=out)
+    assert bench.result(out, 1, 1, np.int32)[0, 0] == K * 127**2  # odd, and over 2**24
+
+
 def test_accumulate_buffer_sums_over_commands(bench: Bench, rng: np.random.Generator) -> None:
     M, N, K = bench.config.rows + 2, 3, 5
     acc, out = bench.regions.take("acc", M, N), bench.out(M, N, 4)
