@@ -131,6 +131,7 @@ def test_counters_accumulate_and_have_the_machines_names(device: ReferenceDevice
     assert first.macs == 5 * 4 * 8
     assert first.busy == 2 * 8
     assert first.bytes_read == 2 * 128 + 3 * 16
+    assert first.read_bursts == 2 + 3
     device.run(CommandList.of([product]))
     assert device.counters().macs == 2 * first.macs
     assert device.counters().minus(first) == device.last_counters

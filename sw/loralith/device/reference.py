@@ -91,7 +91,7 @@ class _Run:
         nbytes = self.length * COMMAND_BYTES
         config = self.device.config
         self.counts["bytes_read"] += nbytes
-        self.counts["read_bursts"] += bursts(self.address, nbytes, 1, 0, config)
+        self.counts["read_bursts"] += bursts(self.address, COMMAND_BYTES, self.length, COMMAND_BYTES, config)  # one by one
         data = self.device._read(self.address, nbytes).tobytes()
         for index in range(self.length):
             status = self.one_command(index, data[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES])
