@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -59,32 +59,29 @@ class ProcessingArray(wiring.Component):
         m = Module()
         config = self.config
         group = config.cols // config.max_fold
-        valid, zero, base = Signal(), Signal(), Signal(2)
-        m.d.sync += [valid.eq(self.valid), zero.eq(self.zero)]
+        valid, clear, shift1, shift4 = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += valid.eq(self.valid)
         with m.If(self.valid):
-            m.d.sync += base.eq(self.base)
+            m.d.sync += [
+                clear.eq(self.base == Base.CLEAR),
+                shift1.eq(self.base == Base.SHIFT1),
+                shift4.eq(self.base == Base.SHIFT4),
+            ]
         for i in range(config.rows):
             following = None
             for j in reversed(range(config.cols)):
                 left = self.left[j // group][8 * i : 8 * i + 8].as_signed()
                 right = self.right[j].as_signed()
-                product = Signal(signed(16), name=f"product_{i}_{j}")
-                acc = Signal(signed(32), name=f"acc_{i}_{j}")
-                shadow = Signal(32, name=f"shadow_{i}_{j}")
+                product = Signal(signed(16), name=f"product_{i}_{j}", reset_less=True)
+                acc = Signal(32, name=f"acc_{i}_{j}", reset_less=True)
+                shadow = Signal(32, name=f"shadow_{i}_{j}", reset_less=True)
                 with m.If(self.valid):
                     m.d.sync += product.eq(Mux(self.zero, 0, left * right))
-                start = Signal(signed(32), name=f"start_{i}_{j}")
-                with m.Switch(base):
-                    with m.Case(Base.KEEP):
-                        m.d.comb += start.eq(acc)
-                    with m.Case(Base.CLEAR):
-                        m.d.comb += start.eq(0)
-                    with m.Case(Base.SHIFT1):
-                        m.d.comb += start.eq(acc << 1)
-                    with m.Case(Base.SHIFT4):
-                        m.d.comb += start.eq(acc << 4)
+                # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
+                by_one = Mux(shift1, Cat(Const(0, 1), acc[:31]), acc)
+                by_four = Mux(shift4, Cat(Const(0, 4), by_one[:28]), by_one)
                 with m.If(valid):
-                    m.d.sync += acc.eq(start + product)
+                    m.d.sync += acc.eq((Mux(clear, 0, by_four) + Cat(product, product[15].replicate(16)))[:32])
                 with m.If(self.capture):
                     m.d.sync += shadow.eq(acc)
                 with m.Elif(self.shift):

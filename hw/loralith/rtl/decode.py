@@ -86,9 +86,7 @@ class ComputeDecoder(wiring.Component):
         results: list[tuple[Value, Value, Check]] = []
         for check, needed, base, count, stride, length, memory in regions:
             blocks = len(count) if isinstance(count, Value) else 1
-            m.submodules[f"extent_{check.name.lower()}"] = extent = Extent(
-                base=16, count=blocks, stride=16, length=18, limit=17
-            )
+            m.submodules[f"extent_{check.name.lower()}"] = extent = Extent(base=16, count=blocks, stride=16, length=18, limit=17)
             m.d.comb += [
                 extent.start.eq(start),
                 extent.base.eq(base),

@@ -67,8 +67,8 @@ class Drain(wiring.Component):
         rows = self.config.rows
         stride = self.tile.flags.index_row_stride
         low_count = min(rows, 8)
-        low = [Signal(32, name=f"offset_low_{i}") for i in range(low_count)]
-        high = [Signal(32, name=f"offset_high_{i}") for i in range(rows // low_count)]
+        low = [Signal(32, name=f"offset_low_{i}", reset_less=True) for i in range(low_count)]
+        high = [Signal(32, name=f"offset_high_{i}", reset_less=True) for i in range(rows // low_count)]
         for i, offset in enumerate(low):
             m.d.sync += offset.eq(sum((stride << b for b in range(3) if i >> b & 1), start=0))
         for i, offset in enumerate(high):
@@ -129,7 +129,7 @@ class Drain(wiring.Component):
         ]
 
         # Stages 1 and 2: sum the groups of a folded tile; read the accumulate buffer and the scales meanwhile.
-        column = [Signal(Column, name=f"column{stage}") for stage in range(4)]
+        column = [Signal(Column, name=f"column{stage}", reset_less=True) for stage in range(4)]
         valid = Signal(3)
         m.d.sync += valid.eq(Cat(active, valid))
         m.d.comb += [
@@ -149,9 +149,7 @@ class Drain(wiring.Component):
         with m.If(active):
             m.d.sync += [
                 words[0].eq(acc_word),
-                scale_word.eq(
-                    Mux(tile.flags.scale_mode == ScaleMode.COLUMN, tile.scale_word + (n >> log_rows), tile.scale_word)
-                ),
+                scale_word.eq(Mux(tile.flags.scale_mode == ScaleMode.COLUMN, tile.scale_word + (n >> log_rows), tile.scale_word)),
                 scaled.eq((tile.flags.scale_mode != ScaleMode.TENSOR) & (tile.flags.out_mode == OutMode.INT8)),
             ]
         with m.If(valid[0]):
@@ -168,11 +166,11 @@ class Drain(wiring.Component):
             heads = [Mux(taps[g], self.heads[g].word_select(lane, 32), 0) for g in range(config.max_fold)]
             partial = []
             for at in range(0, len(heads), 4):
-                register = Signal(32, name=f"partial_{lane}_{at}")
+                register = Signal(32, name=f"partial_{lane}_{at}", reset_less=True)
                 with m.If(active):
                     m.d.sync += register.eq(sum(heads[at + 1 : at + 4], start=heads[at]))
                 partial.append(register)
-            total = Signal(32, name=f"total_{lane}")
+            total = Signal(32, name=f"total_{lane}", reset_less=True)
             with m.If(valid[0]):
                 m.d.sync += total.eq(sum(partial[1:], start=partial[0]))
             old = Mux(column[2].flags.acc_read, self.acc_read_data.word_select(lane, 32), 0)
@@ -186,9 +184,7 @@ class Drain(wiring.Component):
             with m.If(valid[1]):
                 m.d.sync += [
                     self.values.word_select(lane, 32).eq(total + old),
-                    self.scales[lane].m.eq(
-                        Mux(narrow, Mux(vector, entry[:16], column[2].flags.scale_m), 1)
-                    ),
+                    self.scales[lane].m.eq(Mux(narrow, Mux(vector, entry[:16], column[2].flags.scale_m), 1)),
                     self.scales[lane].n.eq(Mux(narrow, Mux(vector, entry[16:22], column[2].flags.scale_n), 0)),
                     self.mask[lane].eq(lane < column[2].rows),
                 ]

@@ -24,9 +24,7 @@ __all__ = [
 
 def record_layout(record: Record) -> data.FlexibleLayout:
     """The command record's fields as an Amaranth layout of the record's full size."""
-    return data.FlexibleLayout(
-        8 * record.size, {f.name: data.Field(unsigned(f.width), f.offset) for f in record.fields.values()}
-    )
+    return data.FlexibleLayout(8 * record.size, {f.name: data.Field(unsigned(f.width), f.offset) for f in record.fields.values()})
 
 
 class CommandEntry(data.Struct):
@@ -51,9 +49,7 @@ UnitControl = Signature(
 )
 """Controller's view. A unit embeds it as ``In(UnitControl)``."""
 
-FaultSignature = Signature(
-    {"valid": Out(1), "code": Out(8), "detail": Out(8), "command": Out(32), "address": Out(64)}
-)
+FaultSignature = Signature({"valid": Out(1), "code": Out(8), "detail": Out(8), "command": Out(32), "address": Out(64)})
 """``valid`` is held, payload stable, from the fault until ``clear``."""
 
 WaitSignature = Signature({"valid": Out(1), "mask": Out(SEMAPHORES), "ready": In(1)})
@@ -114,4 +110,3 @@ class OutReadSignature(Signature):
 
 StatReadSignature = Signature({"en": Out(1), "slot": Out(8), "data": In(128)})
 """Read port of the statistics: ``data`` (16 bytes as in DRAM) is valid ``Statistics.delay`` (1) cycle after ``en``."""
-

@@ -31,9 +31,12 @@ class OperandMemory(wiring.Component):
             word[l] when both masks allow.
         read_en: which banks to read, one bit each; read_row: the row of all of them.
         read_data: one word per bank, ``delay`` cycles later; held while the bank is not read.
+
+    A written byte is read by a ``read_en`` from ``write_delay`` cycles after ``write_en`` on.
     """
 
     delay = 1
+    write_delay = 1
 
     def __init__(self, lanes: int, depth: int, banks: int) -> None:
         self.lanes, self.depth, self.banks = lanes, depth, banks
@@ -98,9 +101,7 @@ class OutputMemory(wiring.Component):
         bits = ceil_log2(config.out_depth)
         banks = []
         for b in range(config.banks):
-            m.submodules[f"bank{b}"] = memory = Memory(
-                shape=unsigned(8 * config.rows), depth=config.out_depth, init=[]
-            )
+            m.submodules[f"bank{b}"] = memory = Memory(shape=unsigned(8 * config.rows), depth=config.out_depth, init=[])
             write, read = memory.write_port(), memory.read_port(transparent_for=())
             m.d.comb += [
                 write.addr.eq(self.write_row[:bits]),
@@ -146,9 +147,7 @@ class AccumulateMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits = ceil_log2(self.config.acc_depth)
-        m.submodules.memory = memory = Memory(
-            shape=unsigned(32 * self.config.rows), depth=self.config.acc_depth, init=[]
-        )
+        m.submodules.memory = memory = Memory(shape=unsigned(32 * self.config.rows), depth=self.config.acc_depth, init=[])
         write, read = memory.write_port(), memory.read_port(transparent_for=())
         m.d.comb += [
             write.addr.eq(self.write_row[:bits]),
@@ -246,9 +245,7 @@ class Statistics(wiring.Component):
         m.d.comb += [
             write.en.eq(pending),
             write.addr.eq(slot),
-            write.data.eq(
-                Cat(Mux(old_maximum > maximum, old_maximum, maximum)[:48], (old_saturations + saturations)[:32])
-            ),
+            write.data.eq(Cat(Mux(old_maximum > maximum, old_maximum, maximum)[:48], (old_saturations + saturations)[:32])),
             host.addr.eq(self.read.slot[:bits]),
             host.en.eq(self.read.en),
             self.read.data.eq(Cat(host.data[:48], Const(0, 16), host.data[48:])),

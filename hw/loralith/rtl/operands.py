@@ -1,6 +1,6 @@
 """The operand path: scratchpad reads, bank selection for a fold, and the array's operand registers."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -78,27 +78,38 @@ class OperandPath(wiring.Component):
                     self.right_en.eq(Const(1, config.banks) << right_bank),
                 ]
 
-        # Stage 1: the memories' words are there; choose.
+        # Stage 1: the memories' words are there; choose. Slice j of a fold lies in bank position + j; as position is a
+        # multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
         valid1, reads1, last1, base1 = Signal(), Signal(), Signal(), Signal(2)
-        left_banks1 = [Signal(log_banks, name=f"left_bank1_{group}") for group in range(config.max_fold)]
-        right_bank1 = Signal(log_banks)
+        fold1, left_bank1, right_bank1 = Signal(4), Signal(log_banks), Signal(log_banks)
         m.d.sync += valid1.eq(valid0)
         with m.If(valid0):
-            m.d.sync += [reads1.eq(reads0), last1.eq(last0), base1.eq(base0), right_bank1.eq(right_bank0)]
-            for group, bank in enumerate(left_banks1):
-                slice_ = Signal(log_fold + 1, name=f"slice_{group}")
-                m.d.comb += slice_.eq((group << fold0) >> log_fold)
-                m.d.sync += bank.eq(left_bank0 + slice_)
+            m.d.sync += [
+                reads1.eq(reads0),
+                last1.eq(last0),
+                base1.eq(base0),
+                fold1.eq(fold0),
+                left_bank1.eq(left_bank0),
+                right_bank1.eq(right_bank0),
+            ]
+        slices = []
+        for j in range(config.max_fold):
+            span = 1 << j.bit_length()  # smallest fold that has slice j
+            word = Signal(8 * config.rows, name=f"slice{j}")
+            banks = [self.left_data[b] for b in range(j, config.banks, span)]
+            chosen = left_bank1[j.bit_length() :]
+            m.d.comb += word.eq(Array(banks)[chosen] if len(banks) > 1 else banks[0])
+            slices.append(word)
 
         # Stage 2: operand registers.
         m.d.sync += [self.array_valid.eq(valid1), self.last.eq(valid1 & last1)]
         with m.If(valid1):
             m.d.sync += [self.base.eq(base1), self.zero.eq(~reads1)]
         with m.If(valid1 & reads1):
-            left_words, right_words = self.left_data.as_value(), self.right_data.as_value()
+            m.d.sync += self.right.as_value().eq(Array(self.right_data)[right_bank1])
             for group in range(config.max_fold):
-                m.d.sync += self.left[group].eq(left_words.word_select(left_banks1[group], 8 * config.rows))
-            m.d.sync += self.right.as_value().eq(right_words.word_select(right_bank1, 8 * config.cols))
+                by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
+                m.d.sync += self.left[group].eq(Array(by_fold)[fold1] if group else slices[0])
 
         # Useful MACs: rows * cols * k, as shifts and adds over three cycles, so that no DSP block is spent on counting.
         area, depth, counted = Signal(13), Signal(5), Signal()

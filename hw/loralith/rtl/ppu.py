@@ -56,7 +56,7 @@ class IndexHash(wiring.Component):
             x = self.keyed.word_select(i, 32)
 
             def stage(number: int, value: Value, lane: int = i) -> Signal:
-                register = Signal(32, name=f"mix{number}_{lane}")
+                register = Signal(32, name=f"mix{number}_{lane}", reset_less=True)
                 with m.If(enables[number]):
                     m.d.sync += register.eq(value)
                 return register
@@ -119,7 +119,7 @@ class PostProcessor(wiring.Component):
         """``value`` of stage ``first`` at each later stage up to ``last``."""
         stages = {first: value}
         for stage in range(first, last):
-            register = Signal(len(value), name=f"{name}_{stage + 1}")
+            register = Signal(len(value), name=f"{name}_{stage + 1}", reset_less=True)
             with m.If(enables[stage]):
                 m.d.sync += register.eq(stages[stage])
             stages[stage + 1] = register
@@ -138,7 +138,7 @@ class PostProcessor(wiring.Component):
         for i in range(self.lanes):
 
             def stage(number: int, name: str, shape, value: Value, lane: int = i) -> Signal:
-                register = Signal(shape, name=f"{name}_{lane}")
+                register = Signal(shape, name=f"{name}_{lane}", reset_less=True)
                 with m.If(enables[number]):
                     m.d.sync += register.eq(value)
                 return register
@@ -173,7 +173,7 @@ class PostProcessor(wiring.Component):
                 best = sizes[at]
                 for other in sizes[at + 1 : at + 4]:
                     best = Mux(other > best, other, best)
-                register = Signal(48, name=f"maximum{number}_{at}")
+                register = Signal(48, name=f"maximum{number}_{at}", reset_less=True)
                 with m.If(enables[number]):
                     m.d.sync += register.eq(best)
                 grouped.append(register)

@@ -75,7 +75,7 @@ class Results(wiring.Component):
         m.d.sync += valid.eq(Cat(self.valid, valid))
         column = self.column
         for stage, enable in enumerate(Cat(self.valid, valid)[:depth]):
-            register = Signal(Column, name=f"column{stage + 1}")
+            register = Signal(Column, name=f"column{stage + 1}", reset_less=True)
             with m.If(enable):
                 m.d.sync += register.eq(column)
             column = register

@@ -97,13 +97,7 @@ class Sequencer(wiring.Component):
         m.d.comb += need_segment.eq(second & first_tile & ~segment_granted)
         go = Signal()
         m.d.comb += [
-            go.eq(
-                active
-                & ~self.stop
-                & ~need_segment
-                & ~(tile_last & (spacing != 0))
-                & ~(command_last & (self.hold | read_pending))
-            ),
+            go.eq(active & ~self.stop & ~need_segment & ~(tile_last & (spacing != 0)) & ~(command_last & (self.hold | read_pending))),
             self.segment.valid.eq(active & need_segment & ~self.stop),
             self.segment.mask.eq(plan.segment_wait),
         ]

@@ -1,0 +1,75 @@
+"""The accelerator: bus side and compute unit behind AXI4, AXI4-Lite and an interrupt."""
+
+from __future__ import annotations
+
+from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect
+
+from loralith.spec.config import Config
+from loralith.spec.registers import ADDRESS_BITS
+
+from .axi import Axi4Signature, AxiLiteSignature, port_names
+from .bus import BusSide
+from .compute import ComputeUnit
+from .memories import OperandMemory, OutputMemory, Statistics
+
+__all__ = ["Loralith"]
+
+
+class Loralith(wiring.Component):
+    """Top level. One clock, `aclk`; `aresetn` is active low and synchronous, and must be low for two cycles.
+
+    Ports: m_axi_gmem_* (AXI4 master, 64-bit addresses, 8 * bus_bytes data bits), s_axi_control_* (AXI4-Lite slave, 32 bits),
+    irq (level), aclk, aresetn.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._ports = port_names("m_axi_gmem", Axi4Signature(config.bus_bytes)) + port_names(
+            "s_axi_control", AxiLiteSignature(ADDRESS_BITS)
+        )
+        super().__init__(
+            {name: member for name, _, member in self._ports} | {"irq": Out(1), "aclk": In(1), "aresetn": In(1)}  # type: ignore[dict-item]
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.domains.sync = ClockDomain("sync")
+        # A register keeps the pin out of every cone of logic: for timing, and so that a simulator need not evaluate them for it.
+        m.domains.pin = ClockDomain("pin", reset_less=True)
+        reset = Signal(init=1)
+        m.d.pin += reset.eq(~self.aresetn)
+        m.d.comb += [ClockSignal("sync").eq(self.aclk), ClockSignal("pin").eq(self.aclk), ResetSignal("sync").eq(reset)]
+
+        m.submodules.compute = compute = ComputeUnit(config)
+        m.submodules.bus = bus = BusSide(
+            config, write_delay=OperandMemory.write_delay, out_delay=OutputMemory.delay, stat_delay=Statistics.delay
+        )
+        for prefix, port in (("m_axi_gmem", bus.axi), ("s_axi_control", bus.control)):
+            for name, path, member in self._ports:
+                if not name.startswith(prefix):
+                    continue
+                outer, inner = getattr(self, name), getattr(port, path)
+                m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)  # type: ignore[attr-defined]
+        m.d.comb += self.irq.eq(bus.irq)
+
+        connect(m, bus.commands, compute.commands)
+        connect(m, bus.compute, compute.control)
+        connect(m, compute.fault, bus.compute_fault)
+        connect(m, compute.wait, bus.compute_wait)
+        connect(m, compute.segment_wait, bus.segment_wait)
+        connect(m, compute.read_signal, bus.compute_read)
+        connect(m, compute.done_signal, bus.compute_done)
+        connect(m, bus.operand, compute.operand_write)
+        connect(m, bus.scale, compute.scale_write)
+        connect(m, bus.out_read, compute.out_read)
+        connect(m, bus.stat_read, compute.stat_read)
+        m.d.comb += [
+            bus.step.eq(compute.step),
+            bus.drain_busy.eq(compute.draining),
+            bus.macs.eq(compute.macs),
+            bus.saturations.eq(compute.saturations),
+        ]
+        return m
