@@ -24,14 +24,14 @@ class Registers(wiring.Component):
     """All registers. Write and read take two cycles each and do not wait for one another.
 
     A read-only register takes writes and ignores them; a write-only one reads as zero. An address that is no register, and a
-    write to CONTROL with its start bit while ``busy``, have no effect and answer SLVERR. Byte strobes are honoured.
+    write to CONTROL with its start bit while ``refuse_start``, have no effect and answer SLVERR. Byte strobes are honoured.
 
     Parameter: constants, the values of the read-only registers that never change, by name.
 
     Members:
         axi: the bus.
         irq: an enabled event is pending.
-        busy: refuse the doorbell.
+        refuse_start: a list runs; refuse the doorbell.
         <register>: Out for read-write ones, In for read-only ones but the constants.
         <register>_<part>: in place of the register where parts are declared: In for read-only ones; for write-only ones an Out
             that is high for one cycle with a write of one; for write-one-to-clear ones an In that sets the pending bit.
@@ -39,7 +39,7 @@ class Registers(wiring.Component):
 
     def __init__(self, constants: Mapping[str, int]) -> None:
         self._constants = dict(constants)
-        members: dict[str, object] = {"axi": Out(AxiLiteSignature(ADDRESS_BITS)), "irq": Out(1), "busy": In(1)}
+        members: dict[str, object] = {"axi": Out(AxiLiteSignature(ADDRESS_BITS)), "irq": Out(1), "refuse_start": In(1)}
         for r in REGISTERS.values():
             if r.name in self._constants:
                 continue
@@ -78,7 +78,7 @@ class Registers(wiring.Component):
             write.eq(axi.awvalid & axi.wvalid & ~axi.bvalid),
             axi.awready.eq(write),
             axi.wready.eq(write),
-            refused.eq(self.busy & (axi.awaddr[index_bits] == control.offset >> 2) & (axi.wdata & mask)[start]),
+            refused.eq(self.refuse_start & (axi.awaddr[index_bits] == control.offset >> 2) & (axi.wdata & mask)[start]),
         ]
         with m.Switch(axi.awaddr[index_bits]):
             for offset, (r, i) in words.items():

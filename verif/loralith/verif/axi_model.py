@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["AxiMemory", "AxiRuleError", "Stalls"]
+__all__ = ["AxiLiteHost", "AxiMemory", "AxiRuleError", "Stalls"]
 
 
 class AxiRuleError(AssertionError):
@@ -210,3 +210,56 @@ class AxiMemory:
                     if not self.window[0] <= address < self.window[1]:
                         raise AxiRuleError(f"a byte is written outside the window at {address:#x}")
                     self.data[address - self.base] = content[b]
+
+
+class AxiLiteHost:
+    """Writes and reads over an AXI4-Lite slave's interface object, with random gaps."""
+
+    def __init__(self, axi: object, *, seed: int = 0, stall: float = 0.0) -> None:
+        self.axi, self.rng, self.stall = axi, random.Random(seed), stall
+
+    async def _gap(self, ctx) -> None:
+        while self.rng.random() < self.stall:
+            await ctx.tick()
+
+    async def write(self, ctx, address: int, value: int, strobes: int = 0xF) -> int:
+        """Returns the response code."""
+        axi = self.axi
+        channels = {"aw": {"awaddr": address}, "w": {"wdata": value, "wstrb": strobes}}
+        waiting, cycle = {"aw": self.rng.randint(0, 3) * (self.stall > 0), "w": 0}, 0
+        while waiting:
+            for channel, first in waiting.items():
+                if cycle >= first:
+                    for name, content in channels[channel].items():
+                        ctx.set(getattr(axi, name), content)
+                    ctx.set(getattr(axi, channel + "valid"), 1)
+            _, _, *ready = await ctx.tick().sample(*(getattr(axi, c + s) for c in waiting for s in ("valid", "ready")))
+            cycle += 1
+            for i, channel in enumerate(list(waiting)):
+                if ready[2 * i] and ready[2 * i + 1]:
+                    ctx.set(getattr(axi, channel + "valid"), 0)
+                    del waiting[channel]
+        await self._gap(ctx)
+        return await self._answer(ctx, "b", axi.bresp)
+
+    async def read(self, ctx, address: int) -> tuple[int, int]:
+        """Returns (value, response code)."""
+        axi = self.axi
+        ctx.set(axi.araddr, address)
+        ctx.set(axi.arvalid, 1)
+        ready = False
+        while not ready:
+            _, _, ready = await ctx.tick().sample(axi.arready)
+        ctx.set(axi.arvalid, 0)
+        await self._gap(ctx)
+        value = await self._answer(ctx, "r", axi.rdata, axi.rresp)
+        return value[0], value[1]
+
+    async def _answer(self, ctx, channel: str, *payload: object):
+        valid, ready = getattr(self.axi, channel + "valid"), getattr(self.axi, channel + "ready")
+        ctx.set(ready, 1)
+        got = [False]
+        while not got[0]:
+            _, _, *got = await ctx.tick().sample(valid, *payload)
+        ctx.set(ready, 0)
+        return got[1] if len(got) == 2 else got[1:]
