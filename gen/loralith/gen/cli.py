@@ -11,18 +11,23 @@ that is committed, by its path from the checkout's root.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ()
+TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description")
 """Modules of this package that emit committed texts."""
+
+GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
+"""Folders that hold nothing but generated texts."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments. `run(args)` does the work, whichever subcommand was named."""
+    """Add the arguments, `--json` apart, which the caller adds. `run(args)` does the work, whichever subcommand was named."""
     parser.add_argument("--check", action="store_true", help="compare the committed files with what would be written; 1 if one differs")
     parser.add_argument("--config", default="base", help="preset or JSON file for the Verilog (default: base)")
     parser.set_defaults(output=None)
@@ -32,20 +37,32 @@ def register(parser: argparse.ArgumentParser) -> None:
     verilog.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
+    for action in actions.choices.values():
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status: 0, 1 where `check` found a difference, 2 for a configuration that cannot be built."""
+    """Exit status: 0, 1 where `check` found a difference, 2 for a configuration that cannot be built.
+
+    With `args.json`, stdout gets one object: `written` and `verilog`, what lies beside the Verilog; or of a check `ok` and `stale`.
+    """
+    if args.check or args.action == "check":
+        stale = check()
+        for path, why in stale.items():
+            print(f"{path} {why}", file=sys.stderr)
+        _report(args, {"ok": not stale, "stale": list(stale)})
+        return 1 if stale else 0
+    written: list[str] = []
     try:
-        if args.check or args.action == "check":
-            return _check()
         if args.action != "verilog":
-            for path, text in _texts().items():
+            for path, text in texts().items():
                 _write(root() / path, text)
-        _verilog(args)
+                written.append(path)
+        verilog = _verilog(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    _report(args, {"written": written, "verilog": verilog})
     return 0
 
 
@@ -54,34 +71,50 @@ def root() -> Path:
     return Path(__file__).resolve().parents[3]
 
 
-def _texts() -> dict[str, str]:
-    texts: dict[str, str] = {}
+def texts() -> dict[str, str]:
+    """The content of every generated text by its path from the checkout's root. Always the same bytes for the same `loralith.spec`."""
+    found: dict[str, str] = {}
     for name in TEXTS:
-        texts.update(import_module(f"loralith.gen.{name}").generate())
-    return texts
+        found.update(import_module(f"loralith.gen.{name}").generate())
+    return found
 
 
-def _check() -> int:
-    stale = [path for path, text in _texts().items() if _read(root() / path) != text]
-    for path in stale:
-        print(f"{path} differs from what loralith.spec says; `loralith gen` writes it", file=sys.stderr)
-    return 1 if stale else 0
+def check() -> dict[str, str]:
+    """What is wrong with the committed texts, by path; empty where all are as they would be written."""
+    expected = texts()
+    stale = {}
+    for path, text in expected.items():
+        if _read(root() / path) != text:
+            stale[path] = "differs from what loralith.spec says; `loralith gen` writes it"
+    for folder in GENERATED:
+        for file in sorted((root() / folder).rglob("*")):
+            path = file.relative_to(root()).as_posix()
+            if file.is_file() and path not in expected:
+                stale[path] = "is written by no emitter; remove it"
+    return stale
 
 
-def _verilog(args: argparse.Namespace) -> None:
+def _verilog(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.gen.verilog import emit
 
     config = load_config(args.config)
     output = args.output or root() / "build" / "verilog" / f"{config.name}.v"
-    emit(config, output)
+    description = emit(config, output)
     print(f"wrote {output}", file=sys.stderr)
+    return {"path": str(output), **description}
+
+
+def _report(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    if args.json:
+        print(json.dumps(result, indent=2))
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    # Bytes: reading as text would take another line ending for the same.
+    return path.read_bytes().decode("utf-8", "replace") if path.is_file() else None
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode())
     print(f"wrote {path}", file=sys.stderr)

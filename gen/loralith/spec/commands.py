@@ -88,9 +88,9 @@ _DRAM = (
 LOAD = Record(
     "LOAD",
     COMMAND_BYTES,
-    _HEADER
-    + _DRAM
-    + (
+    (
+        *_HEADER,
+        *_DRAM,
         Field("target", 2, 0, 4, "memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed)"),
         Field(
             "transpose",
@@ -109,8 +109,8 @@ LOAD = Record(
 COMPUTE = Record(
     "COMPUTE",
     COMMAND_BYTES,
-    _HEADER
-    + (
+    (
+        *_HEADER,
         Field("fold_log2", 2, 0, 4, "log2 of the fold f: the columns form f groups, each with its own slice of k"),
         Field("chained", 2, 4, 1, "1: a second segment is accumulated onto the first"),
         Field("shift", 2, 8, 5, "exact left shift of the accumulators between the segments, 0..16"),
@@ -133,10 +133,10 @@ COMPUTE = Record(
         Field("left0_stride", 7, 16, 16, "rows per block of R output rows"),
         Field("right0_base", 8, 0, 16, "first row of the first segment's right operand"),
         Field("right0_stride", 8, 16, 16, "rows per block of C / f output columns"),
-        Field("left1_base", 9, 0, 16, "the same for the second segment"),
-        Field("left1_stride", 9, 16, 16, ""),
-        Field("right1_base", 10, 0, 16, ""),
-        Field("right1_stride", 10, 16, 16, ""),
+        Field("left1_base", 9, 0, 16, "first row of the second segment's left operand"),
+        Field("left1_stride", 9, 16, 16, "rows per block of R output rows"),
+        Field("right1_base", 10, 0, 16, "first row of the second segment's right operand"),
+        Field("right1_stride", 10, 16, 16, "rows per block of C / f output columns"),
         Field("out_base", 11, 0, 16, "first row of the result in the output buffer"),
         Field("out_stride", 11, 16, 16, "output buffer rows per block of R output rows"),
         Field("result_base", 12, 0, 16, "first row of the result in the left scratchpad"),
@@ -147,8 +147,8 @@ COMPUTE = Record(
         Field("scale_n", 14, 16, 6, "right shift of the scale, 0..47 (TENSOR mode)"),
         Field("stat_slot", 14, 24, 8, "slot of the maximum and saturation count"),
         Field("scale_base", 15, 0, 16, "first word of the scale vector: one entry per output row or column"),
-        Field("key0", 16, 0, 32, "hash key of stochastic rounding"),
-        Field("key1", 17, 0, 32, ""),
+        Field("key0", 16, 0, 32, "hash key of stochastic rounding, first word"),
+        Field("key1", 17, 0, 32, "hash key of stochastic rounding, second word"),
         Field("index_base", 18, 0, 32, "hash index of output element (0, 0)"),
         Field("index_row_stride", 19, 0, 32, "added to the hash index per output row, modulo 2**32"),
         Field("index_col_stride", 20, 0, 32, "added to the hash index per output column, modulo 2**32"),
@@ -163,9 +163,9 @@ COMPUTE = Record(
 STORE = Record(
     "STORE",
     COMMAND_BYTES,
-    _HEADER
-    + _DRAM
-    + (
+    (
+        *_HEADER,
+        *_DRAM,
         Field("source", 2, 0, 4, "OUT 0, STATS 1 (rows 1; base is a slot, row_bytes 16 per slot)"),
         Field(
             "transpose",
@@ -176,8 +176,7 @@ STORE = Record(
         ),
         Field("packed", 2, 5, 1, "rows are packed: row_bytes is a power of two below bus_bytes and row_stride equals it"),
     ),
-    "Copy a matrix of bytes from the output buffer to DRAM. Bytes past row_bytes are not written. Completes after its "
-    "last write response.",
+    "Copy a matrix of bytes from the output buffer to DRAM. Bytes past row_bytes are not written. Completes after its last write response.",
 )
 
 COMMANDS: dict[Opcode, Record] = {Opcode.LOAD: LOAD, Opcode.COMPUTE: COMPUTE, Opcode.STORE: STORE}

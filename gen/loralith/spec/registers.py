@@ -64,7 +64,7 @@ _COUNTER_BASE = 0x80
 REGISTERS: dict[str, Register] = {
     r.name: r
     for r in (
-        Register("ID", 0x00, Access.RO, "0x4C4F5241", reset=ID),
+        Register("ID", 0x00, Access.RO, "'LORA' in ASCII", reset=ID),
         Register("VERSION", 0x04, Access.RO, "major, minor and patch in bits 31..16, 15..8 and 7..0"),
         Register("CONFIG_HASH", 0x08, Access.RO, "hash of the configuration; the driver compares it with its own"),
         Register(
@@ -106,20 +106,15 @@ REGISTERS: dict[str, Register] = {
             "pending events; irq is high while an enabled one is pending",
             bits=(Bits("done", 0, 1, "the list ended"), Bits("error", 1, 1, "the list was stopped and has drained")),
         ),
-        Register("LIST_BASE", 0x20, Access.RW, "address of the command list, a multiple of bus_bytes", width=64),
+        Register("LIST_BASE", 0x20, Access.RW, "DRAM address of the command list, a multiple of bus_bytes", width=64),
         Register("LIST_LENGTH", 0x28, Access.RW, "commands in the list, at least 1"),
-        Register(
-            "WATCHDOG", 0x2C, Access.RW, "cycles without any progress that stop a list, at least 1", reset=WATCHDOG_RESET
-        ),
+        Register("WATCHDOG", 0x2C, Access.RW, "cycles without any progress that stop a list, at least 1", reset=WATCHDOG_RESET),
         Register("WINDOW_BASE", 0x30, Access.RW, "first DRAM byte that may be accessed", width=64),
         Register("WINDOW_LIMIT", 0x38, Access.RW, "first DRAM byte past the window", width=64),
         Register("ERROR_COMMAND", 0x40, Access.RO, "index in the list of the command that stopped it"),
         Register("COMMANDS_DONE", 0x44, Access.RO, "commands completed"),
         Register("ERROR_ADDRESS", 0x48, Access.RO, "DRAM address of the fault, 0 if it has none", width=64),
-        *(
-            Register(name.upper(), _COUNTER_BASE + 8 * i, Access.RO, doc, width=64)
-            for i, (name, doc) in enumerate(COUNTERS)
-        ),
+        *(Register(name.upper(), _COUNTER_BASE + 8 * i, Access.RO, doc, width=64) for i, (name, doc) in enumerate(COUNTERS)),
     )
 }
 

@@ -11,6 +11,7 @@ class Code(IntEnum):
     """STATUS.code, sticky until the next doorbell. The first fault of a list wins."""
 
     OK = 0
+    """No fault."""
     BAD_OPCODE = 1
     """The opcode is not one of the command set."""
     BAD_FIELD = 2
@@ -35,17 +36,21 @@ class Unit(IntEnum):
     """STATUS.unit: which part of the machine stopped the list."""
 
     NONE = 0
+    """No fault, or one that no single unit is to blame for."""
     FETCH = 1
+    """Command fetch, and the checks of the list itself."""
     LOAD = 2
     COMPUTE = 3
     STORE = 4
     HOST = 5
+    """The host's abort."""
 
 
 class Check(IntEnum):
     """STATUS.detail: which check failed."""
 
     NONE = 0
+    """The code says all."""
     RESERVED = 1
     """A reserved bit is not zero."""
     ENUM = 2
@@ -57,15 +62,22 @@ class Check(IntEnum):
     STRIDE = 5
     """The DRAM row stride."""
     LEFT = 6
+    """The left operand's region."""
     LEFT2 = 7
-    """The second segment's left operand."""
+    """The second segment's left operand's region."""
     RIGHT = 8
+    """The right operand's region."""
     RIGHT2 = 9
+    """The second segment's right operand's region."""
     OUT = 10
+    """The region in the output buffer."""
     ACC = 11
+    """The region in the accumulate buffer."""
     SCALE = 12
+    """The scale vector."""
     STAT = 13
+    """The statistics slot."""
     LEFT_RESULT = 14
-    """A result written to the left scratchpad."""
+    """The region of a result in the left scratchpad."""
     LIST = 15
     """The command list itself."""

@@ -1,0 +1,104 @@
+"""What several emitters say of `loralith.spec`: enumerations with their meanings, registers as 32-bit words, named limits."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from loralith.spec import commands, numerics, status
+from loralith.spec.registers import REGISTERS, Access, Register
+from loralith.spec.version import VERSION
+
+__all__ = ["COMMAND_ENUMS", "LIMITS", "REGISTER_ENUMS", "STATUS_ENUMS", "VERSION_WORD", "Choice", "Word", "choices", "reset_of", "words"]
+
+VERSION_WORD = VERSION[0] << 16 | VERSION[1] << 8 | VERSION[2]
+"""What the VERSION register reads."""
+
+COMMAND_ENUMS: dict[str, type[IntEnum]] = {
+    "opcode": commands.Opcode,
+    "target": commands.LoadTarget,
+    "source": commands.StoreSource,
+    "out_mode": commands.OutMode,
+    "scale_mode": commands.ScaleMode,
+}
+"""Fields of commands whose values have names."""
+
+STATUS_ENUMS: dict[str, type[IntEnum]] = {"code": status.Code, "detail": status.Check, "unit": status.Unit}
+REGISTER_ENUMS: dict[tuple[str, str], type[IntEnum]] = {("STATUS", name): enum for name, enum in STATUS_ENUMS.items()}
+"""Bits of registers, as (register, bits), whose values have names."""
+
+LIMITS: tuple[tuple[str, int, str], ...] = (
+    ("COMMAND_BYTES", commands.COMMAND_BYTES, "bytes of a descriptor"),
+    ("SEMAPHORES", commands.SEMAPHORES, "semaphores, one bit each in wait and signal"),
+    ("SEMAPHORE_MAX", commands.SEMAPHORE_MAX, "tokens that a semaphore holds at most"),
+    ("STAT_BYTES", commands.STAT_BYTES, "bytes of a statistics slot in DRAM: max |p| (uint64), saturations (uint32), zero (uint32)"),
+    ("Q8_MAX", numerics.Q8_MAX, "largest magnitude of a quantized INT8 value"),
+    ("Q4_MAX", numerics.Q4_MAX, "largest magnitude of a quantized INT4 value"),
+    ("K_LIMIT", numerics.K_LIMIT, "longest exact INT32 reduction"),
+    ("MANTISSA_MIN", numerics.MANTISSA_MIN, "smallest mantissa of a scale"),
+    ("MANTISSA_MAX", numerics.MANTISSA_MAX, "largest mantissa of a scale"),
+    ("SHIFT_MAX", numerics.SHIFT_MAX, "largest right shift of a scale"),
+)
+"""(name, value, meaning) of constants that a host needs."""
+
+
+class Choice(NamedTuple):
+    """A named value, and what it means ("" where its name says all)."""
+
+    name: str
+    value: int
+    doc: str
+
+
+def choices(enum: type[IntEnum]) -> list[Choice]:
+    """The members in order of definition; a member's meaning is the string that stands under it in the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(enum))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for member, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(member, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            target = member.targets[0]
+            assert isinstance(target, ast.Name)
+            docs[target.id] = str(after.value.value)
+    return [Choice(member.name, int(member), docs.get(member.name, "")) for member in enum]
+
+
+def reset_of(register: Register) -> int | None:
+    """What the register reads after reset; None where that follows from the configuration."""
+    if register.name == "CONFIG_HASH":
+        return None
+    return VERSION_WORD if register.name == "VERSION" else register.reset
+
+
+@dataclass(frozen=True)
+class Word:
+    """32 bits at an offset: a register, or one half of a 64-bit one."""
+
+    name: str
+    offset: int
+    register: Register
+    high: bool = False
+
+    @property
+    def reset(self) -> int | None:
+        value = reset_of(self.register)
+        return value if value is None else value >> (32 * self.high) & 0xFFFF_FFFF
+
+    @property
+    def access(self) -> Access:
+        return self.register.access
+
+
+def words() -> list[Word]:
+    """All words of the register map in order of offset; halves of 64-bit registers are named `<register>_LOW` and `<register>_HIGH`."""
+    found = []
+    for r in sorted(REGISTERS.values(), key=lambda r: r.offset):
+        if r.width == 64:
+            found += [Word(f"{r.name}_LOW", r.offset, r), Word(f"{r.name}_HIGH", r.offset + 4, r, high=True)]
+        else:
+            found.append(Word(r.name, r.offset, r))
+    return found
