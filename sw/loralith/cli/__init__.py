@@ -34,6 +34,7 @@ COMMANDS = (
     "disasm",
     "bench",
     "soak",
+    "finetune",
 )
 
 

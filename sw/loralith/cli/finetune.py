@@ -1,0 +1,159 @@
+"""`loralith finetune`: teach the small diffusion model a digit that it has never seen, its LoRA layers on a device."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loralith.cli import output
+from loralith.spec.config import PRESETS
+
+if TYPE_CHECKING:
+    from loralith.device.base import Device
+    from loralith.diffusion.finetune import Progress
+    from loralith.diffusion.settings import FinetuneSettings
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("finetune", help="train a LoRA adapter of the small diffusion model on a device")
+    parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
+    parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
+    parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
+    parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
+    parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
+    parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
+    parser.add_argument("--device", default="reference", help="reference, verilator, pynq:<bitfile>, or fp32 for plain torch (default: reference)")
+    parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
+    parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="scales of H and dH (default: measured)")
+    parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
+    parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
+    parser.add_argument("--start-from", type=Path, help="folder of a PEFT adapter to start from")
+    parser.set_defaults(run=run)
+
+
+def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
+    """What `finetune` calls to put a model's LoRA layers on `device`."""
+    from loralith.lora.attachment import attach
+    from loralith.spec.scheme import FQT
+
+    def attach_to(model: Any, settings: FinetuneSettings) -> Any:
+        observer = None
+        if verify:
+            from loralith.cli.verification import ReferenceObserver
+
+            observer = ReferenceObserver()
+        return attach(model, device, FQT(seed=settings.seed, adapter_scales=adapter_scales), observer=observer)
+
+    return attach_to
+
+
+class Bar:
+    """Progress on stderr: a rich bar where it is a terminal, a line now and then where it is not."""
+
+    def __init__(self, title: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self.terminal = console.is_terminal
+        self.title, self.total = title, total
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console, disable=not self.terminal)
+        self.task = self.progress.add_task(title, total=total, facts="")
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, state: Progress) -> None:
+        facts = []
+        if state.loss is not None:
+            facts.append(f"loss {state.loss:.4f}")
+        if state.phase == "train":
+            facts.append(f"{state.steps_per_second:.2f} steps/s")
+        if "cycles" in state.counters:
+            facts.append(f"{state.counters['cycles'] / 1e6:.2f} M cycles")
+        text = ", ".join(facts)
+        self.progress.update(self.task, completed=state.step, facts=text, description=f"{self.title} ({state.phase})")
+        if not self.terminal and (state.phase != "train" or state.step % 10 == 0 or state.step == state.steps):
+            output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+
+    fp32 = args.device == FP32
+    settings = FinetuneSettings(
+        output=args.output,
+        digit=args.digit,
+        images=args.images,
+        rank=args.rank,
+        alpha=args.alpha,
+        steps=args.steps,
+        batch=args.batch,
+        lr=args.lr,
+        seed=args.seed,
+        start_from=args.start_from,
+        device=args.device,
+        config=None if fp32 else args.config,
+        verify=args.verify,
+        evaluation=EvaluationSettings(samples=args.samples),
+    )
+    with stop_on_interrupt() as stop, Bar(f"digit {args.digit} on {args.device}", args.steps) as bar:
+        if fp32:
+            result = finetune(settings, None, bar, stop, resume=args.resume)
+        else:
+            with open_device(args.device, args.config) as device:
+                result = finetune(settings, attacher(device, args.verify, args.adapter_scales), bar, stop, resume=args.resume)
+    summary = summarize(result.report, result.folder)
+    if args.json:
+        output.emit_json(summary)
+    else:
+        print_summary(summary)
+    return 0
+
+
+def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the command prints: figures of report.json and where the files are."""
+    counters = report["counters"]
+    return {
+        "loss": report["losses"],
+        "held_out_loss": report["held_out_loss"],
+        "sample_accuracy": report["sample_accuracy"],
+        "bit_exact": counters.get("bit_exact"),
+        "elements_compared": counters.get("elements_compared"),
+        "cycles": counters.get("cycles"),
+        "macs": counters.get("macs"),
+        "utilization": counters.get("utilization"),
+        "seconds": report["seconds"],
+        "adapter": str(folder / "adapter_model.safetensors"),
+        "picture": str(folder / "samples.png"),
+        "report": str(folder / "report.json"),
+    }
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    held, accuracy = summary["held_out_loss"], summary["sample_accuracy"]
+    rows: list[tuple[str, str]] = [
+        ("held-out loss", f"{held['before']:.4f} -> {held['after']:.4f}"),
+        ("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"),
+    ]
+    if summary["cycles"] is not None:
+        rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
+    if summary["bit_exact"] is not None:
+        rows.append(("bit-exact with the reference", f"{'yes' if summary['bit_exact'] else 'no'}, {summary['elements_compared']:,} elements"))
+    rows += [("adapter", summary["adapter"]), ("picture", summary["picture"])]
+    output.table("Fine-tune", ("", ""), rows)

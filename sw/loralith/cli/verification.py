@@ -1,0 +1,95 @@
+"""What `--verify` does: every attached layer's integers and floats, compared bit for bit with the torch reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loralith.errors import LoralithError
+from loralith.lora.layer import DeviceLayer, Gradients, Saved
+from loralith.lora.quantize import Float32
+from loralith.verif.fqt import Forward, LoraLayer
+from loralith.verif.golden_compare import Difference, compare
+from loralith.verif.quantize import QuantizedWeight
+
+__all__ = ["ReferenceObserver", "VerificationError"]
+
+
+class VerificationError(LoralithError):
+    """The device and the reference differ; the message names the first place: step, layer, tensor, index, both values."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(f"the device differs from the reference: {difference}")
+        self.difference = difference
+
+
+class ReferenceObserver:
+    """An observer for `loralith.attach` that runs `verif`'s layers beside the device's and stops at the first difference."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.layers: dict[int, LoraLayer] = {}
+        self.device_layers: dict[int, DeviceLayer] = {}
+        self.open: dict[int, Forward] = {}
+        self.compared = 0
+
+    def layer(self, index: int, name: str, layer: DeviceLayer) -> None:
+        numerics = layer.numerics
+        weight = QuantizedWeight(torch.from_numpy(numerics.weight.q), torch.from_numpy(numerics.weight.scale))
+        self.names[index], self.device_layers[index] = name, layer
+        self.layers[index] = LoraLayer(weight, numerics.alpha, numerics.scheme, index)
+
+    def _state(self, index: int, name: str) -> None:
+        """A resumed run's device layers start from a checkpoint's history; so must the reference, once."""
+        reference, numerics = self.layers[index], self.device_layers[index].numerics
+        if not reference.history[name] and len(numerics.history[name]) > 1:
+            # The device has recorded this pass already; what came before is the checkpoint's.
+            reference.history[name] = list(numerics.history[name][:-1])
+
+    def _compare(self, index: int, step: int, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+        difference = compare(expected, actual, step=step, layer=self.names[index])
+        if difference is not None:
+            raise VerificationError(difference)
+        self.compared += sum(value.numel() for value in expected.values())
+
+    def forward(self, index: int, x: Float32, a: Float32, b: Float32, step: int, call: int, record: bool, saved: Saved) -> None:
+        self._state(index, "H")
+        tensors = (torch.from_numpy(value) for value in (x, a, b))
+        forward = self.layers[index].forward(*tensors, step=step, call=call, record=record)
+        expected = {"X": forward.xq, "A": forward.aq, "B": forward.bq, "Y accumulators": forward.y_acc, "Y": forward.y}
+        operands = saved.plan.operands
+        self._compare(
+            index, step, expected, dict(zip(expected, (operands.xq, operands.aq, operands.bq, saved.y_acc, saved.y), strict=True))
+        )
+        if record:
+            self.open[id(saved)] = forward
+
+    def backward(self, index: int, saved: Saved, dy: Float32, a: Float32, record: bool, gradients: Gradients) -> None:
+        self._state(index, "dH")
+        forward = self.open.pop(id(saved))
+        want = self.layers[index].backward(
+            forward, torch.from_numpy(dy), torch.from_numpy(a), need_dx=gradients.dx is not None, record=record
+        )
+        expected = {
+            "dY": want.dyq,
+            "dB accumulators": want.db_acc.to(torch.int32),
+            "dA accumulators": want.da_acc.T.contiguous().to(torch.int32),
+            "dB": want.db,
+            "dA": want.da,
+        }
+        actual = dict(
+            zip(
+                expected,
+                (gradients.plan.operands.dyq, gradients.db_acc, gradients.da_acc, gradients.db, gradients.da),
+                strict=True,
+            )
+        )
+        if want.dx is not None and want.dx_acc is not None:
+            expected |= {"dX accumulators": want.dx_acc, "dX": want.dx}
+            actual |= {"dX accumulators": gradients.dx_acc, "dX": gradients.dx}
+        self._compare(index, forward.step, expected, actual)
+
+    def counters(self) -> dict[str, Any]:
+        """`bit_exact`, and how many elements were compared."""
+        return {"bit_exact": True, "elements_compared": self.compared}
