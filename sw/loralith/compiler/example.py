@@ -31,7 +31,8 @@ class Example:
 
 def example(config: Config, address: int, seed: int = 1) -> Example:
     """A chained, folded product with per-column scales, stochastic rounding and statistics, its INT8 result kept as left operand of
-    others, which add to the accumulate buffer; stores straight, transposed and of statistics.
+    others, which add to the accumulate buffer; stores straight, transposed and of statistics. Its results do not depend on what earlier
+    lists left on chip.
 
     `address` is a multiple of 4096. The operands follow from `seed`.
     """
@@ -93,7 +94,9 @@ class _Builder:
         wide = self.regions.take("out", M, 4 * N)
         emitter.compute(M, N, (again,), acc=acc, acc_write=True, note="first sum")
         emitter.compute(M, N, (again,), out=wide, acc=acc, acc_read=True, note="second sum")
-        emitter.compute(M, N, (again,), int8=Int8(Requantization(40000, 23)), left_result=other, stat_slot=2, note="on chip only")
+        emitter.compute(
+            M, N, (again,), int8=Int8(Requantization(40000, 23)), left_result=other, stat_slot=2, stat_clear=True, note="on chip only"
+        )
         first = self.size
         emitter.store(self.place(row_major(M, N, config)), out, note="straight")
         emitter.store(self.place(row_major(N, M, config)), out, transpose=True, note="transposed")
