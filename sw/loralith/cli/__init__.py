@@ -35,6 +35,7 @@ COMMANDS = (
     "bench",
     "soak",
     "finetune",
+    "sim",
 )
 
 

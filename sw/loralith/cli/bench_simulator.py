@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         addresses = [device.alloc(layout.nbytes) for layout in layouts]
         for layout, address in zip(layouts[:2], addresses, strict=False):
             device.write(address, layout.pack(rng.integers(-128, 128, (layout.rows, layout.cols), dtype=np.int8)))
-        commands = compile_matmul(plan, *addresses, config)
+        commands = compile_matmul(plan, addresses[0], addresses[1], addresses[2], config)
         for _ in range(args.repeat):
             seconds, result = device.seconds, device.run(commands)
             speeds.append(result.counters.cycles / (device.seconds - seconds))

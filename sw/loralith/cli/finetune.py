@@ -27,9 +27,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
-    parser.add_argument("--device", default="reference", help="reference, verilator, pynq:<bitfile>, or fp32 for plain torch (default: reference)")
+    parser.add_argument("--device", default="reference", help="reference (default), verilator, pynq:<bitfile>, or fp32 for plain torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
-    parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="scales of H and dH (default: measured)")
+    parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
@@ -63,7 +63,8 @@ class Bar:
         console = Console(stderr=True)
         self.terminal = console.is_terminal
         self.title, self.total = title, total
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        facts = TextColumn("{task.fields[facts]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn())
         self.progress = Progress(*columns, console=console, disable=not self.terminal)
         self.task = self.progress.add_task(title, total=total, facts="")
 
@@ -154,6 +155,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     if summary["cycles"] is not None:
         rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
     if summary["bit_exact"] is not None:
-        rows.append(("bit-exact with the reference", f"{'yes' if summary['bit_exact'] else 'no'}, {summary['elements_compared']:,} elements"))
+        exact = "yes" if summary["bit_exact"] else "no"
+        rows.append(("bit-exact with the reference", f"{exact}, {summary['elements_compared']:,} elements"))
     rows += [("adapter", summary["adapter"]), ("picture", summary["picture"])]
     output.table("Fine-tune", ("", ""), rows)

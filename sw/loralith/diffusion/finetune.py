@@ -139,6 +139,14 @@ class _Reporter:
             self.progress(Progress(phase, session.step, self.settings.steps, loss, rate, session.counters()))
 
 
+def step_loss(model: PeftModel, encoder: PromptEncoder, images: torch.Tensor, settings: FinetuneSettings, step: int) -> torch.Tensor:
+    """The loss of one training step, a scalar: its draw is a function of the settings' seed and of `step` alone."""
+    draw = draw_step("finetune", settings.seed, step, batch=settings.batch, images=images, dropout=settings.dropout)
+    prompt, null = encoder.encode(digit_prompt(settings.digit)), encoder.encode("")
+    condition = torch.where(draw.dropped[:, None, None], null, prompt)  # [batch, tokens, dim]
+    return denoising_loss(model, noise_schedule(), images[draw.picks], draw.timesteps, draw.noise, condition)
+
+
 def _train(
     session: Session,
     encoder: PromptEncoder,
@@ -148,18 +156,14 @@ def _train(
     identity: dict[str, Any],
 ) -> None:
     settings, path = session.settings, session.settings.output / CHECKPOINT
-    schedule = noise_schedule()
-    prompt, null = encoder.encode(digit_prompt(settings.digit)), encoder.encode("")
     session.model.train()
     report.begin()
     while session.step < settings.steps:
         began = time.monotonic()
         step = session.step
-        draw = draw_step("finetune", settings.seed, step, batch=settings.batch, images=images, dropout=settings.dropout)
-        condition = torch.where(draw.dropped[:, None, None], null, prompt)  # [batch, tokens, dim]
         if session.attachment:
             session.attachment.step_begin(step)
-        loss = denoising_loss(session.model, schedule, images[draw.picks], draw.timesteps, draw.noise, condition)
+        loss = step_loss(session.model, encoder, images, settings, step)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss of step {step} is {loss.item()}; a lower --lr than {settings.lr} may help")
         session.optimizer.zero_grad()
@@ -184,4 +188,4 @@ def load_finetuned(folder: Path) -> PeftModel:
     return PeftModel.from_pretrained(load_model()[0], str(folder)).eval()  # type: ignore[arg-type]
 
 
-__all__ = ["Attachment", "FinetuneResult", "Interrupted", "Progress", "TrainingError", "finetune", "load_finetuned"]
+__all__ = ["Attachment", "FinetuneResult", "Interrupted", "Progress", "TrainingError", "finetune", "load_finetuned", "step_loss"]

@@ -1,0 +1,140 @@
+"""`loralith sim`: the whole path once. A short fine-tune on the Verilated RTL, every layer checked, beside FP32 from the same seeds."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+from loralith.cli.finetune import Bar, attacher
+
+MOST_STEPS = 200
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("sim", help="fine-tune on the simulated hardware for a while, verify it, compare with FP32")
+    parser.add_argument("--output", type=Path, default=Path("build/sim"), help="folder of the results, made anew (default: build/sim)")
+    parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
+    parser.add_argument("--seconds", type=float, default=100.0, help="about how long to train on the device (default: 100)")
+    parser.add_argument("--steps", type=int, help="steps instead; by default as many as --seconds allow")
+    parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
+    parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def seconds_per_step(settings: Any, attach: Any) -> float:
+    """Wall time of one training step with its layers attached, on a model of its own: the second of two, when all is warm."""
+    from loralith.diffusion.adapter import add_adapter
+    from loralith.diffusion.data import personal_images
+    from loralith.diffusion.determinism import repeatable
+    from loralith.diffusion.finetune import step_loss
+    from loralith.diffusion.unet import load_model
+
+    images = personal_images(settings.digit, settings.images, settings.seed)
+    elapsed = 0.0
+    with repeatable():
+        unet, encoder = load_model()
+        model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
+        model.train()
+        attachment = attach(model, settings)
+        try:
+            for step in range(2):
+                start = time.monotonic()
+                attachment.step_begin(step)
+                step_loss(model, encoder, images, settings, step).backward()
+                elapsed = time.monotonic() - start
+        finally:
+            attachment.detach()
+    return elapsed
+
+
+def run(args: argparse.Namespace) -> int:
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+
+    started = time.monotonic()
+    settings = FinetuneSettings(
+        output=args.output / "rtl",
+        digit=args.digit,
+        rank=args.rank,
+        seed=args.seed,
+        steps=args.steps or 1,
+        device="verilator",
+        config=args.config,
+        verify=True,
+        checkpoint_every=MOST_STEPS,
+        evaluation=EvaluationSettings(rounds=8, samples=40),
+    )
+    for folder in (args.output / "rtl", args.output / "fp32"):
+        shutil.rmtree(folder, ignore_errors=True)
+    output.log(f"building or loading the Verilated {args.config} configuration")
+    with stop_on_interrupt() as stop, open_device("verilator", args.config) as device:
+        attach = attacher(device, verify=True)
+        if args.steps is None:
+            each = seconds_per_step(settings, attach)
+            settings = replace(settings, steps=max(1, min(MOST_STEPS, int(args.seconds / each))))
+            output.log(f"{each:.2f} s per step: {settings.steps} steps")
+        with Bar(f"digit {args.digit} on RTL", settings.steps) as bar:
+            rtl = finetune(settings, attach, bar, stop)
+        plain = replace(settings, output=args.output / "fp32", device=FP32, config=None, verify=False)
+        with Bar(f"digit {args.digit} in FP32", settings.steps) as bar:
+            fp32 = finetune(plain, None, bar, stop)
+    result = summarize(rtl.report, fp32.report, args, settings.steps, time.monotonic() - started)
+    if args.json:
+        output.emit_json(result)
+    else:
+        print_summary(result)
+    return 0
+
+
+def summarize(rtl: dict[str, Any], fp32: dict[str, Any], args: argparse.Namespace, steps: int, seconds: float) -> dict[str, Any]:
+    counters = rtl["counters"]
+    return {
+        "config": args.config,
+        "steps": steps,
+        "held_out_loss": {"before": rtl["held_out_loss"]["before"], "rtl": rtl["held_out_loss"]["after"], "fp32": fp32["held_out_loss"]["after"]},
+        "sample_accuracy": {
+            "before": rtl["sample_accuracy"]["before"],
+            "rtl": rtl["sample_accuracy"]["after"],
+            "fp32": fp32["sample_accuracy"]["after"],
+        },
+        "bit_exact": counters["bit_exact"],
+        "elements_compared": counters["elements_compared"],
+        "cycles": counters["cycles"],
+        "macs": counters["macs"],
+        "utilization": counters["utilization"],
+        "seconds": round(seconds, 1),
+        "picture": str(args.output / "rtl" / "samples.png"),
+        "adapter": str(args.output / "rtl" / "adapter_model.safetensors"),
+    }
+
+
+def print_summary(result: dict[str, Any]) -> None:
+    loss, accuracy = result["held_out_loss"], result["sample_accuracy"]
+    output.table(
+        f"{result['steps']} steps of LoRA fine-tuning on the Verilated RTL ({result['config']})",
+        ("", "before", "RTL, INT8", "torch, FP32"),
+        [
+            ("held-out loss", *(f"{loss[k]:.4f}" for k in ("before", "rtl", "fp32"))),
+            ("samples recognized as the new digit", *(f"{accuracy[k]:.0%}" for k in ("before", "rtl", "fp32"))),
+        ],
+    )
+    output.table(
+        "The machine",
+        ("", ""),
+        [
+            ("bit-exact with the reference", f"{'yes' if result['bit_exact'] else 'no'}, {result['elements_compared']:,} elements compared"),
+            ("cycles", f"{result['cycles']:,}"),
+            ("array utilization", f"{result['utilization']:.1%}"),
+            ("picture", result["picture"]),
+            ("adapter", result["adapter"]),
+            ("seconds", str(result["seconds"])),
+        ],
+    )

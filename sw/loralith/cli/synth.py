@@ -1,0 +1,111 @@
+"""`loralith synth`: emit, synthesize, place and route; prints what it takes of the part, how fast it runs, and what limits it."""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+
+SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
+"""The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("synth", help="synthesize, place and route for an FPGA board")
+    parser.add_argument("--board", default="ulx3s-85f", help="a folder of constraints/ (default: ulx3s-85f)")
+    parser.add_argument("--config", default="ecp5", help="preset or JSON file (default: ecp5)")
+    parser.add_argument(
+        "--part",
+        choices=("smoke", "array", "compute", "all"),
+        default="all",
+        help="the elements alone, the compute unit, or all (default); smoke: the compute unit of a small 8 x 8 configuration",
+    )
+    parser.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds to try (default: 1)")
+    parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="clock to aim at (default: the board's)")
+    parser.add_argument("--timeout", type=float, default=120, metavar="MINUTES", help="for one call of a tool (default: 120)")
+    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md (default: in build/synth/)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when the part is too full or the clock too slow; 2, by SynthError, when there is no result at all."""
+    from loralith import synth
+    from loralith.spec.config import Config, load_config
+
+    if args.seeds < 1 or args.timeout <= 0:
+        raise synth.SynthError(f"--seeds and --timeout must be above 0, not {args.seeds} and {args.timeout:g}")
+    smoke = args.part == "smoke"
+    config = Config("smoke", **SMOKE) if smoke else load_config(args.config)
+    target = synth.Target(
+        synth.load_board(args.board),
+        config,
+        "compute" if smoke else args.part,
+        frequency_mhz=args.frequency,
+        timeout=60 * args.timeout,
+        progress=output.log,
+    )
+    stem = args.output or target.folder / target.label
+    context = {"commit": _commit(), "command": _command(args)}
+    netlist = synth.synthesize(target)
+    routings = []
+    figures = _write(stem, synth.summary(target, netlist, **context))
+    if not args.synth_only:
+        for seed in range(args.seed, args.seed + args.seeds):
+            routings.append(synth.route(target, netlist, seed))
+            figures = _write(stem, synth.summary(target, netlist, routings, **context))
+    if args.json:
+        output.emit_json(figures)
+    else:
+        _print(figures)
+    return 0 if figures["fits"] and figures["meets"] is not False and not figures["latches"] else 1
+
+
+def _write(stem: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """After every step, so that an interrupted run leaves what it had."""
+    from loralith.synth import markdown
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(markdown(figures), encoding="utf-8")
+    return figures
+
+
+def _print(figures: dict[str, Any]) -> None:
+    rows = [[r, figures[r], figures["available"][r], f"{figures['share'][r]:.1%}"] for r in ("lut", "ff", "dsp", "bram")]
+    output.table(f"{figures['config']['name']} ({figures['part']}) on {figures['part_number']}", ["resource", "used", "of", "share"], rows)
+    modules = [[name, *counts.values()] for name, counts in list(figures["modules"].items())[:20]]
+    output.table("largest modules", ["module", "lut", "ff", "dsp", "bram"], modules)
+    if figures["fmax_mhz"] is not None:
+        path = [[arc["kind"], f"{arc['delay_ns']:.2f}", arc["signal"]] for arc in figures["critical_path"]]
+        output.table("critical path", ["step", "ns", "signal"], path)
+        print(f"fmax {figures['fmax_mhz']:.1f} MHz (aimed at {figures['target_mhz']:g}), peak {figures['peak_gmacs']:.2f} GMAC/s")
+    print(f"fits: {'yes' if figures['fits'] else 'no'}; {figures['limit']}")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What repeats the run."""
+    words = ["loralith synth", f"--board {args.board}", f"--part {args.part}"]
+    if args.part != "smoke":
+        words.append(f"--config {args.config}")
+    if args.synth_only:
+        words.append("--synth-only")
+    else:
+        words += [f"--seed {args.seed}", f"--seeds {args.seeds}"]
+    if args.frequency:
+        words.append(f"--frequency {args.frequency:g}")
+    return " ".join(words)
+
+
+def _commit() -> str:
+    """The checkout's commit, with a plus sign where hardware sources differ from it; empty outside a checkout."""
+    repo = Path(__file__).resolve().parents[3]
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=repo, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "hw", "gen"], cwd=repo, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changed.strip() else "")
