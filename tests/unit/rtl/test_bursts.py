@@ -55,7 +55,8 @@ def split(bus_bytes, max_burst, transfers, stall, seed=0):
                 cycles.append(cycle)
         for _ in range(5):
             await ctx.tick()
-        assert not ctx.get(dut.o.valid) and not ctx.get(dut.busy)
+        assert not ctx.get(dut.o.valid)
+        assert not ctx.get(dut.busy)
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
@@ -102,12 +103,13 @@ def test_one_burst_per_cycle_while_rows_fit_one():
         (0x1008, 0, False),
     ],
 )
-def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes):
+@pytest.mark.parametrize("limit", [0x1031, 0x1034, 0x1038])
+def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes, limit):
     dut = BurstGate(config(8, 64))
 
     async def bench(ctx):
         ctx.set(dut.window_base, 0x1000)
-        ctx.set(dut.window_limit, 0x1034)
+        ctx.set(dut.window_limit, limit)
         ctx.set(dut.o.ready, 1)
         for tried, expected in ((0x1000, True), (address, passes)):
             ctx.set(dut.i.payload, {"address": tried, "beats": 1 if tried == 0x1000 and expected else beats})
@@ -121,6 +123,23 @@ def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes):
             assert ctx.get(dut.refused_address) == address
             ctx.set(dut.i.valid, 1)
             assert not ctx.get(dut.i.ready), "nothing follows a refused burst"
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0x1030, True), (0x1028, False)])
+def test_a_word_that_begins_at_the_limit_is_outside(limit, passes):
+    dut = BurstGate(config(8, 64))
+
+    async def bench(ctx):
+        ctx.set(dut.window_limit, limit)
+        ctx.set(dut.i.payload, {"address": 0x1028, "beats": 1})
+        ctx.set(dut.i.valid, 1)
+        await ctx.tick()
+        assert ctx.get(dut.o.valid) == passes
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)

@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from loralith.rtl.bus import BusSide
-from loralith.spec.commands import COMMAND_BYTES, Command, Opcode, StoreSource
+from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, Command, Opcode, StoreSource
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.registers import COUNTERS, REGISTERS, address_of
 from loralith.spec.status import Check, Code, Unit
@@ -33,11 +33,12 @@ class Machine:
         self.stats = [self.rng.getrandbits(128) for _ in range(config.stat_slots)]
         self.left = np.zeros((config.left_depth, config.banks, config.rows), np.uint8)
         self.log: list[tuple[str, int]] = []
+        self.write_ready = 1
 
     async def memories(self, ctx):
         dut = self.dut
         outs, stats = [(None, None)] * (OUT_DELAY - 1), [0] * (STAT_DELAY - 1)
-        ctx.set(dut.operand.ready, 1)
+        ctx.set(dut.operand.ready, self.write_ready)
         ctx.set(dut.scale.ready, 1)
         read, stat, operand = dut.out_read, dut.stat_read, dut.operand
         while True:
@@ -317,8 +318,9 @@ def test_an_unknown_opcode_names_its_command():
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_read_error_in_the_list_names_its_beat(seed):
-    bad = LIST + 4 * COMMAND_BYTES + 24
+@pytest.mark.parametrize("offset", [0, 24, 120])
+def test_a_read_error_in_the_list_names_its_beat(seed, offset):
+    bad = LIST + 4 * COMMAND_BYTES + offset
     machine = Machine(TINY, Stalls.random(random.Random(seed)), seed, error=lambda a: 3 if a == bad else 0)
     result = machine.run(chain(4))
     assert (result["code"], result["unit"], result["error_command"]) == (Code.AXI_READ_ERROR, Unit.FETCH, 4)
@@ -337,6 +339,32 @@ def test_a_write_error_names_its_burst_and_issued_bursts_finish(seed):
     result = machine.run(stores)
     assert (result["error"], result["code"], result["unit"]) == (1, Code.AXI_WRITE_ERROR, Unit.STORE)
     assert (result["error_address"], result["error_command"]) == (bad, owner)
+
+
+def test_a_write_error_is_told_while_an_earlier_store_waits_for_room_for_its_token():
+    stores = [
+        Command.make(Opcode.STORE, address=TARGET + 64 * i, rows=1, row_bytes=8, base=0, signal=1 << 3 if i <= SEMAPHORE_MAX else 0)
+        for i in range(SEMAPHORE_MAX + 3)
+    ]
+    bad = TARGET + 64 * (SEMAPHORE_MAX + 2)
+    result = Machine(TINY, Stalls(), error=lambda a: 2 if a == bad else 0).run(stores)
+    assert (result["code"], result["error_command"], result["commands_done"]) == (Code.AXI_WRITE_ERROR, SEMAPHORE_MAX + 2, SEMAPHORE_MAX)
+
+
+def test_an_abort_takes_in_beats_that_the_scratchpads_would_not():
+    machine = Machine(TINY, Stalls(latency=10))
+    machine.write_ready = 0
+    big = Command.make(Opcode.LOAD, address=BASE, rows=64, row_bytes=8, row_stride=8, base=0, block_stride=8)
+
+    async def scenario(ctx):
+        await machine.ring(ctx, [big])
+        for _ in range(300):
+            await ctx.tick()
+        assert machine.memory.responses_due
+        assert await machine.host.write(ctx, address_of("CONTROL"), 2) == 0
+        assert (await machine.end(ctx))["code"] == Code.HOST_ABORT
+
+    machine.simulate(scenario)
 
 
 def test_the_watchdog_ends_a_list_that_waits_for_nothing():

@@ -260,7 +260,8 @@ def test_latency_shows_once_and_not_per_command():
 
 def check_fault(command, code, detail, address=0, config=PRESETS["tiny"]):
     good = Command.make(Opcode.LOAD, address=BASE, rows=2, row_bytes=9, row_stride=16, base=0, block_stride=1)
-    _, _, _, result = simulate(config, [good, command, good], Stalls(), until_fault=True)
+    _, _, events, result = simulate(config, [good, command, good], Stalls(), until_fault=True)
+    assert sum(kind == "wait" for kind, *_ in events) <= 1, "a bad load takes no tokens"
     assert result["fault"] == {"valid": 1, "code": code, "detail": detail, "command": 1, "address": address}
     assert not result["busy"]
 

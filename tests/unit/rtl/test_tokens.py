@@ -34,7 +34,8 @@ def test_tokens_are_taken_and_given_all_at_once():
             granted = [port for port, r in zip(asks, ready, strict=True) if r and asks[port] is not None]
             took = [asks[p] for p in granted if p in waiters]
             gave = [asks[p] for p in granted if p in signallers]
-            assert len(took) <= 1 and len(gave) <= 1
+            assert len(took) <= 1
+            assert len(gave) <= 1
             able = [p for p in waiters if asks[p] is not None and all(counts[i] for i in range(SEMAPHORES) if asks[p] >> i & 1)]
             room = [
                 p
