@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,7 +47,8 @@ class Registers(wiring.Component):
             if r.bits and r.access is not Access.RW:
                 members |= {member_name(r.name, b.name): flow(b.width) for b in r.bits}
             else:
-                members[member_name(r.name)] = flow(r.width, init=r.reset) if flow is Out else flow(r.width)
+                # amaranth-stubs knows the parameter by its name before 0.5, reset.
+                members[member_name(r.name)] = flow(r.width, init=r.reset) if flow is Out else flow(r.width)  # pyright: ignore[reportCallIssue]
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -111,7 +112,7 @@ class Registers(wiring.Component):
             self._pending = value
         return value
 
-    def _write(self, m: Module, r: Register, word: int, data: Signal, mask: object) -> None:
+    def _write(self, m: Module, r: Register, word: int, data: Signal, mask: Value) -> None:
         if r.access is Access.RW:
             kept = getattr(self, member_name(r.name))
             part = slice(32 * word, 32 * word + 32)

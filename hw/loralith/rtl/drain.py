@@ -1,5 +1,7 @@
 """The drain: shadow accumulators to one column of R sums per cycle, with fold sums and the accumulate buffer."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -120,7 +122,7 @@ class Drain(wiring.Component):
             ]
         key1 = [Signal(32, name=f"key1_{i}") for i in range(self.key1_delay)]
         m.d.sync += [key1[0].eq(tile.flags.key1)]
-        m.d.sync += [after.eq(before) for before, after in zip(key1, key1[1:], strict=False)]
+        m.d.sync += [after.eq(before) for before, after in pairwise(key1)]
         m.d.comb += [
             self.hash_valid.eq(active & tile.flags.stochastic),
             self.hash_keyed.eq(keys),

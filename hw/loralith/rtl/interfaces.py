@@ -1,7 +1,7 @@
 """Signatures between the blocks, and the layouts of what they carry."""
 
 from amaranth.hdl import unsigned
-from amaranth.lib import data, stream
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
 
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -70,7 +70,7 @@ class LoadData(wiring.Component):
         end_mask = Signal(W)
         address, next_row = Signal(64), Signal(64)
 
-        def by_target(left: int, right_: int, scale: int = 1) -> object:
+        def by_target(left: int, right_: int, scale: int = 1) -> Value:
             return Mux(is_scale, scale, Mux(right, right_, left))
 
         parts = by_target(max(R // W, 1), max(C // W, 1), max(4 * R // W, 1))  # beats per word
@@ -184,13 +184,13 @@ class LoadData(wiring.Component):
             m.d.sync += [running.eq(0), valid.eq(0), self.fault.valid.eq(0)]
         return m
 
-    def _group(self, part: Signal, lanes: int) -> object:
+    def _group(self, part: Signal, lanes: int) -> Value:
         """The lanes that a natural write of a memory of ``lanes`` lanes reaches."""
         width = min(lanes, self._config.bus_bytes)
         groups = lanes // width
         return Cat((part[: max(exact_log2(groups), 1)] == i).replicate(width) if groups > 1 else Const(-1, width) for i in range(groups))
 
-    def _word(self, beat: Signal, sub: Signal, lanes: int) -> object:
+    def _word(self, beat: Signal, sub: Signal, lanes: int) -> Value:
         """The bytes of all lanes in a natural write: the beat over and over, or its ``sub``-th piece."""
         W = self._config.bus_bytes
         if lanes >= W:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -25,7 +25,7 @@ class Queue(wiring.Component):
 
     delay = 1
 
-    def __init__(self, shape: object, depth: int) -> None:
+    def __init__(self, shape: ShapeLike, depth: int) -> None:
         self._shape, self._depth = shape, max(depth, 1)
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "clear": In(1)})
 
@@ -37,7 +37,7 @@ class Queue(wiring.Component):
         first, last = Signal(range(max(self._depth, 2))), Signal(range(max(self._depth, 2)))
         put, get = Signal(), Signal()
 
-        def after(pointer: Signal) -> object:
+        def after(pointer: Signal) -> Value:
             return Mux(pointer == self._depth - 1, 0, pointer + 1)
 
         m.d.comb += [

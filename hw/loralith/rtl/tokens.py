@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
@@ -55,7 +55,7 @@ class Tokens(wiring.Component):
                 m.d.sync += self.counts[i].eq(0)
         return m
 
-    def _grant(self, m: Module, names: tuple[str, ...], blocked: Signal) -> Signal:
+    def _grant(self, m: Module, names: tuple[str, ...], blocked: Value) -> Signal:
         """The mask of the first of ``names`` that is not blocked in any semaphore, else zero."""
         mask = Signal(SEMAPHORES)
         free = ~self.clear

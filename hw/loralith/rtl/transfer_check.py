@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.enum import Enum
 from amaranth.lib.wiring import In, Out
@@ -172,6 +172,6 @@ class TransferCheck(wiring.Component):
         return meaning, blocks, rows, Mux(stats, config.stat_slots, config.out_depth), Mux(stats, Check.STAT, Check.OUT)
 
 
-def _ceil(value: object, unit: int) -> object:
+def _ceil(value: Value, unit: int) -> Value:
     """ceil(value / unit), ``unit`` a power of two."""
     return (value + unit - 1) >> exact_log2(unit)

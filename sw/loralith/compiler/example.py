@@ -62,11 +62,13 @@ class _Builder:
         left = self.regions.take("left", M, K)
         values = self.int8(M, K) if turned else self.int8(K, M)
         pad_rows = 0 if turned else -K % fold
-        self.emitter.load(self.place(row_major(*values.shape, config), values), left, transpose=turned, pad_rows=pad_rows)
+        self.emitter.load(
+            self.place(row_major(values.shape[0], values.shape[1], config), values), left, transpose=turned, pad_rows=pad_rows
+        )
         right = fold_right(self.int8(K, N), fold, config) if fold > 1 else self.int8(N, K)
         lanes, seq = right.shape[::-1] if fold > 1 else right.shape
         region = self.regions.take("right", lanes, seq)
-        self.emitter.load(self.place(row_major(*right.shape, config), right), region, transpose=fold == 1)
+        self.emitter.load(self.place(row_major(right.shape[0], right.shape[1], config), right), region, transpose=fold == 1)
         return Segment(left, region, K)
 
     def build(self) -> Example:

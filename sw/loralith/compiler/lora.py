@@ -153,7 +153,8 @@ def plan_pass(T: int, K: int, N: int, rank: int, config: Config) -> PassPlan:
                     left = T * padded(K, W) // W * (1 if kb == 1 else nb + 1)
                     base = N * padded(K, W) // W * (1 if slots >= nb * kb else tb)
                     out = T * padded(4 * N, W) // W
-                    array = -(-T // config.rows) * (-(-N // config.cols) * (K + rank + 2) + tile_cycles(K, skinny.width, skinny.fold, config))
+                    tile = -(-N // config.cols) * (K + rank + 2) + tile_cycles(K, skinny.width, skinny.fold, config)
+                    array = -(-T // config.rows) * tile
                     # The first block's load and the last one's store have nothing to hide behind.
                     ends = m * k // W + n * k // W + 4 * m * n // W
                     cost = max(left + base, array, out) + ends + COMMAND_CYCLES * tb * (nb + 1) * kb
@@ -250,19 +251,20 @@ class _PassCompiler:
                 note=f"skinny {i},{b}",
             )
         if not measure:
-            assert work.skinny is not None and out is not None
+            assert work.skinny is not None
+            assert out is not None
             self.emitter.store(work.skinny.block(t0, t, 0, work.skinny.cols), out, note=f"skinny {i}")
         return left_result
 
     def output(self, i: int, j: int, skinny_left) -> None:
         """One block of Y or dX: base segment over k, adapter segment, chained."""
         work = self.work
-        assert work.adapter is not None and work.output is not None
+        factors = work.adapter
+        assert factors is not None
+        assert work.output is not None
         (t0, t), (n0, n) = self.tokens(i), self.columns(j)
         out = self.out.replace((i, j))
-        adapter_right = self.adapter.get(
-            (0, j), lambda to: self.emitter.load(work.adapter.block(0, self.rank, n0, n), to, note=f"adapter {j}")
-        )
+        adapter_right = self.adapter.get((0, j), lambda to: self.emitter.load(factors.block(0, self.rank, n0, n), to, note=f"adapter {j}"))
         adapter = Segment(skinny_left, adapter_right, self.rank)
         for b in range(self.kb):
             last = b == self.kb - 1
@@ -407,4 +409,3 @@ def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str) -> 
                 note=f"{name} {i},{b}",
             )
         emitter.store(work.out.block(m0, m, 0, rank), result, note=f"{name} {i}")
-

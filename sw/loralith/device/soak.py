@@ -50,7 +50,7 @@ class Soak:
     def __init__(self, device: Device, seed: int) -> None:
         self.device, self.rng = device, np.random.default_rng(seed)
         self.done = self.lists = 0
-        self._next = dict.fromkeys(("left", "right", "out"), 0)
+        self._next: dict[str, int] = dict.fromkeys(("left", "right", "out"), 0)
 
     def batch(self, count: int, timeout: float = 60.0) -> Mismatch | None:
         """Run `count` products as one list; the first wrong one, or None. Raises what `Device.run` raises."""
@@ -103,7 +103,7 @@ class Soak:
         lengths = ",".join(str(s.k) for s in segments)
         what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}{', transposed' if turned else ''}"
         self._emitter.compute(M, N, tuple(segments), fold=fold, shift=shift, out=out, int8=int8)
-        layout = self._place(row_major(*values.shape, config, values.itemsize), None)
+        layout = self._place(row_major(values.shape[0], values.shape[1], config, values.itemsize), None)
         self._emitter.store(layout, out, transpose=turned)
         return _Expected(what, layout, values)
 
@@ -125,7 +125,7 @@ class Soak:
             packed, turned = fold_right(right, fold, config) if fold > 1 else right, False
         lanes, seq = packed.shape if turned else packed.shape[::-1]
         other = self._region("right", lanes, seq)
-        self._emitter.load(self._place(row_major(*packed.shape, config), packed), other, transpose=turned)
+        self._emitter.load(self._place(row_major(packed.shape[0], packed.shape[1], config), packed), other, transpose=turned)
         return Segment(region, other, K), left.astype(np.int64) @ right.astype(np.int64)
 
     def _requantized(self, total: np.ndarray, stochastic: bool) -> tuple[Int8, np.ndarray]:

@@ -75,7 +75,7 @@ class _Product(torch.autograd.Function):
         return dx, torch.from_numpy(gradients.da), torch.from_numpy(gradients.db), None, None, None
 
 
-def _refuse(name: str, module: nn.Module) -> None:
+def _refuse(name: str, module: LoraLayer) -> None:
     """Raises AttachError for LoRA settings that the device does not run."""
     if not isinstance(module, Linear):
         raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers")
@@ -137,7 +137,8 @@ class Attachment:
         if abs(alpha / rank - module.scaling[adapter]) > 1e-12 * abs(module.scaling[adapter]):
             alpha = module.scaling[adapter] * rank
         try:
-            weight = quantize_weight(_float32(module.get_base_layer().weight), self.scheme)
+            base: Any = module.get_base_layer()
+            weight = quantize_weight(_float32(base.weight), self.scheme)
             device_layer = DeviceLayer(self.device, weight, alpha, rank, self.scheme, index)
         except SchemeError as error:
             raise AttachError(f"{name}: {error}") from None
@@ -154,7 +155,8 @@ class Attachment:
             flat = x.reshape(-1, x.shape[-1])
             y: Tensor = _Product.apply(flat, a, b, self, layer, keep)  # type: ignore[assignment]
             y = y.reshape(*x.shape[:-1], y.shape[-1])
-            bias = layer.module.get_base_layer().bias
+            base: Any = layer.module.get_base_layer()
+            bias = base.bias
             return y if bias is None else y + bias
 
         return forward
@@ -202,7 +204,9 @@ class Attachment:
         """Counts since the attachment was made: `cycles`, `macs`, `bytes_read`, `bytes_written`, `saturations`; `utilization`, useful
         MACs over cycles times processing elements; those of `Observer`, where it has `counters`."""
         now = self.device.counters().minus(self._before)
-        counts: dict[str, Any] = {name: int(getattr(now, name)) for name in ("cycles", "macs", "bytes_read", "bytes_written", "saturations")}
+        counts: dict[str, Any] = {
+            name: int(getattr(now, name)) for name in ("cycles", "macs", "bytes_read", "bytes_written", "saturations")
+        }
         peak = now.cycles * self.device.config.processing_elements
         counts["utilization"] = now.macs / peak if peak else 0.0
         own = getattr(self.observer, "counters", None)

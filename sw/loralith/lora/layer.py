@@ -145,7 +145,7 @@ class DeviceLayer:
         operands = numerics.forward_operands(x, a, b, step, call)
         kept: list[int] = []
         try:
-            xs = self._place(row_major(*operands.xq.shape, config), operands.xq, kept)
+            xs = self._place(row_major(operands.xq.shape[0], operands.xq.shape[1], config), operands.xq, kept)
             T = xs.rows
             skinny = self._reserve(self.skinny.packed(T, config), kept)
             with self.device.arena():

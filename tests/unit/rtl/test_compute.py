@@ -132,9 +132,7 @@ def fold_right(right, fold):
     padded = np.zeros((steps * fold, blocks * cols), np.int8)
     padded[:k, :n] = right
     # byte g * cols + c of word t is padded[t * fold + g, c]
-    return [
-        padded[:, b * cols : (b + 1) * cols].reshape(steps, fold * cols).T for b in range(blocks)
-    ]  # each [C lanes][steps]
+    return [padded[:, b * cols : (b + 1) * cols].reshape(steps, fold * cols).T for b in range(blocks)]  # each [C lanes][steps]
 
 
 def rand8(rng, *shape):
@@ -146,7 +144,8 @@ async def place(bench, left, right, fold, left_base, right_base):
     k = left.shape[1]
     padded = np.zeros((left.shape[0], -(-k // W) * W), np.int8)
     padded[:, :k] = left
-    left_stride, right_stride = -(-k // W), -(-(-(-k // fold)) // W)
+    steps = -(-k // fold)
+    left_stride, right_stride = -(-k // W), -(-steps // W)
     await bench.write_matrix(False, padded, left_base, left_stride)
     for b, block in enumerate(fold_right(right, fold)):
         await bench.write_matrix(True, block, right_base + b * right_stride, right_stride)

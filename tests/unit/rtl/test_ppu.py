@@ -118,10 +118,7 @@ def test_random_columns_equal_the_definition(lanes):
 def test_index_hash_equals_the_definition():
     lanes, rng = 4, random.Random(5)
     unit = IndexHash(lanes)
-    jobs = [
-        (hash_key(rng.getrandbits(64), i, 3), [rng.getrandbits(32) for _ in range(lanes)], rng.getrandbits(32))
-        for i in range(50)
-    ]
+    jobs = [(hash_key(rng.getrandbits(64), i, 3), [rng.getrandbits(32) for _ in range(lanes)], rng.getrandbits(32)) for i in range(50)]
     results = []
 
     async def bench(ctx):

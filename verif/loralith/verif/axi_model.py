@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["AxiLiteHost", "AxiMemory", "AxiRuleError", "Stalls"]
@@ -89,7 +89,7 @@ class AxiMemory:
         """Bursts that were taken and not answered in full."""
         return sum(len(q) for q in getattr(self, "_queues", {}).values()) + len(getattr(self, "_answers", ()))
 
-    def _burst(self, prefix: str, values: dict[str, int]) -> _Burst:
+    def _burst(self, prefix: str, values: Mapping[str, int]) -> _Burst:
         address, beats = values[prefix + "addr"], values[prefix + "len"] + 1
         end = address + beats * self.W
         first, limit = self.window
@@ -130,7 +130,7 @@ class AxiMemory:
             ctx.set(axi.rvalid, offered)
             _, _, *got = await ctx.tick().sample(*(getattr(axi, n) for n in names))
             self._cycle += 1
-            values = dict(zip(names, got, strict=True))
+            values: dict[str, int] = dict(zip(names, got, strict=True))
             payload = {n: values[n] for n in names if n != "rready"}
             if held is not None and payload != held:
                 raise AxiRuleError(f"AR changed before it was taken: {held} -> {payload}")
@@ -154,7 +154,7 @@ class AxiMemory:
         pending: deque[_Burst] = deque()  # presented; beats come in this order
         self._answers: deque[_Burst] = deque()
         taken = 0  # of the bursts in pending
-        held: dict[str, int] = {}
+        held: dict[str, dict[str, int]] = {}
         answering, presented, w_seen, cycle = False, False, True, 0
         while True:
             aw_ready = rng.random() >= stalls.aw and (w_seen or not stalls.aw_after_w)
@@ -168,7 +168,7 @@ class AxiMemory:
             ctx.set(axi.bvalid, answering)
             _, _, *got = await ctx.tick().sample(*(getattr(axi, n) for n in names))
             cycle += 1
-            values = dict(zip(names, got, strict=True))
+            values: dict[str, int] = dict(zip(names, got, strict=True))
             for prefix, ready in (("aw", aw_ready), ("w", w_ready)):
                 payload = {n: values[n] for n in names if n.startswith(prefix)}
                 if prefix in held and payload != held[prefix]:
@@ -240,7 +240,7 @@ class AxiLiteHost:
                     ctx.set(getattr(axi, channel + "valid"), 0)
                     del waiting[channel]
         await self._gap(ctx)
-        return await self._answer(ctx, "b", axi.bresp)
+        return (await self._answer(ctx, "b", axi.bresp))[0]
 
     async def read(self, ctx, address: int) -> tuple[int, int]:
         """Returns (value, response code)."""
@@ -252,14 +252,14 @@ class AxiLiteHost:
             _, _, ready = await ctx.tick().sample(axi.arready)
         ctx.set(axi.arvalid, 0)
         await self._gap(ctx)
-        value = await self._answer(ctx, "r", axi.rdata, axi.rresp)
-        return value[0], value[1]
+        value, response = await self._answer(ctx, "r", axi.rdata, axi.rresp)
+        return value, response
 
-    async def _answer(self, ctx, channel: str, *payload: object):
+    async def _answer(self, ctx, channel: str, *payload: object) -> list[int]:
         valid, ready = getattr(self.axi, channel + "valid"), getattr(self.axi, channel + "ready")
         ctx.set(ready, 1)
-        got = [False]
-        while not got[0]:
-            _, _, *got = await ctx.tick().sample(valid, *payload)
+        taken, got = False, []
+        while not taken:
+            _, _, taken, *got = await ctx.tick().sample(valid, *payload)
         ctx.set(ready, 0)
-        return got[1] if len(got) == 2 else got[1:]
+        return got

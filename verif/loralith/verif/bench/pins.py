@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from cocotb.triggers import RisingEdge
@@ -124,10 +125,11 @@ class PinMemory:
     def _offer(self, wanted: int) -> None:
         dut = self.dut
         traced = self._position is not None and self._position < len(self.trace)
-        for bit, queue, signal, offer in (
+        channels: list[tuple[int, deque[Any], Any, Callable[[Any], None]]] = [
             (R, self._reads, dut.m_axi_gmem_rvalid, self._offer_read),
             (B, self._answers, dut.m_axi_gmem_bvalid, self._offer_answer),
-        ):
+        ]
+        for bit, queue, signal, offer in channels:
             before = self._offered & bit
             if not before and wanted & bit and queue:
                 offer(queue[0])
