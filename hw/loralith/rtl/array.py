@@ -81,7 +81,7 @@ class ProcessingArray(wiring.Component):
                 by_one = Mux(shift1, Cat(Const(0, 1), acc[:31]), acc)
                 by_four = Mux(shift4, Cat(Const(0, 4), by_one[:28]), by_one)
                 with m.If(valid):
-                    m.d.sync += acc.eq((Mux(clear, 0, by_four) + Cat(product, product[15].replicate(16)))[:32])
+                    m.d.sync += acc.eq(Mux(clear, 0, by_four).as_signed() + product)
                 with m.If(self.capture):
                     m.d.sync += shadow.eq(acc)
                 with m.Elif(self.shift):
