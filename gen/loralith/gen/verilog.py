@@ -24,13 +24,13 @@ much text as without, and a Verilated model that builds and runs in two thirds o
 def convert(config: Config) -> str:
     """The Verilog text: module `loralith`. The same configuration always gives the same bytes."""
     from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog itself calls; it takes no passes of one's own
-    from amaranth.back import rtlil
+    from amaranth.back.rtlil import convert as to_rtlil  # pyright: ignore[reportMissingImports]  # unknown to amaranth-stubs
 
     from loralith.rtl.top import Loralith
 
     # The ports come from the component's signature: all of them and no other.
-    text = rtlil.convert(Loralith(config), name=MODULE, emit_src=False)
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\nwrite_verilog -norename -noattr\n"
+    text = to_rtlil(Loralith(config), name=MODULE, emit_src=False)
+    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\nattrmap -remove unused_bits\nattrmap -modattr -remove generator -remove top\nwrite_verilog -norename\n"
     return find_yosys(lambda version: version >= (0, 40)).run(["-q", "-"], script, ignore_warnings=True)
 
 

@@ -1,10 +1,10 @@
 """On-chip memories: operand scratchpads, output buffer, accumulate buffer, scale vectors and statistics.
 
 Every memory has one write and one read port and keeps its content from list to list. Reading and writing one word in the
-same cycle is never asked for by a legal list.
+same cycle is never asked for by a legal list; what is read then is unspecified.
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -17,8 +17,9 @@ from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
 __all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics"]
 
 
-def _bytes(value: Value) -> list[Value]:
-    return [value[8 * i : 8 * i + 8] for i in range(len(value) // 8)]
+def _block_memory(width: int, depth: int) -> Memory:
+    """A memory of zeros in block RAM: synthesis stops where it cannot be one, and adds no logic for a word read while it is written."""
+    return Memory(shape=unsigned(width), depth=depth, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
 
 
 class OperandMemory(wiring.Component):
@@ -59,7 +60,7 @@ class OperandMemory(wiring.Component):
         m = Module()
         bits = ceil_log2(self.depth)
         for b in range(self.banks):
-            m.submodules[f"bank{b}"] = memory = Memory(shape=unsigned(8 * self.lanes), depth=self.depth, init=[])
+            m.submodules[f"bank{b}"] = memory = _block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
             m.d.comb += [
@@ -101,7 +102,7 @@ class OutputMemory(wiring.Component):
         bits = ceil_log2(config.out_depth)
         banks = []
         for b in range(config.banks):
-            m.submodules[f"bank{b}"] = memory = Memory(shape=unsigned(8 * config.rows), depth=config.out_depth, init=[])
+            m.submodules[f"bank{b}"] = memory = _block_memory(8 * config.rows, config.out_depth)
             write, read = memory.write_port(), memory.read_port(transparent_for=())
             m.d.comb += [
                 write.addr.eq(self.write_row[:bits]),
@@ -147,7 +148,7 @@ class AccumulateMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits = ceil_log2(self.config.acc_depth)
-        m.submodules.memory = memory = Memory(shape=unsigned(32 * self.config.rows), depth=self.config.acc_depth, init=[])
+        m.submodules.memory = memory = _block_memory(32 * self.config.rows, self.config.acc_depth)
         write, read = memory.write_port(), memory.read_port(transparent_for=())
         m.d.comb += [
             write.addr.eq(self.write_row[:bits]),
@@ -182,7 +183,7 @@ class ScaleMemory(wiring.Component):
         config = self.config
         bits = ceil_log2(config.scale_depth)
         groups = 4 * config.rows // config.bus_bytes
-        m.submodules.memory = memory = Memory(shape=unsigned(32 * config.rows), depth=config.scale_depth, init=[])
+        m.submodules.memory = memory = _block_memory(32 * config.rows, config.scale_depth)
         write = memory.write_port(granularity=8 * config.bus_bytes)
         read = memory.read_port(transparent_for=())
         m.d.comb += [
@@ -225,7 +226,7 @@ class Statistics(wiring.Component):
         m = Module()
         slots = self.config.stat_slots
         bits = ceil_log2(slots)
-        m.submodules.memory = memory = Memory(shape=unsigned(80), depth=slots, init=[])
+        m.submodules.memory = memory = _block_memory(80, slots)
         write = memory.write_port()
         merge, host = memory.read_port(transparent_for=()), memory.read_port(transparent_for=())
         pending = Signal()

@@ -99,7 +99,11 @@ def summarize(rtl: dict[str, Any], fp32: dict[str, Any], args: argparse.Namespac
     return {
         "config": args.config,
         "steps": steps,
-        "held_out_loss": {"before": rtl["held_out_loss"]["before"], "rtl": rtl["held_out_loss"]["after"], "fp32": fp32["held_out_loss"]["after"]},
+        "held_out_loss": {
+            "before": rtl["held_out_loss"]["before"],
+            "rtl": rtl["held_out_loss"]["after"],
+            "fp32": fp32["held_out_loss"]["after"],
+        },
         "sample_accuracy": {
             "before": rtl["sample_accuracy"]["before"],
             "rtl": rtl["sample_accuracy"]["after"],
@@ -118,6 +122,7 @@ def summarize(rtl: dict[str, Any], fp32: dict[str, Any], args: argparse.Namespac
 
 def print_summary(result: dict[str, Any]) -> None:
     loss, accuracy = result["held_out_loss"], result["sample_accuracy"]
+    exact = "yes" if result["bit_exact"] else "no"
     output.table(
         f"{result['steps']} steps of LoRA fine-tuning on the Verilated RTL ({result['config']})",
         ("", "before", "RTL, INT8", "torch, FP32"),
@@ -130,7 +135,7 @@ def print_summary(result: dict[str, Any]) -> None:
         "The machine",
         ("", ""),
         [
-            ("bit-exact with the reference", f"{'yes' if result['bit_exact'] else 'no'}, {result['elements_compared']:,} elements compared"),
+            ("bit-exact with the reference", f"{exact}, {result['elements_compared']:,} elements compared"),
             ("cycles", f"{result['cycles']:,}"),
             ("array utilization", f"{result['utilization']:.1%}"),
             ("picture", result["picture"]),

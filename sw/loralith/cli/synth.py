@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     context = {"commit": _commit(), "command": _command(args)}
     netlist = synth.synthesize(target)
     routings = []
-    figures = _write(stem, synth.summary(target, netlist, **context))
+    figures = _write(stem, synth.summary(target, netlist, routings, **context))
     if not args.synth_only:
         for seed in range(args.seed, args.seed + args.seeds):
             routings.append(synth.route(target, netlist, seed))
@@ -104,8 +104,12 @@ def _commit() -> str:
     """The checkout's commit, with a plus sign where hardware sources differ from it; empty outside a checkout."""
     repo = Path(__file__).resolve().parents[3]
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=repo, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "hw", "gen"], cwd=repo, capture_output=True, text=True, check=True).stdout
+        commit = _git(repo, "rev-parse", "--short", "HEAD")
+        changed = _git(repo, "status", "--porcelain", "--", "hw", "gen")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return commit + ("+" if changed.strip() else "")
+    return commit + ("+" if changed else "")
+
+
+def _git(repo: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=repo, capture_output=True, text=True, check=True).stdout.strip()

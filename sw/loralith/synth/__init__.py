@@ -1,0 +1,31 @@
+"""From a configuration to figures of an FPGA: emit, synthesize (Yosys), place and route (nextpnr), report.
+
+- `load_board(name)`: a board of `constraints/`.
+- `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`.
+- `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
+
+Every step is kept in `build/synth/`, under a name that its input's content gives, and taken from there the next time. Whatever goes
+wrong is a `SynthError` that names what, with which figures, and the next step; what was finished before it stays.
+"""
+
+from .board import Board, boards, load_board
+from .error import SynthError
+from .netlist import Netlist, synthesize
+from .report import markdown, summary
+from .routing import Routing, route
+from .target import PARTS, Target
+
+__all__ = [
+    "PARTS",
+    "Board",
+    "Netlist",
+    "Routing",
+    "SynthError",
+    "Target",
+    "boards",
+    "load_board",
+    "markdown",
+    "route",
+    "summary",
+    "synthesize",
+]

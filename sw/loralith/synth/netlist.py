@@ -1,0 +1,195 @@
+"""Emit and synthesize: a configuration to a netlist of ECP5 cells, with counts per module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import harness
+from .board import RESOURCES
+from .error import SynthError
+from .process import run_tool
+from .target import PARTS, Target
+
+__all__ = ["Netlist", "count", "synthesize"]
+
+# Cells of each resource, and how many of it one cell takes. LUTs of wide functions join through PFUMX and L6MUX21, which take none.
+_COST = {
+    "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
+    "ff": {"TRELLIS_FF": 1},
+    "dsp": {"MULT18X18D": 1, "MULT9X9D": 0.5},
+    "bram": {"DP16KD": 1, "PDPW16KD": 1},
+}
+
+# Before what is left of memories and latches is mapped: afterwards a latch is a loop through a LUT, and a memory just flip-flops.
+_COARSE = "coarse.json"
+_FINAL = "modules.json"
+_NETLIST = "netlist.json"
+
+_SCRIPT = """\
+read_verilog {source}
+hierarchy -check -top {top}
+synth_ecp5 -top {top} -noflatten -run begin:map_ffram
+tee -q -o {folder}/{coarse} stat -json
+synth_ecp5 -top {top} -noflatten -run map_ffram:check
+tee -q -o {folder}/{final} stat -json
+autoname
+flatten
+opt_clean -purge
+check -noinit -assert
+blackbox =A:whitebox
+write_json {folder}/{netlist}
+"""
+
+_ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A synthesized part.
+
+    Attributes:
+        path: the flat netlist, for placement. key: what names it: a hash of everything that it was made from.
+        modules: resources of each module, its submodules not counted, by the designer's hierarchical name; the largest first.
+        total: resources of all.
+        cells: how many cells of each type.
+        latches: inferred latches. soft_memories: memories, by module, that became flip-flops.
+        memories: block RAMs of each module that has some.
+        seconds: time that synthesis took. tool: name and version.
+    """
+
+    path: Path
+    key: str
+    modules: dict[str, dict[str, int]]
+    total: dict[str, int]
+    cells: dict[str, int]
+    latches: int
+    soft_memories: list[str]
+    seconds: float
+    tool: str
+    memories: dict[str, int] = field(default_factory=dict)
+
+
+def synthesize(target: Target) -> Netlist:
+    """The netlist of `target`, from `target.folder` where the same was made before.
+
+    Raises SynthError; also for a netlist that does not fit the part, which then stays in the folder with its counts.
+    """
+    version = _version()
+    target.folder.mkdir(parents=True, exist_ok=True)
+    verilog = _emit(target)
+    module, clock = PARTS[target.part]
+    source = _without_zeros(verilog) + harness.wrap(verilog, module, clock)
+    key = hashlib.sha256("\n".join([source, _SCRIPT, version]).encode()).hexdigest()[:16]
+    folder = target.folder / f"{target.label}-{key}"
+    done = folder / "netlist.done"
+    if not done.is_file():
+        folder.mkdir(exist_ok=True)
+        (folder / "source.v").write_text(source, encoding="utf-8")
+        names = {"source": folder / "source.v", "top": harness.MODULE, "folder": folder}
+        script = _SCRIPT.format(**names, coarse=_COARSE, final=_FINAL, netlist=_NETLIST)
+        (folder / "script.ys").write_text(script, encoding="utf-8")
+        seconds = run_tool(
+            "yosys",
+            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
+            folder / "yosys.log",
+            target.timeout,
+            advice=_ADVICE,
+            phase=_phase,
+            progress=target.progress,
+        )
+        done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
+    else:
+        target.progress(f"yosys: {target.label} is in {folder}")
+    result = count(
+        json.loads((folder / _COARSE).read_text()),
+        json.loads((folder / _FINAL).read_text()),
+        path=folder / _NETLIST,
+        key=key,
+        seconds=json.loads(done.read_text())["seconds"],
+        tool=f"pyosys {version}",
+    )
+    for name in RESOURCES:
+        if result.total[name] > target.board.available[name]:
+            figures = ", ".join(f"{result.total[r]} of {target.board.available[r]} {r}" for r in RESOURCES)
+            raise SynthError(
+                f"{target.label} does not fit {target.board.part}: {figures}; a smaller array or smaller buffers fit"
+                f" (per module: {folder / _FINAL})"
+            )
+    return result
+
+
+def count(coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:
+    """A Netlist from Yosys's `stat -json` before and after technology mapping."""
+    modules: dict[str, Counter[str]] = {}
+    cells: Counter[str] = Counter()
+    for name, module in final["modules"].items():
+        types = module["num_cells_by_type"]
+        counts = modules.setdefault(_plain(name), Counter())
+        for resource, costs in _COST.items():
+            counts[resource] += round(sum(costs.get(kind, 0) * number for kind, number in types.items()))
+        cells.update({kind: number for kind, number in types.items() if kind not in final["modules"]})
+    latches, soft = 0, []
+    for name, module in coarse["modules"].items():
+        types = module["num_cells_by_type"]
+        latches += sum(number for kind, number in types.items() if "latch" in kind)
+        soft += [_plain(name)] * types.get("$mem_v2", 0)
+    ordered = sorted(modules.items(), key=lambda item: (-item[1]["lut"] - item[1]["ff"], item[0]))
+    return Netlist(
+        modules={name: {r: counts[r] for r in RESOURCES} for name, counts in ordered},
+        total={r: sum(counts[r] for counts in modules.values()) for r in RESOURCES},
+        cells=dict(sorted(cells.items())),
+        latches=latches,
+        soft_memories=soft,
+        memories={name: counts["bram"] for name, counts in ordered if counts["bram"]},
+        **rest,
+    )
+
+
+def _plain(module: str) -> str:
+    """The designer's name of a module: Amaranth and Yosys number what would otherwise be twins."""
+    return re.sub(r"\$\d+$", "", module.lstrip("\\"))
+
+
+def _without_zeros(verilog: str) -> str:
+    """Memories start as zero, which ECP5's do by themselves; one assignment per word costs Yosys minutes."""
+    return re.sub(r"^ +\\?\S+ ?\[\d+\] = \d+'h0+;\n", "", verilog, flags=re.MULTILINE)
+
+
+def _emit(target: Target) -> str:
+    """The configuration's Verilog, from a process of its own: this one need not have Amaranth."""
+    folder = target.folder / "verilog"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(target.config.as_dict(), sort_keys=True)
+    name = f"{target.config.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    described, output = folder / f"{name}.config.json", folder / f"{name}.v"
+    described.write_text(content, encoding="utf-8")
+    run_tool(
+        "loralith gen",
+        [sys.executable, "-m", "loralith.gen", "verilog", "--config", str(described), "--output", str(output)],
+        folder / f"{name}.log",
+        target.timeout,
+        advice="`pip install 'loralith[sim]'` installs what it needs",
+        progress=target.progress,
+    )
+    return output.read_text(encoding="utf-8")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pyosys")
+    except metadata.PackageNotFoundError:
+        raise SynthError("pyosys is not installed; `pip install 'loralith[fpga]'` installs it") from None
+
+
+def _phase(line: str) -> str | None:
+    """Headings of the passes of the first two levels."""
+    match = re.match(r"(\d+\.(?:\d+\.)?) Executing (.+?)\.?$", line)
+    return f"{match[1]} {match[2]}" if match and match[1].count(".") == 1 else None

@@ -1,0 +1,80 @@
+"""Running a tool: its output goes to a log as it comes, and whatever ends it badly becomes a SynthError."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .error import SynthError
+
+__all__ = ["Progress", "run_tool"]
+
+Progress = Callable[[str], None]
+"""Takes one line for the person who waits."""
+
+
+def run_tool(
+    name: str,
+    command: Sequence[str],
+    log: Path,
+    timeout: float,
+    *,
+    advice: str,
+    phase: Callable[[str], str | None] = lambda line: None,
+    progress: Progress = lambda line: None,
+    environment: Mapping[str, str] | None = None,
+) -> float:
+    """Run `command`, stdout and stderr to `log`; returns the seconds it took.
+
+    Parameters:
+        name, advice: who it is, and what to do when it crashes; for messages.
+        timeout: seconds after which it is killed.
+        phase: what a line of its output says of progress, or None; shown through `progress` with the time.
+    """
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(environment or {})},
+        )
+    except OSError as error:
+        raise SynthError(f"{name} does not start: {error}; {advice}") from None
+    expired = threading.Event()
+
+    def kill() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, kill)
+    timer.start()
+    last: list[str] = []
+    try:
+        assert process.stdout is not None
+        with log.open("w", encoding="utf-8") as file:
+            for line in process.stdout:
+                file.write(line)
+                last = [*last[-7:], line.rstrip()]
+                if shown := phase(line):
+                    progress(f"{name}: {time.monotonic() - started:.0f} s: {shown}")
+        status = process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    if expired.is_set():
+        raise SynthError(f"{name} was stopped after {timeout:.0f} s without a result; log: {log}; a longer --timeout lets it go on")
+    if status != 0:
+        how = f"was ended by signal {-status}" if status < 0 else f"exited with {status}"
+        raise SynthError(f"{name} {how}; log: {log}; its last lines:\n" + "\n".join(last) + f"\n{advice}")
+    return time.monotonic() - started

@@ -1,0 +1,108 @@
+"""The figures as one object, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from .board import RESOURCES
+from .netlist import Netlist
+from .routing import Arc, Routing
+from .target import Target
+
+__all__ = ["MOST_OF_THE_PART", "markdown", "summary"]
+
+MOST_OF_THE_PART = 0.9
+"""A part that is fuller than this routes badly; `fits` says no."""
+
+_UNITS = {"lut": "LUT4", "ff": "flip-flops", "dsp": "18 x 18 multipliers", "bram": "block RAMs"}
+
+
+def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), *, commit: str = "", command: str = "") -> dict[str, Any]:
+    """JSON-ready. `lut`, `ff`, `dsp` and `bram` are as placed, or as synthesized without a routing; the harness counts.
+
+    `fits`: no resource over `MOST_OF_THE_PART` of the part, except multipliers, of which all may be used. `fmax_mhz`, `meets` and the
+    critical path are the best seed's, and null without a routing.
+    """
+    best = max(routings, key=lambda r: r.worst_mhz, default=None)
+    used = best.used if best else netlist.total
+    available = target.board.available
+    share = {r: used[r] / available[r] for r in RESOURCES}
+    fits = all(share[r] <= (1 if r == "dsp" else MOST_OF_THE_PART) for r in RESOURCES)
+    fmax = best.worst_mhz if best else None
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit,
+        "command": command,
+        "tools": [netlist.tool, *([best.tool] if best else [])],
+        "board": target.board.name,
+        "part_number": f"{target.board.part}-{target.board.speed}{target.board.package}",
+        "config": target.config.as_dict(),
+        "part": target.part,
+        "fits": fits,
+        "fmax_mhz": fmax,
+        "target_mhz": target.frequency_mhz,
+        "meets": None if fmax is None else fmax >= target.frequency_mhz,
+        **{r: used[r] for r in RESOURCES},
+        "available": dict(available),
+        "share": {r: round(share[r], 4) for r in RESOURCES},
+        "latches": netlist.latches,
+        "peak_gmacs": None if fmax is None else round(target.peak_macs * fmax / 1000, 3),
+        "limit": _limit(share, best),
+        "clocks_mhz": best.fmax_mhz if best else {},
+        "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
+        "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
+        "synthesis_seconds": netlist.seconds,
+        "modules": netlist.modules,
+        "cells": netlist.cells,
+    }
+
+
+def _limit(share: dict[str, float], best: Routing | None) -> str:
+    fullest = max(RESOURCES, key=lambda r: share[r])
+    area = f"area: {_UNITS[fullest]}, {share[fullest]:.0%} of the part"
+    if best is None or not best.critical_path:
+        return area
+    path = best.critical_path
+    whole = sum(arc.delay_ns for arc in path)
+    wires = sum(arc.delay_ns for arc in path if arc.kind == "routing")
+    return f"{area}; clock: {path[0].signal} to {path[-1].signal}, {whole:.2f} ns, {wires / whole:.0%} of it wires"
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """A page of `summary`'s figures."""
+    config = figures["config"]
+    lines = [
+        f"# {config['name']} ({figures['part']}) on {figures['board']}",
+        "",
+        f"{config['rows']} x {config['cols']} elements on {figures['part_number']}. {figures['date']},"
+        f" commit {figures['commit'] or 'unknown'}, {', '.join(figures['tools'])}.",
+        "",
+        "```",
+        figures["command"],
+        "```",
+        "",
+        "| figure | value | of the part |",
+        "|---|---|---|",
+        *(f"| {_UNITS[r]} | {figures[r]:,} | {figures['share'][r]:.1%} of {figures['available'][r]:,} |" for r in RESOURCES),
+        f"| latches | {figures['latches']} | |",
+    ]
+    if figures["fmax_mhz"] is None:
+        lines.append("| fmax | not placed and routed | |")
+    else:
+        seeds = ", ".join(f"seed {seed}: {entry['fmax_mhz']:.1f}" for seed, entry in figures["seeds"].items())
+        lines += [
+            f"| fmax | {figures['fmax_mhz']:.1f} MHz ({seeds}) | aimed at {figures['target_mhz']:g} MHz |",
+            f"| peak | {figures['peak_gmacs']:.2f} GMAC/s | |",
+        ]
+    lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
+    lines += ["| module | LUT4 | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {c['lut']:,} | {c['ff']:,} | {c['dsp']} | {c['bram']} |" for name, c in figures["modules"].items() if any(c.values())
+    ]
+    if figures["critical_path"]:
+        path = [Arc(**arc) for arc in figures["critical_path"]]
+        lines += ["", "## Critical path", "", "| step | ns | signal |", "|---|---|---|"]
+        lines += [f"| {arc.kind} | {arc.delay_ns:.2f} | {arc.signal} |" for arc in path]
+    return "\n".join(lines) + "\n"

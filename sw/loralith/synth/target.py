@@ -1,0 +1,74 @@
+"""What to build: a part of the accelerator in a configuration, on a board."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loralith.spec.config import Config
+
+from .board import Board
+from .error import SynthError
+from .process import Progress
+
+__all__ = ["PARTS", "Target"]
+
+PARTS = {
+    "array": ("loralith.compute.array", "clk"),
+    "compute": ("loralith.compute", "clk"),
+    "all": ("loralith", "aclk"),
+}
+"""Part -> module in the emitted Verilog, and its clock."""
+
+DSP_PER_LANE = 2
+"""18 x 18 multipliers of a lane of the post-processing unit: 32 bit by 16 bit."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to build and how.
+
+    Attributes:
+        part: one of `PARTS`.
+        frequency_mhz: what placement and routing aim at; the board's by default.
+        timeout: seconds that one call of a tool may take.
+        folder: where steps are kept.
+        progress: takes lines for the person who waits.
+    """
+
+    board: Board
+    config: Config
+    part: str = "all"
+    frequency_mhz: float = 0
+    timeout: float = 7200
+    folder: Path = field(default_factory=lambda: Path(__file__).resolve().parents[3] / "build" / "synth")
+    progress: Progress = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise SynthError(f"part must be one of {', '.join(PARTS)}, not {self.part!r}")
+        if not self.frequency_mhz:
+            object.__setattr__(self, "frequency_mhz", self.board.constraint_mhz)
+        if not 1 <= self.frequency_mhz <= 1000:
+            raise SynthError(f"frequency must be in 1..1000 MHz, not {self.frequency_mhz:g}")
+        needed, available = self.multipliers, self.board.available["dsp"]
+        if needed > available:
+            raise SynthError(
+                f"{self.config.name} does not fit {self.board.part}: {self.config.rows} x {self.config.cols} elements"
+                f" take {needed} multipliers, and it has {available}; a configuration of fewer rows or columns (ecp5: 8 x 16) fits"
+            )
+
+    @property
+    def multipliers(self) -> int:
+        """18 x 18 multipliers that the part takes: one per element, `DSP_PER_LANE` per post-processing lane."""
+        lanes = 0 if self.part == "array" else self.config.rows
+        return self.config.processing_elements + DSP_PER_LANE * lanes
+
+    @property
+    def peak_macs(self) -> int:
+        """Multiply-accumulates per cycle."""
+        return self.config.processing_elements
+
+    @property
+    def label(self) -> str:
+        return f"{self.config.name}-{self.part}"

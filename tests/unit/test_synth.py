@@ -1,0 +1,132 @@
+"""Synthesis: what the compute unit's Verilog becomes on an ECP5, and what `loralith synth` says when something is wrong."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from loralith import cli, synth
+from loralith.spec.config import Config
+from loralith.synth import harness
+from loralith.synth.process import run_tool
+from loralith.synth.target import DSP_PER_LANE
+
+SMALL = Config("small", 2, 2, 8, 2, 1024, 1024, 1024, 512, scale_bytes=256, stat_slots=8)
+
+needs_pyosys = pytest.mark.skipif(
+    importlib.util.find_spec("pyosys") is None, reason="pyosys is not installed: pip install 'loralith[fpga]'"
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> synth.Netlist:
+    folder = tmp_path_factory.mktemp("synth")
+    target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", timeout=250, folder=folder)
+    return synth.synthesize(target)
+
+
+@needs_pyosys
+def test_scratchpads_and_buffers_are_block_ram(small: synth.Netlist) -> None:
+    """A word of 2 lanes fits one block RAM; the 64-bit words of the accumulate buffer and the scales take two."""
+    assert small.soft_memories == []
+    expected = {"left": SMALL.banks, "right": SMALL.banks, "out": SMALL.banks, "acc": 2, "scale": 2}
+    assert {name: small.memories.get(f"loralith.compute.{name}") for name in expected} == expected
+
+
+@needs_pyosys
+def test_each_element_and_each_half_of_a_lane_is_one_multiplier(small: synth.Netlist) -> None:
+    assert small.modules["loralith.compute.array"]["dsp"] == SMALL.processing_elements
+    assert small.modules["loralith.compute.ppu"]["dsp"] == DSP_PER_LANE * SMALL.rows
+    assert small.total["dsp"] == SMALL.processing_elements + DSP_PER_LANE * SMALL.rows
+
+
+@needs_pyosys
+def test_nothing_is_a_latch(small: synth.Netlist) -> None:
+    assert small.latches == 0
+
+
+@needs_pyosys
+def test_accumulators_and_nothing_more_are_the_array_s_flip_flops(small: synth.Netlist) -> None:
+    """Product, accumulator and shadow: 80 bits an element; the step's registers are few."""
+    assert 80 * SMALL.processing_elements <= small.modules["loralith.compute.array"]["ff"] <= 80 * SMALL.processing_elements + 8
+
+
+VERILOG = """\
+module \\a.b (clk, \\x$1 , y);
+  input clk;
+  wire clk;
+  input [7:0] \\x$1 ;
+  wire [7:0] \\x$1 ;
+  output [1:0] y;
+  wire [1:0] y;
+endmodule
+module other(z);
+  input z;
+endmodule
+"""
+
+
+def test_harness_scans_every_port_but_the_clock() -> None:
+    assert [(p.name.strip(), p.width, p.output) for p in harness.ports(VERILOG, "a.b")] == [
+        ("clk", 1, False),
+        ("\\x$1", 8, False),
+        ("y", 2, True),
+    ]
+    wrapped = harness.wrap(VERILOG, "a.b", "clk")
+    assert "\\a.b dut(.clk(clk), .\\x$1 (stimulus[7:0]), .y(results[1:0]));" in wrapped
+    with pytest.raises(synth.SynthError, match=r"no module a\.c"):
+        harness.ports(VERILOG, "a.c")
+
+
+def test_a_configuration_that_cannot_fit_is_refused_with_the_numbers() -> None:
+    board = synth.load_board("ulx3s-85f")
+    with pytest.raises(synth.SynthError, match="base does not fit LFE5U-85F: 16 x 16 elements take 288 multipliers, and it has 156"):
+        synth.Target(board, Config("base", 16, 16, 16, 16, 131072, 131072, 32768, 32768))
+
+
+def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["synth", "--board", "ulx3s"]) == 2
+    assert re.search("no board 'ulx3s'; known are .*ulx3s-85f", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('device = "85k"', ""), "missing or unknown: device"),
+        (("speed = 6", 'speed = "6"'), "speed must be a number above 0, not '6'"),
+        (("dsp = 156", "dsp = 0"), "dsp must be a number above 0, not 0"),
+        (('"pins.lpf"', '"no.lpf"'), "pins names no.lpf, which is not beside it"),
+        (('tool = "nextpnr-ecp5"', 'tool = "vivado"'), "tool must be nextpnr-ecp5, not 'vivado'"),
+        (("[available]", "[available"), "board.toml: "),
+    ],
+)
+def test_a_bad_board_file_names_what_is_wrong(repo: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    source = repo / "constraints" / "ulx3s-85f"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pins.lpf").write_bytes((source / "pins.lpf").read_bytes())
+    text = (source / "board.toml").read_text()
+    assert change[0] in text
+    (tmp_path / "mine" / "board.toml").write_text(text.replace(*change))
+    with pytest.raises(synth.SynthError, match=re.escape(message)):
+        synth.load_board("mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "timeout", "message"),
+    [
+        ("import os; print('assert', flush=True); os.abort()", 60, "tool was ended by signal 6; log: .*\nassert\nreinstall"),
+        ("raise SystemExit('no fit')", 60, "tool exited with 1; log: .*\nno fit\nreinstall"),
+        ("import time; time.sleep(60)", 0.5, "tool was stopped after 0 s without a result; log: .*; a longer --timeout"),
+    ],
+)
+def test_a_tool_that_fails_leaves_its_log_and_says_what_to_do(code: str, timeout: float, message: str, tmp_path: Path) -> None:
+    with pytest.raises(synth.SynthError, match=f"(?s){message}"):
+        run_tool("tool", [sys.executable, "-c", code], tmp_path / "log", timeout, advice="reinstall it")
+    assert (tmp_path / "log").is_file()
+
+
+def test_a_missing_tool_is_named(tmp_path: Path) -> None:
+    with pytest.raises(synth.SynthError, match=r"tool does not start: .*; reinstall it"):
+        run_tool("tool", [str(tmp_path / "none")], tmp_path / "log", 60, advice="reinstall it")
