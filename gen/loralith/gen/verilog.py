@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ PASSES = "proc; opt_expr; opt_clean; opt_dff -simple-dffe; opt_clean; memory_col
 """Yosys passes between Amaranth's netlist and the Verilog. Registers get clock enables instead of multiplexers of their old value: half as
 much text as without, and a Verilated model that builds and runs in two thirds of the time."""
 
+ATTRIBUTES = "attrmap -remove unused_bits; attrmap -modattr -remove generator -remove top"
+"""Attributes that say nothing to a reader or a tool are left out; `ram_style` and `no_rw_check` stay."""
+
 
 def convert(config: Config) -> str:
     """The Verilog text: module `loralith`. The same configuration always gives the same bytes."""
@@ -30,8 +34,23 @@ def convert(config: Config) -> str:
 
     # The ports come from the component's signature: all of them and no other.
     text = to_rtlil(Loralith(config), name=MODULE, emit_src=False)
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\nattrmap -remove unused_bits\nattrmap -modattr -remove generator -remove top\nwrite_verilog -norename\n"
-    return find_yosys(lambda version: version >= (0, 40)).run(["-q", "-"], script, ignore_warnings=True)
+    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
+    yosys = find_yosys(lambda version: version >= (0, 40))
+    return _zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True))
+
+
+def _zeros_as_loops(verilog: str) -> str:
+    """One loop where Yosys writes `memory[i] = 0;` once per word."""
+
+    def loop(match: re.Match[str]) -> str:
+        indent, memory, zero = match[2], match[3], match[4]
+        words = match[0].count("\n") - 1
+        return (
+            f"{match[1]}initial begin : zeros\n{indent}integer word;\n"
+            f"{indent}for (word = 0; word < {words}; word = word + 1) {memory}[word] = {zero};\n"
+        )
+
+    return re.sub(r"^( *)initial begin\n( *)(\\?\S+ ?)\[0\] = (\d+'h0+);\n(?:\2\3\[\d+\] = \4;\n)*", loop, verilog, flags=re.MULTILINE)
 
 
 def describe(config: Config, text: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _FINAL = "modules.json"
 _NETLIST = "netlist.json"
 
 _SCRIPT = """\
-read_verilog {source}
+read_verilog -sv {source}
 hierarchy -check -top {top}
 synth_ecp5 -top {top} -noflatten -run begin:map_ffram
 tee -q -o {folder}/{coarse} stat -json
@@ -160,7 +160,7 @@ def _plain(module: str) -> str:
 
 def _without_zeros(verilog: str) -> str:
     """Memories start as zero, which ECP5's do by themselves; one assignment per word costs Yosys minutes."""
-    return re.sub(r"^ +\\?\S+ ?\[\d+\] = \d+'h0+;\n", "", verilog, flags=re.MULTILINE)
+    return re.sub(r"^ +(for \(.*\) )?\\?\S+ ?\[\w+\] = \d+'h0+;\n", "", verilog, flags=re.MULTILINE)
 
 
 def _emit(target: Target) -> str:
