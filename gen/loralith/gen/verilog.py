@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -41,16 +42,18 @@ def convert(config: Config) -> str:
 
 def _zeros_as_loops(verilog: str) -> str:
     """One loop where Yosys writes `memory[i] = 0;` once per word."""
+    blocks = itertools.count()
 
     def loop(match: re.Match[str]) -> str:
-        indent, memory, zero = match[2], match[3], match[4]
+        start, indent, memory, zero = match.groups()
         words = match[0].count("\n") - 1
         return (
-            f"{match[1]}initial begin : zeros\n{indent}integer word;\n"
+            f"{start}initial begin : zeros{next(blocks)}\n{indent}integer word;\n"
             f"{indent}for (word = 0; word < {words}; word = word + 1) {memory}[word] = {zero};\n"
         )
 
-    return re.sub(r"^( *)initial begin\n( *)(\\?\S+ ?)\[0\] = (\d+'h0+);\n(?:\2\3\[\d+\] = \4;\n)*", loop, verilog, flags=re.MULTILINE)
+    zeros = r"^( *)initial begin\n( *)(\\?\S+ ?)\[0\] = (\d+'h0+);\n(?:\2\3\[\d+\] = \4;\n)*"
+    return re.sub(zeros, loop, verilog, flags=re.MULTILINE)
 
 
 def describe(config: Config, text: str) -> dict[str, Any]:
