@@ -56,12 +56,14 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
-        last_word = Signal(13 - shift)  # within the line, with the carry that a crossing burst shows
+        # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
+        last_word = Signal(10)
+        in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
 
-        last = Cat(Const(0, shift), last_word[:-1], burst.address[12:])
+        last = Cat(Const(0, shift), in_line, burst.address[12:])
         fits = Signal()
         m.d.comb += [
-            fits.eq(~last_word[-1] & (burst.beats != 0) & (burst.address >= self.window_base) & (last < self.window_limit)),
+            fits.eq(~past_line.any() & (burst.beats != 0) & (burst.address >= self.window_base) & (last < self.window_limit)),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
             self.o_source.eq(source),

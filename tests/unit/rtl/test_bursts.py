@@ -145,3 +145,22 @@ def test_a_word_that_begins_at_the_limit_is_outside(limit, passes):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
+
+
+@pytest.mark.parametrize("bus_bytes", [8, 16, 32, 64])
+def test_a_burst_of_more_than_a_line_does_not_wrap_round_the_gate(bus_bytes):
+    dut = BurstGate(config(bus_bytes, 64))
+
+    async def bench(ctx):
+        ctx.set(dut.window_limit, 1 << 32)
+        ctx.set(dut.i.payload, {"address": 0x2000 - bus_bytes, "beats": min(4096 // bus_bytes + 2, 511)})
+        ctx.set(dut.i.valid, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.o.valid)
+        await ctx.tick()
+        assert ctx.get(dut.refused)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
