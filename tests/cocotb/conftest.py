@@ -21,7 +21,7 @@ BASE = 1 << 32
 PAGE = 4096
 
 Simulate = Callable[..., dict[str, float]]
-Save = Callable[[Program], Path]
+Save = Callable[..., Path]
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def run_cases(verilator: Verilator, repo: Path, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Write a program to a file of its own."""
+    """`save(program, name="")`: write a program to a file of its own, by whose name a failure calls it."""
     count = 0
 
-    def write(program: Program) -> Path:
+    def write(program: Program, name: str = "program") -> Path:
         nonlocal count
         count += 1
-        path = tmp_path / f"program{count}.safetensors"
+        path = tmp_path / f"{name}_{count}.safetensors"
         program.save(path)
         return path
 
@@ -52,8 +52,9 @@ def save(tmp_path: Path) -> Save:
 
 
 def program_of(device: ReferenceDevice, commands: CommandList, size: int) -> Program:
-    """The program of a list whose operands are in the device's memory: the list lies in the first page, the image has `size` bytes."""
+    """The program of a list whose operands are in the device's memory: the list lies at its beginning, the image has `size` bytes."""
     data = commands.pack()
+    assert not device.read(BASE, len(data)).any(), "the list overwrites operands"
     device.write(BASE, data)
     before = device.read(BASE, size)
     result = device._execute(BASE, len(data) // COMMAND_BYTES, 1.0)
@@ -99,3 +100,8 @@ def examples() -> Callable[..., Program]:
 @pytest.fixture
 def products() -> Callable[..., Program]:
     return product_program
+
+
+@pytest.fixture
+def to_program() -> Callable[..., Program]:
+    return program_of

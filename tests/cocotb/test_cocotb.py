@@ -1,7 +1,5 @@
 """The emitted Verilog at its bus pins, under cocotb and cocotbext-axi, which share no code with the native model's memory."""
 
-from pathlib import Path
-
 import pytest
 
 from loralith.compiler.example import example
@@ -44,15 +42,14 @@ def test_wider_bus_and_array(run_cases, save, examples, products) -> None:
     run_cases("cases_lists", config="base", programs=[save(examples("base")), save(products("base", 17, 19, 23))])
 
 
-def test_golden_programs(run_cases, repo: Path) -> None:
-    programs = sorted((repo / "tests" / "golden").rglob("tiny*.program.safetensors"))
-    if not programs:
-        pytest.skip("no golden programs in tests/golden")
-    run_cases("cases_lists", programs=programs)
-
-
 def test_faults(run_cases, save, examples) -> None:
-    run_cases("cases_faults", programs=[save(examples("tiny"))])
+    run_cases("cases_faults", programs=[save(examples("tiny"))], flips=150)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_flipped_bit(run_cases, save, examples) -> None:
+    run_cases("cases_faults", cases=("flipped_bits",), programs=[save(examples("tiny"))], flips="all")
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.15])
@@ -62,5 +59,5 @@ def test_native_run_replays_with_the_same_cycles(run_cases, save, stall: float) 
         it = example(config, device.alloc(1 << 14, 4096))
         device.write(it.address, it.image)
         program = Program(**vars(capture(device, it.commands)))
-    assert program.counters["cycles"] > 500
+    assert program.counters["cycles"] > 100
     run_cases("loralith.verif.bench.replay", program=save(program))

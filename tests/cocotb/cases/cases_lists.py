@@ -2,61 +2,63 @@
 
 from pathlib import Path
 
-import cocotb
+import numpy as np
+from cocotb.triggers import SimTimeoutError
 
 from loralith.spec.status import Code
-from loralith.verif.bench.bench import Bench
+from loralith.verif.bench.bench import Bench, case
 from loralith.verif.bench.program import Program
 from loralith.verif.bench.runner import job
 
 
-def programs() -> list[Program]:
-    return [Program.load(Path(path)) for path in job()["programs"]]
+def programs() -> dict[str, Program]:
+    return {Path(path).stem: Program.load(Path(path)) for path in job()["programs"]}
 
 
 async def each(dut, run) -> None:
     """One bench for all programs: memories keep what earlier lists left, as they do between a host's lists."""
     todo = programs()
-    size = max(program.before.size for program in todo)
+    size = max(program.before.size for program in todo.values())
     bench = Bench(dut)
-    memory = run(bench, todo[0].base, size)
+    memory = run(bench, next(iter(todo.values())).base, size)
     await bench.reset()
-    for program in todo:
+    for name, program in todo.items():
         memory.image = program.before.copy()
         await bench.open(program.base, program.base + program.before.size)
-        await bench.run_program(program)
+        try:
+            await bench.run_program(program)
+        except (AssertionError, SimTimeoutError) as error:
+            raise AssertionError(f"{name}: {error}") from error
 
 
-def image(size: int):
-    import numpy as np
-
+def image(size: int) -> np.ndarray:
     return np.zeros(size, np.uint8)
 
 
-@cocotb.test
+@case
 async def plain(dut) -> None:
     await each(dut, lambda bench, base, size: bench.attach(base, image(size)))
 
 
-@cocotb.test
+@case
 async def stalled(dut) -> None:
     await each(dut, lambda bench, base, size: bench.attach(base, image(size), stall=0.1, latency=(0, 30), seed=3))
 
 
-@cocotb.test
+@case
 async def stalled_hard(dut) -> None:
     await each(dut, lambda bench, base, size: bench.attach(base, image(size), stall=0.5, latency=(0, 3), seed=4))
 
 
-@cocotb.test
+@case
 async def by_the_benchs_own_memory(dut) -> None:
     await each(dut, lambda bench, base, size: bench.attach_pins(base, image(size)))
 
 
-@cocotb.test
+@case
 async def back_to_back(dut) -> None:
     """The next doorbell follows at once, ten times, without a reset."""
-    program = programs()[0]
+    program = next(iter(programs().values()))
     bench = Bench(dut)
     memory = bench.attach_pins(program.base, program.before)
     await bench.reset()

@@ -14,9 +14,14 @@ from loralith.verif.bench.memory import ImageTarget, stall_all
 from loralith.verif.bench.pins import PinMemory
 from loralith.verif.bench.program import Program
 
-__all__ = ["Bench", "Refused"]
+__all__ = ["Bench", "Refused", "case"]
 
 PERIOD = 10  # ns
+ANSWER = 2000
+"""Cycles in which a register access must be answered."""
+
+case = cocotb.test(timeout_time=100, timeout_unit="ms")
+"""Marks a test of a simulation; one that has not ended after ten million cycles fails."""
 
 
 class Refused(Exception):
@@ -65,7 +70,7 @@ class Bench:
         register = REGISTERS[name]
         value = 0
         for i in range(register.width // 32):
-            answer = await self.control.read(register.offset + 4 * i, 4)
+            answer = await with_timeout(self.control.read(register.offset + 4 * i, 4), ANSWER * PERIOD, "ns")
             if answer.resp:
                 raise Refused(f"read of {name}: {answer.resp!r}")
             value |= int.from_bytes(answer.data, "little") << 32 * i
@@ -74,7 +79,8 @@ class Bench:
     async def set(self, name: str, value: int) -> None:
         register = REGISTERS[name]
         for i in range(register.width // 32):
-            answer = await self.control.write(register.offset + 4 * i, (value >> 32 * i & 0xFFFF_FFFF).to_bytes(4, "little"))
+            data = (value >> 32 * i & 0xFFFF_FFFF).to_bytes(4, "little")
+            answer = await with_timeout(self.control.write(register.offset + 4 * i, data), ANSWER * PERIOD, "ns")
             if answer.resp:
                 raise Refused(f"write of {value:#x} to {name}: {answer.resp!r}")
 
@@ -109,7 +115,7 @@ class Bench:
         return await self.end(most_cycles)
 
     async def run_program(self, program: Program, most_cycles: int = 200_000) -> None:
-        """Run a program whose image is in memory already; assert its status, memory and counters."""
+        """Run a program whose image is in memory already; assert its status, memory and counters. Raises cocotb's SimTimeoutError."""
         assert self.memory is not None
         status = await self.run(program.list_base, program.list_length, most_cycles)
         assert status[0] is Code.OK, f"the list stopped: {status}"

@@ -12,11 +12,13 @@ from cocotb.triggers import RisingEdge
 
 from loralith.spec.registers import REGISTERS
 
-__all__ = ["OKAY", "SLVERR", "DECERR", "PinMemory"]
+__all__ = ["CHANNELS", "DECERR", "OKAY", "SLVERR", "PinMemory"]
 
 OKAY, SLVERR, DECERR = 0, 2, 3
 AR, R, AW, W, B = (1 << i for i in range(5))
 ALL = AR | R | AW | W | B
+CHANNELS = {"ar": AR, "r": R, "aw": AW, "w": W, "b": B}
+"""Bits of a trace and of `PinMemory.silent`."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class PinMemory:
 
     Attributes:
         respond: response to one read beat or one write burst, from (address, is_write).
+        silent: channels (bits of `CHANNELS`) that stand still, whatever the trace says.
         cycles: clock cycles since the memory was started.
     """
 
@@ -42,6 +45,7 @@ class PinMemory:
         self.dut, self.base, self.image, self.trace = dut, base, image.copy(), trace
         self.bus = len(dut.m_axi_gmem_rdata) // 8
         self.respond: Callable[[int, bool], int] = lambda address, is_write: OKAY
+        self.silent = 0
         self.cycles = 0
         self.outside: list[tuple[int, int]] = []
         self._reads: deque[tuple[int, int, bytes, bool]] = deque()  # per beat: address, id, data, last
@@ -93,8 +97,8 @@ class PinMemory:
 
     def _wanted(self) -> int:
         if self._position is None or self._position >= len(self.trace):
-            return ALL
-        return self.trace[self._position]
+            return ALL & ~self.silent
+        return self.trace[self._position] & ~self.silent
 
     def _take_read(self) -> None:
         dut = self.dut

@@ -5,6 +5,7 @@ The caller's environment must hold what Verilator needs (PATH, and VERILATOR_ROO
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,11 @@ __all__ = ["JOB", "SimulationError", "build", "job", "simulate"]
 
 TOP = "loralith"
 JOB = "LORALITH_COCOTB_JOB"
-BUILD_ARGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-Wno-fatal", "-Wno-lint")
+BUILD_ARGS = (
+    *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-Wno-fatal", "-Wno-lint"),
+    # cocotb's runner makes every signal visible to the bench, which needs the pins alone: hidden ones can be optimized away.
+    *("--no-public-flat-rw", "--public-depth", "1"),
+)
 
 
 class SimulationError(Exception):
@@ -48,6 +53,9 @@ def build(verilog: Path, cache: Path) -> Path:
                 timescale=("1ns", "1ps"),
                 log_file=folder / "build.log",
             )
+            for file in folder.iterdir():  # objects and precompiled headers are 200 MB, and only the program runs
+                if file.name not in (TOP, "build.log"):
+                    file.unlink()
             (folder / "done").touch()
     return folder
 
@@ -72,23 +80,24 @@ def simulate(
     results = folder / "results.xml"
     results.unlink(missing_ok=True)
     log = folder / "simulation.log"
-    get_runner("verilator").test(
-        test_module=module,
-        hdl_toplevel=TOP,
-        hdl_toplevel_lang="verilog",
-        testcase=list(cases) or None,
-        seed=seed,
-        build_dir=model,
-        test_dir=folder,
-        results_xml=str(results),
-        extra_env={
-            JOB: str(job_file),
-            "COCOTB_LOG_LEVEL": "WARNING",
-            "COCOTB_ANSI_OUTPUT": "0",
-            "PYTHONWARNINGS": "ignore::DeprecationWarning",
-        },
-        log_file=log,
-    )
+    with contextlib.suppress(SystemExit):  # the runner's word for a failed test; the results file says which
+        get_runner("verilator").test(
+            test_module=module,
+            hdl_toplevel=TOP,
+            hdl_toplevel_lang="verilog",
+            testcase=list(cases) or None,
+            seed=seed,
+            build_dir=model,
+            test_dir=folder,
+            results_xml=str(results),
+            extra_env={
+                JOB: str(job_file),
+                "COCOTB_LOG_LEVEL": "WARNING",
+                "COCOTB_ANSI_OUTPUT": "0",
+                "PYTHONWARNINGS": "ignore::DeprecationWarning",
+            },
+            log_file=log,
+        )
     found = ElementTree.parse(results).findall(".//testcase") if results.is_file() else []
     failed = [case.get("name", "?") for case in found if case.find("failure") is not None or case.find("error") is not None]
     if failed or not found:
