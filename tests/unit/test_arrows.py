@@ -44,6 +44,7 @@ RULES = (
     Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.spec"), never=("torch",)),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
+    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.rtl", "loralith.spec")),  # it looks into the blocks
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),

@@ -1,0 +1,1 @@
+"""One module per block: its harnesses and mutants, as ``PROOFS``."""

@@ -1,0 +1,146 @@
+"""No access outside the DRAM window: the gate before the bus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from amaranth.hdl import Cat, Const, Signal, Value
+
+from loralith.rtl.bursts import Burst
+from loralith.rtl.gate import BurstGate
+from loralith.spec.config import PRESETS
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS", "in_one_line", "in_window"]
+
+
+def _last_byte(address: Value, beats: Value, width: int) -> Value:
+    """Of the last bus word, in whole numbers: nothing wraps."""
+    shift = (width - 1).bit_length()
+    return Cat(Const(0, shift), address[shift:] + beats) - 1
+
+
+def in_window(address: Value, beats: Value, width: int, base: Value, limit: Value) -> Value:
+    """The first byte is not below ``base``, and the last bus word begins below ``limit``. Parameter: width, bytes of a word."""
+    return (address >= base) & (_last_byte(address, beats, width) - (width - 1) < limit)
+
+
+def in_one_line(address: Value, beats: Value, width: int) -> Value:
+    """At least one word, and none of another 4 KB line than the first."""
+    return (beats != 0) & (_last_byte(address, beats, width) >> 12 == address >> 12)
+
+
+def gate(width: int) -> Callable[[Harness], None]:
+    def build(h: Harness) -> None:
+        m = h.m
+        dut = h.block(
+            BurstGate(
+                replace(PRESETS["tiny"], bus_bytes=width, rows=16, cols=16, left_bytes=1 << 16, right_bytes=1 << 16, out_bytes=1 << 16)
+            )
+        )
+        took, passed, window = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready, Cat(dut.window_base, dut.window_limit)
+        out = dut.o.payload
+
+        def good(burst) -> Value:
+            inside = in_window(burst.address, burst.beats, width, dut.window_base, dut.window_limit)
+            return inside & in_one_line(burst.address, burst.beats, width)
+
+        h.always(
+            "window",
+            "a burst that passes lies in the window, also where sums of 64-bit addresses wrap",
+            ~dut.o.valid | in_window(out.address, out.beats, width, dut.window_base, dut.window_limit),
+        )
+        h.always(
+            "line",
+            "a burst that passes has at least one word and crosses no 4 KB line",
+            ~dut.o.valid | in_one_line(out.address, out.beats, width),
+        )
+
+        # The burst that was taken and is not gone.
+        here, burst, source = Signal(), Signal(Burst), Signal()
+        with m.If(dut.clear | dut.stop):
+            m.d.sync += here.eq(0)
+        with m.Elif(took):
+            m.d.sync += [here.eq(1), burst.eq(dut.i.payload), source.eq(dut.i_source)]
+        with m.Elif(passed):
+            m.d.sync += here.eq(0)
+        h.always(
+            "same",
+            "what passes is what was taken, once, with its source",
+            ~dut.o.valid | (here & (out.as_value() == burst.as_value()) & (dut.o_source == source)),
+        )
+        h.always(
+            "passes",
+            "a burst that fits waits for nobody but `stop` and an earlier refusal",
+            ~(here & good(burst) & ~dut.stop & ~dut.refused) | dut.o.valid,
+        )
+        h.always(
+            "held",
+            "a burst that is offered stays, unchanged, while the window does and nothing stops it",
+            ~h.past(dut.o.valid & ~dut.o.ready & ~dut.clear)
+            | dut.stop
+            | (h.past(window) != window)
+            | (dut.o.valid & (h.past(out.as_value()) == out.as_value())),
+        )
+        h.always(
+            "refusal",
+            "the first burst that does not fit is refused, it alone, by its address and source",
+            (dut.refused & ~h.past(dut.refused)) == h.past(here & ~good(burst) & ~dut.stop & ~dut.clear & ~dut.refused),
+        )
+        h.always(
+            "report",
+            "a refusal lasts until `clear` and keeps address and source",
+            ~h.past(dut.refused & ~dut.clear)
+            | (dut.refused & (dut.refused_address == h.past(dut.refused_address)) & (dut.refused_source == h.past(dut.refused_source))),
+        )
+        h.always(
+            "blame",
+            "a refusal is reported with the address and source of the burst that was taken",
+            ~(dut.refused & ~h.past(dut.refused)) | (dut.refused_address == h.past(burst.address)) & (dut.refused_source == h.past(source)),
+        )
+        h.always(
+            "shut",
+            "after a refusal, and while `stop`, nothing is taken and nothing passes",
+            ~(dut.refused | dut.stop) | (~dut.o.valid & ~dut.i.ready),
+        )
+        h.reach(
+            "to_the_limit",
+            "the window's last word is reached",
+            passed & (_last_byte(out.address, out.beats, width) + 1 == dut.window_limit),
+        )
+        h.reach("wraps", "a burst at the top of the address space is refused", dut.refused & dut.refused_address.all())
+
+        held, word, carry = h.inside(dut, "valid"), h.inside(dut, "burst"), h.inside(dut, "last_word")
+        shift = (width - 1).bit_length()
+        h.invariant(held == (here | (dut.refused & held)))
+        h.invariant(~here | ((word == burst.as_value()) & (h.inside(dut, "source") == source)))
+        h.invariant(~here | (carry == (burst.address[shift:12] + burst.beats - 1)[:10]))
+
+    return build
+
+
+MUTANTS = (
+    Mutant("window", "gate", "(burst.address >= self.window_base)", "(burst.address + 8 > self.window_base)"),
+    Mutant("window", "gate", "& (last < self.window_limit)", "& (last <= self.window_limit)"),
+    Mutant("line", "gate", "fits.eq(~past_line.any() & ", "fits.eq("),
+    Mutant("line", "gate", "last_word = Signal(10)", "last_word = Signal(13 - shift)"),  # as it was until this proof
+    Mutant("line", "gate", "& (burst.beats != 0) ", ""),
+    Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
+    Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
+    Mutant("passes", "gate", "& (last < self.window_limit)", "& (last < self.window_limit - 1)"),
+    Mutant("held", "gate", "(~valid | (self.o.valid & self.o.ready))", "(~valid | self.o.valid)"),
+    Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
+    Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),
+    Mutant("report", "gate", "m.d.sync += self.refused.eq(1)", "m.d.sync += self.refused.eq(~self.refused)"),
+    Mutant("blame", "gate", "self.refused_source.eq(source)", "self.refused_source.eq(self.i_source)"),
+    Mutant("shut", "gate", "valid & fits & ~self.stop & ~self.refused", "valid & fits & ~self.refused"),
+)
+
+PROOFS = tuple(
+    Proof(f"gate_{width}", "gate", gate(width), Method.induction(4), MUTANTS if width == 64 else (), bound="words of 8 and 64 bytes")
+    for width in (8, 64)
+)

@@ -1,0 +1,76 @@
+"""The semaphores: between 0 and their limit whatever the units ask for."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Mux, Value
+
+from loralith.rtl.tokens import Tokens
+from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS"]
+
+
+def tokens(h: Harness) -> None:
+    dut = h.block(Tokens())
+    waiters = [getattr(dut, name) for name in Tokens.WAITERS]
+    signallers = [getattr(dut, name) for name in Tokens.SIGNALLERS]
+    counts = [dut.counts[i] for i in range(SEMAPHORES)]
+    none = Cat(count == 0 for count in counts)
+    full = Cat(count == SEMAPHORE_MAX for count in counts)
+
+    def moved(ports, i: int) -> Value:
+        """How many tokens of semaphore i these ports move in this cycle."""
+        return sum(((port.valid & port.ready & port.mask[i]) for port in ports), start=Value.cast(0))
+
+    h.always(
+        "all_there",
+        "a command takes its tokens in a cycle in which every semaphore of its mask has one",
+        Cat(port.valid & port.ready & (port.mask & none).any() for port in waiters) == 0,
+    )
+    h.always(
+        "room",
+        "a signal is given in a cycle in which no semaphore of its mask is full",
+        Cat(port.valid & port.ready & (port.mask & full).any() for port in signallers) == 0,
+    )
+    exact = []
+    for i, count in enumerate(counts):
+        after = (count + moved(signallers, i) - moved(waiters, i)).as_signed()
+        exact.append(count == h.past(Mux(dut.clear, 0, after)))
+        exact.append(h.past((after >= 0) & (after <= SEMAPHORE_MAX), init=1))
+    h.always(
+        "count",
+        "every counter is what was given less what was taken since the clear, never below zero, never above its limit",
+        Cat(exact).all(),
+    )
+    for name, says, ports, blocked in (
+        ("first_waiter", "of the waiters whose tokens are all there the first is served, and no other", waiters, none),
+        ("first_signal", "of the signals that have room the first is given, and no other", signallers, full),
+    ):
+        right, earlier = [], dut.clear
+        for port in ports:
+            able = port.valid & ~(port.mask & blocked).any()
+            right.append((port.valid & port.ready) == (able & ~earlier))
+            earlier = earlier | able
+        h.always(name, says, Cat(right).all())
+    h.reach(
+        "both",
+        "a token is taken in the cycle in which another one is given to the same semaphore",
+        (moved(waiters, 0) & moved(signallers, 0)).any(),
+    )
+
+
+MUTANTS = (
+    Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some)", "self._grant(m, self.WAITERS, ~some & 1)"),
+    Mutant("all_there", "tokens", "(port.mask & blocked).any()", "(port.mask & blocked).all()"),
+    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX", "self.counts[i] > SEMAPHORE_MAX", depth=20),
+    Mutant("count", "tokens", "with m.If(taken[i] ^ given[i]):", "with m.If(taken[i] | given[i]):"),
+    Mutant("count", "tokens", "m.d.sync += self.counts[i].eq(0)", "m.d.sync += self.counts[i].eq(self.counts[i])"),
+    Mutant("first_waiter", "tokens", "free = free & ~able", "free = free"),
+    Mutant("first_signal", "tokens", "free = free & ~able", "free = free"),
+)
+
+PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS),)

@@ -1,0 +1,10 @@
+"""All proofs."""
+
+from __future__ import annotations
+
+from .blocks import gate, queue, tokens
+from .proof import Proof
+
+__all__ = ["PROOFS"]
+
+PROOFS: tuple[Proof, ...] = (*queue.PROOFS, *tokens.PROOFS, *gate.PROOFS)

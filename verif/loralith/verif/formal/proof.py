@@ -1,0 +1,86 @@
+"""A proof: harness, method and mutants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from amaranth.back import rtlil
+from amaranth.hdl import Fragment
+
+from .harness import Claim, Harness
+from .mutation import Mutant, in_force
+
+__all__ = ["Method", "Proof"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How claims are proved.
+
+    Attributes:
+        mode, engine: sby's.
+        depth: cycles from reset of a bounded proof, of an induction and of every search for a mutant's failure or a cover.
+    """
+
+    mode: str
+    engine: str
+    depth: int
+
+    @classmethod
+    def reachability(cls, depth: int) -> Method:
+        """For every number of cycles, by property-directed reachability. ``depth`` is for mutants and covers."""
+        return cls("prove", "abc pdr", depth)
+
+    @classmethod
+    def induction(cls, depth: int) -> Method:
+        """For every number of cycles: the first ``depth`` from reset, and one more after any ``depth`` that keep the claims."""
+        return cls("prove", "smtbmc yices", depth)
+
+    @classmethod
+    def bounded(cls, depth: int) -> Method:
+        """For the first ``depth`` cycles."""
+        return cls("bmc", "smtbmc yices", depth)
+
+    def __str__(self) -> str:
+        if self.mode == "bmc":
+            return f"bounded, {self.depth} cycles"
+        return "unbounded, PDR" if self.engine == "abc pdr" else f"unbounded, induction k = {self.depth}"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One harness.
+
+    Attributes:
+        name: of the proof, unique. block: the module of ``loralith.rtl`` that it is about.
+        build: adds blocks and claims to a harness.
+        method: how its claims are proved.
+        mutants: at least one per claim that is no cover.
+        prepare: Yosys commands between elaboration and ``prep``, such as a cut.
+        slow: too long for every run of the tests.
+        bound: a number for the table's reader, where a proof is of a smaller block than the real one.
+    """
+
+    name: str
+    block: str
+    build: Callable[[Harness], None]
+    method: Method
+    mutants: tuple[Mutant, ...] = ()
+    prepare: tuple[str, ...] = field(default=())
+    slow: bool = False
+    bound: str = ""
+
+    def claims(self) -> dict[str, Claim]:
+        """The claims, by name."""
+        harness = Harness()
+        self.build(harness)
+        Fragment.get(harness.m, None)  # or Amaranth warns that its statements are used nowhere
+        return harness.claims
+
+    def netlist(self, only: str | None = None, mutant: Mutant | None = None) -> str:
+        """RTLIL of module ``top``. Parameters: only, the one claim to make; mutant, in force in the block."""
+        harness = Harness(only)
+        with in_force(mutant):
+            self.build(harness)
+        return rtlil.convert(harness.m, name="top", ports=harness.ports)
