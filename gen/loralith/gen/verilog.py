@@ -37,7 +37,7 @@ def convert(config: Config) -> str:
     text = to_rtlil(Loralith(config), name=MODULE, emit_src=False)
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
     yosys = find_yosys(lambda version: version >= (0, 40))
-    return _zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True))
+    return _lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True)))
 
 
 def _zeros_as_loops(verilog: str) -> str:
@@ -54,6 +54,31 @@ def _zeros_as_loops(verilog: str) -> str:
 
     zeros = r"^( *)initial begin\n( *)(\\?\S+ ?)\[0\] = (\d+'h0+);\n(?:\2\3\[\d+\] = \4;\n)*"
     return re.sub(zeros, loop, verilog, flags=re.MULTILINE)
+
+
+def _lanes_as_loops(verilog: str) -> str:
+    """One loop, in the form that every tool knows as write enables per byte, where Yosys writes a statement per lane.
+
+    A simulator then looks at one enable per memory and cycle where it looked at one per lane: a third of the time of a model.
+    """
+    blocks = itertools.count()
+
+    def loop(match: re.Match[str]) -> str:
+        indent, enable, memory, address, width, data = match.group(1, 2, 3, 4, 5, 6)
+        lanes, width = match[0].count("<="), int(width) + 1
+        for lane in range(lanes):
+            part = f"[{width * lane + width - 1}:{width * lane}]"
+            assert f"if ({enable}[{lane}])\n{indent}  {memory}[{address}]{part} <= {data}{part};\n" in match[0]
+        i = f"{width}*lane +: {width}"
+        return (
+            f"{indent}if (|{enable}) begin : lanes{next(blocks)}\n{indent}  integer lane;\n{indent}  /* verilator unroll_disable */\n"
+            f"{indent}  for (lane = 0; lane < {lanes}; lane = lane + 1)\n"
+            f"{indent}    if ({enable}[lane]) {memory}[{address}][{i}] <= {data}[{i}];\n{indent}end\n"
+        )
+
+    first = r"^( *)if \((\S+ ?)\[0\]\)\n +(\\?\w+ ?)\[(.+?)\]\[(\d+):0\] <= (.+)\[\5:0\];\n"
+    others = r"(?:\1if \(\2\[\d+\]\)\n +\3\[\4\]\[\d+:\d+\] <= \6\[\d+:\d+\];\n)+"
+    return re.sub(first + others, loop, verilog, flags=re.MULTILINE)
 
 
 def describe(config: Config, text: str) -> dict[str, Any]:

@@ -59,34 +59,37 @@ class ProcessingArray(wiring.Component):
         m = Module()
         config = self.config
         group = config.cols // config.max_fold
-        valid, clear, shift1, shift4 = Signal(), Signal(), Signal(), Signal()
+        valid, keep, shift1, shift4 = Signal(), Signal(), Signal(), Signal()
         m.d.sync += valid.eq(self.valid)
         with m.If(self.valid):
             m.d.sync += [
-                clear.eq(self.base == Base.CLEAR),
+                keep.eq(self.base == Base.KEEP),
                 shift1.eq(self.base == Base.SHIFT1),
                 shift4.eq(self.base == Base.SHIFT4),
             ]
-        for i in range(config.rows):
-            following = None
-            for j in reversed(range(config.cols)):
-                left = self.left[j // group][8 * i : 8 * i + 8].as_signed()
-                right = self.right[j].as_signed()
-                product = Signal(signed(16), name=f"product_{i}_{j}", reset_less=True)
-                acc = Signal(32, name=f"acc_{i}_{j}", reset_less=True)
-                shadow = Signal(32, name=f"shadow_{i}_{j}", reset_less=True)
-                with m.If(self.valid):
-                    m.d.sync += product.eq(Mux(self.zero, 0, left * right))
-                # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
-                by_one = Mux(shift1, Cat(Const(0, 1), acc[:31]), acc)
-                by_four = Mux(shift4, Cat(Const(0, 4), by_one[:28]), by_one)
-                with m.If(valid):
-                    m.d.sync += acc.eq(Mux(clear, 0, by_four).as_signed() + product)
+        # Registers of a kind next to each other, so that a simulator's compiler can treat several at once.
+        rows, cols = range(config.rows), range(config.cols)
+        product = [[Signal(signed(16), name=f"product_{i}_{j}", reset_less=True) for j in cols] for i in rows]
+        acc = [[Signal(32, name=f"acc_{i}_{j}", reset_less=True) for j in cols] for i in rows]
+        shadow = [[Signal(32, name=f"shadow_{i}_{j}", reset_less=True) for j in cols] for i in rows]
+        with m.If(self.valid):
+            for i in rows:
+                for j in cols:
+                    left, right = self.left[j // group][8 * i : 8 * i + 8].as_signed(), self.right[j].as_signed()
+                    m.d.sync += product[i][j].eq(Mux(self.zero, 0, left * right))
+        with m.If(valid):
+            for i in rows:
+                for j in cols:
+                    # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
+                    old = acc[i][j]
+                    shifted = Mux(shift1, Cat(Const(0, 1), old[:31]), Mux(shift4, Cat(Const(0, 4), old[:28]), Const(0, 32)))
+                    m.d.sync += old.eq(Mux(keep, old, shifted).as_signed() + product[i][j])
+        for i in rows:
+            for j in cols:
                 with m.If(self.capture):
-                    m.d.sync += shadow.eq(acc)
+                    m.d.sync += shadow[i][j].eq(acc[i][j])
                 with m.Elif(self.shift):
-                    m.d.sync += shadow.eq(0 if following is None else following)
-                following = shadow
-                if j % group == 0:
-                    m.d.comb += self.heads[j // group][32 * i : 32 * i + 32].eq(shadow)
+                    m.d.sync += shadow[i][j].eq(shadow[i][j + 1] if j + 1 < config.cols else 0)
+            for g in range(config.max_fold):
+                m.d.comb += self.heads[g][32 * i : 32 * i + 32].eq(shadow[i][g * group])
         return m

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,8 @@ SOURCES = Path(__file__).resolve().parent
 VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--threads", "1", "-Wno-fatal", "-Wno-lint")
 # -O3 where the cycles go; the rest of Verilator's output runs once and would only build longer.
 MAKE_FLAGS = "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O2"
-CXX_FLAGS = "-fPIC -fno-semantic-interposition"
+# Built where it runs: the elements' sums use whatever vector instructions this processor has.
+CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 
 
 class BuildError(LoralithError):
@@ -70,7 +72,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None) ->
     source = source or verilog(config)
     native = sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")))
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
-    key = _digest(source, *native, text=(str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, os.environ.get("CXX", "")))
+    key = _digest(source, *native, text=(str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", "")))
 
     def make(folder: Path) -> None:
         verilator.run(
@@ -105,6 +107,15 @@ def _hardware_key(config: Config) -> str:
     except metadata.PackageNotFoundError:
         raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
     return _digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+
+
+def _processor() -> str:
+    """What -march=native depends on, so that a build folder that moves to another machine is not run there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
 def _digest(*files: Path, text: tuple[str, ...] = ()) -> str:
