@@ -4,8 +4,9 @@ import argparse
 import secrets
 import time
 from dataclasses import asdict
+from pathlib import Path
 
-from loralith.cli import output
+from loralith.cli import output, results
 
 BATCH = 200
 
@@ -17,6 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
     parser.add_argument("--device", default="verilator", help="reference or verilator (default: verilator)")
     parser.add_argument("--stall", type=float, default=0.2, help="most probable stall per bus channel and cycle (default: 0.2)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there")
     parser.set_defaults(run=run)
 
 
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     seed = secrets.randbits(32) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     output.log(f"seed {seed}")
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     mismatch = None
     with open_device(args.device, args.config) as device:
         soak = Soak(device, seed)
@@ -51,8 +53,11 @@ def run(args: argparse.Namespace) -> int:
         "mismatches": 0 if mismatch is None else 1,
         "first_mismatch": None if mismatch is None else asdict(mismatch),
         "cycles": counters.cycles,
-        "seconds": round(seconds, 3),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
     }
+    if args.output:
+        _record(args, result)
     if args.json:
         output.emit_json(result)
     elif mismatch is None:
@@ -60,6 +65,29 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"product {mismatch.product} of seed {seed} is wrong: {mismatch}")
     return 0 if mismatch is None else 1
+
+
+def _record(args: argparse.Namespace, result: dict) -> None:
+    command = f"loralith soak --products {args.products} --seed {result['seed']} --config {args.config} --device {args.device}"
+    command += f" --stall {args.stall:g}"
+    page = [
+        f"{result['products']:,} random products of up to three tiles each way in {result['lists']:,} lists: folded, chained, added",
+        "to the accumulate buffer, INT32 and INT8, with one scale and vectors of them, both roundings, stored straight and transposed. Latency and",
+        "stalls of every bus channel are drawn anew for each list. Every result is compared with numpy.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| configuration | {result['config']} |",
+        f"| device | {result['device']} |",
+        f"| seed | {result['seed']} |",
+        f"| products | {result['products']:,} |",
+        f"| wrong products | {result['mismatches']} |",
+        f"| simulated cycles | {result['cycles']:,} |",
+        f"| seconds | {result['seconds']:,} ({result['cpu_seconds']:,} of CPU time) |",
+    ]
+    if result["first_mismatch"]:
+        page += ["", f"The first wrong one: {result['first_mismatch']}."]
+    results.write(args.output / "soak", "Random products on the RTL", command, result, page)
 
 
 def _stall(device, rng, most: float) -> None:

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output
+from loralith.cli import output, results
 
 SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
 """The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         progress=output.log,
     )
     stem = args.output or target.folder / target.label
-    context = {"commit": _commit(), "command": _command(args)}
+    context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
     netlist = synth.synthesize(target)
     routings = []
     figures = _write(stem, synth.summary(target, netlist, routings, **context))
@@ -98,18 +97,3 @@ def _command(args: argparse.Namespace) -> str:
     if args.frequency:
         words.append(f"--frequency {args.frequency:g}")
     return " ".join(words)
-
-
-def _commit() -> str:
-    """The checkout's commit, with a plus sign where hardware sources differ from it; empty outside a checkout."""
-    repo = Path(__file__).resolve().parents[3]
-    try:
-        commit = _git(repo, "rev-parse", "--short", "HEAD")
-        changed = _git(repo, "status", "--porcelain", "--", "hw", "gen")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changed else "")
-
-
-def _git(repo: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=repo, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,7 +1,8 @@
 """Random small products, many per list, each compared with numpy: what `loralith soak` runs.
 
-Every product draws its shape, fold, operand orders, chain and shift, and its kind of result: INT32, INT8 rounded half even or
-stochastically, stored straight or transposed. Operands hold every int8, -128 included.
+Every product draws its shape, fold, operand orders, chain and shift, whether it adds to the accumulate buffer, and its kind of result:
+INT32, INT8 rounded half even or stochastically, with one scale or one per row or column, stored straight or transposed. Operands hold
+every int8, -128 included.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Soak:
     def __init__(self, device: Device, seed: int) -> None:
         self.device, self.rng = device, np.random.default_rng(seed)
         self.done = self.lists = 0
-        self._next: dict[str, int] = dict.fromkeys(("left", "right", "out"), 0)
+        self._next: dict[str, int] = dict.fromkeys(("left", "right", "out", "acc", "scale"), 0)
 
     def batch(self, count: int, timeout: float = 60.0) -> Mismatch | None:
         """Run `count` products as one list; the first wrong one, or None. Raises what `Device.run` raises."""
@@ -77,7 +78,7 @@ class Soak:
         config = self.device.config
         W = config.bus_bytes
         M, N = 3 * config.rows, 3 * config.cols
-        return 2 * (LONGEST_K + W) * (M + N + 2 * W) + M * (4 * N + W) + N * (M + W)
+        return 3 * (LONGEST_K + W) * (M + N + 2 * W) + M * (4 * N + W) + N * (M + W) + 4 * max(M, N) + W
 
     def _product(self) -> _Expected:
         rng, config = self.rng, self.device.config
@@ -92,6 +93,12 @@ class Soak:
             sums.append(exact)
         shift = int(rng.integers(0, LARGEST_SHIFT)) if chained else 0
         total = sums[0] if not chained else (sums[0] << shift) + sums[1]
+        acc = None
+        if rng.random() < 0.2:
+            acc = self._region("acc", M, N)
+            earlier, exact = self._segment(M, N, fold)
+            self._emitter.compute(M, N, (earlier,), fold=fold, acc=acc, acc_write=True)
+            total = total + exact
         kind = ("INT32", "INT8", "stochastic")[rng.integers(3)]
         turned = kind != "INT32" and bool(rng.random() < 0.5)
         values = total.astype(np.int32)
@@ -101,8 +108,11 @@ class Soak:
         values = np.ascontiguousarray(values.T if turned else values)
         out = self._region("out", M, values.itemsize * N)
         lengths = ",".join(str(s.k) for s in segments)
-        what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}{', transposed' if turned else ''}"
-        self._emitter.compute(M, N, tuple(segments), fold=fold, shift=shift, out=out, int8=int8)
+        what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}"
+        if int8 is not None and isinstance(int8.scale, Region):
+            what += f" per {'row' if int8.per_row else 'column'}"
+        what += ", added" * (acc is not None) + ", transposed" * turned
+        self._emitter.compute(M, N, tuple(segments), fold=fold, shift=shift, out=out, int8=int8, acc=acc, acc_read=acc is not None)
         layout = self._place(row_major(values.shape[0], values.shape[1], config, values.itemsize), None)
         self._emitter.store(layout, out, transpose=turned)
         return _Expected(what, layout, values)
@@ -130,20 +140,34 @@ class Soak:
 
     def _requantized(self, total: np.ndarray, stochastic: bool) -> tuple[Int8, np.ndarray]:
         rng = self.rng
+        M, N = total.shape
         most = max(1, int(np.abs(total).max()))
-        scale = Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5)))
-        n = scale.shift
-        p = total * scale.mantissa
+        entries = int(rng.choice([1, 1, M, N]))
+        per_row = entries == M > 1
+        drawn = [Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5))) for _ in range(entries)]
+        shape = (M, 1) if per_row else (1, -1)
+        m = np.array([scale.mantissa for scale in drawn], np.int64).reshape(shape)
+        n = np.array([scale.shift for scale in drawn], np.int64).reshape(shape)
+        scale = drawn[0] if entries == 1 else self._scales(drawn)
+        p = total * m
         if not stochastic:
-            half = (1 << (n - 1)) - 1 + (p >> n & 1) if n else 0
-            return Int8(scale), np.clip((p + half) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
+            half = np.where(n > 0, (1 << np.maximum(n - 1, 0)) - 1 + (p >> n & 1), 0)
+            return Int8(scale, per_row), np.clip((p + half) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
         key0, key1, base, row_stride, col_stride = (int(v) for v in rng.integers(0, 1 << 32, 5))
         rows, columns = np.indices(total.shape).astype(np.uint64)
         index = (base + rows * np.uint64(row_stride) + columns * np.uint64(col_stride)) & np.uint64(0xFFFF_FFFF)
         draws = hash32((key0, key1), index).astype(np.int64)
-        u = (draws >> (32 - n) if n <= 32 else draws << (n - 32)) if n else 0
+        u = np.where(n <= 32, draws >> np.maximum(32 - n, 0), draws << np.maximum(n - 32, 0))
         rounding = Stochastic((key0, key1), base, row_stride, col_stride)
-        return Int8(scale, rounding=rounding), np.clip((p + u) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
+        return Int8(scale, per_row, rounding), np.clip((p + u) >> n, -Q8_MAX, Q8_MAX).astype(np.int8)
+
+    def _scales(self, scales: list[Requantization]) -> Region:
+        """A vector of scales, loaded."""
+        values = np.array([scale.mantissa | scale.shift << 16 for scale in scales], np.uint32)
+        region = self._region("scale", len(scales), 1)
+        placed = self._place(row_major(1, len(scales), self.device.config, 4), values[None, :])
+        self._emitter.load_scales(placed.address, len(scales), region)
+        return region
 
     def _region(self, memory: str, lanes: int, seq: int) -> Region:
         """The next free rows, round and round: tokens order what comes back to the same rows."""
