@@ -72,8 +72,8 @@ def _record(args: argparse.Namespace, result: dict) -> None:
     command += f" --stall {args.stall:g}"
     page = [
         f"{result['products']:,} random products of up to three tiles each way in {result['lists']:,} lists: folded, chained, added",
-        "to the accumulate buffer, INT32 and INT8, with one scale and vectors of them, both roundings, stored straight and transposed. Latency and",
-        "stalls of every bus channel are drawn anew for each list. Every result is compared with numpy.",
+        "to the accumulate buffer, INT32 and INT8, with one scale and vectors of them, both roundings, stored straight and",
+        "transposed. Latency and stalls of every bus channel are drawn anew for each list. Every result is compared with numpy.",
         "",
         "| figure | value |",
         "|---|---|",
