@@ -115,8 +115,9 @@ def test_chunks_do_not_show():
     assert np.array_equal(q, reference.quantize(torch.from_numpy(x), stream=reference.Stream(1, 2, 3))[0].numpy())
 
 
+@pytest.mark.parametrize("qmax", [127, 7])
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_the_reference_requantizes_as_the_spec_says(stochastic):
+def test_the_reference_requantizes_as_the_spec_says(stochastic, qmax):
     rng = np.random.default_rng(0)
     acc = rng.integers(-(2**31), 2**31, 400) >> rng.integers(0, 31, 400)
     acc[:4] = (0, -1, 2**31 - 1, -(2**31))
@@ -124,9 +125,9 @@ def test_the_reference_requantizes_as_the_spec_says(stochastic):
     for shift in (0, 1, 2, 16, 31, 32, 33, 40, 47):
         for mantissa in (32768, 32769, 50001, 65535):
             scale = Requantization(mantissa, shift)
-            q, largest, saturated = reference.requantize(torch.from_numpy(acc), scale, stream if stochastic else None)
+            q, largest, saturated = reference.requantize(torch.from_numpy(acc), scale, stream if stochastic else None, qmax)
             key = hash_key(5, 6, 7)
-            wanted = [requantize_value(int(a), scale, hash32(key, i) if stochastic else None) for i, a in enumerate(acc)]
+            wanted = [requantize_value(int(a), scale, hash32(key, i) if stochastic else None, qmax) for i, a in enumerate(acc)]
             assert q.tolist() == [w[0] for w in wanted]
             assert largest == max(w[1] for w in wanted)
             assert saturated == sum(w[2] for w in wanted)

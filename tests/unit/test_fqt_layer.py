@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loralith.spec.numerics import ACC_MAX, Q8_MAX
+from loralith.spec.numerics import ACC_MAX, Q4_MAX, Q8_MAX
 from loralith.spec.scheme import FQT, Role, SchemeError, h_scale, power_exponent
 from loralith.verif.fqt import Backward, Forward, LoraLayer
 from loralith.verif.quantize import quantize_weight
@@ -53,7 +53,17 @@ class Case:
 
 CASES = [Case(T=T, r=r, seed=T + r) for T in (1, 64, 77) for r in (1, 3, 4, 16)]
 CASES += [Case(b_size=size, seed=7) for size in (1e-6, 1e-3, 3.0)] + [Case(T=5, I=320, O=300, r=5, b_size=1e-3, seed=8)]
-SCHEMES = [FQT(), FQT(stochastic=()), FQT(weight_scales="tensor"), FQT(weight_bits=4), FQT(stochastic=("X", "dY", "H", "dH", "A", "B"))]
+SCHEMES = {
+    "default": FQT(),
+    "nearest": FQT(stochastic=()),
+    "tensor": FQT(weight_scales="tensor"),
+    "int4 weights": FQT(weight_bits=4),
+    "stochastic": FQT(stochastic=("X", "dY", "H", "dH", "A", "B")),
+    "power of two": FQT(power_of_two=True),
+    "block": FQT(weight_scales="block", weight_block=8),
+    "int4": FQT(weight_bits=4, activation_bits=4, gradient_bits=4),
+    "int4 block": FQT(weight_bits=4, activation_bits=4, gradient_bits=4, weight_scales="block", power_of_two=True, stochastic=()),
+}
 
 
 def plain(left: Tensor, right: Tensor) -> Tensor:
@@ -76,7 +86,18 @@ def test_integers_are_plain_products(case):
     assert torch.equal(backward.dx_acc.long(), base * n + adapter if backward.chain.base_first else adapter * n + base)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=["default", "nearest", "tensor", "int4", "stochastic"])
+def weight_steps(layer: LoraLayer) -> Tensor:
+    """Size of a step of each element of quantized W, [O, I], from one element of its square on its own."""
+    O, I = layer.weight.q.shape
+    sw = layer.weight.scale.double()[:, None].expand(O, I)
+    if layer.weight.exponents is None:
+        return sw
+    block, exponents = layer.weight.block, layer.weight.exponents.tolist()
+    powers = [[2.0 ** exponents[o // block][i // block] for i in range(I)] for o in range(O)]
+    return sw * torch.tensor(powers, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"T{case.T}-I{case.I}-O{case.O}-r{case.r}-b{case.b_size}")
 def test_errors_stay_within_the_quantization_steps(case, scheme):
     """Interval arithmetic: |pq - PQ| <= |p - P| |q| + |P| |q - Q| per product, each input wrong by half a step, or one if stochastic."""
@@ -94,7 +115,7 @@ def test_errors_stay_within_the_quantization_steps(case, scheme):
         dp, dq = torch.as_tensor(dp) + torch.zeros_like(p), torch.as_tensor(dq) + torch.zeros_like(q)
         return dp @ (q.abs() + dq) + p.abs() @ dq
 
-    ex, ew, ea = step(Role.X) * f.sx, 0.5 * sw[:, None], step(Role.A) * f.sa
+    ex, ew, ea = step(Role.X) * f.sx, 0.5 * weight_steps(layer), step(Role.A) * f.sa
     eb = step(Role.B) * 2.0**f.b * sw[:, None]
     eb_chain = step(Role.B_CHAIN) * 2.0 ** (f.b + f.chain.drop) * sw[:, None]
     edy = step(Role.DY) * g.g / sw
@@ -117,6 +138,51 @@ def test_errors_stay_within_the_quantization_steps(case, scheme):
     dx = dy @ w + dh @ a
     edx = bound(dy, edy, w, ew) + bound(dh, edh, a, ea_chain) + dx.abs() * FP32
     assert ((g.dx.double() - dx).abs() <= edx * (1 + FP32)).all()
+
+
+def test_four_bits_use_their_range_and_stay_in_it():
+    scheme = SCHEMES["int4"]
+    for case in CASES:
+        layer = case.layer(scheme)
+        f, g = case.run(layer)
+        for name, q in (("X", f.xq), ("A", f.aq), ("W", layer.weight.q), ("dY", g.dyq)):
+            assert q.abs().max() == Q4_MAX, name
+        for name, q in (("B", f.bq), ("H", f.hq), ("dH", g.dhq)):  # their scales are powers of two
+            assert Q4_MAX // 2 <= q.abs().max() <= Q4_MAX, name
+
+
+def test_power_of_two_scales_are_the_smallest_that_hold_the_tensor():
+    case = Case(seed=12)
+    layer = case.layer(FQT(power_of_two=True))
+    f, g = case.run(layer)
+    for scale, largest in ((f.sx, case.x.abs().max()), (f.sa, case.a.abs().max()), (g.g, (case.dy * layer.weight.scale).abs().max())):
+        assert math.frexp(scale)[0] == 0.5
+        assert scale / 2 < largest / Q8_MAX <= scale
+    rows = case.w.abs().amax(1)
+    assert all(math.frexp(scale)[0] == 0.5 for scale in layer.weight.scale.tolist())
+    assert (rows <= Q8_MAX * layer.weight.scale).all()
+    assert (rows > Q8_MAX * layer.weight.scale / 2)[rows > rows.max() / 8].all()
+
+
+def test_squares_of_w_have_exponents_of_their_own():
+    """Each value is unit * 2**e * q with the e of its square, to half a step; quiet squares are finer, and none finer than the range."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(20, 24, generator=generator)
+    w[:8, 8:16] *= 0.1
+    w[16:] = 0
+    scheme = FQT(weight_scales="block", weight_block=8, weight_scale_range=16)
+    weight = quantize_weight(w, scheme)
+    assert weight.exponents is not None
+    assert weight.exponents.shape == (3, 3)
+    assert weight.exponents.max() == scheme.weight_extra_bits == 4
+    assert weight.exponents[0, 1] < weight.exponents[0, 0]
+    assert weight.exponents[2].tolist() == [0, 0, 0]
+    for o in range(20):
+        for i in range(24):
+            step = weight.scale[o].item() * 2.0 ** weight.exponents[o // 8, i // 8].item()
+            assert abs(w[o, i].item() - step * weight.q[o, i].item()) <= step * (0.5 + 1e-4)
+            assert weight.integers()[o, i] == weight.q[o, i].long() * 2 ** weight.exponents[o // 8, i // 8]
+    assert weight.q[:8, 8:16].abs().max() > Q8_MAX // 2
 
 
 def test_errors_are_those_of_independent_rounding():
@@ -215,14 +281,20 @@ def test_training_starts_from_b_zero():
     assert backward.saturated["dH"] == 0
 
 
-def test_delayed_exponents_recover_from_a_jump():
+@pytest.mark.parametrize("bits", [8, 4])
+def test_delayed_exponents_recover_from_a_jump(bits):
     case = Case(seed=4)
-    layer = case.layer(FQT(adapter_scales="delayed", stochastic=()))
+    scheme = FQT(adapter_scales="delayed", stochastic=(), activation_bits=bits, gradient_bits=bits)
+    layer = case.layer(scheme)
     for step in range(2):
         case.run(layer, step)
     x = case.a[0].sign().expand_as(case.x)  # agrees with A's first row in every sign: sums far past twice what was seen
     jump = layer.forward(x, case.a, case.b, step=2)
     assert jump.saturated["H"] > 0
+    assert jump.hq.abs().max() == scheme.activation_qmax
+    jump_back = layer.backward(jump, case.b[:, 0].sign().expand_as(case.dy), case.a)  # the same for dH, with B's first column
+    assert jump_back.saturated["dH"] > 0
+    assert jump_back.dhq.abs().max() == scheme.gradient_qmax
     assert layer.history["H"][-1] == jump.h_max > layer.history["H"][0]
     assert layer.forward(x, case.a, case.b, step=3).saturated["H"] == 0
 
@@ -294,10 +366,10 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("scheme", SCHEMES[:2] + SCHEMES[4:], ids=["default", "nearest", "stochastic"])
 @pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_odd_tensors_have_defined_results(name, scheme):
-    x = ODD[name]
+    x, qmax = ODD[name], scheme.activation_qmax
     case = Case(T=6, I=8, O=5, r=3)
     layer = case.layer(scheme)
     forward = layer.forward(x, case.a, case.b)
@@ -310,10 +382,12 @@ def test_odd_tensors_have_defined_results(name, scheme):
         assert not backward.dyq.any()
         assert not backward.dx_acc.any()
     elif name == "one huge outlier":
-        assert forward.xq[1, 0] == Q8_MAX
-        assert forward.xq.long().abs().sum() <= Q8_MAX + 16  # the rest vanishes, but for a stochastic 1 here and there
+        assert qmax / 2 < forward.xq[1, 0] <= qmax
+        assert forward.xq.long().abs().sum() <= qmax + 16  # the rest vanishes, but for a stochastic 1 here and there
     else:
-        assert (forward.xq == (Q8_MAX if x[0, 0] > 0 else -Q8_MAX)).all()
+        assert forward.xq.unique().numel() == 1
+        assert qmax / 2 < forward.xq[0, 0] * x[0, 0].sign() <= qmax
+        assert scheme.power_of_two or forward.xq[0, 0].abs() == qmax
     for value in (forward.y, backward.dx, backward.da, backward.db):
         assert torch.isfinite(value).all()
 

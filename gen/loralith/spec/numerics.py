@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 __all__ = [
@@ -62,14 +63,25 @@ def hash_key(seed: int, step: int, tensor: int) -> tuple[int, int]:
     for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("tensor", tensor, 32)):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"{name} must be in 0..2**{bits}-1, not {value}")
-    key = []
-    for lane in (0x243F_6A88, 0x85A3_08D3):  # first fractional words of pi: only to separate the two lanes
-        x = lane
-        for word in (seed & MASK32, seed >> 32, step, tensor):
-            x = _round(x, word)
-            x = _round(x, lane)
-        key.append(x)
+    lanes = zip(_LANES, _absorbed(seed, step), strict=True)
+    key = [_round(_round(x, tensor), lane) for lane, x in lanes]
     return key[0], key[1]
+
+
+_LANES = (0x243F_6A88, 0x85A3_08D3)
+"""First fractional words of pi: only to separate the two lanes."""
+
+
+@lru_cache(maxsize=64)  # a training step asks for some hundred keys of one (seed, step)
+def _absorbed(seed: int, step: int) -> tuple[int, ...]:
+    """Each lane after the words that precede `tensor`."""
+    states = []
+    for lane in _LANES:
+        x = lane
+        for word in (seed & MASK32, seed >> 32, step):
+            x = _round(_round(x, word), lane)
+        states.append(x)
+    return tuple(states)
 
 
 def hash32(key: tuple[int, int], index: T) -> T:
@@ -131,11 +143,11 @@ class Requantization:
         return math.ldexp(self.mantissa, -self.shift)
 
 
-def requantize(acc: int, scale: Requantization, h: int | None = None) -> tuple[int, int, bool]:
-    """Requantize one INT32 accumulator to INT8.
+def requantize(acc: int, scale: Requantization, h: int | None = None, qmax: int = Q8_MAX) -> tuple[int, int, bool]:
+    """Requantize one INT32 accumulator to INT8, or to 4 bits with ``qmax`` 7.
 
     Parameters: ``acc`` (INT32), ``scale``, and ``h``, a 32-bit hash for stochastic rounding or None for round half even.
-    Returns: (q in -127..127, \\|acc * mantissa\\| before the shift, saturated).
+    Returns: (q in -qmax..qmax, \\|acc * mantissa\\| before the shift, saturated).
     """
     n = scale.shift
     p = acc * scale.mantissa
@@ -145,8 +157,8 @@ def requantize(acc: int, scale: Requantization, h: int | None = None) -> tuple[i
         q = p
     else:
         q = (p + (1 << (n - 1)) - 1 + ((p >> n) & 1)) >> n
-    saturated = not -Q8_MAX <= q <= Q8_MAX
-    return max(-Q8_MAX, min(Q8_MAX, q)), abs(p), saturated
+    saturated = not -qmax <= q <= qmax
+    return max(-qmax, min(qmax, q)), abs(p), saturated
 
 
 def chain_shift_limit(k_first: int, k_second: int) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "Role",
     "SchemeError",
     "adapter_requantization",
+    "block_exponent",
     "chain",
     "da_scale",
     "db_scale",
@@ -101,12 +102,15 @@ class FQT:
 
     Attributes:
         weight_bits: bits of the frozen W: 8 (-127..127) or 4 (-7..7).
-        activation_bits: bits of X, H and Y, and of A and B: 8.
-        gradient_bits: bits of dY, dH and dX: 8.
-        weight_scales: ``"channel"``, a scale for each row (output channel) of W, or ``"tensor"``, one for all.
+        activation_bits: bits of X and H, and of A and B: 8, or 4 (reference only).
+        gradient_bits: bits of dY and dH: 8, or 4 (reference only).
+        weight_scales: ``"channel"``, a scale for each row (output channel) of W; ``"tensor"``, one for all; or ``"block"``, one for
+            each square of ``weight_block`` rows and columns, as a power of two of a common unit (reference only).
         weight_scale_range: largest over smallest scale of W's rows; a row with a smaller maximum takes the largest scale over
             this (see `weight_scales`). Power of two, 1..65536. B and dY share W's row scales, so that a row near zero would
-            otherwise cost every other row of theirs its resolution.
+            otherwise cost every other row of theirs its resolution. The same range holds for squares.
+        weight_block: side of W's squares, a power of two, 2..256; read only where ``weight_scales`` is ``"block"``.
+        power_of_two: the scales of X, A, W and dY are rounded up to powers of two (reference only).
         stochastic: names of the tensors that round stochastically, of X, dY, H, dH, Y, dX, A, B; the rest round half to even.
         adapter_scales: where the exponents of H and dH come from: ``"measured"``, this step's maximum (a first pass that only
             measures), or ``"delayed"``, the largest of earlier steps' maxima times ``headroom``.
@@ -122,6 +126,8 @@ class FQT:
     gradient_bits: int = 8
     weight_scales: str = "channel"
     weight_scale_range: int = 16
+    weight_block: int = 16
+    power_of_two: bool = False
     stochastic: tuple[str, ...] = ("dY", "dH")
     adapter_scales: str = "measured"
     history: int = 16
@@ -138,11 +144,14 @@ class FQT:
                 value = getattr(self, f.name)
                 need(isinstance(value, int) and not isinstance(value, bool), f.name, "an integer")
         need(self.weight_bits in (4, 8), "weight_bits", "4 or 8")
-        need(self.activation_bits == 8, "activation_bits", "8")
-        need(self.gradient_bits == 8, "gradient_bits", "8")
-        need(self.weight_scales in ("tensor", "channel"), "weight_scales", "'tensor' or 'channel'")
+        need(self.activation_bits in (4, 8), "activation_bits", "4 or 8")
+        need(self.gradient_bits in (4, 8), "gradient_bits", "4 or 8")
+        need(self.weight_scales in ("tensor", "channel", "block"), "weight_scales", "'tensor', 'channel' or 'block'")
         power = self.weight_scale_range > 0 and self.weight_scale_range & (self.weight_scale_range - 1) == 0
         need(power and self.weight_scale_range <= 65536, "weight_scale_range", "a power of two in 1..65536")
+        power = self.weight_block > 0 and self.weight_block & (self.weight_block - 1) == 0
+        need(power and 2 <= self.weight_block <= 256, "weight_block", "a power of two in 2..256")
+        need(isinstance(self.power_of_two, bool), "power_of_two", "True or False")
         if isinstance(self.stochastic, str):
             raise SchemeError(f"stochastic must be a tuple of names, not {self.stochastic!r}")
         for name in self.stochastic:
@@ -159,6 +168,29 @@ class FQT:
     def weight_qmax(self) -> int:
         """Largest magnitude of quantized W."""
         return Q8_MAX if self.weight_bits == 8 else Q4_MAX
+
+    @property
+    def activation_qmax(self) -> int:
+        """Largest magnitude of quantized X, H, A and B."""
+        return Q8_MAX if self.activation_bits == 8 else Q4_MAX
+
+    @property
+    def gradient_qmax(self) -> int:
+        """Largest magnitude of quantized dY and dH."""
+        return Q8_MAX if self.gradient_bits == 8 else Q4_MAX
+
+    @property
+    def weight_extra_bits(self) -> int:
+        """By how many bits an operand of W may exceed `weight_qmax`: log2 of ``weight_scale_range`` where W has squares, else 0."""
+        return self.weight_scale_range.bit_length() - 1 if self.weight_scales == "block" else 0
+
+    def require_device(self) -> None:
+        """Raises SchemeError, naming the field, for a scheme that only the reference runs."""
+        for name, only in (("activation_bits", 8), ("gradient_bits", 8), ("power_of_two", False)):
+            if getattr(self, name) != only:
+                raise SchemeError(f"{name} must be {only} on a device, not {getattr(self, name)}; only the reference runs it")
+        if self.weight_scales == "block":
+            raise SchemeError("weight_scales must be 'tensor' or 'channel' on a device, not 'block'; only the reference runs it")
 
     def is_stochastic(self, role: Role) -> bool:
         """Whether tensors of this role round stochastically."""
@@ -204,29 +236,48 @@ def vanishes(maximum: float, qmax: int = Q8_MAX) -> bool:
     return float32(maximum / qmax) < SMALLEST_SCALE
 
 
-def scale_of(maximum: float, qmax: int = Q8_MAX) -> float:
-    """FP32 scale of a tensor from ``maximum``, the FP32 largest magnitude of its values: fl(maximum / qmax), or 1 where it `vanishes`.
+def scale_of(maximum: float, qmax: int = Q8_MAX, power_of_two: bool = False) -> float:
+    """FP32 scale of a tensor from ``maximum``, the FP32 largest magnitude of its values: fl(maximum / qmax), or with ``power_of_two``
+    the smallest power of two of at least maximum / qmax, exactly (`power_exponent`); 1 where it `vanishes`.
 
     Raises SchemeError for a negative maximum or one that is not finite.
     """
     if not maximum >= 0.0:
         raise SchemeError(f"the largest magnitude of a tensor must be a finite number of at least 0, not {maximum!r}")
-    return 1.0 if vanishes(maximum, qmax) else float32(maximum / qmax)
+    if vanishes(maximum, qmax):
+        return 1.0
+    return math.ldexp(1.0, power_exponent(maximum, qmax)) if power_of_two else float32(maximum / qmax)
 
 
 def weight_scales(maxima: Sequence[float], scheme: FQT) -> list[float]:
     """FP32 scales sw[o] of W's rows from the largest magnitudes of the rows.
 
     With L = `scale_of` (the largest of all): "tensor" gives L to every row; "channel" gives row o
-    max(fl(maxima[o] / qmax), fl(L / weight_scale_range), 2**-126). A row of zeros thus has a scale like its neighbours'. Where
-    the largest vanishes, all scales are 1.
+    max(`scale_of`(maxima[o]) without its rule for what vanishes, fl(L / weight_scale_range), 2**-126). A row of zeros thus has a scale
+    like its neighbours'. "block" gives every row the unit max(fl(L / weight_scale_range), 2**-126), see `block_exponent`. Where the
+    largest vanishes, all scales are 1.
     """
     largest = max(maxima)
-    top = scale_of(largest, scheme.weight_qmax)
-    if scheme.weight_scales == "tensor" or vanishes(largest, scheme.weight_qmax):
+    qmax = scheme.weight_qmax
+    top = scale_of(largest, qmax, scheme.power_of_two)
+    if scheme.weight_scales == "tensor" or vanishes(largest, qmax):
         return [top] * len(maxima)
     floor = max(float32(top / scheme.weight_scale_range), SMALLEST_SCALE)
-    return [max(float32(m / scheme.weight_qmax), floor) for m in maxima]
+    if scheme.weight_scales == "block":
+        return [floor] * len(maxima)
+    if scheme.power_of_two:
+        return [max(math.ldexp(1.0, power_exponent(m, qmax)) if m else 0.0, floor) for m in maxima]
+    return [max(float32(m / qmax), floor) for m in maxima]
+
+
+def block_exponent(maximum: float, unit: float, scheme: FQT) -> int:
+    """The exponent e of one square of W with "block": its values are unit * 2**e * q, q in +-weight_qmax.
+
+    Parameters: ``maximum``, the largest magnitude in the square; ``unit``, the row scale of `weight_scales`. The smallest e in
+    0..`FQT.weight_extra_bits` with fl(maximum / unit) <= weight_qmax * 2**e; e is the largest there is for the square that holds the
+    tensor's maximum.
+    """
+    return min(max(power_exponent(float32(maximum / unit), scheme.weight_qmax), 0), scheme.weight_extra_bits)
 
 
 def _round_clip(y: float, qmax: int, h: int | None) -> int:
@@ -284,13 +335,13 @@ def remember_maximum(history: Sequence[int], maximum: int, scheme: FQT) -> list[
     return [*history, maximum][-scheme.history :]
 
 
-def h_exponent(scaling: float, sa: float, maximum: float) -> int:
-    """The exponent c of H (h = c) or dH (h' = b + c): the smallest with (s * sa) * max(maximum, 1) <= 127 * 2**c.
+def h_exponent(scaling: float, sa: float, maximum: float, qmax: int = Q8_MAX) -> int:
+    """The exponent c of H (h = c) or dH (h' = b + c): the smallest with (s * sa) * max(maximum, 1) <= qmax * 2**c.
 
     Parameters: ``scaling`` s = alpha / r (float64); ``sa``, scale of A; ``maximum``, the largest magnitude of the accumulators, measured
     or predicted. Products in float64, in the order written. Both requantize with the ratio s * sa * 2**-c (docs/numerics.md).
     """
-    return power_exponent((scaling * sa) * max(float(maximum), 1.0))
+    return power_exponent((scaling * sa) * max(float(maximum), 1.0), qmax)
 
 
 def adapter_requantization(scaling: float, sa: float, c: int) -> Requantization:

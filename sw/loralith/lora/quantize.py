@@ -125,7 +125,11 @@ def quantize_power(v: Float32, exponent: int | None = None, stream: Stream | Non
 
 
 def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
-    """A frozen base weight [O, I] under ``scheme``: `scheme.weight_scales`, values rounded half to even."""
+    """A frozen base weight [O, I] under ``scheme``: `scheme.weight_scales`, values rounded half to even.
+
+    Raises SchemeError for a scheme that only the reference runs.
+    """
+    scheme.require_device()
     weight = finite32(weight, "W")
     scale = np.array(weight_scales([float(m) for m in np.abs(weight).max(axis=1)], scheme), dtype=np.float32)
     if vanishes(largest(weight), scheme.weight_qmax):

@@ -113,12 +113,13 @@ class LayerNumerics:
 
     Parameters: ``weight``, the frozen quantized W; ``alpha``, lora_alpha, positive; ``scheme``; ``layer``, the layer's place in the
     host's list. Its state is the history of maxima (`state_dict`). Errors: SchemeError for shapes that do not fit, values that are not
-    finite, and what `scheme.chain` refuses.
+    finite, what `scheme.chain` refuses, and a scheme that only the reference runs.
     """
 
     def __init__(self, weight: QuantizedWeight, alpha: float, scheme: FQT, layer: int = 0) -> None:
         if not alpha > 0:
             raise SchemeError(f"alpha must be positive, not {alpha!r}")
+        scheme.require_device()
         self.weight, self.alpha, self.scheme, self.layer = weight, alpha, scheme, layer
         self.history: dict[str, list[int]] = {"H": [], "dH": []}
 

@@ -129,6 +129,8 @@ class LoraLayer:
             raise SchemeError(f"alpha must be positive, not {self.alpha!r}")
         if self.weight.q.dtype != torch.int8 or self.weight.q.dim() != 2 or self.weight.scale.shape != self.weight.q.shape[:1]:
             raise SchemeError(f"W must be int8 [O, I] with O scales, not {self.weight.q.dtype} {tuple(self.weight.q.shape)}")
+        self._w = self.weight.integers().double()
+        self._sw, self._sw_list = self.weight.scale.double(), self.weight.scale.tolist()
 
     def state_dict(self) -> dict[str, object]:
         """The state as JSON values; `load_state_dict` on an equal layer continues bit for bit."""
@@ -160,6 +162,7 @@ class LoraLayer:
         `scheme.tensor_id`; ``record`` False leaves the history as it is (evaluation).
         """
         O, I = self.weight.q.shape
+        qmax, power = self.scheme.activation_qmax, self.scheme.power_of_two
         x, a, b = as_float32(x, "X"), as_float32(a, "A"), as_float32(b, "B")
         r = a.shape[0]
         for name, value, shape in (("X", x, (x.shape[0], I)), ("A", a, (r, I)), ("B", b, (O, r))):
@@ -167,23 +170,23 @@ class LoraLayer:
                 raise SchemeError(f"{name} must have the shape {shape}, not {tuple(value.shape)}")
         s = self.alpha / r
 
-        xq, sx, x_clipped = quantize(x, stream=self._stream(step, Role.X, call))
-        aq, sa, a_clipped = quantize(a, stream=self._stream(step, Role.A, call))
+        xq, sx, x_clipped = quantize(x, qmax, self._stream(step, Role.X, call), power)
+        aq, sa, a_clipped = quantize(a, qmax, self._stream(step, Role.A, call), power)
         v = as_float32(b / self.weight.scale[:, None], "B / sw")
-        bq, b_exponent, b_clipped = quantize_power(v, stream=self._stream(step, Role.B, call))
+        bq, b_exponent, b_clipped = quantize_power(v, stream=self._stream(step, Role.B, call), qmax=qmax)
 
         h_acc = _int32(matmul(xq, aq.T))
         h_max, maximum, measured = self._maximum("H", h_acc, record)
-        h = spec.h_exponent(s, sa, maximum)
+        h = spec.h_exponent(s, sa, maximum, qmax)
         ratio = spec.adapter_requantization(s, sa, h)
-        hq, _, h_clipped = requantize(h_acc, ratio, self._stream(step, Role.H, call))
+        hq, _, h_clipped = requantize(h_acc, ratio, self._stream(step, Role.H, call), qmax)
 
-        chain = spec.chain(I, r, h + b_exponent)
+        chain = spec.chain(I << self.scheme.weight_extra_bits, r, h + b_exponent)
         b_chain = bq
         if chain.drop:
-            b_chain, _, _ = quantize_power(v, b_exponent + chain.drop, self._stream(step, Role.B_CHAIN, call))
-        y_acc = _chained(matmul(xq, self.weight.q.T), matmul(hq, b_chain.T), chain)
-        y_scale = self.weight.scale.double() * sx * 2.0**chain.exponent
+            b_chain, _, _ = quantize_power(v, b_exponent + chain.drop, self._stream(step, Role.B_CHAIN, call), qmax)
+        y_acc = _chained(matmul(xq, self._w.T), matmul(hq, b_chain.T), chain)
+        y_scale = self._sw * sx * 2.0**chain.exponent
         return Forward(
             step=step,
             call=call,
@@ -218,28 +221,30 @@ class LoraLayer:
         if tuple(dy.shape) != (T, O):
             raise SchemeError(f"dY must have the shape {(T, O)}, not {tuple(dy.shape)}")
         s, step, call = self.alpha / r, saved.step, saved.call
+        qmax = self.scheme.gradient_qmax
 
-        dyq, g, dy_clipped = quantize(as_float32(dy * self.weight.scale, "dY * sw"), stream=self._stream(step, Role.DY, call))
+        weighted = as_float32(dy * self.weight.scale, "dY * sw")
+        dyq, g, dy_clipped = quantize(weighted, qmax, self._stream(step, Role.DY, call), self.scheme.power_of_two)
         dh_acc = _int32(matmul(dyq, saved.bq))
         dh_max, maximum, measured = self._maximum("dH", dh_acc, record)
-        c = spec.h_exponent(s, saved.sa, maximum)
+        c = spec.h_exponent(s, saved.sa, maximum, qmax)
         ratio, h_prime = spec.adapter_requantization(s, saved.sa, c), saved.b + c
-        dhq, _, dh_clipped = requantize(dh_acc, ratio, self._stream(step, Role.DH, call))
+        dhq, _, dh_clipped = requantize(dh_acc, ratio, self._stream(step, Role.DH, call), qmax)
 
         chain = a_chain = dx_acc = dx = None
         dx_scale = 0.0
         if need_dx:
-            chain = spec.chain(O, r, h_prime)
+            chain = spec.chain(O << self.scheme.weight_extra_bits, r, h_prime)
             a_chain = saved.aq
             if chain.drop:
                 units = as_float32(a / torch.tensor(saved.sa, dtype=torch.float32), "A / sa")
-                a_chain, _, _ = quantize_power(units, chain.drop, self._stream(step, Role.A_CHAIN, call))
-            dx_acc = _chained(matmul(dyq, self.weight.q), matmul(dhq, a_chain), chain)
+                a_chain, _, _ = quantize_power(units, chain.drop, self._stream(step, Role.A_CHAIN, call), self.scheme.activation_qmax)
+            dx_acc = _chained(matmul(dyq, self._w), matmul(dhq, a_chain), chain)
             dx_scale = math.ldexp(g, chain.exponent)
             dx = (dx_acc.double() * dx_scale).float()
 
         db_acc = matmul(dyq.T, saved.hq)
-        db_scale = torch.tensor([spec.db_scale(g, saved.sx, sw, saved.h) for sw in self.weight.scale.tolist()], dtype=torch.float64)
+        db_scale = torch.tensor([spec.db_scale(g, saved.sx, sw, saved.h) for sw in self._sw_list], dtype=torch.float64)
         da_acc = matmul(dhq.T, saved.xq)
         da_scale = spec.da_scale(g, saved.sx, saved.sa, h_prime)
         return Backward(
@@ -267,7 +272,8 @@ class LoraLayer:
 
 
 def _int32(acc: Tensor) -> Tensor:
-    if int(acc.max()) > ACC_MAX or int(acc.min()) < ACC_MIN:
+    low, high = torch.aminmax(acc)
+    if int(high) > ACC_MAX or int(low) < ACC_MIN:
         raise SchemeError(f"a sum of more than {K_LIMIT} products left the INT32 range; split the reduction into parts")
     return acc.to(torch.int32)
 
