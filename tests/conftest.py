@@ -14,6 +14,16 @@ def repo() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session")
+def golden_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the golden vectors, as `python -m loralith.verif.golden` writes them; layer_I<I>_O<O>_T<T>_r<r>.safetensors."""
+    from loralith.verif.golden import generate
+
+    folder = tmp_path_factory.mktemp("golden")
+    generate(folder)
+    return folder
+
+
 @pytest.fixture
 def verilator(monkeypatch: pytest.MonkeyPatch) -> Verilator:
     """A usable Verilator, with its environment set for this test: cocotb's runner looks at `os.environ` only."""

@@ -94,12 +94,12 @@ class LayerCase:
 
 
 def layer_cases() -> list[LayerCase]:
-    """T in {1, 64, 77} by r in {1, 3, 4, 5, 16}, by two sizes that are no multiples of an array; schemes and sizes of B take turns, so
-    that every order of the chain, a coarser copy, both roundings, INT4 weights and a scale per tensor occur."""
+    """T in {1, 64, 77} by r in {1, 3, 4, 5, 16}, by three sizes, of which the last is small enough for slow simulations; schemes and sizes
+    of B take turns, so that every order of the chain, a coarser copy, both roundings, INT4 weights and a scale per tensor occur."""
     schemes = (FQT(seed=7), FQT(stochastic=()), FQT(weight_scales="tensor", seed=1 << 40), FQT(weight_bits=4))
     schemes += (FQT(stochastic=("X", "dY", "H", "dH", "A", "B"), seed=3),)
     cases = []
-    for I, O in ((40, 24), (72, 56)):
+    for I, O in ((40, 24), (72, 56), (22, 13)):
         for T in (1, 64, 77):
             for r in (1, 3, 4, 5, 16):
                 n = len(cases)
