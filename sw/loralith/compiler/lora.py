@@ -12,23 +12,28 @@ load dY and X natural, so that tokens lie along k.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.matmul import COMMAND_CYCLES, Turns, block_sizes, tile_cycles
-from loralith.compiler.regions import DoesNotFit, Regions, rows_needed
+from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
+from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, Requantization
 
 __all__ = [
     "Gradient",
+    "GradientSteps",
     "Pass",
+    "PassSteps",
     "SkinnyShape",
     "compile_gradient",
     "compile_pass",
+    "interleave",
     "plan_gradient",
     "plan_pass",
     "skinny_shape",
@@ -36,6 +41,12 @@ __all__ = [
 
 SKINNY_SLOT = 0
 """The statistics slot of the skinny product's maximum and saturations."""
+LOAD_CYCLES, COMPUTE_CYCLES = 34, 28
+"""Cycles that checking a command takes: shorter ones follow each other no faster."""
+READ_LATENCY = 200
+"""Cycles from a load's token to its first word, with other loads in between, that a schedule leaves room for."""
+BURST_WORDS = 4
+"""Words that the bus could move per burst, with as many bursts in flight as the read master keeps and answers after 100 cycles."""
 SKINNY_STATS_BYTES = padded(STAT_BYTES, 64)
 
 
@@ -77,7 +88,7 @@ class Pass:
     Attributes:
         left: INT8 [T, K]. base: W, INT8, [N, K] where `base_transposed` (forward), else [K, N].
         skinny_right: the skinny product's right operand, `SkinnyShape.right` of K.
-        adapter: INT8 [r, N]. output: INT32 [T, N]; None: the skinny product alone.
+        adapter: INT8 [r, N]. output: INT32 [T, N], or INT8 with `output_scale`; None: the skinny product alone.
         skinny: where the skinny result goes, `SkinnyShape.packed` of T; None: it is only measured.
         base_first, shift: the chain of the output.
         requantization, stochastic: of the skinny result.
@@ -98,96 +109,137 @@ class Pass:
     stochastic: tuple[int, int] | None
     stats: int
     zeros: int
+    output_scale: Requantization | None = None
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of one element of the output."""
+        return 4 if self.output_scale is None else 1
 
 
 @dataclass(frozen=True)
 class PassPlan:
-    """Block sizes of a pass: m tokens, n output columns, k of the reduction; how many blocks of each right operand stay on chip."""
+    """Block sizes of a pass: m tokens, n output columns, k of the reduction; how many blocks of each operand stay on chip."""
 
     m: int
     n: int
     k: int
+    left_slots: int
     base_slots: int
     skinny_slots: int
 
 
-def _pass_rows(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
+def _pass_rows(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config, size: int) -> dict[str, int]:
     """Rows that a pass's blocks take of each memory."""
     tb, kb = -(-T // plan.m), -(-K // plan.k)
     lanes = config.cols if skinny.fold > 1 else skinny.width
-    turns = 2 if tb * kb > 1 else 1
     skinny_turns = 2 if tb > 1 else 1
     tall = {memory: rows_needed(memory, plan.m, skinny.width, config)[0] for memory in ("left", "out")}
     return {
-        "left": turns * rows_needed("left", plan.m, plan.k, config)[0] + skinny_turns * tall["left"],
+        "left": plan.left_slots * rows_needed("left", plan.m, plan.k, config)[0] + skinny_turns * tall["left"],
         "right": plan.base_slots * rows_needed("right", plan.n, plan.k, config)[0]
         + 2 * rows_needed("right", plan.n, skinny.width, config)[0]
         + plan.skinny_slots * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0]
         + rows_needed("right", config.cols, 1, config)[0],
-        "out": 2 * rows_needed("out", plan.m, 4 * plan.n, config)[0] + skinny_turns * tall["out"],
+        "out": 2 * rows_needed("out", plan.m, size * plan.n, config)[0] + skinny_turns * tall["out"],
         "acc": rows_needed("acc", plan.m, max(plan.n, skinny.width), config)[0] if kb > 1 else 0,
     }
 
 
 @lru_cache(maxsize=4096)
-def plan_pass(T: int, K: int, N: int, rank: int, config: Config) -> PassPlan:
-    """The cheapest block sizes by a plain count of bus words, array cycles and commands. Raises DoesNotFit."""
+def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:
+    """The cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
+
+    Raises DoesNotFit.
+    """
     skinny = skinny_shape(rank, config)
     W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
-    best: tuple[int, PassPlan] | None = None
+    limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
+    best: tuple[float, PassPlan] | None = None
     for k in block_sizes(K, W):
         kb = -(-K // k)
         if kb > 64:
             continue
-        for n in block_sizes(N, step):
-            nb = -(-N // n)
-            for m in block_sizes(T, max(config.rows, W)):
-                tb = -(-T // m)
-                # All of W on chip, or two blocks that take turns.
-                for slots in dict.fromkeys((nb * kb, 2)):
-                    plan = PassPlan(min(m, T), min(n, N), min(k, K), slots, min(kb, 4))
-                    if slots > 2 * nb * kb or any(
-                        rows > config.depth(memory) for memory, rows in _pass_rows(plan, T, K, N, skinny, config).items()
-                    ):
-                        continue
-                    left = T * padded(K, W) // W * (1 if kb == 1 else nb + 1)
-                    base = N * padded(K, W) // W * (1 if slots >= nb * kb else tb)
-                    out = T * padded(4 * N, W) // W
-                    tile = -(-N // config.cols) * (K + rank + 2) + tile_cycles(K, skinny.width, skinny.fold, config)
-                    array = -(-T // config.rows) * tile
-                    # The first block's load and the last one's store have nothing to hide behind.
-                    ends = m * k // W + n * k // W + 4 * m * n // W
-                    cost = max(left + base, array, out) + ends + COMMAND_CYCLES * tb * (nb + 1) * kb
-                    if best is None or cost < best[0]:
-                        best = cost, plan
+        for n, m in itertools.product(block_sizes(N, step), block_sizes(T, max(config.rows, W))):
+            nb, tb = -(-N // n), -(-T // m)
+            for left_slots, base_slots in itertools.product({1, 2, kb, 2 * kb, tb * kb}, {1, 2, 4, 8, nb * kb}):
+                # Blocks that all stay, or at least two that take turns.
+                if not min(2, tb * kb) <= left_slots <= tb * kb or not min(2, nb * kb) <= base_slots <= nb * kb:
+                    continue
+                plan = PassPlan(min(m, T), min(n, N), min(k, K), left_slots, base_slots, kb)
+                rows = _pass_rows(plan, T, K, N, skinny, config, size)
+                if any(rows[memory] > limits[memory] for memory in rows):
+                    continue
+                cost = _pass_cost(plan, T, K, N, skinny, config, size)
+                if best is None or cost < best[0]:
+                    best = cost, plan
     if best is None:
         raise DoesNotFit(f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}")
     return best[1]
 
 
-class _PassCompiler:
-    def __init__(self, emitter: Emitter, work: Pass, rank: int) -> None:
+def _load_cycles(rows: int, row_bytes: int, config: Config) -> int:
+    """Bus cycles of a load. A burst of few words costs as much as one of BURST_WORDS: only so many are in flight."""
+    return max(rows * max(-(-row_bytes // config.bus_bytes), BURST_WORDS), LOAD_CYCLES)
+
+
+def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config, size: int) -> float:
+    """Cycles by a plain count: the longer of bus and array, and a part of the first load and the last store."""
+    W = config.bus_bytes
+    m, n, k = plan.m, plan.n, plan.k
+    tb, nb, kb = -(-T // m), -(-N // n), -(-K // k)
+    left_loads = tb * kb * (1 if plan.left_slots >= kb else nb + 1)
+    base_loads = nb * kb * (1 if plan.base_slots >= nb * kb else tb)
+    reads = left_loads * _load_cycles(m, k, config)
+    # Forward, W is read with rows along k, backward with rows along n: charge the dearer.
+    reads += base_loads * max(_load_cycles(n, k, config), _load_cycles(k, n, config))
+    out = T * padded(size * N, W) // W
+    column = max(k + skinny.width // kb, config.cols)
+    blocks = tb * nb * kb
+    array = max(-(-m // config.rows) * -(-n // config.cols) * column, COMPUTE_CYCLES) * blocks
+    skinny_array = kb * max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
+    array += tb * skinny_array
+    # The skinny product runs through a block of left as fast as it comes, unless that was loaded under the outputs of the block before.
+    early = min(1.0, max(0, plan.left_slots - kb) / kb)
+    exposed = tb * (1 - early) * max(0, kb * _load_cycles(m, k, config) - skinny_array)
+    # A block's load must be through while the blocks before it are computed.
+    block = max(-(-m // config.rows) * -(-n // config.cols) * column, COMPUTE_CYCLES)
+    if plan.base_slots < nb * kb:
+        wait = READ_LATENCY + max(_load_cycles(n, k, config), _load_cycles(k, n, config)) - (plan.base_slots - 1) * block
+        exposed += blocks * max(0, wait)
+    # The first block's load and the last one's store have little to hide behind.
+    ends = m * k // W + n * k // W + size * m * n // W
+    return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
+
+
+class PassSteps:
+    """Emits a pass block by block, into its part of the memories."""
+
+    def __init__(self, emitter: Emitter, work: Pass, rank: int, window: Window = WHOLE) -> None:
         config = emitter.config
+        for name, k in (("K", work.left.cols), ("T", work.left.rows)):
+            if k > K_LIMIT:
+                raise ValueError(f"{name} of a LoRA layer must be at most {K_LIMIT}, not {k}")
         self.emitter, self.work, self.rank, self.config = emitter, work, rank, config
         self.T, self.K = work.left.rows, work.left.cols
         self.N = work.base.rows if work.base_transposed else work.base.cols
         self.skinny = skinny_shape(rank, config)
-        self.plan = plan = plan_pass(self.T, self.K, self.N, rank, config)
+        self.plan = plan = plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window)
         self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
-        regions = Regions(config)
+        regions = Regions(config, window)
 
         def turns(memory: str, lanes: int, seq: int, count: int) -> Turns:
             return Turns(regions.slots(memory, lanes, seq, count))
 
         several = 2 if self.tb > 1 else 1
         lanes = config.cols if self.skinny.fold > 1 else self.skinny.width
-        self.left = turns("left", plan.m, plan.k, 2 if self.tb * self.kb > 1 else 1)
+        self.left = turns("left", plan.m, plan.k, plan.left_slots)
         self.result = turns("left", plan.m, self.skinny.width, several)
         self.base = turns("right", plan.n, plan.k, plan.base_slots)
         self.adapter = turns("right", plan.n, self.skinny.width, 2)
         self.skinny_right = turns("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
         self.zero = turns("right", config.cols, 1, 1)
-        self.out = turns("out", plan.m, 4 * plan.n, 2)
+        self.out = turns("out", plan.m, work.output_bytes * plan.n, 2)
         self.skinny_out = turns("out", plan.m, self.skinny.width, several)
         self.acc = regions.take("acc", plan.m, max(plan.n, self.skinny.width)) if self.kb > 1 else None
 
@@ -286,6 +338,7 @@ class _PassCompiler:
                 segments,
                 shift=work.shift if len(segments) > 1 else 0,
                 out=out if last else None,
+                int8=Int8(work.output_scale) if last and work.output_scale else None,
                 acc=self.acc,
                 acc_read=b > 0,
                 acc_write=not last,
@@ -293,23 +346,70 @@ class _PassCompiler:
             )
         self.emitter.store(work.output.block(t0, t, n0, n), out, note=f"output {i},{j}")
 
-    def run(self) -> None:
+    @property
+    def units(self) -> int:
+        """How often `steps` yields."""
+        return self.tb * (1 + (self.nb if self.work.output is not None else 0))
+
+    @property
+    def prologue_units(self) -> int:
+        """How often `prologue` yields."""
+        left = min(self.kb, self.plan.left_slots)
+        return left + min(left, self.plan.skinny_slots) + (min(self.kb, self.plan.base_slots) if self.work.output is not None else 0)
+
+    def prologue(self) -> Iterator[None]:
+        """Loads what the pass needs first, one block per step; the schedule before it can make room for them."""
+        for b in range(min(self.kb, self.plan.left_slots)):
+            self.left_block(0, b)
+            yield
+            if b < self.plan.skinny_slots:
+                self.skinny_block(b)
+                yield
+        if self.work.output is not None:
+            for b in range(min(self.kb, self.plan.base_slots)):
+                self.base_block(0, b)
+                yield
+
+    def prefetch(self, i: int, share: range) -> None:
+        """Loads blocks of the tokens after block i into regions that no block of i needs."""
+        if i + 1 < self.tb:
+            for b in share:
+                if b < self.plan.left_slots - self.kb:
+                    self.left_block(i + 1, b)
+
+    def steps(self) -> Iterator[None]:
+        """Emits the pass; yields after each block, where other work may come in between."""
         for i in range(self.tb):
             skinny_left = self.skinny_product(i)
+            if i == self.tb - 1:
+                self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 1, note="skinny statistics")
+            yield
             if self.work.output is not None:
                 # Back and forth, so that the base block of the last column serves the next tokens too.
                 order = range(self.nb) if i % 2 == 0 else reversed(range(self.nb))
-                for j in order:
+                for n, j in enumerate(order):
+                    self.prefetch(i, range(self.kb * n // self.nb, self.kb * (n + 1) // self.nb))
                     self.output(i, j, skinny_left)
-        self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 1, note="skinny statistics")
+                    yield
 
 
 def compile_pass(emitter: Emitter, work: Pass, rank: int) -> None:
-    """Adds a pass to a list. Raises DoesNotFit where no block fits the scratchpads, ValueError for a reduction over 131071."""
-    for name, k in (("K", work.left.cols), ("T", work.left.rows)):
-        if k > K_LIMIT:
-            raise ValueError(f"{name} of a LoRA layer must be at most {K_LIMIT}, not {k}")
-    _PassCompiler(emitter, work, rank).run()
+    """Adds a pass to a list. Raises DoesNotFit where no block fits, ValueError for a reduction over 131071."""
+    for _ in PassSteps(emitter, work, rank).steps():
+        pass
+
+
+def interleave(main: PassSteps, *others: tuple[int, Iterator[None]]) -> None:
+    """Emits a pass, and (units, steps) of other work spread between its blocks, whose bus it can use.
+
+    The others must not depend on the pass, and have other parts of the memories.
+    """
+    done = [0] * len(others)
+    for unit, _ in enumerate(main.steps(), start=1):
+        for at, (units, steps) in enumerate(others):
+            while done[at] * main.units < unit * units:
+                next(steps, None)
+                done[at] += 1
 
 
 @dataclass(frozen=True)
@@ -344,7 +444,7 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
 
 
 @lru_cache(maxsize=4096)
-def plan_gradient(T: int, M: int, rank: int, config: Config) -> GradientPlan:
+def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WHOLE) -> GradientPlan:
     """The cheapest block sizes of a gradient. Raises DoesNotFit."""
     skinny, W = skinny_shape(rank, config), config.bus_bytes
     best: tuple[int, GradientPlan] | None = None
@@ -352,12 +452,14 @@ def plan_gradient(T: int, M: int, rank: int, config: Config) -> GradientPlan:
         kb = -(-T // k)
         for m in block_sizes(M, max(config.rows, W)):
             plan, mb = GradientPlan(min(m, M), min(k, T)), -(-M // m)
-            if any(rows > config.depth(memory) for memory, rows in _gradient_rows(plan, T, M, skinny, config).items()):
+            need = _gradient_rows(plan, T, M, skinny, config)
+            if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
                 continue
-            reads = T * padded(M, W) // W + padded(T * skinny.width, W) // W * (1 if kb == 1 else mb)
-            array = -(-M // config.rows) * tile_cycles(T, skinny.width, skinny.fold, config)
-            # Short rows are short bursts: charge each row of a block a cycle of its own.
-            cost = max(reads + T * mb, array) + m * k // W + COMMAND_CYCLES * mb * kb
+            left = _load_cycles(plan.k, plan.m, config)
+            right = max(padded(k * skinny.width, W) // W, LOAD_CYCLES) * (1 if kb == 1 else mb)
+            tiles = max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
+            reads, array = (mb * left + right) * kb, mb * kb * tiles
+            cost = max(reads, array) + min(reads, array) + m * k // W
             if best is None or cost < best[0]:
                 best = cost, plan
     if best is None:
@@ -365,47 +467,66 @@ def plan_gradient(T: int, M: int, rank: int, config: Config) -> GradientPlan:
     return best[1]
 
 
-def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str) -> None:
+class GradientSteps:
+    """Emits a gradient block by block."""
+
+    def __init__(self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
+        config = emitter.config
+        self.emitter, self.work, self.rank, self.name = emitter, work, rank, name
+        self.T, self.M = work.left.rows, work.left.cols
+        self.skinny = skinny = skinny_shape(rank, config)
+        self.plan = plan = plan_gradient(self.T, self.M, rank, config, window)
+        self.mb, self.kb = mb, kb = -(-self.M // plan.m), -(-self.T // plan.k)
+        regions = Regions(config, window)
+        lanes = config.cols if skinny.fold > 1 else skinny.width
+        self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
+        self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
+        self.out = Turns(regions.slots("out", plan.m, 4 * skinny.width, 2 if mb > 1 else 1))
+        self.acc = regions.take("acc", plan.m, skinny.width) if kb > 1 else None
+
+    @property
+    def units(self) -> int:
+        """How often `steps` yields."""
+        return self.mb * self.kb
+
+    def steps(self) -> Iterator[None]:
+        """Emits one block per step."""
+        for i in range(self.mb):
+            result = self.out.replace((i, 0))
+            for b in range(self.kb):
+                self._block(i, b, result)
+                yield
+
+    def _block(self, i: int, b: int, result: Region) -> None:
+        work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
+        m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
+        k0, k = b * plan.k, min(plan.k, self.T - b * plan.k)
+        last = b == self.kb - 1
+        pad, steps = padded(k, fold) - k, -(-k // fold)
+        left = self.left.get(
+            (i, b),
+            lambda to: emitter.load(work.left.block(k0, k, m0, m), to, pad_rows=pad, note=f"{self.name} left {i},{b}"),
+        )
+        right = self.right.get(
+            (0, b),
+            lambda to: emitter.load(work.right.block(k0 // fold, steps, 0, work.right.cols), to, note=f"{self.name} right {b}"),
+        )
+        emitter.compute(
+            m,
+            self.rank,
+            (Segment(left, right, k),),
+            fold=fold,
+            out=result if last else None,
+            acc=self.acc,
+            acc_read=b > 0,
+            acc_write=not last,
+            note=f"{self.name} {i},{b}",
+        )
+        if last:
+            emitter.store(work.out.block(m0, m, 0, self.rank), result, note=f"{self.name} {i}")
+
+
+def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
     """Adds dB or dA^T to a list."""
-    config = emitter.config
-    T, M = work.left.rows, work.left.cols
-    skinny, plan = skinny_shape(rank, config), plan_gradient(T, M, rank, config)
-    mb, kb = -(-M // plan.m), -(-T // plan.k)
-    regions = Regions(config)
-    lanes = config.cols if skinny.fold > 1 else skinny.width
-    left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
-    right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
-    out = Turns(regions.slots("out", plan.m, 4 * skinny.width, 2 if mb > 1 else 1))
-    acc = regions.take("acc", plan.m, skinny.width) if kb > 1 else None
-    for i in range(mb):
-        m0, m = i * plan.m, min(plan.m, M - i * plan.m)
-        result = out.replace((i, 0))
-        for b in range(kb):
-            k0, k = b * plan.k, min(plan.k, T - b * plan.k)
-            last = b == kb - 1
-            pad = padded(k, skinny.fold) - k
-            steps = -(-k // skinny.fold)
-            left_region = left.get(
-                (i, b),
-                lambda to, k0=k0, k=k, m0=m0, m=m, pad=pad, b=b, i=i: emitter.load(
-                    work.left.block(k0, k, m0, m), to, pad_rows=pad, note=f"{name} left {i},{b}"
-                ),
-            )
-            right_region = right.get(
-                (0, b),
-                lambda to, k0=k0, steps=steps, b=b: emitter.load(
-                    work.right.block(k0 // skinny.fold, steps, 0, work.right.cols), to, note=f"{name} right {b}"
-                ),
-            )
-            emitter.compute(
-                m,
-                rank,
-                (Segment(left_region, right_region, k),),
-                fold=skinny.fold,
-                out=result if last else None,
-                acc=acc,
-                acc_read=b > 0,
-                acc_write=not last,
-                note=f"{name} {i},{b}",
-            )
-        emitter.store(work.out.block(m0, m, 0, rank), result, note=f"{name} {i}")
+    for _ in GradientSteps(emitter, work, rank, name, window).steps():
+        pass

@@ -7,13 +7,32 @@ from dataclasses import dataclass
 from loralith.errors import LoralithError
 from loralith.spec.config import Config
 
-__all__ = ["MEMORIES", "DoesNotFit", "Region", "Regions", "lanes_of", "rows_needed"]
+__all__ = ["MEMORIES", "WHOLE", "DoesNotFit", "Region", "Regions", "Window", "lanes_of", "rows_needed"]
 
 MEMORIES = ("left", "right", "out", "acc", "scale")
 
 
 class DoesNotFit(LoralithError):
     """A schedule needs more of an on-chip memory than there is."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of every memory, in sixteenths of its rows, for one of several schedules that overlap in time."""
+
+    first: int
+    past: int
+
+    def rows(self, depth: int) -> tuple[int, int]:
+        """The window's first row, and the row after its last one, in a memory of `depth` rows."""
+        return depth * self.first // 16, depth * self.past // 16
+
+    def size(self, depth: int) -> int:
+        first, past = self.rows(depth)
+        return past - first
+
+
+WHOLE = Window(0, 16)
 
 
 @dataclass(frozen=True)
@@ -45,12 +64,14 @@ def rows_needed(memory: str, lanes: int, seq: int, config: Config) -> tuple[int,
 class Regions:
     """A stack of regions per memory: `take` from it, `release` back to a `mark`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, window: Window = WHOLE) -> None:
         self.config = config
-        self._next: dict[str, int] = dict.fromkeys(MEMORIES, 0)
+        bounds = {memory: window.rows(config.depth(memory)) for memory in MEMORIES}
+        self._next = {memory: first for memory, (first, _) in bounds.items()}
+        self._past = {memory: past for memory, (_, past) in bounds.items()}
 
     def free_rows(self, memory: str) -> int:
-        return self.config.depth(memory) - self._next[memory]
+        return self._past[memory] - self._next[memory]
 
     def take(self, memory: str, lanes: int, seq: int) -> Region:
         """Space for `lanes` x `seq` elements, see `rows_needed`. Raises DoesNotFit."""

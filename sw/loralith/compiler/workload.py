@@ -1,0 +1,185 @@
+"""Whole training steps as one command list: LoRA linears one after the other, forward, then backward in reverse order.
+
+Tensors stay INT8 in DRAM between the products, as in a model that never leaves the device; dB and dA leave as INT32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from loralith.compiler.command_list import CommandList
+from loralith.compiler.emit import Emitter
+from loralith.compiler.layout import MatrixLayout, padded, row_major
+from loralith.compiler.lora import SKINNY_STATS_BYTES, Gradient, GradientSteps, Pass, PassSteps, interleave, skinny_shape
+from loralith.compiler.regions import Window
+from loralith.spec.config import Config
+from loralith.spec.numerics import Requantization
+
+__all__ = ["Linear", "Tensors", "compile_step", "place", "step_macs"]
+
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A LoRA linear in a step: T tokens, I inputs, O outputs, rank r; without `dx` nothing before it is trained."""
+
+    name: str
+    T: int
+    I: int
+    O: int
+    rank: int
+    dx: bool = True
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates of forward and backward."""
+        T, I, O, r = self.T, self.I, self.O, self.rank
+        forward = T * I * O + T * r * (I + O)
+        backward = T * r * O + T * r * O + T * r * I  # dH, dB, dA
+        return forward + backward + (T * O * I + T * r * I if self.dx else 0)
+
+
+def step_macs(linears: Sequence[Linear]) -> int:
+    """Useful multiply-accumulates of a step."""
+    return sum(linear.macs for linear in linears)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Where a linear's tensors lie. Inputs: x, w, a, b (right operands of the skinny products), a_chain, b_chain (of the chains), dy.
+
+    Outputs: h, y, dh, dx, db, da, stats of H and dH.
+    """
+
+    x: MatrixLayout
+    w: MatrixLayout
+    a: MatrixLayout
+    b: MatrixLayout
+    a_chain: MatrixLayout
+    b_chain: MatrixLayout
+    dy: MatrixLayout
+    h: MatrixLayout
+    y: MatrixLayout
+    dh: MatrixLayout
+    dx: MatrixLayout | None
+    db: MatrixLayout
+    da: MatrixLayout
+    stats: int
+    zeros: int
+
+
+def place(linear: Linear, base: int, config: Config) -> tuple[Tensors, int]:
+    """A linear's tensors from address `base` on, a multiple of 4096; and the first address after them."""
+    T, I, O, r = linear.T, linear.I, linear.O, linear.rank
+    skinny = skinny_shape(r, config)
+    end = base
+
+    def at(layout: MatrixLayout) -> MatrixLayout:
+        nonlocal end
+        address, end = end, end + padded(layout.nbytes + 64, PAGE)
+        return layout.at(address)
+
+    def block(nbytes: int) -> int:
+        nonlocal end
+        address, end = end, end + padded(nbytes, PAGE)
+        return address
+
+    tensors = Tensors(
+        x=at(row_major(T, I, config)),
+        w=at(row_major(O, I, config)),
+        a=at(skinny.right(I, config)),
+        b=at(skinny.right(O, config)),
+        a_chain=at(row_major(r, I, config)),
+        b_chain=at(row_major(r, O, config)),
+        dy=at(row_major(T, O, config)),
+        h=at(skinny.packed(T, config)),
+        y=at(row_major(T, O, config)),
+        dh=at(skinny.packed(T, config)),
+        dx=at(row_major(T, I, config)) if linear.dx else None,
+        db=at(row_major(O, r, config, 4)),
+        da=at(row_major(I, r, config, 4)),
+        stats=block(2 * SKINNY_STATS_BYTES),
+        zeros=block(PAGE),
+    )
+    return tensors, end
+
+
+def output_scale(k: int) -> Requantization:
+    """A scale at which sums of `k` products of uniform INT8 values seldom saturate."""
+    return Requantization.from_ratio(40 / (73.0 * 73.0 * k**0.5))
+
+
+PASSES, GRADIENTS = (Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16))
+"""Parts of the memories: passes take turns, so that one's first loads need not wait for the other's last products; so do gradients."""
+
+
+def _forward(linear: Linear, t: Tensors) -> Pass:
+    return Pass(
+        left=t.x,
+        base=t.w,
+        base_transposed=True,
+        skinny_right=t.a,
+        adapter=t.b_chain,
+        output=t.y,
+        skinny=t.h,
+        base_first=True,
+        shift=0,
+        requantization=output_scale(linear.I),
+        stochastic=None,
+        stats=t.stats,
+        zeros=t.zeros,
+        output_scale=output_scale(linear.I),
+    )
+
+
+def _backward(linear: Linear, t: Tensors) -> Pass:
+    return Pass(
+        left=t.dy,
+        base=t.w,
+        base_transposed=False,
+        skinny_right=t.b,
+        adapter=t.a_chain if linear.dx else None,
+        output=t.dx,
+        skinny=t.dh,
+        base_first=True,
+        shift=0,
+        requantization=output_scale(linear.O),
+        stochastic=None,
+        stats=t.stats + SKINNY_STATS_BYTES,
+        zeros=t.zeros,
+        output_scale=output_scale(linear.O) if linear.dx else None,
+    )
+
+
+def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...] = ("forward", "backward")) -> CommandList:
+    """One list: all forwards in order, then all backwards in reverse. Raises DoesNotFit for a linear of which no block fits.
+
+    Between the blocks of a pass come dB of the same linear, dA of the one before (which needs all of dH), and the first loads of the
+    next pass.
+    """
+    emitter = Emitter(config)
+    schedule = [(linear, t, _forward(linear, t), False) for linear, t in work if "forward" in parts]
+    schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
+    passes = [PassSteps(emitter, work, linear.rank, PASSES[i % 2]) for i, (linear, _, work, _) in enumerate(schedule)]
+
+    def gradient(linear: Linear, left: MatrixLayout, right: MatrixLayout, out: MatrixLayout, name: str) -> GradientSteps:
+        right = skinny_shape(linear.rank, config).right(linear.T, config).at(right.address)
+        return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, GRADIENTS[name == "dA"])
+
+    late: GradientSteps | None = None
+    for i, (linear, t, _, backward) in enumerate(schedule):
+        between: list[tuple[int, Iterator[None]]] = []
+        if backward:
+            early = gradient(linear, t.dy, t.h, t.db, "dB")
+            between.append((early.units, early.steps()))
+        if late:
+            between.append((late.units, late.steps()))
+        if i + 1 < len(passes):
+            between.append((passes[i + 1].prologue_units, passes[i + 1].prologue()))
+        interleave(passes[i], *between)
+        late = gradient(linear, t.x, t.dh, t.da, "dA") if backward else None
+    for _ in late.steps() if late else ():
+        pass
+    return emitter.finish()
