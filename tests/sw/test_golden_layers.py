@@ -1,5 +1,6 @@
 """Golden layers: a training step's floats in, every tensor of the file out, on the reference device and on the RTL."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def check(device: Device, path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["reference", "verilator"])
-def device(request: pytest.FixtureRequest) -> Device:
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     with open_device(request.param, "tiny") as device:
         yield device
 
