@@ -15,7 +15,7 @@ from loralith.verif.formal.harness import Harness
 from loralith.verif.formal.mutation import Mutant, MutantError, in_force
 from loralith.verif.formal.proof import Method, Proof
 
-METHODS = [Method.bounded(6), Method.induction(6), Method.reachability(6)]
+METHODS = [Method.bounded(6), Method.induction(6), Method.reachability()]
 
 
 def counts_to(limit: int):
@@ -53,8 +53,8 @@ def test_an_induction_that_proves_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_cover_that_is_not_reached_is_not_reported(tmp_path: Path) -> None:
-    short = sby.cover(Proof("counter", "", counts_to(4), Method.bounded(1)), tmp_path / "short")
-    long = sby.cover(Proof("counter", "", counts_to(4), Method.bounded(3)), tmp_path / "long")
+    short = sby.cover(Proof("counter", "", counts_to(4), Method.bounded(1), search=2), tmp_path / "short")
+    long = sby.cover(Proof("counter", "", counts_to(4), Method.bounded(1), search=4), tmp_path / "long")
     assert (short.reached, long.reached) == (frozenset(), {"two"})
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .blocks import gate, queue, tokens
+from .blocks import bursts, gate, queue, tokens
 from .proof import Proof
 
 __all__ = ["PROOFS"]
 
-PROOFS: tuple[Proof, ...] = (*queue.PROOFS, *tokens.PROOFS, *gate.PROOFS)
+PROOFS: tuple[Proof, ...] = (*queue.PROOFS, *tokens.PROOFS, *gate.PROOFS, *bursts.PROOFS)

@@ -19,16 +19,12 @@ class MutantError(Exception):
 
 @dataclass(frozen=True)
 class Mutant:
-    """``old`` in the source of ``loralith.rtl.<module>``, where it must stand once, becomes ``new``. ``kills``: the claim that fails.
-
-    ``depth``: cycles in which it fails, where the proof's own are too few.
-    """
+    """``old`` in the source of ``loralith.rtl.<module>``, where it must stand once, becomes ``new``. ``kills``: the claim that fails."""
 
     kills: str
     module: str
     old: str
     new: str
-    depth: int = 0
 
     @property
     def label(self) -> str:
@@ -48,7 +44,8 @@ def in_force(mutant: Mutant | None) -> Iterator[None]:
     changed = ModuleType(module.__name__)
     changed.__file__, changed.__package__ = module.__file__, module.__package__
     with _registered(changed):  # classes look their annotations up in their module
-        exec(compile(source.replace(mutant.old, mutant.new), str(module.__file__), "exec"), vars(changed))
+        code = compile(source.replace(mutant.old, mutant.new), str(module.__file__), "exec", dont_inherit=True)
+        exec(code, vars(changed))
     replaced = {id(vars(module)[name]): vars(changed)[name] for name in vars(module)["__all__"]}
     undo = []
     for other in [m for name, m in sys.modules.items() if name.startswith("loralith.")]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from amaranth.back import rtlil
 from amaranth.hdl import Fragment
@@ -20,7 +20,7 @@ class Method:
 
     Attributes:
         mode, engine: sby's.
-        depth: cycles from reset of a bounded proof, of an induction and of every search for a mutant's failure or a cover.
+        depth: cycles from reset of a bounded proof or an induction; PDR knows none.
     """
 
     mode: str
@@ -28,9 +28,9 @@ class Method:
     depth: int
 
     @classmethod
-    def reachability(cls, depth: int) -> Method:
-        """For every number of cycles, by property-directed reachability. ``depth`` is for mutants and covers."""
-        return cls("prove", "abc pdr", depth)
+    def reachability(cls) -> Method:
+        """For every number of cycles, by property-directed reachability."""
+        return cls("prove", "abc pdr", 0)
 
     @classmethod
     def induction(cls, depth: int) -> Method:
@@ -57,6 +57,7 @@ class Proof:
         build: adds blocks and claims to a harness.
         method: how its claims are proved.
         mutants: at least one per claim that is no cover.
+        search: cycles from reset in which each mutant fails and each cover is reached.
         prepare: Yosys commands between elaboration and ``prep``, such as a cut.
         slow: too long for every run of the tests.
         bound: a number for the table's reader, where a proof is of a smaller block than the real one.
@@ -67,7 +68,8 @@ class Proof:
     build: Callable[[Harness], None]
     method: Method
     mutants: tuple[Mutant, ...] = ()
-    prepare: tuple[str, ...] = field(default=())
+    search: int = 12
+    prepare: tuple[str, ...] = ()
     slow: bool = False
     bound: str = ""
 

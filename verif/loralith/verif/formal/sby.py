@@ -46,14 +46,14 @@ def prove(proof: Proof, folder: Path, timeout: int = 240) -> Outcome:
 
 
 def refute(proof: Proof, mutant: Mutant, folder: Path, timeout: int = 240) -> Outcome:
-    """Looks for a counterexample to the claim that the mutant breaks, within its depth or the method's."""
-    method = Method.bounded(mutant.depth or proof.method.depth + 1)
+    """Looks for a counterexample to the claim that the mutant breaks, within ``proof.search`` cycles."""
+    method = Method.bounded(proof.search)
     return run(proof.netlist(mutant.kills, mutant), method, folder, prepare=proof.prepare, timeout=timeout)
 
 
 def cover(proof: Proof, folder: Path, timeout: int = 240) -> Outcome:
-    """All covers, within the method's depth."""
-    method = Method("cover", "smtbmc yices", proof.method.depth + 1)
+    """All covers, within ``proof.search`` cycles."""
+    method = Method("cover", "smtbmc yices", proof.search)
     return run(proof.netlist(), method, folder, prepare=proof.prepare, timeout=timeout)
 
 

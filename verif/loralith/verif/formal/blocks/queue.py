@@ -69,7 +69,7 @@ PROOFS = tuple(
         f"queue_of_{depth}",
         "queue",
         queue(depth),
-        Method.reachability(12),
+        Method.reachability(),
         MUTANTS if depth == 3 else (),
         bound=f"depths 1 to 4, words of {WORD} bits",
     )

@@ -66,11 +66,11 @@ def tokens(h: Harness) -> None:
 MUTANTS = (
     Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some)", "self._grant(m, self.WAITERS, ~some & 1)"),
     Mutant("all_there", "tokens", "(port.mask & blocked).any()", "(port.mask & blocked).all()"),
-    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX", "self.counts[i] > SEMAPHORE_MAX", depth=20),
+    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX", "self.counts[i] > SEMAPHORE_MAX"),
     Mutant("count", "tokens", "with m.If(taken[i] ^ given[i]):", "with m.If(taken[i] | given[i]):"),
     Mutant("count", "tokens", "m.d.sync += self.counts[i].eq(0)", "m.d.sync += self.counts[i].eq(self.counts[i])"),
     Mutant("first_waiter", "tokens", "free = free & ~able", "free = free"),
     Mutant("first_signal", "tokens", "free = free & ~able", "free = free"),
 )
 
-PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS),)
+PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS, search=20),)

@@ -1,0 +1,152 @@
+"""The burst splitter: no burst longer than AXI allows or over a 4 KB line, and together exactly the transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from amaranth.hdl import Mux, Signal, Value
+
+from loralith.rtl.bursts import BEAT_BITS, BurstSplitter, Transfer
+from loralith.spec.config import PRESETS
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS"]
+
+LINE = 4096
+
+
+def _splitter(h: Harness, width: int, longest: int) -> BurstSplitter:
+    dut = h.block(BurstSplitter(replace(PRESETS["large"], bus_bytes=width, max_fold=1, max_burst=longest)))
+    transfer, unit = dut.i.payload, (width - 1).bit_length()
+    h.assume(~dut.i.valid | ((transfer.rows != 0) & (transfer.beats != 0)))
+    h.assume(~dut.i.valid | ((transfer.address[:unit] == 0) & (transfer.stride[:unit] == 0)))
+    return dut
+
+
+def shape(width: int, longest: int) -> Callable[[Harness], None]:
+    """Every burst by itself."""
+
+    def build(h: Harness) -> None:
+        dut = _splitter(h, width, longest)
+        out = dut.o.payload
+        in_line = out.address[:12]
+        h.always(
+            "length",
+            "a burst has at least one beat, and at most `max_burst`, so at most 256",
+            ~dut.o.valid | ((out.beats >= 1) & (out.beats <= longest)),
+        )
+        h.always("line", "no burst crosses a 4 KB line", ~dut.o.valid | (in_line + out.beats * width <= LINE))
+        h.always(
+            "held",
+            "a burst that is offered stays, unchanged, until it is taken or all is forgotten",
+            ~h.past(dut.o.valid & ~dut.o.ready & ~dut.clear) | (dut.o.valid & (out.as_value() == h.past(out.as_value()))),
+        )
+        h.reach("longest", "a burst of the greatest length goes out", dut.o.valid & (out.beats == min(longest, LINE // width)))
+        h.reach(
+            "to_the_line",
+            "a burst ends at a line and the row goes on",
+            h.past(dut.o.valid & dut.o.ready & (in_line + out.beats * width == LINE)) & dut.busy,
+        )
+
+    return build
+
+
+def cut(width: int, longest: int) -> Callable[[Harness], None]:
+    """The bursts of one transfer, of the solver's choice."""
+
+    def build(h: Harness) -> None:
+        m, dut = h.m, _splitter(h, width, longest)
+        out, unit = dut.o.payload, (width - 1).bit_length()
+        took, passed = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
+        ended = passed & out.last
+        chosen = h.free(1, "chosen")
+        inside = h.counter("inside", 3, up=took, down=ended, clear=dut.clear)
+        followed, ahead, transfer = Signal(), Signal(range(4)), Signal(Transfer)
+        row, address, rows, left = Signal(64), Signal(64), Signal(16), Signal(BEAT_BITS)
+        turn = followed & (ahead == 0)
+
+        to_line = Value.cast(LINE // width) - address[unit:12]
+        cap = Mux(to_line < longest, to_line, longest)
+        beats = Mux(left < cap, left, cap)
+        with m.If(dut.clear):
+            m.d.sync += followed.eq(0)
+        with m.Elif(took & chosen & ~followed):
+            m.d.sync += [followed.eq(1), ahead.eq(inside - ended), transfer.eq(dut.i.payload)]
+            m.d.sync += [
+                row.eq(dut.i.payload.address),
+                address.eq(dut.i.payload.address),
+                rows.eq(dut.i.payload.rows),
+                left.eq(dut.i.payload.beats),
+            ]
+        with m.Elif(followed & (ahead != 0)):
+            m.d.sync += ahead.eq(ahead - ended)
+        with m.Elif(turn & passed):
+            m.d.sync += [address.eq(address + (beats << unit)), left.eq(left - beats)]
+            with m.If(beats == left):
+                m.d.sync += [row.eq(row + transfer.stride), address.eq(row + transfer.stride), rows.eq(rows - 1), left.eq(transfer.beats)]
+                m.d.sync += followed.eq(rows != 1)
+        h.always(
+            "start", "a burst begins where the one before it ended, or where its row does", ~(turn & dut.o.valid) | (out.address == address)
+        )
+        h.always(
+            "whole",
+            "a burst is as long as row, line and limit let it be, so that together they are the transfer, each word once",
+            ~(turn & dut.o.valid) | (out.beats == beats),
+        )
+        h.always(
+            "last",
+            "`last` marks the last burst of the last row, and no other",
+            ~(turn & dut.o.valid) | (out.last == ((rows == 1) & (beats == left))),
+        )
+        h.always("busy", "`busy` from a transfer until its last burst is taken", dut.busy == (inside != 0))
+        h.reach("rows", "a transfer of two rows of two bursts ends", turn & ended & (transfer.rows == 2) & (beats < transfer.beats))
+
+    return build
+
+
+MUTANTS_SHAPE = (
+    Mutant("length", "bursts", "short.eq(self.i.payload.beats <= longest)", "short.eq(1)"),
+    Mutant("length", "bursts", "left.eq(left - cap),", "left.eq(left - cap - 1),"),
+    Mutant("line", "bursts", "whole.eq(short & (row.address[shift:12] + row.beats[:10] <= line))", "whole.eq(short)"),
+    Mutant("line", "bursts", "Mux(to_line < longest, to_line, longest)", "longest"),
+    Mutant("held", "bursts", "room.eq(~self.o.valid | self.o.ready)", "room.eq(1)"),
+)
+MUTANTS_CUT = (
+    Mutant("start", "bursts", "row.address.eq(row.address + row.stride)", "row.address.eq(row.address + row.stride[:31])"),
+    Mutant("start", "bursts", "address.eq(address + Cat(Const(0, shift), cap))", "address.eq(address)"),
+    Mutant("whole", "bursts", "Mux(ends, left[:9], cap)", "cap"),
+    Mutant("last", "bursts", "final & ends", "final"),
+    Mutant("last", "bursts", "final.eq(rows == 1)", "final.eq(1)"),
+    Mutant("busy", "bursts", "self.busy.eq(active | valid | self.o.valid)", "self.busy.eq(active | valid)"),
+)
+
+SIZES = ((8, 256), (16, 3), (64, 64))
+PROOFS = (
+    *(
+        Proof(
+            f"bursts_shape_{width}",
+            "bursts",
+            shape(width, longest),
+            Method.reachability(),
+            MUTANTS_SHAPE if width == 8 else (),
+            bound="words of 8, 16, 64 bytes; longest 256, 3, 64",
+        )
+        for width, longest in SIZES
+    ),
+    *(
+        Proof(
+            f"bursts_cut_{width}",
+            "bursts",
+            cut(width, longest),
+            Method.bounded(6),
+            MUTANTS_CUT if width == 8 else (),
+            search=12,
+            bound="words of 8, 16, 64 bytes; longest 256, 3, 64",
+        )
+        for width, longest in SIZES
+    ),
+)
