@@ -37,6 +37,7 @@ COMMANDS = (
     "finetune",
     "sim",
     "synth",
+    "report",
 )
 
 

@@ -1,0 +1,38 @@
+"""`loralith report <what>`: pages of figures that are computed, not measured on this machine.
+
+A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `arguments(parser)`, `command(args) -> str`, which repeats it,
+`figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
+"""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from loralith.cli import output, results
+
+REPORTS = ("energy",)
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("report", help="energy of a training step")
+    kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
+    for name in REPORTS:
+        module = import_module(f"loralith.cli.report_{name}")
+        kind = kinds.add_parser(name, help=module.HELP)
+        kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
+        kind.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
+        module.arguments(kind)
+        kind.set_defaults(module=module)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    figures = args.module.figures(args)
+    page = args.module.page(figures)
+    if args.output:
+        results.write(args.output, args.module.title(figures), args.module.command(args), figures, page)
+    if args.json:
+        output.emit_json(figures)
+    else:
+        print("\n".join(page))
+    return 0

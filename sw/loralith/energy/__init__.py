@@ -1,0 +1,25 @@
+"""Energy of a LoRA training step, in labelled tiers.
+
+- `activity(commands, config)`: what a command list makes the machine do, counted from its descriptors.
+- `energy(activity, config, node, format)`: tier (i), counts times published energies per operation (`operations.json`).
+- `MODELS`, `layer_list(linear, rank, config)`: a model's adapted layers, and the list of one.
+"""
+
+from .activity import Activity, activity
+from .estimate import FORMATS, TIER, EnergyError, Format, energy, formats, nodes, table
+from .workload import MODELS, layer_list
+
+__all__ = [
+    "FORMATS",
+    "MODELS",
+    "TIER",
+    "Activity",
+    "EnergyError",
+    "Format",
+    "activity",
+    "energy",
+    "formats",
+    "layer_list",
+    "nodes",
+    "table",
+]
