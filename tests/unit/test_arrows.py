@@ -48,7 +48,7 @@ RULES = (
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    *(Rule(f"loralith.lora.{part}", "sw", (SW, "loralith.spec"), **BOARD) for part in ("adapters", "quantize", "step", "layer")),
+    *(Rule(f"loralith.lora.{part}", "sw", (SW, "loralith.spec"), **BOARD) for part in ("adapters", "health", "quantize", "step", "layer")),
     Rule("loralith.cli", "sw", ("loralith",)),
 )
 
@@ -57,6 +57,7 @@ BOARD_PARTS = (
     "loralith.device",
     "loralith.compiler",
     "loralith.lora.adapters",
+    "loralith.lora.health",
     "loralith.lora.quantize",
     "loralith.lora.step",
     "loralith.lora.layer",

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with stop_on_interrupt() as stop, Bar(f"digit {args.digit} on {args.device}", args.steps) as bar:
+    with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"digit {args.digit} on {args.device}", args.steps) as bar:
         if fp32:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:

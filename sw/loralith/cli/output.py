@@ -6,7 +6,9 @@ With `--json`, stdout holds exactly one JSON object.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -49,6 +51,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 def log(message: str) -> None:
     """Print one line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside, a Python warning is one line `warning: <message>` on stderr, without the place in the code that raised it."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_rest, **_named: log(f"warning: {message}")
+        yield
 
 
 def error(message: str) -> None:

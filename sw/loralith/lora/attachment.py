@@ -17,6 +17,7 @@ from loralith.device.base import Device
 from loralith.errors import LoralithError
 from loralith.spec.scheme import FQT, SchemeError
 
+from .health import Health
 from .layer import DeviceLayer, Gradients, Saved
 from .quantize import Float32, quantize_weight
 
@@ -106,7 +107,10 @@ _attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDic
 
 
 class Attachment:
-    """The LoRA layers of a model on a device, until `detach`. Made by `attach`."""
+    """The LoRA layers of a model on a device, until `detach`. Made by `attach`.
+
+    Warns with `health.TrainingWarning`, once for each layer and cause, of a layer that gets no gradient or a tensor that saturates.
+    """
 
     def __init__(self, model: nn.Module, device: Device, scheme: FQT, observer: Observer | None = None) -> None:
         found = sorted(((name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)), key=lambda item: item[0])
@@ -115,6 +119,7 @@ class Attachment:
         for name, module in found:
             _refuse(name, module)
         self.device, self.scheme, self.observer = device, scheme, observer
+        self.health = Health(scheme)
         self.step = 0
         self._model = weakref.ref(model)
         self._before = device.counters()
@@ -164,10 +169,16 @@ class Attachment:
     def _forward(self, layer: _Layer, x: Tensor, a: Tensor, b: Tensor, keep: bool) -> Saved:
         arrays = _float32(x), _float32(a), _float32(b)
         call, layer.calls = layer.calls, layer.calls + 1
+        before = layer.device_layer.saturations["H"]
         try:
             saved = layer.device_layer.forward(*arrays, self.step, call, record=keep)
         except SchemeError as error:
             raise AttachError(f"{layer.name}: {error}") from None
+        operands = saved.plan.operands
+        saturated = {**operands.clipped, "H": layer.device_layer.saturations["H"] - before}
+        sizes = {"X": operands.xq.size, "A": operands.aq.size, "B": operands.bq.size, "H": len(operands.xq) * len(operands.aq)}
+        for tensor, count in saturated.items():
+            self.health.values(layer.name, tensor, count, sizes[tensor])
         if self.observer:
             self.observer.forward(layer.index, *arrays, self.step, call, keep, saved)
         if keep:
@@ -180,10 +191,22 @@ class Attachment:
         if self._open.pop(id(saved), None) is None:
             raise AttachError(f"{layer.name}: this forward pass was released; backward must come once, in the same step")
         array = _float32(dy)
+        before = layer.device_layer.saturations["dH"]
         try:
             gradients = layer.device_layer.backward(saved, array, need_dx=need_dx)
         except SchemeError as error:
             raise AttachError(f"{layer.name}: {error}") from None
+        dyq, forward = gradients.plan.operands.dyq, saved.plan.operands
+        self.health.values(layer.name, "dY", gradients.plan.operands.clipped, dyq.size)
+        self.health.values(layer.name, "dH", layer.device_layer.saturations["dH"] - before, len(dyq) * len(forward.aq))
+        self.health.gradients(
+            layer.name,
+            dy=bool(array.any()),
+            dyq=bool(dyq.any()),
+            b=bool(forward.bq.any()),
+            da=bool(gradients.da_acc.any()),
+            db=bool(gradients.db_acc.any()),
+        )
         if self.observer:
             self.observer.backward(layer.index, saved, array, _float32(a), True, gradients)
         return gradients

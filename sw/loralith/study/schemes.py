@@ -1,0 +1,53 @@
+"""The schemes that a study compares, by name. Each differs from `default` in what its text says and in nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from loralith.errors import LoralithError
+from loralith.spec.scheme import FQT
+
+FP32 = "fp32"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """text: what is different, for a table. fqt: the scheme, seed 0; None for FP32."""
+
+    text: str
+    fqt: FQT | None
+
+    def seeded(self, seed: int) -> FQT | None:
+        """The scheme with the rounding hash of a run: its seed is the run's, as in `loralith finetune`."""
+        return None if self.fqt is None else replace(self.fqt, seed=seed)
+
+
+EVERYTHING = ("X", "dY", "H", "dH", "A", "B")
+
+SCHEMES: Mapping[str, Scheme] = {
+    FP32: Scheme("plain torch", None),
+    DEFAULT: Scheme("INT8, a scale per row of W, gradients rounded stochastically, measured H and dH scales", FQT()),
+    "nearest": Scheme("gradients rounded to nearest", FQT(stochastic=())),
+    "stochastic-dy": Scheme("dY rounded stochastically, dH to nearest", FQT(stochastic=("dY",))),
+    "stochastic-all": Scheme("every tensor but W rounded stochastically", FQT(stochastic=EVERYTHING)),
+    "tensor-weights": Scheme("one scale for all of W", FQT(weight_scales="tensor")),
+    "block-weights": Scheme("a power-of-two scale per 4 x 4 square of W", FQT(weight_scales="block", weight_block=4)),
+    "delayed": Scheme("H and dH scales from earlier steps", FQT(adapter_scales="delayed")),
+    "power-of-two": Scheme("scales of X, A, W and dY rounded up to powers of two", FQT(power_of_two=True)),
+    "int4-weights": Scheme("W of 4 bits", FQT(weight_bits=4)),
+    "int4-weights-tensor": Scheme("W of 4 bits, one scale for all of it", FQT(weight_bits=4, weight_scales="tensor")),
+    "int4-weights-block": Scheme(
+        "W of 4 bits, a power-of-two scale per 4 x 4 square", FQT(weight_bits=4, weight_scales="block", weight_block=4)
+    ),
+    "int4": Scheme("everything of 4 bits", FQT(weight_bits=4, activation_bits=4, gradient_bits=4)),
+    "int4-nearest": Scheme(
+        "everything of 4 bits, gradients rounded to nearest", FQT(weight_bits=4, activation_bits=4, gradient_bits=4, stochastic=())
+    ),
+}
+
+
+def scheme_named(name: str) -> Scheme:
+    """Raises LoralithError that lists the names for one that is unknown."""
+    if name not in SCHEMES:
+        raise LoralithError(f"there is no scheme {name!r}; there are {', '.join(SCHEMES)}")
+    return SCHEMES[name]
