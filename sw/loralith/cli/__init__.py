@@ -36,6 +36,7 @@ COMMANDS = (
     "soak",
     "finetune",
     "sim",
+    "study",
     "synth",
     "report",
 )
