@@ -1,7 +1,7 @@
 """`loralith bench <what>`: measurements that the documents quote.
 
 A measurement is a module `loralith.cli.bench_<what>` with a line of `HELP`, `arguments(parser)` and `measure(args) -> dict`: the figures by
-name, which `--json` prints as they are. Whatever is slow is imported inside `measure`.
+name, which `--json` prints as they are; a `show(figures)` replaces the plain table. Whatever is slow is imported inside `measure`.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from importlib import import_module
 
 from loralith.cli import output
 
-MEASUREMENTS = ("simulator",)
+MEASUREMENTS = ("shapes", "simulator")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         kind = kinds.add_parser(name, help=module.HELP)
         kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
         module.arguments(kind)
-        kind.set_defaults(measure=module.measure)
+        kind.set_defaults(measure=module.measure, show=getattr(module, "show", None))
     parser.set_defaults(run=run)
 
 
@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     figures = args.measure(args)
     if args.json:
         output.emit_json(figures)
+    elif args.show:
+        args.show(figures)
     else:
         output.table(f"loralith bench {args.what}", ["figure", "value"], list(figures.items()))
     return 0

@@ -169,7 +169,7 @@ class _Model:
         steps = [-(-c["k0"] // fold)]
         if c["chained"]:
             shift = c["shift"]
-            extra = 0 if shift in (0, 1, 4) else shift // 4 + shift % 4 - (1 if shift % 4 else 1)
+            extra = max(shift // 4 + shift % 4 - 1, 0)  # the last stage rides on the first product
             steps.append(-(-c["k1"] // fold) + extra)
         now = start
         tiles_n = -(-c["n_cols"] // width)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.layout import MatrixLayout
+from loralith.compiler.order import hoist_loads
 from loralith.compiler.regions import Region
 from loralith.compiler.sync import synchronize
 from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
@@ -147,6 +148,7 @@ class Emitter:
         stride = matrix.stride if matrix.rows > 1 else 0
         return {"address": matrix.address, "rows": matrix.rows, "row_bytes": matrix.row_bytes, "row_stride": stride}
 
-    def finish(self) -> CommandList:
-        """The list, with the tokens that keep its result whatever the three queues' speeds."""
-        return synchronize(CommandList(tuple(self._commands), tuple(self._notes)), self.config)
+    def finish(self, ahead: int = 0) -> CommandList:
+        """The list, with the tokens that keep its result whatever the three queues' speeds; loads overtake up to `ahead` commands."""
+        commands = CommandList(tuple(self._commands), tuple(self._notes))
+        return synchronize(hoist_loads(commands, self.config, ahead) if ahead else commands, self.config)

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, padded, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.spec.commands import STAT_BYTES
@@ -29,6 +31,7 @@ __all__ = [
     "Gradient",
     "GradientSteps",
     "Pass",
+    "PassPlan",
     "PassSteps",
     "SkinnyShape",
     "compile_gradient",
@@ -36,6 +39,7 @@ __all__ = [
     "interleave",
     "plan_gradient",
     "plan_pass",
+    "plan_passes",
     "skinny_shape",
 ]
 
@@ -63,6 +67,12 @@ class SkinnyShape:
         if self.width < config.bus_bytes <= config.cols:
             return MatrixLayout(0, rows, self.width, self.width)
         return row_major(rows, self.width, config)
+
+    def right_image(self, values: np.ndarray, config: Config) -> np.ndarray:
+        """INT8 [k, rank] as the bytes of `right`, zeros where the rank is padded."""
+        image = np.zeros((len(values), self.width), np.int8)
+        image[:, : self.rank] = values
+        return fold_right(image, self.fold, config) if self.fold > 1 else image
 
     def right(self, k: int, config: Config) -> MatrixLayout:
         """The same bytes as right operand of a reduction over `k`: one row per step of the array."""
@@ -147,15 +157,17 @@ def _pass_rows(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
 
 
 @lru_cache(maxsize=4096)
-def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:
-    """The cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
+def plan_passes(
+    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, count: int = 1
+) -> tuple[PassPlan, ...]:
+    """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
     Raises DoesNotFit.
     """
     skinny = skinny_shape(rank, config)
     W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
     limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
-    best: tuple[float, PassPlan] | None = None
+    plans: list[tuple[float, PassPlan]] = []
     for k in block_sizes(K, W):
         kb = -(-K // k)
         if kb > 64:
@@ -166,16 +178,22 @@ def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, 
                 # Blocks that all stay, or at least two that take turns.
                 if not min(2, tb * kb) <= left_slots <= tb * kb or not min(2, nb * kb) <= base_slots <= nb * kb:
                     continue
-                plan = PassPlan(min(m, T), min(n, N), min(k, K), left_slots, base_slots, kb)
-                rows = _pass_rows(plan, T, K, N, skinny, config, size)
-                if any(rows[memory] > limits[memory] for memory in rows):
+                for skinny_slots in dict.fromkeys((kb, min(kb, 4))):
+                    plan = PassPlan(min(m, T), min(n, N), min(k, K), left_slots, base_slots, skinny_slots)
+                    rows = _pass_rows(plan, T, K, N, skinny, config, size)
+                    if all(rows[memory] <= limits[memory] for memory in rows):
+                        break
+                else:
                     continue
-                cost = _pass_cost(plan, T, K, N, skinny, config, size)
-                if best is None or cost < best[0]:
-                    best = cost, plan
-    if best is None:
+                plans.append((_pass_cost(plan, T, K, N, skinny, config, size), plan))
+    if not plans:
         raise DoesNotFit(f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}")
-    return best[1]
+    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+
+
+def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:
+    """The first of `plan_passes`."""
+    return plan_passes(T, K, N, rank, config, size, window)[0]
 
 
 def _load_cycles(rows: int, row_bytes: int, config: Config) -> int:
@@ -208,14 +226,14 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
         wait = READ_LATENCY + max(_load_cycles(n, k, config), _load_cycles(k, n, config)) - (plan.base_slots - 1) * block
         exposed += blocks * max(0, wait)
     # The first block's load and the last one's store have little to hide behind.
-    ends = m * k // W + n * k // W + size * m * n // W
+    ends = kb * _load_cycles(m, k, config) + _load_cycles(n, k, config) + size * m * n // W
     return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
 
 
 class PassSteps:
     """Emits a pass block by block, into its part of the memories."""
 
-    def __init__(self, emitter: Emitter, work: Pass, rank: int, window: Window = WHOLE) -> None:
+    def __init__(self, emitter: Emitter, work: Pass, rank: int, window: Window = WHOLE, plan: PassPlan | None = None) -> None:
         config = emitter.config
         for name, k in (("K", work.left.cols), ("T", work.left.rows)):
             if k > K_LIMIT:
@@ -224,7 +242,7 @@ class PassSteps:
         self.T, self.K = work.left.rows, work.left.cols
         self.N = work.base.rows if work.base_transposed else work.base.cols
         self.skinny = skinny_shape(rank, config)
-        self.plan = plan = plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window)
+        self.plan = plan = plan or plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window)
         self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
         regions = Regions(config, window)
 

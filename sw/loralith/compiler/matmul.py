@@ -128,11 +128,15 @@ class Turns:
 
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
-        self.held: list[tuple[int, int] | None] = [None] * len(regions)
-        self.next = 0
+        self.held: dict[tuple[int, int], int] = {}  # the least recently used first
+        self.free = list(range(len(regions)))
 
     def find(self, key: tuple[int, int]) -> Region | None:
-        return self.regions[self.held.index(key)] if key in self.held else None
+        """The region that holds block `key`, which is used now."""
+        if key not in self.held:
+            return None
+        self.held[key] = self.held.pop(key)
+        return self.regions[self.held[key]]
 
     def get(self, key: tuple[int, int], fill: Callable[[Region], None]) -> Region:
         """The region that holds block `key`, filled now by `fill` unless it is still there."""
@@ -143,9 +147,11 @@ class Turns:
         return held
 
     def replace(self, key: tuple[int, int]) -> Region:
-        """The region to fill with block `key`: the one filled longest ago."""
-        index, self.next = self.next, (self.next + 1) % len(self.regions)
-        self.held[index] = key
+        """The region to fill with block `key`: the one whose last use is longest ago, so that its commands have most likely ended."""
+        index = self.held.pop(key, None)
+        if index is None:
+            index = self.free.pop(0) if self.free else self.held.pop(next(iter(self.held)))
+        self.held[key] = index
         return self.regions[index]
 
 

@@ -6,12 +6,25 @@ Tensors stay INT8 in DRAM between the products, as in a model that never leaves 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from loralith.compiler.command_list import CommandList
+from loralith.compiler.cycles import model
 from loralith.compiler.emit import Emitter
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.lora import SKINNY_STATS_BYTES, Gradient, GradientSteps, Pass, PassSteps, interleave, skinny_shape
+from loralith.compiler.lora import (
+    SKINNY_STATS_BYTES,
+    Gradient,
+    GradientSteps,
+    Pass,
+    PassPlan,
+    PassSteps,
+    interleave,
+    plan_passes,
+    skinny_shape,
+)
+from loralith.compiler.order import AHEAD
 from loralith.compiler.regions import Window
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
@@ -19,6 +32,8 @@ from loralith.spec.numerics import Requantization
 __all__ = ["Linear", "Tensors", "compile_step", "place", "step_macs"]
 
 PAGE = 4096
+CANDIDATES = 16
+"""How many plans of a pass are tried with the cycle model."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,25 @@ def _backward(linear: Linear, t: Tensors) -> Pass:
     )
 
 
+@lru_cache(maxsize=4096)
+def search_plan(linear: Linear, backward: bool, config: Config, window: Window, candidates: int = CANDIDATES) -> PassPlan:
+    """Of the plans that a plain count finds best, the one that the cycle model finds best, for a few blocks of tokens."""
+    K, N = (linear.O, linear.I) if backward else (linear.I, linear.O)
+    size = 4 if backward and not linear.dx else 1
+    plans = plan_passes(linear.T, K, N, linear.rank, config, size, window, candidates)
+
+    def cycles_per_token(plan: PassPlan) -> float:
+        few = replace(linear, T=min(linear.T, 4 * plan.m))
+        tensors, _ = place(few, 0, config)
+        emitter = Emitter(config)
+        steps = PassSteps(emitter, (_backward if backward else _forward)(few, tensors), linear.rank, window, plan)
+        for _ in steps.steps():
+            pass
+        return model(emitter.finish(AHEAD), config).cycles / few.T
+
+    return min(plans, key=cycles_per_token)
+
+
 def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...] = ("forward", "backward")) -> CommandList:
     """One list: all forwards in order, then all backwards in reverse. Raises DoesNotFit for a linear of which no block fits.
 
@@ -162,7 +196,10 @@ def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: 
     emitter = Emitter(config)
     schedule = [(linear, t, _forward(linear, t), False) for linear, t in work if "forward" in parts]
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
-    passes = [PassSteps(emitter, work, linear.rank, PASSES[i % 2]) for i, (linear, _, work, _) in enumerate(schedule)]
+    passes = []
+    for i, (linear, _, one, backward) in enumerate(schedule):
+        window = PASSES[i % 2]
+        passes.append(PassSteps(emitter, one, linear.rank, window, search_plan(replace(linear, name=""), backward, config, window)))
 
     def gradient(linear: Linear, left: MatrixLayout, right: MatrixLayout, out: MatrixLayout, name: str) -> GradientSteps:
         right = skinny_shape(linear.rank, config).right(linear.T, config).at(right.address)
@@ -182,4 +219,4 @@ def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: 
         late = gradient(linear, t.x, t.dh, t.da, "dA") if backward else None
     for _ in late.steps() if late else ():
         pass
-    return emitter.finish()
+    return emitter.finish(AHEAD)

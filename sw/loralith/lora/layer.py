@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loralith.compiler.emit import Emitter
-from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.layout import MatrixLayout, row_major
 from loralith.compiler.lora import (
     SKINNY_STATS_BYTES,
     Gradient,
@@ -105,11 +105,8 @@ class DeviceLayer:
 
     def _place_skinny_right(self, values: np.ndarray, addresses: list[int]) -> MatrixLayout:
         """A or B as right operand of a reduction over their longer side: values [K, r]."""
-        padded = np.zeros((len(values), self.skinny.width), np.int8)
-        padded[:, : self.rank] = values
         layout = self.skinny.right(len(values), self.config)
-        image = fold_right(padded, self.skinny.fold, self.config) if self.skinny.fold > 1 else padded
-        return self._place(layout, image, addresses)
+        return self._place(layout, self.skinny.right_image(values, self.config), addresses)
 
     def _read(self, layout: MatrixLayout) -> np.ndarray:
         return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int32)

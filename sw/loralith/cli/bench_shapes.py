@@ -1,0 +1,101 @@
+"""`loralith bench shapes`: the array's use on the LoRA layers of Stable Diffusion, from the RTL's counters."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+
+HELP = "cycles and utilisation of SD-1.5's and SDXL's LoRA layers"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
+    parser.add_argument("--model", choices=("sd15", "sdxl"), default="sd15", help="whose attention projections (default: sd15)")
+    parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
+    parser.add_argument("--subset", choices=("all", "kv"), default="all", help="all, or cross attention's k and v (default: all)")
+    parser.add_argument(
+        "--dataflow",
+        choices=("flexible", "fixed-os"),
+        default="flexible",
+        help="fixed-os: an ideal output-stationary array without the freedoms, in closed form (default: flexible)",
+    )
+    parser.add_argument("--modelled", action="store_true", help="cycle model only, no RTL")
+    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.csv too")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import loralith
+    from loralith.shapes import models, run
+    from loralith.spec.config import load_config
+
+    if args.rank < 1:
+        raise argparse.ArgumentTypeError(f"--rank must be at least 1, not {args.rank}")
+    config = load_config(args.config)
+    work = models.linears(args.model, args.rank, args.subset)
+    if args.modelled or args.dataflow == "fixed-os":
+        found = [run.modelled(linear, count, config) for linear, count in work.items()]
+    else:
+        from loralith.device.native.build import build, cache_folder
+
+        hardware, cache = build(config).parent.name, cache_folder().parent / "shapes"
+        with loralith.open_device("verilator", config=args.config, memory_bytes=1 << 29) as device:
+            found = [run.measure(linear, count, device, hardware, cache, output.log) for linear, count in work.items()]
+    figures = {"config": config.name, "model": args.model, "rank": args.rank, "subset": args.subset, "dataflow": args.dataflow}
+    figures |= run.total(found, config)
+    if args.dataflow == "fixed-os":
+        figures = _fixed(figures)
+    if args.output:
+        _write(args.output, figures)
+    return figures
+
+
+def _fixed(figures: dict[str, Any]) -> dict[str, Any]:
+    """The closed form's figures in the place of the machine's."""
+    layers = [
+        {name: layer[name] for name in ("name", "count", "tokens", "inputs", "outputs", "rank", "dx", "macs")}
+        | {"utilization": layer["fixed_os_utilization"], "measured": False}
+        for layer in figures["layers"]
+    ]
+    return figures | {
+        "cycles": figures["fixed_os_cycles"],
+        "utilization": figures["fixed_os_utilization"],
+        "measured_cycles_share": 0.0,
+        "speedup_over_fixed_os": 1.0,
+        "layers": layers,
+    }
+
+
+def _write(stem: Path, figures: dict[str, Any]) -> None:
+    import csv
+    import json
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(figures["layers"][0]))
+        writer.writeheader()
+        writer.writerows(figures["layers"])
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The table that people read."""
+    rows = [
+        [
+            layer["name"],
+            layer["count"],
+            layer["rank"],
+            f"{layer['macs']:,}",
+            f"{layer.get('cycles', 0):,}",
+            f"{layer['utilization']:.1%}",
+            *(f"{layer[name]:.1%}" if name in layer else "" for name in ("fixed_os_utilization", "wait_load", "wait_store", "model_error")),
+        ]
+        for layer in figures["layers"]
+    ]
+    columns = ["layer", "x", "rank", "MACs", "cycles", "used", "fixed OS", "waits for load", "for store", "model off"]
+    output.table(f"{figures['model']} {figures['subset']} on {figures['config']}, {figures['dataflow']}", columns, rows)
+    print(
+        f"{figures['macs']:,} MACs in {figures['cycles']:,} cycles: {figures['utilization']:.2%} of the array, "
+        f"{figures['speedup_over_fixed_os']:.3f}x ideal fixed output stationary ({figures['fixed_os_utilization']:.2%}); "
+        f"{figures['measured_cycles_share']:.0%} of the cycles measured on the RTL"
+    )

@@ -1,0 +1,36 @@
+"""LoRA linears of published U-Nets: the attention projections q, k, v and out, one image, one training step.
+
+Sizes are those of the models' published configurations. Cross attention's k and v read the text, before which nothing is trained: they
+have no dX.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from loralith.compiler.workload import Linear
+
+__all__ = ["MODELS", "SUBSETS", "linears"]
+
+# (transformer blocks, tokens, channels) of each resolution, and the text: (tokens, channels).
+_SD15 = ((5, 4096, 320), (5, 1024, 640), (5, 256, 1280), (1, 64, 1280)), (77, 768)
+_SDXL = ((10, 4096, 640), (60, 1024, 1280)), (77, 2048)
+MODELS = {"sd15": _SD15, "sdxl": _SDXL}
+"""Stable Diffusion 1.5 at 512 x 512 (128 linears), and SDXL at 1024 x 1024 (560)."""
+SUBSETS = ("all", "kv")
+"""All attention projections, or cross attention's k and v alone, which CDM-QTA trains."""
+
+
+def linears(model: str, rank: int, subset: str = "all") -> Counter[Linear]:
+    """The distinct linears of a step, and how many of each."""
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, not {model!r}")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
+    blocks, (text, width) = MODELS[model]
+    found: Counter[Linear] = Counter()
+    for count, T, C in blocks:
+        if subset == "all":
+            found[Linear(f"attn {T}x{C}", T, C, C, rank)] += 6 * count
+        found[Linear(f"text {text}x{width}->{C}", text, width, C, rank, dx=False)] += 2 * count
+    return found
