@@ -34,6 +34,7 @@ COMMANDS = (
     "disasm",
     "bench",
     "soak",
+    "mutate",
     "finetune",
     "sim",
     "study",

@@ -1,0 +1,77 @@
+"""`loralith mutate`: the hardware with one thing wrong at a time, and which test sees it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from loralith.cli import output, results
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("mutate", help="break the RTL in one place at a time and see whether the tests notice")
+    parser.add_argument("--only", metavar="TEXT", action="append", help="mutants whose name holds TEXT; may be given again")
+    parser.add_argument("--stages", metavar="NAMES", help="of native,golden,faults,unit,cocotb, in this order (default: all)")
+    parser.add_argument("--catalogue", type=Path, help="TOML file of mutants (default: tests/mutants/mutants.toml)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write mutants.json and mutants.md there")
+    parser.add_argument("--fresh", action="store_true", help="forget the verdicts of earlier runs, which are kept in build/mutants")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when a mutant survived or could not be made."""
+    from loralith import mutants
+    from loralith.mutants.campaign import STAGES
+
+    catalogue = mutants.read_catalogue(args.catalogue or results.REPO / "tests" / "mutants" / "mutants.toml")
+    chosen = [mutant for mutant in catalogue if not args.only or any(text in mutant.name for text in args.only)]
+    if not chosen:
+        raise mutants.MutantError(f"no mutant's name holds {' or '.join(map(repr, args.only))}")
+    stages = args.stages.split(",") if args.stages else STAGES
+    for stage in stages:
+        if stage not in STAGES:
+            raise mutants.MutantError(f"stages are {', '.join(STAGES)}, not {stage!r}")
+    for mutant in chosen:
+        mutant.source()  # one that does not apply is told before hours of others
+    folder = results.REPO / "build" / "mutants"
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.fresh:
+        (folder / "verdicts.json").unlink(missing_ok=True)
+    campaign = mutants.Campaign(folder, stages, log=output.log)
+    verdicts = []
+    for verdict in campaign.run(chosen):
+        verdicts.append(verdict)
+        output.log(f"{len(verdicts)}/{len(chosen)} {verdict.outcome:<8} {verdict.name}: {verdict.by or 'by no test'}")
+    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("killed", "survived", "invalid")}
+    figures = {"mutants": len(verdicts), **counts, "verdicts": [vars(verdict) for verdict in verdicts]}
+    if args.output:
+        results.write(args.output / "mutants", "Mutants of the RTL", _command(args), figures, _page(figures, verdicts))
+    if args.json:
+        output.emit_json(figures)
+    else:
+        output.table("mutants", ["mutant", "outcome", "by"], [[v.name, v.outcome, v.by] for v in verdicts])
+        print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    return 0 if counts["killed"] == len(verdicts) else 1
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["loralith mutate", *(f"--only {text!r}" for text in args.only or ())]
+    if args.stages:
+        words.append(f"--stages {args.stages}")
+    return " ".join(words)
+
+
+def _page(figures: dict, verdicts: Sequence) -> list[str]:
+    lines = [
+        "Each is the hardware of configuration tiny with one text of its source changed, as tests/mutants/mutants.toml says. Tests",
+        "run from the cheapest to the dearest until one fails: products and lists on the native model, golden layers, faults, the",
+        "block's own tests, cocotb.",
+        "",
+        f"{figures['mutants']} mutants: {figures['killed']} killed, {figures['survived']} survived, {figures['invalid']} invalid.",
+        "",
+        "| mutant | module | outcome | first test that fails |",
+        "|---|---|---|---|",
+    ]
+    for v in verdicts:
+        by = v.by.splitlines()[0].replace("|", "\\|") if v.by else ""
+        lines.append(f"| {v.name} | {v.module} | {v.outcome} | {by} |")
+    return lines
