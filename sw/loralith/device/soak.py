@@ -15,7 +15,7 @@ from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
 from loralith.compiler.layout import MatrixLayout, fold_right, row_major
 from loralith.compiler.regions import Region, rows_needed
 from loralith.device.base import Device
-from loralith.spec.numerics import Q8_MAX, Requantization, hash32
+from loralith.spec.numerics import MANTISSA_MIN, Q8_MAX, Requantization, hash32
 
 __all__ = ["Mismatch", "Soak"]
 
@@ -145,6 +145,8 @@ class Soak:
         entries = int(rng.choice([1, 1, M, N]))
         per_row = entries == M > 1
         drawn = [Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5))) for _ in range(entries)]
+        if rng.random() < 0.25:  # a power of two, so that ties occur
+            drawn = [Requantization(MANTISSA_MIN, scale.shift) for scale in drawn]
         shape = (M, 1) if per_row else (1, -1)
         m = np.array([scale.mantissa for scale in drawn], np.int64).reshape(shape)
         n = np.array([scale.shift for scale in drawn], np.int64).reshape(shape)
