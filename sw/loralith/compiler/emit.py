@@ -75,7 +75,7 @@ class Emitter:
 
     def store(self, matrix: MatrixLayout, region: Region, *, transpose: bool = False, note: str = "") -> None:
         """Write an out region to DRAM: its lanes as rows, or transposed its seq positions. Packed where the layout's rows are."""
-        packed = matrix.stride == matrix.row_bytes < self.config.bus_bytes
+        packed = matrix.rows > 1 and matrix.stride == matrix.row_bytes < self.config.bus_bytes
         turned = {"transpose": int(transpose), "packed": int(packed)}
         self._add(Opcode.STORE, note, source=StoreSource.OUT, **turned, **self._dram(matrix), base=region.base, block_stride=region.stride)
 

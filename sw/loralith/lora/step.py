@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loralith.spec import scheme as spec
-from loralith.spec.numerics import Requantization
+from loralith.spec.numerics import K_LIMIT, Requantization
 from loralith.spec.scheme import FQT, Chain, Role, SchemeError
 
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
@@ -171,6 +171,8 @@ class LayerNumerics:
     def forward_operands(self, x: NDArray, a: NDArray, b: NDArray, step: int, call: int = 0) -> ForwardOperands:
         """Quantizes X [T, I], A [r, I] and B [O, r] (float32 or float16)."""
         O, I = self.weight.q.shape
+        if len(x) > K_LIMIT:
+            raise SchemeError(f"X must have at most {K_LIMIT} tokens, whose gradients sum exactly, not {len(x)}; use smaller batches")
         x = self._shaped(x, "X", (len(x), I))
         a = self._shaped(a, "A", (len(a), I))
         b = self._shaped(b, "B", (O, len(a)))
