@@ -38,6 +38,7 @@ COMMANDS = (
     "finetune",
     "sim",
     "study",
+    "capture",
     "synth",
     "report",
 )
