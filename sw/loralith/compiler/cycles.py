@@ -129,6 +129,10 @@ class _Model:
         issue = max(granted, self.loads[0])
         words = -(-c["row_bytes"] // config.bus_bytes)
         rows = c["rows"]
+        # A beat that spans several blocks of lanes is written once for each.
+        lanes = config.cols if c["target"] == LoadTarget.RIGHT else config.rows
+        split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
+        row_writes = -(-c["row_bytes"] // lanes) if split else words
         start = 0
         address = max(issue + FIRST_BURST, self.address)
         longest = min(config.max_burst, 4096 // config.bus_bytes)
@@ -139,19 +143,14 @@ class _Model:
                 burst = min(left, longest, 4096 // config.bus_bytes - place)
                 address = max(address + 1, self.in_flight[0] + 1)
                 first = max(address + self.memory.read_latency, last)
-                last = first + burst
+                last = first + (row_writes * burst // words if split else burst)
                 self.in_flight.append(last)
                 start = start or first
                 left, place = left - burst, 0
         self.address = address
         self.load_issued = address
         self.result.read_words += rows * words
-        # Words that are written more than once each hold the bus: a beat that spans several blocks of lanes, and rows of zeros.
-        extra = c["pad_rows"] * words
-        if not c["transpose"] and c["target"] != LoadTarget.SCALE:
-            lanes = config.cols if c["target"] == LoadTarget.RIGHT else config.rows
-            if lanes < config.bus_bytes:
-                extra += rows * (-(-c["row_bytes"] // lanes) - words)
+        extra = c["pad_rows"] * row_writes
         self.bus = last + extra + 1
         end = self.bus + LOADED
         self.loads.append(end)

@@ -16,6 +16,7 @@ import numpy as np
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
+from loralith.compiler.order import AHEAD
 from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
 from loralith.spec.config import Config
 
@@ -211,7 +212,7 @@ class _Matmul:
                     note=f"block {i},{j},{b}",
                 )
             self.emitter.store(self.out.block(m0, m, n0, n), out, note=f"block {i},{j}")
-        return self.emitter.finish()
+        return self.emitter.finish(AHEAD)
 
     def left_block(self, i: int, b: int, m: int, k: int) -> Region:
         held = self.left_turns.find((i, b))

@@ -17,6 +17,7 @@ from loralith.compiler.lora import (
     compile_pass,
     skinny_shape,
 )
+from loralith.compiler.order import AHEAD
 from loralith.device.base import Device
 from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import FQT
@@ -122,7 +123,7 @@ class DeviceLayer:
         emitter = Emitter(self.config)
         work = Pass(left, self.weight, base_transposed, skinny_right, None, None, None, True, 0, None, None, stats, self.zeros)
         compile_pass(emitter, work, self.rank)
-        self.device.run(emitter.finish(), TIMEOUT)
+        self.device.run(emitter.finish(AHEAD), TIMEOUT)
         return self._statistics(stats)[0]
 
     def _maximum(self, stats: int, requantization: Requantization) -> int:
@@ -173,7 +174,7 @@ class DeviceLayer:
                     ),
                     self.rank,
                 )
-                self.device.run(emitter.finish(), TIMEOUT)
+                self.device.run(emitter.finish(AHEAD), TIMEOUT)
                 acc = self._read(out)
                 if record:
                     numerics.record("H", self._maximum(stats, plan.requantization))
@@ -239,7 +240,7 @@ class DeviceLayer:
             dh_right = self.skinny.right(T, config).at(skinny.address)
             compile_gradient(emitter, Gradient(dys, h_right, db), self.rank, "dB")
             compile_gradient(emitter, Gradient(saved.x, dh_right, da), self.rank, "dA")
-            self.device.run(emitter.finish(), TIMEOUT)
+            self.device.run(emitter.finish(AHEAD), TIMEOUT)
             db_acc, da_acc = self._read(db), self._read(da)
             dx_acc = self._read(out) if out is not None else None
             if record:
