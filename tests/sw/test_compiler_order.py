@@ -91,9 +91,16 @@ def test_a_step_of_several_linears_has_the_results_of_its_products(device: str) 
             _check(opened, *work[0], expected[0])
 
 
-@pytest.mark.parametrize("linear", [Linear("square", 32, 48, 40, 4), Linear("wide", 64, 96, 80, 4)])
-def test_the_cycle_model_is_within_one_percent_of_the_counters(linear: Linear) -> None:
-    with loralith.open_device("verilator", config="tiny") as device:
+@pytest.mark.parametrize(
+    ("config", "linear"),
+    [
+        ("tiny", Linear("square", 16, 64, 64, 4)),
+        ("base", Linear("text", 77, 192, 160, 4, dx=False)),
+        ("base", Linear("odd rank", 128, 96, 256, 3)),
+    ],
+)
+def test_the_cycle_model_is_within_one_percent_of_the_counters(config: str, linear: Linear) -> None:
+    with loralith.open_device("verilator", config=config) as device:
         found = measure(linear, 3, device)
     assert abs(found.model_error) < 0.01
     assert found.macs == 3 * linear.macs
