@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 CONFIG ?= base
 PYTEST_FLAGS ?=
+BOARD ?= ulx3s-85f
+SYNTH_FLAGS ?=
 
 # The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -51,8 +53,8 @@ test: $(STAMP) ## run the tests
 test-slow: $(STAMP) ## run the tests that take minutes each
 	$(BIN)/python -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
 
-synth: $(STAMP) ## synthesize, place and route for the ECP5
-	$(BIN)/loralith synth
+synth: $(STAMP) ## synthesize, place and route for BOARD; CONFIG= and SYNTH_FLAGS= choose more
+	$(BIN)/loralith synth --board $(BOARD) $(if $(filter-out file,$(origin CONFIG)),--config $(CONFIG)) $(SYNTH_FLAGS)
 
 gen: $(STAMP) ## emit Verilog, C header and reference pages
 	$(BIN)/loralith gen

@@ -11,6 +11,7 @@ from loralith import cli, synth
 from loralith.spec.config import Config
 from loralith.synth import harness
 from loralith.synth.process import run_tool
+from loralith.synth.routing import read_report
 from loralith.synth.target import DSP_PER_LANE
 
 SMALL = Config("small", 2, 2, 8, 2, 1024, 1024, 1024, 512, scale_bytes=256, stat_slots=8)
@@ -98,7 +99,7 @@ def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.Capt
         (("speed = 6", 'speed = "6"'), "speed must be a number above 0, not '6'"),
         (("dsp = 156", "dsp = 0"), "dsp must be a number above 0, not 0"),
         (('"pins.lpf"', '"no.lpf"'), "pins names no.lpf, which is not beside it"),
-        (('tool = "nextpnr-ecp5"', 'tool = "vivado"'), "tool must be nextpnr-ecp5, not 'vivado'"),
+        (('tool = "nextpnr-ecp5"', 'tool = "ise"'), "tool must be one of nextpnr-ecp5, vivado, not 'ise'"),
         (("[available]", "[available"), "board.toml: "),
     ],
 )
@@ -125,6 +126,38 @@ def test_a_tool_that_fails_leaves_its_log_and_says_what_to_do(code: str, timeout
     with pytest.raises(synth.SynthError, match=f"(?s){message}"):
         run_tool("tool", [sys.executable, "-c", code], tmp_path / "log", timeout, advice="reinstall it")
     assert (tmp_path / "log").is_file()
+
+
+@pytest.mark.slow
+@needs_pyosys
+def test_an_amd_part_is_estimated_and_says_so(tmp_path: Path) -> None:
+    target = synth.Target(synth.load_board("kv260"), SMALL, "compute", timeout=250, folder=tmp_path)
+    netlist = synth.synthesize(target)
+    assert netlist.soft_memories == []
+    assert netlist.latches == 0
+    assert netlist.total["dsp"] == SMALL.processing_elements + DSP_PER_LANE * SMALL.rows
+    figures = synth.summary(target, netlist)
+    assert (figures["estimate"], figures["fits"], figures["fmax_mhz"]) == (True, True, None)
+    assert "An estimate by Yosys" in synth.markdown(figures)
+
+
+def test_a_path_tells_its_carry_chains_in_one_step() -> None:
+    def step(kind: str, delay: float, net: str) -> dict:
+        return {"type": kind, "delay": delay, "net": net, "to": {"cell": ""}}
+
+    arcs = [step("clk-to-q", 0.5, "dut.a[1]"), step("routing", 1.25, "dut.a[1]"), step("logic", 0.45, "dut.sum_CCU2C_COUT")]
+    for _ in range(3):
+        arcs += [step("routing", 0, "x$CCU2_FCI_INT"), step("logic", 0, "x$CCU2_COMB1"), step("logic", 0.071, "dut.sum_CCU2C_COUT")]
+    report = {
+        "fmax": {"$glbnet$clk$TRELLIS_IO_IN": {"achieved": 50.0, "constraint": 100.0}},
+        "critical_paths": [{"from": "posedge $glbnet$clk$TRELLIS_IO_IN", "to": "posedge $glbnet$clk$TRELLIS_IO_IN", "path": arcs}],
+        "utilization": {"TRELLIS_COMB": {"used": 7, "available": 10}},
+    }
+    routing = read_report(report, seed=1, seconds=2, tool="t")
+    assert routing.fmax_mhz == {"clk": 50.0}
+    assert routing.used == {"lut": 7, "ff": 0, "dsp": 0, "bram": 0}
+    path = [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.critical_path]
+    assert path == [("clk-to-q", 0.5, "a[1]"), ("routing", 1.25, "a[1]"), ("logic", 0.45, "sum"), ("carry", 0.213, "sum")]
 
 
 def test_a_missing_tool_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("synth", help="synthesize, place and route for an FPGA board")
     parser.add_argument("--board", default="ulx3s-85f", help="a folder of constraints/ (default: ulx3s-85f)")
-    parser.add_argument("--config", default="ecp5", help="preset or JSON file (default: ecp5)")
+    parser.add_argument("--config", help="preset or JSON file (default: the board's)")
     parser.add_argument(
         "--part",
         choices=("smoke", "array", "compute", "all"),
@@ -38,9 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds < 1 or args.timeout <= 0:
         raise synth.SynthError(f"--seeds and --timeout must be above 0, not {args.seeds} and {args.timeout:g}")
     smoke = args.part == "smoke"
-    config = Config("smoke", **SMOKE) if smoke else load_config(args.config)
+    board = synth.load_board(args.board)
+    config = Config("smoke", **SMOKE) if smoke else load_config(args.config or board.config)
     target = synth.Target(
-        synth.load_board(args.board),
+        board,
         config,
         "compute" if smoke else args.part,
         frequency_mhz=args.frequency,
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     netlist = synth.synthesize(target)
     routings = []
     figures = _write(stem, synth.summary(target, netlist, routings, **context))
-    if not args.synth_only:
+    if not args.synth_only and synth.FLOWS[board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
             routings.append(synth.route(target, netlist, seed))
             figures = _write(stem, synth.summary(target, netlist, routings, **context))
@@ -82,13 +83,15 @@ def _print(figures: dict[str, Any]) -> None:
         path = [[arc["kind"], f"{arc['delay_ns']:.2f}", arc["signal"]] for arc in figures["critical_path"]]
         output.table("critical path", ["step", "ns", "signal"], path)
         print(f"fmax {figures['fmax_mhz']:.1f} MHz (aimed at {figures['target_mhz']:g}), peak {figures['peak_gmacs']:.2f} GMAC/s")
+    if figures["estimate"]:
+        print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")
     print(f"fits: {'yes' if figures['fits'] else 'no'}; {figures['limit']}")
 
 
 def _command(args: argparse.Namespace) -> str:
     """What repeats the run."""
     words = ["loralith synth", f"--board {args.board}", f"--part {args.part}"]
-    if args.part != "smoke":
+    if args.config and args.part != "smoke":
         words.append(f"--config {args.config}")
     if args.synth_only:
         words.append("--synth-only")

@@ -2,6 +2,7 @@
 
 - `load_board(name)`: a board of `constraints/`.
 - `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`.
+- `netlist_source(target)`: the synthesized netlist as Verilog that a simulator takes.
 - `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
 
 Every step is kept in `build/synth/`, under a name that its input's content gives, and taken from there the next time. Whatever goes
@@ -10,12 +11,15 @@ wrong is a `SynthError` that names what, with which figures, and the next step; 
 
 from .board import Board, boards, load_board
 from .error import SynthError
+from .flow import FLOWS
 from .netlist import Netlist, synthesize
 from .report import markdown, summary
 from .routing import Routing, route
+from .simulation import netlist_source
 from .target import PARTS, Target
 
 __all__ = [
+    "FLOWS",
     "PARTS",
     "Board",
     "Netlist",
@@ -25,6 +29,7 @@ __all__ = [
     "boards",
     "load_board",
     "markdown",
+    "netlist_source",
     "route",
     "summary",
     "synthesize",

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .error import SynthError
+from .flow import FLOWS
 
 __all__ = ["RESOURCES", "Board", "boards", "load_board"]
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
-"""LUT4 (carry and LUT RAM included), flip-flops, 18 x 18 multipliers, 18 kbit block RAMs."""
+"""LUTs (carry and LUT RAM included), flip-flops, multipliers and block RAMs; `Flow.units` says of which kind."""
 
-_TEXTS = ("title", "tool", "device", "part", "package", "pins")
+_TEXTS = ("title", "tool", "device", "part", "package", "pins", "config")
 _NUMBERS = ("speed", "constraint_mhz")
 
 
@@ -23,10 +24,11 @@ class Board:
 
     Attributes:
         name: folder below `constraints/`. title: for people.
-        tool: what places and routes; "nextpnr-ecp5".
+        tool: what places and routes, one of `FLOWS`.
         device, part, package, speed: the tool's name of the part, the vendor's, its package and speed grade.
         constraint_mhz: the clock that placement and routing aim at.
-        pins: file with the pins of the harness.
+        config: preset that fits the part.
+        pins: file with the pins of the harness, or the timing exceptions of Vivado's block design.
         available: how many of each of `RESOURCES` the part has.
     """
 
@@ -38,6 +40,7 @@ class Board:
     package: str
     speed: int
     constraint_mhz: float
+    config: str
     pins: Path
     available: dict[str, int]
 
@@ -69,8 +72,8 @@ def load_board(name: str, folder: Path | None = None) -> Board:
     for key, value in [*((key, content[key]) for key in _NUMBERS), *available.items()]:
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise SynthError(f"{path}: {key} must be a number above 0, not {value!r}")
-    if content["tool"] != "nextpnr-ecp5":
-        raise SynthError(f"{path}: tool must be nextpnr-ecp5, not {content['tool']!r}")
+    if content["tool"] not in FLOWS:
+        raise SynthError(f"{path}: tool must be one of {', '.join(FLOWS)}, not {content['tool']!r}")
     pins = path.parent / content.pop("pins")
     if not pins.is_file():
         raise SynthError(f"{path}: pins names {pins.name}, which is not beside it")

@@ -1,9 +1,10 @@
-"""Emit and synthesize: a configuration to a netlist of ECP5 cells, with counts per module."""
+"""Emit and synthesize: a configuration to a netlist of the part's cells, with counts per module."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -15,40 +16,13 @@ from typing import Any
 from . import harness
 from .board import RESOURCES
 from .error import SynthError
+from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target
 
-__all__ = ["Netlist", "count", "synthesize"]
+__all__ = ["ADVICE", "Netlist", "count", "emit", "key_of", "synthesize", "without_zeros"]
 
-# Cells of each resource, and how many of it one cell takes. LUTs of wide functions join through PFUMX and L6MUX21, which take none.
-_COST = {
-    "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
-    "ff": {"TRELLIS_FF": 1},
-    "dsp": {"MULT18X18D": 1, "MULT9X9D": 0.5},
-    "bram": {"DP16KD": 1, "PDPW16KD": 1},
-}
-
-# Before what is left of memories and latches is mapped: afterwards a latch is a loop through a LUT, and a memory just flip-flops.
-_COARSE = "coarse.json"
-_FINAL = "modules.json"
-_NETLIST = "netlist.json"
-
-_SCRIPT = """\
-read_verilog -sv {source}
-hierarchy -check -top {top}
-synth_ecp5 -top {top} -noflatten -run begin:map_ffram
-tee -q -o {folder}/{coarse} stat -json
-synth_ecp5 -top {top} -noflatten -run map_ffram:check
-tee -q -o {folder}/{final} stat -json
-autoname
-flatten
-opt_clean -purge
-check -noinit -assert
-blackbox =A:whitebox
-write_json {folder}/{netlist}
-"""
-
-_ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
+ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
 
 
 @dataclass(frozen=True)
@@ -56,7 +30,8 @@ class Netlist:
     """A synthesized part.
 
     Attributes:
-        path: the flat netlist, for placement. key: what names it: a hash of everything that it was made from.
+        path: the flat netlist, for placement (not there where nothing places).
+        key: what names it: a hash of everything that it was made from.
         modules: resources of each module, its submodules not counted, by the designer's hierarchical name; the largest first.
         total: resources of all.
         cells: how many cells of each type.
@@ -82,26 +57,27 @@ def synthesize(target: Target) -> Netlist:
 
     Raises SynthError; also for a netlist that does not fit the part, which then stays in the folder with its counts.
     """
-    version = _version()
     target.folder.mkdir(parents=True, exist_ok=True)
-    verilog = _emit(target)
-    module, clock = PARTS[target.part]
-    source = _without_zeros(verilog) + harness.wrap(verilog, module, clock)
-    key = hashlib.sha256("\n".join([source, _SCRIPT, version]).encode()).hexdigest()[:16]
+    verilog = emit(target)
+    flow = FLOWS[target.board.tool]
+    top, clock = PARTS[target.part]
+    source = without_zeros(verilog)
+    if flow.places:
+        source += harness.wrap(verilog, top, clock)
+        top = harness.MODULE
+    key = key_of(source, flow.script)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
     if not done.is_file():
         folder.mkdir(exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        names = {"source": folder / "source.v", "top": harness.MODULE, "folder": folder}
-        script = _SCRIPT.format(**names, coarse=_COARSE, final=_FINAL, netlist=_NETLIST)
-        (folder / "script.ys").write_text(script, encoding="utf-8")
+        (folder / "script.ys").write_text(flow.script.format(source=folder / "source.v", top=top, folder=folder), encoding="utf-8")
         seconds = run_tool(
             "yosys",
             [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
             folder / "yosys.log",
             target.timeout,
-            advice=_ADVICE,
+            advice=ADVICE,
             phase=_phase,
             progress=target.progress,
         )
@@ -109,32 +85,33 @@ def synthesize(target: Target) -> Netlist:
     else:
         target.progress(f"yosys: {target.label} is in {folder}")
     result = count(
-        json.loads((folder / _COARSE).read_text()),
-        json.loads((folder / _FINAL).read_text()),
-        path=folder / _NETLIST,
+        flow,
+        json.loads((folder / COARSE).read_text()),
+        json.loads((folder / FINAL).read_text()),
+        path=folder / NETLIST,
         key=key,
         seconds=json.loads(done.read_text())["seconds"],
-        tool=f"pyosys {version}",
+        tool=f"pyosys {_version()}",
     )
     for name in RESOURCES:
         if result.total[name] > target.board.available[name]:
             figures = ", ".join(f"{result.total[r]} of {target.board.available[r]} {r}" for r in RESOURCES)
             raise SynthError(
                 f"{target.label} does not fit {target.board.part}: {figures}; a smaller array or smaller buffers fit"
-                f" (per module: {folder / _FINAL})"
+                f" (per module: {folder / FINAL})"
             )
     return result
 
 
-def count(coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:
+def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:
     """A Netlist from Yosys's `stat -json` before and after technology mapping."""
     modules: dict[str, Counter[str]] = {}
     cells: Counter[str] = Counter()
     for name, module in final["modules"].items():
         types = module["num_cells_by_type"]
         counts = modules.setdefault(_plain(name), Counter())
-        for resource, costs in _COST.items():
-            counts[resource] += round(sum(costs.get(kind, 0) * number for kind, number in types.items()))
+        for resource, costs in flow.costs.items():
+            counts[resource] += math.ceil(sum(costs.get(kind, 0) * number for kind, number in types.items()))
         cells.update({kind: number for kind, number in types.items() if kind not in final["modules"]})
     latches, soft = 0, []
     for name, module in coarse["modules"].items():
@@ -158,12 +135,12 @@ def _plain(module: str) -> str:
     return re.sub(r"\$\d+$", "", module.lstrip("\\"))
 
 
-def _without_zeros(verilog: str) -> str:
+def without_zeros(verilog: str) -> str:
     """Memories start as zero, which ECP5's do by themselves; one assignment per word costs Yosys minutes."""
     return re.sub(r"^ +(for \(.*\) )?\\?\S+ ?\[\w+\] = \d+'h0+;\n", "", verilog, flags=re.MULTILINE)
 
 
-def _emit(target: Target) -> str:
+def emit(target: Target) -> str:
     """The configuration's Verilog, from a process of its own: this one need not have Amaranth."""
     folder = target.folder / "verilog"
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +157,11 @@ def _emit(target: Target) -> str:
         progress=target.progress,
     )
     return output.read_text(encoding="utf-8")
+
+
+def key_of(*texts: str) -> str:
+    """Name of what Yosys makes of `texts`."""
+    return hashlib.sha256("\n".join([*texts, _version()]).encode()).hexdigest()[:16]
 
 
 def _version() -> str:

@@ -27,12 +27,14 @@ def run_tool(
     phase: Callable[[str], str | None] = lambda line: None,
     progress: Progress = lambda line: None,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> float:
     """Run `command`, stdout and stderr to `log`; returns the seconds it took.
 
     Parameters:
         name, advice: who it is, and what to do when it crashes; for messages.
         timeout: seconds after which it is killed.
+        folder: where it runs (default: here).
         phase: what a line of its output says of progress, or None; shown through `progress` with the time.
     """
     started = time.monotonic()
@@ -44,6 +46,7 @@ def run_tool(
             text=True,
             errors="replace",
             env={**os.environ, **(environment or {})},
+            cwd=folder,
         )
     except OSError as error:
         raise SynthError(f"{name} does not start: {error}; {advice}") from None
@@ -58,7 +61,7 @@ def run_tool(
     last: list[str] = []
     try:
         assert process.stdout is not None
-        with log.open("w", encoding="utf-8") as file:
+        with log.open("w", encoding="utf-8", buffering=1) as file:
             for line in process.stdout:
                 file.write(line)
                 last = [*last[-7:], line.rstrip()]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .board import RESOURCES
+from .flow import FLOWS
 from .netlist import Netlist
 from .routing import Arc, Routing
 from .target import Target
@@ -16,15 +17,17 @@ __all__ = ["MOST_OF_THE_PART", "markdown", "summary"]
 MOST_OF_THE_PART = 0.9
 """A part that is fuller than this routes badly; `fits` says no."""
 
-_UNITS = {"lut": "LUT4", "ff": "flip-flops", "dsp": "18 x 18 multipliers", "bram": "block RAMs"}
+
+_ESTIMATE = "**An estimate by Yosys.** The part's own tool packs otherwise; nothing was placed or routed."
 
 
 def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), *, commit: str = "", command: str = "") -> dict[str, Any]:
     """JSON-ready. `lut`, `ff`, `dsp` and `bram` are as placed, or as synthesized without a routing; the harness counts.
 
-    `fits`: no resource over `MOST_OF_THE_PART` of the part, except multipliers, of which all may be used. `fmax_mhz`, `meets` and the
-    critical path are the best seed's, and null without a routing.
+    `estimate`: Yosys's counts for a part that another tool places and routes. `fits`: no resource over `MOST_OF_THE_PART` of the part,
+    except multipliers, of which all may be used. `fmax_mhz`, `meets` and the critical path are the best seed's, and null without a routing.
     """
+    flow = FLOWS[target.board.tool]
     best = max(routings, key=lambda r: r.worst_mhz, default=None)
     used = best.used if best else netlist.total
     available = target.board.available
@@ -40,6 +43,8 @@ def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), 
         "part_number": f"{target.board.part}-{target.board.speed}{target.board.package}",
         "config": target.config.as_dict(),
         "part": target.part,
+        "estimate": not flow.places,
+        "units": flow.units,
         "fits": fits,
         "fmax_mhz": fmax,
         "target_mhz": target.frequency_mhz,
@@ -49,7 +54,7 @@ def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), 
         "share": {r: round(share[r], 4) for r in RESOURCES},
         "latches": netlist.latches,
         "peak_gmacs": None if fmax is None else round(target.peak_macs * fmax / 1000, 3),
-        "limit": _limit(share, best),
+        "limit": _limit(share, best, flow.units),
         "clocks_mhz": best.fmax_mhz if best else {},
         "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
@@ -59,9 +64,9 @@ def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), 
     }
 
 
-def _limit(share: dict[str, float], best: Routing | None) -> str:
+def _limit(share: dict[str, float], best: Routing | None, units: dict[str, str]) -> str:
     fullest = max(RESOURCES, key=lambda r: share[r])
-    area = f"area: {_UNITS[fullest]}, {share[fullest]:.0%} of the part"
+    area = f"area: {units[fullest]}, {share[fullest]:.0%} of the part"
     if best is None or not best.critical_path:
         return area
     path = best.critical_path
@@ -78,6 +83,11 @@ def markdown(figures: dict[str, Any]) -> str:
         "",
         f"{config['rows']} x {config['cols']} elements on {figures['part_number']}. {figures['date']},"
         f" commit {figures['commit'] or 'unknown'}, {', '.join(figures['tools'])}.",
+        *(
+            ["", "**An estimate by Yosys.** The part's own tool packs otherwise; nothing was placed or routed."]
+            if figures["estimate"]
+            else []
+        ),
         "",
         "```",
         figures["command"],
@@ -85,11 +95,11 @@ def markdown(figures: dict[str, Any]) -> str:
         "",
         "| figure | value | of the part |",
         "|---|---|---|",
-        *(f"| {_UNITS[r]} | {figures[r]:,} | {figures['share'][r]:.1%} of {figures['available'][r]:,} |" for r in RESOURCES),
+        *(f"| {figures['units'][r]} | {figures[r]:,} | {figures['share'][r]:.1%} of {figures['available'][r]:,} |" for r in RESOURCES),
         f"| latches | {figures['latches']} | |",
     ]
     if figures["fmax_mhz"] is None:
-        lines.append("| fmax | not placed and routed | |")
+        lines.append(f"| fmax | {'not estimated' if figures['estimate'] else 'not placed and routed'} | |")
     else:
         seeds = ", ".join(f"seed {seed}: {entry['fmax_mhz']:.1f}" for seed, entry in figures["seeds"].items())
         lines += [
@@ -97,7 +107,7 @@ def markdown(figures: dict[str, Any]) -> str:
             f"| peak | {figures['peak_gmacs']:.2f} GMAC/s | |",
         ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
-    lines += ["| module | LUT4 | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
+    lines += ["| module | LUT | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
     lines += [
         f"| {name} | {c['lut']:,} | {c['ff']:,} | {c['dsp']} | {c['bram']} |" for name, c in figures["modules"].items() if any(c.values())
     ]

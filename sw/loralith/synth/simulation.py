@@ -1,0 +1,68 @@
+"""The synthesized netlist as Verilog that a simulator takes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import util
+from pathlib import Path
+
+from .error import SynthError
+from .netlist import ADVICE, emit, key_of, without_zeros
+from .process import run_tool
+from .target import PARTS, Target
+
+__all__ = ["netlist_source"]
+
+# The passes of synthesis alone, with the accelerator's own ports: no harness.
+_SCRIPT = """\
+read_verilog -sv {source}
+hierarchy -check -top {top}
+synth_ecp5 -top {top} -noflatten
+flatten
+opt_clean -purge
+write_verilog -noattr -norename {output}
+"""
+
+
+def netlist_source(target: Target) -> Path:
+    """Verilog of the accelerator in `target`'s configuration after synthesis for the ECP5, with models of all cells in it.
+
+    Kept in `target.folder` like every step. Raises SynthError.
+    """
+    if target.board.tool != "nextpnr-ecp5":
+        raise SynthError(f"{target.board.name}: netlists are simulated for the ECP5 only, not for parts of {target.board.tool}")
+    top, _ = PARTS[target.part]
+    source = without_zeros(emit(target))
+    models = _models()
+    folder = target.folder / f"{target.label}-simulation-{key_of(source, _SCRIPT, models)}"
+    done = folder / "simulation.v"
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "source.v").write_text(source, encoding="utf-8")
+        script = _SCRIPT.format(source=folder / "source.v", top=top, output=folder / "netlist.v")
+        (folder / "script.ys").write_text(script, encoding="utf-8")
+        run_tool(
+            "yosys",
+            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
+            folder / "yosys.log",
+            target.timeout,
+            advice=ADVICE,
+            progress=target.progress,
+        )
+        text = (folder / "netlist.v").read_text(encoding="utf-8") + models
+        partial = folder / "simulation.v.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(done)
+    return done
+
+
+def _models() -> str:
+    """Yosys's models of LUTs, flip-flops, carries and LUT RAM, and ours of multipliers and block RAM."""
+    found = util.find_spec("pyosys")
+    if found is None or found.origin is None:
+        raise SynthError("pyosys is not installed; `pip install 'loralith[fpga]'` installs it")
+    share = Path(found.origin).parent / "share" / "ecp5"
+    files = [share / "common_sim.vh", share / "ccu2c_sim.vh", Path(__file__).parent / "models.v"]
+    # `specify` holds delays only, and simulators differ in what they take of it.
+    return "".join(re.sub(r"`ifndef NO_INCLUDES.*?`endif", "", file.read_text(encoding="utf-8"), flags=re.DOTALL) for file in files)
