@@ -18,7 +18,7 @@ from loralith.diffusion.settings import EvaluationSettings
 from loralith.errors import LoralithError
 from loralith.study.figures import compact, interval, pack_losses, standard_error, summarize, unpack_losses
 from loralith.study.point import Stopped, run_point
-from loralith.study.report import write_reports
+from loralith.study.report import told_apart, write_reports
 from loralith.study.run import pending, run_study
 from loralith.study.schemes import DEFAULT, FP32, SCHEMES
 from loralith.study.settings import StudySettings
@@ -183,6 +183,14 @@ def test_the_bar_is_met_or_not(losses: tuple, accuracies: tuple, wanted: tuple) 
     rows = [(FP32, seed, 0.1, 0.5) for seed in range(3)]
     rows += [(DEFAULT, seed, loss, accuracy) for seed, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True))]
     assert tuple(study_of(*rows)["bar"].values()) == wanted
+
+
+def test_schemes_are_told_apart_by_their_intervals() -> None:
+    rows = [(FP32, seed, 0.1, 0.5) for seed in range(3)]
+    for name, losses in (("int4", (0.11, 0.111, 0.109)), ("delayed", (0.09, 0.11, 0.1)), ("nearest", (0.09, 0.091, 0.089))):
+        rows += [(name, seed, loss, 0.5) for seed, loss in enumerate(losses)]
+    summary = study_of(*rows, ("power-of-two", 0, 9.0, 0.5))  # one seed says nothing
+    assert told_apart(summary) == (["int4"], ["nearest"], ["delayed"])
 
 
 def test_losses_pack_exactly() -> None:

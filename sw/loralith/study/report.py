@@ -90,6 +90,33 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def told_apart(summary: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """Schemes by their held-out loss beside FP32: worse, better, and not told apart (the 95 % interval holds FP32's loss), worst first."""
+    schemes = {name: own for name, own in summary["schemes"].items() if name != FP32 and own["heldout_loss_ratio_to_fp32_interval95"]}
+    ordered = sorted(schemes, key=lambda name: -schemes[name]["heldout_loss_ratio_to_fp32"])
+    bounds = {name: schemes[name]["heldout_loss_ratio_to_fp32_interval95"] for name in ordered}
+    worse = [name for name in ordered if bounds[name][0] > 1.0]
+    better = [name for name in ordered if bounds[name][1] < 1.0]
+    return worse, better, [name for name in ordered if name not in worse and name not in better]
+
+
+def _findings(summary: Mapping[str, Any]) -> list[str]:
+    def line(name: str) -> str:
+        own = summary["schemes"][name]
+        low, high = (bound - 1.0 for bound in own["heldout_loss_ratio_to_fp32_interval95"])
+        return (
+            f"- `{name}`: {100 * (own['heldout_loss_ratio_to_fp32'] - 1.0):+.2f} % ({100 * low:+.2f} to {100 * high:+.2f} %), "
+            f"{own['improvement_recovered']:.1%} of the improvement"
+        )
+
+    lines = []
+    titles = ("Worse than FP32", "Better than FP32", "Not told apart from FP32 by these seeds")
+    for title, names in zip(titles, told_apart(summary), strict=True):
+        if names:
+            lines += [f"{title} (held-out loss, 95 % interval):", "", *(line(name) for name in names), ""]
+    return lines
+
+
 def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Markdown."""
     settings, before, schemes = context["settings"], summary["baseline"], summary["schemes"]
@@ -113,6 +140,9 @@ def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "",
         *(f"- {line}" for line in (verdict(summary) if "bar" in summary else [])),
         "",
+        "## What loses",
+        "",
+        *_findings(summary),
         "## All schemes",
         "",
         "Loss and accuracy are measured in FP32 with the trained adapter. *In scheme* is the held-out loss with the layers in the scheme's",
