@@ -32,6 +32,7 @@ COMMANDS = (
     "doctor",
     "gen",
     "disasm",
+    "explain",
     "bench",
     "soak",
     "mutate",

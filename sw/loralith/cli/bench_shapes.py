@@ -1,10 +1,11 @@
 """`loralith bench shapes`: the array's use on the LoRA layers of Stable Diffusion, from the RTL's counters."""
 
 import argparse
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output
+from loralith.cli import output, results
 
 HELP = "cycles and utilisation of SD-1.5's and SDXL's LoRA layers"
 
@@ -41,13 +42,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         hardware, cache = build(config).parent.name, cache_folder().parent / "shapes"
         with loralith.open_device("verilator", config=args.config, memory_bytes=1 << 29) as device:
             found = [run.measure(linear, count, device, hardware, cache, output.log) for linear, count in work.items()]
-    figures = {"config": config.name, "model": args.model, "rank": args.rank, "subset": args.subset, "dataflow": args.dataflow}
+    figures = {
+        "config": config.name,
+        "rows": config.rows,
+        "cols": config.cols,
+        "model": args.model,
+        "rank": args.rank,
+        "subset": args.subset,
+        "dataflow": args.dataflow,
+    }
+    figures = {"date": date.today().isoformat(), "commit": results.commit("hw", "gen", "sw"), "command": _command(args)} | figures
     figures |= run.total(found, config)
     if args.dataflow == "fixed-os":
         figures = _fixed(figures)
     if args.output:
         _write(args.output, figures)
     return figures
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["loralith bench shapes", f"--config {args.config}", f"--model {args.model}", f"--rank {args.rank}", f"--subset {args.subset}"]
+    words += [f"--dataflow {args.dataflow}"] * (args.dataflow != "flexible") + ["--modelled"] * args.modelled
+    return " ".join(words)
 
 
 def _fixed(figures: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from loralith.cli import output, results
 
-REPORTS = ("energy",)
+REPORTS = ("energy", "shapes")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("report", help="energy of a training step")
+    parser = subparsers.add_parser("report", help="energy of a training step, use of the array")
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
         module = import_module(f"loralith.cli.report_{name}")

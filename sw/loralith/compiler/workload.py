@@ -29,7 +29,7 @@ from loralith.compiler.regions import Window
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["Linear", "Tensors", "compile_step", "place", "step_macs"]
+__all__ = ["PASSES", "Linear", "Tensors", "compile_step", "output_scale", "place", "step_macs", "tried_plans"]
 
 PAGE = 4096
 CANDIDATES = 16
@@ -169,11 +169,11 @@ def _backward(linear: Linear, t: Tensors) -> Pass:
 
 
 @lru_cache(maxsize=4096)
-def search_plan(linear: Linear, backward: bool, config: Config, window: Window, candidates: int = CANDIDATES) -> PassPlan:
-    """Of the plans that a plain count finds best, the one that the cycle model finds best, for a few blocks of tokens."""
+def tried_plans(linear: Linear, backward: bool, config: Config, window: Window) -> tuple[tuple[float, PassPlan], ...]:
+    """The plans that a plain count finds best, with the cycle model's cycles per token for a few blocks of tokens; the best one first."""
     K, N = (linear.O, linear.I) if backward else (linear.I, linear.O)
     size = 4 if backward and not linear.dx else 1
-    plans = plan_passes(linear.T, K, N, linear.rank, config, size, window, candidates)
+    plans = plan_passes(linear.T, K, N, linear.rank, config, size, window, CANDIDATES)
 
     def cycles_per_token(plan: PassPlan) -> float:
         few = replace(linear, T=min(linear.T, 4 * plan.m))
@@ -184,7 +184,7 @@ def search_plan(linear: Linear, backward: bool, config: Config, window: Window, 
             pass
         return model(emitter.finish(AHEAD), config).cycles / few.T
 
-    return min(plans, key=cycles_per_token)
+    return tuple(sorted(((cycles_per_token(plan), plan) for plan in plans), key=lambda entry: entry[0]))
 
 
 def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...] = ("forward", "backward")) -> CommandList:
@@ -199,7 +199,7 @@ def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: 
     passes = []
     for i, (linear, _, one, backward) in enumerate(schedule):
         window = PASSES[i % 2]
-        passes.append(PassSteps(emitter, one, linear.rank, window, search_plan(replace(linear, name=""), backward, config, window)))
+        passes.append(PassSteps(emitter, one, linear.rank, window, tried_plans(replace(linear, name=""), backward, config, window)[0][1]))
 
     def gradient(linear: Linear, left: MatrixLayout, right: MatrixLayout, out: MatrixLayout, name: str) -> GradientSteps:
         right = skinny_shape(linear.rank, config).right(linear.T, config).at(right.address)
