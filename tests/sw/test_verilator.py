@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loralith.compiler.emit import Emitter, Int8, Segment
 from loralith.compiler.example import example
+from loralith.compiler.layout import fold_right, row_major
+from loralith.compiler.regions import Regions
 from loralith.device import ConfigMismatch, DeviceError, DeviceTimeout, open_device
 from loralith.device.native.build import verilog
 from loralith.device.native.memory import MemoryTiming
@@ -17,6 +20,7 @@ from loralith.device.soak import Soak
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import load_config
+from loralith.spec.numerics import Requantization
 
 BASE, BYTES = 1 << 32, 1 << 20
 TIMINGS = {
@@ -120,6 +124,36 @@ def test_counters_agree_with_the_bus_and_the_reference(name: str, seed: int) -> 
     assert counters.cycles == counters.busy + counters.wait_load + counters.wait_store + counters.fill_drain + counters.idle
     for field in ("busy", "bytes_read", "bytes_written", "macs", "saturations"):
         assert getattr(counters, field) == getattr(exact, field), field
+
+
+def run_folds(device) -> tuple[np.ndarray, int, int]:
+    """Products of every fold that saturate, into one slot of statistics: the slot, and what the counters say."""
+    config, rng = device.config, np.random.default_rng(4)
+    emitter, regions = Emitter(config), Regions(config)
+    M, N, K = config.rows + 1, 3, 2 * config.max_fold + 1
+    stats = device.alloc(64)
+    for i, fold in enumerate(config.folds):
+        left, right = rng.integers(-128, 128, (M, K), np.int8), fold_right(rng.integers(-128, 128, (K, N), np.int8), fold, config)
+        at = regions.take("left", M, K), regions.take("right", *right.shape[::-1])
+        for values, region in zip((left, right), at, strict=True):
+            layout = row_major(*values.shape, config).at(device.alloc(values.size * config.bus_bytes))
+            device.write(layout.address, layout.pack(values))
+            emitter.load(layout, region, transpose=region.memory == "left")
+        int8, result = Int8(Requantization(65535, 20 + i % 2)), regions.take("left", M, N)
+        emitter.compute(M, N, (Segment(*at, K),), fold=fold, left_result=result, int8=int8, stat_slot=2, stat_clear=i == 0)
+    emitter.store_stats(stats, 2, 1)
+    device.run(emitter.finish())
+    return device.read(stats, 16), device.last_counters.macs, device.last_counters.saturations
+
+
+def test_statistics_and_counters_add_up_over_commands(name: str) -> None:
+    slot, macs, saturations = run_folds(ReferenceDevice(load_config(name), BYTES, BASE))
+    with VerilatorDevice(load_config(name), memory_base=BASE, memory_bytes=BYTES) as device:
+        found = run_folds(device)
+    np.testing.assert_array_equal(found[0], slot)
+    assert found[1:] == (macs, saturations)
+    assert saturations > 20
+    assert int(slot[8:12].view("<u4")[0]) == saturations
 
 
 def test_other_configuration_is_refused_by_name() -> None:

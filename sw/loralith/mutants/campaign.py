@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -54,12 +55,18 @@ class Campaign:
         self._kept: dict[str, dict] = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[Verdict]:
-        """Verdicts in order. Raises MutantError where the tests fail on the design as it is, before any mutant."""
-        control = self._verdict(CONTROL)
-        if control.outcome != "survived":
-            raise MutantError(f"the tests fail on the design as it is, so that no mutant says anything: {control.by}")
-        for mutant in mutants:
-            yield self._verdict(mutant)
+        """Verdicts in order. Raises MutantError where the tests fail on the design as it is, before any mutant, and where another
+        campaign is at work in the folder."""
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MutantError(f"another campaign is at work in {self.folder}") from None
+            control = self._verdict(CONTROL)
+            if control.outcome != "survived":
+                raise MutantError(f"the tests fail on the design as it is, so that no mutant says anything: {control.by}")
+            for mutant in mutants:
+                yield self._verdict(mutant)
 
     def _verdict(self, mutant: Mutant) -> Verdict:
         key = self._key(mutant)
