@@ -12,7 +12,7 @@ from loralith.verif.formal.mutation import Mutant
 from loralith.verif.formal.proof import Proof
 from loralith.verif.formal.table import table
 
-TIMEOUT = {False: 240, True: 3000}
+TIMEOUT = {False: 600, True: 3000}
 
 
 def cases(proof: Proof, *arguments: object, name: str = ""):

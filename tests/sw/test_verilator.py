@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_timeout_in_seconds_names_the_status() -> None:
             device.run(it.commands, timeout=0.2)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_a_long_run_and_leaves_the_device_usable() -> None:
     with VerilatorDevice(load_config("tiny"), memory_base=BASE, memory_bytes=BYTES) as device:
         expected = run_example(device)
