@@ -13,8 +13,8 @@
 #define LORALITH_CONFIG_HASH_TINY UINT32_C(0xA714589A)  /* preset tiny */
 #define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0xF2A96EE4)  /* preset ecp5 */
 #define LORALITH_CONFIG_HASH_BASE UINT32_C(0x21568CDF)  /* preset base */
-#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0x13FD8DCA)  /* preset large */
-#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0x20FA60E9)  /* preset paper */
+#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0x8DD9A787)  /* preset large */
+#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0x1EF4CF0C)  /* preset paper */
 
 /* Registers: byte offsets of 32-bit words, and the masks of their bits. */
 #define LORALITH_REG_ID 0x000u  /* read-only: 'LORA' in ASCII */
@@ -153,6 +153,7 @@ enum loralith_target {
     LORALITH_TARGET_LEFT = 0,
     LORALITH_TARGET_RIGHT = 1,
     LORALITH_TARGET_SCALE = 2,
+    LORALITH_TARGET_BOTH = 3,  /* Left, transposed, and right, natural, from one pass over the bus. */
 };
 
 enum loralith_source {
@@ -209,6 +210,12 @@ enum loralith_scale_mode {
 #define LORALITH_LOAD_BLOCK_STRIDE_OFFSET 32
 #define LORALITH_LOAD_BLOCK_STRIDE_LSB 16
 #define LORALITH_LOAD_BLOCK_STRIDE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_LOAD_RIGHT_BASE_OFFSET 36
+#define LORALITH_LOAD_RIGHT_BASE_LSB 0
+#define LORALITH_LOAD_RIGHT_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_LOAD_RIGHT_STRIDE_OFFSET 36
+#define LORALITH_LOAD_RIGHT_STRIDE_LSB 16
+#define LORALITH_LOAD_RIGHT_STRIDE_MASK UINT32_C(0x0000FFFF)
 #define LORALITH_COMPUTE_OPCODE_OFFSET 0
 #define LORALITH_COMPUTE_OPCODE_LSB 0
 #define LORALITH_COMPUTE_OPCODE_MASK UINT32_C(0x000000FF)
@@ -390,7 +397,7 @@ static inline void loralith_put(uint8_t *descriptor, unsigned lsb, unsigned widt
 struct loralith_load {
     uint16_t wait;  /* semaphores of which one token each is taken before the command starts */
     uint16_t signal;  /* semaphores given one token each when the command is complete */
-    uint8_t target;  /* memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed) */
+    uint8_t target;  /* memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural) */
     uint8_t transpose;  /* 0: DRAM row = seq, bytes along lanes. 1: DRAM row = lane, bytes along seq; the end of each row is filled with zeros up to a multiple of banks */
     uint16_t rows;  /* rows of the matrix in DRAM, at least 1 */
     uint16_t pad_rows;  /* rows of zeros written after the last one; not transposed only */
@@ -399,6 +406,8 @@ struct loralith_load {
     uint32_t row_stride;  /* bytes from one row to the next, a multiple of bus_bytes (ignored when rows is 1) */
     uint16_t base;  /* first row of the region in the on-chip memory */
     uint16_t block_stride;  /* memory rows from one block of lanes to the next */
+    uint16_t right_base;  /* BOTH: first row of the region in the right scratchpad */
+    uint16_t right_stride;  /* BOTH: right scratchpad rows from one block of lanes to the next */
 };
 
 /* Pack a LOAD. Returns 0, or -1 for a value that its field cannot hold, with nothing written. */
@@ -422,6 +431,8 @@ static inline int loralith_pack_load(const struct loralith_load *c, uint8_t desc
     loralith_put(descriptor, 224, 32, c->row_stride);
     loralith_put(descriptor, 256, 16, c->base);
     loralith_put(descriptor, 272, 16, c->block_stride);
+    loralith_put(descriptor, 288, 16, c->right_base);
+    loralith_put(descriptor, 304, 16, c->right_stride);
     return 0;
 }
 

@@ -26,7 +26,8 @@ CHAIN = COMPUTE | {"chained": 1, "k1": 8}
 ENUM, SIZED, BOUNDS = (Code.BAD_FIELD, Check.ENUM), (Code.BAD_FIELD, Check.SIZE), Code.SCRATCHPAD_BOUNDS
 
 CASES = [
-    (Opcode.LOAD, LOAD | {"target": 3}, *ENUM),
+    (Opcode.LOAD, LOAD | {"target": 4}, *ENUM),
+    (Opcode.LOAD, LOAD | {"target": LoadTarget.BOTH, "transpose": 1}, *ENUM),  # needs as many columns as bus bytes
     (Opcode.LOAD, LOAD | {"transpose": 1, "pad_rows": 1}, *ENUM),
     (Opcode.LOAD, SCALE | {"rows": 2}, *ENUM),
     (Opcode.LOAD, SCALE | {"transpose": 1}, *ENUM),

@@ -51,6 +51,8 @@ class LoadTarget(IntEnum):
     LEFT = 0
     RIGHT = 1
     SCALE = 2
+    BOTH = 3
+    """Left, transposed, and right, natural, from one pass over the bus."""
 
 
 class StoreSource(IntEnum):
@@ -91,7 +93,13 @@ LOAD = Record(
     (
         *_HEADER,
         *_DRAM,
-        Field("target", 2, 0, 4, "memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed)"),
+        Field(
+            "target",
+            2,
+            0,
+            4,
+            "memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural)",
+        ),
         Field(
             "transpose",
             2,
@@ -101,6 +109,8 @@ LOAD = Record(
             "with zeros up to a multiple of banks",
         ),
         Field("pad_rows", 3, 16, 16, "rows of zeros written after the last one; not transposed only"),
+        Field("right_base", 9, 0, 16, "BOTH: first row of the region in the right scratchpad"),
+        Field("right_stride", 9, 16, 16, "BOTH: right scratchpad rows from one block of lanes to the next"),
     ),
     "Copy a row-major matrix of bytes from DRAM to a scratchpad. A natural load fills the last lanes of a row up to a "
     "multiple of bus_bytes with zeros. Completes when its last byte is readable.",

@@ -1,6 +1,6 @@
 """The compute unit: decoder, sequencer, operand path, array, drain, post-processing and results."""
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -177,11 +177,11 @@ class ComputeUnit(wiring.Component):
         write = self.operand_write.payload
         m.d.comb += [
             self.operand_write.ready.eq(write.right | ~results.left_en),
-            right.write_en.eq(self.operand_write.valid & write.right),
-            right.write_row.eq(write.row),
-            right.bank_mask.eq(write.bank_mask),
-            right.lane_mask.eq(write.lane_mask),
-            right.transpose.eq(write.transpose),
+            right.write_en.eq(self.operand_write.valid & (write.right | (write.both & ~results.left_en))),
+            right.write_row.eq(Mux(write.both, write.right_row, write.row)),
+            right.bank_mask.eq(Mux(write.both, write.right_bank_mask, write.bank_mask)),
+            right.lane_mask.eq(Mux(write.both, write.right_lane_mask, write.lane_mask)),
+            right.transpose.eq(write.transpose & ~write.both),
             right.seq.eq(write.seq),
             right.word.as_value().eq(write.word.as_value()),
             self.scale_write.ready.eq(1),

@@ -63,7 +63,8 @@ class OperandWrite(data.StructLayout):
     """One write into the left or right scratchpad: bank b, lane l is written if bank_mask[b] and lane_mask[l].
 
     The byte is ``seq[b]`` when ``transpose`` else ``word[l]``. Members: right (1: right scratchpad), row, bank_mask [W],
-    lane_mask [max(R, C)], transpose, seq [W bytes], word [max(R, C) bytes].
+    lane_mask [max(R, C)], transpose, seq [W bytes], word [max(R, C) bytes]; both: this goes to the left one, and ``word`` to row
+    right_row of the right one, right_bank_mask and right_lane_mask [C].
     """
 
     def __init__(self, config: Config) -> None:
@@ -77,6 +78,10 @@ class OperandWrite(data.StructLayout):
                 "lane_mask": lanes,
                 "seq": data.ArrayLayout(8, config.banks),
                 "word": data.ArrayLayout(8, lanes),
+                "both": 1,
+                "right_row": 16,
+                "right_bank_mask": config.banks,
+                "right_lane_mask": config.cols,
             }
         )
 

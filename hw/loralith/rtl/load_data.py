@@ -17,6 +17,8 @@ from .transfer_check import Job
 
 __all__ = ["LoadData"]
 
+_WRITE = ("right", "row", "transpose", "bank_mask", "lane_mask", "both", "right_row", "right_bank_mask", "right_lane_mask")
+
 
 class LoadData(wiring.Component):
     """Writes the beats of one load after the other where docs/machine.md says, with the zeros that it asks for.
@@ -52,7 +54,7 @@ class LoadData(wiring.Component):
         m = Module()
         config, job = self._config, self.jobs.payload
         R, C, W = config.rows, config.cols, config.bus_bytes
-        right, is_scale = job.target == LoadTarget.RIGHT, job.target == LoadTarget.SCALE
+        right, is_scale, both = (job.target == target for target in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
 
         # The write at the output, made up one cycle earlier.
         valid, out_scale, out_last = Signal(), Signal(), Signal()
@@ -65,6 +67,7 @@ class LoadData(wiring.Component):
         running, padding = Signal(), Signal()
         rows_left, beats_left = Signal(17), Signal.like(job.beats)
         row, row_start = Signal(16), Signal(16)
+        right_row, right_start = Signal(16), Signal(16)  # the same of the natural half of a load into both
         bank, lane = Signal(range(W)), Signal(range(max(R, C)))
         part, sub, last_sub = Signal(8), Signal.like(out_sub), Signal.like(out_sub)
         end_mask = Signal(W)
@@ -73,7 +76,7 @@ class LoadData(wiring.Component):
         def by_target(left: int, right_: int, scale: int = 1) -> Value:
             return Mux(is_scale, scale, Mux(right, right_, left))
 
-        parts = by_target(max(R // W, 1), max(C // W, 1), max(4 * R // W, 1))  # beats per word
+        parts = Mux(both, max(C // W, 1), by_target(max(R // W, 1), max(C // W, 1), max(4 * R // W, 1)))  # beats per word
         subs = Mux(job.transpose, 1, by_target(max(W // R, 1), max(W // C, 1)))  # words per beat
         lanes = Mux(right, C, R)
 
@@ -86,6 +89,8 @@ class LoadData(wiring.Component):
                 beats_left.eq(job.beats),
                 row.eq(job.base),
                 row_start.eq(job.base),
+                right_row.eq(job.right_base),
+                right_start.eq(job.right_base),
                 bank.eq(0),
                 lane.eq(0),
                 part.eq(0),
@@ -116,9 +121,12 @@ class LoadData(wiring.Component):
                     m.d.sync += row.eq(row + 1)
                 with m.Elif(part == parts - 1):
                     m.d.sync += row.eq(row + Mux(is_scale, 1, job.block_stride))
+                with m.If(part == parts - 1):
+                    m.d.sync += right_row.eq(right_row + job.right_stride)
             with m.Else():
                 wraps = Mux(job.transpose, lane == lanes - 1, bank == W - 1)
                 start = row_start + Mux(wraps, Mux(job.transpose, job.block_stride, 1), 0)
+                right_next = right_start + (bank == W - 1)
                 m.d.sync += [
                     sub.eq(0),
                     part.eq(0),
@@ -127,6 +135,8 @@ class LoadData(wiring.Component):
                     lane.eq(Mux(lane == lanes - 1, 0, lane + 1)),
                     row.eq(start),
                     row_start.eq(start),
+                    right_row.eq(right_next),
+                    right_start.eq(right_next),
                     rows_left.eq(rows_left - 1),
                 ]
                 with m.If(last_row & ~padding):
@@ -158,6 +168,10 @@ class LoadData(wiring.Component):
                 out_sub.eq(sub),
                 out_data.eq(self.beats.payload.data.as_value() & Cat(keep[i].replicate(8) for i in range(W))),
                 out.right.eq(right),
+                out.both.eq(both),
+                out.right_row.eq(right_row),
+                out.right_bank_mask.eq(1 << bank),
+                out.right_lane_mask.eq(self._group(part, C)),
                 out.row.eq(row),
                 out.transpose.eq(job.transpose),
                 out.bank_mask.eq(Mux(job.transpose, -1, 1 << bank)),
@@ -169,9 +183,9 @@ class LoadData(wiring.Component):
             m.d.sync += valid.eq(0)
 
         m.d.comb += [
-            *(self.operand.payload[name].eq(out[name]) for name in ("right", "row", "transpose", "bank_mask", "lane_mask")),
+            *(self.operand.payload[name].eq(out[name]) for name in _WRITE),
             self.operand.payload.seq.eq(out_data),
-            self.operand.payload.word.eq(Mux(out.right, self._word(out_data, out_sub, C), self._word(out_data, out_sub, R))),
+            self.operand.payload.word.eq(Mux(out.right | out.both, self._word(out_data, out_sub, C), self._word(out_data, out_sub, R))),
             self.operand.valid.eq(valid & ~out_scale),
             self.scale.valid.eq(valid & out_scale),
             self.scale.payload.row.eq(out.row),

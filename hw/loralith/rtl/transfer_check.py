@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.enum import Enum
 from amaranth.lib.wiring import In, Out
@@ -76,17 +76,22 @@ class TransferCheck(wiring.Component):
 
         # Verdicts that need no extent, registered: (fails, code, detail).
         reserved, enum, size, address, stride = (Signal(name=name) for name in ("reserved", "enum", "size", "address", "stride"))
+        # A load into both scratchpads has its second region checked after the first.
+        again, left_failed = Signal(), Signal()
         count, length = Signal(24), Signal(22)
         row_beats = Signal(BEAT_BITS)
         state = Signal(State)
         m.d.comb += row_beats.eq((command.row_bytes + self._config.bus_bytes - 1) >> word_bits)
-        meaning, along_lanes, along_seq, limit, check = self._load(command) if self._opcode is Opcode.LOAD else self._store(command)
+        meaning, along_lanes, along_seq, limit, check = self._load(command, again) if self._opcode is Opcode.LOAD else self._store(command)
         packed = 0 if self._opcode is Opcode.LOAD else command.packed
+        both = command.target == LoadTarget.BOTH if self._opcode is Opcode.LOAD else Const(0)
 
         m.d.comb += [
-            region.base.eq(command.base),
+            region.base.eq(Mux(again, command.right_base, command.base) if self._opcode is Opcode.LOAD else command.base),
             region.count.eq(count),
-            region.stride.eq(command.block_stride),
+            region.stride.eq(
+                Mux(again, command.right_stride, command.block_stride) if self._opcode is Opcode.LOAD else command.block_stride
+            ),
             region.length.eq(length),
             region.limit.eq(limit),
             dram.base.eq(command.address),
@@ -105,6 +110,7 @@ class TransferCheck(wiring.Component):
                     stride.eq((command.rows != 1) & ~packed & command.row_stride[:word_bits].any()),
                     count.eq(along_lanes),
                     length.eq(along_seq),
+                    again.eq(0),
                 ]
                 with m.If(self.i.valid & ~self.stop & ~self.fault.valid):
                     m.d.sync += state.eq(State.START)
@@ -113,7 +119,13 @@ class TransferCheck(wiring.Component):
                 m.d.sync += state.eq(State.WAIT)
             with m.Case(State.WAIT):
                 with m.If(region.done & dram.done):
-                    m.d.sync += state.eq(State.JUDGE)
+                    m.d.sync += [state.eq(State.JUDGE), left_failed.eq(Mux(again, left_failed, ~region.ok))]
+                    with m.If(both & ~again):
+                        m.d.sync += [again.eq(1), state.eq(State.START)]
+                        m.d.sync += [
+                            count.eq(_ceil(command.row_bytes, self._config.cols)),
+                            length.eq(_ceil(command.rows, self._config.bus_bytes)),
+                        ]
             with m.Case(State.JUDGE):
                 below = command.address < self.window_base
                 verdicts = (
@@ -122,6 +134,7 @@ class TransferCheck(wiring.Component):
                     (size, Code.BAD_FIELD, Check.SIZE, 0),
                     (address, Code.MISALIGNED, Check.ADDRESS, command.address),
                     (stride, Code.MISALIGNED, Check.STRIDE, command.address),
+                    (again & left_failed, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
                     (~region.ok, Code.SCRATCHPAD_BOUNDS, check, 0),
                     (below | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
                 )
@@ -146,18 +159,20 @@ class TransferCheck(wiring.Component):
             m.d.sync += [self.o.valid.eq(0), self.fault.valid.eq(0)]
         return m
 
-    def _load(self, c: data.View) -> tuple:
+    def _load(self, c: data.View, again: Signal) -> tuple:
         """(has a meaning, blocks of lanes, memory rows per block, rows of the memory, detail) of a LOAD."""
         config = self._config
         R, C, W = config.rows, config.cols, config.bus_bytes
-        scale, right = c.target == LoadTarget.SCALE, c.target == LoadTarget.RIGHT
+        scale, right, both = c.target == LoadTarget.SCALE, c.target == LoadTarget.RIGHT, c.target == LoadTarget.BOTH
         lanes = Mux(c.transpose, c.rows, c.row_bytes)
         blocks = Mux(scale, 1, Mux(right, _ceil(lanes, C), _ceil(lanes, R)))
         rows = Mux(scale, _ceil(c.row_bytes, 4 * R), _ceil(Mux(c.transpose, c.row_bytes, c.rows + c.pad_rows), W))
         plain = (c.rows == 1) & ~c.transpose & (c.pad_rows == 0) & (c.block_stride == 0)
         meaning = (c.target <= max(LoadTarget)) & ~(c.transpose & (c.pad_rows != 0)) & (~scale | plain)
-        limit = Mux(scale, config.scale_depth, Mux(right, config.right_depth, config.left_depth))
-        return meaning, blocks, rows, limit, Mux(scale, Check.SCALE, Mux(right, Check.RIGHT, Check.LEFT))
+        meaning &= ~both | (c.transpose & (C >= W))
+        # The extent that is judged last is the right one's.
+        limit = Mux(scale, config.scale_depth, Mux(right | again, config.right_depth, config.left_depth))
+        return meaning, blocks, rows, limit, Mux(scale, Check.SCALE, Mux(right | again, Check.RIGHT, Check.LEFT))
 
     def _store(self, c: data.View) -> tuple:
         """The same of a STORE."""

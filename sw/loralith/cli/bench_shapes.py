@@ -1,6 +1,8 @@
 """`loralith bench shapes`: the array's use on the LoRA layers of Stable Diffusion, from the RTL's counters."""
 
 import argparse
+from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.rank < 1:
         raise argparse.ArgumentTypeError(f"--rank must be at least 1, not {args.rank}")
     config = load_config(args.config)
-    work = models.linears(args.model, args.rank, args.subset)
+    image = models.image_linears(args.model, args.rank) if args.subset == "all" else {}
+    text = models.text_linears(args.model, args.rank)
+    found: list[Any]
     if args.modelled or args.dataflow == "fixed-os":
-        found = [run.modelled(linear, count, config) for linear, count in work.items()]
+        found = [run.modelled(linear, count, config) for linear, count in image.items()]
+        found += _text(text, lambda: run.modelled_text(text, config), lambda linear, count: run.modelled(linear, count, config))
     else:
         from loralith.device.native.build import build, cache_folder
 
         hardware, cache = build(config).parent.name, cache_folder().parent / "shapes"
         with loralith.open_device("verilator", config=args.config, memory_bytes=1 << 29) as device:
-            found = [run.measure(linear, count, device, hardware, cache, output.log) for linear, count in work.items()]
+
+            def one(linear: Any, count: int) -> Any:
+                return run.measure(linear, count, device, hardware, cache, output.log)
+
+            found = [one(linear, count) for linear, count in image.items()]
+            found += _text(text, lambda: run.measure_text(text, device, hardware, cache, output.log), one)
     figures = {
         "config": config.name,
         "rows": config.rows,
@@ -58,6 +68,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.output:
         _write(args.output, figures)
     return figures
+
+
+def _text(text: list[Any], together: Callable[[], Any], alone: Callable[[Any, int], Any]) -> list[Any]:
+    """The linears that read the text: in one list where that fits, else each shape by itself."""
+    from loralith.compiler.regions import DoesNotFit
+
+    try:
+        return [together()]
+    except DoesNotFit:
+        return [alone(linear, count) for linear, count in Counter(text).items()]
 
 
 def _command(args: argparse.Namespace) -> str:

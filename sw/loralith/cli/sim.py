@@ -19,7 +19,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("sim", help="fine-tune on the simulated hardware for a while, verify it, compare with FP32")
     parser.add_argument("--output", type=Path, default=Path("build/sim"), help="folder of the results, made anew (default: build/sim)")
     parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
-    parser.add_argument("--seconds", type=float, default=100.0, help="about how long to train on the device (default: 100)")
+    parser.add_argument("--seconds", type=float, default=70.0, help="about how long to train on the device (default: 70)")
     parser.add_argument("--steps", type=int, help="steps instead; by default as many as --seconds allow")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
     parser.add_argument("--rank", type=int, default=4)

@@ -24,6 +24,7 @@ __all__ = ["Activity", "Memory", "Timeline", "model"]
 
 # Latencies of the RTL in cycles, from one event to the next.
 CHECK = 34  # a transfer's check
+CHECK_BOTH = 64  # of a load into both scratchpads
 GRANT = 2  # tokens taken, transfer handed on
 FIRST_BURST = 5  # from there to the first address on the bus
 LOADED = 5  # from the last word to the load's tokens
@@ -121,7 +122,7 @@ class _Model:
 
     def load(self, c: Command, at: int) -> tuple[int, int, int]:
         config = self.config
-        checked = max(at, self.load_moved) + CHECK
+        checked = max(at, self.load_moved) + (CHECK_BOTH if c["target"] == LoadTarget.BOTH else CHECK)
         self.load_moved = max(checked, self.load_issued)
         self.taken[Opcode.LOAD].append(self.load_moved)
         tokens = self.take(c["wait"])

@@ -69,6 +69,20 @@ class Emitter:
             block_stride=region.stride,
         )
 
+    def load_both(self, matrix: MatrixLayout, left: Region, right: Region, *, note: str = "") -> None:
+        """Fill a left region transposed and a right region natural from one pass over the bus; for `cols` of at least `bus_bytes`."""
+        self._add(
+            Opcode.LOAD,
+            note,
+            target=LoadTarget.BOTH,
+            transpose=1,
+            **self._dram(matrix),
+            base=left.base,
+            block_stride=left.stride,
+            right_base=right.base,
+            right_stride=right.stride,
+        )
+
     def load_scales(self, address: int, entries: int, region: Region, *, note: str = "") -> None:
         """Fill a scale region with 4-byte entries."""
         self._add(Opcode.LOAD, note, target=LoadTarget.SCALE, rows=1, address=address, row_bytes=4 * entries, base=region.base)

@@ -31,7 +31,8 @@ class Example:
 
 def example(config: Config, address: int, seed: int = 1) -> Example:
     """A chained, folded product with per-column scales, stochastic rounding and statistics, its INT8 result kept as left operand of
-    others, which add to the accumulate buffer; stores straight, transposed and of statistics. Its results do not depend on what earlier
+    others, which add to the accumulate buffer; where the array is wide enough a matrix loaded into both scratchpads and squared; stores
+    straight, transposed and of statistics. Its results do not depend on what earlier
     lists left on chip.
 
     `address` is a multiple of 4096. The operands follow from `seed`.
@@ -99,7 +100,16 @@ class _Builder:
         emitter.compute(
             M, N, (again,), int8=Int8(Requantization(40000, 23)), left_result=other, stat_slot=2, stat_clear=True, note="on chip only"
         )
+        square = None
+        if config.cols >= config.bus_bytes:
+            n = min(config.cols, config.banks) + 1
+            values, left, beside = self.int8(n, n), self.regions.take("left", n, n), self.regions.take("right", n, n)
+            emitter.load_both(self.place(row_major(n, n, config), values), left, beside)
+            square = self.regions.take("out", n, 4 * n)
+            emitter.compute(n, n, (Segment(left, beside, n),), out=square, note="square")
         first = self.size
+        if square:
+            emitter.store(self.place(row_major(n, n, config, 4)), square, note="square")
         emitter.store(self.place(row_major(M, N, config)), out, note="straight")
         emitter.store(self.place(row_major(N, M, config)), out, transpose=True, note="transposed")
         emitter.store(self.place(row_major(M, N, config, 4)), wide, note="INT32")

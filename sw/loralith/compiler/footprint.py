@@ -66,10 +66,14 @@ def footprint(command: Command, config: Config) -> tuple[list[Use], Footprint | 
         target = LoadTarget(f["target"])
         if target is LoadTarget.SCALE:
             return [Use(Stage.LOAD, "scale", True, ((base, base - (-nbytes // (4 * config.rows))),))], matrix
-        memory, lanes = ("left", config.rows) if target is LoadTarget.LEFT else ("right", config.cols)
+        memory, lanes = ("right", config.cols) if target is LoadTarget.RIGHT else ("left", config.rows)
         across, along = (rows, nbytes) if f["transpose"] else (nbytes, rows + f["pad_rows"])
         ranges = _ranges(base, f["block_stride"], -(-across // lanes), -(-along // W))
-        return [Use(Stage.LOAD, memory, True, ranges)], matrix
+        uses = [Use(Stage.LOAD, memory, True, ranges)]
+        if target is LoadTarget.BOTH:
+            beside = _ranges(f["right_base"], f["right_stride"], -(-nbytes // config.cols), -(-rows // W))
+            uses.append(Use(Stage.LOAD, "right", True, beside))
+        return uses, matrix
     if f["source"] == StoreSource.STATS:
         return [Use(Stage.STORE, "stat", False, ((base, base + nbytes // STAT_BYTES),))], matrix
     across, along = (nbytes, rows) if f["transpose"] else (rows, nbytes)

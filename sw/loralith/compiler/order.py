@@ -39,7 +39,11 @@ def hoist_loads(commands: CommandList, config: Config, ahead: int = AHEAD) -> Co
 
 
 def _depends(load: tuple[list[Use], Footprint | None], other: tuple[list[Use], Footprint | None], opcode: Opcode) -> bool:
-    (target,), source = load
+    targets, source = load
     if opcode is Opcode.STORE:
         return source is not None and other[1] is not None and source.overlaps(other[1])
-    return any(use.memory == target.memory and any(a < d and c < b for a, b in target.ranges for c, d in use.ranges) for use in other[0])
+    return any(
+        use.memory == target.memory and any(a < d and c < b for a, b in target.ranges for c, d in use.ranges)
+        for target in targets
+        for use in other[0]
+    )

@@ -61,7 +61,12 @@ def _single_row(c: Fields, what: str) -> Iterator[str]:
 def _load(c: Fields, config: Config) -> Iterator[str]:
     if c["target"] == LoadTarget.SCALE:
         yield from _single_row(c, "SCALE")
-    elif c["target"] > LoadTarget.SCALE:
+    elif c["target"] == LoadTarget.BOTH:
+        if not c["transpose"]:
+            yield "BOTH takes transpose 1"
+        if config.cols < config.bus_bytes:
+            yield f"BOTH needs at least as many columns as bus bytes, not {config.cols} and {config.bus_bytes}"
+    elif c["target"] > LoadTarget.BOTH:
         yield f"target {c['target']} is unknown"
     if c["transpose"] and c["pad_rows"]:
         yield "a transposed load takes no pad_rows"
@@ -123,9 +128,13 @@ def _last_rows(c: Fields, config: Config) -> Iterator[tuple[str, str, int, int]]
         if c["target"] == LoadTarget.SCALE:
             yield "scale", "the vector", base + (c["row_bytes"] - 1) // (4 * R), config.scale_depth
             return
-        memory, lanes, depth = ("right", C, config.right_depth) if c["target"] else ("left", R, config.left_depth)
+        on_right = c["target"] == LoadTarget.RIGHT
+        memory, lanes, depth = ("right", C, config.right_depth) if on_right else ("left", R, config.left_depth)
         lane, seq = (c["rows"], c["row_bytes"]) if c["transpose"] else (c["row_bytes"], c["rows"] + c["pad_rows"])
         yield memory, "the matrix", row(lane - 1, seq - 1, lanes, base, stride), depth
+        if c["target"] == LoadTarget.BOTH:
+            last = row(c["row_bytes"] - 1, c["rows"] - 1, C, c["right_base"], c["right_stride"])
+            yield "right", "the matrix", last, config.right_depth
         return
     if c.opcode is Opcode.STORE:
         if c["source"] == StoreSource.STATS:

@@ -65,9 +65,12 @@ def accesses(command: Command, config: Config) -> Iterator[Access]:
         if c["target"] == LoadTarget.SCALE:
             yield Access(Stage.LOAD, "scale", True, np.arange(c["base"], c["base"] + (c["row_bytes"] - 1) // (4 * R) + 1))
             return
-        memory, lanes_per_word = ("left", R) if c["target"] == LoadTarget.LEFT else ("right", config.cols)
+        memory, lanes_per_word = ("right", config.cols) if c["target"] == LoadTarget.RIGHT else ("left", R)
         lanes, seqs = (c["rows"], c["row_bytes"]) if c["transpose"] else (c["row_bytes"], c["rows"] + c["pad_rows"])
         yield Access(Stage.LOAD, memory, True, _rows(c["base"], c["block_stride"], lanes, seqs, lanes_per_word, W))
+        if c["target"] == LoadTarget.BOTH:
+            beside = _rows(c["right_base"], c["right_stride"], c["row_bytes"], c["rows"], config.cols, W)
+            yield Access(Stage.LOAD, "right", True, beside)
     elif command.opcode is Opcode.STORE:
         if c["source"] == StoreSource.STATS:
             yield Access(Stage.STORE, "stat", False, np.arange(c["base"], c["base"] + c["row_bytes"] // STAT_BYTES))

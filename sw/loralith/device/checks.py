@@ -37,7 +37,7 @@ def first_fault(opcode: Opcode, c: Fields, config: Config, window: tuple[int, in
         if not _compute_sizes(c):
             return fault(Code.BAD_FIELD, Check.SIZE)
     else:
-        has_meaning = _load_has_meaning(c) if opcode is Opcode.LOAD else _store_has_meaning(c, config)
+        has_meaning = _load_has_meaning(c, config) if opcode is Opcode.LOAD else _store_has_meaning(c, config)
         if not has_meaning:
             return fault(Code.BAD_FIELD, Check.ENUM)
         if not (c["rows"] and c["row_bytes"]):
@@ -60,7 +60,9 @@ def _one_plain_row(c: Fields) -> bool:
     return c["rows"] == 1 and not any(c.get(name) for name in ("transpose", "packed", "pad_rows", "block_stride"))
 
 
-def _load_has_meaning(c: Fields) -> bool:
+def _load_has_meaning(c: Fields, config: Config) -> bool:
+    if c["target"] == LoadTarget.BOTH:
+        return bool(c["transpose"]) and not c["pad_rows"] and config.cols >= config.bus_bytes
     if c["target"] == LoadTarget.SCALE:
         return _one_plain_row(c)
     return c["target"] in (LoadTarget.LEFT, LoadTarget.RIGHT) and not (c["transpose"] and c["pad_rows"])
@@ -108,11 +110,14 @@ def _regions(opcode: Opcode, c: Fields, config: Config) -> Iterator[tuple[Check,
         if c["target"] == LoadTarget.SCALE:
             yield Check.SCALE, base + ceil_div(nbytes, 4 * R), config.scale_depth
             return
-        left = c["target"] == LoadTarget.LEFT
+        left = c["target"] != LoadTarget.RIGHT
         lanes = R if left else config.cols
         along_lanes, along_seq = (rows, nbytes) if c["transpose"] else (nbytes, rows + c["pad_rows"])
         region = end(base, ceil_div(along_lanes, lanes), stride, ceil_div(along_seq, W))
         yield (Check.LEFT, region, config.left_depth) if left else (Check.RIGHT, region, config.right_depth)
+        if c["target"] == LoadTarget.BOTH:
+            beside = end(c["right_base"], ceil_div(nbytes, config.cols), c["right_stride"], ceil_div(rows, W))
+            yield Check.RIGHT, beside, config.right_depth
     elif opcode is Opcode.STORE:
         base, stride, rows, nbytes = c["base"], c["block_stride"], c["rows"], c["row_bytes"]
         if c["source"] == StoreSource.STATS:

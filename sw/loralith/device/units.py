@@ -37,13 +37,15 @@ def load(c: Fields, dram: np.ndarray, address: int, memories: Memories, config: 
         first = c["base"] * 4 * config.rows
         cells[first : first + row.size] = row
         return
-    plane = memories.left if c["target"] == LoadTarget.LEFT else memories.right
+    plane = memories.right if c["target"] == LoadTarget.RIGHT else memories.left
     base, stride, rows, nbytes = c["base"], c["block_stride"], c["rows"], c["row_bytes"]
     if c["transpose"]:
         for cells, lanes in plane.pieces(base, stride, rows, -(-nbytes // W) * W):
             cells[:nbytes] = source[lanes].T
             cells[nbytes:] = 0
-        return
+        if c["target"] != LoadTarget.BOTH:
+            return
+        plane, base, stride = memories.right, c["right_base"], c["right_stride"]
     unit = min(W, plane.lanes)
     for cells, lanes in plane.pieces(base, stride, -(-nbytes // unit) * unit, rows + c["pad_rows"]):
         n = min(lanes.stop, nbytes) - lanes.start

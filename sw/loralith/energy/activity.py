@@ -74,7 +74,8 @@ def _transfer(command: Command, c: Fields, wide: dict[int, bool], config: Config
         if c["target"] == LoadTarget.SCALE:
             return Activity(dram_other=moved)
         written = useful + c["pad_rows"] * c["row_bytes"]
-        side = {"left": written} if c["target"] == LoadTarget.LEFT else {"right": written}
+        names = {LoadTarget.LEFT: ("left",), LoadTarget.RIGHT: ("right",), LoadTarget.BOTH: ("left", "right")}
+        side = dict.fromkeys(names[LoadTarget(c["target"])], written)
         return Activity(dram_operands=moved, **side)
     if c["source"] == StoreSource.STATS:
         return Activity(dram_other=moved)

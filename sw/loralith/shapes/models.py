@@ -10,7 +10,7 @@ from collections import Counter
 
 from loralith.compiler.workload import Linear
 
-__all__ = ["MODELS", "SUBSETS", "linears"]
+__all__ = ["MODELS", "SUBSETS", "image_linears", "text_linears"]
 
 # (transformer blocks, tokens, channels) of each resolution, and the text: (tokens, channels).
 _SD15 = ((5, 4096, 320), (5, 1024, 640), (5, 256, 1280), (1, 64, 1280)), (77, 768)
@@ -21,16 +21,21 @@ SUBSETS = ("all", "kv")
 """All attention projections, or cross attention's k and v alone, which CDM-QTA trains."""
 
 
-def linears(model: str, rank: int, subset: str = "all") -> Counter[Linear]:
-    """The distinct linears of a step, and how many of each."""
+def image_linears(model: str, rank: int) -> Counter[Linear]:
+    """The distinct linears of a step that read the image, and how many of each. Raises ValueError for an unknown model."""
+    found: Counter[Linear] = Counter()
+    for count, T, C in _blocks(model):
+        found[Linear(f"attn {T}x{C}", T, C, C, rank)] += 6 * count
+    return found
+
+
+def text_linears(model: str, rank: int) -> list[Linear]:
+    """Cross attention's k and v, block after block. Raises ValueError for an unknown model."""
+    blocks, (text, width) = _blocks(model), MODELS[model][1]
+    return [Linear(f"text {text}x{width}->{C}", text, width, C, rank, dx=False) for count, _, C in blocks for _ in range(2 * count)]
+
+
+def _blocks(model: str) -> tuple[tuple[int, int, int], ...]:
     if model not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, not {model!r}")
-    if subset not in SUBSETS:
-        raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
-    blocks, (text, width) = MODELS[model]
-    found: Counter[Linear] = Counter()
-    for count, T, C in blocks:
-        if subset == "all":
-            found[Linear(f"attn {T}x{C}", T, C, C, rank)] += 6 * count
-        found[Linear(f"text {text}x{width}->{C}", text, width, C, rank, dx=False)] += 2 * count
-    return found
+    return MODELS[model][0]

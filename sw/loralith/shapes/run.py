@@ -8,23 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import Memory, model
 from loralith.compiler.layout import MatrixLayout
 from loralith.compiler.lora import skinny_shape
+from loralith.compiler.text import TextTensors, compile_text, place_text
 from loralith.compiler.workload import Linear, Tensors, compile_step, output_scale, place, step_macs
 from loralith.device.base import Device
 from loralith.errors import LoralithError
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["Measurement", "Mismatch", "fixed_os_cycles", "measure", "modelled", "total"]
+__all__ = [
+    "Measurement",
+    "Mismatch",
+    "TextMeasurement",
+    "fixed_os_cycles",
+    "measure",
+    "measure_text",
+    "modelled",
+    "modelled_text",
+    "total",
+]
 
 INPUTS = ("x", "w", "a", "b", "a_chain", "b_chain", "dy")
 TIMEOUT = 7200.0
@@ -64,6 +77,49 @@ class Measurement:
     def model_error(self) -> float:
         """The model's cycles of the longer list, relative to the device's, less one."""
         return sum(self.modelled) / (self.once["cycles"] + self.more["cycles"]) - 1
+
+    @property
+    def counted(self) -> dict[Linear, int]:
+        return {self.linear: self.count}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row of figures."""
+        figures = {name: self.sum(name) for name in FIGURES}
+        cycles = {"cycles_once": self.once["cycles"], "cycles_each_more": self.more["cycles"]}
+        return [_named(self.linear, self.count) | figures | cycles | {"measured": self.measured, "model_error": self.model_error}]
+
+
+@dataclass(frozen=True)
+class TextMeasurement:
+    """Counters of one list with all the linears that read a text."""
+
+    linears: tuple[Linear, ...]
+    counters: dict[str, int]
+    modelled: int
+    measured: bool
+
+    @property
+    def cycles(self) -> int:
+        return self.counters["cycles"]
+
+    @property
+    def macs(self) -> int:
+        return self.counters["macs"]
+
+    @property
+    def counted(self) -> dict[Linear, int]:
+        return dict(Counter(self.linears))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per shape: of the list's figures the share that its multiply-accumulates have."""
+        error = self.modelled / self.cycles - 1
+        rows = []
+        for linear, count in self.counted.items():
+            macs = linear.macs * count
+            figures = {name: round(self.counters[name] * macs / self.macs) for name in FIGURES} | {"macs": macs}
+            shared = {"one_list_of": len(self.linears), "measured": self.measured, "model_error": error}
+            rows.append(_named(linear, count) | figures | shared)
+        return rows
 
 
 FIGURES = ("cycles", "busy", "wait_load", "wait_store", "fill_drain", "idle", "bytes_read", "bytes_written", "macs")
@@ -107,26 +163,83 @@ def measure(
             work, _ = _placed(linear, copies, base, config)
             commands = compile_step(work, config)
             cycles.append(model(commands, config).cycles)
-            about = json.dumps([hardware, config.as_dict()], sort_keys=True).encode()
-            key = hashlib.sha256(commands.pack() + about).hexdigest()
-            path = cache / f"{key[:24]}.json" if cache else None
+            path = _kept(cache, commands, hardware, config)
             if path and path.is_file():
                 runs.append(json.loads(path.read_text(encoding="utf-8")))
                 continue
             progress(f"{linear.name}, rank {linear.rank}, x{copies}: {len(commands):,} commands, about {cycles[-1]:,} cycles")
             expected = [_fill(device, one, tensors, seed) for seed, (one, tensors) in enumerate(work)]
-            before = device.counters()
-            device.run(commands, TIMEOUT)
-            counters = device.counters().minus(before)._asdict()
+            runs.append(_run(device, commands))
             for (one, tensors), results in zip(work, expected, strict=True):
                 _check(device, one, tensors, results)
-            runs.append({name: counters[name] for name in FIGURES})
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                fresh = path.with_suffix(".new")
-                fresh.write_text(json.dumps(runs[-1]), encoding="utf-8")
-                fresh.rename(path)
+            _keep(path, runs[-1])
     return _difference(linear, count, runs, (cycles[0], cycles[1] - cycles[0]), measured=True)
+
+
+def _kept(cache: Path | None, commands: CommandList, hardware: str, config: Config) -> Path | None:
+    about = json.dumps([hardware, config.as_dict()], sort_keys=True).encode()
+    return cache / f"{hashlib.sha256(commands.pack() + about).hexdigest()[:24]}.json" if cache else None
+
+
+def _keep(path: Path | None, counters: dict[str, int]) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(counters), encoding="utf-8")
+        fresh.rename(path)
+
+
+def _run(device: Device, commands: CommandList) -> dict[str, int]:
+    before = device.counters()
+    device.run(commands, TIMEOUT)
+    counters = device.counters().minus(before)._asdict()
+    return {name: counters[name] for name in FIGURES}
+
+
+def modelled_text(linears: Sequence[Linear], config: Config, memory: Memory | None = None) -> TextMeasurement:
+    """The cycle model's figures of `measure_text`. Raises DoesNotFit."""
+    text, tensors, _ = place_text(linears, 0, config)
+    timeline = model(compile_text(text, list(zip(linears, tensors, strict=True)), config), config, memory)
+    counters = dict.fromkeys(FIGURES, 0) | {
+        "cycles": timeline.cycles,
+        "busy": timeline.busy,
+        "bytes_read": timeline.read_words * config.bus_bytes,
+        "bytes_written": timeline.write_words * config.bus_bytes,
+        "macs": step_macs(linears),
+    }
+    return TextMeasurement(tuple(linears), counters, timeline.cycles, measured=False)
+
+
+def measure_text(
+    linears: Sequence[Linear],
+    device: Device,
+    hardware: str = "",
+    cache: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> TextMeasurement:
+    """Run linears that read one text on the device, as one list, and check every result; see `measure`. Raises DoesNotFit."""
+    config = device.config
+    with device.arena():
+        base = device.alloc(place_text(linears, 0, config)[2], 4096)
+        text, tensors, _ = place_text(linears, base, config)
+        commands = compile_text(text, list(zip(linears, tensors, strict=True)), config)
+        cycles = model(commands, config).cycles
+        path = _kept(cache, commands, hardware, config)
+        if path and path.is_file():
+            return TextMeasurement(tuple(linears), json.loads(path.read_text(encoding="utf-8")), cycles, measured=True)
+        progress(f"{len(linears)} linears of the text, rank {linears[0].rank}: {len(commands):,} commands, about {cycles:,} cycles")
+        first = linears[0]
+        x = _tensor(np.random.default_rng([first.T, first.I]), first.T, first.I)
+        _place_values(device, text.x, x)
+        if text.columns.rest:
+            _place_values(device, text.rest, text.rest_image(x, config))
+        expected = [_fill(device, one, t, seed, x) for seed, (one, t) in enumerate(zip(linears, tensors, strict=True))]
+        counters = _run(device, commands)
+        for one, t, results in zip(linears, tensors, expected, strict=True):
+            found = {"h_turned": results.pop("h").T, "db": results.pop("db").T}
+            _check(device, one, t, results | found)
+        _keep(path, counters)
+    return TextMeasurement(tuple(linears), counters, cycles, measured=True)
 
 
 def _difference(linear: Linear, count: int, runs: list[dict[str, int]], cycles: tuple[int, int], *, measured: bool) -> Measurement:
@@ -145,25 +258,33 @@ def _placed(linear: Linear, copies: int, base: int, config: Config) -> tuple[lis
 # Data, and what must come out.
 
 
-def _fill(device: Device, linear: Linear, tensors: Tensors, seed: int) -> dict[str, np.ndarray]:
-    """Writes random INT8 operands with the spread of real ones; returns the expected results by name, from the products' definition."""
+def _tensor(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
+    """INT8 with the spread of real operands."""
+    return np.clip(np.rint(rng.standard_normal((rows, cols), np.float32) * 40), -127, 127).astype(np.int8)
+
+
+def _place_values(device: Device, layout: MatrixLayout, values: np.ndarray) -> None:
+    device.write(layout.address, layout.pack(values))
+
+
+def _fill(device: Device, linear: Linear, tensors: Tensors | TextTensors, seed: int, x: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Writes random operands, but `x` where it is given; returns the expected results by name, from the products' definition."""
     config = device.config
     rng = np.random.default_rng([seed, linear.T, linear.I, linear.O, linear.rank])
     T, I, O, r = linear.T, linear.I, linear.O, linear.rank
 
-    def tensor(rows: int, cols: int) -> np.ndarray:
-        return np.clip(np.rint(rng.standard_normal((rows, cols), np.float32) * 40), -127, 127).astype(np.int8)
-
-    x, w, dy = tensor(T, I), tensor(O, I), tensor(T, O)
-    a, b, a_chain, b_chain = tensor(r, I), tensor(O, r), tensor(r, I), tensor(O, r)
+    x = _tensor(rng, T, I) if x is None else x
+    w, dy = _tensor(rng, O, I), _tensor(rng, T, O)
+    a, b, a_chain, b_chain = (_tensor(rng, *shape) for shape in ((r, I), (O, r), (r, I), (O, r)))
     skinny = skinny_shape(r, config)
-    images = {"x": x, "w": w, "dy": dy, "a_chain": a_chain, "b_chain": np.ascontiguousarray(b_chain.T)}
+    images = {"w": w, "dy": dy, "b_chain": np.ascontiguousarray(b_chain.T)}
+    if isinstance(tensors, Tensors):
+        images |= {"x": x, "a_chain": a_chain}
+        device.write(tensors.zeros, bytes(64))
     for name, thin in (("a", a.T), ("b", b)):
         images[name] = skinny.right_image(np.ascontiguousarray(thin), config)
     for name, values in images.items():
-        layout: MatrixLayout = getattr(tensors, name)
-        device.write(layout.address, layout.pack(values))
-    device.write(tensors.zeros, bytes(64))
+        _place_values(device, getattr(tensors, name), values)
 
     def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return left.astype(np.float64) @ right.astype(np.float64)  # exact: sums stay far below 2**53
@@ -188,7 +309,7 @@ def _requantize(acc: np.ndarray, scale: Requantization) -> np.ndarray:
     return np.clip(np.rint(acc * scale.mantissa * 2.0**-scale.shift), -127, 127).astype(np.int8)
 
 
-def _check(device: Device, linear: Linear, tensors: Tensors, results: dict[str, np.ndarray]) -> None:
+def _check(device: Device, linear: Linear, tensors: Tensors | TextTensors, results: dict[str, np.ndarray]) -> None:
     for name, expected in results.items():
         layout: MatrixLayout = getattr(tensors, name)
         found = layout.unpack(device.read(layout.address, layout.nbytes), expected.dtype)[:, : expected.shape[1]]
@@ -212,13 +333,13 @@ def fixed_os_cycles(linear: Linear, config: Config) -> int:
     return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in products)
 
 
-def total(measurements: Iterable[Measurement], config: Config) -> dict[str, Any]:
+def total(measurements: Iterable[Measurement | TextMeasurement], config: Config) -> dict[str, Any]:
     """Sums over a step, with the share of cycles that a device measured."""
     measurements = list(measurements)
     cycles, macs = sum(m.cycles for m in measurements), sum(m.macs for m in measurements)
     elements = config.rows * config.cols
-    fixed = sum(m.count * fixed_os_cycles(m.linear, config) for m in measurements)
-    assert macs == sum(m.count * step_macs([m.linear]) for m in measurements)
+    fixed = sum(fixed_os_cycles(linear, config) * count for m in measurements for linear, count in m.counted.items())
+    assert macs == sum(linear.macs * count for m in measurements for linear, count in m.counted.items())
     return {
         "macs": macs,
         "cycles": cycles,
@@ -227,31 +348,29 @@ def total(measurements: Iterable[Measurement], config: Config) -> dict[str, Any]
         "fixed_os_cycles": fixed,
         "fixed_os_utilization": macs / (fixed * elements),
         "speedup_over_fixed_os": fixed / cycles,
-        "layers": [
-            {
-                "name": m.linear.name,
-                "count": m.count,
-                "tokens": m.linear.T,
-                "inputs": m.linear.I,
-                "outputs": m.linear.O,
-                "rank": m.linear.rank,
-                "dx": m.linear.dx,
-                "macs": m.macs,
-                "cycles": m.cycles,
-                "cycles_once": m.once["cycles"],
-                "cycles_each_more": m.more["cycles"],
-                "utilization": m.macs / (m.cycles * elements),
-                "fixed_os_utilization": m.linear.macs / (fixed_os_cycles(m.linear, config) * elements),
-                "bytes_read": m.sum("bytes_read"),
-                "bytes_written": m.sum("bytes_written"),
-                "busy": m.sum("busy") / m.cycles,
-                "wait_load": m.sum("wait_load") / m.cycles,
-                "wait_store": m.sum("wait_store") / m.cycles,
-                "fill_drain": m.sum("fill_drain") / m.cycles,
-                "idle": m.sum("idle") / m.cycles,
-                "measured": m.measured,
-                "model_error": m.model_error,
-            }
-            for m in measurements
-        ],
+        "layers": [row | _ratios(row, config) for m in measurements for row in m.rows()],
+    }
+
+
+SHARES = ("busy", "wait_load", "wait_store", "fill_drain", "idle")
+
+
+def _ratios(row: dict[str, Any], config: Config) -> dict[str, Any]:
+    linear = Linear(row["name"], row["tokens"], row["inputs"], row["outputs"], row["rank"], row["dx"])
+    elements = config.rows * config.cols
+    return {
+        "utilization": row["macs"] / (row["cycles"] * elements),
+        "fixed_os_utilization": linear.macs / (fixed_os_cycles(linear, config) * elements),
+    } | {name: row[name] / row["cycles"] for name in SHARES}
+
+
+def _named(linear: Linear, count: int) -> dict[str, Any]:
+    return {
+        "name": linear.name,
+        "count": count,
+        "tokens": linear.T,
+        "inputs": linear.I,
+        "outputs": linear.O,
+        "rank": linear.rank,
+        "dx": linear.dx,
     }

@@ -63,15 +63,19 @@ class Pads:
             start = c["base"] * 4 * self.config.rows
             self.scale.reshape(-1)[start : start + len(flat)] = np.frombuffer(flat, np.uint8)
             return
-        pad = self.left if c["target"] == LoadTarget.LEFT else self.right
-        lanes = pad.shape[2]
+        pad = self.right if c["target"] == LoadTarget.RIGHT else self.left
+        self.fill(pad, c["base"], c["block_stride"], rows + [bytes(c["row_bytes"])] * c["pad_rows"], c["transpose"])
+        if c["target"] == LoadTarget.BOTH:
+            self.fill(self.right, c["right_base"], c["right_stride"], rows, 0)
+
+    def fill(self, pad, base, stride, rows, transpose):
+        W, lanes = self.config.banks, pad.shape[2]
 
         def put(a, s, value):
-            pad[c["base"] + a // lanes * c["block_stride"] + s // W, s % W, a % lanes] = value
+            pad[base + a // lanes * stride + s // W, s % W, a % lanes] = value
 
-        for i in range(c["rows"] + c["pad_rows"]):
-            row = rows[i] if i < c["rows"] else bytes(c["row_bytes"])
-            if c["transpose"]:
+        for i, row in enumerate(rows):
+            if transpose:
                 for j, value in enumerate(row + bytes(-len(row) % W)):
                     put(i, j, value)
             else:
@@ -79,6 +83,11 @@ class Pads:
                     put(j, i, value)
 
     def write(self, p):
+        if p.both:
+            for b in range(self.right.shape[1]):
+                for lane in range(self.right.shape[2]):
+                    if p.right_bank_mask >> b & 1 and p.right_lane_mask >> lane & 1:
+                        self.right[p.right_row, b, lane] = p.word[lane]
         pad = self.right if p.right else self.left
         for b in range(pad.shape[1]):
             for lane in range(pad.shape[2]):
@@ -92,21 +101,25 @@ class Pads:
 
 def some_load(config: Config, rng: random.Random, index: int) -> Command:
     W = config.bus_bytes
-    target = rng.choice([LoadTarget.LEFT, LoadTarget.LEFT, LoadTarget.RIGHT, LoadTarget.RIGHT, LoadTarget.SCALE])
+    target = rng.choice([LoadTarget.LEFT, LoadTarget.LEFT, LoadTarget.RIGHT, LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH])
+    if target == LoadTarget.BOTH and config.cols < W:
+        target = LoadTarget.LEFT
     address = BASE + rng.randrange(0, SIZE // 4, W)
     extra = {"wait": 1 << index % 16 if index % 3 == 0 else 0, "signal": 1 << index % 16}
     if target == LoadTarget.SCALE:
         return Command.make(
             Opcode.LOAD, target=target, address=address, rows=1, row_bytes=rng.randint(1, 8 * config.rows), base=rng.randrange(2), **extra
         )
-    lanes, depth = (config.rows, config.left_depth) if target == LoadTarget.LEFT else (config.cols, config.right_depth)
-    transpose = rng.random() < 0.5
+    lanes, depth = (config.cols, config.right_depth) if target == LoadTarget.RIGHT else (config.rows, config.left_depth)
+    transpose = target == LoadTarget.BOTH or rng.random() < 0.5
     while True:
         rows, row_bytes, pad = rng.randint(1, 3 * W), rng.randint(1, rng.choice([W, 4 * W])), rng.choice([0, 0, 3, W]) * (not transpose)
         along_lanes, along_seq = (rows, row_bytes) if transpose else (row_bytes, rows + pad)
         per_block = -(-along_seq // W)
         base = rng.randrange(4)
-        if base + -(-along_lanes // lanes) * per_block <= depth:
+        beside, right_base = -(-rows // W), rng.randrange(4)
+        fits = target != LoadTarget.BOTH or right_base + -(-row_bytes // config.cols) * beside <= config.right_depth
+        if fits and base + -(-along_lanes // lanes) * per_block <= depth:
             break
     stride = rng.choice([-(-row_bytes // W) * W, -(-row_bytes // W) * W + W, 256])
     return Command.make(
@@ -120,6 +133,7 @@ def some_load(config: Config, rng: random.Random, index: int) -> Command:
         row_stride=stride,
         base=base,
         block_stride=per_block,
+        **({"right_base": right_base, "right_stride": beside} if target == LoadTarget.BOTH else {}),
         **extra,
     )
 
@@ -272,7 +286,8 @@ GOOD = {"address": BASE, "rows": 2, "row_bytes": 9, "row_stride": 16, "base": 0,
 @pytest.mark.parametrize(
     ("change", "code", "detail", "address"),
     [
-        ({"target": 3}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"target": 4}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"target": 3, "transpose": 1}, Code.BAD_FIELD, Check.ENUM, 0),
         ({"transpose": 1, "pad_rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
         ({"target": 2}, Code.BAD_FIELD, Check.ENUM, 0),
         ({"target": 2, "rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
@@ -291,6 +306,31 @@ GOOD = {"address": BASE, "rows": 2, "row_bytes": 9, "row_stride": 16, "base": 0,
 )
 def test_a_bad_load_stops_the_unit_with_its_code(change, code, detail, address):
     check_fault(Command.make(Opcode.LOAD, **(GOOD | change)), code, detail, address)
+
+
+BOTH = {"target": LoadTarget.BOTH, "transpose": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "detail"),
+    [
+        ({"transpose": 0}, Code.BAD_FIELD, Check.ENUM),
+        ({"pad_rows": 1}, Code.BAD_FIELD, Check.ENUM),
+        ({"base": 64}, Code.SCRATCHPAD_BOUNDS, Check.LEFT),
+        ({"base": 64, "right_base": 64}, Code.SCRATCHPAD_BOUNDS, Check.LEFT),
+        ({"right_base": 64}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
+        ({"right_base": 63, "right_stride": 1, "row_bytes": 17, "row_stride": 32}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
+        ({"right_base": 63, "rows": 17}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
+    ],
+)
+def test_a_bad_load_into_both_stops_the_unit_with_its_code(change, code, detail):
+    check_fault(Command.make(Opcode.LOAD, **(GOOD | BOTH | change)), code, detail, config=CONFIGS[3])
+
+
+def test_a_load_into_both_at_the_edge_is_good():
+    command = Command.make(Opcode.LOAD, **(GOOD | BOTH | {"base": 63, "right_base": 63}))
+    *_, result = simulate(CONFIGS[3], [command], Stalls())
+    assert not result["fault"]["valid"]
 
 
 @pytest.mark.parametrize(
