@@ -3,18 +3,21 @@
 Each ends in a decoded status or in a list that is done; none hangs, none reaches past the window, and the next list runs right.
 """
 
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loralith.cli import results
 from loralith.compiler.checker import IllegalList, check
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.example import Example, example
 from loralith.device.native.memory import Faults, MemoryTiming
 from loralith.device.reference import ReferenceDevice
-from loralith.device.status import RunResult
+from loralith.device.status import RunResult, Status
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Command, LoadTarget, Opcode, StoreSource
 from loralith.spec.config import load_config
@@ -64,6 +67,9 @@ class Bench:
         self.data = one_by_one(self.it.commands).pack()
         self.length = len(self.data) // COMMAND_BYTES
         self.good = self.expected(self.data)[1]
+        self.kind = ""
+        self.ends: Counter[tuple[str, str]] = Counter()
+        self.next_right: Counter[str] = Counter()
 
     def image(self, data: bytes) -> np.ndarray:
         memory = np.full(BYTES, 0x5A, np.uint8)
@@ -87,22 +93,57 @@ class Bench:
         assert self.device.bus().outside_window == 0
         return result, self.device.read(BASE, BYTES)
 
+    def ended(self, status: Status) -> None:
+        words = (status.code.name, status.detail.name, status.unit.name)
+        self.ends[self.kind, " ".join(word for word in words if word != "NONE")] += 1
+
     def good_list_runs(self) -> None:
         self.device.configure(timing=TIMING, faults=Faults())
         result, memory = self.run(self.data)
         assert result.status.code is Code.OK
         np.testing.assert_array_equal(memory, self.good)
+        self.next_right[self.kind] += 1
+
+    def table(self) -> list[str]:
+        """Markdown: how many faults of each kind ended how, and after how many the next list was run and right."""
+        lines = ["| fault | ends as | times |", "|---|---|---|"]
+        for kind, following in sorted(self.next_right.items()):
+            ends = sorted((end, count) for (of, end), count in self.ends.items() if of == kind)
+            lines += [f"| {kind if i == 0 else ''} | {end} | {count} |" for i, (end, count) in enumerate(ends)]
+            lines.append(f"| | the next list runs right | {following} |")
+        return lines
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench()
+def the_bench() -> Iterator[Bench]:
+    """With LORALITH_RESULTS, a folder, in the environment the table of all faults is written there."""
+    bench = Bench()
+    yield bench
+    folder = os.environ.get("LORALITH_RESULTS")
+    if folder:
+        command = "LORALITH_RESULTS=docs/results python -m pytest -p no:xdist tests/sw/test_verilator_faults.py"
+        text = "Every fault ends in a decoded status, none hangs, and the list after it gives every bit that it should."
+        figures = {"ends": [[*key, count] for key, count in sorted(bench.ends.items())], "next_right": dict(bench.next_right)}
+        results.write(Path(folder) / "faults", "Faults on the RTL", command, figures, [text, "", *bench.table()])
 
 
-def print_table(title: str, counts: Counter[tuple[str, str]]) -> None:
-    print(f"\n{title}")
-    for (kind, status), count in sorted(counts.items()):
-        print(f"  {kind:<24} {status:<44} {count:>5}")
+@pytest.fixture
+def bench(the_bench: Bench, request: pytest.FixtureRequest) -> Bench:
+    the_bench.kind = KINDS[request.function.__name__].format(**getattr(getattr(request.node, "callspec", None), "params", {}))
+    return the_bench
+
+
+KINDS = {
+    "test_every_flipped_bit_ends_as_on_the_reference": "a bit of a {victim} flipped",
+    "test_every_failing_read_beat_stops_the_list_at_its_address": "{response} on a read beat",
+    "test_every_failing_write_burst_stops_the_list_at_its_address": "{response} on a write burst",
+    "test_error_address_is_that_of_the_beat_or_burst": "an address that always fails",
+    "test_abort_at_any_time_ends_the_list_and_the_next_runs": "abort",
+    "test_memory_that_does_not_answer_expires_the_watchdog": "channel {channel} stands still",
+    "test_accesses_stop_at_either_end_of_the_window": "a window that ends or begins in the list's data",
+    "test_bad_list_is_refused": "a list out of bounds, misaligned or empty",
+    "test_wait_that_is_never_met_expires_the_watchdog": "a token that nobody gives",
+}
 
 
 VICTIMS: dict[str, Callable[[Command], bool]] = {
@@ -117,7 +158,6 @@ VICTIMS: dict[str, Callable[[Command], bool]] = {
 def test_every_flipped_bit_ends_as_on_the_reference(bench: Bench, victim: str) -> None:
     index, opcode = next((i, c.opcode) for i, c in enumerate(bench.it.commands) if VICTIMS[victim](c))
     field_of = {bit: f.name for f in COMMANDS[opcode].fields.values() for bit in range(f.offset, f.offset + f.width)}
-    counts: Counter[tuple[str, str]] = Counter()
     for bit in range(8 * COMMAND_BYTES):
         flipped = bytearray(bench.data)
         flipped[index * COMMAND_BYTES + bit // 8] ^= 1 << bit % 8
@@ -125,7 +165,7 @@ def test_every_flipped_bit_ends_as_on_the_reference(bench: Bench, victim: str) -
         bench.fresh()
         result, memory = bench.run(bytes(flipped))
         status = result.status
-        counts[field, f"{status.code.name} {status.detail.name} {status.unit.name}"] += 1
+        bench.ended(status)
         where = f"{opcode.name} bit {bit} ({field}): {status}"
         expected, image = bench.expected(bytes(flipped))
         # Where the bit takes the order or the tokens away, the list may end either way; but it ends.
@@ -134,7 +174,6 @@ def test_every_flipped_bit_ends_as_on_the_reference(bench: Bench, victim: str) -
         if status.code is Code.OK and (opcode, field) not in UNSPECIFIED and legal(bytes(flipped)):
             assert np.array_equal(memory, image), where
         bench.good_list_runs()
-    print_table(f"{opcode.name}, command {index}: field, status, bits", counts)
 
 
 @pytest.mark.parametrize("response", ["SLVERR", "DECERR"])
@@ -143,16 +182,14 @@ def test_every_failing_read_beat_stops_the_list_at_its_address(bench: Bench, res
     before = bench.device.bus().read_beats
     bench.run(bench.data)
     beats = bench.device.bus().read_beats - before
-    counts: Counter[tuple[str, str]] = Counter()
     for beat in range(1, beats + 1):
         bench.device.configure(faults=Faults(read_beat=beat, response=response))
         result, _ = bench.run(bench.data)
         assert result.status.code is Code.AXI_READ_ERROR, f"beat {beat}: {result.status}"
         assert result.status.unit in (Unit.FETCH, Unit.LOAD)
         assert BASE <= result.status.address < BASE + BYTES
-        counts[result.status.unit.name, f"{result.status.code.name}"] += 1
+        bench.ended(result.status)
         bench.good_list_runs()
-    print_table(f"{response} on each of {beats} read beats", counts)
 
 
 @pytest.mark.parametrize("response", ["SLVERR", "DECERR"])
@@ -166,6 +203,7 @@ def test_every_failing_write_burst_stops_the_list_at_its_address(bench: Bench, r
         bench.device.configure(faults=Faults(write_burst=burst, response=response))
         result, _ = bench.run(bench.data)
         assert (result.status.code, result.status.unit) == (Code.AXI_WRITE_ERROR, Unit.STORE), f"burst {burst}: {result.status}"
+        bench.ended(result.status)
         bench.good_list_runs()
 
 
@@ -183,6 +221,7 @@ def test_error_address_is_that_of_the_beat_or_burst(bench: Bench, is_write: bool
         result, _ = bench.run(bench.data)
         code = Code.AXI_WRITE_ERROR if is_write else Code.AXI_READ_ERROR
         assert (result.status.code, result.status.command, result.status.address) == (code, index, address)
+        bench.ended(result.status)
         bench.good_list_runs()
 
 
@@ -203,6 +242,7 @@ def test_abort_at_any_time_ends_the_list_and_the_next_runs(bench: Bench) -> None
         stats = device.bus()
         assert (stats.reads_pending, stats.writes_pending) == (0, 0), f"abort after {delay} cycles"
         assert device.registers.status().code in (Code.HOST_ABORT, Code.OK)
+        bench.ended(device.registers.status())
         bench.good_list_runs()
 
 
@@ -219,6 +259,7 @@ def test_memory_that_does_not_answer_expires_the_watchdog(bench: Bench, channel:
     assert device.model.wait(10_000)
     assert not device.registers.busy()
     assert device.registers.result().status.code is Code.WATCHDOG
+    bench.ended(device.registers.status())
     bench.good_list_runs()
 
 
@@ -239,6 +280,7 @@ def test_accesses_stop_at_either_end_of_the_window(bench: Bench, shift: int) -> 
         assert device.bus().outside_window == before
         fits = window[0] <= BASE + 4096 and last <= window[1]
         assert result.status.code is (Code.OK if fits else Code.DRAM_WINDOW), f"window {window}: {result.status}"
+        bench.ended(result.status)
         if not fits:
             list_fits = list_base + len(bench.data) <= window[1]
             assert result.status.detail is (Check.ADDRESS if list_fits else Check.LIST)
@@ -263,6 +305,7 @@ def test_bad_list_is_refused(bench: Bench, base: int, length: int, code: Code) -
     bench.fresh()
     status = bench.device.run_at(base, length).status
     assert (status.code, status.detail, status.unit) == (code, Check.LIST, Unit.FETCH)
+    bench.ended(status)
     assert bench.device.bus().outside_window == 0
     bench.good_list_runs()
 
@@ -274,4 +317,5 @@ def test_wait_that_is_never_met_expires_the_watchdog(bench: Bench) -> None:
     result, _ = bench.run(bytes(flipped))
     assert result.status.code is Code.WATCHDOG
     assert result.counters.cycles >= WATCHDOG
+    bench.ended(result.status)
     bench.good_list_runs()
