@@ -125,9 +125,9 @@ class ComputeUnit(wiring.Component):
             array.zero.eq(operands.zero),
             array.shift.eq(drain.shift),
         ]
-        last = Signal(array.accumulate_delay)
+        last = Signal(array.accumulate_delay + 1)
         m.d.sync += last.eq(Cat(operands.last, last))
-        m.d.comb += array.capture.eq(last[-1])
+        m.d.comb += array.capture.eq(last[-2])
 
         # Sums to results.
         m.d.comb += [
