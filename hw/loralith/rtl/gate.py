@@ -24,7 +24,7 @@ class BurstGate(wiring.Component):
     Members:
         i: bursts to issue, with ``source`` (1 bit) who asks.
         o: bursts that may be issued, one cycle later at the soonest; may be withdrawn by ``stop``.
-        window_base, window_limit: the window.
+        window_base, window_limit: the window; it must not change while a burst is here.
         stop: take nothing in, pass nothing on.
         clear: forget everything.
         refused: a burst was refused; held until ``clear``, with its ``refused_address`` and ``refused_source``.
@@ -59,11 +59,18 @@ class BurstGate(wiring.Component):
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
         last_word = Signal(10)
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
+        # Long comparisons are made on the way in; what is left is whether the last word comes before a limit in its own line.
+        nonempty = Signal()
+        not_below = Signal()
+        line_inside = Signal()
+        line_last = Signal()
 
-        last = Cat(Const(0, shift), in_line, burst.address[12:])
+        last = Cat(Const(0, shift), in_line)
         fits = Signal()
         m.d.comb += [
-            fits.eq(~past_line.any() & (burst.beats != 0) & (burst.address >= self.window_base) & (last < self.window_limit)),
+            fits.eq(
+                ~past_line.any() & nonempty & not_below & (line_inside | (line_last & (last < self.window_limit[:12])))
+            ),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
             self.o_source.eq(source),
@@ -73,12 +80,16 @@ class BurstGate(wiring.Component):
             self.refused_source.eq(source),
         ]
         with m.If(self.i.ready):
-            first_word = self.i.payload.address[shift:12]
+            coming = self.i.payload.address
             m.d.sync += [
                 valid.eq(self.i.valid),
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
-                last_word.eq(first_word + self.i.payload.beats - 1),
+                last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
+                nonempty.eq(self.i.payload.beats != 0),
+                not_below.eq(coming >= self.window_base),
+                line_inside.eq(coming[12:] < self.window_limit[12:]),
+                line_last.eq(coming[12:] == self.window_limit[12:]),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
