@@ -21,7 +21,7 @@ def member_name(register: str, bits: str | None = None) -> str:
 
 
 class Registers(wiring.Component):
-    """All registers. Write and read take two cycles each and do not wait for one another.
+    """All registers. Write and read take three cycles each and do not wait for one another.
 
     A read-only register takes writes and ignores them; a write-only one reads as zero. An address that is no register, and a
     write to CONTROL with its start bit while ``refuse_start``, have no effect and answer SLVERR. Byte strobes are honoured.
@@ -58,35 +58,45 @@ class Registers(wiring.Component):
         words = {r.offset + 4 * i: (r, i) for r in REGISTERS.values() for i in range(r.width // 32)}
         index_bits = slice(2, ADDRESS_BITS)
 
-        # Reads.
-        ask = axi.arvalid & axi.arready
-        m.d.comb += axi.arready.eq(~axi.rvalid)
-        with m.If(ask):
+        # Reads: the address in one cycle, the word in the next.
+        asked, ask_index = Signal(), Signal(ADDRESS_BITS - 2)
+        m.d.comb += axi.arready.eq(~axi.rvalid & ~asked)
+        m.d.sync += asked.eq(axi.arvalid & axi.arready)
+        with m.If(axi.arvalid & axi.arready):
+            m.d.sync += ask_index.eq(axi.araddr[index_bits])
+        with m.If(asked):
             m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)]
-            with m.Switch(axi.araddr[index_bits]):
+            with m.Switch(ask_index):
                 for offset, (r, i) in words.items():
                     with m.Case(offset >> 2):
                         m.d.sync += [axi.rdata.eq(values[r.name][32 * i : 32 * i + 32]), axi.rresp.eq(Resp.OKAY)]
         with m.Elif(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
 
-        # Writes, taken when address and data are both there.
-        write, mapped, refused = Signal(), Signal(), Signal()
-        mask = Cat(strobe.replicate(8) for strobe in axi.wstrb)
+        # Writes, taken when address and data are both there; done in the next cycle.
+        take, write, mapped, refused = Signal(), Signal(), Signal(), Signal()
+        index, word, mask = Signal(ADDRESS_BITS - 2), Signal(32), Signal(32)
         control = REGISTERS["CONTROL"]
         start = next(b.lsb for b in control.bits if b.name == "start")
+        m.d.sync += write.eq(take)
+        with m.If(take):
+            m.d.sync += [
+                index.eq(axi.awaddr[index_bits]),
+                word.eq(axi.wdata),
+                mask.eq(Cat(strobe.replicate(8) for strobe in axi.wstrb)),
+            ]
         m.d.comb += [
-            write.eq(axi.awvalid & axi.wvalid & ~axi.bvalid),
-            axi.awready.eq(write),
-            axi.wready.eq(write),
-            refused.eq(self.refuse_start & (axi.awaddr[index_bits] == control.offset >> 2) & (axi.wdata & mask)[start]),
+            take.eq(axi.awvalid & axi.wvalid & ~axi.bvalid & ~write),
+            axi.awready.eq(take),
+            axi.wready.eq(take),
+            refused.eq(self.refuse_start & (index == control.offset >> 2) & (word & mask)[start]),
         ]
-        with m.Switch(axi.awaddr[index_bits]):
+        with m.Switch(index):
             for offset, (r, i) in words.items():
                 with m.Case(offset >> 2):
                     m.d.comb += mapped.eq(1)
                     with m.If(write & ~refused):
-                        self._write(m, r, i, axi.wdata, mask)
+                        self._write(m, r, i, word, mask)
         with m.If(write):
             m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(mapped & ~refused, Resp.OKAY, Resp.SLVERR))]
         with m.Elif(axi.bready):
