@@ -82,7 +82,7 @@ class ComputeDecoder(wiring.Component):
             (Check.LEFT, 1, command.left0_base, row_blocks, command.left0_stride, ceil_shift(command.k0, log_banks), "left"),
             (Check.LEFT2, chained, command.left1_base, row_blocks, command.left1_stride, ceil_shift(command.k1, log_banks), "left"),
             (Check.RIGHT, 1, command.right0_base, col_blocks, command.right0_stride, ceil_shift(steps[0], log_banks), "right"),
-            (Check.RIGHT2, chained, command.right1_base, col_blocks, command.right1_stride, ceil_shift(steps[1], log_banks), "right"),  # noqa: E501
+            (Check.RIGHT2, chained, command.right1_base, col_blocks, command.right1_stride, ceil_shift(steps[1], log_banks), "right"),
             (Check.OUT, command.to_out, command.out_base, row_blocks, command.out_stride, ceil_shift(width, log_banks), "out"),
             (Check.LEFT_RESULT, command.to_left, command.result_base, row_blocks, command.result_stride, ceil_shift(command.n_cols, log_banks), "left"),  # noqa: E501
             (Check.ACC, command.acc_read | command.acc_write, command.acc_base, row_blocks, command.acc_stride, command.n_cols, "acc"),

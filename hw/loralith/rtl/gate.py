@@ -68,9 +68,7 @@ class BurstGate(wiring.Component):
         last = Cat(Const(0, shift), in_line)
         fits = Signal()
         m.d.comb += [
-            fits.eq(
-                ~past_line.any() & nonempty & not_below & (line_inside | (line_last & (last < self.window_limit[:12])))
-            ),
+            fits.eq(~past_line.any() & nonempty & not_below & (line_inside | (line_last & (last < self.window_limit[:12])))),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
             self.o_source.eq(source),

@@ -63,7 +63,10 @@ class Sequencer(wiring.Component):
 
         # A command is looked at for a cycle before its first step: what the first decisions need then rests in registers.
         known = Signal()
-        coming_steps, coming_tail = [Signal(17, name=f"coming_steps{s}") for s in (0, 1)], [Signal(5, name=f"coming_tail{s}") for s in (0, 1)]
+        coming_steps, coming_tail = (
+            [Signal(17, name=f"coming_steps{s}") for s in (0, 1)],
+            [Signal(5, name=f"coming_tail{s}") for s in (0, 1)],
+        )
         coming_last_rows, coming_last_cols = Signal(), Signal()
         coming_tile_cols, coming_index_step = Signal(8), Signal(32)
         fold_mask = Signal(4)
@@ -165,7 +168,7 @@ class Sequencer(wiring.Component):
             ]
 
         # The step leaves. Where in the memories it reads changes with its tile.
-        valid, last, final, into, reads = Signal(), Signal(), Signal(), Signal(), Signal()
+        valid, last, final, into = Signal(), Signal(), Signal(), Signal()
         plan = Signal(Plan)
         step = Signal(Step)
         m.d.sync += [valid.eq(go), last.eq(go & ends), final.eq(go & ends & last_tile)]
