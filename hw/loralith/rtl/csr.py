@@ -91,6 +91,7 @@ class Registers(wiring.Component):
             axi.wready.eq(take),
             refused.eq(self.refuse_start & (index == control.offset >> 2) & (word & mask)[start]),
         ]
+        m.d.sync += [getattr(self, member_name(r.name, b.name)).eq(0) for r in REGISTERS.values() if r.access is Access.WO for b in r.bits]
         with m.Switch(index):
             for offset, (r, i) in words.items():
                 with m.Case(offset >> 2):
@@ -129,6 +130,6 @@ class Registers(wiring.Component):
             used = (1 << 32) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits)
             m.d.sync += kept[part].eq(((kept[part] & ~mask) | (data & mask)) & used)
         elif r.access is Access.WO:
-            m.d.comb += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
+            m.d.sync += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
         elif r.access is Access.W1C:
             m.d.sync += self._pending.eq(self._pending & ~(data & mask))

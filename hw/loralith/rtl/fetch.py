@@ -125,6 +125,8 @@ class Fetch(wiring.Component):
         word_address = Signal(64)
         whole, gone, take = Signal(), Signal(), Signal()
         kinds, known = Signal(3), Signal()  # of the first word's opcode
+        stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
+        m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         m.d.comb += [
             buffer.o.ready.eq(take),
@@ -135,7 +137,7 @@ class Fetch(wiring.Component):
             m.d.comb += [
                 queue.payload.bits.eq(bits),
                 queue.payload.index.eq(index),
-                queue.valid.eq(whole & kind & ~control.stop),
+                queue.valid.eq(whole & kind & ~stopped),
             ]
         with m.If(take):
             word = buffer.o.payload.data.as_value()

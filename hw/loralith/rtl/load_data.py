@@ -120,7 +120,7 @@ class LoadData(wiring.Component):
                 next_row.eq(job.address + job.row_stride),
             ]
 
-        beat_ends = sub == Mux(last_beat, tail_sub, last_sub)
+        beat_ends = sub == Mux(last_beat, tail_sub, last_sub) if min(R, C) < W else Const(1)
         part_ends = part == last_part
         job_ends = beat_ends & last_beat & last_row & (padding | no_pad)
         m.d.comb += [

@@ -69,7 +69,7 @@ class StoreData(wiring.Component):
         offset = Signal(word_bits)
         free = Signal(range(self.slots + 1), init=self.slots)
 
-        # What a job needs is found in two cycles, most often while the reads of the one before it come in.
+        # What a job needs is found in three cycles, most often while the reads of the one before it come in.
         row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
         m.d.comb += row_log2.eq(0)
         for i in range(word_bits):
@@ -77,24 +77,26 @@ class StoreData(wiring.Component):
                 m.d.comb += row_log2.eq(i)
         across = exact_log2(min(W, R))
         plain = Mux(stats, exact_log2(min(W, STAT_BYTES)), Mux(by_word, across, word_bits))
-        known, next_piece, next_tail = Signal(), Signal.like(piece_log2), Signal.like(tail)
-        idle_pipe = Signal()
-        m.d.sync += known.eq(~running & self.jobs.valid & ~self.clear)
-        with m.If(~running & self.jobs.valid):
+        sized, known, idle_pipe = Signal(), Signal(), Signal()
+        next_piece, next_tail, next_bytes, next_pieces = Signal.like(piece_log2), Signal.like(tail), Signal(24), Signal(24)
+        coming = ~running & self.jobs.valid & ~self.clear
+        m.d.sync += [sized.eq(coming & ~known), known.eq(coming & (sized | known))]
+        with m.If(coming):
             m.d.sync += [
+                next_bytes.eq(job.row_bytes),
+                next_pieces.eq((next_bytes + (Const(1, word_bits + 1) << next_piece) - 1) >> next_piece),
                 next_piece.eq(Mux(job.packed, Mux(by_word & (row_log2 > across), across, row_log2), plain)),
                 next_tail.eq(Mux(job.packed, (job.rows << row_log2)[:word_bits], job.row_bytes[:word_bits])),
             ]
         with m.If(~running & known & idle_pipe):
-            whole = (job.row_bytes + (Const(1, word_bits + 1) << next_piece) - 1) >> next_piece
             m.d.sync += [
                 running.eq(1),
                 known.eq(0),
                 piece_log2.eq(next_piece),
-                pieces.eq(whole),
-                pieces_left.eq(whole),
-                one_piece.eq(whole == 1),
-                last_piece.eq(whole == 1),
+                pieces.eq(next_pieces),
+                pieces_left.eq(next_pieces),
+                one_piece.eq(next_pieces == 1),
+                last_piece.eq(next_pieces == 1),
                 tail.eq(next_tail),
                 rows_left.eq(job.rows),
                 last_row.eq(job.rows == 1),

@@ -149,7 +149,7 @@ class TransferCheck(wiring.Component):
                         with m.If(fails):
                             m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(where)]
                     m.d.sync += state.eq(State.LOOK)
-                with m.Elif(~self.o.valid | self.o.ready):
+                with m.Elif(~self.o.valid):
                     m.d.comb += self.i.ready.eq(~self.stop)
                     m.d.sync += state.eq(State.LOOK)
         with m.If(self.stop | self.clear):
