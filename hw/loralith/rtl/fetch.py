@@ -107,10 +107,12 @@ class Fetch(wiring.Component):
 
         # Requests, one descriptor at a time while there is room for it.
         asked, room = Signal(32), Signal(range(self.ahead + 1))
+        more = Signal()  # right again by the time the splitter is ready again
+        m.d.sync += more.eq(asked != self.list_length)
         address = Signal(64)
         ask = Signal()
         m.d.comb += [
-            splitter.i.valid.eq((state == State.READ) & (asked != self.list_length) & (room != 0) & ~control.stop),
+            splitter.i.valid.eq((state == State.READ) & more & (room != 0) & ~control.stop),
             splitter.i.payload.address.eq(address),
             splitter.i.payload.rows.eq(1),
             splitter.i.payload.beats.eq(words),
@@ -157,7 +159,9 @@ class Fetch(wiring.Component):
             m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
         with m.If(control.clear):
             m.d.sync += [count.eq(0), whole.eq(0), room.eq(self.ahead)]
-        with m.If((state == State.READ) & (index == self.list_length)):
+        through = Signal()
+        m.d.sync += through.eq(index == self.list_length)
+        with m.If((state == State.READ) & through):
             m.d.sync += state.eq(State.IDLE)
 
         # A fault is seen in one cycle and reported in the next, with what it was about.

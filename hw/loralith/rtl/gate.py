@@ -56,19 +56,15 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
+        # Whether it fits is found on the way in.
+        fits = Signal()
+        coming = self.i.payload.address
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
         last_word = Signal(10)
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
-        # Long comparisons are made on the way in; what is left is whether the last word comes before a limit in its own line.
-        nonempty = Signal()
-        not_below = Signal()
-        line_inside = Signal()
-        line_last = Signal()
-
-        last = Cat(Const(0, shift), in_line)
-        fits = Signal()
+        last = Cat(Const(0, shift), in_line, coming[12:])
         m.d.comb += [
-            fits.eq(~past_line.any() & nonempty & not_below & (line_inside | (line_last & (last < self.window_limit[:12])))),
+            last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
             self.o_source.eq(source),
@@ -78,16 +74,11 @@ class BurstGate(wiring.Component):
             self.refused_source.eq(source),
         ]
         with m.If(self.i.ready):
-            coming = self.i.payload.address
             m.d.sync += [
                 valid.eq(self.i.valid),
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
-                last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
-                nonempty.eq(self.i.payload.beats != 0),
-                not_below.eq(coming >= self.window_base),
-                line_inside.eq(coming[12:] < self.window_limit[12:]),
-                line_last.eq(coming[12:] == self.window_limit[12:]),
+                fits.eq(~past_line.any() & (self.i.payload.beats != 0) & (coming >= self.window_base) & (last < self.window_limit)),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)

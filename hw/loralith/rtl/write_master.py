@@ -89,7 +89,7 @@ class WriteMaster(wiring.Component):
             gate.o.ready.eq((~axi.awvalid | axi.awready) & issued.i.ready),
             issue.eq(gate.o.valid & gate.o.ready),
             lengths.i.valid.eq(issue),
-            lengths.i.payload.eq(gate.o.payload.beats),
+            lengths.i.payload.eq(gate.o.payload.beats - 1),
             issued.i.valid.eq(issue),
             issued.i.payload.address.eq(gate.o.payload.address),
             issued.i.payload.last.eq(gate.o.payload.last),
@@ -110,7 +110,7 @@ class WriteMaster(wiring.Component):
             axi.wvalid.eq(self.beats.valid & lengths.o.valid),
             axi.wdata.eq(self.beats.payload.data),
             axi.wstrb.eq(self.beats.payload.strobe),
-            axi.wlast.eq(sent + 1 == lengths.o.payload),
+            axi.wlast.eq(sent == lengths.o.payload),
             self.beats.ready.eq(axi.wready & lengths.o.valid),
             lengths.o.ready.eq(self.beat & axi.wlast),
         ]
