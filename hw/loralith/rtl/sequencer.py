@@ -100,7 +100,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             fold.eq(1 << fold_log2),
             go.eq(active & ~self.stop & ~waits & (~ends | (spaced & ~(last_tile & closed)))),
-            accept.eq(known & ~load & ~self.stop & (~active | (go & ends & last_tile))),
+            # Without ``go``, which many wait for: a command is accepted when none is active or the active one's last step leaves.
+            accept.eq(known & ~load & ~self.stop & (~active | (~waits & ends & spaced & last_tile & ~closed))),
             self.segment.valid.eq(waits & ~self.stop),
             self.segment.mask.eq(wait_mask),
         ]
