@@ -132,7 +132,7 @@ class Fetch(wiring.Component):
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         m.d.comb += [
             buffer.o.ready.eq(take),
-            take.eq(buffer.o.valid & (~whole | gone) & ~self.fault.valid),
+            take.eq(buffer.o.valid & ~whole & ~self.fault.valid),  # not beside ``gone``, which comes late in its cycle
             gone.eq(Cat(queue.valid & queue.ready for _, queue in queues).any()),
         ]
         for kind, (_, queue) in zip(kinds, queues, strict=True):
@@ -144,13 +144,13 @@ class Fetch(wiring.Component):
         with m.If(take):
             word = buffer.o.payload.data.as_value()
             m.d.sync += [bits.eq(Cat(bits, word)[len(word) :]), word_address.eq(word_address + config.bus_bytes)]
-            with m.If(gone | (count == 0)):
+            with m.If(count == 0):
                 m.d.sync += [
                     kinds.eq(Cat(word[:8] == code for code, _ in queues)),
                     known.eq(Cat(word[:8] == code for code, _ in queues).any()),
                 ]
         with m.If(gone):
-            m.d.sync += [index.eq(index + 1), count.eq(take), whole.eq(take & (words == 1))]
+            m.d.sync += [index.eq(index + 1), count.eq(0), whole.eq(0)]
         with m.Elif(take):
             m.d.sync += [count.eq(count + 1), whole.eq(count == words - 1)]
         with m.If(ask ^ gone):
@@ -174,7 +174,7 @@ class Fetch(wiring.Component):
             unknown.eq(whole & ~known),
         ]
         with m.If(take):
-            m.d.sync += [error_index.eq(Mux(whole, index + 1, index)), error_address.eq(word_address)]
+            m.d.sync += [error_index.eq(index), error_address.eq(word_address)]
         with m.If(control.clear):
             m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
         for source, valid, code, detail, command, where in zip(

@@ -56,7 +56,10 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
-        # Whether it fits is found on the way in.
+        # Whether it fits is found on the way in, but for the verdict.
+        shaped = Signal()
+        not_below = Signal()
+        inside = Signal()
         fits = Signal()
         coming = self.i.payload.address
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
@@ -64,6 +67,7 @@ class BurstGate(wiring.Component):
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
         last = Cat(Const(0, shift), in_line, coming[12:])
         m.d.comb += [
+            fits.eq(shaped & not_below & inside),
             last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
@@ -78,7 +82,9 @@ class BurstGate(wiring.Component):
                 valid.eq(self.i.valid),
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
-                fits.eq(~past_line.any() & (self.i.payload.beats != 0) & (coming >= self.window_base) & (last < self.window_limit)),
+                shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
+                not_below.eq(coming >= self.window_base),
+                inside.eq(last < self.window_limit),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)

@@ -71,7 +71,7 @@ class LoadData(wiring.Component):
         # Where the next write goes: ``row`` now, ``row_start`` at the start of this DRAM row.
         running, padding = Signal(), Signal()
         rows_left, beats_left = Signal(17), Signal.like(job.beats)
-        last_row, last_beat = Signal(), Signal()
+        last_row, last_beat, finishing = Signal(), Signal(), Signal()  # finishing: the last beat of the last row
         row, row_start = Signal(16), Signal(16)
         right_row, right_start = Signal(16), Signal(16)  # the same of the natural half of a load into both
         bank, lane = Signal(range(W)), Signal(range(max(R, C)))
@@ -107,6 +107,7 @@ class LoadData(wiring.Component):
                 last_row.eq(job.rows == 1),
                 beats_left.eq(job.beats),
                 last_beat.eq(job.beats == 1),
+                finishing.eq((job.beats == 1) & (job.rows == 1) & (job.pad_rows == 0)),
                 row.eq(job.base),
                 row_start.eq(job.base),
                 right_row.eq(job.right_base),
@@ -122,7 +123,7 @@ class LoadData(wiring.Component):
 
         beat_ends = sub == Mux(last_beat, tail_sub, last_sub) if min(R, C) < W else Const(1)
         part_ends = part == last_part
-        job_ends = beat_ends & last_beat & last_row & (padding | no_pad)
+        job_ends = beat_ends & finishing
         m.d.comb += [
             room.eq(~valid | taken),
             may_end.eq(self.done.ready & ~(valid & out_last)),
@@ -134,7 +135,13 @@ class LoadData(wiring.Component):
             with m.If(~beat_ends):
                 m.d.sync += [sub.eq(sub + 1), row.eq(row + block_stride)]
             with m.Elif(~last_beat):
-                m.d.sync += [sub.eq(0), beats_left.eq(beats_left - 1), last_beat.eq(beats_left == 2), part.eq(Mux(part_ends, 0, part + 1))]
+                m.d.sync += [
+                    sub.eq(0),
+                    beats_left.eq(beats_left - 1),
+                    last_beat.eq(beats_left == 2),
+                    finishing.eq((beats_left == 2) & last_row & (padding | no_pad)),
+                    part.eq(Mux(part_ends, 0, part + 1)),
+                ]
                 with m.If(transpose):
                     m.d.sync += row.eq(row + 1)
                 with m.Elif(part_ends):
@@ -158,9 +165,10 @@ class LoadData(wiring.Component):
                     right_start.eq(right_next),
                     rows_left.eq(rows_left - 1),
                     last_row.eq(rows_left == 2),
+                    finishing.eq(one_beat & (rows_left == 2) & (padding | no_pad)),
                 ]
                 with m.If(last_row & ~padding):
-                    m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows), last_row.eq(one_pad)]
+                    m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows), last_row.eq(one_pad), finishing.eq(one_beat & one_pad)]
             with m.If(job_ends):
                 m.d.sync += running.eq(0)
             with m.If(beat_ends):

@@ -115,7 +115,7 @@ class _Model:
         room = self.taken[opcode][0]
         self.bus += self.descriptor
         self.result.read_words += self.descriptor
-        self.dispatched = max(self.dispatched + self.descriptor, room + 1)
+        self.dispatched = max(self.dispatched + self.descriptor + 1, room + 1)
         return self.dispatched
 
     # Units. Each returns (ready but for tokens, start, end).
