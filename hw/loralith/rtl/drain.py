@@ -208,7 +208,7 @@ class Drain(wiring.Component):
         ]
         return m
 
-    def _fold_sum(self, m: Module, lane: int, enables: Value, taps: list[Signal]) -> Signal:
+    def _fold_sum(self, m: Module, lane: int, enables: Value, taps: list[Signal]) -> Value:
         """The sum over the lane groups that ``taps`` names, ``fold_stages`` registers later: a tree, its levels spread over the stages."""
         nodes: list[Value] = [heads.word_select(lane, 32) for heads in self.heads]
         width = ceil_log2(len(nodes))
