@@ -36,6 +36,7 @@ COMMANDS = (
     "bench",
     "soak",
     "mutate",
+    "pretrain",
     "finetune",
     "sim",
     "study",

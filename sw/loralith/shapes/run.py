@@ -37,6 +37,7 @@ __all__ = [
     "modelled",
     "modelled_text",
     "total",
+    "weight_stationary_cycles",
 ]
 
 INPUTS = ("x", "w", "a", "b", "a_chain", "b_chain", "dy")
@@ -326,11 +327,28 @@ def _check(device: Device, linear: Linear, tensors: Tensors | TextTensors, resul
 
 def fixed_os_cycles(linear: Linear, config: Config) -> int:
     """Output stationary, fold 1, no swap, no chain, no fusion, its drain hidden behind the next tile, no fill and no bus: an ideal."""
+    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in _products(linear))
+
+
+def _products(linear: Linear) -> list[tuple[int, int, int]]:
+    """(M, N, K) of H, XW, HB, dH, dB, dA, and dYW, dHA."""
     T, I, O, r = linear.T, linear.I, linear.O, linear.rank
     products = [(T, r, I), (T, O, I), (T, O, r), (T, r, O), (O, r, T), (r, I, T)]
-    if linear.dx:
-        products += [(T, I, O), (T, I, r)]
-    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in products)
+    return products + ([(T, I, O), (T, I, r)] if linear.dx else [])
+
+
+def weight_stationary_cycles(linear: Linear, config: Config) -> int:
+    """Weight stationary in closed form: a tile of K x N stays while M rows pass, its own loading (R cycles) hidden behind the tile before.
+
+    Of each product and its transpose the cheaper one is taken: which operand stays is a free choice.
+    """
+    return sum(
+        min(
+            -(-K // config.rows) * -(-N // config.cols) * max(M, config.rows),
+            -(-K // config.rows) * -(-M // config.cols) * max(N, config.rows),
+        )
+        for M, N, K in _products(linear)
+    )
 
 
 def total(measurements: Iterable[Measurement | TextMeasurement], config: Config) -> dict[str, Any]:
@@ -339,6 +357,7 @@ def total(measurements: Iterable[Measurement | TextMeasurement], config: Config)
     cycles, macs = sum(m.cycles for m in measurements), sum(m.macs for m in measurements)
     elements = config.rows * config.cols
     fixed = sum(fixed_os_cycles(linear, config) * count for m in measurements for linear, count in m.counted.items())
+    stationary = sum(weight_stationary_cycles(linear, config) * count for m in measurements for linear, count in m.counted.items())
     assert macs == sum(linear.macs * count for m in measurements for linear, count in m.counted.items())
     return {
         "macs": macs,
@@ -348,6 +367,8 @@ def total(measurements: Iterable[Measurement | TextMeasurement], config: Config)
         "fixed_os_cycles": fixed,
         "fixed_os_utilization": macs / (fixed * elements),
         "speedup_over_fixed_os": fixed / cycles,
+        "weight_stationary_cycles": stationary,
+        "weight_stationary_utilization": macs / (stationary * elements),
         "layers": [row | _ratios(row, config) for m in measurements for row in m.rows()],
     }
 
@@ -361,6 +382,7 @@ def _ratios(row: dict[str, Any], config: Config) -> dict[str, Any]:
     return {
         "utilization": row["macs"] / (row["cycles"] * elements),
         "fixed_os_utilization": linear.macs / (fixed_os_cycles(linear, config) * elements),
+        "weight_stationary_utilization": linear.macs / (weight_stationary_cycles(linear, config) * elements),
     } | {name: row[name] / row["cycles"] for name in SHARES}
 
 
