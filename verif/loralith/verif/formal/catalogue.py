@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, gate, queue, tokens
+from .blocks import bursts, controller, gate, masters, queue, registers, tokens
 from .proof import Proof
 
 __all__ = ["PROOFS"]
 
-PROOFS: tuple[Proof, ...] = (*queue.PROOFS, *tokens.PROOFS, *gate.PROOFS, *bursts.PROOFS)
+PROOFS: tuple[Proof, ...] = (
+    *queue.PROOFS,
+    *tokens.PROOFS,
+    *gate.PROOFS,
+    *bursts.PROOFS,
+    *masters.PROOFS,
+    *controller.PROOFS,
+    *registers.PROOFS,
+)
