@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, controller, gate, masters, queue, registers, tokens
+from .blocks import bursts, controller, gate, masters, ppu, queue, registers, tokens
 from .proof import Proof
 
 __all__ = ["PROOFS"]
@@ -15,4 +15,5 @@ PROOFS: tuple[Proof, ...] = (
     *masters.PROOFS,
     *controller.PROOFS,
     *registers.PROOFS,
+    *ppu.PROOFS,
 )
