@@ -33,6 +33,7 @@ COMMANDS = (
     "gen",
     "disasm",
     "explain",
+    "plan",
     "bench",
     "soak",
     "mutate",

@@ -27,6 +27,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
+    parser.add_argument(
+        "--targets", default="all", help="projections with an adapter: all, kv (cross attention's), or names with commas (default: all)"
+    )
+    parser.add_argument(
+        "--map", choices=("lora", "all"), default="lora", help="what the device runs: LoRA layers, or all that multiplies (default: lora)"
+    )
     parser.add_argument("--device", default="reference", help="reference (default), verilator, pynq:<bitfile>, or fp32 for plain torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
@@ -39,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
     """What `finetune` calls to put a model's LoRA layers on `device`."""
-    from loralith.lora.attachment import attach
+    from loralith.mapping.attachment import attach
     from loralith.spec.scheme import FQT
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
@@ -48,7 +54,8 @@ def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> 
             from loralith.cli.verification import ReferenceObserver
 
             observer = ReferenceObserver()
-        return attach(model, device, FQT(seed=settings.seed, adapter_scales=adapter_scales), observer=observer)
+        scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales)
+        return attach(model, device, scheme, observer=observer, modules=settings.modules)
 
     return attach_to
 
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
     from loralith.diffusion.finetune import finetune
     from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
 
     fp32 = args.device == FP32
     settings = FinetuneSettings(
@@ -107,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         lr=args.lr,
         seed=args.seed,
+        targets=choose_targets(args.targets),
+        modules=args.map,
         start_from=args.start_from,
         device=args.device,
         config=None if fp32 else args.config,

@@ -36,7 +36,9 @@ __all__ = [
     "SkinnyShape",
     "compile_gradient",
     "compile_pass",
+    "gradient_traffic",
     "interleave",
+    "pass_traffic",
     "plan_gradient",
     "plan_pass",
     "plan_passes",
@@ -228,6 +230,25 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
     # The first block's load and the last one's store have little to hide behind.
     ends = kb * _load_cycles(m, k, config) + _load_cycles(n, k, config) + size * m * n // W
     return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
+
+
+def pass_traffic(T: int, K: int, N: int, rank: int, config: Config, *, output: bool = True, measured: bool = True) -> tuple[int, int]:
+    """About how many bytes of operands a pass of its own list reads, and how many it writes; commands are not counted.
+
+    ``output`` False: the skinny product alone. ``measured``: a list that measures it runs before.
+    """
+    skinny, plan = skinny_shape(rank, config), plan_pass(T, K, N, rank, config)
+    tb, nb, kb = -(-T // plan.m), -(-N // plan.n), -(-K // plan.k)
+    left, right = row_major(T, K, config).nbytes, skinny.right(K, config).nbytes * (1 if plan.skinny_slots >= kb else tb)
+    read, written = left + right, skinny.packed(T, config).nbytes
+    if measured:
+        read += left + right
+    if output:
+        read += 0 if plan.left_slots >= kb else left * nb
+        read += row_major(K, N, config).nbytes * (1 if plan.base_slots >= nb * kb else tb)
+        read += row_major(rank, N, config).nbytes * (1 if nb <= 2 else tb)
+        written += row_major(T, N, config, 4).nbytes
+    return read, written
 
 
 class PassSteps:
@@ -483,6 +504,14 @@ def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WH
     if best is None:
         raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
     return best[1]
+
+
+def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, int]:
+    """Bytes of operands that a gradient reads, and bytes that it writes."""
+    plan = plan_gradient(T, M, rank, config)
+    mb, kb = -(-M // plan.m), -(-T // plan.k)
+    right = skinny_shape(rank, config).right(T, config).nbytes * (1 if kb <= 2 else mb)
+    return row_major(T, M, config).nbytes + right, row_major(M, rank, config, 4).nbytes
 
 
 class GradientSteps:

@@ -10,12 +10,29 @@ from loralith.diffusion.data import HELD_OUT, class_images
 from loralith.errors import LoralithError
 
 METHODS = ("lora",)
+MODULES = ("lora", "all")
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
+"""Cross attention's projections of the prompt, which CDM-QTA trains."""
+TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
 
 
 class SettingsError(LoralithError):
     """A setting outside its range: the message names the setting, its value and the range."""
+
+
+def choose_targets(text: str) -> tuple[str, ...]:
+    """The projections of a word of TARGETS, or of names of PROJECTIONS separated by commas. Raises SettingsError."""
+    targets = TARGETS.get(text, tuple(text.split(",")))
+    _check_targets(targets)
+    return targets
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+    known = (*PROJECTIONS, *KEYS_AND_VALUES)
+    if not targets or any(target not in known for target in targets) or len(set(targets)) != len(targets):
+        raise SettingsError(f"targets must be {', '.join(TARGETS)} or some of {', '.join(known)}, each once, not {list(targets)!r}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,8 @@ class FinetuneSettings:
     rank, alpha : LoRA rank r, any integer from 1, and alpha > 0; the adapter is scaled by alpha / rank.
     steps : optimizer steps. batch : images per step. lr : learning rate of AdamW (constant, no weight decay).
     seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
-    targets : the attention projections that get an adapter, some of PROJECTIONS.
+    targets : the attention projections that get an adapter, some of PROJECTIONS and KEYS_AND_VALUES.
+    modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
@@ -64,6 +82,7 @@ class FinetuneSettings:
     lr: float = 3e-3
     seed: int = 0
     targets: tuple[str, ...] = PROJECTIONS
+    modules: str = "lora"
     dropout: float = 0.0
     start_from: Path | None = None
     device: str = FP32
@@ -85,9 +104,11 @@ class FinetuneSettings:
         _whole("batch", self.batch, 1)
         _real("lr", self.lr, positive=True)
         _whole("seed", self.seed, 0, 2**32 - 1)
-        unknown = [target for target in self.targets if target not in PROJECTIONS]
-        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            raise SettingsError(f"targets must be some of {', '.join(PROJECTIONS)}, each once, not {list(self.targets)!r}")
+        _check_targets(self.targets)
+        if self.modules not in MODULES:
+            raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
+        if self.modules == "all" and self.device == FP32:
+            raise SettingsError("modules must be 'lora' without a device, not 'all'")
         _real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
@@ -103,6 +124,8 @@ class FinetuneSettings:
         for name in ("output", "verify", "checkpoint_every"):
             del own[name]
         own["targets"] = sorted(self.targets)
+        if self.modules == "lora":
+            del own["modules"]  # as before there were others
         own["alpha"], own["lr"] = float(self.alpha), float(self.lr)
         own["start_from"] = None if self.start_from is None else str(self.start_from)
         return own
