@@ -28,7 +28,7 @@ from loralith.diffusion.folder import FILES, FolderError
 from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
 from loralith.diffusion.unet import load_model
 
-RESULTS = ("adapter_config.json", "adapter_model.safetensors", "samples.png")
+RESULTS = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors", "samples.png")
 
 
 def settings(folder: Path, **changed) -> FinetuneSettings:

@@ -39,6 +39,7 @@ COMMANDS = (
     "mutate",
     "pretrain",
     "finetune",
+    "adapter",
     "sim",
     "study",
     "capture",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
     parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
+    parser.add_argument("--rank-pattern", default="", metavar="NAME=R,...", help="ranks of layers whose names end in NAME")
+    parser.add_argument("--alpha-pattern", default="", metavar="NAME=ALPHA,...", help="alphas of layers whose names end in NAME")
+    parser.add_argument("--rslora", action="store_true", help="scale the adapter by alpha / sqrt(rank)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
@@ -39,8 +43,22 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
-    parser.add_argument("--start-from", type=Path, help="folder of a PEFT adapter to start from")
+    parser.add_argument(
+        "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
+    )
     parser.set_defaults(run=run)
+
+
+def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
+    """NAME=VALUE,... as a dictionary. Raises LoralithError that quotes the part that is not so."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise LoralithError(f"a pattern is NAME=VALUE with commas between, not {part!r}") from None
+    return found
 
 
 def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
@@ -110,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         rank=args.rank,
         alpha=args.alpha,
+        rank_pattern=pattern(args.rank_pattern, int),
+        alpha_pattern=pattern(args.alpha_pattern, float),
+        rslora=args.rslora,
         steps=args.steps,
         batch=args.batch,
         lr=args.lr,

@@ -39,7 +39,7 @@ def seconds_per_step(settings: Any, attach: Any) -> float:
     elapsed = 0.0
     with repeatable():
         unet, encoder = load_model()
-        model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
+        model = add_adapter(unet, **settings.adapter())
         model.train()
         attachment = attach(model, settings)
         try:

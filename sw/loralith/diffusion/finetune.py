@@ -92,7 +92,7 @@ def finetune(
     with locked(folder), repeatable():
         unet, encoder = load_model()
         classifier = load_classifier()
-        model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
+        model = add_adapter(unet, **settings.adapter())
         session = Session(settings, model)
         report = _Reporter(settings, session, progress)
         if checkpoint:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Cross attention's projections of the prompt, which CDM-QTA trains."""
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
+USUAL: Mapping[str, Any] = {"modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
 
 
 class SettingsError(LoralithError):
@@ -60,6 +61,7 @@ class FinetuneSettings:
     steps : optimizer steps. batch : images per step. lr : learning rate of AdamW (constant, no weight decay).
     seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
     targets : the attention projections that get an adapter, some of PROJECTIONS and KEYS_AND_VALUES.
+    rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
     dropout : share of prompts that are dropped while training, 0 to below 1.
@@ -83,6 +85,9 @@ class FinetuneSettings:
     seed: int = 0
     targets: tuple[str, ...] = PROJECTIONS
     modules: str = "lora"
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
     dropout: float = 0.0
     start_from: Path | None = None
     device: str = FP32
@@ -105,6 +110,10 @@ class FinetuneSettings:
         _real("lr", self.lr, positive=True)
         _whole("seed", self.seed, 0, 2**32 - 1)
         _check_targets(self.targets)
+        for name, value in self.rank_pattern.items():
+            _whole(f"the rank of {name}", value, 1)
+        for name, value in self.alpha_pattern.items():
+            _real(f"the alpha of {name}", value, positive=True)
         if self.modules not in MODULES:
             raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
         if self.modules == "all" and self.device == FP32:
@@ -118,14 +127,20 @@ class FinetuneSettings:
         _whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
         _real("evaluation.guidance", self.evaluation.guidance, positive=True)
 
+    def adapter(self) -> dict[str, Any]:
+        """What `adapter.add_adapter` is told."""
+        names = ("rank", "alpha", "targets", "seed", "rank_pattern", "alpha_pattern", "rslora")
+        return {name: getattr(self, name) for name in names}
+
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
         own = asdict(self)
         for name in ("output", "verify", "checkpoint_every"):
             del own[name]
         own["targets"] = sorted(self.targets)
-        if self.modules == "lora":
-            del own["modules"]  # as before there were others
+        for name, usual in USUAL.items():
+            if own[name] == usual:
+                del own[name]  # what was added later, where it changes nothing: earlier runs' settings stay equal
         own["alpha"], own["lr"] = float(self.alpha), float(self.lr)
         own["start_from"] = None if self.start_from is None else str(self.start_from)
         return own
