@@ -115,6 +115,10 @@ class MappedLora(Mapped):
     def weight_bytes(self) -> tuple[int, int]:
         return self.device_layer.weight.nbytes, self.device_layer.numerics.weight.scale.nbytes
 
+    def originals(self) -> list[Tensor]:
+        base: Any = self.module.get_base_layer()
+        return [base.weight]
+
     def state_dict(self) -> dict[str, object]:
         return self.device_layer.numerics.state_dict()
 

@@ -86,6 +86,10 @@ class Mapped(ABC):
     def weight_bytes(self) -> tuple[int, int]:
         """Of frozen weights and their scales: (on the device, on the host)."""
 
+    def originals(self) -> list[Tensor]:
+        """FP32 weights that torch keeps while the module is mapped."""
+        return []
+
     def state_dict(self) -> dict[str, object] | None:
         """What a resumed run needs of it, as JSON values; None where it has no state."""
         return None

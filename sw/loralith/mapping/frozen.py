@@ -70,6 +70,9 @@ class MappedLinear(Mapped):
     def weight_bytes(self) -> tuple[int, int]:
         return self.product.weight.nbytes(self.attachment.device), self.product.scale.nbytes
 
+    def originals(self) -> list[Tensor]:
+        return [self.module.weight]
+
     def _flat(self, tensor: Tensor) -> Tensor:
         return tensor.reshape(-1, tensor.shape[-1])
 
