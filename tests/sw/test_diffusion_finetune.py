@@ -80,7 +80,9 @@ class Drift:
 
 
 def test_folder_holds_what_was_promised(whole: FinetuneResult) -> None:
-    assert sorted(path.name for path in whole.folder.iterdir()) == sorted([*RESULTS, "report.json"]), "no checkpoint, no half-written file"
+    assert sorted(path.name for path in whole.folder.iterdir()) == sorted([*RESULTS, "report.html", "report.json"]), (
+        "no checkpoint, no half-written file"
+    )
     report = json.loads((whole.folder / "report.json").read_text())
     assert report == whole.report
     assert len(report["losses"]) == 6
@@ -109,6 +111,22 @@ def test_another_seed_gives_another_adapter(whole: FinetuneResult, tmp_path: Pat
     assert (other.folder / RESULTS[1]).read_bytes() != (whole.folder / RESULTS[1]).read_bytes()
     assert other.report["losses"][0] != whole.report["losses"][0]
     assert other.report["held_out_loss"]["before"] == whole.report["held_out_loss"]["before"]
+
+
+def test_a_page_needs_no_other_file_and_looks_survive_an_interruption(whole: FinetuneResult, tmp_path: Path) -> None:
+    told = settings(tmp_path / "out", steps=4, curve_every=1)
+    with pytest.raises(Interrupted):
+        finetune(told, stop=iter([False, True]).__next__)
+    result = finetune(told, resume=True)
+    assert result.report["losses"] == whole.report["losses"][:4], "looking changes nothing"
+    assert [step for step, _ in result.report["curve"]] == [1, 2, 3]
+    page = (result.folder / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
+    assert "href" not in page
+    assert "http" not in page
+    for loss in (result.report["held_out_loss"]["after"], result.report["curve"][1][1]):
+        assert f"{loss:.5f}" in page
+    assert "rank 4" in page
 
 
 @pytest.mark.parametrize("last", [1, 3, 4])

@@ -244,6 +244,10 @@ def test_a_fine_tuning_step_of_the_small_unet_on_rtl_is_the_references(tmp_path)
     reference, rtl = results
     assert rtl.report["losses"] == reference.report["losses"]
     assert rtl.report["counters"]["bit_exact"] is True
+    page = (rtl.folder / "report.html").read_text()
+    assert all(f"<td>{name.removeprefix('base_model.model.')}</td>" in page for name in rtl.report["counters"]["layers"])
+    assert len(rtl.report["counters"]["layers"]) == 147
+    assert "saved on the device" in page
     assert rtl.report["counters"]["macs"] == reference.report["counters"]["macs"]
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (rtl.folder / file).read_bytes() == (reference.folder / file).read_bytes()

@@ -21,6 +21,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("finetune", help="train a LoRA adapter of the small diffusion model on a device")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="learn from a folder instead: PNG or JPEG images, each with a caption .txt"
+    )
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
     parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
@@ -41,6 +44,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
+    parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
     parser.add_argument(
@@ -128,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         rank=args.rank,
         alpha=args.alpha,
+        data=args.data,
+        curve_every=args.curve_every,
         rank_pattern=pattern(args.rank_pattern, int),
         alpha_pattern=pattern(args.alpha_pattern, float),
         rslora=args.rslora,
@@ -143,7 +149,11 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"digit {args.digit} on {args.device}", args.steps) as bar:
+    with (
+        output.plain_warnings(),
+        stop_on_interrupt() as stop,
+        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
+    ):
         if fp32:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
@@ -173,6 +183,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "adapter": str(folder / "adapter_model.safetensors"),
         "picture": str(folder / "samples.png"),
         "report": str(folder / "report.json"),
+        "page": str(folder / "report.html"),
     }
 
 
@@ -180,12 +191,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     held, accuracy = summary["held_out_loss"], summary["sample_accuracy"]
     rows: list[tuple[str, str]] = [
         ("held-out loss", f"{held['before']:.4f} -> {held['after']:.4f}"),
-        ("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"),
     ]
+    if accuracy["after"] is not None:
+        rows.append(("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"))
     if summary["cycles"] is not None:
         rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
     if summary["bit_exact"] is not None:
         exact = "yes" if summary["bit_exact"] else "no"
         rows.append(("bit-exact with the reference", f"{exact}, {summary['elements_compared']:,} elements"))
-    rows += [("adapter", summary["adapter"]), ("picture", summary["picture"])]
+    rows += [("adapter", summary["adapter"]), ("picture", summary["picture"]), ("report", summary["page"])]
     output.table("Fine-tune", ("", ""), rows)

@@ -12,7 +12,8 @@ from loralith.errors import LoralithError
 CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
 PICTURE = "samples.png"
-FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, REPORT, CHECKPOINT)
+HTML = "report.html"
+FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT)
 
 
 class FolderError(LoralithError):

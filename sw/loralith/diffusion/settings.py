@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.diffusion.data import HELD_OUT, class_images
+from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
 from loralith.errors import LoralithError
 
 METHODS = ("lora",)
@@ -16,7 +17,7 @@ KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Cross attention's projections of the prompt, which CDM-QTA trains."""
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
-USUAL: Mapping[str, Any] = {"modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
+USUAL: Mapping[str, Any] = {"data": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
 
 
 class SettingsError(LoralithError):
@@ -61,6 +62,7 @@ class FinetuneSettings:
     steps : optimizer steps. batch : images per step. lr : learning rate of AdamW (constant, no weight decay).
     seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
     targets : the attention projections that get an adapter, some of PROJECTIONS and KEYS_AND_VALUES.
+    data : folder of images with captions to learn instead of a digit, see `subject`; then digit and images are not looked at.
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
@@ -68,6 +70,7 @@ class FinetuneSettings:
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     verify : also compare the device with the reference; changes no result.
     checkpoint_every : steps between checkpoints; changes no result.
+    curve_every : steps between looks at the adapter while it trains, for the report: held-out loss and a few samples; 0 for none.
     evaluation : see EvaluationSettings.
 
     Raises SettingsError.
@@ -85,6 +88,7 @@ class FinetuneSettings:
     seed: int = 0
     targets: tuple[str, ...] = PROJECTIONS
     modules: str = "lora"
+    data: Path | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
@@ -94,6 +98,7 @@ class FinetuneSettings:
     config: str | None = None
     verify: bool = False
     checkpoint_every: int = 10
+    curve_every: int = 0
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
@@ -122,10 +127,15 @@ class FinetuneSettings:
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
         _whole("checkpoint_every", self.checkpoint_every, 1)
+        _whole("curve_every", self.curve_every, 0)
         _whole("evaluation.rounds", self.evaluation.rounds, 1)
         _whole("evaluation.samples", self.evaluation.samples, 1)
         _whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
         _real("evaluation.guidance", self.evaluation.guidance, positive=True)
+
+    def subject(self) -> Subject:
+        """What the run learns. Raises DataError for a folder that it cannot learn from."""
+        return digit_subject(self.digit, self.images, self.seed) if self.data is None else folder_subject(self.data)
 
     def adapter(self) -> dict[str, Any]:
         """What `adapter.add_adapter` is told."""
@@ -135,9 +145,10 @@ class FinetuneSettings:
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
         own = asdict(self)
-        for name in ("output", "verify", "checkpoint_every"):
+        for name in ("output", "verify", "checkpoint_every", "curve_every"):
             del own[name]
         own["targets"] = sorted(self.targets)
+        own["data"] = None if self.data is None else folder_digest(self.data)
         for name, usual in USUAL.items():
             if own[name] == usual:
                 del own[name]  # what was added later, where it changes nothing: earlier runs' settings stay equal

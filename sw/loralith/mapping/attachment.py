@@ -169,6 +169,10 @@ def makers() -> dict[str, Maker]:
     return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": MappedAttention}
 
 
+def _named(counters: Counters, names: tuple[str, ...]) -> dict[str, int]:
+    return {name: int(getattr(counters, name)) for name in names}
+
+
 _attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
 
 
@@ -204,6 +208,7 @@ class Attachment:
         self._model = weakref.ref(model)
         self._before = device.counters()
         self.open: dict[int, Pending] = {}
+        self._backward, self._most_saved = False, (0, 0)
         self.layers: list[Mapped] = []
         table = {**makers(), **(kinds or {})}
         try:
@@ -237,8 +242,23 @@ class Attachment:
             sums[pending.layer.kind] = device + pending.device_bytes, host + pending.host_bytes
         return sums
 
+    def memory(self) -> dict[str, str]:
+        """Bytes by part, as texts, which do not add up over sessions: weights, what the latest step saved at most, scratch."""
+        weights = [sum(part) for part in zip(*(layer.weight_bytes() for layer in self.layers), strict=True)] or [0, 0]
+        return {
+            "weights on the device": str(weights[0]),
+            "their scales on the host": str(weights[1]),
+            "saved on the device": str(self._most_saved[0]),
+            "saved on the host": str(self._most_saved[1]),
+            "scratch on the device": str(self.device.heap.scratch),
+        }
+
     def taken(self, saved: object, layer: Mapped) -> None:
         """Its backward pass has come. Raises AttachError where it came already or the step is over."""
+        if not self._backward:
+            self._backward = True
+            saved_now = self.saved_bytes().values()
+            self._most_saved = sum(pair[0] for pair in saved_now), sum(pair[1] for pair in saved_now)
         if self.open.pop(id(saved), None) is None:
             raise AttachError(f"{layer.name}: this forward pass was released; backward must come once, in the same step")
 
@@ -249,20 +269,22 @@ class Attachment:
 
     def step_begin(self, step: int) -> None:
         """Start of step `step` (0..2**32-1), which stochastic rounding draws from. Forward passes left without backward are dropped."""
-        self.step = step
+        self.step, self._backward = step, False
         self._release_open()
         for layer in self.layers:
             layer.calls = 0
 
     def counters(self) -> dict[str, Any]:
         """Counts since the attachment was made: `cycles`, `macs`, `bytes_read`, `bytes_written`, `saturations`; `utilization`, useful
-        MACs over cycles times processing elements; those of `Observer`, where it has `counters`."""
+        MACs over cycles times processing elements; `layers`, the same by layer; `memory`; those of `Observer`, where it has `counters`."""
         now = self.device.counters().minus(self._before)
-        counts: dict[str, Any] = {
-            name: int(getattr(now, name)) for name in ("cycles", "macs", "bytes_read", "bytes_written", "saturations")
-        }
+        counts: dict[str, Any] = dict(_named(now, ("cycles", "macs", "bytes_read", "bytes_written", "saturations")))
         peak = now.cycles * self.device.config.processing_elements
         counts["utilization"] = now.macs / peak if peak else 0.0
+        names = ("cycles", "macs", "bytes_read", "bytes_written")
+        counts["layers"] = {layer.name: {"kind": layer.kind, **_named(layer.counters, names)} for layer in self.layers}
+        counts["memory"] = self.memory()
+        counts["processing_elements"] = float(self.device.config.processing_elements)  # a figure: it does not add up over sessions
         own = getattr(self.observer, "counters", None)
         return counts | (own() if own else {})
 

@@ -24,7 +24,7 @@ from loralith.mapping.select import Choice, select
 __all__ = ["PARTS", "Account", "measure"]
 
 PARTS = {
-    "weights": "frozen weights that the step reads, INT8 with scales where they are mapped; on the host norms, biases, embeddings, the adapter",
+    "weights": "what the step reads, INT8 with scales where a layer is mapped; on the host norms, biases, embeddings, the adapter",
     "originals": "FP32 weights of mapped layers, which torch keeps to give back and nothing reads",
     "saved": "tensors that wait for the backward pass, at the end of the forward pass",
     "gradients": "gradients of trained parameters",
@@ -35,7 +35,7 @@ PARTS = {
 
 @dataclass
 class Account:
-    """Bytes of one method's step: ``parts`` by name, each [device, host]; ``saved`` by who saved it: the kinds of mapped modules, and "rest"."""
+    """Bytes of one step: ``parts`` by name, each [device, host]; ``saved`` by who saved it, the kinds of mapped modules and "rest"."""
 
     parts: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in PARTS})
     saved: dict[str, list[int]] = field(default_factory=dict)
