@@ -18,7 +18,7 @@ from loralith.diffusion.unet import load_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDS, SAMPLES = 2, 8
+SAMPLES = 8
 
 
 class Curve:
@@ -39,6 +39,6 @@ class Curve:
         for name, tensor in self.session.parameters.items():
             self.parameters[name].copy_(tensor)
         evaluation = self.settings.evaluation
-        loss = held_out_loss(self.model, noise_schedule(), self.subject.held_out, self.condition, rounds=ROUNDS)
+        loss = held_out_loss(self.model, noise_schedule(), self.subject.held_out, self.condition, rounds=evaluation.rounds)
         drawn = sample(self.model, self.prompt, self.null, seed=0, steps=evaluation.sample_steps, guidance=evaluation.guidance)
         self.session.looks.append(Look(self.session.step, loss, drawn))
