@@ -187,6 +187,9 @@ def test_attention_alone(device):
     for one, two in zip(want, results(model), strict=True):
         assert cosine(one, two) > 0.99
     assert not attachment.open
+    with torch.no_grad():
+        model["self"](x)
+    assert not attachment.open, "nothing waits for a backward pass that cannot come"
     attachment.detach()
     assert isinstance(model["cross"].processor, AttnProcessor)
     assert all(torch.equal(one, two) for one, two in zip(want, results(model), strict=True))

@@ -54,6 +54,7 @@ def test_a_batch_is_legal_wherever_it_lies(config):
     check(commands, config, (1 << 20, 10 << 20))
     loads = [c["address"] for c in commands if c.opcode.name != "COMPUTE"]
     assert {address >> 22 for address in loads} == {0, 1, 2}
+    assert len(set(loads)) >= 15, "five products, three operands"
     again = Relocatable.of(CommandList.unpack(compile_batch(batch, config).at(*(Relocatable.base(i) for i in range(3)))))
     assert again.at(*addresses) == commands.pack()
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-import loralith
+from loralith.device import open_device
 from loralith.diffusion.adapter import adapter_parameters, add_adapter
 from loralith.diffusion.data import personal_images
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.finetune import step_loss
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.unet import load_model
+from loralith.mapping.attachment import attach
 from loralith.mapping.memory import Account, measure
 from loralith.spec.config import Config
 from loralith.spec.scheme import FQT
@@ -55,8 +56,8 @@ def lora_step(settings: FinetuneSettings, config: Config, modules: str | None) -
         if modules is None:
             warm()
             return measure(model, loss, optimizer)
-        with loralith.open_device("reference", config) as device:
-            attachment = loralith.attach(model, device, FQT(seed=settings.seed), modules=modules)
+        with open_device("reference", config) as device:
+            attachment = attach(model, device, FQT(seed=settings.seed), modules=modules)
             try:
                 warm()
                 return measure(model, loss, optimizer, attachment)
