@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import loralith
 from loralith.cli import main
 from loralith.compiler.workload import Linear
 from loralith.shapes import plots
-from loralith.shapes.run import modelled, modelled_text, total, weight_stationary_cycles
+from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
 from loralith.spec.config import load_config
 
 
@@ -65,3 +66,22 @@ def test_a_picture_follows_its_figures(runs: list[dict]) -> None:
     assert f"{runs[1]['layers'][0]['utilization']:.1%}" in cells
     points = [line for line in plots.roofline(runs).axes[0].lines if len(line.get_xdata()) == 1]
     assert len(points) == sum(len(run["layers"]) for run in runs)
+
+
+def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sd15", "--first", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["name"] for layer in found["layers"]] == ["4096x320.0.attn1.to_q", "4096x320.0.attn1.to_k"]
+    assert found["macs"] == 2 * Linear("", 4096, 320, 320, 4).macs
+
+
+def test_a_linear_that_ran_is_not_run_again(tmp_path: Path) -> None:
+    linear = Linear("once", 8, 16, 24, 2)
+    with loralith.open_device("verilator", config="tiny") as device:
+        first = run_once(linear, 1, device, "here", tmp_path)
+        ran = device.counters().cycles
+        assert run_once(linear, 1, device, "here", tmp_path) == first
+        assert device.counters().cycles == ran
+        run_once(linear, 2, device, "here", tmp_path)
+        assert device.counters().cycles > ran
+    assert first[0]["macs"] == linear.macs

@@ -36,6 +36,7 @@ __all__ = [
     "measure_text",
     "modelled",
     "modelled_text",
+    "run_once",
     "total",
     "weight_stationary_cycles",
 ]
@@ -241,6 +242,33 @@ def measure_text(
             _check(device, one, t, results | found)
         _keep(path, counters)
     return TextMeasurement(tuple(linears), counters, cycles, measured=True)
+
+
+def run_once(
+    linear: Linear,
+    seed: int,
+    device: Device,
+    hardware: str = "",
+    cache: Path | None = None,
+) -> tuple[dict[str, int], int]:
+    """One linear's step on the device, alone in a list, every result checked: its counters, and the model's cycles.
+
+    With `cache` a run of the same list, hardware and `seed`, which the operands follow from, is not repeated.
+    """
+    config = device.config
+    with device.arena():
+        base = device.alloc(_placed(linear, 1, 0, config)[1], 4096)
+        ((_, tensors),), _ = _placed(linear, 1, base, config)
+        commands = compile_step([(linear, tensors)], config)
+        cycles = model(commands, config).cycles
+        path = _kept(cache, commands, f"{hardware} {linear.name} {seed}", config)
+        if path and path.is_file():
+            return json.loads(path.read_text(encoding="utf-8")), cycles
+        expected = _fill(device, linear, tensors, seed)
+        counters = _run(device, commands)
+        _check(device, linear, tensors, expected)
+        _keep(path, counters)
+    return counters, cycles
 
 
 def _difference(linear: Linear, count: int, runs: list[dict[str, int]], cycles: tuple[int, int], *, measured: bool) -> Measurement:
