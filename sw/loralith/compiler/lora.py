@@ -13,7 +13,7 @@ load dY and X natural, so that tokens lie along k.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,7 +24,7 @@ from loralith.compiler.layout import MatrixLayout, fold_right, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.spec.commands import STAT_BYTES
-from loralith.spec.config import Config
+from loralith.spec.config import PRESETS, Config
 from loralith.spec.numerics import K_LIMIT, Requantization
 
 __all__ = [
@@ -164,8 +164,23 @@ def plan_passes(
 ) -> tuple[PassPlan, ...]:
     """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
-    Raises DoesNotFit.
+    Raises DoesNotFit, with a preset that takes the pass, if any.
     """
+    plans = _fitting_plans(T, K, N, rank, config, size, window)
+    if not plans:
+        what = f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}"
+        raise DoesNotFit(f"{what}; {presets_that(lambda other: bool(_fitting_plans(T, K, N, rank, other, size, window)))}")
+    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+
+
+def presets_that(take: Callable[[Config], bool]) -> str:
+    """Words for an error: the presets that would do."""
+    found = [preset.name for preset in PRESETS.values() if take(preset)]
+    return f"these presets take it: {', '.join(found)}" if found else "no preset takes it; a smaller rank or fewer columns need less"
+
+
+def _fitting_plans(T: int, K: int, N: int, rank: int, config: Config, size: int, window: Window) -> list[tuple[float, PassPlan]]:
+    """(cost, block sizes) of everything that fits."""
     skinny = skinny_shape(rank, config)
     W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
     limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
@@ -188,9 +203,7 @@ def plan_passes(
                 else:
                     continue
                 plans.append((_pass_cost(plan, T, K, N, skinny, config, size), plan))
-    if not plans:
-        raise DoesNotFit(f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}")
-    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+    return plans
 
 
 def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:

@@ -154,7 +154,9 @@ def plan_matmul(
     """
     fold = (1 if right_turned else best_fold(K, N, config)) if fold is None else fold
     if fold not in config.folds or (right_turned and fold > 1):
-        raise ValueError(f"fold must be one of {(1,) if right_turned else config.folds}, not {fold}")
+        known = (1,) if right_turned else config.folds
+        nearest = min(known, key=lambda one: abs(one - fold))
+        raise ValueError(f"fold must be one of {known} on {config.name!r}, not {fold}; the nearest is {nearest}")
     W, width = config.bus_bytes, config.cols // fold
     # A block's first byte in DRAM must be at a bus word: in right (C bytes per tile) and in out (4 bytes per output).
     tile_unit = max(1, W // config.cols, W // (4 * width))
