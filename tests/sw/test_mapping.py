@@ -16,6 +16,7 @@ from loralith.device.products import product
 from loralith.diffusion.finetune import finetune
 from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.lora.frozen import Window
+from loralith.mapping.frozen import MappedLinear
 from loralith.mapping.select import AttachError, select
 from loralith.spec.scheme import FQT
 
@@ -208,6 +209,20 @@ def test_layers_that_read_the_same_tensor_share_it_on_the_device(device):
     device_bytes, host_bytes = attachment.saved_bytes()["lora"]
     assert host_bytes == 0
     assert device_bytes < device._heap.used
+
+
+def test_a_method_may_map_a_kind_in_its_own_way(device):
+    class Doubled(MappedLinear):
+        def forward(self, x, step, call):
+            return 2 * super().forward(x, step, call)
+
+    model = nn.Sequential(nn.Linear(3, 2, bias=False)).requires_grad_(False)
+    x = torch.randn(4, 3)
+    attachment = loralith.attach(model, device, modules="all")
+    once = model(x)
+    attachment.detach()
+    loralith.attach(model, device, modules="all", kinds={"linear": Doubled})
+    assert torch.equal(model(x), 2 * once)
 
 
 def test_stochastic_inputs_are_each_layers_own(device):

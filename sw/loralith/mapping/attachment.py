@@ -317,13 +317,20 @@ class Attachment:
 
 
 def attach(
-    model: nn.Module, device: Device, scheme: FQT | None = None, *, observer: Observer | None = None, modules: str = "lora"
+    model: nn.Module,
+    device: Device,
+    scheme: FQT | None = None,
+    *,
+    observer: Observer | None = None,
+    modules: str = "lora",
+    kinds: Mapping[str, Maker] | None = None,
 ) -> Attachment:
     """Run a model's layers, forward and backward, on a device.
 
     Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
     `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
-    linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``).
+    linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
+    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods.
 
     Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, and LoRA settings that are not
     supported (bias, dropout, variants such as DoRA, several adapters, other than linear layers), naming the layer; later, from the
@@ -331,7 +338,7 @@ def attach(
     """
     if model in _attached:
         raise AttachError("the model is attached already; detach it first")
-    attachment = Attachment(model, device, scheme or FQT(), observer, modules)
+    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds)
     _attached[model] = attachment
     return attachment
 
