@@ -24,6 +24,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="learn from a folder instead: PNG or JPEG images, each with a caption .txt"
     )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a diffusers U-Net with tokens.safetensors, as `pretrain` writes it")
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
     parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
@@ -133,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         rank=args.rank,
         alpha=args.alpha,
         data=args.data,
+        model=args.model,
         curve_every=args.curve_every,
         rank_pattern=pattern(args.rank_pattern, int),
         alpha_pattern=pattern(args.alpha_pattern, float),

@@ -27,7 +27,7 @@ class Curve:
     def __init__(self, settings: FinetuneSettings, session: Session, subject: Subject, encoder: PromptEncoder) -> None:
         self.settings, self.session, self.subject = settings, session, subject
         state = torch.get_rng_state()
-        self.model = add_adapter(load_model()[0], **settings.adapter()).eval()
+        self.model = add_adapter(load_model(settings.model)[0], **settings.adapter()).eval()
         torch.set_rng_state(state)
         self.parameters = adapter_parameters(self.model)
         self.condition: Tensor = torch.cat([encoder.encode(caption) for caption in subject.held_captions])

@@ -93,7 +93,7 @@ def finetune(
     checkpoint = load_checkpoint(folder / CHECKPOINT, identity) if resume else None
     subject = settings.subject()
     with locked(folder), repeatable():
-        unet, encoder = load_model()
+        unet, encoder = load_model(settings.model)
         classifier = load_classifier()
         model = add_adapter(unet, **settings.adapter())
         session = Session(settings, model)
@@ -212,9 +212,9 @@ def _train(
             raise Interrupted(session.step, settings.output)
 
 
-def load_finetuned(folder: Path) -> PeftModel:
-    """The package's U-Net with the adapter in `folder`, as stock PEFT loads it, in evaluation mode."""
-    return PeftModel.from_pretrained(load_model()[0], str(folder)).eval()  # type: ignore[arg-type]
+def load_finetuned(folder: Path, model: Path | None = None) -> PeftModel:
+    """The package's U-Net, or another, with the adapter in `folder`, as stock PEFT loads it, in evaluation mode."""
+    return PeftModel.from_pretrained(load_model(model)[0], str(folder)).eval()  # type: ignore[arg-type]
 
 
 __all__ = ["Attachment", "FinetuneResult", "Interrupted", "Progress", "TrainingError", "finetune", "load_finetuned", "step_loss"]

@@ -40,7 +40,7 @@ def lora_step(settings: FinetuneSettings, config: Config, modules: str | None) -
     """The second step of LoRA, in torch where ``modules`` is None."""
     images = personal_images(settings.digit, settings.images, settings.seed)
     with repeatable():
-        unet, encoder = load_model()
+        unet, encoder = load_model(settings.model)
         model: nn.Module = add_adapter(unet, **settings.adapter())
         parameters: Any = adapter_parameters(model)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)

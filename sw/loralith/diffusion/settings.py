@@ -8,6 +8,7 @@ from typing import Any
 
 from loralith.diffusion.data import HELD_OUT, class_images
 from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
+from loralith.diffusion.unet import model_digest
 from loralith.errors import LoralithError
 
 METHODS = ("lora",)
@@ -17,7 +18,7 @@ KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Cross attention's projections of the prompt, which CDM-QTA trains."""
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
-USUAL: Mapping[str, Any] = {"data": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
+USUAL: Mapping[str, Any] = {"data": None, "model": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
 
 
 class SettingsError(LoralithError):
@@ -63,6 +64,7 @@ class FinetuneSettings:
     seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
     targets : the attention projections that get an adapter, some of PROJECTIONS and KEYS_AND_VALUES.
     data : folder of images with captions to learn instead of a digit, see `subject`; then digit and images are not looked at.
+    model : folder of the U-Net to train instead of the package's, see `unet.load_model`.
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
@@ -89,6 +91,7 @@ class FinetuneSettings:
     targets: tuple[str, ...] = PROJECTIONS
     modules: str = "lora"
     data: Path | None = None
+    model: Path | None = None
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
@@ -149,6 +152,7 @@ class FinetuneSettings:
             del own[name]
         own["targets"] = sorted(self.targets)
         own["data"] = None if self.data is None else folder_digest(self.data)
+        own["model"] = None if self.model is None else model_digest(self.model)
         for name, usual in USUAL.items():
             if own[name] == usual:
                 del own[name]  # what was added later, where it changes nothing: earlier runs' settings stay equal
