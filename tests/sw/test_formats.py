@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loralith.cli import main
 from loralith.diffusion.adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_names, save_adapter, with_adapter
-from loralith.diffusion.formats import read_adapter
+from loralith.diffusion.formats import _sgm_blocks, _sgm_name, read_adapter
+from loralith.mapping.configs import find_model
 
 CONFIG = {
     "sample_size": 4,
@@ -160,6 +161,44 @@ def test_a_kohya_file_is_read_as_stock_diffusers_reads_it(kind, tmp_path):
     stock = unet()
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock)
     assert torch.equal(output(stock), got)
+
+
+SGM = {
+    "down_blocks.1.attentions.0": "input_blocks_3_1",
+    "mid_block.attentions.0": "middle_block_1",
+    "up_blocks.0.attentions.0": "output_blocks_0_1",
+    "up_blocks.0.attentions.1": "output_blocks_1_1",
+}
+"""Blocks of CONFIG by Stability's names."""
+
+
+def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
+    adapter = adapter_of(ours("plain"))
+    tensors = kohya(adapter, tmp_path / "plain.safetensors")
+    for name, other in SGM.items():
+        tensors = {key.replace(name.replace(".", "_"), other): tensor for key, tensor in tensors.items()}
+    assert sum("_blocks_" in key or "middle" in key for key in tensors) == len(tensors)
+    assert not any("attentions" in key for key in tensors)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    found = read_adapter(tmp_path / "kohya.safetensors", module_names(unet()))
+    assert sorted(found.layers) == sorted(adapter.layers)
+    loader = StableDiffusionXLPipeline
+    state, alphas = loader.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors", unet_config=unet().config)  # pyright: ignore[reportAssignmentType]
+    stock = unet()
+    loader.load_lora_into_unet(state, alphas, stock)
+    assert torch.equal(output(stock), read(tmp_path / "kohya.safetensors"))
+
+
+def test_every_module_of_sdxl_has_one_name_of_stabilitys():
+    with torch.device("meta"):
+        names = module_names(UNet2DConditionModel(**find_model("sdxl").config))
+    blocks = _sgm_blocks(names)
+    leaves = [name for name in names if name.endswith(("conv1", "to_q", "proj_in", "conv", "time_emb_proj", "conv_shortcut", "linear_1"))]
+    sgm = {_sgm_name(name, blocks) for name in leaves}
+    assert len(sgm) == len(leaves)
+    assert not any(name.startswith(("down_blocks", "up_blocks", "mid_block")) for name in sgm)
+    assert {"input_blocks.4.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op", "output_blocks.2.2.conv"} <= sgm
+    assert {"input_blocks.8.1.transformer_blocks.9.attn2.to_q", "output_blocks.8.0.skip_connection", "middle_block.1.proj_in"} <= sgm
 
 
 def test_without_alpha_it_is_the_rank(tmp_path):
