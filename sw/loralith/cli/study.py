@@ -50,10 +50,15 @@ def run(args: argparse.Namespace) -> int:
     return study(args)
 
 
-def read_results() -> dict[str, Any]:
+def results_folder(targets: str) -> Path:
+    """Where results of a choice of projections are published."""
+    return RESULTS.parent if targets == "all" else RESULTS.parent / f"study-{targets}"
+
+
+def read_results(targets: str) -> dict[str, Any]:
     from loralith.study.report import FORMAT
 
-    path = RESULTS
+    path = results_folder(targets) / RESULTS.name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -64,7 +69,7 @@ def read_results() -> dict[str, Any]:
 
 
 def show_results(args: argparse.Namespace) -> int:
-    content = read_results()
+    content = read_results(args.targets)
     if args.json:
         for own in content["schemes"].values():
             del own["layers"]
@@ -189,8 +194,7 @@ def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: lis
         "weight_error": weight_errors(),
     }
     files: list[str] = []
-    published = RESULTS.parent if args.targets == "all" else RESULTS.parent / f"study-{args.targets}"
-    for folder in [args.output, *([published] if args.publish else [])]:
+    for folder in [args.output, *([results_folder(args.targets)] if args.publish else [])]:
         files += [str(path) for path in write_reports(folder, context, summary, points).values()]
     return {**context, **summary, "files": files}
 
@@ -214,7 +218,7 @@ def rerun(args: argparse.Namespace) -> int:
     from loralith.study.settings import StudySettings
 
     scheme_named(args.rerun)
-    content = read_results()
+    content = read_results(args.targets)
     stored = next((p for p in content["points"] if (p["scheme"], p["seed"]) == (args.rerun, args.seed)), None)
     if stored is None:
         have = sorted({point["seed"] for point in content["points"] if point["scheme"] == args.rerun})
