@@ -5,7 +5,7 @@ The package spans the folders gen/, hw/, verif/ and sw/; `loralith.spec`, `loral
 Attributes resolved on first use, so that importing `loralith` costs nothing:
 
 - `open_device(name, ...)`: see `loralith.device.open_device`.
-- `attach(model, device, ...)`, `detach(model)`: see `loralith.lora`.
+- `attach(model, device, ...)`, `detach(model)`: see `loralith.mapping`.
 - `LoralithError`: base of every error that the driver raises on purpose.
 - `__version__`: the package's version. The interface between driver and hardware has its own, `loralith.spec.version.VERSION`.
 """
@@ -21,8 +21,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "open_device": ("loralith.device", "open_device"),
-    "attach": ("loralith.lora", "attach"),
-    "detach": ("loralith.lora", "detach"),
+    "attach": ("loralith.mapping", "attach"),
+    "detach": ("loralith.mapping", "detach"),
     "LoralithError": ("loralith.errors", "LoralithError"),
 }
 

@@ -7,5 +7,5 @@ from loralith.errors import LoralithError as LoralithError
 
 __version__: str
 
-from loralith.lora.attachment import attach as attach
-from loralith.lora.attachment import detach as detach
+from loralith.mapping.attachment import attach as attach
+from loralith.mapping.attachment import detach as detach

@@ -8,15 +8,15 @@ import pytest
 
 from loralith.verif.formal import sby
 from loralith.verif.formal.catalogue import PROOFS
-from loralith.verif.formal.mutation import Mutant
+from loralith.verif.formal.mutation import Mutant, in_force
 from loralith.verif.formal.proof import Proof
 from loralith.verif.formal.table import table
 
 TIMEOUT = {False: 600, True: 3000}
 
 
-def cases(proof: Proof, *arguments: object, name: str = ""):
-    return pytest.param(proof, *arguments, id=proof.name + name, marks=[pytest.mark.slow] if proof.slow else [])
+def cases(proof: Proof, *arguments: object, name: str = "", slow: bool = False):
+    return pytest.param(proof, *arguments, id=proof.name + name, marks=[pytest.mark.slow] if proof.slow or slow else [])
 
 
 @pytest.mark.parametrize("proof", [cases(proof) for proof in PROOFS])
@@ -26,7 +26,8 @@ def test_proved(proof: Proof, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("proof", "mutant"), [cases(proof, mutant, name=f"-{mutant.kills}-{i}") for proof in PROOFS for i, mutant in enumerate(proof.mutants)]
+    ("proof", "mutant"),  # in every run one of each proof, and all texts, see below
+    [cases(proof, mutant, name=f"-{mutant.kills}-{i}", slow=i > 0) for proof in PROOFS for i, mutant in enumerate(proof.mutants)],
 )
 def test_a_mutant_fails(proof: Proof, mutant: Mutant, tmp_path: Path) -> None:
     outcome = sby.refute(proof, mutant, tmp_path, TIMEOUT[proof.slow])
@@ -43,6 +44,12 @@ def test_every_property_has_a_mutant_that_fails_it() -> None:
     made = {(proof.block, name) for proof in PROOFS for name, claim in proof.claims().items() if not claim.cover}
     killed = {(proof.block, mutant.kills) for proof in PROOFS for mutant in proof.mutants}
     assert made == killed
+
+
+def test_every_mutant_has_its_place_in_the_source() -> None:
+    for mutant in {mutant for proof in PROOFS for mutant in proof.mutants}:
+        with in_force(mutant):
+            pass
 
 
 def test_names_are_unique() -> None:

@@ -93,7 +93,7 @@ def test_fold_is_not_for_sums_shorter_than_a_drain() -> None:
 
 
 def test_unknown_fold_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"fold must be one of \(1, 2, 4\), not 3"):
+    with pytest.raises(ValueError, match=r"fold must be one of \(1, 2, 4\) on 'tiny', not 3; the nearest is 2"):
         plan_matmul(4, 4, 4, PRESETS["tiny"], fold=3)
 
 

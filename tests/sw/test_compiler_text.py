@@ -8,6 +8,8 @@ import pytest
 import loralith
 from loralith.compiler.checker import check
 from loralith.compiler.cycles import model
+from loralith.compiler.lora import plan_passes
+from loralith.compiler.matmul import plan_matmul
 from loralith.compiler.regions import DoesNotFit
 from loralith.compiler.text import Columns, compile_text, place_text, text_columns
 from loralith.compiler.workload import Linear, step_macs
@@ -106,6 +108,15 @@ def test_what_cannot_be_is_refused() -> None:
         place_text(linears(19, 40, 4, 32) + linears(20, 40, 4, 32), 0, load_config("base"))
     with pytest.raises(DoesNotFit):
         compiled(linears(77, 65536, 4, 64), load_config("base"))
+
+
+def test_a_layer_that_does_not_fit_is_refused_with_what_takes_it() -> None:
+    with pytest.raises(DoesNotFit, match=r"T=64, K=64, N=64, r=128 .* 'tiny'; these presets take it: ecp5, base, large, paper"):
+        plan_passes(64, 64, 64, 128, load_config("tiny"))
+    with pytest.raises(DoesNotFit, match="no preset takes it"):
+        plan_passes(64, 4096, 64, 4096, load_config("tiny"))
+    with pytest.raises(ValueError, match=r"fold must be one of \(1, 2, 4\) on 'tiny', not 3; the nearest is 2"):
+        plan_matmul(8, 8, 8, load_config("tiny"), fold=3)
 
 
 def test_the_order_of_training_beats_an_ideal_fixed_dataflow() -> None:

@@ -23,12 +23,12 @@ from loralith.diffusion.checkpoint import CheckpointError, load_checkpoint
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.evaluate import evaluate
-from loralith.diffusion.finetune import FinetuneResult, Interrupted, TrainingError, finetune
+from loralith.diffusion.finetune import FinetuneResult, Interrupted, TrainingError, finetune, load_finetuned
 from loralith.diffusion.folder import FILES, FolderError
 from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
-from loralith.diffusion.unet import load_model
+from loralith.diffusion.unet import UNET_CONFIG, assets, load_model, new_unet
 
-RESULTS = ("adapter_config.json", "adapter_model.safetensors", "samples.png")
+RESULTS = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors", "samples.png")
 
 
 def settings(folder: Path, **changed) -> FinetuneSettings:
@@ -80,7 +80,9 @@ class Drift:
 
 
 def test_folder_holds_what_was_promised(whole: FinetuneResult) -> None:
-    assert sorted(path.name for path in whole.folder.iterdir()) == sorted([*RESULTS, "report.json"]), "no checkpoint, no half-written file"
+    assert sorted(path.name for path in whole.folder.iterdir()) == sorted([*RESULTS, "report.html", "report.json"]), (
+        "no checkpoint, no half-written file"
+    )
     report = json.loads((whole.folder / "report.json").read_text())
     assert report == whole.report
     assert len(report["losses"]) == 6
@@ -109,6 +111,22 @@ def test_another_seed_gives_another_adapter(whole: FinetuneResult, tmp_path: Pat
     assert (other.folder / RESULTS[1]).read_bytes() != (whole.folder / RESULTS[1]).read_bytes()
     assert other.report["losses"][0] != whole.report["losses"][0]
     assert other.report["held_out_loss"]["before"] == whole.report["held_out_loss"]["before"]
+
+
+def test_a_page_needs_no_other_file_and_looks_survive_an_interruption(whole: FinetuneResult, tmp_path: Path) -> None:
+    told = settings(tmp_path / "out", steps=4, curve_every=1)
+    with pytest.raises(Interrupted):
+        finetune(told, stop=iter([False, True]).__next__)
+    result = finetune(told, resume=True)
+    assert result.report["losses"] == whole.report["losses"][:4], "looking changes nothing"
+    assert [step for step, _ in result.report["curve"]] == [1, 2, 3]
+    page = (result.folder / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
+    assert "href" not in page
+    assert "http" not in page
+    for loss in (result.report["held_out_loss"]["after"], result.report["curve"][1][1]):
+        assert f"{loss:.5f}" in page
+    assert "rank 4" in page
 
 
 @pytest.mark.parametrize("last", [1, 3, 4])
@@ -278,3 +296,21 @@ def test_save_adapter_twice_gives_the_same_bytes(whole: FinetuneResult, tmp_path
     model = peft.PeftModel.from_pretrained(load_model()[0], str(whole.folder))
     save_adapter(model, tmp_path)
     assert (tmp_path / RESULTS[1]).read_bytes() == (whole.folder / RESULTS[1]).read_bytes()
+
+
+def test_a_model_of_ones_own_is_trained(tmp_path: Path) -> None:
+    """Another depth and other widths, as diffusers saves them."""
+    config = {**UNET_CONFIG, "block_out_channels": (16, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
+    unet = new_unet({**config, "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")})
+    unet.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokens.safetensors").write_bytes((assets() / "unet" / "tokens.safetensors").read_bytes())
+    told = settings(tmp_path / "out", steps=2, model=tmp_path / "model")
+    with pytest.raises(Interrupted):
+        finetune(told, stop=lambda: True)
+    result = finetune(told, resume=True)
+    assert result.report["lora"]["layers"] == 32
+    adapted = load_finetuned(result.folder, tmp_path / "model")
+    assert list(adapted.base_model.model.config.block_out_channels) == [16, 32]
+    with pytest.raises(loralith.LoralithError, match=r"model .* lacks config\.json"):
+        finetune(settings(tmp_path / "other", model=tmp_path))
+    assert not (tmp_path / "other").exists()

@@ -1,5 +1,7 @@
 """The small diffusion model, its data, prompts and classifier, as they come with the package."""
 
+import json
+
 import pytest
 import torch
 
@@ -123,6 +125,15 @@ def test_damaged_weights_are_named(tmp_path) -> None:
     (tmp_path / WEIGHTS_FILE).write_bytes((tmp_path / WEIGHTS_FILE).read_bytes()[:100_000])
     with pytest.raises(LoralithError, match=WEIGHTS_FILE):
         load_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for changed, message in (
+        ({"in_channels": 4}, r"config\.json has in_channels 4; the images and prompts here need 1"),
+        ({"cross_attention_dim": 768}, "has cross_attention_dim 768; .* need 64"),
+        ({"_class_name": "AutoencoderKL"}, "is of a AutoencoderKL; a UNet2DConditionModel can be trained"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
+        with pytest.raises(LoralithError, match=message):
+            load_model(tmp_path)
     (tmp_path / "classifier.safetensors").write_bytes(b"not a tensor")
     with pytest.raises(LoralithError, match=r"classifier\.safetensors"):
         load_classifier(tmp_path)

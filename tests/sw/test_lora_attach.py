@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.lora.attachment import AttachError
+from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT
 
 

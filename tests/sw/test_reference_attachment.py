@@ -1,12 +1,15 @@
 """The torch reference under a model gives the bits of a device under it."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.lora.attachment import AttachError
+from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT, SchemeError
 from loralith.verif.attachment import ReferenceAttachment
 
@@ -92,6 +95,25 @@ def test_state_continues_and_detach_restores():
     second.detach()
     other.load_state_dict(peft_model().state_dict())
     assert torch.equal(other(x, prompt), plain)
+
+
+def test_a_step_leaves_nothing_behind():
+    """What a pass saved is gone with its step: a study runs thousands."""
+    passes = []
+
+    class Seen:
+        def forward(self, name, x, forward):
+            passes.append(weakref.ref(forward))
+
+        def backward(self, name, dy, forward, backward):
+            passes.append(weakref.ref(backward))
+
+    model = peft_model()
+    attachment = ReferenceAttachment(model, FQT(), Seen())
+    train(model, attachment, 0, 2)
+    gc.collect()
+    assert len(passes) == 16
+    assert not [seen for seen in passes if seen() is not None]
 
 
 def test_a_layer_is_named_in_an_error():

@@ -48,7 +48,7 @@ RULES = (
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    *(Rule(f"loralith.lora.{part}", "sw", (SW, "loralith.spec"), **BOARD) for part in ("adapters", "health", "quantize", "step", "layer")),
+    Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
 )
 
@@ -56,11 +56,7 @@ RULES = (
 BOARD_PARTS = (
     "loralith.device",
     "loralith.compiler",
-    "loralith.lora.adapters",
-    "loralith.lora.health",
-    "loralith.lora.quantize",
-    "loralith.lora.step",
-    "loralith.lora.layer",
+    "loralith.lora",
 )
 BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
 
@@ -147,7 +143,7 @@ def test_only_sw_holds_the_package_itself(repo: Path) -> None:
     assert [folder for folder in ("gen", "hw", "verif", "sw") if (repo / folder / "loralith" / "__init__.py").exists()] == ["sw"]
 
 
-SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralith.diffusion", "loralith.errors")
+SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralith.mapping", "loralith.diffusion", "loralith.errors")
 
 
 @pytest.mark.parametrize(
@@ -178,10 +174,10 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.compiler.layer", "sw", "from amaranth.lib import data"),
         ("loralith.compiler.layer", "sw", "if TYPE_CHECKING:\n    import torch"),
         ("loralith.lora.adapters", "sw", "import torch"),
-        ("loralith.lora.adapters", "sw", "from loralith.lora import attach"),
+        ("loralith.lora.adapters", "sw", "from loralith.mapping import attach"),
         ("loralith.lora.quantize", "sw", "import torch"),
-        ("loralith.lora.step", "sw", "from loralith.lora.attach import attach"),
-        ("loralith.lora.layer", "sw", "from .attach import attach"),
+        ("loralith.lora.step", "sw", "from loralith.mapping.attachment import attach"),
+        ("loralith.lora.layer", "sw", "from ..mapping import attach"),
         ("loralith.elsewhere", "gen", "import os"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_scheme_survives_json():
 
 def test_only_the_named_tensors_round_stochastically():
     scheme = FQT(stochastic=("dY", "A"))
-    assert [role for role in Role if scheme.is_stochastic(role)] == [Role.DY, Role.A, Role.A_CHAIN]
+    assert [role for role in Role if scheme.is_stochastic(role)] == [Role.DY, Role.A, Role.A_CHAIN, Role.DY_ROWS, Role.DS]
 
 
 def test_tensor_ids_do_not_collide():

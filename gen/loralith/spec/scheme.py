@@ -54,9 +54,10 @@ class SchemeError(ValueError):
 
 
 class Role(IntEnum):
-    """What a tensor is in a LoRA layer; the low four bits of its id in the hash.
+    """What a tensor is in a layer; the low four bits of its id in the hash.
 
-    A_CHAIN and B_CHAIN are the coarser copies that a chain may need (see `chain`).
+    A_CHAIN and B_CHAIN are the coarser copies that a chain may need (see `chain`). A frozen layer has X and DY. Attention has Q, K, V,
+    DY (the gradient of its result), DY_ROWS (the same with the scales of P's rows taken in) and DS.
     """
 
     X = 0
@@ -69,11 +70,16 @@ class Role(IntEnum):
     B = 7
     A_CHAIN = 8
     B_CHAIN = 9
+    Q = 10
+    K = 11
+    V = 12
+    DY_ROWS = 13
+    DS = 14
 
 
 STOCHASTIC_ROLES: Mapping[str, tuple[Role, ...]] = {
-    "X": (Role.X,),
-    "dY": (Role.DY,),
+    "X": (Role.X, Role.Q, Role.K, Role.V),
+    "dY": (Role.DY, Role.DY_ROWS, Role.DS),
     "H": (Role.H,),
     "dH": (Role.DH,),
     "Y": (Role.Y,),

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from loralith.cli import output
 
-MEASUREMENTS = ("shapes", "simulator")
+MEASUREMENTS = ("sd15", "shapes", "simulator")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

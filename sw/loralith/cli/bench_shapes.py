@@ -56,6 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "config": config.name,
         "rows": config.rows,
         "cols": config.cols,
+        "bus_bytes": config.bus_bytes,
         "model": args.model,
         "rank": args.rank,
         "subset": args.subset,
@@ -109,7 +110,8 @@ def _write(stem: Path, figures: dict[str, Any]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(figures["layers"][0]))
+        columns = dict.fromkeys(name for layer in figures["layers"] for name in layer)
+        writer = csv.DictWriter(file, list(columns), restval="")
         writer.writeheader()
         writer.writerows(figures["layers"])
 

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from loralith.cli import results
+
 HELP = "simulated cycles per second, native and under cocotb"
 
 
@@ -14,6 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
     parser.add_argument("--size", type=int, default=192, help="the program multiplies two matrices of this size (default: 192)")
     parser.add_argument("--repeat", type=int, default=10, help="native runs, of which the median counts (default: 10)")
+    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         os.environ.clear()
         os.environ.update(environment)
     cocotb = slow["cycles"] / slow["cpu_seconds"]
-    return {
+    figures = {
         "config": config.name,
         "program": f"INT8 product, {n} x {n} x {n}",
         "cycles": program.counters["cycles"],
@@ -81,4 +84,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "native_over_cocotb": round(native / cocotb, 1),
         "native_cycles_per_second_wall": round(statistics.median(walls)),
         "cocotb_cycles_per_second_wall": round(slow["cycles"] / slow["seconds"]),
+        "native_macs_per_second": round(native * program.counters["macs"] / program.counters["cycles"]),
+        "native_macs_per_second_wall": round(statistics.median(walls) * program.counters["macs"] / program.counters["cycles"]),
     }
+    if args.output:
+        command = f"loralith bench simulator --config {args.config} --size {n} --repeat {args.repeat}"
+        page = ["Rates are per second of CPU time of one core; those named wall are by the clock.", "", "| figure | value |", "|---|---|"]
+        page += [f"| {name} | {f'{value:,}' if isinstance(value, int) else value} |" for name, value in figures.items()]
+        results.write(args.output, "How fast the simulations are", command, figures, page)
+    return figures

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -20,26 +21,54 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("finetune", help="train a LoRA adapter of the small diffusion model on a device")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="learn from a folder instead: PNG or JPEG images, each with a caption .txt"
+    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a diffusers U-Net with tokens.safetensors, as `pretrain` writes it")
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
     parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
+    parser.add_argument("--rank-pattern", default="", metavar="NAME=R,...", help="ranks of layers whose names end in NAME")
+    parser.add_argument("--alpha-pattern", default="", metavar="NAME=ALPHA,...", help="alphas of layers whose names end in NAME")
+    parser.add_argument("--rslora", action="store_true", help="scale the adapter by alpha / sqrt(rank)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
+    parser.add_argument(
+        "--targets", default="all", help="projections with an adapter: all, kv (cross attention's), or names with commas (default: all)"
+    )
+    parser.add_argument(
+        "--map", choices=("lora", "all"), default="lora", help="what the device runs: LoRA layers, or all that multiplies (default: lora)"
+    )
     parser.add_argument("--device", default="reference", help="reference (default), verilator, pynq:<bitfile>, or fp32 for plain torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
+    parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
-    parser.add_argument("--start-from", type=Path, help="folder of a PEFT adapter to start from")
+    parser.add_argument(
+        "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
+    )
     parser.set_defaults(run=run)
+
+
+def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
+    """NAME=VALUE,... as a dictionary. Raises LoralithError that quotes the part that is not so."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise LoralithError(f"a pattern is NAME=VALUE with commas between, not {part!r}") from None
+    return found
 
 
 def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
     """What `finetune` calls to put a model's LoRA layers on `device`."""
-    from loralith.lora.attachment import attach
+    from loralith.mapping.attachment import attach
     from loralith.spec.scheme import FQT
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
@@ -48,7 +77,8 @@ def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> 
             from loralith.cli.verification import ReferenceObserver
 
             observer = ReferenceObserver()
-        return attach(model, device, FQT(seed=settings.seed, adapter_scales=adapter_scales), observer=observer)
+        scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales)
+        return attach(model, device, scheme, observer=observer, modules=settings.modules)
 
     return attach_to
 
@@ -94,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
     from loralith.diffusion.finetune import finetune
     from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
 
     fp32 = args.device == FP32
     settings = FinetuneSettings(
@@ -103,17 +133,29 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         rank=args.rank,
         alpha=args.alpha,
+        data=args.data,
+        model=args.model,
+        curve_every=args.curve_every,
+        rank_pattern=pattern(args.rank_pattern, int),
+        alpha_pattern=pattern(args.alpha_pattern, float),
+        rslora=args.rslora,
         steps=args.steps,
         batch=args.batch,
         lr=args.lr,
         seed=args.seed,
+        targets=choose_targets(args.targets),
+        modules=args.map,
         start_from=args.start_from,
         device=args.device,
         config=None if fp32 else args.config,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"digit {args.digit} on {args.device}", args.steps) as bar:
+    with (
+        output.plain_warnings(),
+        stop_on_interrupt() as stop,
+        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
+    ):
         if fp32:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
@@ -143,6 +185,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "adapter": str(folder / "adapter_model.safetensors"),
         "picture": str(folder / "samples.png"),
         "report": str(folder / "report.json"),
+        "page": str(folder / "report.html"),
     }
 
 
@@ -150,12 +193,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     held, accuracy = summary["held_out_loss"], summary["sample_accuracy"]
     rows: list[tuple[str, str]] = [
         ("held-out loss", f"{held['before']:.4f} -> {held['after']:.4f}"),
-        ("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"),
     ]
+    if accuracy["after"] is not None:
+        rows.append(("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"))
     if summary["cycles"] is not None:
         rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
     if summary["bit_exact"] is not None:
         exact = "yes" if summary["bit_exact"] else "no"
         rows.append(("bit-exact with the reference", f"{exact}, {summary['elements_compared']:,} elements"))
-    rows += [("adapter", summary["adapter"]), ("picture", summary["picture"])]
+    rows += [("adapter", summary["adapter"]), ("picture", summary["picture"]), ("report", summary["page"])]
     output.table("Fine-tune", ("", ""), rows)

@@ -1,4 +1,4 @@
-"""`loralith report <what>`: pages of figures that are computed, not measured on this machine.
+"""`loralith report <what>`: pages of figures, computed or (memory) allocated, none of which depends on how fast this machine is.
 
 A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `arguments(parser)`, `command(args) -> str`, which repeats it,
 `figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from loralith.cli import output, results
 
-REPORTS = ("energy", "shapes")
+REPORTS = ("energy", "memory", "shapes")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("report", help="energy of a training step, use of the array")
+    parser = subparsers.add_parser("report", help="energy and memory of a training step, use of the array")
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
         module = import_module(f"loralith.cli.report_{name}")

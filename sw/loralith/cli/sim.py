@@ -38,8 +38,8 @@ def seconds_per_step(settings: Any, attach: Any) -> float:
     images = personal_images(settings.digit, settings.images, settings.seed)
     elapsed = 0.0
     with repeatable():
-        unet, encoder = load_model()
-        model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
+        unet, encoder = load_model(settings.model)
+        model = add_adapter(unet, **settings.adapter())
         model.train()
         attachment = attach(model, settings)
         try:

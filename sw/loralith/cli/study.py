@@ -29,8 +29,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--schemes", help="names, separated by commas; fp32 is always among them (default: all)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"number of paired seeds, from 0 (default: {SEEDS})")
     parser.add_argument("--steps", type=int, help="optimizer steps of each point (default: 200, or those of the point that is run again)")
+    parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn to judge a point (default: 64)")
-    parser.add_argument("--publish", action="store_true", help="also write the reports to docs/results")
+    parser.add_argument("--publish", action="store_true", help="also write the reports to docs/results, or docs/results/study-TARGETS")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--results", action="store_true", help="print the results in docs/results and compute nothing")
     what.add_argument("--rerun", metavar="SCHEME", help="compute one point of docs/results again and compare every number")
@@ -49,10 +50,15 @@ def run(args: argparse.Namespace) -> int:
     return study(args)
 
 
-def read_results() -> dict[str, Any]:
+def results_folder(targets: str) -> Path:
+    """Where results of a choice of projections are published."""
+    return RESULTS.parent if targets == "all" else RESULTS.parent / f"study-{targets}"
+
+
+def read_results(targets: str) -> dict[str, Any]:
     from loralith.study.report import FORMAT
 
-    path = RESULTS
+    path = results_folder(targets) / RESULTS.name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -63,7 +69,7 @@ def read_results() -> dict[str, Any]:
 
 
 def show_results(args: argparse.Namespace) -> int:
-    content = read_results()
+    content = read_results(args.targets)
     if args.json:
         for own in content["schemes"].values():
             del own["layers"]
@@ -105,7 +111,7 @@ def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
         yield ReferenceAttachment
         return
     from loralith.device import open_device
-    from loralith.lora.attachment import attach
+    from loralith.mapping.attachment import attach
 
     with open_device(device, config) as opened:
         yield lambda model, scheme, tally: attach(model, opened, scheme)
@@ -138,7 +144,7 @@ def weight_errors() -> dict[str, list[float]]:
 
 def study(args: argparse.Namespace) -> int:
     from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import EvaluationSettings
+    from loralith.diffusion.settings import EvaluationSettings, choose_targets
     from loralith.study.run import pending, run_study
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.settings import StudySettings
@@ -149,7 +155,7 @@ def study(args: argparse.Namespace) -> int:
         scheme_named(name)
     if args.seeds < 1:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
-    settings = StudySettings(evaluation=EvaluationSettings(samples=args.samples))
+    settings = StudySettings(targets=choose_targets(args.targets), evaluation=EvaluationSettings(samples=args.samples))
     settings = settings if args.steps is None else settings.shortened(args.steps)
     store, seeds = Store(args.output, settings), range(args.seeds)
     left = pending(store, names, seeds)
@@ -176,6 +182,7 @@ def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: lis
     assert store.baseline is not None
     summary = summarize(points, store.baseline)
     words = ["loralith", "study", *(["--schemes", args.schemes] if args.schemes else [])]
+    words += [f"--targets={args.targets}"] if args.targets != "all" else []
     words += [f"--{name}={value}" for name, value, usual in (("seeds", args.seeds, SEEDS), ("samples", args.samples, 64)) if value != usual]
     words += [] if args.steps is None else [f"--steps={args.steps}"]
     context = {
@@ -187,7 +194,7 @@ def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: lis
         "weight_error": weight_errors(),
     }
     files: list[str] = []
-    for folder in [args.output, *([RESULTS.parent] if args.publish else [])]:
+    for folder in [args.output, *([results_folder(args.targets)] if args.publish else [])]:
         files += [str(path) for path in write_reports(folder, context, summary, points).values()]
     return {**context, **summary, "files": files}
 
@@ -211,7 +218,7 @@ def rerun(args: argparse.Namespace) -> int:
     from loralith.study.settings import StudySettings
 
     scheme_named(args.rerun)
-    content = read_results()
+    content = read_results(args.targets)
     stored = next((p for p in content["points"] if (p["scheme"], p["seed"]) == (args.rerun, args.seed)), None)
     if stored is None:
         have = sorted({point["seed"] for point in content["points"] if point["scheme"] == args.rerun})

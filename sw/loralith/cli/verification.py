@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from loralith.errors import LoralithError
+from loralith.lora.attention import Scores, Values
+from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
-from loralith.lora.quantize import Float32
+from loralith.lora.quantize import Float32, Int8
+from loralith.spec.scheme import FQT
 from loralith.verif.fqt import Forward, LoraLayer
+from loralith.verif.frozen import Attention, FrozenConv, FrozenLinear, Result
 from loralith.verif.golden_compare import Difference, compare
 from loralith.verif.quantize import QuantizedWeight
 
@@ -33,6 +40,7 @@ class ReferenceObserver:
         self.device_layers: dict[int, DeviceLayer] = {}
         self.open: dict[int, Forward] = {}
         self.compared = 0
+        self.products: dict[int, FrozenLinear | Attention] = {}
 
     def layer(self, index: int, name: str, layer: DeviceLayer) -> None:
         numerics = layer.numerics
@@ -89,6 +97,59 @@ class ReferenceObserver:
             expected |= {"dX accumulators": want.dx_acc, "dX": want.dx}
             actual |= {"dX accumulators": gradients.dx_acc, "dX": gradients.dx}
         self._compare(index, forward.step, expected, actual)
+
+    # Frozen layers and attention.
+
+    def frozen(self, index: int, name: str, module: nn.Module, scheme: FQT) -> None:
+        self.names[index] = name
+        if isinstance(module, nn.Linear):
+            self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
+        elif isinstance(module, nn.Conv2d):
+            self.products[index] = FrozenConv(module, scheme, index)
+        else:
+            self.products[index] = Attention(scheme, index)
+
+    def _product(self, index: int, step: int, names: tuple[str, str], want: Result, operand: Int8, acc: Any, value: Float32) -> None:
+        """Compares a product; ``names`` of its new operand and of its result."""
+        tensors = (names[0], f"{names[1]} accumulators", names[1])
+        expected = dict(zip(tensors, (want.operand, want.acc, want.value), strict=True))
+        self._compare(index, step, expected, dict(zip(tensors, (operand, acc.astype(np.int64), value), strict=True)))
+
+    def frozen_forward(self, index: int, x: Float32, step: int, call: int, output: Output) -> None:
+        layer = self.products[index]
+        assert isinstance(layer, FrozenLinear)
+        want = layer.forward(torch.from_numpy(x), step=step, call=call)
+        acc = output.acc
+        if isinstance(layer, FrozenConv):  # the device's rows are places of the window
+            N, O, height, width = want.acc.shape
+            acc = np.ascontiguousarray(acc.reshape(N, height, width, O).transpose(0, 3, 1, 2))
+        self._product(index, step, ("X", "Y"), want, output.xq, acc, output.y)
+
+    def frozen_backward(self, index: int, dy: Float32, shape: tuple[int, ...], step: int, call: int, result: Input) -> None:
+        layer = self.products[index]
+        assert isinstance(layer, FrozenLinear)
+        want = layer.backward(torch.from_numpy(dy), shape, step=step, call=call)
+        self._product(index, step, ("dY", "dX"), want, result.dyq, result.acc, result.dx)
+
+    def _attention(self, index: int) -> Attention:
+        layer = self.products[index]
+        assert isinstance(layer, Attention)
+        return layer
+
+    def scores(self, index: int, q: Float32, k: Float32, step: int, call: int, scores: Scores) -> None:
+        key, want = self._attention(index).scores(torch.from_numpy(q), torch.from_numpy(k), step=step, call=call)
+        self._compare(index, step, {"K": key}, {"K": scores.kq})
+        self._product(index, step, ("Q", "S"), want, scores.qq, scores.acc, scores.s)
+
+    def values(self, index: int, e: Float32, v: Float32, step: int, call: int, p: Int8, values: Values) -> None:
+        probabilities, want = self._attention(index).values(torch.from_numpy(e), torch.from_numpy(v), step=step, call=call)
+        self._compare(index, step, {"P": probabilities}, {"P": p})
+        self._product(index, step, ("V", "O"), want, values.operand, values.acc, values.value)
+
+    def attention_backward(self, index: int, name: str, inputs: Mapping[str, Any], values: Values, step: int, call: int) -> None:
+        ((source, gradient),) = inputs.items()
+        want = self._attention(index).backward(name, torch.from_numpy(gradient), step=step, call=call)
+        self._product(index, step, (f"{source} for {name}", name), want, values.operand, values.acc, values.value)
 
     def counters(self) -> dict[str, Any]:
         """`bit_exact`, and how many elements were compared."""

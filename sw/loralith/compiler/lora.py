@@ -13,7 +13,7 @@ load dY and X natural, so that tokens lie along k.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,7 +24,7 @@ from loralith.compiler.layout import MatrixLayout, fold_right, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.spec.commands import STAT_BYTES
-from loralith.spec.config import Config
+from loralith.spec.config import PRESETS, Config
 from loralith.spec.numerics import K_LIMIT, Requantization
 
 __all__ = [
@@ -36,7 +36,9 @@ __all__ = [
     "SkinnyShape",
     "compile_gradient",
     "compile_pass",
+    "gradient_traffic",
     "interleave",
+    "pass_traffic",
     "plan_gradient",
     "plan_pass",
     "plan_passes",
@@ -162,8 +164,23 @@ def plan_passes(
 ) -> tuple[PassPlan, ...]:
     """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
-    Raises DoesNotFit.
+    Raises DoesNotFit, with a preset that takes the pass, if any.
     """
+    plans = _fitting_plans(T, K, N, rank, config, size, window)
+    if not plans:
+        what = f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}"
+        raise DoesNotFit(f"{what}; {presets_that(lambda other: bool(_fitting_plans(T, K, N, rank, other, size, window)))}")
+    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+
+
+def presets_that(take: Callable[[Config], bool]) -> str:
+    """Words for an error: the presets that would do."""
+    found = [preset.name for preset in PRESETS.values() if take(preset)]
+    return f"these presets take it: {', '.join(found)}" if found else "no preset takes it; a smaller rank or fewer columns need less"
+
+
+def _fitting_plans(T: int, K: int, N: int, rank: int, config: Config, size: int, window: Window) -> list[tuple[float, PassPlan]]:
+    """(cost, block sizes) of everything that fits."""
     skinny = skinny_shape(rank, config)
     W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
     limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
@@ -186,9 +203,7 @@ def plan_passes(
                 else:
                     continue
                 plans.append((_pass_cost(plan, T, K, N, skinny, config, size), plan))
-    if not plans:
-        raise DoesNotFit(f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}")
-    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+    return plans
 
 
 def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:
@@ -228,6 +243,25 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
     # The first block's load and the last one's store have little to hide behind.
     ends = kb * _load_cycles(m, k, config) + _load_cycles(n, k, config) + size * m * n // W
     return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
+
+
+def pass_traffic(T: int, K: int, N: int, rank: int, config: Config, *, output: bool = True, measured: bool = True) -> tuple[int, int]:
+    """About how many bytes of operands a pass of its own list reads, and how many it writes; commands are not counted.
+
+    ``output`` False: the skinny product alone. ``measured``: a list that measures it runs before.
+    """
+    skinny, plan = skinny_shape(rank, config), plan_pass(T, K, N, rank, config)
+    tb, nb, kb = -(-T // plan.m), -(-N // plan.n), -(-K // plan.k)
+    left, right = row_major(T, K, config).nbytes, skinny.right(K, config).nbytes * (1 if plan.skinny_slots >= kb else tb)
+    read, written = left + right, skinny.packed(T, config).nbytes
+    if measured:
+        read += left + right
+    if output:
+        read += 0 if plan.left_slots >= kb else left * nb
+        read += row_major(K, N, config).nbytes * (1 if plan.base_slots >= nb * kb else tb)
+        read += row_major(rank, N, config).nbytes * (1 if nb <= 2 else tb)
+        written += row_major(T, N, config, 4).nbytes
+    return read, written
 
 
 class PassSteps:
@@ -444,10 +478,11 @@ class Gradient:
 
 @dataclass(frozen=True)
 class GradientPlan:
-    """Block sizes: m rows of the result, k tokens."""
+    """Block sizes: m rows of the result, k tokens, and n columns that leave at a time."""
 
     m: int
     k: int
+    n: int
 
 
 def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
@@ -456,7 +491,7 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
     return {
         "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
         "right": (2 if kb > 1 else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
-        "out": (2 if mb > 1 else 1) * rows_needed("out", plan.m, 4 * skinny.width, config)[0],
+        "out": (2 if mb > 1 or plan.n < skinny.rank else 1) * rows_needed("out", plan.m, 4 * padded(plan.n, config.cols), config)[0],
         "acc": rows_needed("acc", plan.m, skinny.width, config)[0] if kb > 1 else 0,
     }
 
@@ -466,17 +501,18 @@ def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WH
     """The cheapest block sizes of a gradient. Raises DoesNotFit."""
     skinny, W = skinny_shape(rank, config), config.bus_bytes
     best: tuple[int, GradientPlan] | None = None
-    for k in block_sizes(T, W):
+    columns = [rank] if skinny.fold > 1 else [min(n, rank) for n in block_sizes(rank, max(config.cols, W // 4))]
+    for k, n in itertools.product(block_sizes(T, W), columns):
         kb = -(-T // k)
         for m in block_sizes(M, max(config.rows, W)):
-            plan, mb = GradientPlan(min(m, M), min(k, T)), -(-M // m)
+            plan, mb = GradientPlan(min(m, M), min(k, T), n), -(-M // m)
             need = _gradient_rows(plan, T, M, skinny, config)
             if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
                 continue
             left = _load_cycles(plan.k, plan.m, config)
             right = max(padded(k * skinny.width, W) // W, LOAD_CYCLES) * (1 if kb == 1 else mb)
             tiles = max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
-            reads, array = (mb * left + right) * kb, mb * kb * tiles
+            reads, array = (mb * left + right) * kb, mb * kb * (tiles + COMPUTE_CYCLES * (-(-rank // n) - 1))
             cost = max(reads, array) + min(reads, array) + m * k // W
             if best is None or cost < best[0]:
                 best = cost, plan
@@ -485,12 +521,20 @@ def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WH
     return best[1]
 
 
+def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, int]:
+    """Bytes of operands that a gradient reads, and bytes that it writes."""
+    plan = plan_gradient(T, M, rank, config)
+    mb, kb = -(-M // plan.m), -(-T // plan.k)
+    right = skinny_shape(rank, config).right(T, config).nbytes * (1 if kb <= 2 else mb)
+    return row_major(T, M, config).nbytes + right, row_major(M, rank, config, 4).nbytes
+
+
 class GradientSteps:
     """Emits a gradient block by block."""
 
     def __init__(self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
         config = emitter.config
-        self.emitter, self.work, self.rank, self.name = emitter, work, rank, name
+        self.emitter, self.config, self.work, self.rank, self.name = emitter, config, work, rank, name
         self.T, self.M = work.left.rows, work.left.cols
         self.skinny = skinny = skinny_shape(rank, config)
         self.plan = plan = plan_gradient(self.T, self.M, rank, config, window)
@@ -499,8 +543,11 @@ class GradientSteps:
         lanes = config.cols if skinny.fold > 1 else skinny.width
         self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
         self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
-        self.out = Turns(regions.slots("out", plan.m, 4 * skinny.width, 2 if mb > 1 else 1))
-        self.acc = regions.take("acc", plan.m, skinny.width) if kb > 1 else None
+        several = 2 if mb > 1 or plan.n < rank else 1
+        self.out = Turns(regions.slots("out", plan.m, 4 * padded(plan.n, config.cols), several))
+        # A region of sums per part of the columns.
+        parts = -(-rank // plan.n)
+        self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(parts)] if kb > 1 else [None] * parts
 
     @property
     def units(self) -> int:
@@ -509,13 +556,11 @@ class GradientSteps:
 
     def steps(self) -> Iterator[None]:
         """Emits one block per step."""
-        for i in range(self.mb):
-            result = self.out.replace((i, 0))
-            for b in range(self.kb):
-                self._block(i, b, result)
-                yield
+        for i, b in itertools.product(range(self.mb), range(self.kb)):
+            self._block(i, b)
+            yield
 
-    def _block(self, i: int, b: int, result: Region) -> None:
+    def _block(self, i: int, b: int) -> None:
         work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
         m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
         k0, k = b * plan.k, min(plan.k, self.T - b * plan.k)
@@ -529,19 +574,23 @@ class GradientSteps:
             (0, b),
             lambda to: emitter.load(work.right.block(k0 // fold, steps, 0, work.right.cols), to, note=f"{self.name} right {b}"),
         )
-        emitter.compute(
-            m,
-            self.rank,
-            (Segment(left, right, k),),
-            fold=fold,
-            out=result if last else None,
-            acc=self.acc,
-            acc_read=b > 0,
-            acc_write=not last,
-            note=f"{self.name} {i},{b}",
-        )
-        if last:
-            emitter.store(work.out.block(m0, m, 0, self.rank), result, note=f"{self.name} {i}")
+        for part, n0 in enumerate(range(0, self.rank, plan.n)):
+            n = min(plan.n, self.rank - n0)
+            result = self.out.replace((i, part)) if last else None
+            tile = Region("right", right.base + n0 // self.config.cols * right.stride, right.rows, right.stride)
+            emitter.compute(
+                m,
+                n,
+                (Segment(left, tile, k),),
+                fold=fold,
+                out=result,
+                acc=self.acc[part],
+                acc_read=b > 0,
+                acc_write=not last,
+                note=f"{self.name} {i},{b},{part}",
+            )
+            if result:
+                emitter.store(work.out.block(m0, m, n0, n), result, note=f"{self.name} {i},{part}")
 
 
 def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:

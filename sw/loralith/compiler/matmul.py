@@ -1,14 +1,17 @@
 """INT8 products of any shape: block sizes, and the list that streams the blocks through the scratchpads.
 
-The host packs left [M, K] row-major (loaded transposed, so that a DRAM row is an output row) and right by `fold_right` (loaded natural),
-and reads INT32 [M, N] row-major. Blocks of M, N and K take turns in two regions of each scratchpad, so that one is loaded while the array
-reads the other; sums over blocks of K stay in the accumulate buffer.
+Left [M, K] lies row-major (loaded transposed, so that a DRAM row is an output row) and right as `fold_right` packs it (loaded natural).
+Either may lie the other way round, *turned*, left as [K, M] and right as [N, K]: then the load path turns it, and one stored copy serves
+both products that read a matrix in its two orders. INT32 [M, N] is written row-major. Blocks of M, N and K take turns in two regions of
+each scratchpad, so that one is loaded while the array reads the other; sums over blocks of K stay in the accumulate buffer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,16 +20,32 @@ from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
 from loralith.compiler.order import AHEAD
-from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
+from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
+from loralith.compiler.relocate import Relocatable
 from loralith.spec.config import Config
 
 if TYPE_CHECKING:
     from loralith.device.base import Device
 
-__all__ = ["MatmulPlan", "Turns", "best_fold", "block_sizes", "compile_matmul", "plan_matmul", "run_matmul", "tile_cycles"]
+__all__ = [
+    "Batch",
+    "MatmulPlan",
+    "Turns",
+    "array_cycles",
+    "best_fold",
+    "block_sizes",
+    "compile_batch",
+    "compile_matmul",
+    "plan_batch",
+    "plan_matmul",
+    "run_matmul",
+    "tile_cycles",
+]
 
 COMMAND_CYCLES = 16
 """What the plan charges for each command, in bus or array cycles: fetch, dispatch and the array's fill."""
+SLOTS = 2
+"""Regions of a scratchpad that an operand's blocks take turns in."""
 ROWS_LIMIT = (1 << 16) - 1
 """Widest count of the 16-bit row fields."""
 
@@ -44,7 +63,10 @@ def best_fold(K: int, N: int, config: Config) -> int:
 
 @dataclass(frozen=True)
 class MatmulPlan:
-    """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices."""
+    """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices.
+
+    `left_turned`: left lies as [K, M]. `right_turned`: right lies as [N, K]; fold 1.
+    """
 
     M: int
     N: int
@@ -53,6 +75,8 @@ class MatmulPlan:
     m: int
     n: int
     k: int
+    left_turned: bool = False
+    right_turned: bool = False
 
     @property
     def blocks(self) -> tuple[int, int, int]:
@@ -63,21 +87,33 @@ class MatmulPlan:
         """left, right and out as they lie in DRAM, each at address 0."""
         steps, width = folded_shape(self.K, self.N, self.fold, config)
         width = width if self.fold > 1 else self.N
-        return row_major(self.M, self.K, config), row_major(steps, width, config), row_major(self.M, self.N, config, 4)
+        left = row_major(self.K, self.M, config) if self.left_turned else row_major(self.M, self.K, config)
+        right = row_major(self.N, self.K, config) if self.right_turned else row_major(steps, width, config)
+        return left, right, row_major(self.M, self.N, config, 4)
+
+    def traffic(self, config: Config) -> tuple[int, int]:
+        """(bytes read, bytes written) of operands and result, in whole bus words; commands are not counted."""
+        left, right, out = (layout.nbytes for layout in self.layouts(config))
+        mb, nb, kb = self.blocks
+        # An operand of at most SLOTS blocks stays; of a longer one a row of blocks that fits stays while the other operand's pass.
+        left_again, right_again = left * (nb if mb * kb > SLOTS else 1), right * (mb if nb * kb > SLOTS else 1)
+        if left * nb + right <= left + right * mb:
+            return left_again + (right if kb <= SLOTS else right_again), out
+        return (left if kb <= SLOTS else left_again) + right_again, out
 
 
-def _fits(plan: MatmulPlan, config: Config) -> bool:
+def _fits(plan: MatmulPlan, config: Config, window: Window) -> bool:
     mb, nb, kb = plan.blocks
     tiles = -(-plan.n // (config.cols // plan.fold))
     steps = -(-plan.k // plan.fold)
-    turns = [2 if n > 1 else 1 for n in (mb * kb, nb * kb, mb * nb)]
+    turns = [SLOTS if n > 1 else 1 for n in (mb * kb, nb * kb, mb * nb)]
     need = {
         "left": turns[0] * rows_needed("left", plan.m, plan.k, config)[0],
         "right": turns[1] * rows_needed("right", tiles * config.cols, steps, config)[0],
         "out": turns[2] * rows_needed("out", plan.m, 4 * plan.n, config)[0],
         "acc": rows_needed("acc", plan.m, plan.n, config)[0] if kb > 1 else 0,
     }
-    return all(rows <= config.depth(memory) for memory, rows in need.items()) and max(plan.m, steps) <= ROWS_LIMIT
+    return all(rows <= window.size(config.depth(memory)) for memory, rows in need.items()) and max(plan.m, plan.n, plan.k) <= ROWS_LIMIT
 
 
 def _cost(plan: MatmulPlan, config: Config) -> int:
@@ -85,9 +121,8 @@ def _cost(plan: MatmulPlan, config: Config) -> int:
     mb, nb, kb = plan.blocks
     W = config.bus_bytes
     steps, width = folded_shape(plan.K, plan.N, plan.fold, config)
-    left, right = plan.M * padded(plan.K, W) // W, steps * padded(width, W) // W
+    left, right, out = (layout.nbytes // W for layout in plan.layouts(config))
     array = -(-plan.M // config.rows) * (width // config.cols) * steps
-    out = plan.M * padded(4 * plan.N, W) // W
     # With all of K in one block an operand stays while the other's blocks pass: see _order.
     reads = left * nb + right * mb if kb > 1 else min(left * nb + right, left + right * mb)
     ends = (left // (mb * kb)) + (right // (nb * kb)) + out // (mb * nb)
@@ -101,24 +136,37 @@ def block_sizes(total: int, unit: int) -> list[int]:
     return [n * unit for n in parts]
 
 
-def plan_matmul(M: int, N: int, K: int, config: Config, fold: int | None = None) -> MatmulPlan:
-    """The cheapest plan by `_cost` among halvings of each dimension that fit the scratchpads.
+@lru_cache(maxsize=4096)
+def plan_matmul(
+    M: int,
+    N: int,
+    K: int,
+    config: Config,
+    fold: int | None = None,
+    *,
+    left_turned: bool = False,
+    right_turned: bool = False,
+    window: Window = WHOLE,
+) -> MatmulPlan:
+    """The cheapest plan by `_cost` among halvings of each dimension that fit the window of the scratchpads.
 
     Raises DoesNotFit for a configuration too small for one tile, ValueError for a `fold` that it does not have.
     """
-    fold = best_fold(K, N, config) if fold is None else fold
-    if fold not in config.folds:
-        raise ValueError(f"fold must be one of {config.folds}, not {fold}")
+    fold = (1 if right_turned else best_fold(K, N, config)) if fold is None else fold
+    if fold not in config.folds or (right_turned and fold > 1):
+        known = (1,) if right_turned else config.folds
+        nearest = min(known, key=lambda one: abs(one - fold))
+        raise ValueError(f"fold must be one of {known} on {config.name!r}, not {fold}; the nearest is {nearest}")
     W, width = config.bus_bytes, config.cols // fold
     # A block's first byte in DRAM must be at a bus word: in right (C bytes per tile) and in out (4 bytes per output).
     tile_unit = max(1, W // config.cols, W // (4 * width))
     plans = (
-        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K))
-        for m in block_sizes(M, config.rows)
+        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K), left_turned, right_turned)
+        for m in block_sizes(M, max(config.rows, W) if left_turned else config.rows)
         for n in block_sizes(N, tile_unit * width)
         for k in block_sizes(K, W)
     )
-    fitting = [plan for plan in plans if _fits(plan, config)]
+    fitting = [plan for plan in plans if _fits(plan, config, window)]
     if not fitting:
         raise DoesNotFit(f"no block of {M} x {N} x {K} fits the scratchpads of configuration {config.name!r}")
     return min(fitting, key=lambda plan: _cost(plan, config))
@@ -168,28 +216,62 @@ def _order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
 
 def compile_matmul(plan: MatmulPlan, left: int, right: int, out: int, config: Config) -> CommandList:
     """The list of a plan; `left`, `right` and `out` are the addresses of its layouts."""
-    return _Matmul(plan, config, (left, right, out)).compile()
+    emitter = Emitter(config)
+    _Matmul(plan, emitter, (left, right, out), WHOLE).emit()
+    return emitter.finish(AHEAD)
+
+
+HALVES = (Window(0, 8), Window(8, 16))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`count` equal products as one list. They take turns in the ``windows`` of the memories, so that one loads while another computes."""
+
+    plan: MatmulPlan
+    count: int
+    windows: tuple[Window, ...]
+
+
+def plan_batch(M: int, N: int, K: int, count: int, config: Config, fold: int, *, left_turned: bool, right_turned: bool) -> Batch:
+    """Halves of the memories where there are several products and a block fits a half; else all of them. Raises DoesNotFit."""
+    turned = {"left_turned": left_turned, "right_turned": right_turned}
+    if count > 1:
+        with suppress(DoesNotFit):
+            return Batch(plan_matmul(M, N, K, config, fold, window=HALVES[0], **turned), count, HALVES)
+    return Batch(plan_matmul(M, N, K, config, fold, **turned), count, (WHOLE,))
+
+
+@lru_cache(maxsize=1024)
+def compile_batch(batch: Batch, config: Config) -> Relocatable:
+    """The list of a batch, whose left, right and out operands lie one after the other from three addresses on."""
+    sizes = [layout.nbytes for layout in batch.plan.layouts(config)]
+    emitter = Emitter(config)
+    for i in range(batch.count):
+        addresses = tuple(Relocatable.base(operand) + i * size for operand, size in enumerate(sizes))
+        _Matmul(batch.plan, emitter, addresses, batch.windows[i % len(batch.windows)]).emit()
+    return Relocatable.of(emitter.finish(AHEAD))
 
 
 class _Matmul:
-    def __init__(self, plan: MatmulPlan, config: Config, addresses: tuple[int, int, int]) -> None:
-        self.plan, self.config = plan, config
+    def __init__(self, plan: MatmulPlan, emitter: Emitter, addresses: tuple[int, ...], window: Window) -> None:
+        self.plan, self.emitter = plan, emitter
+        self.config = config = emitter.config
         self.left, self.right, self.out = (layout.at(a) for layout, a in zip(plan.layouts(config), addresses, strict=True))
-        self.emitter = Emitter(config)
         mb, nb, kb = plan.blocks
-        regions = Regions(config)
+        regions = Regions(config, window)
         self.width = config.cols // plan.fold
         self.tile_lanes = -(-plan.n // self.width) * config.cols
 
         def turns(memory: str, lanes: int, seq: int, blocks: int) -> Turns:
-            return Turns(regions.slots(memory, lanes, seq, 2 if blocks > 1 else 1))
+            return Turns(regions.slots(memory, lanes, seq, SLOTS if blocks > 1 else 1))
 
         self.left_turns = turns("left", plan.m, plan.k, mb * kb)
         self.right_turns = turns("right", self.tile_lanes, -(-plan.k // plan.fold), nb * kb)
         self.out_turns = turns("out", plan.m, 4 * plan.n, mb * nb)
         self.acc = regions.take("acc", plan.m, plan.n) if kb > 1 else None
 
-    def compile(self) -> CommandList:
+    def emit(self) -> None:
         plan = self.plan
         kb = plan.blocks[2]
         for i, j in _order(plan, self.config):
@@ -212,15 +294,17 @@ class _Matmul:
                     note=f"block {i},{j},{b}",
                 )
             self.emitter.store(self.out.block(m0, m, n0, n), out, note=f"block {i},{j}")
-        return self.emitter.finish(AHEAD)
 
     def left_block(self, i: int, b: int, m: int, k: int) -> Region:
         held = self.left_turns.find((i, b))
         if held:
             return held
         region = self.left_turns.replace((i, b))
-        block = self.left.block(i * self.plan.m, m, b * self.plan.k, k)
-        self.emitter.load(block, region, transpose=True, note=f"left {i},{b}")
+        m0, k0, note = i * self.plan.m, b * self.plan.k, f"left {i},{b}"
+        if self.plan.left_turned:
+            self.emitter.load(self.left.block(k0, k, m0, m), region, pad_rows=padded(k, self.plan.fold) - k, note=note)
+        else:
+            self.emitter.load(self.left.block(m0, m, k0, k), region, transpose=True, note=note)
         return region
 
     def right_block(self, j: int, b: int, n: int, k: int) -> Region:
@@ -229,11 +313,20 @@ class _Matmul:
             return held
         region = self.right_turns.replace((j, b))
         plan, C = self.plan, self.config.cols
+        if plan.right_turned:
+            block = self.right.block(j * plan.n, n, b * plan.k, k)
+            self.emitter.load(block, region, transpose=True, note=f"right {j},{b}")
+            return region
         first = j * plan.n // self.width * C
         lanes = min(-(-n // self.width) * C, self.right.cols - first)
         block = self.right.block(b * plan.k // plan.fold, -(-k // plan.fold), first, lanes)
         self.emitter.load(block, region, note=f"right {j},{b}")
         return region
+
+
+def array_cycles(M: int, N: int, K: int, fold: int, config: Config) -> int:
+    """Cycles that the array takes at least."""
+    return -(-M // config.rows) * tile_cycles(K, N, fold, config)
 
 
 def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: float) -> np.ndarray:
@@ -243,11 +336,8 @@ def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: flo
     """
     config = device.config
     (M, K), N = left.shape, right.shape[1]
-
-    def cycles(M: int, N: int) -> int:
-        return -(-M // config.rows) * tile_cycles(K, N, best_fold(K, N, config), config)
-
-    if cycles(N, M) < cycles(M, N):
+    fold, swapped = best_fold(K, N, config), best_fold(K, M, config)
+    if array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config):
         return np.ascontiguousarray(run_matmul(device, right.T, left.T, timeout).T)
     plan = plan_matmul(M, N, K, config)
     layouts = plan.layouts(config)

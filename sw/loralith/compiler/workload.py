@@ -25,11 +25,11 @@ from loralith.compiler.lora import (
     skinny_shape,
 )
 from loralith.compiler.order import AHEAD
-from loralith.compiler.regions import Window
+from loralith.compiler.regions import DoesNotFit, Window
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["PASSES", "Linear", "Tensors", "compile_step", "output_scale", "place", "step_macs", "tried_plans"]
+__all__ = ["PARTS", "Linear", "Parts", "Tensors", "compile_step", "output_scale", "place", "step_macs", "tried_plans"]
 
 PAGE = 4096
 CANDIDATES = 16
@@ -126,8 +126,20 @@ def output_scale(k: int) -> Requantization:
     return Requantization.from_ratio(40 / (73.0 * 73.0 * k**0.5))
 
 
-PASSES, GRADIENTS = (Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16))
-"""Parts of the memories: passes take turns, so that one's first loads need not wait for the other's last products; so do gradients."""
+@dataclass(frozen=True)
+class Parts:
+    """Parts of the memories: passes take turns, so that one's first loads need not wait for the other's last products; so do gradients."""
+
+    passes: tuple[Window, Window]
+    gradients: tuple[Window, Window]
+
+
+PARTS = (
+    Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16))),
+    Parts((Window(0, 5), Window(5, 10)), (Window(10, 13), Window(13, 16))),
+    Parts((Window(0, 4), Window(4, 8)), (Window(8, 12), Window(12, 16))),
+)
+"""The gradients of high ranks need more; the first parts in which all blocks fit are taken."""
 
 
 def _forward(linear: Linear, t: Tensors) -> Pass:
@@ -193,17 +205,26 @@ def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: 
     Between the blocks of a pass come dB of the same linear, dA of the one before (which needs all of dH), and the first loads of the
     next pass.
     """
+    for parts_of in PARTS[:-1]:
+        try:
+            return _compile_step(work, config, parts, parts_of)
+        except DoesNotFit:
+            continue
+    return _compile_step(work, config, parts, PARTS[-1])
+
+
+def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...], windows: Parts) -> CommandList:
     emitter = Emitter(config)
     schedule = [(linear, t, _forward(linear, t), False) for linear, t in work if "forward" in parts]
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
     passes = []
     for i, (linear, _, one, backward) in enumerate(schedule):
-        window = PASSES[i % 2]
+        window = windows.passes[i % 2]
         passes.append(PassSteps(emitter, one, linear.rank, window, tried_plans(replace(linear, name=""), backward, config, window)[0][1]))
 
     def gradient(linear: Linear, left: MatrixLayout, right: MatrixLayout, out: MatrixLayout, name: str) -> GradientSteps:
         right = skinny_shape(linear.rank, config).right(linear.T, config).at(right.address)
-        return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, GRADIENTS[name == "dA"])
+        return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, windows.gradients[name == "dA"])
 
     late: GradientSteps | None = None
     for i, (linear, t, _, backward) in enumerate(schedule):

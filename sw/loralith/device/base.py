@@ -87,9 +87,16 @@ class Device(ABC):
         try:
             yield
         finally:
-            for address in self._heap.taken - before:
+            new = self._heap.taken - before
+            self._heap.scratch = max(self._heap.scratch, sum(self._heap.size(address) for address in new))
+            for address in new:
                 if self._list is None or address != self._list[0]:
                     self._heap.give(address)
+
+    @property
+    def heap(self) -> Heap:
+        """What is allocated, to look at."""
+        return self._heap
 
     def write(self, address: int, data: bytes | bytearray | memoryview | np.ndarray) -> None:
         """Copy `data` (an array: its elements in C order, little endian) to device memory. Raises DeviceError outside of it."""

@@ -10,11 +10,15 @@ __all__ = ["Heap"]
 
 
 class Heap:
-    """Hands out stretches of `nbytes` bytes from `base` on. Stretches never overlap; the content is not touched."""
+    """Hands out stretches of `nbytes` bytes from `base` on. Stretches never overlap; the content is not touched.
+
+    Attributes: ``scratch``: the most bytes that one `Device.arena` took; whoever measures sets it to 0 first.
+    """
 
     def __init__(self, base: int, nbytes: int) -> None:
         self._free: list[tuple[int, int]] = [(base, base + nbytes)]
         self._used: dict[int, tuple[int, int]] = {}
+        self.scratch = 0
 
     @property
     def used(self) -> int:
@@ -25,6 +29,11 @@ class Heap:
     def taken(self) -> frozenset[int]:
         """Addresses that `take` gave and `give` has not had back."""
         return frozenset(self._used)
+
+    def size(self, address: int) -> int:
+        """Bytes that were taken at ``address``."""
+        start, end = self._used[address]
+        return end - start
 
     @property
     def past(self) -> int:

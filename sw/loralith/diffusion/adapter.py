@@ -1,39 +1,68 @@
-"""LoRA adapters through stock PEFT, and their files in PEFT's own format.
+"""LoRA adapters of a model through stock PEFT: made, saved and loaded."""
 
-A folder with adapter_model.safetensors and adapter_config.json, as `peft.PeftModel.from_pretrained(unet, folder)` reads it.
-"""
-
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import write_json, write_tensors
 from loralith.diffusion.determinism import seed_global
-from loralith.errors import LoralithError
+from loralith.diffusion.formats import PEFT_PREFIX, Adapter, AdapterError, Layer, read_adapter, write_diffusers, write_peft
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
+__all__ = [
+    "AdapterError",
+    "adapter_of",
+    "adapter_parameters",
+    "add_adapter",
+    "check_tensors",
+    "load_adapter",
+    "module_names",
+    "save_adapter",
+    "with_adapter",
+]
 
 
-class AdapterError(LoralithError):
-    """An adapter that is missing, damaged, or of another model, rank or choice of layers."""
-
-
-def add_adapter(unet: UNet2DConditionModel, *, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> PeftModel:
+def add_adapter(
+    unet: UNet2DConditionModel,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    seed: int,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    rslora: bool = False,
+) -> PeftModel:
     """The U-Net with a fresh LoRA adapter on its attention projections; only the adapter's parameters are trainable.
 
-    PEFT's own first values: A from Kaiming's uniform distribution, seeded by `seed`, and B zero. Call it inside `repeatable`.
+    PEFT's own first values: A from Kaiming's uniform distribution, seeded by `seed`, and B zero. Call it inside `repeatable`. Patterns give
+    layers whose names end in a key a rank or alpha of their own. Raises AdapterError for a pattern that fits no layer.
     """
-    whole = int(alpha) if float(alpha).is_integer() else alpha  # PEFT declares an integer but scales by any number
-    config = LoraConfig(r=rank, lora_alpha=whole, lora_dropout=0.0, bias="none", target_modules=sorted(targets))  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=_whole(alpha),
+        rank_pattern=dict(rank_pattern or {}),
+        alpha_pattern={name: _whole(value) for name, value in (alpha_pattern or {}).items()},
+        use_rslora=rslora,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=sorted(targets),
+    )
+    names = [name for name, _ in unet.named_modules() if name.endswith(tuple(f".{target}" for target in targets))]
+    for key in (*(rank_pattern or {}), *(alpha_pattern or {})):
+        if not any(name == key or name.endswith(f".{key}") for name in names):
+            raise AdapterError(f"the pattern {key!r} fits no layer with an adapter; one is {names[0] if names else 'missing'}")
     seed_global("adapter", seed)
     return get_peft_model(unet, config)  # type: ignore[arg-type]
+
+
+def _whole(value: float) -> Any:
+    """PEFT declares alpha an integer but scales by any number."""
+    return int(value) if float(value).is_integer() else value
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -41,35 +70,65 @@ def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return dict(sorted((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad))
 
 
+def adapter_of(model: PeftModel) -> Adapter:
+    """The model's adapter; its tensors are the parameters themselves."""
+    layers: dict[str, Layer] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+            a, b = (factors["default"].weight.detach() for factors in (module.lora_A, module.lora_B))  # type: ignore[union-attr]
+            layers[name.removeprefix(PEFT_PREFIX)] = Layer(a, b, float(module.lora_alpha["default"]))  # type: ignore[arg-type]
+    return Adapter(layers, _config(model).use_rslora)
+
+
+def _config(model: PeftModel) -> LoraConfig:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return config
+
+
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes the adapter's two files; the same adapter gives the same bytes. The weights come first, the configuration last."""
-    config = model.peft_config["default"].to_dict()
-    config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    config["inference_mode"] = True
-    # What save_pretrained writes for a base that is no transformers model: where the class of the base is to be imported from.
-    config["auto_mapping"] = {"base_model_class": "UNet2DConditionModel", "parent_library": UNet2DConditionModel.__module__}
-    write_tensors(get_peft_model_state_dict(model), folder / WEIGHTS_FILE, {"format": "pt"})
-    write_json(dict(sorted(config.items())), folder / CONFIG_FILE)
+    """Writes the adapter as PEFT's two files and as diffusers' file; the same adapter gives the same bytes."""
+    write_diffusers(adapter_of(model), folder, _config(model))
+    write_peft(adapter_of(model), folder, _config(model))
 
 
-def load_adapter(model: PeftModel, folder: Path) -> None:
-    """Copies the adapter in `folder` into a model that has one of the same rank, alpha and layers.
+def module_names(model: torch.nn.Module) -> set[str]:
+    """Names of a U-Net's modules, with or without an adapter in it."""
+    return {name.removesuffix(".base_layer") for name, _ in model.named_modules()}
 
-    Raises AdapterError, before anything is changed, for a missing or damaged file, another rank or alpha, or tensors of other names or
+
+def with_adapter(unet: UNet2DConditionModel, adapter: Adapter) -> PeftModel:
+    """The U-Net with an adapter that was read, of whatever ranks, alphas and layers it has."""
+    model = get_peft_model(unet, adapter.config())  # type: ignore[arg-type]
+    _copy(adapter, adapter_of(model))
+    return model
+
+
+@torch.no_grad()
+def _copy(source: Adapter, target: Adapter) -> None:
+    for name, layer in target.layers.items():
+        layer.a.copy_(source.layers[name].a)
+        layer.b.copy_(source.layers[name].b)
+
+
+def load_adapter(model: PeftModel, path: Path) -> None:
+    """Copies an adapter, of PEFT, diffusers or kohya (see `formats.read_adapter`), into a model that has one of the same ranks, alphas and
+    layers.
+
+    Raises AdapterError, before anything is changed, for a missing or damaged file, other ranks or alphas, or tensors of other names or
     shapes.
     """
-    own = model.peft_config["default"]
-    assert isinstance(own, LoraConfig)
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise AdapterError(f"{folder} does not hold a PEFT adapter: {error}") from error
-    for name, mine in (("r", own.r), ("lora_alpha", own.lora_alpha)):
-        if config.get(name) != mine:
-            raise AdapterError(f"the adapter in {folder} has {name} {config.get(name)!r}, this run has {mine!r}; give the same")
-    check_tensors(tensors, get_peft_model_state_dict(model), folder)
-    set_peft_model_state_dict(model, tensors)
+    own = adapter_of(model)
+    found = read_adapter(path, module_names(model.base_model.model))  # type: ignore[arg-type]
+    if found.rslora != own.rslora:
+        raise AdapterError(f"the adapter in {path} has use_rslora {found.rslora}, this run has {own.rslora}; give the same")
+    for name in sorted({*found.layers} & {*own.layers}):
+        there, here = found.layers[name], own.layers[name]
+        for setting, one, two in (("r", there.rank, here.rank), ("lora_alpha", _whole(there.alpha), _whole(here.alpha))):
+            if one != two:
+                raise AdapterError(f"the adapter in {path} has {setting} {one}, this run has {two!r} ({name}); give the same")
+    check_tensors(found.tensors(PEFT_PREFIX), own.tensors(PEFT_PREFIX), path)
+    _copy(found, own)
 
 
 def check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> None:

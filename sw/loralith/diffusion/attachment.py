@@ -42,13 +42,16 @@ def split_state(attachment: Attachment | None) -> tuple[dict[str, Tensor], dict[
 
 
 def merge_counters(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """Counters of a run in several sessions: integers add up, booleans must all hold, anything else is the latest."""
+    """Counters of a run in several sessions: integers add up, booleans must all hold, those in a dictionary likewise, anything else is the
+    latest."""
     merged = dict(earlier)
     for name, value in current.items():
         if isinstance(value, bool):
             merged[name] = value and bool(earlier.get(name, True))
         elif isinstance(value, int):
             merged[name] = value + int(earlier.get(name, 0))
+        elif isinstance(value, Mapping):
+            merged[name] = merge_counters(earlier.get(name, {}), value)
         else:
             merged[name] = value
     return merged

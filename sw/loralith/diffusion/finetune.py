@@ -18,16 +18,18 @@ from loralith.diffusion.adapter import add_adapter, load_adapter, save_adapter
 from loralith.diffusion.attachment import Attach, Attachment
 from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint, write_bytes, write_json
 from loralith.diffusion.classifier import load_classifier
-from loralith.diffusion.data import personal_images
+from loralith.diffusion.curve import Curve
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.evaluate import evaluate
-from loralith.diffusion.folder import CHECKPOINT, PICTURE, REPORT, check_folder, locked
+from loralith.diffusion.folder import CHECKPOINT, HTML, PICTURE, REPORT, check_folder, locked
+from loralith.diffusion.html import build_html
 from loralith.diffusion.objective import denoising_loss, draw_step
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt
 from loralith.diffusion.report import build_picture, build_report, read_report
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.subject import Subject
 from loralith.diffusion.unet import load_model
 from loralith.errors import LoralithError
 
@@ -73,7 +75,8 @@ def finetune(
     *,
     resume: bool = False,
 ) -> FinetuneResult:
-    """Trains an adapter and writes adapter_model.safetensors, adapter_config.json, samples.png and report.json to settings.output.
+    """Trains an adapter and writes it for PEFT (adapter_model.safetensors, adapter_config.json) and for diffusers
+    (pytorch_lora_weights.safetensors), with samples.png, report.html and report.json, to settings.output.
 
     attach : called with the PEFT model and the settings before the first step; see `Attachment`. None trains in FP32.
     progress : called after each step and at the start of each phase.
@@ -88,11 +91,11 @@ def finetune(
     if resume and (folder / REPORT).exists():
         return FinetuneResult(read_report(folder, identity), folder)
     checkpoint = load_checkpoint(folder / CHECKPOINT, identity) if resume else None
-    images = personal_images(settings.digit, settings.images, settings.seed)
+    subject = settings.subject()
     with locked(folder), repeatable():
-        unet, encoder = load_model()
+        unet, encoder = load_model(settings.model)
         classifier = load_classifier()
-        model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
+        model = add_adapter(unet, **settings.adapter())
         session = Session(settings, model)
         report = _Reporter(settings, session, progress)
         if checkpoint:
@@ -101,21 +104,30 @@ def finetune(
             if settings.start_from:
                 load_adapter(model, settings.start_from)
             report("before")
-            session.before = evaluate(model, encoder, classifier, settings.digit, settings.evaluation)
+            session.before = evaluate(model, encoder, classifier, settings.digit, settings.evaluation, subject)
             save_checkpoint(session.state(), identity, folder / CHECKPOINT)
         if session.step < settings.steps:
             session.attachment = attach(model, settings) if attach else None
             try:
                 session.restore_attachment()
-                _train(session, encoder, images, report, stop, identity)
+                _train(
+                    session,
+                    encoder,
+                    subject,
+                    report,
+                    stop,
+                    identity,
+                    Curve(settings, session, subject, encoder) if settings.curve_every else None,
+                )
             finally:
                 session.detach()
         report("after")
-        after = evaluate(model, encoder, classifier, settings.digit, settings.evaluation)
+        after = evaluate(model, encoder, classifier, settings.digit, settings.evaluation, subject)
         assert session.before is not None
-        content = build_report(settings, session, session.before, after)
+        content = build_report(settings, session, session.before, after, subject)
         save_adapter(model, folder)
-        write_bytes(build_picture(settings, images, session.before, after), folder / PICTURE)
+        write_bytes(build_picture(settings, subject, session.before, after), folder / PICTURE)
+        write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)
         write_json(content, folder / REPORT)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return FinetuneResult(content, folder)
@@ -139,10 +151,24 @@ class _Reporter:
             self.progress(Progress(phase, session.step, self.settings.steps, loss, rate, session.counters()))
 
 
-def step_loss(model: PeftModel, encoder: PromptEncoder, images: torch.Tensor, settings: FinetuneSettings, step: int) -> torch.Tensor:
-    """The loss of one training step, a scalar: its draw is a function of the settings' seed and of `step` alone."""
+def step_loss(
+    model: PeftModel,
+    encoder: PromptEncoder,
+    images: torch.Tensor,
+    settings: FinetuneSettings,
+    step: int,
+    captions: tuple[str, ...] | None = None,
+) -> torch.Tensor:
+    """The loss of one training step, a scalar: its draw is a function of the settings' seed and of `step` alone.
+
+    ``captions``: of the images; by default all have the prompt of the settings' digit.
+    """
     draw = draw_step("finetune", settings.seed, step, batch=settings.batch, images=images, dropout=settings.dropout)
-    prompt, null = encoder.encode(digit_prompt(settings.digit)), encoder.encode("")
+    null = encoder.encode("")
+    if captions is None:
+        prompt = encoder.encode(digit_prompt(settings.digit))
+    else:
+        prompt = torch.cat([encoder.encode(captions[pick]) for pick in draw.picks.tolist()])
     condition = torch.where(draw.dropped[:, None, None], null, prompt)  # [batch, tokens, dim]
     return denoising_loss(model, noise_schedule(), images[draw.picks], draw.timesteps, draw.noise, condition)
 
@@ -150,10 +176,11 @@ def step_loss(model: PeftModel, encoder: PromptEncoder, images: torch.Tensor, se
 def _train(
     session: Session,
     encoder: PromptEncoder,
-    images: torch.Tensor,
+    subject: Subject,
     report: _Reporter,
     stop: Callable[[], bool] | None,
     identity: dict[str, Any],
+    curve: Curve | None,
 ) -> None:
     settings, path = session.settings, session.settings.output / CHECKPOINT
     session.model.train()
@@ -163,7 +190,7 @@ def _train(
         step = session.step
         if session.attachment:
             session.attachment.step_begin(step)
-        loss = step_loss(session.model, encoder, images, settings, step)
+        loss = step_loss(session.model, encoder, subject.images, settings, step, subject.captions)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss of step {step} is {loss.item()}; a lower --lr than {settings.lr} may help")
         session.optimizer.zero_grad()
@@ -175,6 +202,8 @@ def _train(
         session.step = step + 1
         session.losses.append(loss.item())
         session.seconds += time.monotonic() - began
+        if curve is not None and session.step % settings.curve_every == 0 and session.step < settings.steps:
+            curve.look()
         stopping = stop is not None and stop()
         if session.step % settings.checkpoint_every == 0 or session.step == settings.steps or stopping:
             save_checkpoint(session.state(), identity, path)
@@ -183,9 +212,9 @@ def _train(
             raise Interrupted(session.step, settings.output)
 
 
-def load_finetuned(folder: Path) -> PeftModel:
-    """The package's U-Net with the adapter in `folder`, as stock PEFT loads it, in evaluation mode."""
-    return PeftModel.from_pretrained(load_model()[0], str(folder)).eval()  # type: ignore[arg-type]
+def load_finetuned(folder: Path, model: Path | None = None) -> PeftModel:
+    """The package's U-Net, or another, with the adapter in `folder`, as stock PEFT loads it, in evaluation mode."""
+    return PeftModel.from_pretrained(load_model(model)[0], str(folder)).eval()  # type: ignore[arg-type]
 
 
 __all__ = ["Attachment", "FinetuneResult", "Interrupted", "Progress", "TrainingError", "finetune", "load_finetuned", "step_loss"]

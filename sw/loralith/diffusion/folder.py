@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loralith.diffusion import adapter
+from loralith.diffusion.formats import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from loralith.errors import LoralithError
 
 CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
 PICTURE = "samples.png"
-FILES = (adapter.WEIGHTS_FILE, adapter.CONFIG_FILE, PICTURE, REPORT, CHECKPOINT)
+HTML = "report.html"
+FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT)
 
 
 class FolderError(LoralithError):

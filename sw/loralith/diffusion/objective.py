@@ -46,8 +46,8 @@ def denoising_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, time
 def held_out_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, condition: Tensor, *, rounds: int) -> float:
     """Loss on images that were not trained on, over a fixed grid of time steps and fixed noise, so that two models compare.
 
-    images [N, 1, 16, 16], condition [1, tokens, dim]. Round k takes all images once, each at another of N x rounds evenly spaced
-    time steps; the noise depends on k alone.
+    images [N, 1, 16, 16], condition [1, tokens, dim] or one for each image [N, tokens, dim]. Round k takes all images once, each at another
+    of N x rounds evenly spaced time steps; the noise depends on k alone.
     """
     count = len(images)
     total = 0.0
@@ -56,5 +56,5 @@ def held_out_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, condi
         timesteps = ((place.to(torch.float64) + 0.5) * TRAIN_TIMESTEPS / (count * rounds)).to(torch.int64)
         order = torch.randperm(count, generator=generator("held-out order", index))
         noise = torch.randn(images.shape, generator=generator("held-out noise", index))
-        total += float(denoising_loss(unet, schedule, images[order], timesteps, noise, condition.expand(count, -1, -1)))
+        total += float(denoising_loss(unet, schedule, images[order], timesteps, noise, condition.expand(count, -1, -1)[order]))
     return total / rounds

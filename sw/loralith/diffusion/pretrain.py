@@ -1,13 +1,11 @@
 """`loralith pretrain`: trains the small diffusion model and the digit classifier that come with the package.
 
-    python -m loralith.diffusion.pretrain --output sw/loralith/diffusion/assets
+    loralith pretrain --output sw/loralith/diffusion/assets
 
 About 15 minutes on one core. Digits 8 and 9 are never shown to the diffusion model. Every draw depends on (seed, step) alone, so an
 interrupted run that is resumed ends with the same bits on the same machine.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +15,6 @@ import torch
 from torch import Tensor
 
 from loralith.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from loralith.diffusion.classifier import save_classifier, train_classifier
 from loralith.diffusion.data import KNOWN, labelled_images
 from loralith.diffusion.determinism import repeatable, seed_global
 from loralith.diffusion.objective import denoising_loss, draw_step
@@ -128,30 +125,3 @@ def pretrain(settings: PretrainSettings, output: Path, *, resume: bool = False, 
         run.finish()
         save_model(run.unet, run.encoder, output / MODEL_FOLDER)
         path.unlink(missing_ok=True)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    defaults = PretrainSettings()
-    parser = argparse.ArgumentParser(prog="loralith pretrain", description="Train the package's diffusion model and digit classifier.")
-    parser.add_argument("--output", type=Path, default=Path("build/pretrain"), help="folder of the weights (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="seed of every draw (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
-    given = parser.parse_args(arguments)
-    settings = PretrainSettings(steps=given.steps, seed=given.seed)
-
-    def report(step: int, loss: float, rate: float) -> None:
-        if step % 50 == 0 or step == settings.steps:
-            print(f"step {step}/{settings.steps}  loss {loss:.4f}  {rate:.2f} steps/s", flush=True)
-
-    given.output.mkdir(parents=True, exist_ok=True)
-    model, accuracy = train_classifier(seed=settings.seed)
-    save_classifier(model, given.output)
-    print(f"classifier: {accuracy:.1%} of the evaluation images", flush=True)
-    pretrain(settings, given.output, resume=given.resume, progress=report)
-    print(f"weights in {given.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,6 +16,7 @@ from loralith.diffusion.folder import REPORT
 from loralith.diffusion.picture import Panel, render
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.subject import Subject
 from loralith.diffusion.workload import lora_shapes
 from loralith.errors import LoralithError
 
@@ -36,7 +37,7 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject) -> dict[str, Any]:
     """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds."""
     identity = dict(settings.identity())
     shapes = lora_shapes(session.model, settings.batch)
@@ -47,6 +48,8 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         "held_out_loss": {"before": before.held_out_loss, "after": after.held_out_loss},
         "sample_accuracy": {"before": before.accuracy, "after": after.accuracy},
         "losses": session.losses,
+        "curve": [[look.step, look.held_out_loss] for look in session.looks],
+        "subject": {"name": subject.name, "images": len(subject.images), "held_out": len(subject.held_out), "prompt": subject.prompt},
         "lora": {
             "layers": len(shapes),
             "parameters": sum(tensor.numel() for tensor in session.parameters.values()),
@@ -62,15 +65,18 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
     }
 
 
-def build_picture(settings: FinetuneSettings, images: torch.Tensor, before: Evaluation, after: Evaluation) -> bytes:
-    """PNG bytes of samples.png: training images [N, 1, 16, 16], samples before and samples after."""
+def build_picture(settings: FinetuneSettings, subject: Subject, before: Evaluation, after: Evaluation) -> bytes:
+    """PNG bytes of samples.png: training images, samples before and samples after."""
 
     def panel(title: str, result: Evaluation) -> Panel:
-        text = f"{result.accuracy:.0%} recognized as {settings.digit}, held-out loss {result.held_out_loss:.4f}"
-        right = (result.recognized == settings.digit)[:PICTURE_SAMPLES]
+        text, right = f"held-out loss {result.held_out_loss:.4f}", None
+        if result.accuracy is not None:
+            text = f"{result.accuracy:.0%} recognized as {subject.digit}, {text}"
+            right = (result.recognized == subject.digit)[:PICTURE_SAMPLES]
         return Panel(title, text, result.samples[:PICTURE_SAMPLES], PICTURE_COLUMNS, right)
 
-    heading = f"Learning the digit {settings.digit}: LoRA rank {settings.rank}, {settings.steps} steps, {settings.device}"
-    shown = images[: PICTURE_SAMPLES // 2]
-    given = Panel("Training images", f"{settings.images} of a class never seen before", shown, 4)
+    heading = f"Learning {subject.name}: LoRA rank {settings.rank}, {settings.steps} steps, {settings.device}"
+    shown = subject.images[: PICTURE_SAMPLES // 2]
+    text = f"{len(subject.images)} of a class never seen before" if settings.data is None else f"{len(subject.images)} with captions"
+    given = Panel("Training images", text, shown, 4)
     return render(heading, [given, panel("Samples before", before), panel("Samples after", after)])

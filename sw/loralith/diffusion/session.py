@@ -1,5 +1,6 @@
 """The state of a fine-tune, and how it goes to a checkpoint and back."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from loralith.diffusion.settings import FinetuneSettings
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 
 
+@dataclass(frozen=True)
+class Look:
+    """The adapter while it trains, after `step` steps, in plain FP32: held-out loss, a few samples [N, 1, 16, 16]."""
+
+    step: int
+    held_out_loss: float
+    samples: Tensor
+
+
 class Session:
     """One process's part of a run. `step` counts completed steps, `losses` has one entry for each, `seconds` is their time."""
 
@@ -27,6 +37,7 @@ class Session:
         self.losses: list[float] = []
         self.seconds = 0.0
         self.before: Evaluation | None = None
+        self.looks: list[Look] = []
         self.attachment: Attachment | None = None
         self._earlier: dict[str, Any] = {}  # counters of earlier sessions
         self._attached: dict[str, Any] = {}  # state for the attachment that this session will make
@@ -50,12 +61,14 @@ class Session:
                 tensors[f"{key}/{name}"] = value
         attached, values = split_state(self.attachment)
         tensors |= {f"attachment/{name}": tensor for name, tensor in attached.items()}
+        tensors |= {f"look/{look.step}": look.samples for look in self.looks}
         tensors |= {"before/samples": self.before.samples, "before/recognized": self.before.recognized}
         extra = {
             "losses": self.losses,
             "seconds": self.seconds,
             "counters": self.counters(),
             "attachment": values,
+            "looks": [[look.step, look.held_out_loss] for look in self.looks],
             "before": [self.before.held_out_loss, self.before.accuracy],
         }
         return Checkpoint(self.step, tensors, extra)
@@ -78,6 +91,7 @@ class Session:
         self.seconds = checkpoint.extra["seconds"]
         loss, accuracy = checkpoint.extra["before"]
         self.before = Evaluation(loss, accuracy, groups["before"]["samples"], groups["before"]["recognized"])
+        self.looks = [Look(at, loss, groups["look"][str(at)]) for at, loss in checkpoint.extra.get("looks", [])]
         self._earlier = dict(checkpoint.extra["counters"])
         self._attached = {**groups.get("attachment", {}), **checkpoint.extra["attachment"]}
 

@@ -2,20 +2,40 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loralith.diffusion.data import HELD_OUT, class_images
+from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
+from loralith.diffusion.unet import model_digest
 from loralith.errors import LoralithError
 
 METHODS = ("lora",)
+MODULES = ("lora", "all")
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
+"""Cross attention's projections of the prompt, which CDM-QTA trains."""
+TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
+USUAL: Mapping[str, Any] = {"data": None, "model": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
 
 
 class SettingsError(LoralithError):
     """A setting outside its range: the message names the setting, its value and the range."""
+
+
+def choose_targets(text: str) -> tuple[str, ...]:
+    """The projections of a word of TARGETS, or of names of PROJECTIONS separated by commas. Raises SettingsError."""
+    targets = TARGETS.get(text, tuple(text.split(",")))
+    _check_targets(targets)
+    return targets
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+    known = (*PROJECTIONS, *KEYS_AND_VALUES)
+    if not targets or any(target not in known for target in targets) or len(set(targets)) != len(targets):
+        raise SettingsError(f"targets must be {', '.join(TARGETS)} or some of {', '.join(known)}, each once, not {list(targets)!r}")
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,17 @@ class FinetuneSettings:
     rank, alpha : LoRA rank r, any integer from 1, and alpha > 0; the adapter is scaled by alpha / rank.
     steps : optimizer steps. batch : images per step. lr : learning rate of AdamW (constant, no weight decay).
     seed : seed of the adapter's first values, of the images' choice and of every draw; 0 to 2^32 - 1.
-    targets : the attention projections that get an adapter, some of PROJECTIONS.
+    targets : the attention projections that get an adapter, some of PROJECTIONS and KEYS_AND_VALUES.
+    data : folder of images with captions to learn instead of a digit, see `subject`; then digit and images are not looked at.
+    model : folder of the U-Net to train instead of the package's, see `unet.load_model`.
+    rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
+    modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     verify : also compare the device with the reference; changes no result.
     checkpoint_every : steps between checkpoints; changes no result.
+    curve_every : steps between looks at the adapter while it trains, for the report: held-out loss and a few samples; 0 for none.
     evaluation : see EvaluationSettings.
 
     Raises SettingsError.
@@ -64,12 +89,19 @@ class FinetuneSettings:
     lr: float = 3e-3
     seed: int = 0
     targets: tuple[str, ...] = PROJECTIONS
+    modules: str = "lora"
+    data: Path | None = None
+    model: Path | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
     dropout: float = 0.0
     start_from: Path | None = None
     device: str = FP32
     config: str | None = None
     verify: bool = False
     checkpoint_every: int = 10
+    curve_every: int = 0
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
@@ -85,24 +117,45 @@ class FinetuneSettings:
         _whole("batch", self.batch, 1)
         _real("lr", self.lr, positive=True)
         _whole("seed", self.seed, 0, 2**32 - 1)
-        unknown = [target for target in self.targets if target not in PROJECTIONS]
-        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            raise SettingsError(f"targets must be some of {', '.join(PROJECTIONS)}, each once, not {list(self.targets)!r}")
+        _check_targets(self.targets)
+        for name, value in self.rank_pattern.items():
+            _whole(f"the rank of {name}", value, 1)
+        for name, value in self.alpha_pattern.items():
+            _real(f"the alpha of {name}", value, positive=True)
+        if self.modules not in MODULES:
+            raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
+        if self.modules == "all" and self.device == FP32:
+            raise SettingsError("modules must be 'lora' without a device, not 'all'")
         _real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
         _whole("checkpoint_every", self.checkpoint_every, 1)
+        _whole("curve_every", self.curve_every, 0)
         _whole("evaluation.rounds", self.evaluation.rounds, 1)
         _whole("evaluation.samples", self.evaluation.samples, 1)
         _whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
         _real("evaluation.guidance", self.evaluation.guidance, positive=True)
 
+    def subject(self) -> Subject:
+        """What the run learns. Raises DataError for a folder that it cannot learn from."""
+        return digit_subject(self.digit, self.images, self.seed) if self.data is None else folder_subject(self.data)
+
+    def adapter(self) -> dict[str, Any]:
+        """What `adapter.add_adapter` is told."""
+        names = ("rank", "alpha", "targets", "seed", "rank_pattern", "alpha_pattern", "rslora")
+        return {name: getattr(self, name) for name in names}
+
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
         own = asdict(self)
-        for name in ("output", "verify", "checkpoint_every"):
+        for name in ("output", "verify", "checkpoint_every", "curve_every"):
             del own[name]
         own["targets"] = sorted(self.targets)
+        own["data"] = None if self.data is None else folder_digest(self.data)
+        own["model"] = None if self.model is None else model_digest(self.model)
+        for name, usual in USUAL.items():
+            if own[name] == usual:
+                del own[name]  # what was added later, where it changes nothing: earlier runs' settings stay equal
         own["alpha"], own["lr"] = float(self.alpha), float(self.lr)
         own["start_from"] = None if self.start_from is None else str(self.start_from)
         return own

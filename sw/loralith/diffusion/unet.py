@@ -4,6 +4,9 @@
 64, so that tiles of 16 fit and tiles of 32 do not always. `loralith pretrain` reproduces the weights in assets/.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,9 +49,9 @@ def assets() -> Path:
     return Path(str(resources.files("loralith.diffusion").joinpath("assets")))
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_unet(config: Mapping[str, Any] = UNET_CONFIG) -> UNet2DConditionModel:
     """The U-Net with torch's default initialization, from torch's global generator."""
-    unet = UNet2DConditionModel(**UNET_CONFIG)
+    unet = UNet2DConditionModel(**config)
     unet.set_attn_processor(AttnProcessor())  # torch's fused attention is several times slower on a CPU for heads this small
     return unet
 
@@ -63,13 +66,40 @@ def save_model(unet: UNet2DConditionModel, encoder: PromptEncoder, folder: Path)
     write_json(config, folder / CONFIG_FILE)
 
 
+def _config(path: Path) -> dict[str, Any]:
+    """A U-Net's configuration. Raises LoralithError for one that does not fit the images and prompts of this workload."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LoralithError(f"{path} does not hold a U-Net's configuration: {error}") from error
+    if kind != "UNet2DConditionModel":
+        raise LoralithError(f"{path} is of a {kind}; a UNet2DConditionModel can be trained")
+    for name in ("sample_size", "in_channels", "out_channels", "cross_attention_dim"):
+        if config.get(name) != UNET_CONFIG[name]:
+            raise LoralithError(f"{path} has {name} {config.get(name)!r}; the images and prompts here need {UNET_CONFIG[name]}")
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of a model's files. Raises LoralithError where one is missing."""
+    total = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENS_FILE):
+        try:
+            total.update((folder / name).read_bytes())
+        except OSError as error:
+            raise LoralithError(f"model {folder} lacks {name}: {error}") from error
+    return total.hexdigest()
+
+
 def load_model(folder: Path | None = None) -> tuple[UNet2DConditionModel, PromptEncoder]:
     """The U-Net and its token table, FP32, in evaluation mode and frozen; from the package's assets unless a folder is given.
 
-    Raises LoralithError that names the file where one is missing, damaged or of another shape.
+    A folder is a diffusers U-Net's (config.json, diffusion_pytorch_model.safetensors) of any depth and widths, with tokens.safetensors
+    beside it, as `loralith pretrain` writes it. Raises LoralithError that names the file where one is missing, damaged or of another shape.
     """
     folder = folder or assets() / MODEL_FOLDER
-    unet, encoder = new_unet(), PromptEncoder()
+    unet, encoder = new_unet(_config(folder / CONFIG_FILE)), PromptEncoder()
     try:
         with safe_open(folder / TOKENS_FILE, framework="pt") as file:
             tokens = (file.metadata() or {}).get("tokens", "")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor
 
@@ -39,16 +39,13 @@ def lora_shapes(model: PeftModel, batch: int) -> list[LoraShape]:
     """The shapes of every LoRA layer for a batch of images, in the order of the forward pass (found by running one)."""
     shapes: list[LoraShape] = []
     hooks = []
-    config = model.peft_config["default"]
-    assert isinstance(config, LoraConfig)
-    rank = config.r
     for name, module in model.named_modules():
         if isinstance(module, Linear):
 
             def record(module: Linear, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
                 features = inputs[0].shape[-1]
                 prompt = ".attn2." in name and name.endswith(("to_k", "to_v"))
-                shapes.append(LoraShape(name, inputs[0].numel() // features, features, output.shape[-1], rank, leaf=prompt))
+                shapes.append(LoraShape(name, inputs[0].numel() // features, features, output.shape[-1], module.r["default"], leaf=prompt))
 
             hooks.append(module.register_forward_hook(record))
     try:

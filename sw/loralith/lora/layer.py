@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,31 +22,71 @@ from loralith.device.base import Device
 from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import FQT
 
-from .quantize import Float32, QuantizedWeight, Stream
+from .quantize import Float32, Quantized, QuantizedWeight, Stream
 from .step import BackwardPlan, ForwardPlan, LayerNumerics
 
-__all__ = ["DeviceLayer", "Saved"]
+__all__ = ["Activation", "DeviceLayer", "Saved"]
 
 TIMEOUT = 600.0
 """Seconds that one list may take; a simulated device is slow."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
+class Activation:
+    """INT8 X on a device, shared by the layers that read the same tensor; freed when the last of its ``holders`` lets go."""
+
+    device: Device
+    layout: MatrixLayout
+    scale: float
+    clipped: int
+    holders: int = 1
+
+    @classmethod
+    def place(cls, device: Device, x: Quantized) -> Activation:
+        """Copies X [T, I] to the device; the caller is its first holder."""
+        layout = row_major(x.q.shape[0], x.q.shape[1], device.config)
+        layout = layout.at(device.alloc(layout.nbytes + 64))  # the bus reads whole words past the last row
+        device.write(layout.address, layout.pack(x.q))
+        return cls(device, layout, x.scale, x.clipped)
+
+    @property
+    def quantized(self) -> Quantized:
+        """A copy from the device."""
+        q = self.layout.unpack(self.device.read(self.layout.address, self.layout.nbytes), np.int8)
+        return Quantized(q, self.scale, self.clipped)
+
+    def hold(self) -> Activation:
+        self.holders += 1
+        return self
+
+    def release(self) -> None:
+        self.holders -= 1
+        if not self.holders:
+            self.device.free(self.layout.address)
+
+
+@dataclass(eq=False)
 class Saved:
-    """What a forward pass leaves on the device for its backward pass: INT8 X and H.
+    """What a forward pass leaves for its backward pass: on the device INT8 X and H, on the host scales.
 
     Attributes:
         plan: the forward pass's numbers.
-        x: layout of X [T, I]; skinny: layout of H. addresses: to be freed.
+        x: X [T, I]; skinny: layout of H. addresses: to be freed.
         y: Y [T, O] float32. y_acc: the INT32 behind it.
     """
 
     plan: ForwardPlan
-    x: MatrixLayout
+    x: Activation
     skinny: MatrixLayout
     addresses: tuple[int, ...]
     y: Float32
     y_acc: np.ndarray
+
+    def keep(self) -> None:
+        """Lets go of every array on the host; the backward pass must then be given A and B again."""
+        nothing = np.empty((0, 0), np.int8)
+        self.plan = replace(self.plan, operands=self.plan.operands.scales(), b_chain=nothing, y_scale=nothing.astype(np.float64))
+        self.y, self.y_acc = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
 
 
 @dataclass(frozen=True)
@@ -134,16 +174,21 @@ class DeviceLayer:
     def _key(stream: Stream | None) -> tuple[int, int] | None:
         return stream.key if stream else None
 
-    def forward(self, x: Float32, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
+    def forward(self, x: Float32 | Activation, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
         """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``record`` False leaves delayed scales as they are.
 
-        Its device memory stays taken until `release` (or `backward`, which releases it).
+        X may be on the device already, where another layer reads the same. Its device memory stays taken until `release` (or `backward`,
+        which releases it).
         """
         numerics, config = self.numerics, self.config
-        operands = numerics.forward_operands(x, a, b, step, call)
+        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call)
         kept: list[int] = []
+        if isinstance(x, Activation):
+            activation = x.hold()
+        else:
+            activation = Activation.place(self.device, Quantized(operands.xq, operands.sx, operands.clipped["X"]))
         try:
-            xs = self._place(row_major(operands.xq.shape[0], operands.xq.shape[1], config), operands.xq, kept)
+            xs = activation.layout
             T = xs.rows
             skinny = self._reserve(self.skinny.packed(T, config), kept)
             with self.device.arena():
@@ -180,19 +225,34 @@ class DeviceLayer:
                     numerics.record("H", self._maximum(stats, plan.requantization))
                 self.saturations["H"] += self._statistics(stats)[1]
         except BaseException:
+            activation.release()
             for address in kept:
                 self.device.free(address)
             raise
-        return Saved(plan, xs, skinny, tuple(kept), plan.y(acc), acc)
+        return Saved(plan, activation, skinny, tuple(kept), plan.y(acc), acc)
 
     def release(self, saved: Saved) -> None:
         """Free what a forward pass left on the device."""
+        saved.x.release()
         for address in saved.addresses:
             self.device.free(address)
 
-    def backward(self, saved: Saved, dy: Float32, *, need_dx: bool = True, record: bool = True) -> Gradients:
-        """dX, dA and dB from dY [T, O] float32; releases ``saved``."""
+    def backward(
+        self,
+        saved: Saved,
+        dy: Float32,
+        adapter: tuple[Float32, Float32] | None = None,
+        *,
+        need_dx: bool = True,
+        record: bool = True,
+    ) -> Gradients:
+        """dX, dA and dB from dY [T, O] float32; releases ``saved``. ``adapter``: the A and B of the forward pass, after `Saved.keep`."""
         try:
+            if adapter is not None:
+                before = saved.plan.operands
+                x = Quantized(before.xq, before.sx, before.clipped["X"])
+                again = self.numerics.forward_operands(x, *adapter, before.step, before.call)
+                saved.plan = replace(saved.plan, operands=again)
             return self._backward(saved, dy, need_dx, record)
         finally:
             self.release(saved)
@@ -200,7 +260,7 @@ class DeviceLayer:
     def _backward(self, saved: Saved, dy: Float32, need_dx: bool, record: bool) -> Gradients:
         numerics, config = self.numerics, self.config
         operands = numerics.backward_operands(saved.plan, dy)
-        T = saved.x.rows
+        T = saved.x.layout.rows
         with self.device.arena():
             temporary: list[int] = []
             dys = self._place(row_major(T, self.O, config), operands.dyq, temporary)
@@ -239,7 +299,7 @@ class DeviceLayer:
             h_right = self.skinny.right(T, config).at(saved.skinny.address)
             dh_right = self.skinny.right(T, config).at(skinny.address)
             compile_gradient(emitter, Gradient(dys, h_right, db), self.rank, "dB")
-            compile_gradient(emitter, Gradient(saved.x, dh_right, da), self.rank, "dA")
+            compile_gradient(emitter, Gradient(saved.x.layout, dh_right, da), self.rank, "dA")
             self.device.run(emitter.finish(AHEAD), TIMEOUT)
             db_acc, da_acc = self._read(db), self._read(da)
             dx_acc = self._read(out) if out is not None else None

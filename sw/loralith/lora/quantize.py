@@ -15,6 +15,7 @@ from loralith.spec.numerics import Q8_MAX, hash32, hash_key
 from loralith.spec.scheme import FQT, SchemeError, power_exponent, scale_of, vanishes, weight_scales
 
 __all__ = [
+    "Quantized",
     "QuantizedWeight",
     "Stream",
     "dequantize",
@@ -46,6 +47,15 @@ class Stream:
     def key(self) -> tuple[int, int]:
         """What a command's key0 and key1 hold."""
         return hash_key(self.seed, self.step, self.tensor)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized tensor, scale * q, and how many of its values were clipped."""
+
+    q: Int8
+    scale: float
+    clipped: int
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from loralith.spec import scheme as spec
 from loralith.spec.numerics import K_LIMIT, Requantization
 from loralith.spec.scheme import FQT, Chain, Role, SchemeError
 
-from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
+from .quantize import Float32, Int8, Quantized, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
 
 __all__ = ["BackwardOperands", "BackwardPlan", "ForwardOperands", "ForwardPlan", "LayerNumerics"]
 
@@ -43,6 +43,11 @@ class ForwardOperands:
     b: int
     b_units: Float32
     clipped: Mapping[str, int]
+
+    def scales(self) -> ForwardOperands:
+        """Without the tensors, of which the shapes stay: X is on the device, and A and B are quantized again where they are needed."""
+        tensors = {name: getattr(self, name) for name in ("xq", "aq", "a_units", "bq", "b_units")}
+        return replace(self, **{name: np.broadcast_to(tensor.dtype.type(0), tensor.shape) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -168,22 +173,25 @@ class LayerNumerics:
             raise SchemeError(f"{name} must have the shape {shape}, not {x.shape}")
         return finite32(x, name)
 
-    def forward_operands(self, x: NDArray, a: NDArray, b: NDArray, step: int, call: int = 0) -> ForwardOperands:
-        """Quantizes X [T, I], A [r, I] and B [O, r] (float32 or float16)."""
+    def forward_operands(self, x: NDArray | Quantized, a: NDArray, b: NDArray, step: int, call: int = 0) -> ForwardOperands:
+        """Quantizes X [T, I], A [r, I] and B [O, r] (float32 or float16); X may be quantized already, as this scheme does it."""
         O, I = self.weight.q.shape
-        if len(x) > K_LIMIT:
-            raise SchemeError(f"X must have at most {K_LIMIT} tokens, whose gradients sum exactly, not {len(x)}; use smaller batches")
-        x = self._shaped(x, "X", (len(x), I))
+        T = len(x.q) if isinstance(x, Quantized) else len(x)
+        if T > K_LIMIT:
+            raise SchemeError(f"X must have at most {K_LIMIT} tokens, whose gradients sum exactly, not {T}; use smaller batches")
+        if not isinstance(x, Quantized):
+            x = Quantized(*quantize(self._shaped(x, "X", (T, I)), stream=self.stream(Role.X, step, call)))
+        elif x.q.shape != (T, I):
+            raise SchemeError(f"X must have the shape {(T, I)}, not {x.q.shape}")
         a = self._shaped(a, "A", (len(a), I))
         b = self._shaped(b, "B", (O, len(a)))
-        xq, sx, x_clipped = quantize(x, stream=self.stream(Role.X, step, call))
         aq, sa, a_clipped = quantize(a, stream=self.stream(Role.A, step, call))
         with np.errstate(over="ignore"):  # finite32 refuses what overflows, with its place
             b_units = finite32(b / self.weight.scale[:, None], "B / sw")
             a_units = finite32(a / np.float32(sa), "A / sa")
         bq, exponent, b_clipped = quantize_power(b_units, stream=self.stream(Role.B, step, call))
-        clipped = {"X": x_clipped, "A": a_clipped, "B": b_clipped}
-        return ForwardOperands(step, call, xq, sx, aq, sa, a_units, bq, exponent, b_units, clipped)
+        clipped = {"X": x.clipped, "A": a_clipped, "B": b_clipped}
+        return ForwardOperands(step, call, x.q, x.scale, aq, sa, a_units, bq, exponent, b_units, clipped)
 
     def forward_plan(self, operands: ForwardOperands, measured: int | None = None) -> ForwardPlan:
         """Scales and chain of a forward pass.

@@ -10,7 +10,7 @@ from collections import Counter
 
 from loralith.compiler.workload import Linear
 
-__all__ = ["MODELS", "SUBSETS", "image_linears", "text_linears"]
+__all__ = ["MODELS", "SUBSETS", "image_linears", "step_linears", "text_linears"]
 
 # (transformer blocks, tokens, channels) of each resolution, and the text: (tokens, channels).
 _SD15 = ((5, 4096, 320), (5, 1024, 640), (5, 256, 1280), (1, 64, 1280)), (77, 768)
@@ -26,6 +26,16 @@ def image_linears(model: str, rank: int) -> Counter[Linear]:
     found: Counter[Linear] = Counter()
     for count, T, C in _blocks(model):
         found[Linear(f"attn {T}x{C}", T, C, C, rank)] += 6 * count
+    return found
+
+
+def step_linears(model: str, rank: int) -> list[Linear]:
+    """Every linear that reads the image, by name, in the order of the forward pass. Raises ValueError for an unknown model."""
+    found = []
+    for count, T, C in _blocks(model):
+        for block in range(count):
+            for name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out", "attn2.to_q", "attn2.to_out"):
+                found.append(Linear(f"{T}x{C}.{block}.{name}", T, C, C, rank))
     return found
 
 

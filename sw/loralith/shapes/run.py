@@ -36,7 +36,9 @@ __all__ = [
     "measure_text",
     "modelled",
     "modelled_text",
+    "run_once",
     "total",
+    "weight_stationary_cycles",
 ]
 
 INPUTS = ("x", "w", "a", "b", "a_chain", "b_chain", "dy")
@@ -242,6 +244,33 @@ def measure_text(
     return TextMeasurement(tuple(linears), counters, cycles, measured=True)
 
 
+def run_once(
+    linear: Linear,
+    seed: int,
+    device: Device,
+    hardware: str = "",
+    cache: Path | None = None,
+) -> tuple[dict[str, int], int]:
+    """One linear's step on the device, alone in a list, every result checked: its counters, and the model's cycles.
+
+    With `cache` a run of the same list, hardware and `seed`, which the operands follow from, is not repeated.
+    """
+    config = device.config
+    with device.arena():
+        base = device.alloc(_placed(linear, 1, 0, config)[1], 4096)
+        ((_, tensors),), _ = _placed(linear, 1, base, config)
+        commands = compile_step([(linear, tensors)], config)
+        cycles = model(commands, config).cycles
+        path = _kept(cache, commands, f"{hardware} {linear.name} {seed}", config)
+        if path and path.is_file():
+            return json.loads(path.read_text(encoding="utf-8")), cycles
+        expected = _fill(device, linear, tensors, seed)
+        counters = _run(device, commands)
+        _check(device, linear, tensors, expected)
+        _keep(path, counters)
+    return counters, cycles
+
+
 def _difference(linear: Linear, count: int, runs: list[dict[str, int]], cycles: tuple[int, int], *, measured: bool) -> Measurement:
     more = {name: runs[1][name] - runs[0][name] for name in FIGURES}
     return Measurement(linear, count, runs[0], more, cycles, measured)
@@ -326,11 +355,28 @@ def _check(device: Device, linear: Linear, tensors: Tensors | TextTensors, resul
 
 def fixed_os_cycles(linear: Linear, config: Config) -> int:
     """Output stationary, fold 1, no swap, no chain, no fusion, its drain hidden behind the next tile, no fill and no bus: an ideal."""
+    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in _products(linear))
+
+
+def _products(linear: Linear) -> list[tuple[int, int, int]]:
+    """(M, N, K) of H, XW, HB, dH, dB, dA, and dYW, dHA."""
     T, I, O, r = linear.T, linear.I, linear.O, linear.rank
     products = [(T, r, I), (T, O, I), (T, O, r), (T, r, O), (O, r, T), (r, I, T)]
-    if linear.dx:
-        products += [(T, I, O), (T, I, r)]
-    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in products)
+    return products + ([(T, I, O), (T, I, r)] if linear.dx else [])
+
+
+def weight_stationary_cycles(linear: Linear, config: Config) -> int:
+    """Weight stationary in closed form: a tile of K x N stays while M rows pass, its own loading (R cycles) hidden behind the tile before.
+
+    Of each product and its transpose the cheaper one is taken: which operand stays is a free choice.
+    """
+    return sum(
+        min(
+            -(-K // config.rows) * -(-N // config.cols) * max(M, config.rows),
+            -(-K // config.rows) * -(-M // config.cols) * max(N, config.rows),
+        )
+        for M, N, K in _products(linear)
+    )
 
 
 def total(measurements: Iterable[Measurement | TextMeasurement], config: Config) -> dict[str, Any]:
@@ -339,6 +385,7 @@ def total(measurements: Iterable[Measurement | TextMeasurement], config: Config)
     cycles, macs = sum(m.cycles for m in measurements), sum(m.macs for m in measurements)
     elements = config.rows * config.cols
     fixed = sum(fixed_os_cycles(linear, config) * count for m in measurements for linear, count in m.counted.items())
+    stationary = sum(weight_stationary_cycles(linear, config) * count for m in measurements for linear, count in m.counted.items())
     assert macs == sum(linear.macs * count for m in measurements for linear, count in m.counted.items())
     return {
         "macs": macs,
@@ -348,6 +395,8 @@ def total(measurements: Iterable[Measurement | TextMeasurement], config: Config)
         "fixed_os_cycles": fixed,
         "fixed_os_utilization": macs / (fixed * elements),
         "speedup_over_fixed_os": fixed / cycles,
+        "weight_stationary_cycles": stationary,
+        "weight_stationary_utilization": macs / (stationary * elements),
         "layers": [row | _ratios(row, config) for m in measurements for row in m.rows()],
     }
 
@@ -361,6 +410,7 @@ def _ratios(row: dict[str, Any], config: Config) -> dict[str, Any]:
     return {
         "utilization": row["macs"] / (row["cycles"] * elements),
         "fixed_os_utilization": linear.macs / (fixed_os_cycles(linear, config) * elements),
+        "weight_stationary_utilization": linear.macs / (weight_stationary_cycles(linear, config) * elements),
     } | {name: row[name] / row["cycles"] for name in SHARES}
 
 

@@ -22,7 +22,7 @@ class ExactModel:
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
         unet, encoder = load_model()
-        self.model = add_adapter(unet, rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=settings.seed).double()
+        self.model = add_adapter(unet, **settings.adapter()).double()
         self.encoder: PromptEncoder = encoder.double()
         self.parameters = adapter_parameters(self.model)
 

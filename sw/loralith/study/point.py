@@ -83,8 +83,8 @@ def run_point(
     tally = Tally(scheme or FQT())
     with repeatable():
         unet, encoder = load_model()
-        model = add_adapter(unet, rank=run.rank, alpha=run.alpha, targets=run.targets, seed=run.seed)
-        plain = add_adapter(load_model()[0], rank=run.rank, alpha=run.alpha, targets=run.targets, seed=run.seed)
+        model = add_adapter(unet, **run.adapter())
+        plain = add_adapter(load_model()[0], **run.adapter())
         exact = ExactModel(run)
         parameters, shown = adapter_parameters(model), adapter_parameters(plain)
         optimizer = torch.optim.AdamW(parameters.values(), lr=run.lr, weight_decay=0.0)

@@ -127,8 +127,8 @@ def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"{context['date']}, commit {context['commit']}. `{context['command']}` repeats it,",
         "`loralith study --rerun SCHEME --seed S` one point, number for number.",
         "",
-        f"LoRA of rank {settings['rank']} on the small diffusion model: {settings['images']} images of the digit {settings['digit']}, "
-        f"{settings['steps']} steps of {settings['batch']} images.",
+        f"LoRA of rank {settings['rank']} on {', '.join(settings.get('targets', ['all four projections']))} of the small diffusion model: "
+        f"{settings['images']} images of the digit {settings['digit']}, {settings['steps']} steps of {settings['batch']} images.",
         f"Seeds {', '.join(map(str, summary['seeds']))}. A seed decides the adapter's first values, the images, every draw and",
         "the rounding, alike for all schemes: differences from FP32 are taken seed by seed. After `±` is one standard error over seeds.",
         f"Before training: held-out loss {before['heldout_loss']:.5f}, "

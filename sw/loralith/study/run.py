@@ -1,5 +1,6 @@
 """All points of a study, one after another."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,4 +28,5 @@ def run_study(
         report = None if progress is None else (lambda step, scheme=scheme, seed=seed: progress(scheme, seed, step))
         point = run_point(store.settings, scheme, seed, attach, report, stop)
         store.save(point)
+        gc.collect()  # models and attachments hold each other
         yield point

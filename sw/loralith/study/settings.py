@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.diffusion.checkpoint import settings_hash
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
+from loralith.diffusion.settings import PROJECTIONS, EvaluationSettings, FinetuneSettings
 from loralith.errors import LoralithError
 
 
@@ -14,7 +14,7 @@ from loralith.errors import LoralithError
 class StudySettings:
     """The same run for every scheme and seed.
 
-    digit, rank, alpha, images, batch, lr, steps, evaluation : as in `FinetuneSettings`.
+    digit, rank, alpha, images, batch, lr, steps, targets, evaluation : as in `FinetuneSettings`.
     curve_every : steps between the held-out losses of a run's curve. curve_rounds : passes over the images for each of them.
     probes : steps whose gradients are compared with FP64 and whose rounding to zero is counted.
 
@@ -31,6 +31,7 @@ class StudySettings:
     curve_every: int = 25
     curve_rounds: int = 2
     probes: tuple[int, ...] = (1, 10, 50, 100, 199)
+    targets: tuple[str, ...] = PROJECTIONS
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
@@ -53,17 +54,22 @@ class StudySettings:
             lr=self.lr,
             steps=self.steps,
             seed=seed,
+            targets=self.targets,
             evaluation=self.evaluation,
         )
 
     def identity(self) -> Mapping[str, Any]:
         """JSON values."""
-        return {**asdict(self), "probes": list(self.probes)}
+        own = {**asdict(self), "probes": list(self.probes), "targets": list(self.targets)}
+        if self.targets == PROJECTIONS:
+            del own["targets"]  # as in studies from before there was a choice
+        return own
 
     @classmethod
     def from_identity(cls, values: Mapping[str, Any]) -> "StudySettings":
         """The inverse of `identity`."""
-        known = {**values, "probes": tuple(values["probes"]), "evaluation": EvaluationSettings(**values["evaluation"])}
+        targets = tuple(values.get("targets", PROJECTIONS))
+        known = {**values, "targets": targets, "probes": tuple(values["probes"]), "evaluation": EvaluationSettings(**values["evaluation"])}
         return cls(**known)
 
     @property

@@ -55,7 +55,8 @@ class _Product(torch.autograd.Function):
             ctx.save_for_backward(a)
             if attachment.observer:
                 attachment.observer.forward(layer.name, x.detach(), forward)
-        return forward.y
+        # Another tensor on the same values: an output that its own node keeps is never freed.
+        return forward.y.detach()
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

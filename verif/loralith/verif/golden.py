@@ -134,7 +134,7 @@ def layer_vector(case: LayerCase, inputs: Mapping[str, Tensor] | None = None) ->
     keys = {
         role.name: numerics.hash_key(case.scheme.seed, case.step, tensor_id(case.layer, role, case.call))
         for role in Role
-        if case.scheme.is_stochastic(role)
+        if role <= Role.B_CHAIN and case.scheme.is_stochastic(role)
     }
     meta = {
         "version": VERSION,

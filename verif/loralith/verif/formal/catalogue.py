@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, gate, queue, tokens
+from .blocks import bursts, controller, gate, masters, ppu, queue, registers, tokens
 from .proof import Proof
 
 __all__ = ["PROOFS"]
 
-PROOFS: tuple[Proof, ...] = (*queue.PROOFS, *tokens.PROOFS, *gate.PROOFS, *bursts.PROOFS)
+PROOFS: tuple[Proof, ...] = (
+    *queue.PROOFS,
+    *tokens.PROOFS,
+    *gate.PROOFS,
+    *bursts.PROOFS,
+    *masters.PROOFS,
+    *controller.PROOFS,
+    *registers.PROOFS,
+    *ppu.PROOFS,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,34 +48,38 @@ class Harness:
     """Builds the top module of one proof.
 
     Parameters:
-        only: name of the one claim to make; None makes all. Assumptions are always made.
+        only: names of the claims to make; None makes all. Assumptions are always made.
+        invariants: make invariants too.
 
     Attributes:
-        m: the module. ports: its free inputs; the solver chooses them in every cycle. claims: what was said, by name.
+        m: the module. reset: its reset. ports: its free inputs; the solver chooses them in every cycle. claims: what was said, by name.
     """
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, only: Collection[str] | None = None, invariants: bool = True) -> None:
         self.m = Module()
         self.m.domains.sync = domain = ClockDomain()
         # A clock that is no port never ticks, and everything is proved. The reset is free as well: it may come at any time.
         self.ports: list[Value] = [domain.clk, domain.rst]
+        self.reset = domain.rst
         self.claims: dict[str, Claim] = {}
-        self._only = only
+        self._only, self._invariants = only, invariants
         self._count = 0
         self._inner: dict[int, dict[str, Signal]] = {}
 
-    def block(self, component: T, name: str = "dut") -> T:
-        """Adds a block under proof, elaborated now (a mutant is in force now), all its inputs free. Returns it."""
+    def block(self, component: T, name: str = "dut", **tied: int) -> T:
+        """Adds a block under proof, elaborated now (a mutant is in force now), its inputs free but those ``tied``. Returns it."""
         fragment = Fragment.get(component, None)
-        self._inner[id(component)] = {signal.name: signal for signal in _driven(fragment)}
+        self._inner[id(component)] = dict(_driven(fragment))
         self.m.submodules[name] = _Ready(fragment)
-        for _, member, value in component.signature.flatten(component):
-            if member.flow is In:
+        for path, member, value in component.signature.flatten(component):
+            if member.flow is In and path[0] in tied:
+                self.m.d.comb += Value.cast(value).eq(tied[path[0]])
+            elif member.flow is In:
                 self.ports.append(Value.cast(value))
         return component
 
     def inside(self, component: wiring.Component, name: str) -> Signal:
-        """A register or wire of the block itself, by name: for invariants of an induction and for values that a cut made free."""
+        """A register or wire of the block itself, by name (``gate.burst`` in a part of it named gate), for invariants of an induction."""
         return self._inner[id(component)][name]
 
     def free(self, shape: ShapeLike, name: str) -> Signal:
@@ -90,6 +94,13 @@ class Harness:
         self._count += 1
         signal = Signal(value.shape(), name=f"past{self._count}", init=init)
         self.m.d.sync += signal.eq(value)
+        return signal
+
+    def after_reset(self) -> Signal:
+        """The first cycle, and every one after a cycle of reset."""
+        self._count += 1
+        signal = Signal(name=f"after_reset{self._count}", init=1, reset_less=True)
+        self.m.d.sync += signal.eq(self.reset)
         return signal
 
     def assume(self, condition) -> None:
@@ -107,7 +118,7 @@ class Harness:
 
     def invariant(self, condition) -> None:
         """Holds in every cycle, says nothing that a claim does not, and is what an induction needs."""
-        if self._only is None:
+        if self._invariants:
             self._count += 1
             self.m.submodules[f"invariant{self._count}"] = _Statement(Assert(condition, None))
 
@@ -122,7 +133,7 @@ class Harness:
     def _claim(self, claim: Claim, kind, condition) -> None:
         assert claim.name not in self.claims, f"{claim.name} is claimed twice"
         self.claims[claim.name] = claim
-        if self._only in (None, claim.name):
+        if self._only is None or claim.name in self._only:
             self.m.submodules[claim.name] = _Statement(kind(condition, None))
 
     def counter(self, name: str, limit: int, *, up, down, clear=0) -> Signal:
@@ -135,6 +146,10 @@ class Harness:
         return count
 
 
-def _driven(fragment: Fragment) -> Iterator[Signal]:
+def _driven(fragment: Fragment, prefix: str = "") -> Iterator[tuple[str, Signal]]:
     for statements in fragment.statements.values():
-        yield from statements._lhs_signals()
+        for signal in statements._lhs_signals():
+            yield prefix + signal.name, signal
+    for part, name, _ in fragment.subfragments:
+        if name is not None:
+            yield from _driven(part, f"{prefix}{name}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .catalogue import PROOFS
+from .harness import Claim
+from .mutation import Mutant
 from .proof import Proof
 
 __all__ = ["table"]
@@ -13,22 +15,23 @@ __all__ = ["table"]
 def table(proofs: Iterable[Proof] = PROOFS) -> str:
     """Markdown: a row per claim."""
     lines = ["| block | property | what it says | method | shown to fail by |", "|---|---|---|---|---|"]
-    groups: dict[object, list[Proof]] = {}
-    for proof in proofs:  # proofs of one harness at several sizes share their rows
-        groups.setdefault((proof.block, proof.name.rstrip("0123456789_")), []).append(proof)
-    for group in groups.values():
-        claims = {name: claim for proof in group for name, claim in proof.claims().items()}
-        mutants = [mutant for proof in group for mutant in proof.mutants]
-        bounds = "; ".join(dict.fromkeys(proof.bound for proof in group if proof.bound))
-        methods = " and ".join(dict.fromkeys(str(proof.method) + (" (slow)" if proof.slow else "") for proof in group))
-        for claim in claims.values():
-            shown = "reached" if claim.cover else "<br>".join(_mutant(m) for m in mutants if m.kills == claim.name)
-            method = "cover" if claim.cover else methods + (f": {bounds}" if bounds else "")
-            lines.append(f"| {group[0].block} | {claim.name} | {claim.says} | {method} | {shown} |")
+    rows: dict[tuple[str, str], list[tuple[Proof, Claim]]] = {}
+    for proof in proofs:
+        for claim in proof.claims().values():
+            rows.setdefault((proof.block, claim.name), []).append((proof, claim))
+    for (block, name), made in rows.items():
+        claim = made[0][1]
+        methods: dict[str, dict[str, None]] = {}
+        for proof, _ in made:
+            methods.setdefault(proof.bound, {})[f"{proof.method}{' (slow)' if proof.slow else ''}"] = None
+        how = "; ".join(" and ".join(some) + (f": {bound}" if bound else "") for bound, some in methods.items())
+        mutants = [mutant for proof, _ in made for mutant in proof.mutants if mutant.kills == name]
+        shown = ("cover", "reached") if claim.cover else (how, "<br>".join(_mutant(mutant) for mutant in mutants))
+        lines.append(f"| {block} | {name} | {claim.says} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def _mutant(mutant) -> str:
+def _mutant(mutant: Mutant) -> str:
     return f"`{_cell(mutant.old)}` → `{_cell(mutant.new)}`" if mutant.new else f"without `{_cell(mutant.old)}`"
 
 

@@ -1,0 +1,53 @@
+"""`loralith adapter`: what an adapter file holds, and the same adapter for other tools."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("adapter", help="look at an adapter of PEFT, diffusers or kohya, or write it for PEFT and diffusers")
+    parser.add_argument("path", type=Path, help="a folder of PEFT or diffusers, or a .safetensors file of diffusers or kohya")
+    parser.add_argument("--model", default="small", help="model that it is for, as `loralith plan` takes it (default: small)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="a new or empty folder: PEFT's files and diffusers' are written there"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from loralith.diffusion.adapter import module_names
+    from loralith.diffusion.formats import read_adapter, write_diffusers, write_peft
+    from loralith.errors import LoralithError
+    from loralith.mapping.configs import find_model
+
+    with output.plain_warnings(), torch.device("meta"):
+        names = module_names(UNet2DConditionModel(**find_model(args.model).config))
+    adapter = read_adapter(args.path, names)
+    layers = [
+        {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
+        for name, layer in sorted(adapter.layers.items())
+    ]
+    figures: dict[str, Any] = {"source": adapter.source, "rslora": adapter.rslora, "layers": layers, "written": []}
+    if args.output:
+        if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+            raise LoralithError(f"output {args.output} is not empty; give a new or empty folder")
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_diffusers(adapter, args.output)
+        write_peft(adapter, args.output)
+        figures["written"] = [str(path) for path in sorted(args.output.iterdir())]
+    if args.json:
+        output.emit_json(figures)
+        return 0
+    rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in layers]
+    output.table(f"{adapter.source}{', rsLoRA' if adapter.rslora else ''}", ("layer", "shape", "rank", "alpha"), rows)
+    for path in figures["written"]:
+        print(path)
+    return 0

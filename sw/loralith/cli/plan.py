@@ -1,0 +1,79 @@
+"""`loralith plan`: what a training step of a whole model costs, and which of its layers run on the device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+from loralith.spec.config import PRESETS
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("plan", help="which layers of a model run on the device, and what a training step costs")
+    parser.add_argument("model", help="small (the project's own), sd15, sdxl, or a folder with a diffusers U-Net's config.json")
+    parser.add_argument("--map", choices=("lora", "all"), default="all", help="what runs on the device (default: all)")
+    parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
+    parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
+    parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
+    parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
+    parser.add_argument("--layers", action="store_true", help="a line for each layer")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from loralith.diffusion.checkpoint import write_json
+    from loralith.diffusion.settings import choose_targets
+    from loralith.errors import LoralithError
+    from loralith.mapping.configs import find_model
+    from loralith.mapping.plan import plan
+    from loralith.mapping.trace import trace_model
+    from loralith.spec.config import load_config
+
+    for name in ("rank", "batch"):
+        if getattr(args, name) < 1:
+            raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
+    config, source = load_config(args.config), find_model(args.model)
+    with output.plain_warnings():
+        traced = trace_model(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch, modules=args.map)
+    settings = {"model": source.name, "map": args.map, "rank": args.rank, "targets": args.targets, "batch": args.batch}
+    figures = {**settings, **plan(traced, config)}
+    if args.output:
+        write_json(figures, args.output)
+    if args.json:
+        output.emit_json(figures)
+    else:
+        show(figures, layers=args.layers)
+    return 0
+
+
+def size(count: int) -> str:
+    """Bytes, or anything counted, with a prefix."""
+    value, prefixes = float(count), iter(("", " k", " M", " G", " T"))
+    prefix = next(prefixes)
+    while value >= 1000 and prefix != " T":
+        value, prefix = value / 1000, next(prefixes)
+    return f"{value:.4g}{prefix}"
+
+
+def show(figures: dict[str, Any], *, layers: bool) -> None:
+    columns = ("MACs", "weights", "saved", "saved in FP32", "read", "written")
+    keys = ("macs", "weight_bytes", "saved_bytes", "saved_bytes_fp32", "bytes_read", "bytes_written")
+    if layers:
+        rows = [
+            (layer["name"], layer["where"], layer["why"], layer["shape"], *(size(layer[key]) for key in keys))
+            for layer in figures["layers"]
+        ]
+        output.table("Layers, in the order of the forward pass", ("layer", "where", "why", "shape", *columns), rows)
+    rows = [(name, sums["modules"], *(size(sums[key]) for key in keys)) for name, sums in figures["totals"].items()]
+    title = f"A training step of {figures['model']}, batch {figures['batch']}, on {figures['config']}: bytes and multiply-accumulates"
+    output.table(title, ("", "layers", *columns), rows)
+    reasons: dict[str, list[str]] = {}
+    for layer in figures["layers"]:
+        if layer["where"] == "torch":
+            reasons.setdefault(layer["why"], []).append(layer["name"])
+    for reason, names in reasons.items():
+        print(f"in torch, since {reason}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
+    print(f"{figures['macs_on_device']:,} of {figures['macs']:,} multiply-accumulates on the device: {figures['share']:.2%}")

@@ -1,0 +1,114 @@
+"""INT8 products whose operands may stay in device memory, each stored once and read in either order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
+from loralith.device.base import Device
+from loralith.device.errors import DeviceError
+from loralith.spec.config import Config
+from loralith.spec.numerics import K_LIMIT
+
+__all__ = ["Resident", "plan_product", "product"]
+
+TIMEOUT = 600.0
+"""Seconds that one list may take; a simulated device is slow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """INT8 matrices [count, rows, cols] in device memory, row-major, one after the other."""
+
+    address: int
+    count: int
+    rows: int
+    cols: int
+
+    @classmethod
+    def place(cls, device: Device, values: np.ndarray) -> Resident:
+        """Copies int8 [count, rows, cols] to the device. `free` gives the memory back."""
+        count, rows, cols = values.shape
+        layout = row_major(count * rows, cols, device.config)
+        # The bus reads whole words past the last row.
+        address = device.alloc(layout.nbytes + 64)
+        device.write(address, layout.pack(np.ascontiguousarray(values).reshape(count * rows, cols)))
+        return cls(address, count, rows, cols)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.count, self.rows, self.cols
+
+    def layout(self, device: Device) -> MatrixLayout:
+        """All matrices as one of count * rows rows."""
+        return row_major(self.count * self.rows, self.cols, device.config).at(self.address)
+
+    def nbytes(self, device: Device) -> int:
+        return self.layout(device).nbytes
+
+    def free(self, device: Device) -> None:
+        device.free(self.address)
+
+
+Operand = Resident | np.ndarray
+
+
+def plan_product(
+    M: int,
+    N: int,
+    K: int,
+    config: Config,
+    *,
+    count: int = 1,
+    left_turned: bool = False,
+    right_turned: bool = False,
+    left_resident: bool = False,
+    right_resident: bool = False,
+) -> tuple[Batch, bool]:
+    """How `product` computes; and whether it computes the transpose, right^T left^T: where that takes fewer cycles of the array.
+
+    Only a right operand that comes from the host can be packed for folding; then it is not turned any more.
+    """
+    fold = 1 if right_resident else best_fold(K, N, config)
+    swapped = 1 if left_resident else best_fold(K, M, config)
+    swap = array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
+    if swap:
+        M, N, fold, left_turned, right_turned = N, M, swapped, not right_turned, not left_turned
+    return plan_batch(M, N, K, count, config, fold, left_turned=left_turned, right_turned=right_turned and fold == 1), swap
+
+
+def product(
+    device: Device, left: Operand, right: Operand, *, left_turned: bool = False, right_turned: bool = False, timeout: float = TIMEOUT
+) -> np.ndarray:
+    """The exact products of left [count, M, K] and right [count, K, N], INT8, as int32 [count, M, N], in one list.
+
+    Parameters: arrays of int8, which are on the device only while it runs, or `Resident`. A turned operand has its last two dimensions
+    the other way round, left [count, K, M] or right [count, N, K], and is turned by the load path.
+
+    Raises DeviceError for shapes that do not fit and for K over 131071, DoesNotFit where no block fits the scratchpads.
+    """
+    config = device.config
+    count, M, K = (left.shape[0], left.shape[2], left.shape[1]) if left_turned else left.shape
+    counts, k, N = (right.shape[0], right.shape[2], right.shape[1]) if right_turned else right.shape
+    if counts != count or k != K:
+        raise DeviceError(f"left [count, M, K] and right [count, K, N] must share count and K, not {(count, M, K)} and {(counts, k, N)}")
+    if K > K_LIMIT:
+        raise DeviceError(f"K must be at most {K_LIMIT} for an exact INT32 sum, not {K}: split it and add on the host")
+    resident = {"left_resident": isinstance(left, Resident), "right_resident": isinstance(right, Resident)}
+    batch, swap = plan_product(M, N, K, config, count=count, left_turned=left_turned, right_turned=right_turned, **resident)
+    if swap:
+        left, right, right_turned = right, left, not left_turned
+    plan = batch.plan
+    if plan.fold > 1:
+        assert isinstance(right, np.ndarray)
+        right = np.stack([fold_right(one.T if right_turned else one, plan.fold, config) for one in right])
+    with device.arena():
+        at = [operand.address if isinstance(operand, Resident) else Resident.place(device, operand).address for operand in (left, right)]
+        out = row_major(count * plan.M, plan.N, config, 4)
+        out_at = device.alloc(out.nbytes)
+        device.run(compile_batch(batch, config).at(*at, out_at), timeout)
+        result = out.unpack(device.read(out_at, out.nbytes), np.int32).reshape(count, plan.M, plan.N)
+    return np.ascontiguousarray(result.transpose(0, 2, 1)) if swap else result

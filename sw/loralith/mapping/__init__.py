@@ -1,0 +1,24 @@
+"""Whole models on a device: which layers of a torch model run there, how, and what that takes.
+
+- `select`: which modules are mapped, and why the others are not.
+- `attachment`: the modules of one model on one device, until they are given back.
+- `adapted`, `frozen`, `attention`: one kind of mapped module each, with its autograd function.
+- `trace`: the same choice for a model that is only shapes; `plan`: what it costs; `configs`: models that are written down.
+- `memory`: what is saved for the backward pass, measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["attach", "detach"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from loralith.mapping import attachment as module
+
+        function = getattr(module, name)
+        globals()[name] = function
+        return function
+    raise AttributeError(f"module 'loralith.mapping' has no attribute {name!r}")

@@ -1,0 +1,95 @@
+"""Which modules of a model run on a device, and why the others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+
+from loralith.errors import LoralithError
+
+__all__ = ["CONTRACTS", "MODULES", "AttachError", "Choice", "select"]
+
+MODULES = ("lora", "all")
+"""What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
+
+
+class AttachError(LoralithError):
+    """A model, a layer or a value that cannot run on the device; the message names it and what would be right."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One module that multiplies. ``kind``: "lora", "linear", "conv", "attention", or "other". ``reason``: why it stays in torch, "" where
+    it runs on the device."""
+
+    name: str
+    module: nn.Module
+    kind: str
+    reason: str = ""
+
+
+def _linear(module: nn.Linear) -> str:
+    if type(module) is not nn.Linear:
+        return f"{type(module).__name__} is a linear layer of its own kind"
+    return _frozen(module)
+
+
+def _conv(module: nn.Conv2d) -> str:
+    if type(module) is not nn.Conv2d:
+        return f"{type(module).__name__} is a convolution of its own kind"
+    if module.groups != 1:
+        return f"groups must be 1, not {module.groups}"
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return f"padding must be zeros of a given width, not {module.padding_mode} {module.padding!r}"
+    return _frozen(module)
+
+
+def _frozen(module: nn.Module) -> str:
+    return "its weight is trained" if module.weight.requires_grad else ""  # type: ignore[union-attr]
+
+
+def _attention(module: Attention) -> str:
+    if type(module.processor) not in (AttnProcessor, AttnProcessor2_0):
+        return f"its processor is {type(module.processor).__name__}; AttnProcessor and AttnProcessor2_0 are mapped"
+    if module.added_kv_proj_dim is not None:
+        return "it has projections of its own for added keys and values"
+    if module.norm_q is not None or module.norm_k is not None:
+        return "it normalizes queries or keys"
+    if module.inner_kv_dim != module.inner_dim:
+        return f"its keys have another width ({module.inner_kv_dim}) than its queries ({module.inner_dim})"
+    return ""
+
+
+CONTRACTS = {nn.Linear: ("linear", _linear), nn.Conv2d: ("conv", _conv), Attention: ("attention", _attention)}
+"""The kind of a module's type, and what says why one is not mapped."""
+
+NO_PRODUCT = (nn.Embedding, nn.GroupNorm, nn.LayerNorm)
+
+
+def select(model: nn.Module, modules: str) -> list[Choice]:
+    """Every module of ``model`` that multiplies: LoRA layers first, then the others, each in order of name.
+
+    Raises AttachError for an unknown ``modules``.
+    """
+    if modules not in MODULES:
+        raise AttachError(f"modules must be {' or '.join(MODULES)}, not {modules!r}")
+    named = sorted(model.named_modules(), key=lambda item: item[0])
+    lora: list[Choice] = [Choice(name, module, "lora") for name, module in named if issubclass(type(module), LoraLayer)]
+    inside = tuple(f"{choice.name}." for choice in lora)
+    rest = []
+    for name, module in named:
+        if isinstance(module, LoraLayer) or name.startswith(inside):
+            continue
+        for kind, (word, contract) in CONTRACTS.items():
+            if isinstance(module, kind):
+                reason = contract(module) if modules == "all" else "only LoRA layers are mapped"
+                rest.append(Choice(name, module, word, reason))
+                break
+        else:
+            own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
+            if own and not isinstance(module, NO_PRODUCT):
+                rest.append(Choice(name, module, "other", f"nothing maps {type(module).__name__}"))
+    return lora + rest

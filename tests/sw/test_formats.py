@@ -1,0 +1,300 @@
+"""Adapter files: what we write is loaded by stock PEFT and diffusers, what they and kohya write is loaded by us, with the same outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from loralith.cli import main
+from loralith.diffusion.adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_names, save_adapter, with_adapter
+from loralith.diffusion.formats import _sgm_blocks, _sgm_name, read_adapter
+from loralith.mapping.configs import find_model
+
+CONFIG = {
+    "sample_size": 4,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 6,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+TARGETS = ("to_q", "to_v", "to_out.0")
+KINDS = {
+    "plain": {"rank": 3, "alpha": 6},
+    "patterns": {"rank": 3, "alpha": 6, "rank_pattern": {"attn2.to_q": 2, "to_v": 5}, "alpha_pattern": {"attn1.to_v": 1.5}},
+    "rslora": {"rank": 4, "alpha": 2, "rslora": True},
+}
+
+
+def unet():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**CONFIG).requires_grad_(False).eval()
+
+
+def filled(model):
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def ours(kind):
+    return filled(add_adapter(unet(), targets=TARGETS, seed=0, **KINDS[kind]))
+
+
+@torch.no_grad()
+def output(model):
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(2, 1, 4, 4, generator=generator), torch.randn(2, 3, 6, generator=generator)
+    return model(x, torch.tensor([3, 700]), text).sample
+
+
+PLAIN = output(unet())
+
+
+def read(path: Path):
+    model = with_adapter(unet(), read_adapter(path, module_names(unet())))
+    return output(model.eval())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_peft_and_diffusers_load_what_we_write(kind, tmp_path):
+    model = ours(kind)
+    want = output(model)
+    assert not torch.allclose(want, PLAIN, atol=1e-3)
+    save_adapter(model, tmp_path)
+    assert torch.equal(output(PeftModel.from_pretrained(unet(), str(tmp_path))), want)
+    stock = unet()
+    stock.load_lora_adapter(str(tmp_path), prefix="unet", weight_name="pytorch_lora_weights.safetensors")
+    assert torch.equal(output(stock), want)
+    state, alphas, header = StableDiffusionPipeline.lora_state_dict(str(tmp_path), return_lora_metadata=True)  # pyright: ignore[reportAssignmentType]
+    stock = unet()
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock, metadata=header)
+    assert torch.equal(output(stock), want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_we_write_is_read_back_the_same(kind, tmp_path):
+    model = ours(kind)
+    save_adapter(model, tmp_path)
+    content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    save_adapter(model, tmp_path)
+    assert content == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for file in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
+        found = read_adapter(tmp_path / file, module_names(unet()))
+        mine = adapter_of(model)
+        assert found.rslora == mine.rslora
+        assert {name: (layer.rank, layer.alpha) for name, layer in found.layers.items()} == {
+            name: (layer.rank, layer.alpha) for name, layer in mine.layers.items()
+        }
+        assert all(torch.equal(found.layers[name].a, layer.a) for name, layer in mine.layers.items())
+        assert torch.equal(read(tmp_path / file), output(model))
+    other = add_adapter(unet(), targets=TARGETS, seed=5, **KINDS[kind])
+    load_adapter(other, tmp_path)
+    assert torch.equal(output(other), output(model))
+
+
+def stock_config(kind):
+    told = KINDS[kind]
+    return LoraConfig(
+        r=told["rank"],
+        lora_alpha=told["alpha"],
+        target_modules=list(TARGETS),
+        rank_pattern=told.get("rank_pattern", {}),
+        alpha_pattern=told.get("alpha_pattern", {}),
+        use_rslora=told.get("rslora", False),
+        init_lora_weights=False,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_we_load_what_stock_peft_and_diffusers_write(kind, tmp_path):
+    torch.manual_seed(2)
+    peft = get_peft_model(unet(), stock_config(kind))
+    want = output(peft)
+    peft.save_pretrained(tmp_path / "peft")
+    assert torch.equal(read(tmp_path / "peft"), want)
+    torch.manual_seed(2)
+    stock = unet()
+    stock.add_adapter(stock_config(kind), "default")
+    assert torch.equal(output(stock), want)
+    stock.save_lora_adapter(tmp_path / "unet", "default")
+    assert torch.equal(read(tmp_path / "unet"), want)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path / "pipeline",
+        unet_lora_layers=get_peft_model_state_dict(stock),
+        unet_lora_adapter_metadata=stock.peft_config["default"].to_dict(),
+    )
+    assert torch.equal(read(tmp_path / "pipeline"), want)
+
+
+def kohya(adapter, path, alpha=True):
+    tensors = {}
+    for name, layer in adapter.layers.items():
+        short = "lora_unet_" + name.replace(".", "_")
+        tensors |= {f"{short}.lora_down.weight": layer.a.clone(), f"{short}.lora_up.weight": layer.b.clone()}
+        if alpha:
+            tensors[f"{short}.alpha"] = torch.tensor(layer.alpha)
+    save_file(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("kind", ["plain", "patterns"])
+def test_a_kohya_file_is_read_as_stock_diffusers_reads_it(kind, tmp_path):
+    model = ours(kind)
+    kohya(adapter_of(model), tmp_path / "kohya.safetensors")
+    got = read(tmp_path / "kohya.safetensors")
+    assert torch.equal(got, output(model))
+    if kind == "patterns":
+        return  # diffusers 0.42 asks PEFT for names with ".processor." then, which fit nothing
+    state, alphas = StableDiffusionPipeline.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors")  # pyright: ignore[reportAssignmentType]
+    stock = unet()
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock)
+    assert torch.equal(output(stock), got)
+
+
+SGM = {
+    "down_blocks.1.attentions.0": "input_blocks_3_1",
+    "mid_block.attentions.0": "middle_block_1",
+    "up_blocks.0.attentions.0": "output_blocks_0_1",
+    "up_blocks.0.attentions.1": "output_blocks_1_1",
+}
+"""Blocks of CONFIG by Stability's names."""
+
+
+def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
+    adapter = adapter_of(ours("plain"))
+    tensors = kohya(adapter, tmp_path / "plain.safetensors")
+    for name, other in SGM.items():
+        tensors = {key.replace(name.replace(".", "_"), other): tensor for key, tensor in tensors.items()}
+    assert sum("_blocks_" in key or "middle" in key for key in tensors) == len(tensors)
+    assert not any("attentions" in key for key in tensors)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    found = read_adapter(tmp_path / "kohya.safetensors", module_names(unet()))
+    assert sorted(found.layers) == sorted(adapter.layers)
+    loader = StableDiffusionXLPipeline
+    state, alphas = loader.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors", unet_config=unet().config)  # pyright: ignore[reportAssignmentType]
+    stock = unet()
+    loader.load_lora_into_unet(state, alphas, stock)
+    assert torch.equal(output(stock), read(tmp_path / "kohya.safetensors"))
+
+
+def test_every_module_of_sdxl_has_one_name_of_stabilitys():
+    with torch.device("meta"):
+        names = module_names(UNet2DConditionModel(**find_model("sdxl").config))
+    blocks = _sgm_blocks(names)
+    leaves = [name for name in names if name.endswith(("conv1", "to_q", "proj_in", "conv", "time_emb_proj", "conv_shortcut", "linear_1"))]
+    sgm = {_sgm_name(name, blocks) for name in leaves}
+    assert len(sgm) == len(leaves)
+    assert not any(name.startswith(("down_blocks", "up_blocks", "mid_block")) for name in sgm)
+    assert {"input_blocks.4.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op", "output_blocks.2.2.conv"} <= sgm
+    assert {"input_blocks.8.1.transformer_blocks.9.attn2.to_q", "output_blocks.8.0.skip_connection", "middle_block.1.proj_in"} <= sgm
+
+
+def test_without_alpha_it_is_the_rank(tmp_path):
+    adapter = adapter_of(ours("patterns"))
+    kohya(adapter, tmp_path / "kohya.safetensors", alpha=False)
+    found = read_adapter(tmp_path / "kohya.safetensors", module_names(unet()))
+    assert all(layer.alpha == layer.rank for layer in found.layers.values())
+    save_file({name: tensor.clone() for name, tensor in adapter.tensors("unet.").items()}, tmp_path / "bare.safetensors")
+    stock = unet()
+    stock.load_lora_adapter(str(tmp_path), prefix="unet", weight_name="bare.safetensors")
+    assert torch.equal(read(tmp_path / "bare.safetensors"), output(stock))
+
+
+def test_names_from_before_peft_are_read(tmp_path):
+    adapter = adapter_of(ours("plain"))
+    old = {}
+    for name, layer in adapter.layers.items():
+        stem, _, last = name.replace("to_out.0", "to_out").rpartition(".")
+        old |= {f"unet.{stem}.processor.{last}_lora.down.weight": layer.a.clone()}
+        old |= {f"unet.{stem}.processor.{last}_lora.up.weight": layer.b.clone()}
+    save_file(old, tmp_path / "old.safetensors")
+    found = read_adapter(tmp_path / "old.safetensors", module_names(unet()))
+    assert sorted(found.layers) == sorted(adapter.layers)
+    assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
+
+
+def altered(tmp_path, change, name="x.safetensors"):
+    """A file of diffusers with its tensors changed."""
+    tensors = {key: tensor.clone() for key, tensor in adapter_of(ours("plain")).tensors("unet.").items()}
+    change(tensors)
+    save_file(tensors, tmp_path / name)
+    return tmp_path / name
+
+
+FIRST = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(f"unet.{FIRST}.lora_B.weight"), rf"lacks the tensor {FIRST}.lora_B.weight"),
+        (lambda t: t.update({f"unet.{FIRST}.lora_magnitude_vector": torch.ones(8)}), r"holds DoRA \(unet.*\), which is not supported"),
+        (lambda t: t.update({"unet.x.hada_w1_a": torch.ones(8)}), "holds LoHa"),
+        (lambda t: t.update({f"unet.{FIRST}.lora_B.bias": torch.ones(8)}), "has a LoRA bias"),
+        (lambda t: t.update({"text_encoder.q.lora_A.weight": torch.ones(8, 8)}), "has layers of a text encoder"),
+        (lambda t: t[f"unet.{FIRST}.lora_A.weight"].fill_(float("nan")), f"values in A of {FIRST} that are not finite"),
+        (lambda t: t.update({f"unet.{FIRST}.lora_B.weight": torch.ones(8, 2)}), f"{FIRST} has A of rank 3 and B of rank 2"),
+        (
+            lambda t: t.update({"unet.else.lora_A.weight": torch.ones(3, 8), "unet.else.lora_B.weight": torch.ones(8, 3)}),
+            "has the layer else, which this model does not have",
+        ),
+        (lambda t: t.clear(), "holds no LoRA tensors"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, change, message):
+    path = altered(tmp_path, change)
+    with pytest.raises(AdapterError, match=message):
+        read_adapter(path, module_names(unet()))
+
+
+def test_settings_that_differ_or_are_not_supported(tmp_path):
+    save_adapter(ours("rslora"), tmp_path)
+    model = add_adapter(unet(), targets=TARGETS, seed=0, rank=4, alpha=2)
+    before = output(filled(model))
+    with pytest.raises(AdapterError, match="has use_rslora True, this run has False"):
+        load_adapter(model, tmp_path)
+    save_adapter(ours("patterns"), tmp_path)
+    model = filled(add_adapter(unet(), targets=TARGETS, seed=0, rank=3, alpha=6))
+    with pytest.raises(AdapterError, match=r"has lora_alpha 1.5, this run has 6 \(down_blocks.*attn1.to_v\)|has r 5, this run has 3"):
+        load_adapter(model, tmp_path)
+    assert not torch.equal(before, PLAIN)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    for setting, value in (("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, setting: value}))
+        with pytest.raises(AdapterError, match=f"has {setting} {value!r}, which is not supported"):
+            read_adapter(tmp_path, module_names(unet()))
+    with pytest.raises(AdapterError, match="the pattern 'to_nothing' fits no layer with an adapter"):
+        add_adapter(unet(), targets=TARGETS, seed=0, rank=3, alpha=6, rank_pattern={"to_nothing": 4})
+    with pytest.raises(AdapterError, match="does not hold a PEFT adapter or one of diffusers"):
+        read_adapter(tmp_path.parent, module_names(unet()))
+    (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(AdapterError, match=r"broken\.safetensors does not hold an adapter"):
+        read_adapter(tmp_path / "broken.safetensors", module_names(unet()))
+
+
+def test_command_shows_and_converts(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    tensors = kohya(adapter_of(ours("patterns")), tmp_path / "kohya.safetensors")
+    words = ["adapter", str(tmp_path / "kohya.safetensors"), "--model", str(folder), "--output", str(tmp_path / "out"), "--json"]
+    assert main(words) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert len(shown["layers"]) == len(tensors) // 3
+    assert {layer["alpha"] for layer in shown["layers"]} == {6.0, 1.5}
+    assert torch.equal(output(PeftModel.from_pretrained(unet(), str(tmp_path / "out"))), output(ours("patterns")))
+    assert set(load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")) == set(adapter_of(ours("plain")).tensors("unet."))
+    assert main(words) == 2
+    assert "is not empty" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Memory of a step: what is measured is what a plan says, and INT8 saves at most 0.30 of FP32."""
+
+import json
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+
+import loralith
+from loralith.cli import main, report_memory
+from loralith.diffusion.adapter import add_adapter
+from loralith.mapping.configs import Source
+from loralith.mapping.memory import Account, measure
+from loralith.mapping.plan import plan
+from loralith.mapping.trace import trace_model
+from loralith.spec.config import PRESETS
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+CONFIG = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
+
+def account(modules: str | None) -> Account:
+    unet = UNet2DConditionModel(**CONFIG).requires_grad_(False)
+    unet.set_attn_processor(AttnProcessor())
+    model = add_adapter(unet, rank=4, alpha=4, targets=PROJECTIONS, seed=0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    x, text = torch.randn(2, 1, 8, 8), torch.randn(2, 8, 16)
+
+    def loss():
+        return model(x, torch.tensor([1, 2]), text).sample.square().sum()
+
+    loss().backward()
+    optimizer.step()
+    if modules is None:
+        return measure(model, loss, optimizer)
+    with loralith.open_device("reference", config="tiny") as device:
+        return measure(model, loss, optimizer, loralith.attach(model, device, modules=modules))
+
+
+@pytest.fixture(scope="module")
+def accounts() -> dict[str | None, Account]:
+    return {modules: account(modules) for modules in (None, "lora", "all")}
+
+
+@pytest.fixture(scope="module")
+def planned():
+    layers = plan(trace_model(Source("test", CONFIG, 8), targets=PROJECTIONS, rank=4, batch=2), PRESETS["tiny"])["layers"]
+    kinds = ("lora", "conv", "attention")
+    figures = ("saved_bytes", "saved_bytes_fp32", "weight_bytes")
+    return {figure: {kind: sum(layer[figure] for layer in layers if layer["kind"] == kind) for kind in kinds} for figure in figures}
+
+
+def test_saved_tensors_are_those_that_a_plan_counts(accounts, planned):
+    fp32, int8 = accounts[None].saved, accounts["all"].saved
+    assert {kind: fp32[kind][1] for kind in planned["saved_bytes_fp32"]} == planned["saved_bytes_fp32"]
+    assert {kind: sum(int8.get(kind, (0, 0))) for kind in planned["saved_bytes"]} == planned["saved_bytes"]
+    assert int8["lora"][1] == 0, "on the device alone"
+
+
+def test_int8_saves_at_most_thirty_percent(accounts):
+    fp32, lora, everything = (accounts[modules] for modules in (None, "lora", "all"))
+    assert sum(lora.saved["lora"]) <= 0.30 * sum(fp32.saved["lora"])
+    assert everything.saved_by_modules <= 0.30 * fp32.saved_by_modules
+    assert sum(everything.parts["saved"]) < sum(fp32.parts["saved"])
+
+
+def test_parts_add_up(accounts):
+    fp32, everything = accounts[None], accounts["all"]
+    assert fp32.parts["weights"][0] == fp32.parts["originals"][1] == fp32.parts["scratch"][0] == 0
+    before, after = fp32.parts["weights"][1], everything.parts["weights"][1] + everything.parts["originals"][1]
+    assert 0 <= after - before < 0.02 * before, "row scales come to it"
+    assert 0.2 < everything.parts["weights"][0] / everything.parts["originals"][1] < 0.35
+    assert everything.parts["gradients"] == fp32.parts["gradients"]
+    assert everything.parts["optimizer"][1] >= 2 * everything.parts["gradients"][1]
+    assert everything.parts["scratch"][0] > 0
+    assert everything.parts["scratch"][1] > 0
+    for one in accounts.values():
+        assert one.parts["saved"] == [sum(pair[place] for pair in one.saved.values()) for place in (0, 1)]
+        assert one.total == sum(sum(pair) for name, pair in one.parts.items() if name != "originals")
+
+
+def test_report(accounts, monkeypatch, tmp_path, capsys):
+    from loralith.diffusion import memory
+
+    names = {"fp32-lora": None, "lora": "lora", "lora-all": "all"}
+    for name, modules in names.items():
+        method = memory.METHODS[name]
+        monkeypatch.setitem(memory.METHODS, name, memory.Method(method.text, lambda *_, m=modules: accounts[m], method.maps))
+    assert main(["report", "memory", "--json", "--output", str(tmp_path / "memory"), "--plot", str(tmp_path / "memory.png")]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["methods"]["fp32-lora"]["saved_ratio"] == 1.0
+    assert figures["methods"]["lora"]["saved_ratio"] == sum(accounts["lora"].saved["lora"]) / sum(accounts[None].saved["lora"])
+    assert (tmp_path / "memory.png").stat().st_size > 10000
+    text = (tmp_path / "memory.md").read_text()
+    assert "everything else" in text
+    assert report_memory.page(figures)[0].startswith("The small U-Net, 4 images")
+    assert main(["report", "memory", "--methods", "magic"]) == 2
+    assert "there is no method 'magic'; there are fp32-lora, lora, lora-all" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Products whose operands stay on the device, in either order: exact, legal, and read as often as the plan says."""
+
+import numpy as np
+import pytest
+
+from loralith.compiler.checker import check
+from loralith.compiler.command_list import CommandList
+from loralith.compiler.matmul import compile_batch
+from loralith.compiler.relocate import Relocatable
+from loralith.device import DeviceError, open_device
+from loralith.device.products import Resident, plan_product, product
+from loralith.spec.commands import COMMAND_BYTES
+from loralith.spec.config import PRESETS
+
+SHAPES = [(1, 5, 7, 3), (3, 20, 12, 7), (1, 40, 300, 33), (2, 3, 40, 50), (4, 64, 12, 64), (1, 130, 77, 1)]
+
+
+def operands(count, M, K, N, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.integers(-128, 128, shape).astype(np.int8) for shape in ((count, M, K), (count, K, N)))
+
+
+def turned(values):
+    return np.ascontiguousarray(values.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("config", ["tiny", "base"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_order_and_place_gives_the_exact_product(config, shape):
+    left, right = operands(*shape)
+    want = left.astype(np.int32) @ right.astype(np.int32)
+    with open_device("reference", config) as device:
+        for case in range(16):
+            left_turned, right_turned, left_stays, right_stays = (bool(case >> bit & 1) for bit in range(4))
+            one, two = turned(left) if left_turned else left, turned(right) if right_turned else right
+            with device.arena():
+                got = product(
+                    device,
+                    Resident.place(device, one) if left_stays else one,
+                    Resident.place(device, two) if right_stays else two,
+                    left_turned=left_turned,
+                    right_turned=right_turned,
+                )
+            assert np.array_equal(got, want), case
+        assert len(device._heap.taken) <= 1, "the list's buffer alone"
+
+
+@pytest.mark.parametrize("config", PRESETS)
+def test_a_batch_is_legal_wherever_it_lies(config):
+    config = PRESETS[config]
+    batch, _ = plan_product(64, 7, 12, config, count=5, right_turned=True, left_resident=True, right_resident=True)
+    addresses = 1 << 20, 5 << 20, 9 << 20
+    commands = CommandList.unpack(compile_batch(batch, config).at(*addresses))
+    check(commands, config, (1 << 20, 10 << 20))
+    loads = [c["address"] for c in commands if c.opcode.name != "COMPUTE"]
+    assert {address >> 22 for address in loads} == {0, 1, 2}
+    assert len(set(loads)) >= 15, "five products, three operands"
+    again = Relocatable.of(CommandList.unpack(compile_batch(batch, config).at(*(Relocatable.base(i) for i in range(3)))))
+    assert again.at(*addresses) == commands.pack()
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(1024, 288, 32), (64, 48, 192), (4, 64, 64), (500, 1000, 60), (16, 40, 700)])
+@pytest.mark.parametrize("config", ["tiny", "base"])
+def test_traffic_is_what_the_device_counts(config, M, K, N):
+    left, right = operands(1, M, K, N)
+    with open_device("reference", config) as device:
+        weight = Resident.place(device, turned(right))
+        product(device, left, weight, right_turned=True)
+        batch, _ = plan_product(M, N, K, device.config, right_turned=True, right_resident=True)
+        counted, commands = device.last_counters, len(compile_batch(batch, device.config).data)
+        read, written = batch.plan.traffic(device.config)
+        assert counted.bytes_written == written
+        assert abs(counted.bytes_read - commands * COMMAND_BYTES - read) <= 0.05 * read
+
+
+def test_few_rows_fold():
+    """Two tokens on sixteen rows: the transpose is computed, with the tokens along folded columns."""
+    with open_device("reference", "base") as device:
+        left, right = operands(1, 2, 64, 64)
+        product(device, left, Resident.place(device, turned(right)), right_turned=True)
+        assert device.last_counters.busy == 64 // 16 * (64 // 8)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with open_device("reference", "tiny") as device:
+        left, right = operands(2, 3, 4, 5)
+        with pytest.raises(DeviceError, match=r"share count and K, not \(2, 3, 4\) and \(1, 4, 5\)"):
+            product(device, left, right[:1])
+        with pytest.raises(DeviceError, match=r"K must be at most 131071 .* not 131072"):
+            product(device, np.zeros((1, 1, 131072), np.int8), np.zeros((1, 131072, 1), np.int8))

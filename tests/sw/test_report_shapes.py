@@ -1,0 +1,87 @@
+"""`loralith report shapes`: the page and its pictures say what the runs say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import loralith
+from loralith.cli import main
+from loralith.compiler.workload import Linear
+from loralith.shapes import plots
+from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
+from loralith.spec.config import load_config
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[dict]:
+    found = []
+    for rank in (2, 4):
+        config = load_config("base")
+        texts = [Linear("text", 7, 32, 48, rank, dx=False)] * 2
+        figures = total([modelled(Linear("image", 32, 48, 48, rank), 3, config), modelled_text(texts, config)], config)
+        about = {"config": "base", "rows": 16, "cols": 16, "bus_bytes": 16, "model": "sd15", "rank": rank, "subset": "all"}
+        found.append(about | {"date": "2000-01-01", "commit": "abc", "command": "bench", "dataflow": "flexible"} | figures)
+    return found
+
+
+def test_sums_are_those_of_the_layers(runs: list[dict]) -> None:
+    for run in runs:
+        assert run["macs"] == sum(layer["macs"] for layer in run["layers"])
+        assert sum(layer["cycles"] for layer in run["layers"]) == pytest.approx(run["cycles"], abs=2)
+        assert run["utilization"] == run["macs"] / (256 * run["cycles"])
+        assert [layer["count"] for layer in run["layers"]] == [3, 2]
+
+
+def test_weight_stationary_keeps_the_better_operand() -> None:
+    """H, XW, HB, dH, dB, dA of T = 16, I = 32, O = 16, r = 1 on 16 x 16, by hand: min over the operand that stays."""
+    linear = Linear("small", 16, 32, 16, 1, dx=False)
+    # H: 2 tiles x max(16, 16) = 32 either way; XW: 2 x 16; HB: 1 x 16; dH: 1 x 16; dB: 1 x 16; dA: 1 tile x 32 rows, or 2 x 16.
+    assert weight_stationary_cycles(linear, load_config("base")) == 32 + 32 + 16 + 16 + 16 + 32
+
+
+def test_page_and_pictures(runs: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for i, run in enumerate(runs):
+        (folder / f"{i}.json").write_text(json.dumps(run), encoding="utf-8")
+    assert main(["report", "shapes", "--folder", str(folder), "--output", str(tmp_path / "out" / "shapes"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
+    page = (tmp_path / "out" / "shapes.md").read_text(encoding="utf-8")
+    for run in runs:
+        assert f"| {run['macs']:,} | {run['cycles']:,} | {run['utilization']:.2%} |" in page
+    assert "SCALE-Sim | 16 x 16 | OS | all | 4 | 359,769,672 | 86.79%" in page
+    for name in ("use", "roofline", "cycles"):
+        assert (tmp_path / "out" / f"shapes-{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"shapes-{name}.png" in page
+    assert main(["report", "shapes", "--folder", str(tmp_path / "none")]) == 2
+
+
+def test_a_picture_follows_its_figures(runs: list[dict]) -> None:
+    assert plots.png(plots.stalls(runs)) == plots.png(plots.stalls(runs))
+    assert plots.png(plots.stalls(runs)) != plots.png(plots.stalls(runs[:1]))
+    cells = [text.get_text() for axes in plots.heat_map(runs).axes for text in axes.texts]
+    assert f"{runs[1]['layers'][0]['utilization']:.1%}" in cells
+    points = [line for line in plots.roofline(runs).axes[0].lines if len(line.get_xdata()) == 1]
+    assert len(points) == sum(len(run["layers"]) for run in runs)
+
+
+def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sd15", "--first", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["name"] for layer in found["layers"]] == ["4096x320.0.attn1.to_q", "4096x320.0.attn1.to_k"]
+    assert found["macs"] == 2 * Linear("", 4096, 320, 320, 4).macs
+
+
+def test_a_linear_that_ran_is_not_run_again(tmp_path: Path) -> None:
+    linear = Linear("once", 8, 16, 24, 2)
+    with loralith.open_device("verilator", config="tiny") as device:
+        first = run_once(linear, 1, device, "here", tmp_path)
+        ran = device.counters().cycles
+        assert run_once(linear, 1, device, "here", tmp_path) == first
+        assert device.counters().cycles == ran
+        run_once(linear, 2, device, "here", tmp_path)
+        assert device.counters().cycles > ran
+    assert first[0]["macs"] == linear.macs

@@ -1,0 +1,50 @@
+"""The life of a list: what the masters' proofs assume about ``stop`` and ``clear``."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat
+
+from loralith.rtl.controller import Controller
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS"]
+
+
+def controller(h: Harness) -> None:
+    dut = h.block(Controller())
+    units = (dut.fetch, dut.load, dut.compute, dut.store)
+    quiet = ~Cat(dut.bus_busy, *(unit.busy for unit in units)).any()
+    began, ended = dut.busy & ~h.past(dut.busy), ~dut.busy & h.past(dut.busy)
+    h.always("clear", "everything is cleared in the first cycle of a list, and in no other", dut.clear == began)
+    h.always("quiet", "a list ends in a cycle in which no unit is busy and the bus owes nothing", ~ended | h.past(quiet))
+    h.always(
+        "stop",
+        "once it stops, a list does until it is cleared; it ends as done without a stop, or with one as an error",
+        (~h.past(dut.stop & ~dut.clear) | dut.stop) & (~ended | ((dut.error == dut.stop) & (dut.done == ~dut.stop))),
+    )
+    h.always(
+        "events",
+        "one event for every list: of its outcome, as it ends",
+        ((dut.done_event & dut.error_event) == 0)
+        & (h.past(dut.done_event | dut.error_event) == ended)
+        & (~ended | (h.past(dut.done_event) == dut.done)),
+    )
+    h.reach("stopped", "a list is stopped and the next one begins", began & h.past(dut.error))
+
+    state = h.inside(dut, "state")
+    h.invariant((state <= 4) & ((state != 4) | dut.stop) & ((state != 3) | ~dut.stop) & ((state != 2) | ~dut.stop))
+    h.invariant((state == 0) | ~(dut.done | dut.error))
+
+
+MUTANTS = (
+    Mutant("clear", "controller", "self.clear.eq(state == State.CLEAR)", "self.clear.eq(state != State.RUN)"),
+    Mutant("quiet", "controller", "with m.If(quiet):", "with m.If(~self.bus_busy):"),
+    Mutant("quiet", "controller", "with m.Elif(quiet & (self", "with m.Elif((self"),
+    Mutant("stop", "controller", "self.stop.eq(0)", "self.stop.eq(self.stop)"),
+    Mutant("events", "controller", "m.d.comb += self.error_event.eq(1)", "m.d.comb += self.done_event.eq(1)"),
+)
+
+PROOFS = (Proof("controller", "controller", controller, Method.induction(2), MUTANTS),)

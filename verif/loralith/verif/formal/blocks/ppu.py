@@ -1,0 +1,262 @@
+"""Requantization against docs/numerics.md, section 2, and the index hash against its definition, both from port to port.
+
+What a rounded result is, is said twice: as what rounding means, in inequalities, and by that page's formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+from loralith.rtl.ppu import IndexHash, PostProcessor
+from loralith.spec.commands import OutMode
+from loralith.spec.numerics import Q8_MAX, SHIFT_MAX, hash32
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS"]
+
+LANES = 2
+
+
+def _later(h: Harness, value, cycles: int) -> Value:
+    """``value`` that many cycles ago."""
+    value = Value.cast(value)
+    for i in range(cycles):
+        register = Signal(value.shape(), name=f"later{i + 1}", reset_less=True)
+        h.m.d.sync += register.eq(value)
+        value = register
+    return value
+
+
+@dataclass
+class Lane:
+    """What was asked for of the column that is at the outputs, and what came."""
+
+    value: Value
+    mantissa: Value
+    shift: Value
+    product: Value
+    masked: Value
+    random: Value
+    quantized: Value
+    wide: Value
+    clipped: Value
+
+
+def _column(h: Harness, dut: PostProcessor) -> tuple[Value, list[Lane]]:
+    """Whether a column is at the outputs, and its lanes."""
+    here = Value.cast(dut.valid)
+    for _ in range(dut.delay):  # a reset forgets all columns
+        here = h.past(here)
+    lanes = []
+    for i in range(dut.lanes):
+        value, scale = dut.values.word_select(i, 32).as_signed(), dut.scales[i]
+        lanes.append(
+            Lane(
+                value=_later(h, value, dut.delay),
+                mantissa=_later(h, scale.m, dut.delay),
+                shift=_later(h, scale.n, dut.delay),
+                product=_later(h, value * scale.m, dut.delay),
+                masked=_later(h, dut.mask[i], dut.delay),
+                random=_later(h, dut.hashes.word_select(i, 32), dut.delay - dut.hash_delay),
+                quantized=dut.quantized.word_select(i, 8).as_signed(),
+                wide=dut.wide.word_select(i, 32).as_signed(),
+                clipped=dut.saturated[i],
+            )
+        )
+    return here, lanes
+
+
+def _nearest(p: Value, q: Value, n: int) -> tuple[Value, Value]:
+    """Whether q is p / 2**n to nearest, and whether that was clipped, as what it means."""
+    step = 1 << n
+    high, low = p << 1 >= (2 * Q8_MAX + 1) * step, p << 1 <= -(2 * Q8_MAX + 1) * step
+    off = (p - (q << n)) << 1
+    within = (off < step) & (off > -step)
+    if n:
+        within = within | (((off == step) | (off == -step)) & ~q[0])
+    return Mux(high, q == Q8_MAX, Mux(low, q == -Q8_MAX, within)), high | low
+
+
+def _offset(random: Value, n: int) -> Value:
+    """u of the page."""
+    if n == 0:
+        return Const(0)
+    return random[32 - n :] if n <= 32 else Cat(Const(0, n - 32), random)
+
+
+def _drawn(p: Value, q: Value, n: int, random: Value) -> tuple[Value, Value]:
+    """Whether q is p / 2**n rounded stochastically, and whether that was clipped, as what it means."""
+    step, total = 1 << n, p + _offset(random, n)
+    over, under = total >= (Q8_MAX + 1) * step, total < -Q8_MAX * step
+    floor = (total >= q << n) & (total < (q << n) + step)
+    return Mux(over, q == Q8_MAX, Mux(under, q == -Q8_MAX, floor)), over | under
+
+
+def _formula(p: Value, q: Value, n: int, random: Value, stochastic: Value) -> tuple[Value, Value]:
+    """The same for both roundings, as the page has it."""
+    even = (p + (1 << (n - 1)) - 1 + ((p >> n) & 1)) >> n if n else p
+    whole = Mux(stochastic, (p + _offset(random, n)) >> n, even)
+    over, under = whole > Q8_MAX, whole < -Q8_MAX
+    return q == Mux(over, Q8_MAX, Mux(under, -Q8_MAX, whole)), over | under
+
+
+def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
+    def build(h: Harness) -> None:
+        dut = h.block(PostProcessor(lanes))
+        here, column = _column(h, dut)
+        stochastic = _later(h, dut.stochastic, dut.delay)
+        narrow = _later(h, dut.out_mode == OutMode.INT8, dut.delay)
+        nearest, drawn, formula = [], [], []
+        for lane in column:
+            p, q, random = lane.product, lane.quantized, lane.random
+            for n in shifts:  # a case for each: a solver finds its way faster than through shifts of any amount
+                for claim, applies, (right, out) in (
+                    (nearest, ~stochastic, _nearest(p, q, n)),
+                    (drawn, stochastic, _drawn(p, q, n, random)),
+                    (formula, 1, _formula(p, q, n, random, stochastic)),
+                ):
+                    claim.append(~(here & (lane.shift == n) & applies) | (right & (lane.clipped == (out & lane.masked & narrow))))
+        h.always(
+            "nearest",
+            "to nearest: at most half a step off, at exactly half to the even one; clipped to +-127 and counted when out of that",
+            Cat(nearest).all(),
+        )
+        h.always(
+            "stochastic",
+            "stochastic: the floor of product plus the top n bits of the hash; clipped to +-127 and counted when out of that",
+            Cat(drawn).all(),
+        )
+        h.always("formula", "both roundings as docs/numerics.md writes them", Cat(formula).all())
+        h.always(
+            "wide",
+            "an INT32 result (mantissa 1, shift 0) is the sum itself",
+            Cat(~(here & (lane.mantissa == 1) & (lane.shift == 0)) | (lane.wide == lane.value) for lane in column).all(),
+        )
+        h.always("never_minus_128", "no quantized result is -128", Cat(~here | (lane.quantized >= -Q8_MAX) for lane in column).all())
+        lane = column[0]
+        tie = (lane.shift == 20) & (lane.product == 5 << 19) & (lane.quantized == 2)
+        h.reach("tie", "two and a half is met, and rounds to two", here & ~stochastic & tie)
+        h.reach("clipped", "a result is clipped at -127", here & lane.clipped & (lane.quantized == -Q8_MAX))
+
+    return build
+
+
+def maximum(count: int, value_bits: int = 32, mantissa_bits: int = 16) -> Callable[[Harness], None]:
+    def build(h: Harness) -> None:
+        dut = h.block(PostProcessor(count))
+        for i in range(count):
+            value = dut.values.word_select(i, 32).as_signed()
+            h.assume((value == value[:value_bits].as_signed()) & (dut.scales[i].m[mantissa_bits:] == 0))
+        here, lanes = _column(h, dut)
+        sizes = [(lane.masked, Mux(lane.product < 0, -lane.product, lane.product)) for lane in lanes]
+        h.always(
+            "maximum",
+            "the maximum is no less than the magnitude of any product of the lanes that count, before shift and clipping",
+            ~here | Cat(~counts | (dut.maximum >= size) for counts, size in sizes).all(),
+        )
+        met = Cat(counts & (dut.maximum == size) for counts, size in sizes).any()
+        none = ~Cat(counts for counts, _ in sizes).any()
+        h.always(
+            "maximum_met",
+            "the maximum is the magnitude of one of them, or zero where none counts",
+            ~here | Mux(none, dut.maximum == 0, met),
+        )
+
+    return build
+
+
+class Word:
+    """32 bits of the solver's, with the operators that the definition uses on its numbers."""
+
+    def __init__(self, m: Module, value: Value) -> None:
+        self._m, self.value = m, Signal(32)  # a wire of its own: an expression would be written out anew at every use
+        m.d.comb += self.value.eq(value)
+
+    def __add__(self, other: Word) -> Word:
+        return Word(self._m, self.value + other.value)
+
+    def __xor__(self, other: Word) -> Word:
+        return Word(self._m, self.value ^ other.value)
+
+    def __and__(self, mask: int) -> Word:
+        return Word(self._m, self.value & mask)
+
+    def __lshift__(self, amount: int) -> Word:
+        return Word(self._m, self.value << amount)
+
+    def __rshift__(self, amount: int) -> Word:
+        return Word(self._m, self.value >> amount)
+
+
+def hashing(h: Harness) -> None:
+    dut = h.block(IndexHash(LANES), valid=1)
+    h.assume(~h.reset)
+    full, key1 = _later(h, Const(1), dut.delay), _later(h, dut.key1, dut.delay - dut.key1_delay)
+    equal = []
+    for i in range(LANES):
+        # `keyed + column` is the index plus the key's first word.
+        keyed, column = (Word(h.m, _later(h, value, dut.delay)) for value in (dut.keyed.word_select(i, 32), dut.column))
+        defined = hash32((column, Word(h.m, key1)), keyed)  # pyright: ignore[reportArgumentType]  # numbers of the solver's
+        equal.append(~full | (dut.hashes.word_select(i, 32) == defined.value))
+    h.always("hash", "the hash of index and key is the definition's, which is run on the solver's values", Cat(equal).all())
+
+
+MUTANTS_ROUNDING = (
+    Mutant("nearest", "ppu", "(1 << 47) - 1)", "(1 << 47))"),
+    Mutant("nearest", "ppu", "over = (fine > Q8_MAX) | (fine < -Q8_MAX)", "over = (fine > Q8_MAX) | (fine < -Q8_MAX - 1)"),
+    Mutant("nearest", "ppu", 'stage(5, "total", signed(49)', 'stage(5, "total", signed(48)'),
+    Mutant("stochastic", "ppu", "<< 16, (1 << 47)", "<< 15, (1 << 47)"),
+    Mutant("formula", "ppu", "odd = Mux(stochastic[4] | (shifts[4] == 0), 0, ", "odd = Mux(stochastic[4], 0, "),
+    Mutant("formula", "ppu", "odd = Mux(stochastic[4] | (shifts[4] == 0), 0, ", "odd = Mux(shifts[4] == 0, 0, "),
+    Mutant("formula", "ppu", "value * self.scales[i].m)", "value * self.scales[i].m.as_signed())"),
+    Mutant("formula", "ppu", "self.values.word_select(i, 32).as_signed()", "self.values.word_select(i, 32)"),
+    Mutant("wide", "ppu", "fine[:32]", "Mux(over, clipped, fine)[:32]"),
+    Mutant("never_minus_128", "ppu", "clipped = Mux(fine < 0, -Q8_MAX, Q8_MAX)", "clipped = Mux(fine < 0, -Q8_MAX - 1, Q8_MAX)"),
+)
+MUTANTS_LANES = (
+    Mutant("formula", "ppu", "self.scales[i].n", "self.scales[0].n"),
+    Mutant("formula", "ppu", "self.hashes.word_select(i, 32)", "self.hashes.word_select(0, 32)"),
+)
+MUTANTS_MAXIMUM = (
+    Mutant("maximum", "ppu", "best = Mux(other > best, other, best)", "best = Mux(other > best, best, other)"),
+    Mutant("maximum", "ppu", "for other in sizes[at + 1 : at + 4]:", "for other in sizes[at + 1 : at + 3]:"),
+    Mutant("maximum_met", "ppu", "Mux(product2 < 0, -product2, product2)[:48], 0)", "Mux(product2 < 0, -product2, product2)[:48], 1)"),
+)
+MUTANTS_HASH = (
+    Mutant("hash", "ppu", "c ^ (c >> 16)", "c ^ (c >> 15)"),
+    Mutant("hash", "ppu", "d + self.key1 if number == 1 else d", "d"),
+)
+
+SOME = (0, 1, 20, 32, 33, 47)
+"""No shift, the least, a usual one, both sides of where the hash runs out of bits, and the greatest."""
+
+EVERY = tuple(range(SHIFT_MAX + 1))
+
+
+def _some(shifts: tuple[int, ...]) -> str:
+    return "shifts " + ", ".join(map(str, shifts))
+
+
+FLUSHED = Method.induction(PostProcessor.delay + 1, "delay + 1")
+"""Nothing feeds back: after ``delay`` cycles from any state all that is in the pipeline came in by the ports."""
+HASHED = Method.bounded(IndexHash.delay + 2, "delay + 2")
+
+PROOFS = (
+    Proof("rounding", "ppu", rounding(SOME, 1), FLUSHED, MUTANTS_ROUNDING, bound=_some(SOME)),
+    *(
+        Proof(f"rounding_all_{claim}", "ppu", rounding(EVERY, 1), FLUSHED, only=(claim,), slow=True, bound="every shift")
+        for claim in ("nearest", "stochastic", "formula")
+    ),
+    Proof(
+        "lanes", "ppu", rounding(SOME, LANES), FLUSHED, MUTANTS_LANES, only=("formula",), slow=True, bound=f"{LANES} lanes, {_some(SOME)}"
+    ),
+    Proof("maximum", "ppu", maximum(5), FLUSHED, MUTANTS_MAXIMUM, bound="5 lanes"),
+    Proof("maximum_of_17", "ppu", maximum(17, 3, 1), FLUSHED, slow=True, bound="17 lanes, sums of 3 bits and mantissas of 1"),
+    Proof("hashing", "ppu", hashing, HASHED, MUTANTS_HASH, bound=f"{LANES} lanes, one column per cycle, no reset"),
+)

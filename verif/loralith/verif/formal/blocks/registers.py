@@ -1,0 +1,166 @@
+"""The AXI4-Lite port: every request one response, and registers that keep what was written to them."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Mux, Signal, Value
+
+from loralith.rtl.axi import Resp
+from loralith.rtl.csr import Registers, member_name
+from loralith.spec.registers import ADDRESS_BITS, REGISTERS, Access
+
+from ..harness import Harness
+from ..mutation import Mutant
+from ..proof import Method, Proof
+
+__all__ = ["PROOFS"]
+
+CONSTANTS = {"ID": 0x12345678, "VERSION": 0x9ABCDEF0, "CONFIG_HASH": 0x0F1E2D3C}
+
+
+def registers(h: Harness) -> None:
+    m, dut = h.m, h.block(Registers(CONSTANTS))
+    axi = dut.axi
+    word = [axi.awaddr[2:ADDRESS_BITS], axi.araddr[2:ADDRESS_BITS]]
+    took_aw, took_w, took_ar = axi.awvalid & axi.awready, axi.wvalid & axi.wready, axi.arvalid & axi.arready
+    answered, given = axi.bvalid & axi.bready, axi.rvalid & axi.rready
+    offsets = [r.offset + 4 * i for r in REGISTERS.values() for i in range(r.width // 32)]
+
+    h.always(
+        "b_held",
+        "BVALID stays until BREADY, and BRESP with it",
+        ~h.past(axi.bvalid & ~axi.bready) | (axi.bvalid & (axi.bresp == h.past(axi.bresp))),
+    )
+    h.always(
+        "r_held",
+        "RVALID stays until RREADY, and RDATA and RRESP with it",
+        ~h.past(axi.rvalid & ~axi.rready) | (axi.rvalid & (Cat(axi.rdata, axi.rresp) == h.past(Cat(axi.rdata, axi.rresp)))),
+    )
+    h.always("reset", "BVALID and RVALID are low after a reset", ~h.after_reset() | ~(axi.bvalid | axi.rvalid))
+    owed = [h.counter(name, 1, up=up, down=down) for name, up, down in (("owed_b", took_aw, answered), ("owed_r", took_ar, given))]
+    h.always("w_with_aw", "an address is taken together with its data, never without", took_aw == took_w)
+    h.always(
+        "b_one",
+        "one response to every write, after it, and none else; the next write waits for it",
+        (axi.bvalid == owed[0]) & ~(took_aw & owed[0]),
+    )
+    h.always(
+        "r_one",
+        "one response to every read, after it, and none else; the next read waits for it",
+        (axi.rvalid == owed[1]) & ~(took_ar & owed[1]),
+    )
+    h.always(
+        "ready",
+        "no request waits for anything but the answer before it: neither channel for the other, no answer for its ready",
+        ~((axi.arvalid & ~axi.rvalid & ~axi.arready) | (axi.awvalid & axi.wvalid & ~axi.bvalid & ~axi.awready)),
+    )
+
+    # What the writes so far have made of the registers that keep a value.
+    mask = Cat(strobe.replicate(8) for strobe in axi.wstrb)
+    start = next(b.lsb for b in REGISTERS["CONTROL"].bits if b.name == "start")
+    refused = dut.refuse_start & (word[0] == REGISTERS["CONTROL"].offset // 4) & (axi.wdata & mask)[start]
+    kept, right = {}, []
+    for r in REGISTERS.values():
+        if r.access is not Access.RW:
+            continue
+        value = kept[r.name] = Signal(r.width, name=f"model_{r.name.lower()}", init=r.reset)
+        used = Const((1 << r.width) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits), r.width)
+        for i in range(r.width // 32):
+            part = slice(32 * i, 32 * i + 32)
+            with m.If(took_aw & (word[0] == r.offset // 4 + i)):
+                m.d.sync += value[part].eq(((value[part] & ~mask) | (axi.wdata & mask)) & used[part])
+        right.append(getattr(dut, member_name(r.name)) == value)
+    h.always(
+        "write",
+        "a write changes the strobed bytes of the register at its address, in the bits that it has, and nothing else",
+        Cat(right).all(),
+    )
+
+    pending = Signal(32, name="model_pending")
+    events = {b.lsb: getattr(dut, member_name("IRQ_STATUS", b.name)) for b in REGISTERS["IRQ_STATUS"].bits}
+    cleared = Mux(took_aw & (word[0] == REGISTERS["IRQ_STATUS"].offset // 4), axi.wdata & mask, 0)
+    happened = Cat(events.get(i, Const(0, 1)) for i in range(32))
+    m.d.sync += pending.eq((pending & ~cleared) | happened)
+    h.invariant(h.inside(dut, "irq_status_value") == pending)
+    h.always(
+        "irq",
+        "an event is pending until a one is written to it, also when it comes in that cycle; `irq` while an enabled one is",
+        dut.irq == ((pending & kept["IRQ_ENABLE"]) != 0),
+    )
+
+    pulses = {b.name: b.lsb for b in REGISTERS["CONTROL"].bits}
+    to_control = took_aw & (word[0] == REGISTERS["CONTROL"].offset // 4)
+    h.always(
+        "control",
+        "start and abort for the one cycle in which a one is written to them; nothing of a refused write arrives",
+        Cat(
+            getattr(dut, member_name("CONTROL", name)) == (to_control & (axi.wdata & mask)[lsb] & ~refused) for name, lsb in pulses.items()
+        ).all(),
+    )
+
+    def mapped(at: Value) -> Value:
+        return Cat(at == offset // 4 for offset in offsets).any()
+
+    h.always(
+        "resp",
+        "SLVERR to what is no register and to a doorbell while a list runs, OKAY to all else",
+        (~axi.bvalid | (axi.bresp == h.past(Mux(took_aw, Mux(mapped(word[0]) & ~refused, Resp.OKAY, Resp.SLVERR), axi.bresp))))
+        & (~axi.rvalid | (axi.rresp == h.past(Mux(took_ar, Mux(mapped(word[1]), Resp.OKAY, Resp.SLVERR), axi.rresp)))),
+    )
+
+    def seen(r) -> Value:
+        """The whole register as a read at this moment gives it."""
+        if r.name in CONSTANTS:
+            return Const(CONSTANTS[r.name], r.width)
+        if r.name in kept:
+            return kept[r.name]
+        if r.access is Access.W1C:
+            return pending
+        if r.access is Access.WO:
+            return Const(0, r.width)
+        if not r.bits:
+            return getattr(dut, member_name(r.name))
+        parts = {b.lsb: getattr(dut, member_name(r.name, b.name)) for b in r.bits}
+        return sum((Value.cast(part) << lsb for lsb, part in parts.items()), start=Value.cast(0))[: r.width]
+
+    now = Signal(32)
+    for r in REGISTERS.values():
+        for i in range(r.width // 32):
+            with m.If(word[1] == r.offset // 4 + i):
+                m.d.comb += now.eq((seen(r) >> 32 * i)[:32])
+    h.always(
+        "read",
+        "a read gives the register at its address as it was when the address was taken; zero where none is",
+        ~axi.rvalid | (axi.rdata == h.past(Mux(took_ar, now, axi.rdata))),
+    )
+    h.reach("refused", "a doorbell is refused", h.past(took_aw & refused) & (axi.bresp == Resp.SLVERR))
+    h.reach(
+        "together",
+        "a write and a read are answered in the same cycle, both late",
+        h.past(answered == 0) & h.past(axi.bvalid & axi.rvalid) & answered & given,
+    )
+
+
+MUTANTS = (
+    Mutant("b_held", "csr", "with m.Elif(axi.bready):", "with m.Else():"),
+    Mutant("r_held", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(1)"),
+    Mutant("r_held", "csr", "with m.Elif(axi.rready):", "with m.Else():"),
+    Mutant("reset", "axi", '"bvalid": Out(1)', '"bvalid": Out(1, init=1)'),
+    Mutant("reset", "axi", '"rvalid": Out(1)', '"rvalid": Out(1, init=1)'),
+    Mutant("w_with_aw", "csr", "axi.awready.eq(write),", "axi.awready.eq(~axi.bvalid),"),
+    Mutant("b_one", "csr", "axi.awvalid & axi.wvalid & ~axi.bvalid", "axi.awvalid & axi.wvalid"),
+    Mutant("r_one", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(~axi.rvalid | axi.rready)"),
+    Mutant("ready", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(~axi.rvalid & axi.rready)"),
+    Mutant("ready", "csr", "axi.awvalid & axi.wvalid & ~axi.bvalid", "axi.awvalid & axi.wvalid & ~axi.bvalid & axi.bready"),
+    Mutant("write", "csr", "((kept[part] & ~mask) | (data & mask)) & used", "(data & mask) & used"),
+    Mutant("write", "csr", "part = slice(32 * word, 32 * word + 32)", "part = slice(0, 32)"),
+    Mutant("irq", "csr", "self._pending.eq(self._pending & ~(data & mask))", "self._pending.eq(self._pending & ~data)"),
+    Mutant("irq", "csr", "self.irq_enable & values", "values"),
+    Mutant("control", "csr", "with m.If(write & ~refused):", "with m.If(write):"),
+    Mutant("resp", "csr", "Mux(mapped & ~refused, Resp.OKAY, Resp.SLVERR)", "Mux(~refused, Resp.OKAY, Resp.SLVERR)"),
+    Mutant("resp", "csr", "axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)", "axi.rdata.eq(0), axi.rresp.eq(Resp.OKAY)"),
+    Mutant("read", "csr", "values[r.name][32 * i : 32 * i + 32]", "values[r.name][:32]"),
+    Mutant("read", "csr", "axi.rvalid.eq(1), axi.rdata.eq(0), ", "axi.rvalid.eq(1), "),
+)
+
+
+PROOFS = (Proof("registers", "csr", registers, Method.induction(2), MUTANTS, search=6),)
