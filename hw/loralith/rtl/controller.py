@@ -62,7 +62,9 @@ class Controller(wiring.Component):
         state = Signal(State)
         quiet, fault, progress, expired = Signal(), Signal(), Signal(), Signal()
         # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``.
-        quiet_run, quiet_drain, all_done, moved = Signal(), Signal(), Signal(), Signal()
+        quiet_run = Signal()
+        quiet_drain = Signal()
+        all_done, moved = Signal(), Signal()
         completed = Signal(3)
         patience = Signal(32)
         abort, early_abort = Signal(), Signal()

@@ -204,9 +204,10 @@ class PostProcessor(wiring.Component):
             larger = []
             for at in range(0, len(keys), 2):
                 register = Signal(48, name=f"larger{number}_{at}", reset_less=True)
+                other = keys[at + 1] if at + 1 < len(keys) else keys[at]
                 with m.If(enables[number]):
                     # The borrow of a subtraction: a comparison would become a tree of LUTs, not a carry chain.
-                    m.d.sync += register.eq(Mux((keys[at] - keys[at + 1])[48], keys[at + 1], keys[at]))
+                    m.d.sync += register.eq(Mux((keys[at] - other)[48], other, keys[at]))
                 larger.append(register)
             keys, number = larger, number + 1
         maximum = Signal(48, reset_less=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from loralith.spec.config import Config
 
@@ -71,8 +71,7 @@ class WriteMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        length_bits = ceil_log2(config.max_burst)  # of one less than the beats
-        m.submodules.lengths = lengths = Queue(length_bits, config.outstanding_writes)
+        m.submodules.lengths = lengths = Queue(8, config.outstanding_writes)  # one less than the beats
         m.submodules.issued = issued = Queue(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)
 
         wiring.connect(m, wiring.flipped(self.bursts), gate.i)
@@ -106,7 +105,7 @@ class WriteMaster(wiring.Component):
         with m.Elif(axi.awready):
             m.d.sync += axi.awvalid.eq(0)
 
-        sent = Signal(length_bits)
+        sent = Signal(8)
         m.d.comb += [
             axi.wvalid.eq(self.beats.valid & lengths.o.valid),
             axi.wdata.eq(self.beats.payload.data),
