@@ -146,11 +146,16 @@ def _curves(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> str:
 def _device(report: Mapping[str, Any]) -> list[str]:
     counters, layers = report["counters"], report["counters"].get("layers", {})
     peak = int(counters.get("processing_elements", 0))
-    facts = [("cycles", f"{counters['cycles']:,}"), ("multiply-accumulates", f"{counters['macs']:,}")]
-    facts += [("array utilization", f"{counters['utilization']:.1%}")]
-    facts += [("bytes read", f"{counters['bytes_read']:,}"), ("bytes written", f"{counters['bytes_written']:,}")]
-    if counters.get("bit_exact") is not None:
-        facts.append(("bit-exact with the reference", f"{counters['bit_exact']}, {counters['elements_compared']:,} elements"))
+    shown = {
+        "cycles": ("cycles", ","),
+        "macs": ("multiply-accumulates", ","),
+        "utilization": ("array utilization", ".1%"),
+        "bytes_read": ("bytes read", ","),
+        "bytes_written": ("bytes written", ","),
+        "bit_exact": ("bit-exact with the reference", ""),
+        "elements_compared": ("elements compared", ","),
+    }
+    facts = [(text, format(counters[name], form)) for name, (text, form) in shown.items() if counters.get(name) is not None]
     rows = [
         (
             name.removeprefix("base_model.model."),
