@@ -88,6 +88,13 @@ class Saved:
         self.plan = replace(self.plan, operands=self.plan.operands.scales(), b_chain=nothing, y_scale=nothing.astype(np.float64))
         self.y, self.y_acc = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
 
+    def host_bytes(self) -> int:
+        """Of the arrays that it holds on the host."""
+        plan = self.plan
+        holders = vars(self), vars(plan), vars(plan.operands)
+        arrays = [value for values in holders for value in values.values() if isinstance(value, np.ndarray)]
+        return sum(array.nbytes for array in arrays if any(array.strides))  # without strides it is one zero, repeated
+
 
 @dataclass(frozen=True)
 class Gradients:

@@ -142,7 +142,7 @@ class MappedLora(Mapped):
         y = torch.from_numpy(saved.y).to(x.dtype).reshape(*x.shape[:-1], -1)
         saved.keep()
         if keep:
-            owner.keep(saved, Pending(self, lambda: layer.release(saved), saved.skinny.nbytes, activation=saved.x))
+            owner.keep(saved, Pending(self, lambda: layer.release(saved), saved.skinny.nbytes, saved.host_bytes(), saved.x))
         else:
             layer.release(saved)
         return saved, y

@@ -119,13 +119,14 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
 
 def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Markdown."""
+    targets = "".join(f" {word}" for word in context["command"].split() if word.startswith("--targets"))
     settings, before, schemes = context["settings"], summary["baseline"], summary["schemes"]
     seeds = len(summary["seeds"])
     lines = [
         "# Training schemes against FP32",
         "",
         f"{context['date']}, commit {context['commit']}. `{context['command']}` repeats it,",
-        "`loralith study --rerun SCHEME --seed S` one point, number for number.",
+        f"`loralith study{targets} --rerun SCHEME --seed S` one point, number for number.",
         "",
         f"LoRA of rank {settings['rank']} on {', '.join(settings.get('targets', ['all four projections']))} of the small diffusion model: "
         f"{settings['images']} images of the digit {settings['digit']}, {settings['steps']} steps of {settings['batch']} images.",
