@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _pass(linear: Any, backward: bool, config: Any) -> list[dict[str, Any]]:
     """The plans that were tried, the chosen one first."""
-    from loralith.compiler.workload import PARTS, tried_plans
+    from loralith.compiler.workload import parts_for, tried_plans
 
-    rows = tried_plans(replace(linear, name=""), backward, config, PARTS[0].passes[0])
+    rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0].passes[0])
     return [{**vars(plan), "cycles_per_token": round(cycles, 2)} for cycles, plan in rows[:6]]
 
 

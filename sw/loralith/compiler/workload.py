@@ -29,7 +29,7 @@ from loralith.compiler.regions import DoesNotFit, Window
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["PARTS", "Linear", "Parts", "Tensors", "compile_step", "output_scale", "place", "step_macs", "tried_plans"]
+__all__ = ["Linear", "Parts", "Tensors", "compile_step", "output_scale", "parts_for", "place", "step_macs", "tried_plans"]
 
 PAGE = 4096
 CANDIDATES = 16
@@ -134,12 +134,15 @@ class Parts:
     gradients: tuple[Window, Window]
 
 
-PARTS = (
-    Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16))),
-    Parts((Window(0, 5), Window(5, 10)), (Window(10, 13), Window(13, 16))),
-    Parts((Window(0, 4), Window(4, 8)), (Window(8, 12), Window(12, 16))),
-)
-"""The gradients of high ranks need more; the first parts in which all blocks fit are taken."""
+APART = Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16)))
+SHARED = Parts((Window(0, 8), Window(0, 8)), (Window(8, 12), Window(12, 16)))
+"""For high ranks, whose gradients and blocks need more: passes share one part, and a pass's first loads wait for the one before it."""
+HIGH_RANK = 32
+
+
+def parts_for(rank: int) -> tuple[Parts, Parts]:
+    """The parts to try, the better first."""
+    return (SHARED, APART) if rank >= HIGH_RANK else (APART, SHARED)
 
 
 def _forward(linear: Linear, t: Tensors) -> Pass:
@@ -205,12 +208,11 @@ def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: 
     Between the blocks of a pass come dB of the same linear, dA of the one before (which needs all of dH), and the first loads of the
     next pass.
     """
-    for parts_of in PARTS[:-1]:
-        try:
-            return _compile_step(work, config, parts, parts_of)
-        except DoesNotFit:
-            continue
-    return _compile_step(work, config, parts, PARTS[-1])
+    better, other = parts_for(max(linear.rank for linear, _ in work))
+    try:
+        return _compile_step(work, config, parts, better)
+    except DoesNotFit:
+        return _compile_step(work, config, parts, other)
 
 
 def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...], windows: Parts) -> CommandList:
@@ -234,7 +236,7 @@ def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts:
             between.append((early.units, early.steps()))
         if late:
             between.append((late.units, late.steps()))
-        if i + 1 < len(passes):
+        if i + 1 < len(passes) and windows.passes[0] != windows.passes[1]:
             between.append((passes[i + 1].prologue_units, passes[i + 1].prologue()))
         interleave(passes[i], *between)
         late = gradient(linear, t.x, t.dh, t.da, "dA") if backward else None

@@ -145,8 +145,8 @@ class Soak:
         entries = int(rng.choice([1, 1, M, N]))
         per_row = entries == M > 1
         drawn = [Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5))) for _ in range(entries)]
-        if rng.random() < 0.25:  # a power of two, so that ties occur
-            drawn = [Requantization(MANTISSA_MIN, scale.shift) for scale in drawn]
+        if rng.random() < 0.25:  # a power of two at which some sum is a tie
+            drawn = [Requantization(MANTISSA_MIN, _tie(total) or scale.shift) for scale in drawn]
         shape = (M, 1) if per_row else (1, -1)
         m = np.array([scale.mantissa for scale in drawn], np.int64).reshape(shape)
         n = np.array([scale.shift for scale in drawn], np.int64).reshape(shape)
@@ -186,3 +186,11 @@ class Soak:
         placed = layout.at(self._base + self._size)
         self._size += layout.nbytes
         return placed
+
+
+def _tie(total: np.ndarray) -> int:
+    """The shift, of mantissa 2**15, at which a sum lies halfway between two results that do not saturate; 0 where there is none."""
+    sums = total[total != 0].astype(np.int64)
+    halves = np.log2(sums & -sums).astype(np.int64) + 1
+    fits = np.abs(sums) >> halves < Q8_MAX
+    return 15 + int(halves[fits].max()) if fits.any() else 0
