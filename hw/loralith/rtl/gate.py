@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -67,6 +67,8 @@ class BurstGate(wiring.Component):
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
         last = Cat(Const(0, shift), in_line, coming[12:])
         m.d.comb += [
+            not_below.eq(self._not_below(m, "base", coming, self.window_base)),
+            inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
             fits.eq(shaped & not_below & inside),
             last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
@@ -83,8 +85,6 @@ class BurstGate(wiring.Component):
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
                 shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
-                not_below.eq(coming >= self.window_base),
-                inside.eq(last < self.window_limit),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
@@ -94,3 +94,15 @@ class BurstGate(wiring.Component):
             m.d.sync += [valid.eq(0), self.refused.eq(0)]
         assert LINE == 1 << 12
         return m
+
+    def _not_below(self, m: Module, name: str, address: Value, bound: Value) -> Value:
+        """Whether the address that was taken in is at least ``bound``: the halves are compared on the way in, for half the carry."""
+        low_not_below = Signal(name=f"{name}_low_not_below")
+        high_above, high_equal = Signal(name=f"{name}_high_above"), Signal(name=f"{name}_high_equal")
+        with m.If(self.i.ready):
+            m.d.sync += [
+                low_not_below.eq(address[:32] >= bound[:32]),
+                high_above.eq(address[32:] > bound[32:]),
+                high_equal.eq(address[32:] == bound[32:]),
+            ]
+        return high_above | (high_equal & low_not_below)

@@ -126,14 +126,15 @@ def gate(width: int) -> Callable[[Harness], None]:
 
 
 MUTANTS = (
-    Mutant("window", "gate", "(coming >= self.window_base)", "(coming + 8 > self.window_base)"),
-    Mutant("window", "gate", "(last < self.window_limit)", "(last <= self.window_limit)"),
+    Mutant("window", "gate", "coming, self.window_base", "coming + 8, self.window_base"),
+    Mutant("window", "gate", "last, self.window_limit", "last - 1, self.window_limit"),
+    Mutant("window", "gate", "(high_equal & low_not_below)", "low_not_below"),
     Mutant("line", "gate", "shaped.eq(~past_line.any() & ", "shaped.eq("),
     Mutant("line", "gate", "last_word = Signal(10)", "last_word = Signal(13 - shift)"),  # as it was until this proof
     Mutant("line", "gate", " & (self.i.payload.beats != 0)", ""),
     Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
     Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
-    Mutant("passes", "gate", "(last < self.window_limit)", "(last < self.window_limit - 1)"),
+    Mutant("passes", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
     Mutant("held", "gate", "(~valid | (self.o.valid & self.o.ready))", "(~valid | self.o.valid)"),
     Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
     Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),
