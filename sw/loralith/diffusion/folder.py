@@ -13,7 +13,9 @@ CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
 PICTURE = "samples.png"
 HTML = "report.html"
-FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT)
+BOUNDARY = "boundary"
+"""Folder of Hollowed Net's boundary tensors."""
+FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT, BOUNDARY)
 
 
 class FolderError(LoralithError):
