@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 OWN: Mapping[str, Mapping[str, str]] = {
     "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary"},
+    "zoodip": {
+        "token": "--token",
+        "perturbations": "--perturbations",
+        "mu": "--mu",
+        "tau": "--tau",
+        "nu": "--nu",
+        "correlation": "--correlation",
+    },
 }
 """Arguments of one method, by their destination."""
 
@@ -79,6 +87,13 @@ def _method_arguments(parser: argparse.ArgumentParser) -> None:
     hollow.add_argument("--hollow", metavar="PART", help="blocks left out, with commas, or a share of the parameters (default: mid_block)")
     hollow.add_argument("--boundary-samples", dest="samples_stored", type=int, metavar="K", help="draws that are stored (default: 512)")
     hollow.add_argument("--boundary", choices=("fp32", "int8"), help="how they are stored (default: fp32)")
+    zoodip = parser.add_argument_group("zoodip")
+    zoodip.add_argument("--token", metavar="WORD", help="word of the captions whose embedding is trained (default: their digit)")
+    zoodip.add_argument("--perturbations", type=int, metavar="N", help="directions of a step (default: 2)")
+    zoodip.add_argument("--mu", type=float, help="perturbation (default: the smallest of 0.001, 0.01, 0.1 that correlates)")
+    zoodip.add_argument("--tau", type=int, help="steps between two subspaces (default: 128)")
+    zoodip.add_argument("--nu", type=float, help="share of the variance that a subspace leaves out (default: 0.001)")
+    zoodip.add_argument("--correlation", type=float, help="least correlation of finite and true derivative (default: 0.95)")
 
 
 def options_of(args: argparse.Namespace) -> Options:

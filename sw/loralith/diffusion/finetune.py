@@ -83,20 +83,20 @@ def finetune(
         with locked(folder):
             session = Session(settings, method)
             report = _Reporter(settings, session, progress)
+            bench = Bench(
+                lambda model: session.attached(model, attach),
+                lambda note: report("prepare", note),
+                lambda: stop is not None and stop(),
+            )
             if checkpoint:
                 session.restore(checkpoint)
             else:
-                method.begin()
+                method.begin(bench)
                 report("before")
                 session.before = _judge(method)
                 save_checkpoint(session.state(), identity, folder / CHECKPOINT)
             if session.step < settings.steps:
-                prepared = Bench(
-                    lambda model: session.attached(model, attach),
-                    lambda note: report("prepare", note),
-                    lambda: stop is not None and stop(),
-                )
-                method.prepare(prepared)
+                method.prepare(bench)
                 with session.attached(method.model, attach, resumed=True):
                     _train(session, report, stop, identity)
             report("after")

@@ -63,7 +63,7 @@ class FinetuneSettings:
     model : folder of the U-Net to train instead of the package's, see `unet.load_model`.
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
-    start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
+    start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     verify : also compare the device with the reference; changes no result.
@@ -144,8 +144,6 @@ class FinetuneSettings:
             raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
         if self.verify and not options.verifiable:
             raise SettingsError(f"verify has no reference for the products of {self.method}")
-        if self.start_from is not None and not options.adapter:
-            raise SettingsError(f"start_from is an adapter, and {self.method} trains none")
 
     def subject(self) -> Subject:
         """What the run learns. Raises DataError for a folder that it cannot learn from."""
@@ -159,13 +157,13 @@ class FinetuneSettings:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
         own = asdict(self)
         assert self.options is not None
-        unused = [] if self.options.adapter else [*ADAPTER, "start_from"]
+        unused = () if self.options.adapter else ADAPTER
         for name in ("output", "verify", "checkpoint_every", "curve_every", *unused, *([] if own["options"] else ["options"])):
             del own[name]
         if self.options.adapter:
             own["targets"] = sorted(self.targets)
             own["alpha"] = float(self.alpha)
-            own["start_from"] = None if self.start_from is None else str(self.start_from)
+        own["start_from"] = None if self.start_from is None else str(self.start_from)
         own["data"] = None if self.data is None else folder_digest(self.data)
         own["model"] = None if self.model is None else model_digest(self.model)
         for name, usual in USUAL.items():

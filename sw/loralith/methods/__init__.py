@@ -21,6 +21,7 @@ __all__ = ["TABLE", "make_method", "method_class"]
 
 TABLE = {
     "lora": ("loralith.methods.lora", "Lora"),
+    "zoodip": ("loralith.methods.zoodip.method", "Zoodip"),
     "hollowed-net": ("loralith.methods.hollow.method", "HollowedNet"),
 }
 """Where a method's class stands; imported where it is used, since each brings models along."""

@@ -48,7 +48,8 @@ class State:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the loop lends to `Method.prepare`: a model on the run's device (None in plain torch), progress as text, and whether to stop."""
+    """What the loop lends to `Method.begin` and `prepare`: a model on the run's device (None in plain torch), progress as text,
+    and whether to stop."""
 
     attached: Callable[[nn.Module], AbstractContextManager[Attachment | None]]
     say: Callable[[str], None]
@@ -77,8 +78,8 @@ class Method(ABC):
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters.values(), lr=self.settings.lr, weight_decay=0.0)
 
-    def begin(self) -> None:
-        """First values of a run that is not resumed."""
+    def begin(self, bench: Bench) -> None:
+        """First values of a run that is not resumed, and what must hold before anything is written."""
         return
 
     def prepare(self, bench: Bench) -> None:

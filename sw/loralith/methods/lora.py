@@ -15,7 +15,7 @@ from loralith.diffusion.objective import step_loss
 from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.unet import load_model
 from loralith.diffusion.workload import lora_shapes
-from loralith.methods.base import Method
+from loralith.methods.base import Bench, Method
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -40,7 +40,7 @@ class Lora(Method):
         """``unet`` with a fresh adapter."""
         return add_adapter(unet, **settings.adapter())
 
-    def begin(self) -> None:
+    def begin(self, bench: Bench) -> None:
         if self.settings.start_from:
             load_adapter(self.model, self.settings.start_from)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from loralith.errors import LoralithError
 
-__all__ = ["OPTIONS", "HollowOptions", "LoraOptions", "Options", "SettingsError", "real", "whole"]
+__all__ = ["OPTIONS", "HollowOptions", "LoraOptions", "Options", "SettingsError", "ZoodipOptions", "real", "whole"]
 
 
 class SettingsError(LoralithError):
@@ -75,4 +75,39 @@ class HollowOptions(Options):
             raise SettingsError(f"boundary must be fp32 or int8, not {self.boundary!r}")
 
 
-OPTIONS: Mapping[str, type[Options]] = {"lora": LoraOptions, "hollowed-net": HollowOptions}
+@dataclass(frozen=True)
+class ZoodipOptions(Options):
+    """ZOODiP.
+
+    Members
+    -------
+    token : the word whose embedding is trained; by default the digit that the captions name.
+    perturbations : directions n of a step. mu : the perturbation; by default the smallest of a few whose correlation suffices.
+    tau : steps between two subspaces. nu : share of the variance that a subspace leaves out.
+    correlation : what finite differences must have with the true derivative before training starts.
+    """
+
+    usual: ClassVar[Mapping[str, Any]] = {"batch": 1, "lr": 5e-3, "modules": "all"}
+    adapter: ClassVar[bool] = False
+    verifiable: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+
+    token: str = ""
+    perturbations: int = 2
+    mu: float | None = None
+    tau: int = 128
+    nu: float = 1e-3
+    correlation: float = 0.95
+
+    def __post_init__(self) -> None:
+        whole("perturbations", self.perturbations, 1)
+        if self.mu is not None:
+            real("mu", self.mu, positive=True)
+        whole("tau", self.tau, 2)
+        for name in ("nu", "correlation"):
+            real(name, getattr(self, name))
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise SettingsError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)!r}")
+
+
+OPTIONS: Mapping[str, type[Options]] = {"lora": LoraOptions, "hollowed-net": HollowOptions, "zoodip": ZoodipOptions}
