@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OWN: Mapping[str, Mapping[str, str]] = {
     "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary"},
+    "tuneqdm": {"bits": "--bits", "experts": "--experts", "input_scales": "--input-scales"},
     "zoodip": {
         "token": "--token",
         "perturbations": "--perturbations",
@@ -87,6 +88,10 @@ def _method_arguments(parser: argparse.ArgumentParser) -> None:
     hollow.add_argument("--hollow", metavar="PART", help="blocks left out, with commas, or a share of the parameters (default: mid_block)")
     hollow.add_argument("--boundary-samples", dest="samples_stored", type=int, metavar="K", help="draws that are stored (default: 512)")
     hollow.add_argument("--boundary", choices=("fp32", "int8"), help="how they are stored (default: fp32)")
+    tuneqdm = parser.add_argument_group("tuneqdm")
+    tuneqdm.add_argument("--bits", type=int, help="of the frozen codes, 4 or 8 (default: 4)")
+    tuneqdm.add_argument("--experts", type=int, metavar="N", help="groups of time steps with scales of their own (default: 4)")
+    tuneqdm.add_argument("--input-scales", choices=("trained", "fixed"), help="fixed, with one expert, is PEQA (default: trained)")
     zoodip = parser.add_argument_group("zoodip")
     zoodip.add_argument("--token", metavar="WORD", help="word of the captions whose embedding is trained (default: their digit)")
     zoodip.add_argument("--perturbations", type=int, metavar="N", help="directions of a step (default: 2)")

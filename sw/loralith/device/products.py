@@ -14,7 +14,7 @@ from loralith.device.errors import DeviceError
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
-__all__ = ["Resident", "chained", "plan_product", "product", "wide_product"]
+__all__ = ["WORD_SHIFT", "Resident", "chained", "column_sums", "plan_product", "product", "tall_blocks", "wide_product"]
 
 TIMEOUT = 600.0
 """Seconds that one list may take; a simulated device is slow."""
@@ -179,3 +179,23 @@ WORD_SHIFT = 8
 def wide_product(device: Device, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
     """(2^8 high + low) right^T for int8 words [M, K] and resident [1, N, K]: exact integers [M, N]; ``apart`` as in `chained`."""
     return chained(device, (high, right), (low, right), WORD_SHIFT, apart=apart)
+
+
+def tall_blocks(matrix: np.ndarray, config: Config) -> np.ndarray:
+    """int8 [T, N] as blocks of the array's columns, [blocks, T, C], zeros past N: an operand of `column_sums`."""
+    T, N = matrix.shape
+    count = -(-N // config.cols)
+    image = np.zeros((T, count * config.cols), np.int8)
+    image[:, :N] = matrix
+    return np.ascontiguousarray(image.reshape(T, count, config.cols).transpose(1, 0, 2))
+
+
+def column_sums(device: Device, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
+    """The sum over rows of left * right, element by element, of [blocks, T, C] as `tall_blocks` gives them: int32 [blocks * C].
+
+    The diagonals of left^T right, block by block: C times the multiplications of a sum, on an array that has them side by side.
+    """
+    if device.direct:
+        return np.einsum("btc,btc->bc", left.astype(np.int32), _values(device, right).astype(np.int32)).reshape(-1)
+    squares = product(device, left, right, left_turned=True, timeout=timeout)
+    return np.ascontiguousarray(np.diagonal(squares, axis1=1, axis2=2)).reshape(-1)

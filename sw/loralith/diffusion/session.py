@@ -100,7 +100,7 @@ class Session:
         check_tensors(groups.get("parameter", {}), dict(self.parameters), source)
         for name, tensor in self.parameters.items():
             tensor.copy_(groups["parameter"][name])
-            if checkpoint.step:
+            if name in groups.get(MOMENTS[0], {}):  # what no step has reached has none
                 self.optimizer.state[tensor] = {key: groups[key][name].clone() for key in MOMENTS}
         self.step = checkpoint.step
         self.losses = list(checkpoint.extra["losses"])

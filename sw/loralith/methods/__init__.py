@@ -21,6 +21,7 @@ __all__ = ["TABLE", "make_method", "method_class"]
 
 TABLE = {
     "lora": ("loralith.methods.lora", "Lora"),
+    "tuneqdm": ("loralith.methods.tuneqdm.method", "TuneQDM"),
     "zoodip": ("loralith.methods.zoodip.method", "Zoodip"),
     "hollowed-net": ("loralith.methods.hollow.method", "HollowedNet"),
 }

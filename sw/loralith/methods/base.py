@@ -63,10 +63,12 @@ class Method(ABC):
     ``parameters``, trained tensors by name, in order of name; ``optimizer``.
 
     A subclass makes model and parameters in `__init__`, from the settings' seed alone, and says in ``kinds`` which kinds of module it maps
-    in another way than `loralith.attach` does (None: the kind stays in torch).
+    in another way than `loralith.attach` does (None: the kind stays in torch), and with ``sparse`` that a step need not reach every
+    parameter.
     """
 
     kinds: ClassVar[Mapping[str, Maker | None]] = {}
+    sparse: ClassVar[bool] = False
 
     def __init__(
         self, settings: FinetuneSettings, subject: Subject, encoder: PromptEncoder, model: nn.Module, parameters: Mapping[str, nn.Parameter]
@@ -97,7 +99,7 @@ class Method(ABC):
         self.optimizer.zero_grad()
         loss.backward()
         for name, tensor in self.parameters.items():
-            if tensor.grad is None or not tensor.grad.isfinite().all():
+            if (tensor.grad is None and not self.sparse) or (tensor.grad is not None and not tensor.grad.isfinite().all()):
                 raise TrainingError(f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help")
         self.optimizer.step()
         return loss.item()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from loralith.errors import LoralithError
 
-__all__ = ["OPTIONS", "HollowOptions", "LoraOptions", "Options", "SettingsError", "ZoodipOptions", "real", "whole"]
+__all__ = ["OPTIONS", "HollowOptions", "LoraOptions", "Options", "SettingsError", "TuneqdmOptions", "ZoodipOptions", "real", "whole"]
 
 
 class SettingsError(LoralithError):
@@ -76,6 +76,33 @@ class HollowOptions(Options):
 
 
 @dataclass(frozen=True)
+class TuneqdmOptions(Options):
+    """TuneQDM.
+
+    Members
+    -------
+    bits : of the frozen codes, 4 or 8. experts : groups of time steps with scales of their own.
+    input_scales : "trained", or "fixed" at 1, which with one expert is PEQA.
+    """
+
+    usual: ClassVar[Mapping[str, Any]] = {"batch": 4, "lr": 1e-2, "modules": "all"}
+    adapter: ClassVar[bool] = False
+    verifiable: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+
+    bits: int = 4
+    experts: int = 4
+    input_scales: str = "trained"
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise SettingsError(f"bits must be 4 or 8, not {self.bits!r}")
+        whole("experts", self.experts, 1, 1000)
+        if self.input_scales not in ("trained", "fixed"):
+            raise SettingsError(f"input_scales must be trained or fixed, not {self.input_scales!r}")
+
+
+@dataclass(frozen=True)
 class ZoodipOptions(Options):
     """ZOODiP.
 
@@ -110,4 +137,9 @@ class ZoodipOptions(Options):
                 raise SettingsError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)!r}")
 
 
-OPTIONS: Mapping[str, type[Options]] = {"lora": LoraOptions, "hollowed-net": HollowOptions, "zoodip": ZoodipOptions}
+OPTIONS: Mapping[str, type[Options]] = {
+    "lora": LoraOptions,
+    "hollowed-net": HollowOptions,
+    "tuneqdm": TuneqdmOptions,
+    "zoodip": ZoodipOptions,
+}
