@@ -88,9 +88,13 @@ class Method(ABC):
         """What comes before the first step of a session; resumable. Raises Interrupted where it was asked to stop."""
         return
 
-    @abstractmethod
     def loss(self, step: int) -> Tensor:
-        """A scalar; its draw is a function of the settings' seed and of ``step`` alone."""
+        """A scalar to go back from; its draw is a function of the settings' seed and of ``step`` alone."""
+        raise NotImplementedError
+
+    def forward(self, step: int) -> Tensor:
+        """The forward pass of a step; without a backward pass to come, it leaves the gradients itself."""
+        return self.loss(step)
 
     def step(self, step: int) -> float:
         """One optimizer step; its loss. Raises TrainingError for a loss or gradient that is not finite."""

@@ -75,6 +75,9 @@ class MappedTuned(Mapped):
     def weight_bytes(self) -> tuple[int, int]:
         return self.product.nbytes(), 0
 
+    def originals(self) -> list[Tensor]:
+        return [self.tuned.code, self.tuned.zero]  # type: ignore[list-item]
+
     def forward(self, x: Tensor, s_out: Tensor, s_in: Tensor, keep: bool) -> tuple[Tensor, Kept | None]:
         owner, product = self.attachment, self.product
         call = self.call()

@@ -101,11 +101,8 @@ class Zoodip(Method):
         error = (y - draw.noise.repeat(count, 1, 1, 1)).double().square()
         return error.reshape(count, -1).mean(dim=1)
 
-    def loss(self, step: int) -> Tensor:
-        raise NotImplementedError("there is no backward pass")
-
     @torch.no_grad()
-    def step(self, step: int) -> float:
+    def forward(self, step: int) -> Tensor:
         settings = self.settings
         draw = draw_evaluation("zoodip", settings.seed, step, batch=settings.batch, images=self.subject.images)
         u = directions("zoodip direction", settings.seed, step, self.own.perturbations, self.token.numel())
@@ -113,9 +110,13 @@ class Zoodip(Method):
         self.finite(loss, step)
         self.finite(float(slopes.abs().max()), step)
         self.token.grad = self.subspace.project(estimate(slopes, u))
+        return torch.tensor(loss, dtype=torch.float64)
+
+    def step(self, step: int) -> float:
+        loss = self.forward(step)
         self.optimizer.step()
         self.subspace.add(self.token)
-        return loss
+        return float(loss)
 
     def state(self) -> State:
         basis = {} if self.subspace.basis is None else {"basis": self.subspace.basis}
