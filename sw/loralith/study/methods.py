@@ -171,7 +171,8 @@ def load_point(folder: Path, name: str, variant: str, seed: int) -> dict[str, An
 
 
 def _identity(name: str, seed: int) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(STUDIES[name].told(seed, Path(".")).identity())))
+    study = STUDIES[name]
+    return json.loads(json.dumps({**study.told(seed, Path(".")).identity(), "rounds": study.rounds}))
 
 
 def pending(folder: Path, names: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:

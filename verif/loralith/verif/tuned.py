@@ -1,6 +1,6 @@
 """Layers of codes with trained scales (TuneQDM) from their definition: torch, exact, without devices, columns or blocks.
 
-Written from docs/numerics.md, section 8. `autograd` is the same layer without any rounding, in float64.
+Written from docs/numerics.md, section 7. `autograd` is the same layer without any rounding, in float64.
 """
 
 from __future__ import annotations
