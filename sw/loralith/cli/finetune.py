@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.cli.method_options import method_arguments, options_of, usual_text
 from loralith.errors import LoralithError
-from loralith.methods.options import OPTIONS, Options, SettingsError
+from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
     from loralith.device.base import Device
     from loralith.diffusion.finetune import Progress
     from loralith.diffusion.settings import FinetuneSettings
-
-
-OWN: Mapping[str, Mapping[str, str]] = {
-    "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary"},
-    "tuneqdm": {"bits": "--bits", "experts": "--experts", "input_scales": "--input-scales"},
-    "zoodip": {
-        "token": "--token",
-        "perturbations": "--perturbations",
-        "mu": "--mu",
-        "tau": "--tau",
-        "nu": "--nu",
-        "correlation": "--correlation",
-    },
-}
-"""Arguments of one method, by their destination."""
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -49,8 +35,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--alpha-pattern", default="", metavar="NAME=ALPHA,...", help="alphas of layers whose names end in NAME")
     parser.add_argument("--rslora", action="store_true", help="scale the adapter by alpha / sqrt(rank)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
-    parser.add_argument("--batch", type=int, help=f"images per step (default: {_usual('batch')})")
-    parser.add_argument("--lr", type=float, help=f"learning rate (default: {_usual('lr')})")
+    parser.add_argument("--batch", type=int, help=f"images per step (default: {usual_text('batch')})")
+    parser.add_argument("--lr", type=float, help=f"learning rate (default: {usual_text('lr')})")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
     parser.add_argument(
         "--targets", default="all", help="projections with an adapter: all, kv (cross attention's), or names with commas (default: all)"
@@ -61,7 +47,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         choices=("lora", "all"),
         help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
-    parser.add_argument("--device", default="reference", help="reference (default), verilator, pynq:<bitfile>, or fp32 for plain torch")
+    parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
@@ -71,45 +57,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
-    _method_arguments(parser)
+    method_arguments(parser)
     parser.set_defaults(run=run)
-
-
-def _usual(name: str) -> str:
-    """A shared setting's default, with those of methods that have another."""
-    own = {method: options.usual[name] for method, options in OPTIONS.items()}
-    others = [f"{method} {value}" for method, value in own.items() if value != own["lora"]]
-    return ", ".join([str(own["lora"]), *others])
-
-
-def _method_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `methods.options`: an argument's destination is the field's name, None where it was not given."""
-    hollow = parser.add_argument_group("hollowed-net")
-    hollow.add_argument("--hollow", metavar="PART", help="blocks left out, with commas, or a share of the parameters (default: mid_block)")
-    hollow.add_argument("--boundary-samples", dest="samples_stored", type=int, metavar="K", help="draws that are stored (default: 512)")
-    hollow.add_argument("--boundary", choices=("fp32", "int8"), help="how they are stored (default: fp32)")
-    tuneqdm = parser.add_argument_group("tuneqdm")
-    tuneqdm.add_argument("--bits", type=int, help="of the frozen codes, 4 or 8 (default: 4)")
-    tuneqdm.add_argument("--experts", type=int, metavar="N", help="groups of time steps with scales of their own (default: 4)")
-    tuneqdm.add_argument("--input-scales", choices=("trained", "fixed"), help="fixed, with one expert, is PEQA (default: trained)")
-    zoodip = parser.add_argument_group("zoodip")
-    zoodip.add_argument("--token", metavar="WORD", help="word of the captions whose embedding is trained (default: their digit)")
-    zoodip.add_argument("--perturbations", type=int, metavar="N", help="directions of a step (default: 2)")
-    zoodip.add_argument("--mu", type=float, help="perturbation (default: the smallest of 0.001, 0.01, 0.1 that correlates)")
-    zoodip.add_argument("--tau", type=int, help="steps between two subspaces (default: 128)")
-    zoodip.add_argument("--nu", type=float, help="share of the variance that a subspace leaves out (default: 0.001)")
-    zoodip.add_argument("--correlation", type=float, help="least correlation of finite and true derivative (default: 0.95)")
-
-
-def options_of(args: argparse.Namespace) -> Options:
-    """The method's own settings. Raises SettingsError for a value out of range and for one of another method."""
-    given = {name: getattr(args, name) for fields in OWN.values() for name in fields if getattr(args, name) is not None}
-    for method, fields in OWN.items():
-        for name in fields:
-            if name in given and method != args.method:
-                raise SettingsError(f"{fields[name]} is a setting of {method}, not of {args.method}")
-    names = {"samples_stored": "samples"}
-    return OPTIONS[args.method](**{names.get(name, name): value for name, value in given.items()})
 
 
 def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
