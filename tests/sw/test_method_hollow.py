@@ -1,6 +1,7 @@
 """Hollowed Net: what may be left out, the boundary store, and that nothing but the kept layers' adapters is trained."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from loralith.methods.hollow.parts import choose, rings
 from loralith.methods.hollow.store import BoundaryStore, StoreError
 from loralith.methods.hollow.unet import hollowed, tapped
 from loralith.methods.options import HollowOptions, SettingsError
+from loralith.study.methods import OnKept
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,6 +120,19 @@ def test_frozen_weights_stay_and_lora_sees_the_same_batches(tmp_path, small_mode
     lora = FinetuneSettings(tmp_path / "lora", batch=2, model=small_model)
     assert make_method(lora, lora.subject()).loss(0).item() == loss, "B is zero in the first step"
     assert [method.batch_of(step) for step in range(3)] == [0, 1, 2]  # type: ignore[attr-defined]
+
+
+def test_adapters_behind_the_part_train_as_lora_does(tmp_path, small_model):
+    """Nothing before the boundary tensor moves, so that it is the full U-Net's own at every step: the same bits as LoRA on those layers."""
+    told = settings(tmp_path / "out", steps=3, model=small_model)
+    told = replace(told, options=replace(told.options, train="behind"))  # type: ignore[type-var]
+    method = make_method(told, told.subject())
+    method.prepare(Bench(lambda model: None, lambda note: None, lambda: False))  # type: ignore[arg-type, return-value]
+    full = OnKept(told, told.subject())
+    assert list(method.parameters) == list(full.parameters)
+    assert all(".up_blocks.1." in name for name in method.parameters)
+    assert [method.step(step) for step in range(3)] == [full.step(step) for step in range(3)]
+    assert all(torch.equal(value, full.parameters[name]) for name, value in method.parameters.items())
 
 
 def test_rounds_after_the_first_take_each_batch_once(tmp_path, small_model):

@@ -10,7 +10,7 @@ from loralith.methods.options import OPTIONS, Options, SettingsError
 __all__ = ["method_arguments", "options_of", "usual_text"]
 
 OWN: Mapping[str, Mapping[str, str]] = {
-    "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary"},
+    "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary", "train": "--train"},
     "tuneqdm": {"bits": "--bits", "experts": "--experts", "input_scales": "--input-scales"},
     "zoodip": {
         "token": "--token",
@@ -37,6 +37,7 @@ def method_arguments(parser: argparse.ArgumentParser) -> None:
     hollow.add_argument("--hollow", metavar="PART", help="blocks left out, with commas, or a share of the parameters (default: mid_block)")
     hollow.add_argument("--boundary-samples", dest="samples_stored", type=int, metavar="K", help="draws that are stored (default: 512)")
     hollow.add_argument("--boundary", choices=("fp32", "int8"), help="how they are stored (default: fp32)")
+    hollow.add_argument("--train", choices=("kept", "behind"), help="layers with adapters: all kept, or those behind (default: kept)")
     tuneqdm = parser.add_argument_group("tuneqdm")
     tuneqdm.add_argument("--bits", type=int, help="of the frozen codes, 4 or 8 (default: 4)")
     tuneqdm.add_argument("--experts", type=int, metavar="N", help="groups of time steps with scales of their own (default: 4)")

@@ -59,6 +59,7 @@ class HollowOptions(Options):
     hollow : what is left out while training: names of blocks with commas, or a share of the parameters that it may have at most.
     samples : draws of (image, time step, noise, prompt) whose boundary tensor is stored; no more than the steps see are made.
     boundary : "fp32", or "int8" with a scale for each sample.
+    train : adapters of all "kept" layers, or of those "behind" the part alone, which leave the boundary tensor as it was stored.
     """
 
     usual: ClassVar[Mapping[str, Any]] = {"batch": 4, "lr": 3e-3, "modules": "all"}
@@ -66,6 +67,7 @@ class HollowOptions(Options):
     hollow: str = "mid_block"
     samples: int = 512
     boundary: str = "fp32"
+    train: str = "kept"
 
     def __post_init__(self) -> None:
         if not self.hollow:
@@ -73,6 +75,8 @@ class HollowOptions(Options):
         whole("boundary samples", self.samples, 1)
         if self.boundary not in ("fp32", "int8"):
             raise SettingsError(f"boundary must be fp32 or int8, not {self.boundary!r}")
+        if self.train not in ("kept", "behind"):
+            raise SettingsError(f"train must be kept or behind, not {self.train!r}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, Zoo
 from loralith.methods.zoodip.method import Zoodip
 from loralith.study.point import Stopped
 
-__all__ = ["STUDIES", "Study", "baselines", "load_point", "pending", "run_point"]
+__all__ = ["STUDIES", "OnKept", "Study", "baselines", "load_point", "pending", "run_point"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Study:
         return FinetuneSettings(folder, seed=seed, **self.settings)
 
 
-def _hollow(part: str) -> Study:
-    options = HollowOptions(part, samples=1024)
+def _hollow(part: str, train: str = "kept") -> Study:
+    options = HollowOptions(part, samples=1024, train=train)
     settings = {"method": "hollowed-net", "options": options, "steps": 256, "images": 120}
     return Study(settings, ("hollowed", "lora on the same layers", "h = 0", "h of other samples"), 32)
 
@@ -59,17 +59,20 @@ def _hollow(part: str) -> Study:
 STUDIES: Mapping[str, Study] = {
     "hollowed-net": _hollow("mid_block"),
     "hollowed-net, 65 %": _hollow("down_blocks.2,mid_block,up_blocks.0"),
+    "hollowed-net, 65 %, layers behind": _hollow("down_blocks.2,mid_block,up_blocks.0", "behind"),
     "tuneqdm": Study({"method": "tuneqdm", "options": TuneqdmOptions(), "steps": 80, "lr": 1e-2}, ("4 experts", "PEQA"), 32),
     "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 3000, "batch": 1, "lr": 1e-2}, ("token",), 32),
 }
 
 
-class _OnKept(Lora):
+class OnKept(Lora):
     """LoRA on the full U-Net, on the layers that Hollowed Net keeps."""
 
     def adapted(self, settings: FinetuneSettings, unet: Any) -> Any:
         options = cast(HollowOptions, settings.options)
-        return add_adapter(unet, **{**settings.adapter(), "targets": kept_targets(unet, settings.targets, choose(unet, options.hollow))})
+        return add_adapter(
+            unet, **{**settings.adapter(), "targets": kept_targets(unet, settings.targets, choose(unet, options.hollow), options)}
+        )
 
 
 class _Zero(HollowedNet):
@@ -84,7 +87,7 @@ class _Shuffled(HollowedNet):
         return super().boundary((batch + self.batches // 2) % self.batches).roll(1, 0)
 
 
-HOLLOW: Mapping[str, type[Lora]] = {"lora on the same layers": _OnKept, "h = 0": _Zero, "h of other samples": _Shuffled}
+HOLLOW: Mapping[str, type[Lora]] = {"lora on the same layers": OnKept, "h = 0": _Zero, "h of other samples": _Shuffled}
 TUNEQDM: Mapping[str, Options] = {
     "PEQA": TuneqdmOptions(experts=1, input_scales="fixed"),
 }

@@ -51,7 +51,7 @@ class HollowedNet(Lora):
         first = self._boundary is None
         if first:
             self.hollow: Hollow = choose(unet, self.own.hollow)
-            self.targets = kept_targets(unet, settings.targets, self.hollow)
+            self.targets = kept_targets(unet, settings.targets, self.hollow, self.own)
             self._boundary = hollowed(unet, self.hollow)
         return add_adapter(unet, **{**settings.adapter(), "targets": self.targets})
 
@@ -125,10 +125,12 @@ class HollowedNet(Lora):
         return f"Hollowed Net without {', '.join(self.hollow.names)}, LoRA rank {self.settings.rank}"
 
 
-def kept_targets(unet: UNet2DConditionModel, targets: tuple[str, ...], hollow: Hollow) -> tuple[str, ...]:
-    """Full names of the projections of ``targets`` that stay. Raises AdapterError where none does."""
+def kept_targets(unet: UNet2DConditionModel, targets: tuple[str, ...], hollow: Hollow, options: HollowOptions) -> tuple[str, ...]:
+    """Full names of the projections of ``targets`` that stay and are to be trained. Raises AdapterError where none is."""
     ends = tuple(f".{target}" for target in targets)
     names = tuple(sorted(name for name, _ in unet.named_modules() if name.endswith(ends) and not hollow.holds(name)))
+    if options.train == "behind":
+        names = tuple(name for name in names if name.startswith("up_blocks."))
     if not names:
         raise AdapterError(f"without {', '.join(hollow.names)} the model keeps no layer of {', '.join(targets)}; leave out less")
     return names
