@@ -17,7 +17,7 @@ from loralith.lora.frozen import Window
 from loralith.lora.quantize import QuantizedWeight
 from loralith.lora.wide import WideConv, WideLinear, quantize_words
 from loralith.methods import make_method
-from loralith.methods.base import Bench
+from loralith.methods.base import Abandoned, Bench
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.zoodip.gradient import CorrelationError, directions, draw_evaluation, estimate
 from loralith.methods.zoodip.subspace import Subspace, principal
@@ -108,8 +108,9 @@ def test_evaluations_of_one_pass_are_those_of_several(tmp_path, small_model):
 def test_stopped_and_resumed_gives_the_same_token(tmp_path, small_model):
     whole = finetune(settings(tmp_path / "whole", model=small_model))
     told = settings(tmp_path / "out", model=small_model)
+    steps = []
     with pytest.raises(Interrupted, match="stopped after step 4"):
-        finetune(told, stop=iter([False] * 3 + [True]).__next__)
+        finetune(told, progress=lambda at: steps.append(at.step), stop=lambda: steps[-1:] == [3])
     resumed = finetune(told, resume=True)
     assert resumed.report["losses"] == whole.report["losses"]
     token = (whole.folder / "token.safetensors").read_bytes()
@@ -120,6 +121,12 @@ def test_stopped_and_resumed_gives_the_same_token(tmp_path, small_model):
     method = make_method(went_on, went_on.subject())
     method.begin(Bench(lambda model: _nothing(), lambda note: None, lambda: False))  # type: ignore[arg-type, return-value]
     assert torch.equal(method.parameters["token"], load_token(whole.folder / "token.safetensors", 64).value)
+
+
+def test_a_stop_before_the_first_step_leaves_nothing(tmp_path, small_model):
+    with pytest.raises(Abandoned, match="stopped while the correlation was measured; start the run again"):
+        finetune(settings(tmp_path / "out", model=small_model), stop=lambda: True)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def _nothing():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loralith.diffusion.subject import Subject
     from loralith.mapping.attachment import Maker
 
-__all__ = ["Bench", "Interrupted", "Method", "State", "TrainingError"]
+__all__ = ["Abandoned", "Bench", "Interrupted", "Method", "State", "TrainingError"]
 
 
 class TrainingError(LoralithError):
@@ -36,6 +36,10 @@ class Interrupted(LoralithError):
     def __init__(self, step: int, folder: Path) -> None:
         super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
         self.step = step
+
+
+class Abandoned(LoralithError):
+    """A run that was asked to stop before it had anything to resume from."""
 
 
 @dataclass(frozen=True)

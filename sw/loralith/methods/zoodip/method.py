@@ -15,7 +15,7 @@ from loralith.diffusion.prompt import TOKENS, PromptEncoder, tokenize
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
 from loralith.mapping.wide import MappedWideConv, MappedWideLinear
-from loralith.methods.base import Bench, Method, State
+from loralith.methods.base import Abandoned, Bench, Method, State
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.zoodip.gradient import CorrelationError, correlation, differences, directions, draw_evaluation, estimate, probes
 from loralith.methods.zoodip.subspace import Subspace
@@ -72,12 +72,18 @@ class Zoodip(Method):
         count = min(PROBES, max(4, settings.steps))
         given = {"seed": settings.seed, "batch": settings.batch, "images": images}
         token = self.token.detach()
+
+        def losses(tokens: Tensor, draw: Draw) -> Tensor:
+            if bench.stopping():
+                raise Abandoned("stopped while the correlation was measured; start the run again")
+            return self.losses(self.model, tokens, draw)
+
         found = probes(lambda tokens, draw: self.losses(exact, tokens, draw), token, count, self.own.perturbations, **given)
         with bench.attached(self.model) as attachment:
             for mu in (self.own.mu,) if self.own.mu else CANDIDATES:
                 if attachment:
                     attachment.step_begin(0)
-                value = correlation(lambda tokens, draw: self.losses(self.model, tokens, draw), token, mu, found)
+                value = correlation(losses, token, mu, found)
                 self.measured[f"{mu:g}"] = value
                 bench.say(f"mu {mu:g}: correlation {value:.4f}")
                 if value >= self.own.correlation:
