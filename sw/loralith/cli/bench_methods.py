@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")
+    parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
     parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods")
 
 
@@ -41,7 +42,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
 
     with stop_on_interrupt() as stop:
-        for done, point in enumerate(run(args.output, names, args.seeds, progress, stop), 1):
+        missing = () if args.finished else run(args.output, names, args.seeds, progress, stop)
+        for done, point in enumerate(missing, 1):
             output.log(f"{done}/{total}  {point['study']}: {point['variant']}, seed {point['seed']}: held-out loss {point['after']:.5f}")
     keys = [(name, variant, seed) for name in names for variant in STUDIES[name].variants for seed in range(args.seeds)]
     points = [point for key in keys if (point := load_point(args.output, *key)) is not None]
