@@ -19,6 +19,41 @@ class Base(IntEnum):
     SHIFT1 = 2
     """The accumulator shifted left by one."""
     SHIFT4 = 3
+    """By four. The two shifts differ in bit 0 and have bit 1, which the elements look at."""
+
+
+class ColumnControl(wiring.Component):
+    """What a few columns do, in registers of their own: one register for all elements would be far from most of them.
+
+    Members:
+        valid, base, zero, capture, shift: the array's.
+        step, clear: in the next cycle: take a product; make it zero.
+        accumulate, base_later: in the cycle after that: add it, to what.
+        move, load: in the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {name: In(1) for name in ("valid", "zero", "capture", "shift")}
+            | {name: Out(1) for name in ("step", "clear", "accumulate", "move", "load")}
+            | {"base": In(2), "base_later": Out(2)}
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        base = Signal(2)
+        m.d.sync += [
+            self.step.eq(self.valid),
+            self.clear.eq(self.valid & self.zero),
+            self.accumulate.eq(self.step),
+            self.move.eq(self.capture | self.shift),
+            self.load.eq(self.capture),
+        ]
+        with m.If(self.valid):
+            m.d.sync += base.eq(self.base)
+        with m.If(self.step):
+            m.d.sync += self.base_later.eq(base)
+        return m
 
 
 class ProcessingArray(wiring.Component):
@@ -28,17 +63,17 @@ class ProcessingArray(wiring.Component):
     All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32.
 
     Members:
-        valid: a step is on the operand ports this cycle.
+        valid: a step is on the operand ports in the next cycle.
         base: ``Base`` of the step, sampled with ``valid``.
         zero: with valid, the product counts as zero (a step that only shifts).
-        capture: ``accumulate_delay`` cycles after the last step of a tile: copy the accumulators to the shadow set, in
-            the very cycle in which the next tile's first product may overwrite them.
-        shift: move the shadow set one column to the left; not together with ``capture``.
+        capture: ``accumulate_delay`` cycles after the ``valid`` of a tile's last step: the next cycle copies the accumulators to the
+            shadow set, in the very cycle in which the next tile's first product may overwrite them.
+        shift: the next cycle moves the shadow set one column to the left; ``capture`` goes before it.
         heads: the shadow values of the first column of each lane group, [max_fold][R] INT32 bit patterns.
     """
 
-    product_delay = 1
     accumulate_delay = 2
+    columns_per_control = 4
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -59,37 +94,35 @@ class ProcessingArray(wiring.Component):
         m = Module()
         config = self.config
         group = config.cols // config.max_fold
-        valid, keep, shift1, shift4 = Signal(), Signal(), Signal(), Signal()
-        m.d.sync += valid.eq(self.valid)
-        with m.If(self.valid):
-            m.d.sync += [
-                keep.eq(self.base == Base.KEEP),
-                shift1.eq(self.base == Base.SHIFT1),
-                shift4.eq(self.base == Base.SHIFT4),
-            ]
         # Registers of a kind next to each other, so that a simulator's compiler can treat several at once.
         rows, cols = range(config.rows), range(config.cols)
         product = [[Signal(signed(16), name=f"product_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         acc = [[Signal(32, name=f"acc_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         shadow = [[Signal(32, name=f"shadow_{i}_{j}", reset_less=True) for j in cols] for i in rows]
-        with m.If(self.valid):
-            for i in rows:
-                for j in cols:
+        for first in range(0, config.cols, self.columns_per_control):
+            m.submodules[f"control{first}"] = control = ColumnControl()
+            m.d.comb += [getattr(control, name).eq(getattr(self, name)) for name in ("valid", "base", "zero", "capture", "shift")]
+            elements = [(i, j) for i in rows for j in cols[first : first + self.columns_per_control]]
+            with m.If(control.clear):
+                m.d.sync += [product[i][j].eq(0) for i, j in elements]
+            with m.Elif(control.step):
+                for i, j in elements:
                     left, right = self.left[j // group][8 * i : 8 * i + 8].as_signed(), self.right[j].as_signed()
-                    m.d.sync += product[i][j].eq(Mux(self.zero, 0, left * right))
-        with m.If(valid):
-            for i in rows:
-                for j in cols:
+                    m.d.sync += product[i][j].eq(left * right)
+            base = control.base_later
+            with m.If(control.accumulate):
+                for i, j in elements:
                     # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
                     old = acc[i][j]
-                    shifted = Mux(shift1, Cat(Const(0, 1), old[:31]), Mux(shift4, Cat(Const(0, 4), old[:28]), Const(0, 32)))
-                    m.d.sync += old.eq(Mux(keep, old, shifted).as_signed() + product[i][j])
+                    shifted = Mux(base[0], Cat(Const(0, 4), old[:28]), Cat(Const(0, 1), old[:31]))
+                    start = Mux(base == Base.KEEP, old, Mux(base[1], shifted, Const(0, 32)))
+                    m.d.sync += old.eq(start.as_signed() + product[i][j])
+            with m.If(control.move):
+                with m.If(control.load):
+                    m.d.sync += [shadow[i][j].eq(acc[i][j]) for i, j in elements]
+                with m.Else():
+                    m.d.sync += [shadow[i][j].eq(shadow[i][j + 1] if j + 1 < config.cols else 0) for i, j in elements]
         for i in rows:
-            for j in cols:
-                with m.If(self.capture):
-                    m.d.sync += shadow[i][j].eq(acc[i][j])
-                with m.Elif(self.shift):
-                    m.d.sync += shadow[i][j].eq(shadow[i][j + 1] if j + 1 < config.cols else 0)
             for g in range(config.max_fold):
                 m.d.comb += self.heads[g][32 * i : 32 * i + 32].eq(shadow[i][g * group])
         return m

@@ -85,7 +85,9 @@ class ComputeUnit(wiring.Component):
         m.submodules.scale = scale = ScaleMemory(config)
         m.submodules.statistics = statistics = Statistics(config)
 
-        # Control.
+        # Control. ``stop`` comes from far away; a step more does no harm.
+        stop = Signal()
+        m.d.sync += stop.eq(self.control.stop)
         connect(m, flipped(self.commands), decoder.commands)
         connect(m, decoder.plans, sequencer.plans)
         connect(m, decoder.wait, flipped(self.wait))
@@ -94,8 +96,8 @@ class ComputeUnit(wiring.Component):
         connect(m, sequencer.read_signal, flipped(self.read_signal))
         connect(m, results.signal, flipped(self.done_signal))
         m.d.comb += [
-            decoder.stop.eq(self.control.stop),
-            sequencer.stop.eq(self.control.stop),
+            decoder.stop.eq(stop),
+            sequencer.stop.eq(stop),
             sequencer.hold.eq(results.full),
             results.started.eq(sequencer.final),
             self.step.eq(sequencer.valid & sequencer.step.reads),
@@ -125,9 +127,9 @@ class ComputeUnit(wiring.Component):
             array.zero.eq(operands.zero),
             array.shift.eq(drain.shift),
         ]
-        last = Signal(array.accumulate_delay)
+        last = Signal(array.accumulate_delay + 1)
         m.d.sync += last.eq(Cat(operands.last, last))
-        m.d.comb += array.capture.eq(last[-1])
+        m.d.comb += array.capture.eq(last[-2])
 
         # Sums to results.
         m.d.comb += [

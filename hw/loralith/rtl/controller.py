@@ -61,19 +61,21 @@ class Controller(wiring.Component):
         faults = [getattr(self, f"{name}_fault") for name in names]
         state = Signal(State)
         quiet, fault, progress, expired = Signal(), Signal(), Signal(), Signal()
+        # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``.
+        quiet_run = Signal()
+        quiet_drain = Signal()
+        all_done, moved = Signal(), Signal()
+        completed = Signal(3)
         patience = Signal(32)
         abort, early_abort = Signal(), Signal()
         any_fault = Cat(f.valid for f in faults).any()
 
         m.d.comb += [
-            self.busy.eq(state != State.IDLE),
+            self.busy.eq(self.running),
             self.draining.eq(state == State.DRAIN),
-            self.running.eq(state != State.IDLE),
-            self.clear.eq(state == State.CLEAR),
             self.begin.eq(state == State.START),
             quiet.eq(~Cat(unit.busy for unit in units).any() & ~self.bus_busy),
             progress.eq(self.bus_progress | Cat(unit.progress | unit.complete for unit in units).any()),
-            expired.eq(patience == 0),
             fault.eq(any_fault | abort | expired),
             abort.eq(self.abort | early_abort),
         ]
@@ -81,11 +83,22 @@ class Controller(wiring.Component):
             m.d.comb += [unit.clear.eq(self.clear), unit.stop.eq(self.stop)]
 
         complete = sum((unit.complete for unit in units[1:]), units[0].complete)
+        m.d.sync += [
+            self.clear.eq((state == State.IDLE) & self.start),
+            quiet_run.eq(quiet),
+            quiet_drain.eq(quiet & (state == State.DRAIN)),
+            all_done.eq((self.commands_done == self.list_length) & (self.commands_done != 0)),
+            moved.eq(progress),
+            expired.eq(patience == 0),
+            completed.eq(Mux(state == State.RUN, complete, 0)),
+            self.commands_done.eq(self.commands_done + completed),
+        ]
         with m.Switch(state):
             with m.Case(State.IDLE):
                 with m.If(self.start):
                     m.d.sync += [
                         state.eq(State.CLEAR),
+                        self.running.eq(1),
                         *(getattr(self, name).eq(0) for name in ("done", "error", "code", "detail", "unit")),
                         *(getattr(self, name).eq(0) for name in ("error_command", "error_address", "commands_done")),
                     ]
@@ -94,19 +107,16 @@ class Controller(wiring.Component):
             with m.Case(State.START):
                 m.d.sync += [state.eq(State.RUN), early_abort.eq(abort)]
             with m.Case(State.RUN):
-                m.d.sync += [
-                    self.commands_done.eq(self.commands_done + complete),
-                    patience.eq(Mux(progress, self.watchdog, patience - 1)),
-                ]
+                m.d.sync += patience.eq(Mux(moved, self.watchdog, patience - 1))
                 with m.If(fault):
                     m.d.sync += [state.eq(State.DRAIN), self.stop.eq(1)]
                     self._latch(m, faults, abort)
-                with m.Elif(quiet & (self.commands_done == self.list_length) & (self.commands_done != 0)):
-                    m.d.sync += [state.eq(State.IDLE), self.done.eq(1)]
+                with m.Elif(quiet_run & all_done):
+                    m.d.sync += [state.eq(State.IDLE), self.running.eq(0), self.done.eq(1)]
                     m.d.comb += self.done_event.eq(1)
             with m.Case(State.DRAIN):
-                with m.If(quiet):
-                    m.d.sync += [state.eq(State.IDLE), self.error.eq(1)]
+                with m.If(quiet_drain):
+                    m.d.sync += [state.eq(State.IDLE), self.running.eq(0), self.error.eq(1)]
                     m.d.comb += self.error_event.eq(1)
         return m
 

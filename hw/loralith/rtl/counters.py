@@ -37,16 +37,22 @@ class Counters(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shift = exact_log2(self._config.bus_bytes)
+        # What happens comes from all over the chip and rests in a register before it counts.
+        seen = {}
+        for name, member in self.signature.members.items():
+            if member.flow is In and name not in ("clear", "running"):
+                seen[name] = Signal.like(getattr(self, name), name=f"{name}_seen")
+                m.d.sync += seen[name].eq(getattr(self, name))
         causes = (
-            ("busy", self.step),
-            ("wait_load", self.load_active),
-            ("wait_store", self.store_active),
-            ("fill_drain", self.drain_busy),
+            ("busy", seen["step"]),
+            ("wait_load", seen["load_active"]),
+            ("wait_store", seen["store_active"]),
+            ("fill_drain", seen["drain_busy"]),
             ("idle", 1),
         )
-        amounts = {"cycles": 1, "read_bursts": self.read_burst, "write_bursts": self.write_burst}
-        amounts |= {"bytes_read": self.read_beat << shift, "bytes_written": self.write_beat << shift}
-        amounts |= {"macs": self.macs, "saturations": self.saturations}
+        amounts = {"cycles": 1, "read_bursts": seen["read_burst"], "write_bursts": seen["write_burst"]}
+        amounts |= {"bytes_read": seen["read_beat"] << shift, "bytes_written": seen["write_beat"] << shift}
+        amounts |= {"macs": seen["macs"], "saturations": seen["saturations"]}
         earlier = 0
         for name, cause in causes:
             amounts[name] = Signal(name=f"is_{name}")

@@ -21,7 +21,7 @@ def member_name(register: str, bits: str | None = None) -> str:
 
 
 class Registers(wiring.Component):
-    """All registers. Write and read take two cycles each and do not wait for one another.
+    """All registers. Write and read take four cycles each and do not wait for one another.
 
     A read-only register takes writes and ignores them; a write-only one reads as zero. An address that is no register, and a
     write to CONTROL with its start bit while ``refuse_start``, have no effect and answer SLVERR. Byte strobes are honoured.
@@ -58,37 +58,59 @@ class Registers(wiring.Component):
         words = {r.offset + 4 * i: (r, i) for r in REGISTERS.values() for i in range(r.width // 32)}
         index_bits = slice(2, ADDRESS_BITS)
 
-        # Reads.
-        ask = axi.arvalid & axi.arready
-        m.d.comb += axi.arready.eq(~axi.rvalid)
-        with m.If(ask):
+        # Reads: the address in one cycle, one word of each eight in the next, and of those the word in the third.
+        asked, ask_index = Signal(2), Signal(ADDRESS_BITS - 2)
+        m.d.comb += axi.arready.eq(~axi.rvalid & ~asked.any())
+        m.d.sync += asked.eq(Cat(axi.arvalid & axi.arready, asked))
+        with m.If(axi.arvalid & axi.arready):
+            m.d.sync += ask_index.eq(axi.araddr[index_bits])
+        eights: dict[int, dict[int, Value]] = {}
+        for offset, (r, i) in words.items():
+            eights.setdefault(offset >> 5, {})[offset >> 2 & 7] = values[r.name][32 * i : 32 * i + 32]
+        chosen = {high: Signal(33, name=f"chosen{high}") for high in eights}  # the word, and whether there is one
+        for high, lows in eights.items():
+            with m.If(asked[0]):
+                m.d.sync += chosen[high].eq(0)
+                with m.Switch(ask_index[:3]):
+                    for low, value in lows.items():
+                        with m.Case(low):
+                            m.d.sync += chosen[high].eq(Cat(value, 1))
+        with m.If(asked[1]):
             m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)]
-            with m.Switch(axi.araddr[index_bits]):
-                for offset, (r, i) in words.items():
-                    with m.Case(offset >> 2):
-                        m.d.sync += [axi.rdata.eq(values[r.name][32 * i : 32 * i + 32]), axi.rresp.eq(Resp.OKAY)]
+            with m.Switch(ask_index[3:]):
+                for high, word in chosen.items():
+                    with m.Case(high):
+                        m.d.sync += [axi.rdata.eq(word[:32]), axi.rresp.eq(Mux(word[32], Resp.OKAY, Resp.SLVERR))]
         with m.Elif(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
 
-        # Writes, taken when address and data are both there.
-        write, mapped, refused = Signal(), Signal(), Signal()
-        mask = Cat(strobe.replicate(8) for strobe in axi.wstrb)
+        # Writes, taken when address and data are both there; judged in the next cycle and done in the one after.
+        take, write, done, mapped, refused, allowed = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
+        index, word, mask = Signal(ADDRESS_BITS - 2), Signal(32), Signal(32)
         control = REGISTERS["CONTROL"]
         start = next(b.lsb for b in control.bits if b.name == "start")
+        m.d.sync += [write.eq(take), done.eq(write), allowed.eq(write & ~refused)]
+        with m.If(take):
+            m.d.sync += [
+                index.eq(axi.awaddr[index_bits]),
+                word.eq(axi.wdata),
+                mask.eq(Cat(strobe.replicate(8) for strobe in axi.wstrb)),
+            ]
         m.d.comb += [
-            write.eq(axi.awvalid & axi.wvalid & ~axi.bvalid),
-            axi.awready.eq(write),
-            axi.wready.eq(write),
-            refused.eq(self.refuse_start & (axi.awaddr[index_bits] == control.offset >> 2) & (axi.wdata & mask)[start]),
+            take.eq(axi.awvalid & axi.wvalid & ~axi.bvalid & ~write & ~done),
+            axi.awready.eq(take),
+            axi.wready.eq(take),
+            refused.eq(self.refuse_start & (index == control.offset >> 2) & (word & mask)[start]),
         ]
-        with m.Switch(axi.awaddr[index_bits]):
+        m.d.sync += [getattr(self, member_name(r.name, b.name)).eq(0) for r in REGISTERS.values() if r.access is Access.WO for b in r.bits]
+        with m.Switch(index):
             for offset, (r, i) in words.items():
                 with m.Case(offset >> 2):
                     m.d.comb += mapped.eq(1)
-                    with m.If(write & ~refused):
-                        self._write(m, r, i, axi.wdata, mask)
-        with m.If(write):
-            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(mapped & ~refused, Resp.OKAY, Resp.SLVERR))]
+                    with m.If(allowed):
+                        self._write(m, r, i, word, mask)
+        with m.If(done):
+            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(mapped & allowed, Resp.OKAY, Resp.SLVERR))]
         with m.Elif(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
 
@@ -119,6 +141,6 @@ class Registers(wiring.Component):
             used = (1 << 32) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits)
             m.d.sync += kept[part].eq(((kept[part] & ~mask) | (data & mask)) & used)
         elif r.access is Access.WO:
-            m.d.comb += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
+            m.d.sync += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
         elif r.access is Access.W1C:
             m.d.sync += self._pending.eq(self._pending & ~(data & mask))

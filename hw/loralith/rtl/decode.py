@@ -1,6 +1,6 @@
 """Checks a COMPUTE command before it runs, takes its tokens, and hands it to the sequencer."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -47,28 +47,33 @@ class ComputeDecoder(wiring.Component):
             }
         )
 
-    def _extents(self, m: Module, command, start: Value) -> list[tuple[Value, Value, Check]]:
-        """(done, ok or not needed, detail) of every region, in the order of docs/machine.md."""
+    def _extents(self, m: Module, command, sizes: Value, lengths: Value, start: Value) -> list[tuple[Value, Value, Check]]:
+        """(done, ok or not needed, detail) of every region, in the order of docs/machine.md.
+
+        In the cycle of ``sizes`` the blocks and steps are counted, in that of ``lengths``, after it, the words; ``start`` follows.
+        """
         config = self.config
         rows, cols = config.rows, config.cols
         log_banks = ceil_log2(config.banks)
-        row_blocks = Signal(17 - ceil_log2(rows))
-        col_blocks = Signal(17)
-        tile_log = Signal(4)
-        m.d.comb += [
-            row_blocks.eq((command.m_rows + (rows - 1)) >> ceil_log2(rows)),
-            tile_log.eq(ceil_log2(cols) - command.fold_log2),
-            col_blocks.eq((command.n_cols + ((1 << tile_log) - 1)) >> tile_log),
-        ]
+        log_cols = ceil_log2(cols)
+        row_blocks, col_blocks = Signal(17 - ceil_log2(rows)), Signal(17)
+        steps = [Signal(17, name=f"steps{segment}") for segment in (0, 1)]
+        width = Signal(18)
+        fold_log2 = command.fold_log2[: ceil_log2(config.max_fold).bit_length()]  # of a command that is no error
+        fold_mask = Signal(4)
+        m.d.comb += fold_mask.eq((1 << fold_log2) - 1)
+        with m.If(sizes):
+            m.d.sync += [
+                row_blocks.eq((command.m_rows + (rows - 1)) >> ceil_log2(rows)),
+                col_blocks.eq(((command.n_cols + (Const(cols - 1, log_cols) >> fold_log2)) << fold_log2) >> log_cols),
+                width.eq(Mux(command.out_mode == OutMode.INT32, command.n_cols << 2, command.n_cols)),
+                *(count.eq((k + fold_mask) >> fold_log2) for count, k in zip(steps, (command.k0, command.k1), strict=True)),
+            ]
 
         def ceil_shift(value: Value, log: int) -> Value:
             return (value + ((1 << log) - 1)) >> log
 
-        def steps(k: Value) -> Value:
-            return (k + ((1 << command.fold_log2) - 1)) >> command.fold_log2
-
         narrow = command.out_mode == OutMode.INT8
-        width = Mux(command.out_mode == OutMode.INT32, command.n_cols << 2, command.n_cols)
         vector = narrow & (command.scale_mode != ScaleMode.TENSOR)
         by_row = command.scale_mode == ScaleMode.ROW
         scale_words = Mux(by_row, row_blocks, ceil_shift(command.n_cols, ceil_log2(rows)))
@@ -76,8 +81,8 @@ class ComputeDecoder(wiring.Component):
         regions = (
             (Check.LEFT, 1, command.left0_base, row_blocks, command.left0_stride, ceil_shift(command.k0, log_banks), "left"),
             (Check.LEFT2, chained, command.left1_base, row_blocks, command.left1_stride, ceil_shift(command.k1, log_banks), "left"),
-            (Check.RIGHT, 1, command.right0_base, col_blocks, command.right0_stride, ceil_shift(steps(command.k0), log_banks), "right"),
-            (Check.RIGHT2, chained, command.right1_base, col_blocks, command.right1_stride, ceil_shift(steps(command.k1), log_banks), "right"),  # noqa: E501
+            (Check.RIGHT, 1, command.right0_base, col_blocks, command.right0_stride, ceil_shift(steps[0], log_banks), "right"),
+            (Check.RIGHT2, chained, command.right1_base, col_blocks, command.right1_stride, ceil_shift(steps[1], log_banks), "right"),
             (Check.OUT, command.to_out, command.out_base, row_blocks, command.out_stride, ceil_shift(width, log_banks), "out"),
             (Check.LEFT_RESULT, command.to_left, command.result_base, row_blocks, command.result_stride, ceil_shift(command.n_cols, log_banks), "left"),  # noqa: E501
             (Check.ACC, command.acc_read | command.acc_write, command.acc_base, row_blocks, command.acc_stride, command.n_cols, "acc"),
@@ -86,13 +91,16 @@ class ComputeDecoder(wiring.Component):
         results: list[tuple[Value, Value, Check]] = []
         for check, needed, base, count, stride, length, memory in regions:
             blocks = len(count) if isinstance(count, Value) else 1
+            words = Signal(18, name=f"words_{check.name.lower()}")
+            with m.If(lengths):
+                m.d.sync += words.eq(length)
             m.submodules[f"extent_{check.name.lower()}"] = extent = Extent(base=16, count=blocks, stride=16, length=18, limit=17)
             m.d.comb += [
                 extent.start.eq(start),
                 extent.base.eq(base),
                 extent.count.eq(count),
                 extent.stride.eq(stride),
-                extent.length.eq(length),
+                extent.length.eq(words),
                 extent.limit.eq(config.depth(memory)),
             ]
             results.append((extent.done, extent.ok | ~Value.cast(needed).bool(), check))
@@ -108,35 +116,40 @@ class ComputeDecoder(wiring.Component):
         index = Signal(32)
         command = data.View(record_layout(COMPUTE), raw)
 
-        reserved_ok, enum_ok, size_ok = Signal(), Signal(), Signal()
+        sizes, lengths, start = Signal(), Signal(), Signal()
+        reserved_ok, enum_ok, counts_ok, size_ok = Signal(), Signal(), Signal(), Signal()
         reserved = [raw[b] for b in range(len(raw)) if COMPUTE.reserved_mask >> b & 1]
         narrow = command.out_mode == OutMode.INT8
         tensor_scale = narrow & (command.scale_mode == ScaleMode.TENSOR)
-        length = Signal(35)
-        m.d.comb += [
-            reserved_ok.eq(~Cat(reserved).any()),
-            enum_ok.eq(
-                (command.fold_log2 <= ceil_log2(config.max_fold))
-                & (command.shift <= SHIFT_LIMIT)
-                & (command.out_mode <= OutMode.INT32)
-                & (command.scale_mode <= ScaleMode.COLUMN)
-                & (command.chained | ((command.shift == 0) & (command.segment_wait == 0)))
-                & (~command.to_left | narrow)
-                & (~command.to_out | (command.out_mode != OutMode.NONE))
-            ),
-            length.eq((command.k0 << command.shift) + command.k1),
-            size_ok.eq(
-                (command.m_rows != 0)
-                & (command.n_cols != 0)
-                & (command.k0 != 0)
-                & ((command.k1 != 0) == command.chained)
-                & (length <= K_LIMIT)
-                & (~tensor_scale | ((command.scale_m >= MANTISSA_MIN) & (command.scale_n <= SHIFT_MAX)))
-            ),
-        ]
+        shifted, length = Signal(34), Signal(35)
+        with m.If(sizes):
+            m.d.sync += [
+                reserved_ok.eq(~Cat(reserved).any()),
+                enum_ok.eq(
+                    (command.fold_log2 <= ceil_log2(config.max_fold))
+                    & (command.shift <= SHIFT_LIMIT)
+                    & (command.out_mode <= OutMode.INT32)
+                    & (command.scale_mode <= ScaleMode.COLUMN)
+                    & (command.chained | ((command.shift == 0) & (command.segment_wait == 0)))
+                    & (~command.to_left | narrow)
+                    & (~command.to_out | (command.out_mode != OutMode.NONE))
+                ),
+                shifted.eq(command.k0 << command.shift),
+            ]
+        with m.If(lengths):
+            m.d.sync += [
+                length.eq(shifted + command.k1),
+                counts_ok.eq(
+                    (command.m_rows != 0)
+                    & (command.n_cols != 0)
+                    & (command.k0 != 0)
+                    & ((command.k1 != 0) == command.chained)
+                    & (~tensor_scale | ((command.scale_m >= MANTISSA_MIN) & (command.scale_n <= SHIFT_MAX)))
+                ),
+            ]
+        m.d.comb += size_ok.eq(counts_ok & (length <= K_LIMIT))
 
-        start = Signal()
-        extents = self._extents(m, command, start)
+        extents = self._extents(m, command, sizes, lengths, start)
         plan = self.plans.payload
         for name, _ in data.Layout.cast(Plan):
             if name != "flags":
@@ -154,7 +167,13 @@ class ComputeDecoder(wiring.Component):
                 m.d.comb += self.commands.ready.eq(~self.stop)
                 with m.If(self.commands.valid & ~self.stop):
                     m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
-                    m.next = "FIELDS"
+                    m.next = "SIZES"
+            with m.State("SIZES"):
+                m.d.comb += [self.active.eq(1), sizes.eq(1)]
+                m.next = "LENGTHS"
+            with m.State("LENGTHS"):
+                m.d.comb += [self.active.eq(1), lengths.eq(1)]
+                m.next = "FIELDS"
             with m.State("FIELDS"):
                 m.d.comb += [self.active.eq(1), start.eq(1)]
                 with m.If(~reserved_ok):

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 from loralith.spec.commands import OutMode, ScaleMode
 from loralith.spec.config import Config
 
-from .ppu import LaneScale
+from .ppu import IndexHash, LaneScale, PostProcessor
 from .tile import Column, ResultFlags, Tile
 
 __all__ = ["Drain"]
@@ -21,7 +21,7 @@ class Drain(wiring.Component):
 
     Members:
         capture, tile: the array copies its accumulators in this cycle; ``tile`` says what they are.
-        heads, shift: the array's shadow accumulators.
+        heads, shift: the array's shadow accumulators, and whether they move in the next cycle.
         acc_*: the accumulate buffer's ports; scale_*: the scale memory's read port.
         valid, column, values, scales, mask: a column of R sums, to the post-processing unit.
         hash_valid, hash_keyed, hash_column, hash_key1: to the index hash, ``hash_lead`` cycles before ``valid``; key1 at
@@ -29,9 +29,10 @@ class Drain(wiring.Component):
         active: columns are on their way.
     """
 
-    delay = 4
-    hash_lead = 3
-    key1_delay = 3
+    fold_stages = 3
+    delay = fold_stages + 2
+    hash_lead = IndexHash.delay - PostProcessor.hash_delay
+    key1_delay = IndexHash.key1_delay
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -91,9 +92,9 @@ class Drain(wiring.Component):
         left, first = Signal(8), Signal()
         n, acc_word, index = Signal(16), Signal(16), Signal(32)
         lane_keys, keys = self._lane_keys(m), Signal(32 * rows)
-        taps = Signal(config.max_fold)
+        taps = [Signal(config.max_fold, name=f"taps{stage}") for stage in range(self.fold_stages)]
         last = Signal()
-        m.d.comb += [last.eq(left == 1), self.shift.eq(active & ~self.capture)]
+        m.d.comb += [last.eq(left == 1), self.shift.eq(self.capture | (active & ~last))]
         with m.If(self.capture):
             m.d.sync += [
                 tile.eq(self.tile),
@@ -108,7 +109,7 @@ class Drain(wiring.Component):
                 # With fold f, the heads of every max_fold / f -th lane group belong to one output column.
                 aligned = Signal(name=f"aligned_{group}")
                 m.d.comb += aligned.eq(((group << self.tile.fold_log2) & (config.max_fold - 1)) == 0)
-                m.d.sync += taps[group].eq(aligned)
+                m.d.sync += taps[0][group].eq(aligned)
             with m.If(self.tile.flags.stochastic):
                 m.d.sync += keys.eq(lane_keys)
         with m.Elif(active):
@@ -130,9 +131,10 @@ class Drain(wiring.Component):
             self.hash_key1.eq(key1[-1]),
         ]
 
-        # Stages 1 and 2: sum the groups of a folded tile; read the accumulate buffer and the scales meanwhile.
-        column = [Signal(Column, name=f"column{stage}", reset_less=True) for stage in range(4)]
-        valid = Signal(3)
+        # Stages 1 to 3: sum the groups of a folded tile; read the accumulate buffer and the scales meanwhile.
+        assert self.hash_lead == self.fold_stages + 1
+        column = [Signal(Column, name=f"column{stage}", reset_less=True) for stage in range(5)]
+        valid = Signal(4)
         m.d.sync += valid.eq(Cat(active, valid))
         m.d.comb += [
             *(column[0].flags[name].eq(tile.flags[name]) for name, _ in data.Layout.cast(ResultFlags)),
@@ -143,10 +145,10 @@ class Drain(wiring.Component):
             column[0].out_row.eq(tile.out_row),
             column[0].result_row.eq(tile.result_row),
         ]
-        for stage, enable in enumerate(Cat(active, valid)[:3]):
+        for enable, (before, after) in zip(Cat(active, valid), pairwise(column), strict=False):
             with m.If(enable):
-                m.d.sync += column[stage + 1].eq(column[stage])
-        words = [Signal(16, name=f"acc_word{stage}") for stage in (1, 2, 3)]
+                m.d.sync += after.eq(before)
+        words = [Signal(16, name=f"acc_word{stage}") for stage in range(1, 5)]
         scale_word, scaled = Signal(16), Signal()
         with m.If(active):
             m.d.sync += [
@@ -154,50 +156,76 @@ class Drain(wiring.Component):
                 scale_word.eq(Mux(tile.flags.scale_mode == ScaleMode.COLUMN, tile.scale_word + (n >> log_rows), tile.scale_word)),
                 scaled.eq((tile.flags.scale_mode != ScaleMode.TENSOR) & (tile.flags.out_mode == OutMode.INT8)),
             ]
-        with m.If(valid[0]):
-            m.d.sync += words[1].eq(words[0])
-        with m.If(valid[1]):
-            m.d.sync += words[2].eq(words[1])
+        for enable, (before, after) in zip(valid, pairwise(words), strict=False):
+            with m.If(enable):
+                m.d.sync += after.eq(before)
         m.d.comb += [
             self.acc_read_en.eq(valid[0] & column[1].flags.acc_read),
             self.acc_read_row.eq(words[0]),
             self.scale_en.eq(valid[0] & scaled),
             self.scale_row.eq(scale_word),
         ]
+        for enable, (before, after) in zip(Cat(active, valid), pairwise(taps), strict=False):
+            with m.If(enable):
+                m.d.sync += after.eq(before)
+        # The memories' words rest in registers before anything is made of them.
+        vector, by_column = Signal(), Signal()
+        plain = Signal(LaneScale)
+        narrow = column[2].flags.out_mode == OutMode.INT8
+        with m.If(valid[1]):
+            m.d.sync += [
+                vector.eq(narrow & (column[2].flags.scale_mode != ScaleMode.TENSOR)),
+                by_column.eq(column[2].flags.scale_mode == ScaleMode.COLUMN),
+                plain.m.eq(Mux(narrow, column[2].flags.scale_m, 1)),
+                plain.n.eq(Mux(narrow, column[2].flags.scale_n, 0)),
+            ]
+        entries = [Signal(LaneScale, name=f"entry_{lane}", reset_less=True) for lane in range(rows)]
+        common = Signal(LaneScale)
+        entry_bits = len(common.as_value())
+        m.d.comb += common.eq(Cat(entry.as_value() for entry in entries).word_select(column[3].n[:log_rows], entry_bits))
         for lane in range(rows):
-            heads = [Mux(taps[g], self.heads[g].word_select(lane, 32), 0) for g in range(config.max_fold)]
-            partial = []
-            for at in range(0, len(heads), 4):
-                register = Signal(32, name=f"partial_{lane}_{at}", reset_less=True)
-                with m.If(active):
-                    m.d.sync += register.eq(sum(heads[at + 1 : at + 4], start=heads[at]))
-                partial.append(register)
-            total = Signal(32, name=f"total_{lane}", reset_less=True)
-            with m.If(valid[0]):
-                m.d.sync += total.eq(sum(partial[1:], start=partial[0]))
-            old = Mux(column[2].flags.acc_read, self.acc_read_data.word_select(lane, 32), 0)
-            narrow = column[2].flags.out_mode == OutMode.INT8
-            vector = column[2].flags.scale_mode != ScaleMode.TENSOR
-            entry = Mux(
-                column[2].flags.scale_mode == ScaleMode.COLUMN,
-                self.scale_data.word_select(column[2].n[:log_rows], 32),
-                self.scale_data.word_select(lane, 32),
-            )
+            total = self._fold_sum(m, lane, Cat(active, valid), taps)
+            old = Signal(32, name=f"old_{lane}", reset_less=True)
             with m.If(valid[1]):
+                m.d.sync += old.eq(Mux(column[2].flags.acc_read, self.acc_read_data.word_select(lane, 32), 0))
+                with m.If(narrow & (column[2].flags.scale_mode != ScaleMode.TENSOR)):
+                    m.d.sync += entries[lane].eq(self.scale_data.word_select(lane, 32)[:entry_bits])
+            with m.If(valid[2]):
                 m.d.sync += [
                     self.values.word_select(lane, 32).eq(total + old),
-                    self.scales[lane].m.eq(Mux(narrow, Mux(vector, entry[:16], column[2].flags.scale_m), 1)),
-                    self.scales[lane].n.eq(Mux(narrow, Mux(vector, entry[16:22], column[2].flags.scale_n), 0)),
-                    self.mask[lane].eq(lane < column[2].rows),
+                    self.scales[lane].eq(Mux(vector, Mux(by_column, common, entries[lane]), plain)),
+                    self.mask[lane].eq(lane < column[3].rows),
                 ]
 
-        # Stage 3: the column leaves; the sum goes back to the accumulate buffer.
+        # Stage 4: the column leaves; the sum goes back to the accumulate buffer.
         m.d.comb += [
-            self.valid.eq(valid[2]),
-            self.column.eq(column[3]),
-            self.acc_write_en.eq(valid[2] & column[3].flags.acc_write),
-            self.acc_write_row.eq(words[2]),
+            self.valid.eq(valid[3]),
+            self.column.eq(column[4]),
+            self.acc_write_en.eq(valid[3] & column[4].flags.acc_write),
+            self.acc_write_row.eq(words[3]),
             self.acc_write_data.eq(self.values),
             self.active.eq(active | valid.any()),
         ]
         return m
+
+    def _fold_sum(self, m: Module, lane: int, enables: Value, taps: list[Signal]) -> Value:
+        """The sum over the lane groups that ``taps`` names, ``fold_stages`` registers later: a tree, its levels spread over the stages."""
+        nodes: list[Value] = [heads.word_select(lane, 32) for heads in self.heads]
+        width = ceil_log2(len(nodes))
+        arities = [1 << (width + stage) // self.fold_stages for stage in reversed(range(self.fold_stages))]
+        nodes = [Mux(taps[0][i % arities[0]], node, 0) if i % arities[0] else node for i, node in enumerate(nodes)]
+        span = 1
+        for stage, (arity, following) in enumerate(pairwise([*arities, 1])):
+            span *= arity
+            sums: list[Value] = []
+            for i, at in enumerate(range(0, len(nodes), arity)):
+                value = sum(nodes[at + 1 : at + arity], start=nodes[at])
+                # What a smaller fold leaves out is zero from here on, so that the next stage need not choose.
+                if i % following:
+                    value = Mux(taps[stage][i % following * span], value, 0)
+                register = Signal(32, name=f"sum{stage}_{i}_{lane}", reset_less=True)
+                with m.If(enables[stage]):
+                    m.d.sync += register.eq(value)
+                sums.append(register)
+            nodes = sums
+        return nodes[0]

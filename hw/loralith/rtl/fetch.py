@@ -74,12 +74,14 @@ class Fetch(wiring.Component):
         words = COMMAND_BYTES // config.bus_bytes
         m.submodules.extent = extent = Extent(base=64, count=1, stride=1, length=39, limit=64)
         m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
         m.submodules.words = buffer = Queue(ReadBeat(config), self.ahead * words)
         m.submodules.faults = faults = FaultLatch(4)
-        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, splitter.o, cut.i)
+        connect(m, cut.o, flipped(self.bursts))
         connect(m, flipped(self.beats), buffer.i)
         connect(m, faults.fault, flipped(self.fault))
-        for block in (splitter, buffer, faults):
+        for block in (splitter, cut, buffer, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         # The list itself.
@@ -105,10 +107,12 @@ class Fetch(wiring.Component):
 
         # Requests, one descriptor at a time while there is room for it.
         asked, room = Signal(32), Signal(range(self.ahead + 1))
+        more = Signal()  # right again by the time the splitter is ready again
+        m.d.sync += more.eq(asked != self.list_length)
         address = Signal(64)
         ask = Signal()
         m.d.comb += [
-            splitter.i.valid.eq((state == State.READ) & (asked != self.list_length) & (room != 0) & ~control.stop),
+            splitter.i.valid.eq((state == State.READ) & more & (room != 0) & ~control.stop),
             splitter.i.payload.address.eq(address),
             splitter.i.payload.rows.eq(1),
             splitter.i.payload.beats.eq(words),
@@ -122,46 +126,64 @@ class Fetch(wiring.Component):
         count, index = Signal(range(words + 1)), Signal(32)
         word_address = Signal(64)
         whole, gone, take = Signal(), Signal(), Signal()
-        opcode = bits[:8]
+        kinds, known = Signal(3), Signal()  # of the first word's opcode
+        stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
+        m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         m.d.comb += [
-            whole.eq(count == words),
             buffer.o.ready.eq(take),
-            take.eq(buffer.o.valid & (~whole | gone) & ~self.fault.valid),
+            take.eq(buffer.o.valid & ~whole & ~self.fault.valid),  # not beside ``gone``, which comes late in its cycle
             gone.eq(Cat(queue.valid & queue.ready for _, queue in queues).any()),
         ]
-        for code, queue in queues:
+        for kind, (_, queue) in zip(kinds, queues, strict=True):
             m.d.comb += [
                 queue.payload.bits.eq(bits),
                 queue.payload.index.eq(index),
-                queue.valid.eq(whole & (opcode == code) & ~control.stop),
+                queue.valid.eq(whole & kind & ~stopped),
             ]
         with m.If(take):
             word = buffer.o.payload.data.as_value()
             m.d.sync += [bits.eq(Cat(bits, word)[len(word) :]), word_address.eq(word_address + config.bus_bytes)]
+            with m.If(count == 0):
+                m.d.sync += [
+                    kinds.eq(Cat(word[:8] == code for code, _ in queues)),
+                    known.eq(Cat(word[:8] == code for code, _ in queues).any()),
+                ]
         with m.If(gone):
-            m.d.sync += [index.eq(index + 1), count.eq(take)]
+            m.d.sync += [index.eq(index + 1), count.eq(0), whole.eq(0)]
         with m.Elif(take):
-            m.d.sync += count.eq(count + 1)
+            m.d.sync += [count.eq(count + 1), whole.eq(count == words - 1)]
         with m.If(ask ^ gone):
             m.d.sync += room.eq(Mux(gone, room + 1, room - 1))
         with m.If(self.start):
             m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [count.eq(0), room.eq(self.ahead)]
-        with m.If((state == State.READ) & (index == self.list_length)):
+            m.d.sync += [count.eq(0), whole.eq(0), room.eq(self.ahead)]
+        through = Signal()
+        m.d.sync += through.eq(index == self.list_length)
+        with m.If((state == State.READ) & through):
             m.d.sync += state.eq(State.IDLE)
 
+        # A fault is seen in one cycle and reported in the next, with what it was about.
         bad_list = Mux(misaligned, Code.MISALIGNED, Mux(empty, Code.BAD_FIELD, Code.DRAM_WINDOW))
-        known = Cat(opcode == code for code, _ in queues).any()
-        error = take & buffer.o.payload.error
+        refused_list, error, unknown = Signal(), Signal(), Signal()
+        error_index, error_address = Signal(32), Signal(64)
+        m.d.sync += [
+            refused_list.eq(checked & (misaligned | empty | outside)),
+            error.eq(take & buffer.o.payload.error),
+            unknown.eq(whole & ~known),
+        ]
+        with m.If(take):
+            m.d.sync += [error_index.eq(index), error_address.eq(word_address)]
+        with m.If(control.clear):
+            m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
         for source, valid, code, detail, command, where in zip(
             faults.sources,
-            (checked & (misaligned | empty | outside), error, whole & ~known, self.refused),
+            (refused_list, error, unknown, self.refused),
             (bad_list, Code.AXI_READ_ERROR, Code.BAD_OPCODE, Code.DRAM_WINDOW),
             (Check.LIST, Check.NONE, Check.NONE, Check.LIST),
-            (0, Mux(whole, index + 1, index), index, asked),
-            (self.list_base, word_address, 0, self.refused_address),
+            (0, error_index, index, asked),
+            (self.list_base, error_address, 0, self.refused_address),
             strict=True,
         ):
             m.d.comb += [

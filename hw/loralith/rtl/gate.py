@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -24,7 +24,7 @@ class BurstGate(wiring.Component):
     Members:
         i: bursts to issue, with ``source`` (1 bit) who asks.
         o: bursts that may be issued, one cycle later at the soonest; may be withdrawn by ``stop``.
-        window_base, window_limit: the window.
+        window_base, window_limit: the window; it must not change while a burst is here.
         stop: take nothing in, pass nothing on.
         clear: forget everything.
         refused: a burst was refused; held until ``clear``, with its ``refused_address`` and ``refused_source``.
@@ -56,14 +56,21 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
+        # Whether it fits is found on the way in, but for the verdict.
+        shaped = Signal()
+        not_below = Signal()
+        inside = Signal()
+        fits = Signal()
+        coming = self.i.payload.address
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
         last_word = Signal(10)
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
-
-        last = Cat(Const(0, shift), in_line, burst.address[12:])
-        fits = Signal()
+        last = Cat(Const(0, shift), in_line, coming[12:])
         m.d.comb += [
-            fits.eq(~past_line.any() & (burst.beats != 0) & (burst.address >= self.window_base) & (last < self.window_limit)),
+            not_below.eq(self._not_below(m, "base", coming, self.window_base)),
+            inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
+            fits.eq(shaped & not_below & inside),
+            last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
             self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
             self.o.payload.eq(burst),
             self.o_source.eq(source),
@@ -73,12 +80,11 @@ class BurstGate(wiring.Component):
             self.refused_source.eq(source),
         ]
         with m.If(self.i.ready):
-            first_word = self.i.payload.address[shift:12]
             m.d.sync += [
                 valid.eq(self.i.valid),
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
-                last_word.eq(first_word + self.i.payload.beats - 1),
+                shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
@@ -88,3 +94,15 @@ class BurstGate(wiring.Component):
             m.d.sync += [valid.eq(0), self.refused.eq(0)]
         assert LINE == 1 << 12
         return m
+
+    def _not_below(self, m: Module, name: str, address: Value, bound: Value) -> Value:
+        """Whether the address that was taken in is at least ``bound``: the halves are compared on the way in, for half the carry."""
+        low_not_below = Signal(name=f"{name}_low_not_below")
+        high_above, high_equal = Signal(name=f"{name}_high_above"), Signal(name=f"{name}_high_equal")
+        with m.If(self.i.ready):
+            m.d.sync += [
+                low_not_below.eq(address[:32] >= bound[:32]),
+                high_above.eq(address[32:] > bound[32:]),
+                high_equal.eq(address[32:] == bound[32:]),
+            ]
+        return high_above | (high_equal & low_not_below)

@@ -65,6 +65,7 @@ class LoadUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
         m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead)
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay)
@@ -72,14 +73,15 @@ class LoadUnit(wiring.Component):
 
         connect(m, flipped(self.commands), check.i)
         connect(m, flight.o, data.jobs)
-        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, splitter.o, cut.i)
+        connect(m, cut.o, flipped(self.bursts))
         connect(m, flipped(self.beats), data.beats)
         connect(m, data.operand, flipped(self.operand))
         connect(m, data.scale, flipped(self.scale))
         connect(m, data.done, completion.i)
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
-        for block in (check, splitter, flight, data, completion, faults):
+        for block in (check, splitter, cut, flight, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         job, granted, issued_index = check.o.payload, Signal(), Signal(32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -12,6 +12,7 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .interfaces import FaultSignature, OperandWrite, ScaleWrite
+from .queue import Queue
 from .read_master import ReadBeat
 from .transfer_check import Job
 
@@ -54,39 +55,115 @@ class LoadData(wiring.Component):
         m = Module()
         config, job = self._config, self.jobs.payload
         R, C, W = config.rows, config.cols, config.bus_bytes
-        right, is_scale, both = (job.target == target for target in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
 
-        # The write at the output, made up one cycle earlier.
-        valid, out_scale, out_last = Signal(), Signal(), Signal()
-        out_data = Signal(8 * W)
-        out = Signal(OperandWrite(config))
-        out_group, out_sub = Signal(8), Signal(range(max(W // min(R, C), 2)))
-        taken, room, may_end, step = Signal(), Signal(), Signal(), Signal()
+        # Writes that are made up: two, so that a memory's ready is not on the way to what makes them up.
+        fields = OperandWrite(config)
+        more = {"scale": 1, "last": 1, "group": 8, "sub": range(max(W // min(R, C), 2)), "data": 8 * W}
+        m.submodules.made = made = Queue(data.StructLayout({name: fields[name].shape for name in _WRITE} | more), 2)
+        new, out, taken = made.i.payload, made.o.payload, Signal()
+        may_end, ending, step = Signal(), Signal(), Signal()
+
+        # What the job is, kept while it runs: the queue that it comes from is far from here.
+        right, is_scale, both, transpose = Signal(), Signal(), Signal(), Signal()
+        block_stride, right_stride = Signal(16), Signal(16)
+        no_pad, one_pad, one_beat = Signal(), Signal(), Signal()
+        last_part, last_sub, tail_sub = Signal(range(max(C // W, 4 * R // W, 2))), Signal.like(new.sub), Signal.like(new.sub)
 
         # Where the next write goes: ``row`` now, ``row_start`` at the start of this DRAM row.
         running, padding = Signal(), Signal()
         rows_left, beats_left = Signal(17), Signal.like(job.beats)
+        last_row, last_beat, finishing = Signal(), Signal(), Signal()  # finishing: the last beat of the last row
         row, row_start = Signal(16), Signal(16)
         right_row, right_start = Signal(16), Signal(16)  # the same of the natural half of a load into both
         bank, lane = Signal(range(W)), Signal(range(max(R, C)))
-        part, sub, last_sub = Signal(8), Signal.like(out_sub), Signal.like(out_sub)
+        part, sub = Signal.like(last_part), Signal.like(new.sub)
         end_mask = Signal(W)
         address, next_row = Signal(64), Signal(64)
 
-        def by_target(left: int, right_: int, scale: int = 1) -> Value:
-            return Mux(is_scale, scale, Mux(right, right_, left))
+        job_right, job_scale, job_both = (job.target == t for t in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
+        parts = Mux(job_scale, max(4 * R // W, 1), Mux(job_right | job_both, max(C // W, 1), max(R // W, 1)))  # beats per word
+        subs = Mux(job.transpose | job_scale, 1, Mux(job_right, max(W // C, 1), max(W // R, 1)))  # words per beat
+        last_lane = Mux(right, C - 1, R - 1)
 
-        parts = Mux(both, max(C // W, 1), by_target(max(R // W, 1), max(C // W, 1), max(4 * R // W, 1)))  # beats per word
-        subs = Mux(job.transpose, 1, by_target(max(W // R, 1), max(W // C, 1)))  # words per beat
-        lanes = Mux(right, C, R)
-
-        with m.If(~running & self.jobs.valid):
+        failed = self.fault.valid
+        begins = ~failed & self.jobs.valid
+        beat_ends = sub == Mux(last_beat, tail_sub, last_sub) if min(R, C) < W else Const(1)
+        part_ends = part == last_part
+        job_ends = beat_ends & finishing
+        m.d.comb += [
+            may_end.eq(self.done.ready & ~ending),
+            step.eq(running & made.i.ready & (padding | (self.beats.valid & ~self.beats.payload.error)) & (~job_ends | may_end)),
+            self.beats.ready.eq((step & beat_ends & ~padding) | failed),
+            self.jobs.ready.eq(step & job_ends),
+        ]
+        with m.If(running):  # not of the step: it comes late in its cycle, and its enable is enough
+            with m.If(step):
+                with m.If(~beat_ends):
+                    m.d.sync += [sub.eq(sub + 1), row.eq(row + block_stride)]
+                with m.Elif(~last_beat):
+                    m.d.sync += [
+                        sub.eq(0),
+                        beats_left.eq(beats_left - 1),
+                        last_beat.eq(beats_left == 2),
+                        finishing.eq((beats_left == 2) & last_row & (padding | no_pad)),
+                        part.eq(Mux(part_ends, 0, part + 1)),
+                    ]
+                    with m.If(transpose):
+                        m.d.sync += row.eq(row + 1)
+                    with m.Elif(part_ends):
+                        m.d.sync += row.eq(row + Mux(is_scale, 1, block_stride))
+                    with m.If(part_ends):
+                        m.d.sync += right_row.eq(right_row + right_stride)
+                with m.Else():
+                    wraps = Mux(transpose, lane == last_lane, bank == W - 1)
+                    start = row_start + Mux(wraps, Mux(transpose, block_stride, 1), 0)
+                    right_next = right_start + (bank == W - 1)
+                    m.d.sync += [
+                        sub.eq(0),
+                        part.eq(0),
+                        beats_left.eq(job.beats),
+                        last_beat.eq(one_beat),
+                        bank.eq(bank + 1),
+                        lane.eq(Mux(lane == last_lane, 0, lane + 1)),
+                        row.eq(start),
+                        row_start.eq(start),
+                        right_row.eq(right_next),
+                        right_start.eq(right_next),
+                        rows_left.eq(rows_left - 1),
+                        last_row.eq(rows_left == 2),
+                        finishing.eq(one_beat & (rows_left == 2) & (padding | no_pad)),
+                    ]
+                    with m.If(last_row & ~padding):
+                        m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows), last_row.eq(one_pad), finishing.eq(one_beat & one_pad)]
+                with m.If(job_ends):
+                    m.d.sync += running.eq(0)
+                with m.If(beat_ends):
+                    m.d.sync += address.eq(Mux(last_beat, next_row, address + W))
+                    with m.If(last_beat):
+                        m.d.sync += next_row.eq(next_row + job.row_stride)
+        with m.Elif(begins):
             tail = job.row_bytes[: exact_log2(W)]
+            last_byte = (tail - 1)[: exact_log2(W)]
             m.d.sync += [
                 running.eq(1),
                 padding.eq(0),
+                right.eq(job_right),
+                is_scale.eq(job_scale),
+                both.eq(job_both),
+                transpose.eq(job.transpose),
+                block_stride.eq(job.block_stride),
+                right_stride.eq(job.right_stride),
+                no_pad.eq(job.pad_rows == 0),
+                one_pad.eq(job.pad_rows == 1),
+                one_beat.eq(job.beats == 1),
+                last_part.eq(parts - 1),
+                last_sub.eq(subs - 1),
+                tail_sub.eq(Mux(subs == 1, 0, Mux(job_right, last_byte >> exact_log2(C), last_byte >> exact_log2(R)))),
                 rows_left.eq(job.rows),
+                last_row.eq(job.rows == 1),
                 beats_left.eq(job.beats),
+                last_beat.eq(job.beats == 1),
+                finishing.eq((job.beats == 1) & (job.rows == 1) & (job.pad_rows == 0)),
                 row.eq(job.base),
                 row_start.eq(job.base),
                 right_row.eq(job.right_base),
@@ -96,60 +173,13 @@ class LoadData(wiring.Component):
                 part.eq(0),
                 sub.eq(0),
                 end_mask.eq(Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)),
-                last_sub.eq(Mux(right, ((tail - 1) & (W - 1)) >> exact_log2(C), ((tail - 1) & (W - 1)) >> exact_log2(R))),
                 address.eq(job.address),
                 next_row.eq(job.address + job.row_stride),
             ]
 
-        last_beat, last_row = beats_left == 1, rows_left == 1
-        beat_ends = sub == Mux(last_beat & (subs != 1), last_sub, subs - 1)
-        job_ends = beat_ends & last_beat & last_row & (padding | (job.pad_rows == 0))
-        failed = self.fault.valid
-        m.d.comb += [
-            room.eq(~valid | taken),
-            may_end.eq(self.done.ready & ~(valid & out_last)),
-            step.eq(running & ~failed & room & (padding | (self.beats.valid & ~self.beats.payload.error)) & (~job_ends | may_end)),
-            self.beats.ready.eq((step & beat_ends & ~padding) | failed),
-            self.jobs.ready.eq(step & job_ends),
-        ]
-        with m.If(step):
-            with m.If(~beat_ends):
-                m.d.sync += [sub.eq(sub + 1), row.eq(row + job.block_stride)]
-            with m.Elif(~last_beat):
-                m.d.sync += [sub.eq(0), beats_left.eq(beats_left - 1), part.eq(Mux(part == parts - 1, 0, part + 1))]
-                with m.If(job.transpose):
-                    m.d.sync += row.eq(row + 1)
-                with m.Elif(part == parts - 1):
-                    m.d.sync += row.eq(row + Mux(is_scale, 1, job.block_stride))
-                with m.If(part == parts - 1):
-                    m.d.sync += right_row.eq(right_row + job.right_stride)
-            with m.Else():
-                wraps = Mux(job.transpose, lane == lanes - 1, bank == W - 1)
-                start = row_start + Mux(wraps, Mux(job.transpose, job.block_stride, 1), 0)
-                right_next = right_start + (bank == W - 1)
-                m.d.sync += [
-                    sub.eq(0),
-                    part.eq(0),
-                    beats_left.eq(job.beats),
-                    bank.eq(bank + 1),
-                    lane.eq(Mux(lane == lanes - 1, 0, lane + 1)),
-                    row.eq(start),
-                    row_start.eq(start),
-                    right_row.eq(right_next),
-                    right_start.eq(right_next),
-                    rows_left.eq(rows_left - 1),
-                ]
-                with m.If(last_row & ~padding):
-                    m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows)]
-            with m.If(job_ends):
-                m.d.sync += running.eq(0)
-            with m.If(beat_ends):
-                m.d.sync += address.eq(Mux(last_beat, next_row, address + W))
-                with m.If(last_beat):
-                    m.d.sync += next_row.eq(next_row + job.row_stride)
-
-        with m.If(running & ~padding & self.beats.valid & self.beats.payload.error & ~failed):
+        with m.If(running & ~padding & self.beats.valid & self.beats.payload.error):
             m.d.sync += [
+                running.eq(0),
                 self.fault.valid.eq(1),
                 self.fault.code.eq(Code.AXI_READ_ERROR),
                 self.fault.detail.eq(Check.NONE),
@@ -159,43 +189,41 @@ class LoadData(wiring.Component):
 
         # The write itself.
         keep = Mux(padding, 0, Mux(last_beat, end_mask, -1))
-        with m.If(step):
-            m.d.sync += [
-                valid.eq(1),
-                out_scale.eq(is_scale),
-                out_last.eq(job_ends),
-                out_group.eq(part),
-                out_sub.eq(sub),
-                out_data.eq(self.beats.payload.data.as_value() & Cat(keep[i].replicate(8) for i in range(W))),
-                out.right.eq(right),
-                out.both.eq(both),
-                out.right_row.eq(right_row),
-                out.right_bank_mask.eq(1 << bank),
-                out.right_lane_mask.eq(self._group(part, C)),
-                out.row.eq(row),
-                out.transpose.eq(job.transpose),
-                out.bank_mask.eq(Mux(job.transpose, -1, 1 << bank)),
-                out.lane_mask.eq(Mux(job.transpose, 1 << lane, Mux(right, self._group(part, C), self._group(part, R)))),
-            ]
-            with m.If(job_ends):
-                m.d.sync += self.done.payload.eq(job.signal)
-        with m.Elif(taken):
-            m.d.sync += valid.eq(0)
-
         m.d.comb += [
+            made.i.valid.eq(step),
+            made.clear.eq(self.clear),
+            new.scale.eq(is_scale),
+            new.last.eq(job_ends),
+            new.group.eq(part),
+            new.sub.eq(sub),
+            new.data.eq(self.beats.payload.data.as_value() & Cat(keep[i].replicate(8) for i in range(W))),
+            new.right.eq(right),
+            new.both.eq(both),
+            new.right_row.eq(right_row),
+            new.right_bank_mask.eq(1 << bank),
+            new.right_lane_mask.eq(self._group(part, C)),
+            new.row.eq(row),
+            new.transpose.eq(transpose),
+            new.bank_mask.eq(Mux(transpose, -1, 1 << bank)),
+            new.lane_mask.eq(Mux(transpose, 1 << lane, Mux(right, self._group(part, C), self._group(part, R)))),
             *(self.operand.payload[name].eq(out[name]) for name in _WRITE),
-            self.operand.payload.seq.eq(out_data),
-            self.operand.payload.word.eq(Mux(out.right | out.both, self._word(out_data, out_sub, C), self._word(out_data, out_sub, R))),
-            self.operand.valid.eq(valid & ~out_scale),
-            self.scale.valid.eq(valid & out_scale),
+            self.operand.payload.seq.eq(out.data),
+            self.operand.payload.word.eq(Mux(out.right | out.both, self._word(out.data, out.sub, C), self._word(out.data, out.sub, R))),
+            self.operand.valid.eq(made.o.valid & ~out.scale),
+            self.scale.valid.eq(made.o.valid & out.scale),
             self.scale.payload.row.eq(out.row),
-            self.scale.payload.group.eq(out_group),
-            self.scale.payload.data.eq(out_data),
-            taken.eq(valid & Mux(out_scale, self.scale.ready, self.operand.ready)),
-            self.done.valid.eq(taken & out_last),
+            self.scale.payload.group.eq(out.group),
+            self.scale.payload.data.eq(out.data),
+            made.o.ready.eq(Mux(out.scale, self.scale.ready, self.operand.ready)),
+            taken.eq(made.o.valid & made.o.ready),
+            self.done.valid.eq(taken & out.last),
         ]
+        with m.If(step & job_ends):
+            m.d.sync += [ending.eq(1), self.done.payload.eq(job.signal)]
+        with m.Elif(self.done.valid):
+            m.d.sync += ending.eq(0)
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), valid.eq(0), self.fault.valid.eq(0)]
+            m.d.sync += [running.eq(0), ending.eq(0), self.fault.valid.eq(0)]
         return m
 
     def _group(self, part: Signal, lanes: int) -> Value:

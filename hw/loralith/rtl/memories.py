@@ -207,7 +207,7 @@ class Statistics(wiring.Component):
     """
 
     delay = 1
-    update_cycles = 3
+    update_cycles = 4
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -229,11 +229,13 @@ class Statistics(wiring.Component):
         m.submodules.memory = memory = _block_memory(80, slots)
         write = memory.write_port()
         merge, host = memory.read_port(transparent_for=()), memory.read_port(transparent_for=())
-        pending = Signal()
+        # The slot's old content rests in registers, then what is made of it.
+        stage = Signal(3)
         clear, slot = Signal(), Signal(bits)
         maximum, saturations = Signal(48), Signal(32)
+        old_maximum, old_saturations = Signal(48), Signal(32)
         m.d.comb += [merge.addr.eq(self.slot[:bits]), merge.en.eq(self.update)]
-        m.d.sync += pending.eq(self.update)
+        m.d.sync += stage.eq(Cat(self.update, stage))
         with m.If(self.update):
             m.d.sync += [
                 clear.eq(self.clear),
@@ -241,12 +243,20 @@ class Statistics(wiring.Component):
                 maximum.eq(self.maximum),
                 saturations.eq(self.saturations),
             ]
-        old_maximum = Mux(clear, 0, merge.data[:48])
-        old_saturations = Mux(clear, 0, merge.data[48:])
+        with m.If(stage[0]):
+            m.d.sync += [
+                old_maximum.eq(Mux(clear, 0, merge.data[:48])),
+                old_saturations.eq(Mux(clear, 0, merge.data[48:])),
+            ]
+        with m.If(stage[1]):
+            m.d.sync += [
+                maximum.eq(Mux((maximum - old_maximum)[48], old_maximum, maximum)),
+                saturations.eq(saturations + old_saturations),
+            ]
         m.d.comb += [
-            write.en.eq(pending),
+            write.en.eq(stage[2]),
             write.addr.eq(slot),
-            write.data.eq(Cat(Mux(old_maximum > maximum, old_maximum, maximum)[:48], (old_saturations + saturations)[:32])),
+            write.data.eq(Cat(maximum, saturations)),
             host.addr.eq(self.read.slot[:bits]),
             host.en.eq(self.read.en),
             self.read.data.eq(Cat(host.data[:48], Const(0, 16), host.data[48:])),

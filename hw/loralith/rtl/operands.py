@@ -1,9 +1,11 @@
 """The operand path: scratchpad reads, bank selection for a fold, and the array's operand registers."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from itertools import pairwise
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from loralith.spec.config import Config
 
@@ -18,13 +20,17 @@ class OperandPath(wiring.Component):
     Members:
         valid, step: from the sequencer.
         left_en, left_row, left_data, right_en, right_row, right_data: read ports of the two scratchpads.
-        left, right, array_valid, base, zero: to the array; ``last`` goes with its step.
+        array_valid, base, zero: to the array, a cycle before left and right, the step's operands. ``last`` goes with its array_valid.
         macs: useful multiply-accumulates of one step, some cycles later.
 
     With fold f, lane group l of the left operand takes bank position + l // (max_fold / f).
+
+    Attributes:
+        group: of so many banks one is chosen in the cycle in which the memories' words come, and of the groups one in the next.
     """
 
-    delay = 3
+    delay = 4
+    group = 4
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -78,8 +84,8 @@ class OperandPath(wiring.Component):
                     self.right_en.eq(Const(1, config.banks) << right_bank),
                 ]
 
-        # Stage 1: the memories' words are there; choose. Slice j of a fold lies in bank position + j; as position is a
-        # multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
+        # Stage 1: the memories' words are there; choose one of each group of banks. Slice j of a fold lies in bank position + j; as
+        # position is a multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
         valid1, reads1, last1, base1 = Signal(), Signal(), Signal(), Signal(2)
         fold1, left_bank1, right_bank1 = Signal(4), Signal(log_banks), Signal(log_banks)
         m.d.sync += valid1.eq(valid0)
@@ -92,32 +98,79 @@ class OperandPath(wiring.Component):
                 left_bank1.eq(left_bank0),
                 right_bank1.eq(right_bank0),
             ]
-        slices = []
+        # Only steps of a fold that has the slice need it.
+        needed1 = [Signal(name=f"needed{log}") for log in range(log_fold + 1)]
+        m.d.sync += [needed.eq(valid0 & reads0 & (fold0 >= log)) for log, needed in enumerate(needed1)]
+        left_groups: list[list[Value]] = []  # of slice j
         for j in range(config.max_fold):
-            span = 1 << j.bit_length()  # smallest fold that has slice j
+            banks = [self.left_data[b] for b in range(j, config.banks, 1 << j.bit_length())]
+            left_groups.append(self._groups(m, f"slice{j}", needed1[j.bit_length()], banks, left_bank1[j.bit_length() :]))
+        right_groups = self._groups(m, "word", needed1[0], list(self.right_data), right_bank1)
+
+        # Stage 2: choose among the groups.
+        valid2, reads2, last2, base2 = Signal(), Signal(), Signal(), Signal(2)
+        fold2, left_bank2, right_bank2 = Signal(4), Signal(log_banks), Signal(log_banks)
+        m.d.sync += valid2.eq(valid1)
+        with m.If(valid1):
+            m.d.sync += [
+                reads2.eq(reads1),
+                last2.eq(last1),
+                base2.eq(base1),
+                fold2.eq(fold1),
+                left_bank2.eq(left_bank1),
+                right_bank2.eq(right_bank1),
+            ]
+        slices = []
+        for j, words in enumerate(left_groups):
             word = Signal(8 * config.rows, name=f"slice{j}")
-            banks = [self.left_data[b] for b in range(j, config.banks, span)]
-            chosen = left_bank1[j.bit_length() :]
-            m.d.comb += word.eq(Array(banks)[chosen] if len(banks) > 1 else banks[0])
+            m.d.comb += word.eq(self._chosen(words, left_bank2[j.bit_length() :][exact_log2(self.group) :]))
             slices.append(word)
 
-        # Stage 2: operand registers.
-        m.d.sync += [self.array_valid.eq(valid1), self.last.eq(valid1 & last1)]
-        with m.If(valid1):
-            m.d.sync += [self.base.eq(base1), self.zero.eq(~reads1)]
-        with m.If(valid1 & reads1):
-            m.d.sync += self.right.as_value().eq(Array(self.right_data)[right_bank1])
+        # Stage 3: operand registers.
+        m.d.comb += [self.array_valid.eq(valid2), self.last.eq(valid2 & last2), self.base.eq(base2), self.zero.eq(~reads2)]
+        taken2 = Signal()
+        m.d.sync += taken2.eq(needed1[0])
+        with m.If(taken2):
+            m.d.sync += self.right.as_value().eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
             for group in range(config.max_fold):
                 by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
-                m.d.sync += self.left[group].eq(Array(by_fold)[fold1] if group else slices[0])
+                m.d.sync += self.left[group].eq(Array(by_fold)[fold2] if group else slices[0])
 
-        # Useful MACs: rows * cols * k, as shifts and adds over three cycles, so that no DSP block is spent on counting.
-        area, depth, counted = Signal(13), Signal(5), Signal()
-        m.d.sync += counted.eq(self.valid & self.step.reads)
-        with m.If(self.valid):
-            m.d.sync += [
-                area.eq(sum(Mux(self.step.rows[i], self.step.cols << i, 0) for i in range(7))),
-                depth.eq(self.step.depth),
-            ]
-        m.d.sync += self.macs.eq(Mux(counted, sum(Mux(depth[i], area << i, 0) for i in range(5)), 0))
+        # Useful MACs: rows * cols * k, as shifts and one addition per cycle, so that no DSP block is spent on counting. The size of the
+        # tile comes a cycle after its step.
+        depth = [Signal(5, name=f"depth{i}") for i in range(4)]
+        counted = Signal(7)
+        m.d.sync += [
+            counted.eq(Cat(self.valid & self.step.reads, counted)),
+            depth[0].eq(self.step.depth),
+            *(after.eq(before) for before, after in pairwise(depth)),
+        ]
+        area = self._sum(m, "area", counted, [Mux(self.step.rows[i], self.step.cols << i, 0) for i in range(8)], 13)
+        total = self._sum(m, "total", counted[3:], [Mux(depth[3][i], area << i, 0) for i in range(5)], 20)
+        m.d.comb += self.macs.eq(Mux(counted[-1], total, 0))
         return m
+
+    def _groups(self, m: Module, name: str, enable: Value, words: list[Value], which: Value) -> list[Value]:
+        """Registers that take, of each ``group`` words, the one that the low bits of ``which`` name."""
+        registers: list[Value] = []
+        for at in range(0, len(words), self.group):
+            register = Signal(len(words[at]), name=f"{name}_group{at // self.group}", reset_less=True)
+            with m.If(enable):
+                m.d.sync += register.eq(self._chosen(words[at : at + self.group], which[: exact_log2(self.group)]))
+            registers.append(register)
+        return registers
+
+    def _chosen(self, words: list[Value], which: Value) -> Value:
+        return Array(words)[which[: exact_log2(len(words))]] if len(words) > 1 else words[0]
+
+    def _sum(self, m: Module, name: str, enables: Value, terms: list[Value], width: int) -> Value:
+        """The sum of up to eight terms, three cycles later."""
+        for stage in range(3):
+            sums: list[Value] = []
+            for at in range(0, len(terms), 2):
+                register = Signal(width, name=f"{name}{stage}_{at}", reset_less=True)
+                with m.If(enables[stage]):
+                    m.d.sync += register.eq(sum(terms[at + 1 : at + 2], start=terms[at]))
+                sums.append(register)
+            terms = sums
+        return terms[0]

@@ -6,6 +6,7 @@ Definition: ``loralith.spec.numerics.requantize``; source: docs/numerics.md.
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from loralith.spec.commands import OutMode
 from loralith.spec.numerics import Q8_MAX
@@ -31,8 +32,8 @@ class IndexHash(wiring.Component):
         hashes: 32 bits per lane, packed.
     """
 
-    delay = 7
-    key1_delay = 3
+    delay = 8
+    key1_delay = 4
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -66,15 +67,17 @@ class IndexHash(wiring.Component):
                 m.d.comb += wire.eq(value)
                 return wire
 
+            # One addition per stage.
             x = stage(0, x + self.column)
-            for number in (1, 4):
+            for number in (1, 5):
                 a = settle(f"a{number}", x + (x << 10))
                 x = stage(number, a ^ (a >> 6))
                 b = settle(f"b{number}", x + (x << 3))
                 x = stage(number + 1, b ^ (b >> 11))
                 c = settle(f"c{number}", x + (x << 15))
-                d = c ^ (c >> 16)
-                x = stage(number + 2, d + self.key1 if number == 1 else d)
+                x = stage(number + 2, c ^ (c >> 16))
+                if number == 1:
+                    x = stage(self.key1_delay, x + self.key1)
             out.append(x)
         m.d.comb += self.hashes.eq(Cat(out))
         return m
@@ -91,14 +94,18 @@ class PostProcessor(wiring.Component):
         hashes: sampled ``hash_delay`` cycles after ``valid``.
         quantized: R bytes, ``delay`` cycles after ``valid``; wide: R INT32, at the same time.
         saturated: one bit per lane, at the same time, masked, INT8 only.
-        maximum: max \\|p\\| of the masked lanes, at the same time.
+        maximum: max \\|p\\| of the masked lanes, ``maximum_delay`` cycles after ``valid``.
+
+    Attributes:
+        maximum_delay: at least ``delay`` + 1.
     """
 
     hash_delay = 4
-    delay = 9
+    delay = 6
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
+        self.maximum_delay = self.maximum_delay_of(lanes)
         super().__init__(
             {
                 "valid": In(1),
@@ -115,6 +122,11 @@ class PostProcessor(wiring.Component):
             }
         )
 
+    @classmethod
+    def maximum_delay_of(cls, lanes: int) -> int:
+        """``maximum_delay`` of a unit of ``lanes`` lanes."""
+        return max(cls.delay + 1, ceil_log2(lanes) + 4)
+
     def _delayed(self, m: Module, enables: Value, value: Value, first: int, last: int, name: str) -> dict[int, Value]:
         """``value`` of stage ``first`` at each later stage up to ``last``."""
         stages = {first: value}
@@ -127,13 +139,13 @@ class PostProcessor(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        valid = Signal(self.delay)
+        valid = Signal(self.maximum_delay)
         m.d.sync += valid.eq(Cat(self.valid, valid))
         enables = Cat(self.valid, valid)
-        stochastic = self._delayed(m, enables, self.stochastic, 0, 4, "stochastic")
-        mask = self._delayed(m, enables, self.mask, 0, 8, "mask")
-        narrow = self._delayed(m, enables, self.out_mode == OutMode.INT8, 0, 8, "narrow")
-        sizes: list[Value] = []
+        stochastic = self._delayed(m, enables, self.stochastic, 0, 5, "stochastic")
+        mask = self._delayed(m, enables, self.mask, 0, 5, "mask")
+        narrow = self._delayed(m, enables, self.out_mode == OutMode.INT8, 0, 5, "narrow")
+        keys: list[Value] = []
         quantized, wide, saturated = [], [], []
         for i in range(self.lanes):
 
@@ -143,46 +155,80 @@ class PostProcessor(wiring.Component):
                     m.d.sync += register.eq(value)
                 return register
 
-            value = self.values.word_select(i, 32).as_signed()
-            shifts = self._delayed(m, enables, self.scales[i].n, 0, 7, f"n_{i}")
-            # Two registers behind the multiplier let synthesis pipeline the two DSP blocks it takes.
-            product1 = stage(0, "product1", signed(48), value * self.scales[i].m)
-            product2 = stage(1, "product2", signed(48), product1)
-            size = stage(2, "size", 48, Mux(mask[2][i], Mux(product2 < 0, -product2, product2)[:48], 0))
-            product3 = stage(2, "product3", signed(48), product2)
-            product4 = stage(3, "product4", signed(48), product3)
-            sizes.append(size)
-            # Both roundings add X >> (48 - n): half less one, or the top n bits of the hash.
-            source = Mux(stochastic[4], self.hashes.word_select(i, 32) << 16, (1 << 47) - 1)
-            addend = stage(4, "addend", 48, source >> (48 - shifts[4])[:6])
-            odd = Mux(stochastic[4] | (shifts[4] == 0), 0, (product4.as_unsigned() >> shifts[4])[0])
-            carry = stage(4, "carry", 1, odd)
-            product5 = stage(4, "product5", signed(48), product4)
-            total = stage(5, "total", signed(49), product5 + addend + carry)
-            coarse = stage(6, "coarse", signed(49), total >> Cat(0, 0, 0, shifts[6][3:6])[:6])
-            fine = stage(7, "fine", signed(49), coarse >> shifts[7][:3])
-            over = (fine > Q8_MAX) | (fine < -Q8_MAX)
-            clipped = Mux(fine < 0, -Q8_MAX, Q8_MAX)
-            quantized.append(stage(8, "quantized", 8, Mux(over, clipped, fine)[:8]))
-            wide.append(stage(8, "wide", 32, fine[:32]))
-            saturated.append(stage(8, "saturated", 1, over & mask[8][i] & narrow[8]))
+            def settle(name: str, shape, value: Value, lane: int = i) -> Signal:
+                wire = Signal(shape, name=f"{name}_{lane}")
+                m.d.comb += wire.eq(value)
+                return wire
+
+            value, mantissa = self.values.word_select(i, 32), self.scales[i].m
+            shifts = self._delayed(m, enables, self.scales[i].n, 0, 3, f"n_{i}")
+            # One multiplier block each for the two halves of the sum.
+            low = stage(0, "low", 32, value[:16] * mantissa)
+            high = stage(0, "high", signed(32), value[16:].as_signed() * mantissa)
+            product = stage(1, "product", 48, Cat(low[:16], (high + low[16:])[:32]))
+            negative = product[47]
+
+            # In the order of (\|p\| - 1, 1) for p < 0 and (p, 0) for p >= 0 a greater one has no smaller \|p\|: the tree compares
+            # these, and one addition at its end makes the largest \|p\| of them.
+            magnitude = Cat(negative, product[:47] ^ negative.replicate(47))
+            keys.append(stage(2, "key", 48, Mux(mask[2][i], magnitude, 0)))
+
+            # p turned right by n bits: p >> n lies in the low bits, what it drops in the n high ones.
+            half = settle("half", 48, self._turned(product, shifts[2], (5, 4, 3)))
+            turned2 = stage(2, "turned2", 48, half)
+            sign2 = stage(2, "sign2", 1, negative)
+            turned3 = stage(3, "turned3", 48, self._turned(turned2, shifts[3], (2, 1, 0)))
+            sign3 = stage(3, "sign3", 1, sign2)
+            dropped3 = stage(3, "dropped3", 48, self._high_bits(shifts[3]))
+
+            fraction = settle("fraction", 48, turned3 & dropped3)
+            # Stochastic: the hash's n high bits carry out of the fraction. The bits below them meet zeros.
+            carried = settle("carried", 33, fraction[16:] + self.hashes.word_select(i, 32))
+            # Half even: more than a half, or a half of an odd number.
+            even = fraction[47] & (fraction[:47].any() | turned3[0])
+            up = stage(4, "up", 1, Mux(stochastic[4], carried[32], even))
+            fits = stage(4, "fits", 1, ~((turned3[7:] ^ sign3.replicate(41)) & ~dropped3[7:]).any())
+            whole = settle("whole", 8, (turned3[:8] & ~dropped3[:8]) | (sign3.replicate(8) & dropped3[:8]))
+            whole4 = stage(4, "whole4", 8, whole)
+            sign4 = stage(4, "sign4", 1, sign3)
+            wide4 = stage(4, "wide4", 32, turned3[:32])
+
+            over = settle("over", 1, ~fits | ((whole4 == Q8_MAX) & up) | ((whole4 == 255 - Q8_MAX) & ~up))
+            clipped = Mux(sign4, 256 - Q8_MAX, Q8_MAX)
+            quantized.append(stage(5, "quantized", 8, Mux(over, clipped, (whole4 + up)[:8])))
+            wide.append(stage(5, "wide", 32, wide4))
+            saturated.append(stage(5, "saturated", 1, over & mask[5][i] & narrow[5]))
+
         number = 3
-        while len(sizes) > 1:
-            grouped = []
-            for at in range(0, len(sizes), 4):
-                best = sizes[at]
-                for other in sizes[at + 1 : at + 4]:
-                    best = Mux(other > best, other, best)
-                register = Signal(48, name=f"maximum{number}_{at}", reset_less=True)
+        while len(keys) > 1:  # one comparison per stage
+            larger = []
+            for at in range(0, len(keys), 2):
+                register = Signal(48, name=f"larger{number}_{at}", reset_less=True)
+                other = keys[at + 1] if at + 1 < len(keys) else keys[at]
                 with m.If(enables[number]):
-                    m.d.sync += register.eq(best)
-                grouped.append(register)
-            sizes, number = grouped, number + 1
-        maximum = self._delayed(m, enables, sizes[0], number, self.delay, "maximum")
+                    # The borrow of a subtraction: a comparison would become a tree of LUTs, not a carry chain.
+                    m.d.sync += register.eq(Mux((keys[at] - other)[48], other, keys[at]))
+                larger.append(register)
+            keys, number = larger, number + 1
+        maximum = Signal(48, reset_less=True)
+        with m.If(enables[number]):
+            m.d.sync += maximum.eq(keys[0][1:] + keys[0][0])
         m.d.comb += [
             self.quantized.eq(Cat(quantized)),
             self.wide.eq(Cat(wide)),
             self.saturated.eq(Cat(saturated)),
-            self.maximum.eq(maximum[self.delay]),
+            self.maximum.eq(self._delayed(m, enables, maximum, number + 1, self.maximum_delay, "maximum")[self.maximum_delay]),
         ]
         return m
+
+    def _turned(self, value: Value, amount: Value, bits: tuple[int, ...]) -> Value:
+        """48 bits turned right by those ``bits`` of ``amount``."""
+        for bit in bits:
+            value = Mux(amount[bit], value.rotate_right(1 << bit), value)
+        return value
+
+    def _high_bits(self, n: Value) -> Value:
+        """48 bits, of which the ``n`` highest are set."""
+        eights, ones = n[3:], n[:3]
+        last = Cat(ones > 7 - bit for bit in range(8))  # of the byte where they end
+        return Cat(Mux(eights > 5 - byte, 0xFF, Mux(eights == 5 - byte, last, 0)) for byte in range(6))

@@ -34,6 +34,7 @@ class Queue(wiring.Component):
         m.submodules.memory = memory = Memory(shape=self._shape, depth=max(self._depth, 2), init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         level = Signal(range(self._depth + 1))
+        some, room = Signal(), Signal(init=1)  # level != 0, level != depth: registers, as both reach far
         first, last = Signal(range(max(self._depth, 2))), Signal(range(max(self._depth, 2)))
         put, get = Signal(), Signal()
 
@@ -41,8 +42,8 @@ class Queue(wiring.Component):
             return Mux(pointer == self._depth - 1, 0, pointer + 1)
 
         m.d.comb += [
-            self.i.ready.eq(level != self._depth),
-            self.o.valid.eq(level != 0),
+            self.i.ready.eq(room),
+            self.o.valid.eq(some),
             put.eq(self.i.valid & self.i.ready),
             get.eq(self.o.valid & self.o.ready),
             write.addr.eq(last),
@@ -57,6 +58,10 @@ class Queue(wiring.Component):
             m.d.sync += first.eq(after(first))
         with m.If(put ^ get):
             m.d.sync += level.eq(Mux(put, level + 1, level - 1))
+        m.d.sync += [
+            some.eq(put | (level > 1) | ((level == 1) & ~get)),
+            room.eq(get | (level < self._depth - 1) | ((level == self._depth - 1) & ~put)),
+        ]
         with m.If(self.clear):
-            m.d.sync += [level.eq(0), first.eq(0), last.eq(0)]
+            m.d.sync += [level.eq(0), first.eq(0), last.eq(0), some.eq(0), room.eq(1)]
         return m

@@ -20,7 +20,7 @@ class Results(wiring.Component):
 
     Members:
         valid, column: a column enters the post-processing unit this cycle.
-        quantized, wide, saturated, maximum: its results, ``PostProcessor.delay`` cycles later.
+        quantized, wide, saturated: its results, ``PostProcessor.delay`` cycles later. maximum: ``maximum_delay`` cycles later.
         out_*: write port of the output buffer.
         left_*: write port of the left scratchpad; must be taken at once.
         stat_*: statistics update.
@@ -70,25 +70,31 @@ class Results(wiring.Component):
         m = Module()
         config = self.config
         log_banks = ceil_log2(config.banks)
-        depth = PostProcessor.delay
-        valid = Signal(depth)
+        late = PostProcessor.maximum_delay_of(config.rows)
+        valid = Signal(late)
         m.d.sync += valid.eq(Cat(self.valid, valid))
-        column = self.column
-        for stage, enable in enumerate(Cat(self.valid, valid)[:depth]):
+        columns = [self.column]
+        for stage, enable in enumerate(Cat(self.valid, valid)[:late]):
             register = Signal(Column, name=f"column{stage + 1}", reset_less=True)
             with m.If(enable):
-                m.d.sync += register.eq(column)
-            column = register
-        done = valid[-1]
+                m.d.sync += register.eq(columns[-1])
+            columns.append(register)
+        column, done = columns[PostProcessor.delay], valid[PostProcessor.delay - 1]
 
-        wide = column.flags.out_mode == OutMode.INT32
+        # Registers of their own, as others wait for the left scratchpad's port and the output buffer is wide.
+        coming, soon = columns[PostProcessor.delay - 1], valid[PostProcessor.delay - 2]
+        wide = Signal()
+        m.d.sync += [
+            self.out_en.eq(soon & coming.flags.to_out),
+            self.left_en.eq(soon & coming.flags.to_left),
+        ]
+        with m.If(soon):
+            m.d.sync += wide.eq(coming.flags.out_mode == OutMode.INT32)
         position = Signal(18)
         m.d.comb += [
             position.eq(Mux(wide, column.n << 2, column.n)),
-            self.out_en.eq(done & column.flags.to_out),
             self.out_row.eq(column.out_row + position[log_banks:]),
             self.out_mask.eq(Mux(wide, Const(15, config.banks), Const(1, config.banks)) << position[:log_banks]),
-            self.left_en.eq(done & column.flags.to_left),
             self.left_row.eq(column.result_row + column.n[log_banks:]),
             self.left_mask.eq(Const(1, config.banks) << column.n[:log_banks]),
             self.left_word.eq(self.quantized),
@@ -97,33 +103,28 @@ class Results(wiring.Component):
             plane = Cat(self.wide[32 * lane + 8 * byte :][:8] for lane in range(config.rows))
             m.d.comb += self.out_words[byte].eq(Mux(wide, plane, self.quantized))
 
-        # One register for the column's saturation count, then the running values of the command.
-        counted, last, first = Signal(), Signal(), Signal()
-        clipped, maximum = Signal(8), Signal(48)
+        # One register for the column's saturation count, which then waits for the column's maximum; the command's running values.
+        counted, clipped = Signal(), Signal(8)
         m.d.sync += counted.eq(done)
         with m.If(done):
-            m.d.sync += [
-                clipped.eq(sum(self.saturated[lane] for lane in range(config.rows))),
-                maximum.eq(self.maximum),
-                first.eq(column.first),
-                last.eq(column.last),
-            ]
+            m.d.sync += clipped.eq(sum(self.saturated[lane] for lane in range(config.rows)))
         m.d.comb += self.saturations.eq(Mux(counted, clipped, 0))
-        flags = Signal.like(column.flags)
-        with m.If(done):
-            m.d.sync += flags.eq(column.flags)
+        for stage in range(PostProcessor.delay + 1, late):
+            waiting = Signal(8, name=f"clipped{stage}", reset_less=True)
+            with m.If(valid[stage - 1]):
+                m.d.sync += waiting.eq(clipped)
+            clipped = waiting
+        measured = columns[late]
         running_max, running_clipped = Signal(48), Signal(32)
-        old_max, old_clipped = Mux(first, 0, running_max), Mux(first, 0, running_clipped)
-        finish = Signal()
-        m.d.sync += [finish.eq(counted & last)]
-        with m.If(counted):
+        finish, finished = Signal(), Signal.like(measured.flags)
+        m.d.sync += finish.eq(valid[late - 1] & measured.last)
+        with m.If(valid[late - 1]):
+            with m.If(measured.first | (running_max - self.maximum)[48]):
+                m.d.sync += running_max.eq(self.maximum)
             m.d.sync += [
-                running_max.eq(Mux(maximum > old_max, maximum, old_max)),
-                running_clipped.eq(old_clipped + clipped),
+                running_clipped.eq(Mux(measured.first, 0, running_clipped) + clipped),
+                finished.eq(measured.flags),
             ]
-        finished = Signal.like(flags)
-        with m.If(counted & last):
-            m.d.sync += finished.eq(flags)
         m.d.comb += [
             self.stat_update.eq(finish & finished.stat_enable),
             self.stat_slot.eq(finished.stat_slot),
@@ -132,7 +133,7 @@ class Results(wiring.Component):
             self.stat_saturations.eq(running_clipped),
         ]
 
-        # The slot is written two cycles after the update; the fifo takes at least as long.
+        # The slot is written three cycles after the update; register and fifo take as long.
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=SEMAPHORES, depth=self.queue_depth)
         settled, settled_mask = Signal(), Signal(SEMAPHORES)
         m.d.sync += [settled.eq(finish), settled_mask.eq(finished.signal)]

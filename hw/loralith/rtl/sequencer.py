@@ -1,6 +1,6 @@
 """The tile sequencer: turns a checked COMPUTE command into one step of the array per cycle."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -18,9 +18,9 @@ class Sequencer(wiring.Component):
     """Walks row blocks, column blocks, segments and k of one command after the other, without a cycle in between.
 
     Members:
-        plans: checked commands.
+        plans: checked commands; taken in the cycle after their first step was decided.
         valid, step: a step leaves this cycle.
-        tile_done, tile: pulse with the last step of a tile; ``tile`` holds from the next cycle on until the next pulse.
+        tile: of the tile whose last step left, from ``tile_delay`` cycles after that step on until the next tile's.
         final: pulse: the last step of a command leaves.
         hold: no command may end now (its completion could not be queued).
         stop: no step leaves.
@@ -33,6 +33,7 @@ class Sequencer(wiring.Component):
     """
 
     least_spacing = 5
+    tile_delay = 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -41,7 +42,6 @@ class Sequencer(wiring.Component):
                 "plans": In(stream.Signature(Plan)),
                 "valid": Out(1),
                 "step": Out(Step),
-                "tile_done": Out(1),
                 "tile": Out(Tile),
                 "final": Out(1),
                 "hold": In(1),
@@ -56,176 +56,219 @@ class Sequencer(wiring.Component):
         m = Module()
         config = self.config
         log_rows, log_cols = ceil_log2(config.rows), ceil_log2(config.cols)
-        plan = Signal(Plan)
-        active = Signal()
-        m.d.comb += self.active.eq(active)
+        fold_bits = ceil_log2(config.max_fold).bit_length()
+        coming = self.plans.payload
+        coming_fold = coming.fold_log2[:fold_bits]
+        accept, load = Signal(), Signal()
 
-        # Where we are. Rows and columns left include the present tile; k left includes the present step.
-        rows_left, cols_left, k_left = Signal(16), Signal(16), Signal(17)
-        n, second, shift_left = Signal(16), Signal(), Signal(5)
-        left_position, right_position = Signal(17), Signal(17)
-        left_rows, right_rows = [Signal(16, name=f"left{s}") for s in (0, 1)], [Signal(16, name=f"right{s}") for s in (0, 1)]
-        out_row, result_row, acc_row, scale_word = Signal(16), Signal(16), Signal(16), Signal(16)
-        index_row, index_tile = Signal(32), Signal(32)
-        first_tile, first_step, segment_granted = Signal(), Signal(), Signal()
-
-        fold = Signal(5)
-        tile_cols = Signal(8)
-        m.d.comb += [fold.eq(1 << plan.fold_log2), tile_cols.eq(config.cols >> plan.fold_log2)]
-        last_rows, last_cols, last_k = Signal(), Signal(), Signal()
-        m.d.comb += [
-            last_rows.eq(rows_left <= config.rows),
-            last_cols.eq(cols_left <= tile_cols),
-            last_k.eq(k_left <= fold),
+        # A command is looked at for a cycle before its first step: what the first decisions need then rests in registers.
+        known = Signal()
+        coming_steps, coming_tail = (
+            [Signal(17, name=f"coming_steps{s}") for s in (0, 1)],
+            [Signal(5, name=f"coming_tail{s}") for s in (0, 1)],
+        )
+        coming_last_rows, coming_last_cols = Signal(), Signal()
+        coming_tile_cols, coming_index_step = Signal(8), Signal(32)
+        fold_mask = Signal(4)
+        m.d.comb += [fold_mask.eq((1 << coming_fold) - 1), self.plans.ready.eq(load)]
+        m.d.sync += [
+            known.eq(self.plans.valid & ~load),
+            load.eq(accept),
+            coming_last_rows.eq(coming.m_rows <= config.rows),
+            coming_last_cols.eq(coming.n_cols <= config.cols >> coming_fold),
+            coming_tile_cols.eq(config.cols >> coming_fold),
+            coming_index_step.eq((coming.flags.index_col_stride << log_cols) >> coming_fold),
         ]
-
-        # Shifts of more than one stage take steps of their own; the last stage rides on the segment's first product.
-        shifting = Signal()
-        shift_stage = Mux(shift_left >= 4, 4, 1)
-        m.d.comb += shifting.eq(second & first_step & (shift_left != 0) & (shift_left != 1) & (shift_left != 4))
-        tile_last = Signal()
-        m.d.comb += tile_last.eq(last_k & (second | ~plan.chained) & ~shifting)
-        command_last = Signal()
-        m.d.comb += command_last.eq(tile_last & last_rows & last_cols)
-
-        # The shadow accumulators take one tile at a time.
-        spacing = Signal(range(max(config.cols, self.least_spacing)))
-        with m.If(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
-        read_pending = Signal()
-        need_segment = Signal()
-        m.d.comb += need_segment.eq(second & first_tile & ~segment_granted)
-        go = Signal()
-        m.d.comb += [
-            go.eq(active & ~self.stop & ~need_segment & ~(tile_last & (spacing != 0)) & ~(command_last & (self.hold | read_pending))),
-            self.segment.valid.eq(active & need_segment & ~self.stop),
-            self.segment.mask.eq(plan.segment_wait),
-        ]
-        with m.If(self.segment.valid & self.segment.ready):
-            m.d.sync += segment_granted.eq(1)
-
-        rows, cols = Signal(8), Signal(8)
-        m.d.comb += [
-            rows.eq(Mux(last_rows, rows_left, config.rows)),
-            cols.eq(Mux(last_cols, cols_left, tile_cols)),
-        ]
-        m.d.comb += [
-            self.valid.eq(go),
-            self.step.reads.eq(~shifting),
-            self.step.fold_log2.eq(plan.fold_log2),
-            self.step.left_row.eq(Mux(second, left_rows[1], left_rows[0])),
-            self.step.right_row.eq(Mux(second, right_rows[1], right_rows[0])),
-            self.step.left_position.eq(left_position),
-            self.step.right_position.eq(right_position),
-            self.step.last.eq(tile_last),
-            self.step.rows.eq(rows),
-            self.step.cols.eq(cols),
-            self.step.depth.eq(Mux(shifting, 0, Mux(last_k, k_left, fold))),
-            self.tile_done.eq(go & tile_last),
-            self.final.eq(go & command_last),
-        ]
-        with m.If(~first_step):
-            m.d.comb += self.step.base.eq(Base.KEEP)
-        with m.Elif(~second):
-            m.d.comb += self.step.base.eq(Base.CLEAR)
-        with m.Elif(shift_left == 0):
-            m.d.comb += self.step.base.eq(Base.KEEP)
-        with m.Else():
-            m.d.comb += self.step.base.eq(Mux(shift_left >= 4, Base.SHIFT4, Base.SHIFT1))
-
-        # read_pending rises one cycle after the last step: its operands are then in the memories' output registers.
-        m.d.comb += [self.read_signal.valid.eq(read_pending)]
-        read_mask = Signal.like(plan.read_signal)
-        m.d.comb += self.read_signal.mask.eq(read_mask)
-        with m.If(read_pending & self.read_signal.ready):
-            m.d.sync += read_pending.eq(0)
-
-        def begin_segment(chosen: int) -> None:
+        for s, k in enumerate((coming.k0, coming.k1)):
             m.d.sync += [
-                second.eq(chosen),
+                coming_steps[s].eq((k + fold_mask) >> coming_fold),
+                coming_tail[s].eq(((k - 1) & fold_mask) + 1),
+            ]
+
+        # Decisions: which step is next. All that they depend on is a register, and so is what they make.
+        active, second, chained, shifting = Signal(), Signal(), Signal(), Signal()
+        steps, tail = [Signal(17, name=f"steps{s}") for s in (0, 1)], [Signal(5, name=f"tail{s}") for s in (0, 1)]
+        one_step = [Signal(name=f"one_step{s}") for s in (0, 1)]
+        fold_log2, fold, shift, shift_left = Signal(fold_bits), Signal(5), Signal(5), Signal(5)
+        steps_left, last_step = Signal(17), Signal()  # of the segment; the present one counts
+        ends, last_tile = Signal(), Signal()  # the step ends the tile; the tile ends the command
+        first_tile, first_step, waits = Signal(), Signal(), Signal()
+        left_position, right_position = Signal(17), Signal(17)
+        wait_mask, read_mask = Signal.like(coming.segment_wait), Signal.like(coming.read_signal)
+        spaced = Signal(init=1)  # the shadow accumulators can take a tile by the time this step's would come
+        read_pending, closed, go = Signal(), Signal(), Signal()
+        m.d.comb += [
+            fold.eq(1 << fold_log2),
+            go.eq(active & ~self.stop & ~waits & (~ends | (spaced & ~(last_tile & closed)))),
+            # Without ``go``, which many wait for: a command is accepted when none is active or the active one's last step leaves.
+            accept.eq(known & ~load & ~self.stop & (~active | (~waits & ends & spaced & last_tile & ~closed))),
+            self.segment.valid.eq(waits & ~self.stop),
+            self.segment.mask.eq(wait_mask),
+        ]
+        # Both change but every ``least_spacing`` cycles.
+        m.d.sync += closed.eq(self.hold | read_pending)
+        with m.If(self.segment.valid & self.segment.ready):
+            m.d.sync += waits.eq(0)
+
+        def shifts(amount: Value) -> Value:
+            """The shift takes steps of its own: all but the last stage, which rides on the segment's first product."""
+            return (amount != 0) & (amount != 1) & (amount != 4)
+
+        def begin(into: int, count: Value, only: Value, chains: Value, by: Value) -> None:
+            """The first step of a segment is next."""
+            stages = shifts(by) if into else 0
+            m.d.sync += [
+                second.eq(into),
                 first_step.eq(1),
                 left_position.eq(0),
                 right_position.eq(0),
-                k_left.eq(plan.k1 if chosen else plan.k0),
-                shift_left.eq(plan.shift),
+                steps_left.eq(count),
+                last_step.eq(only),
+                shift_left.eq(by),
+                shifting.eq(stages),
+                ends.eq(only & ~stages if into else only & ~chains),
             ]
 
         with m.If(go):
-            m.d.sync += first_step.eq(0)
             with m.If(shifting):
-                m.d.sync += [first_step.eq(1), shift_left.eq(shift_left - shift_stage)]
-            with m.Elif(~last_k):
+                rest = Signal(5)
+                m.d.comb += rest.eq(shift_left - Mux(shift_left >= 4, 4, 1))
+                m.d.sync += [shift_left.eq(rest), shifting.eq(shifts(rest)), ends.eq(last_step & ~shifts(rest))]
+            with m.Elif(~last_step):
                 m.d.sync += [
-                    k_left.eq(k_left - fold),
+                    first_step.eq(0),
+                    steps_left.eq(steps_left - 1),
+                    last_step.eq(steps_left == 2),
+                    ends.eq((steps_left == 2) & (second | ~chained)),
                     left_position.eq(left_position + fold),
                     right_position.eq(right_position + 1),
                 ]
-            with m.Elif(plan.chained & ~second):
-                begin_segment(1)
+            with m.Elif(chained & ~second):
+                begin(1, steps[1], one_step[1], chained, shift)
+                m.d.sync += waits.eq(first_tile & (wait_mask != 0))
             with m.Else():
-                begin_segment(0)
-                m.d.sync += [first_tile.eq(0), spacing.eq(Mux(cols > self.least_spacing, cols, self.least_spacing) - 1)]
-                with m.If(~last_cols):
-                    m.d.sync += [
-                        cols_left.eq(cols_left - tile_cols),
-                        n.eq(n + tile_cols),
-                        right_rows[0].eq(right_rows[0] + plan.right0_stride),
-                        right_rows[1].eq(right_rows[1] + plan.right1_stride),
-                        index_tile.eq(index_tile + ((plan.flags.index_col_stride << log_cols) >> plan.fold_log2)),
-                    ]
-                with m.Else():
-                    following = Signal(32)
-                    m.d.comb += following.eq(index_row + (plan.flags.index_row_stride << log_rows))
-                    m.d.sync += [
-                        cols_left.eq(plan.n_cols),
-                        n.eq(0),
-                        right_rows[0].eq(plan.right0_base),
-                        right_rows[1].eq(plan.right1_base),
-                        rows_left.eq(rows_left - config.rows),
-                        left_rows[0].eq(left_rows[0] + plan.left0_stride),
-                        left_rows[1].eq(left_rows[1] + plan.left1_stride),
-                        out_row.eq(out_row + plan.out_stride),
-                        result_row.eq(result_row + plan.result_stride),
-                        acc_row.eq(acc_row + plan.acc_stride),
-                        scale_word.eq(scale_word + (plan.flags.scale_mode == 1)),
-                        index_row.eq(following),
-                        index_tile.eq(following),
-                    ]
-            with m.If(tile_last):
-                m.d.sync += [
-                    self.tile.flags.eq(plan.flags),
-                    self.tile.fold_log2.eq(plan.fold_log2),
-                    self.tile.rows.eq(rows),
-                    self.tile.cols.eq(cols),
-                    self.tile.first.eq(first_tile),
-                    self.tile.last.eq(command_last),
-                    self.tile.n.eq(n),
-                    self.tile.out_row.eq(out_row),
-                    self.tile.result_row.eq(result_row),
-                    self.tile.acc_word.eq(acc_row + n),
-                    self.tile.scale_word.eq(scale_word),
-                    self.tile.index.eq(index_tile),
-                ]
-            with m.If(command_last):
-                m.d.sync += [active.eq(0), read_pending.eq(1), read_mask.eq(plan.read_signal)]
-
-        m.d.comb += self.plans.ready.eq(~self.stop & (~active | self.final))
-        coming = self.plans.payload
-        with m.If(self.plans.valid & self.plans.ready):
+                begin(0, steps[0], one_step[0], chained, shift)
+                m.d.sync += first_tile.eq(0)
+            with m.If(ends):
+                m.d.sync += spaced.eq(0)
+                with m.If(last_tile):
+                    m.d.sync += active.eq(0)
+        with m.If(accept):
+            begin(0, coming_steps[0], coming_steps[0] == 1, coming.chained, coming.shift)
             m.d.sync += [
                 active.eq(1),
+                *(steps[s].eq(coming_steps[s]) for s in (0, 1)),
+                *(one_step[s].eq(coming_steps[s] == 1) for s in (0, 1)),
+                *(tail[s].eq(coming_tail[s]) for s in (0, 1)),
+                fold_log2.eq(coming_fold),
+                chained.eq(coming.chained),
+                shift.eq(coming.shift),
+                wait_mask.eq(coming.segment_wait),
+                first_tile.eq(1),
+                last_tile.eq(coming_last_rows & coming_last_cols),
+            ]
+
+        # The step leaves. Where in the memories it reads changes with its tile.
+        valid, last, final, into = Signal(), Signal(), Signal(), Signal()
+        plan = Signal(Plan)
+        step = Signal(Step)
+        m.d.sync += [valid.eq(go), last.eq(go & ends), final.eq(go & ends & last_tile)]
+        with m.If(go):
+            m.d.sync += [
+                into.eq(second),
+                step.reads.eq(~shifting),
+                step.fold_log2.eq(fold_log2),
+                step.left_position.eq(left_position),
+                step.right_position.eq(right_position),
+                step.last.eq(ends),
+                step.depth.eq(Mux(shifting, 0, Mux(last_step, Mux(second, tail[1], tail[0]), fold))),
+            ]
+            with m.If(~first_step):
+                m.d.sync += step.base.eq(Base.KEEP)
+            with m.Elif(~second):
+                m.d.sync += step.base.eq(Base.CLEAR)
+            with m.Elif(shift_left == 0):
+                m.d.sync += step.base.eq(Base.KEEP)
+            with m.Else():
+                m.d.sync += step.base.eq(Mux(shift_left >= 4, Base.SHIFT4, Base.SHIFT1))
+
+        # Rows and columns left include the present tile.
+        rows_left, cols_left, n, rows, cols = Signal(16), Signal(16), Signal(16), Signal(8), Signal(8)
+        left_rows, right_rows = [Signal(16, name=f"left{s}") for s in (0, 1)], [Signal(16, name=f"right{s}") for s in (0, 1)]
+        out_row, result_row, acc_row, scale_word = Signal(16), Signal(16), Signal(16), Signal(16)
+        index_row, index_tile = Signal(32), Signal(32)
+        last_cols, first = Signal(), Signal()
+        tile_cols, index_step = Signal(8), Signal(32)
+        m.d.comb += [
+            self.active.eq(active | valid),
+            self.valid.eq(valid),
+            self.step.eq(step),
+            self.step.left_row.eq(Mux(into, left_rows[1], left_rows[0])),
+            self.step.right_row.eq(Mux(into, right_rows[1], right_rows[0])),
+            self.final.eq(final),
+        ]
+
+        # read_pending rises one cycle after the last step: its operands are then in the memories' output registers.
+        m.d.comb += [self.read_signal.valid.eq(read_pending), self.read_signal.mask.eq(read_mask)]
+        with m.If(read_pending & self.read_signal.ready):
+            m.d.sync += read_pending.eq(0)
+        with m.If(final):
+            m.d.sync += [read_pending.eq(1), read_mask.eq(plan.read_signal)]
+
+        # What the tile was, in two steps: its size is known a cycle later than its place.
+        ended, loaded = Signal(), Signal()
+        tile = Signal(Tile)
+        m.d.sync += [ended.eq(last), loaded.eq(load)]
+        with m.If(last):
+            m.d.sync += [
+                tile.flags.eq(plan.flags),
+                tile.fold_log2.eq(plan.fold_log2),
+                tile.first.eq(first),
+                tile.last.eq(final),
+                tile.n.eq(n),
+                tile.out_row.eq(out_row),
+                tile.result_row.eq(result_row),
+                tile.acc_word.eq(acc_row + n),
+                tile.scale_word.eq(scale_word),
+                tile.index.eq(index_tile),
+                first.eq(0),
+            ]
+            with m.If(~last_cols):
+                m.d.sync += [
+                    cols_left.eq(cols_left - tile_cols),
+                    n.eq(n + tile_cols),
+                    right_rows[0].eq(right_rows[0] + plan.right0_stride),
+                    right_rows[1].eq(right_rows[1] + plan.right1_stride),
+                    index_tile.eq(index_tile + index_step),
+                ]
+            with m.Else():
+                following = Signal(32)
+                m.d.comb += following.eq(index_row + (plan.flags.index_row_stride << log_rows))
+                m.d.sync += [
+                    cols_left.eq(plan.n_cols),
+                    n.eq(0),
+                    right_rows[0].eq(plan.right0_base),
+                    right_rows[1].eq(plan.right1_base),
+                    rows_left.eq(rows_left - config.rows),
+                    left_rows[0].eq(left_rows[0] + plan.left0_stride),
+                    left_rows[1].eq(left_rows[1] + plan.left1_stride),
+                    out_row.eq(out_row + plan.out_stride),
+                    result_row.eq(result_row + plan.result_stride),
+                    acc_row.eq(acc_row + plan.acc_stride),
+                    scale_word.eq(scale_word + (plan.flags.scale_mode == 1)),
+                    index_row.eq(following),
+                    index_tile.eq(following),
+                ]
+        with m.If(load):
+            m.d.sync += [
                 plan.eq(coming),
                 rows_left.eq(coming.m_rows),
                 cols_left.eq(coming.n_cols),
-                k_left.eq(coming.k0),
-                shift_left.eq(coming.shift),
+                last_cols.eq(coming_last_cols),
+                tile_cols.eq(coming_tile_cols),
+                index_step.eq(coming_index_step),
                 n.eq(0),
-                second.eq(0),
-                first_step.eq(1),
-                first_tile.eq(1),
-                segment_granted.eq(coming.segment_wait == 0),
-                left_position.eq(0),
-                right_position.eq(0),
+                first.eq(1),
                 left_rows[0].eq(coming.left0_base),
                 left_rows[1].eq(coming.left1_base),
                 right_rows[0].eq(coming.right0_base),
@@ -237,4 +280,29 @@ class Sequencer(wiring.Component):
                 index_row.eq(coming.index_base),
                 index_tile.eq(coming.index_base),
             ]
+
+        # A cycle after the tile ended, or its command came: the size of the present tile, and how long to wait for the next one.
+        rows_end, cols_end = Signal(), Signal()
+        spacing = Signal(range(max(config.cols, self.least_spacing)))
+        m.d.comb += [rows_end.eq(rows_left <= config.rows), cols_end.eq(cols_left <= tile_cols)]
+        with m.If(ended | loaded):
+            m.d.sync += [rows.eq(Mux(rows_end, rows_left, config.rows)), cols.eq(Mux(cols_end, cols_left, tile_cols))]
+        with m.If(spacing != 0):
+            m.d.sync += spacing.eq(spacing - 1)
+        with m.If(spacing == 1):
+            m.d.sync += spaced.eq(1)
+        with m.If(ended):
+            # Not over what the next command, should it just have come, brought with it.
+            with m.If(~load):
+                m.d.sync += last_cols.eq(cols_end)
+            with m.If(~load & ~accept):
+                m.d.sync += last_tile.eq(rows_end & cols_end)
+            m.d.sync += [
+                # The next tile's last step comes this many cycles after this one's: two have passed, two pass before it sees ``spaced``.
+                spacing.eq(Mux(cols > self.least_spacing, cols, self.least_spacing) - 3),
+                self.tile.eq(tile),
+                self.tile.rows.eq(rows),
+                self.tile.cols.eq(cols),
+            ]
+        m.d.comb += [self.step.rows.eq(rows), self.step.cols.eq(cols)]
         return m

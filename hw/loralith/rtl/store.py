@@ -71,6 +71,7 @@ class StoreUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.STORE)
         m.submodules.splitter = splitter = BurstSplitter(config)
+        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
         m.submodules.flight = flight = Queue(Job(Opcode.STORE), 2)
         m.submodules.data = data = StoreData(config, *self._delays)
         m.submodules.signals = signals = Queue(SEMAPHORES, self.ahead)  # of commands that are not complete
@@ -80,13 +81,14 @@ class StoreUnit(wiring.Component):
 
         connect(m, flipped(self.commands), check.i)
         connect(m, flight.o, data.jobs)
-        connect(m, splitter.o, flipped(self.bursts))
+        connect(m, splitter.o, cut.i)
+        connect(m, cut.o, flipped(self.bursts))
         connect(m, data.beats, flipped(self.beats))
         connect(m, data.out_read, flipped(self.out_read))
         connect(m, data.stat_read, flipped(self.stat_read))
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
-        for block in (check, splitter, flight, data, signals, indices, completion, faults):
+        for block in (check, splitter, cut, flight, data, signals, indices, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         # A command starts when all that follows it has room.

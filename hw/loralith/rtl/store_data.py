@@ -63,11 +63,13 @@ class StoreData(wiring.Component):
         tail = Signal(word_bits)  # bytes of the last word of a row, or of all when packed; 0: all of it
         running, reading = Signal(), Signal()
         pieces_left, rows_left = Signal(24), Signal(16)
+        one_piece, last_piece, last_row = Signal(), Signal(), Signal()
         row, row_start = Signal(16), Signal(16)
         lane, bank, part = Signal(range(R)), Signal(range(W)), Signal(8)
         offset = Signal(word_bits)
         free = Signal(range(self.slots + 1), init=self.slots)
 
+        # What a job needs is found in three cycles, most often while the reads of the one before it come in.
         row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
         m.d.comb += row_log2.eq(0)
         for i in range(word_bits):
@@ -75,17 +77,29 @@ class StoreData(wiring.Component):
                 m.d.comb += row_log2.eq(i)
         across = exact_log2(min(W, R))
         plain = Mux(stats, exact_log2(min(W, STAT_BYTES)), Mux(by_word, across, word_bits))
-        piece = Mux(job.packed, Mux(by_word & (row_log2 > across), across, row_log2), plain)
-        idle_pipe = Signal()
-        with m.If(~running & self.jobs.valid & idle_pipe):
-            total = Mux(job.packed, (job.rows << row_log2)[:word_bits], job.row_bytes[:word_bits])
+        sized, known, idle_pipe = Signal(), Signal(), Signal()
+        next_piece, next_tail, next_bytes, next_pieces = Signal.like(piece_log2), Signal.like(tail), Signal(24), Signal(24)
+        coming = ~running & self.jobs.valid & ~self.clear
+        m.d.sync += [sized.eq(coming & ~known), known.eq(coming & (sized | known))]
+        with m.If(coming):
+            m.d.sync += [
+                next_bytes.eq(job.row_bytes),
+                next_pieces.eq((next_bytes + (Const(1, word_bits + 1) << next_piece) - 1) >> next_piece),
+                next_piece.eq(Mux(job.packed, Mux(by_word & (row_log2 > across), across, row_log2), plain)),
+                next_tail.eq(Mux(job.packed, (job.rows << row_log2)[:word_bits], job.row_bytes[:word_bits])),
+            ]
+        with m.If(~running & known & idle_pipe):
             m.d.sync += [
                 running.eq(1),
-                piece_log2.eq(piece),
-                pieces.eq((job.row_bytes + (Const(1, word_bits + 1) << piece) - 1) >> piece),
-                pieces_left.eq((job.row_bytes + (Const(1, word_bits + 1) << piece) - 1) >> piece),
-                tail.eq(total),
+                known.eq(0),
+                piece_log2.eq(next_piece),
+                pieces.eq(next_pieces),
+                pieces_left.eq(next_pieces),
+                one_piece.eq(next_pieces == 1),
+                last_piece.eq(next_pieces == 1),
+                tail.eq(next_tail),
                 rows_left.eq(job.rows),
+                last_row.eq(job.rows == 1),
                 row.eq(job.base),
                 row_start.eq(job.base),
                 lane.eq(0),
@@ -101,8 +115,8 @@ class StoreData(wiring.Component):
         m.d.comb += [
             reading.eq(running & (free != 0)),
             next_offset.eq(offset + (Const(1, word_bits + 1) << piece_log2)),
-            row_ends.eq(pieces_left == 1),
-            job_ends.eq(row_ends & (rows_left == 1)),
+            row_ends.eq(last_piece),
+            job_ends.eq(row_ends & last_row),
             word_ends.eq((next_offset == 0) | job_ends | (row_ends & ~job.packed)),
             self.jobs.ready.eq(reading & job_ends),
             self.out_read.en.eq(reading & ~stats),
@@ -115,7 +129,7 @@ class StoreData(wiring.Component):
         with m.If(reading):
             m.d.sync += offset.eq(Mux(word_ends, 0, next_offset))
             with m.If(~row_ends):
-                m.d.sync += [pieces_left.eq(pieces_left - 1), part.eq(Mux(part == parts - 1, 0, part + 1))]
+                m.d.sync += [pieces_left.eq(pieces_left - 1), last_piece.eq(pieces_left == 2), part.eq(Mux(part == parts - 1, 0, part + 1))]
                 with m.If(part == parts - 1):
                     m.d.sync += row.eq(row + Mux(by_word, job.block_stride, 1))
             with m.Else():
@@ -123,8 +137,10 @@ class StoreData(wiring.Component):
                 start = row_start + Mux(wraps, Mux(by_word, 1, job.block_stride), 0)
                 m.d.sync += [
                     pieces_left.eq(pieces),
+                    last_piece.eq(one_piece),
                     part.eq(0),
                     rows_left.eq(rows_left - 1),
+                    last_row.eq(rows_left == 2),
                     row.eq(start),
                     row_start.eq(start),
                     lane.eq(lane + 1),

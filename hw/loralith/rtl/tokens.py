@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
@@ -18,8 +21,11 @@ class Tokens(wiring.Component):
     """``SEMAPHORES`` counters of 0..``SEMAPHORE_MAX``, all zero after ``clear``.
 
     In a cycle at most one waiter takes one token from each semaphore of its mask, and only if each has one; at most one
-    signaller gives one to each of its mask, and only if none of these is full. Both may meet in one semaphore; a token
-    given in a cycle can be taken from the next on. Of several that could, the first in the order below goes.
+    signaller gives one to each of its mask, and only if none of these is full. Both may meet in one semaphore. Of several that
+    could, the first in the order below goes.
+
+    Who goes is decided in one cycle and done in the next, the counters meanwhile unchanged; that cycle decides nothing. So a
+    waiter or signaller holds ``valid`` and ``mask`` until ``ready``; one that withdraws ``valid`` loses its turn and no more.
 
     Members:
         load, compute, segment, store: the waiters (segment: a chained product's second operands).
@@ -46,8 +52,12 @@ class Tokens(wiring.Component):
             some.eq(Cat(self.counts[i] != 0 for i in range(SEMAPHORES))),
             full.eq(Cat(self.counts[i] == SEMAPHORE_MAX for i in range(SEMAPHORES))),
         ]
-        taken = self._grant(m, self.WAITERS, ~some)
-        given = self._grant(m, self.SIGNALLERS, full)
+        deciding = Signal()
+        taken, some_waiter = self._grant(m, self.WAITERS, ~some, deciding)
+        given, some_signaller = self._grant(m, self.SIGNALLERS, full, deciding)
+        acting = Signal()
+        m.d.sync += acting.eq(deciding & (some_waiter | some_signaller))
+        m.d.comb += deciding.eq(~acting & ~self.clear)
         for i in range(SEMAPHORES):
             with m.If(taken[i] ^ given[i]):
                 m.d.sync += self.counts[i].eq(Mux(given[i], self.counts[i] + 1, self.counts[i] - 1))
@@ -55,15 +65,18 @@ class Tokens(wiring.Component):
                 m.d.sync += self.counts[i].eq(0)
         return m
 
-    def _grant(self, m: Module, names: tuple[str, ...], blocked: Value) -> Signal:
-        """The mask of the first of ``names`` that is not blocked in any semaphore, else zero."""
-        mask = Signal(SEMAPHORES)
-        free = ~self.clear
+    def _grant(self, m: Module, names: tuple[str, ...], blocked: Value, deciding: Value) -> tuple[Value, Value]:
+        """The mask of whom the cycle before chose, and whether one of ``names``, the first that no semaphore blocks, is chosen now."""
+        masks: list[Value] = []
+        earlier: Value = Const(0)
         for name in names:
             port = getattr(self, name)
+            chosen = Signal(name=f"{name}_chosen")
             able = port.valid & ~(port.mask & blocked).any()
-            m.d.comb += port.ready.eq(able & free)
-            with m.If(port.ready):
-                m.d.comb += mask.eq(port.mask)
-            free = free & ~able
-        return mask
+            m.d.sync += chosen.eq(deciding & able & ~earlier)
+            m.d.comb += port.ready.eq(chosen & ~self.clear)
+            masks.append(Mux(port.valid & port.ready, port.mask, 0))
+            earlier = earlier | able
+        mask = Signal(SEMAPHORES, name=f"{names[0]}_moved")
+        m.d.comb += mask.eq(reduce(or_, masks))
+        return mask, earlier

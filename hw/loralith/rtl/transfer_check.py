@@ -19,11 +19,12 @@ from .interfaces import CommandEntry, FaultSignature, record_layout
 __all__ = ["Job", "TransferCheck"]
 
 
-class State(Enum, shape=2):
+class State(Enum, shape=3):
     LOOK = 0
-    START = 1
-    WAIT = 2
-    JUDGE = 3
+    SIZE = 1
+    START = 2
+    WAIT = 3
+    JUDGE = 4
 
 
 class Job(data.StructLayout):
@@ -54,7 +55,7 @@ class TransferCheck(wiring.Component):
         self._config, self._opcode = config, opcode
         self._region = Extent(base=16, count=24, stride=16, length=22, limit=17)
         self._dram = Extent(base=64, count=16, stride=32, length=24, limit=64)
-        self.delay = max(self._region.delay, self._dram.delay) + 2
+        self.delay = max(self._region.delay, self._dram.delay) + 3
         super().__init__(
             {
                 "i": In(stream.Signature(CommandEntry)),
@@ -76,22 +77,28 @@ class TransferCheck(wiring.Component):
 
         # Verdicts that need no extent, registered: (fails, code, detail).
         reserved, enum, size, address, stride = (Signal(name=name) for name in ("reserved", "enum", "size", "address", "stride"))
+        # Lanes and seq positions in one cycle, blocks of lanes and memory rows in the next.
+        lanes, seqs = Signal(24), Signal(24)
         # A load into both scratchpads has its second region checked after the first.
         again, left_failed = Signal(), Signal()
-        count, length = Signal(24), Signal(22)
+        count, length, limit = Signal(24), Signal(22), Signal(17)
         row_beats = Signal(BEAT_BITS)
         state = Signal(State)
         m.d.comb += row_beats.eq((command.row_bytes + self._config.bus_bytes - 1) >> word_bits)
-        meaning, along_lanes, along_seq, limit, check = self._load(command, again) if self._opcode is Opcode.LOAD else self._store(command)
-        packed = 0 if self._opcode is Opcode.LOAD else command.packed
-        both = command.target == LoadTarget.BOTH if self._opcode is Opcode.LOAD else Const(0)
+        load = self._opcode is Opcode.LOAD
+        look, meaning, measure = (
+            (self._load, self._load_meaning, self._load_size) if load else (self._store, self._store_meaning, self._store_size)
+        )
+        parts, along_lanes, along_seq = look(command)
+        flags, below = Signal(len(parts)), Signal()
+        blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
+        packed = 0 if load else command.packed
+        both = command.target == LoadTarget.BOTH if load else Const(0)
 
         m.d.comb += [
-            region.base.eq(Mux(again, command.right_base, command.base) if self._opcode is Opcode.LOAD else command.base),
+            region.base.eq(Mux(again, command.right_base, command.base) if load else command.base),
             region.count.eq(count),
-            region.stride.eq(
-                Mux(again, command.right_stride, command.block_stride) if self._opcode is Opcode.LOAD else command.block_stride
-            ),
+            region.stride.eq(Mux(again, command.right_stride, command.block_stride) if load else command.block_stride),
             region.length.eq(length),
             region.limit.eq(limit),
             dram.base.eq(command.address),
@@ -104,16 +111,19 @@ class TransferCheck(wiring.Component):
             with m.Case(State.LOOK):
                 m.d.sync += [
                     reserved.eq((self.i.payload.bits & record.reserved_mask).any()),
-                    enum.eq(~meaning),
+                    flags.eq(Cat(parts)),
                     size.eq((command.rows == 0) | (command.row_bytes == 0)),
                     address.eq(command.address[:word_bits].any()),
                     stride.eq((command.rows != 1) & ~packed & command.row_stride[:word_bits].any()),
-                    count.eq(along_lanes),
-                    length.eq(along_seq),
+                    lanes.eq(along_lanes),
+                    seqs.eq(along_seq),
                     again.eq(0),
                 ]
                 with m.If(self.i.valid & ~self.stop & ~self.fault.valid):
-                    m.d.sync += state.eq(State.START)
+                    m.d.sync += state.eq(State.SIZE)
+            with m.Case(State.SIZE):
+                m.d.sync += [enum.eq(~meaning(command, flags)), below.eq(command.address < self.window_base)]
+                m.d.sync += [count.eq(blocks), length.eq(memory_rows), limit.eq(depth), state.eq(State.START)]
             with m.Case(State.START):
                 m.d.comb += [region.start.eq(1), dram.start.eq(1)]
                 m.d.sync += state.eq(State.WAIT)
@@ -121,13 +131,8 @@ class TransferCheck(wiring.Component):
                 with m.If(region.done & dram.done):
                     m.d.sync += [state.eq(State.JUDGE), left_failed.eq(Mux(again, left_failed, ~region.ok))]
                     with m.If(both & ~again):
-                        m.d.sync += [again.eq(1), state.eq(State.START)]
-                        m.d.sync += [
-                            count.eq(_ceil(command.row_bytes, self._config.cols)),
-                            length.eq(_ceil(command.rows, self._config.bus_bytes)),
-                        ]
+                        m.d.sync += [again.eq(1), lanes.eq(command.row_bytes), seqs.eq(command.rows), state.eq(State.SIZE)]
             with m.Case(State.JUDGE):
-                below = command.address < self.window_base
                 verdicts = (
                     (reserved, Code.BAD_FIELD, Check.RESERVED, 0),
                     (enum, Code.BAD_FIELD, Check.ENUM, 0),
@@ -144,7 +149,7 @@ class TransferCheck(wiring.Component):
                         with m.If(fails):
                             m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(where)]
                     m.d.sync += state.eq(State.LOOK)
-                with m.Elif(~self.o.valid | self.o.ready):
+                with m.Elif(~self.o.valid):
                     m.d.comb += self.i.ready.eq(~self.stop)
                     m.d.sync += state.eq(State.LOOK)
         with m.If(self.stop | self.clear):
@@ -159,32 +164,55 @@ class TransferCheck(wiring.Component):
             m.d.sync += [self.o.valid.eq(0), self.fault.valid.eq(0)]
         return m
 
-    def _load(self, c: data.View, again: Signal) -> tuple:
-        """(has a meaning, blocks of lanes, memory rows per block, rows of the memory, detail) of a LOAD."""
+    def _load(self, c: data.View) -> tuple[list[Value], Value, Value]:
+        """(what its meaning hangs on, lanes, seq positions) of a LOAD; of a vector of scales, its bytes for seq positions."""
+        seqs = Mux((c.target == LoadTarget.SCALE) | c.transpose, c.row_bytes, c.rows + c.pad_rows)
+        return [c.rows == 1, c.pad_rows == 0, c.block_stride == 0], Mux(c.transpose, c.rows, c.row_bytes), seqs
+
+    def _load_meaning(self, c: data.View, flags: Value) -> Value:
+        """Whether the fields that name choices go together, in a LOAD."""
+        one_row, no_pad, no_stride = flags
+        plain = one_row & ~c.transpose & no_pad & no_stride
+        both_can = c.transpose & (self._config.cols >= self._config.bus_bytes)
+        return (
+            (c.target <= max(LoadTarget))
+            & ~(c.transpose & ~no_pad)
+            & ((c.target != LoadTarget.SCALE) | plain)
+            & ((c.target != LoadTarget.BOTH) | both_can)
+        )
+
+    def _load_size(self, c: data.View, lanes: Value, seqs: Value, again: Value) -> tuple[Value, Value, Value, Value]:
+        """(blocks of lanes, memory rows per block, rows of the memory, detail) of a LOAD; ``again``: of its right region."""
         config = self._config
         R, C, W = config.rows, config.cols, config.bus_bytes
-        scale, right, both = c.target == LoadTarget.SCALE, c.target == LoadTarget.RIGHT, c.target == LoadTarget.BOTH
-        lanes = Mux(c.transpose, c.rows, c.row_bytes)
+        scale, right = c.target == LoadTarget.SCALE, (c.target == LoadTarget.RIGHT) | again
         blocks = Mux(scale, 1, Mux(right, _ceil(lanes, C), _ceil(lanes, R)))
-        rows = Mux(scale, _ceil(c.row_bytes, 4 * R), _ceil(Mux(c.transpose, c.row_bytes, c.rows + c.pad_rows), W))
-        plain = (c.rows == 1) & ~c.transpose & (c.pad_rows == 0) & (c.block_stride == 0)
-        meaning = (c.target <= max(LoadTarget)) & ~(c.transpose & (c.pad_rows != 0)) & (~scale | plain)
-        meaning &= ~both | (c.transpose & (C >= W))
-        # The extent that is judged last is the right one's.
-        limit = Mux(scale, config.scale_depth, Mux(right | again, config.right_depth, config.left_depth))
-        return meaning, blocks, rows, limit, Mux(scale, Check.SCALE, Mux(right | again, Check.RIGHT, Check.LEFT))
+        limit = Mux(scale, config.scale_depth, Mux(right, config.right_depth, config.left_depth))
+        return blocks, Mux(scale, _ceil(seqs, 4 * R), _ceil(seqs, W)), limit, Mux(scale, Check.SCALE, Mux(right, Check.RIGHT, Check.LEFT))
 
-    def _store(self, c: data.View) -> tuple:
-        """The same of a STORE."""
-        config = self._config
-        R, W = config.rows, config.bus_bytes
+    def _store(self, c: data.View) -> tuple[list[Value], Value, Value]:
+        """The first of a STORE; of statistics, their bytes for seq positions."""
+        power = Value.cast(0)
+        for log in range(exact_log2(self._config.bus_bytes)):
+            power = power | (c.row_bytes == 1 << log)
+        slots = c.row_bytes[: exact_log2(STAT_BYTES)] == 0
         stats = c.source == StoreSource.STATS
-        blocks = Mux(stats, 1, _ceil(Mux(c.transpose, c.row_bytes, c.rows), R))
-        rows = Mux(stats, _ceil(c.row_bytes, STAT_BYTES), _ceil(Mux(c.transpose, c.rows, c.row_bytes), W))
-        plain = (c.rows == 1) & ~c.transpose & ~c.packed & (c.block_stride == 0) & (c.row_bytes[: exact_log2(STAT_BYTES)] == 0)
-        power = (c.row_bytes != 0) & ((c.row_bytes & (c.row_bytes - 1)) == 0) & (c.row_bytes < W)
-        meaning = (c.source <= max(StoreSource)) & (~stats | plain) & (~c.packed | (power & (c.row_stride == c.row_bytes)))
-        return meaning, blocks, rows, Mux(stats, config.stat_slots, config.out_depth), Mux(stats, Check.STAT, Check.OUT)
+        flags = [c.rows == 1, c.block_stride == 0, slots, power, c.row_stride == c.row_bytes]
+        return flags, Mux(c.transpose, c.row_bytes, c.rows), Mux(c.transpose & ~stats, c.rows, c.row_bytes)
+
+    def _store_meaning(self, c: data.View, flags: Value) -> Value:
+        """The second of a STORE."""
+        one_row, no_stride, slots, power, dense = flags
+        plain = one_row & ~c.transpose & ~c.packed & no_stride & slots
+        return (c.source <= max(StoreSource)) & ((c.source != StoreSource.STATS) | plain) & (~c.packed | (power & dense))
+
+    def _store_size(self, c: data.View, lanes: Value, seqs: Value, again: Value) -> tuple[Value, Value, Value, Value]:
+        """The third of a STORE."""
+        config = self._config
+        stats = c.source == StoreSource.STATS
+        rows = Mux(stats, _ceil(seqs, STAT_BYTES), _ceil(seqs, config.bus_bytes))
+        limit = Mux(stats, config.stat_slots, config.out_depth)
+        return Mux(stats, 1, _ceil(lanes, config.rows)), rows, limit, Mux(stats, Check.STAT, Check.OUT)
 
 
 def _ceil(value: Value, unit: int) -> Value:

@@ -71,7 +71,7 @@ class WriteMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        m.submodules.lengths = lengths = Queue(9, config.outstanding_writes)
+        m.submodules.lengths = lengths = Queue(8, config.outstanding_writes)  # one less than the beats
         m.submodules.issued = issued = Queue(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)
 
         wiring.connect(m, wiring.flipped(self.bursts), gate.i)
@@ -89,7 +89,7 @@ class WriteMaster(wiring.Component):
             gate.o.ready.eq((~axi.awvalid | axi.awready) & issued.i.ready),
             issue.eq(gate.o.valid & gate.o.ready),
             lengths.i.valid.eq(issue),
-            lengths.i.payload.eq(gate.o.payload.beats),
+            lengths.i.payload.eq(gate.o.payload.beats - 1),
             issued.i.valid.eq(issue),
             issued.i.payload.address.eq(gate.o.payload.address),
             issued.i.payload.last.eq(gate.o.payload.last),
@@ -105,12 +105,12 @@ class WriteMaster(wiring.Component):
         with m.Elif(axi.awready):
             m.d.sync += axi.awvalid.eq(0)
 
-        sent = Signal(9)
+        sent = Signal(8)
         m.d.comb += [
             axi.wvalid.eq(self.beats.valid & lengths.o.valid),
             axi.wdata.eq(self.beats.payload.data),
             axi.wstrb.eq(self.beats.payload.strobe),
-            axi.wlast.eq(sent + 1 == lengths.o.payload),
+            axi.wlast.eq(sent == lengths.o.payload),
             self.beats.ready.eq(axi.wready & lengths.o.valid),
             lengths.o.ready.eq(self.beat & axi.wlast),
         ]

@@ -70,7 +70,7 @@ def _pass(linear: Any, backward: bool, config: Any) -> list[dict[str, Any]]:
     """The plans that were tried, the chosen one first."""
     from loralith.compiler.workload import parts_for, tried_plans
 
-    rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0].passes[0])
+    rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0])
     return [{**vars(plan), "cycles_per_token": round(cycles, 2)} for cycles, plan in rows[:6]]
 
 

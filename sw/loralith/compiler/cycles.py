@@ -23,18 +23,18 @@ from loralith.spec.config import Config
 __all__ = ["Activity", "Memory", "Timeline", "model"]
 
 # Latencies of the RTL in cycles, from one event to the next.
-CHECK = 34  # a transfer's check
-CHECK_BOTH = 64  # of a load into both scratchpads
-GRANT = 2  # tokens taken, transfer handed on
-FIRST_BURST = 5  # from there to the first address on the bus
-LOADED = 5  # from the last word to the load's tokens
-DECODE = 25  # a compute's check
-START = 2  # from its tokens to its first step
-READ_DONE = 3  # from its last step to its read tokens
-PIPELINE = 15  # from a tile's last step to its first result
-STORE_FIRST = 8  # from a store's tokens to its first word
-ANSWERED = 4  # from the last response to the store's tokens
-FETCHED = 6
+CHECK = 35  # a transfer's check
+CHECK_BOTH = 66  # of a load into both scratchpads
+GRANT = 3  # tokens taken, transfer handed on
+FIRST_BURST = 6  # from there to the first address on the bus
+LOADED = 6  # from the last word to the load's tokens
+DECODE = 27  # a compute's check
+START = 5  # from its tokens to its first step
+READ_DONE = 4  # from its last step to its read tokens
+PIPELINE = 16  # from a tile's last step to its first result
+STORE_FIRST = 10  # from a store's tokens to its first word
+ANSWERED = 5  # from the last response to the store's tokens
+FETCHED = 7
 LEAST_SPACING = 5
 IN_FLIGHT = 8
 
@@ -115,7 +115,7 @@ class _Model:
         room = self.taken[opcode][0]
         self.bus += self.descriptor
         self.result.read_words += self.descriptor
-        self.dispatched = max(self.dispatched + self.descriptor, room + 1)
+        self.dispatched = max(self.dispatched + self.descriptor + 1, room + 1)
         return self.dispatched
 
     # Units. Each returns (ready but for tokens, start, end).
@@ -180,7 +180,7 @@ class _Model:
         now += steps[0]
         if c["chained"]:
             if c["segment_wait"]:
-                now = max(now, self.take(c["segment_wait"]) + 2)
+                now = max(now, self.take(c["segment_wait"]) + 3)
             now += steps[1]
         now = max(now, self.tile_end + self.spacing)
         full, narrow = max(tile, width, LEAST_SPACING), max(tile, last_cols, LEAST_SPACING)

@@ -170,7 +170,8 @@ def plan_passes(
     if not plans:
         what = f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}"
         raise DoesNotFit(f"{what}; {presets_that(lambda other: bool(_fitting_plans(T, K, N, rank, other, size, window)))}")
-    return tuple(plan for _, plan in sorted(plans, key=lambda entry: entry[0])[:count])
+    # Among equals, blocks of the base that stay longer: they leave other loads room.
+    return tuple(plan for _, plan in sorted(plans, key=lambda entry: (entry[0], -entry[1].base_slots))[:count])
 
 
 def presets_that(take: Callable[[Config], bool]) -> str:
@@ -491,7 +492,8 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
     return {
         "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
         "right": (2 if kb > 1 else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
-        "out": (2 if mb > 1 or plan.n < skinny.rank else 1) * rows_needed("out", plan.m, 4 * padded(plan.n, config.cols), config)[0],
+        "out": (2 if mb > 1 or plan.n < skinny.rank else 1)
+        * rows_needed("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), config)[0],
         "acc": rows_needed("acc", plan.m, skinny.width, config)[0] if kb > 1 else 0,
     }
 
@@ -512,8 +514,11 @@ def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WH
             left = _load_cycles(plan.k, plan.m, config)
             right = max(padded(k * skinny.width, W) // W, LOAD_CYCLES) * (1 if kb == 1 else mb)
             tiles = max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
-            reads, array = (mb * left + right) * kb, mb * kb * (tiles + COMPUTE_CYCLES * (-(-rank // n) - 1))
-            cost = max(reads, array) + min(reads, array) + m * k // W
+            tiles += COMPUTE_CYCLES * (-(-rank // n) - 1)
+            reads, array = (mb * left + right) * kb, mb * kb * tiles
+            # Two blocks take turns: one's load must be through while the other is computed.
+            exposed = mb * kb * max(0, READ_LATENCY + left + (right if mb > 1 and kb > 1 else 0) - tiles)
+            cost = max(reads, array + exposed) + min(reads, array) + m * k // W
             if best is None or cost < best[0]:
                 best = cost, plan
     if best is None:
@@ -544,7 +549,7 @@ class GradientSteps:
         self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
         self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
         several = 2 if mb > 1 or plan.n < rank else 1
-        self.out = Turns(regions.slots("out", plan.m, 4 * padded(plan.n, config.cols), several))
+        self.out = Turns(regions.slots("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), several))
         # A region of sums per part of the columns.
         parts = -(-rank // plan.n)
         self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(parts)] if kb > 1 else [None] * parts
@@ -555,16 +560,18 @@ class GradientSteps:
         return self.mb * self.kb
 
     def steps(self) -> Iterator[None]:
-        """Emits one block per step."""
-        for i, b in itertools.product(range(self.mb), range(self.kb)):
+        """Emits one block per step. After it come the loads of the next one, which else would stand behind those of the work in between."""
+        blocks = list(itertools.product(range(self.mb), range(self.kb)))
+        for (i, b), following in itertools.zip_longest(blocks, blocks[1:]):
             self._block(i, b)
+            if following:
+                self._operands(*following)
             yield
 
-    def _block(self, i: int, b: int) -> None:
+    def _operands(self, i: int, b: int) -> tuple[Region, Region]:
         work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
         m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
         k0, k = b * plan.k, min(plan.k, self.T - b * plan.k)
-        last = b == self.kb - 1
         pad, steps = padded(k, fold) - k, -(-k // fold)
         left = self.left.get(
             (i, b),
@@ -574,6 +581,14 @@ class GradientSteps:
             (0, b),
             lambda to: emitter.load(work.right.block(k0 // fold, steps, 0, work.right.cols), to, note=f"{self.name} right {b}"),
         )
+        return left, right
+
+    def _block(self, i: int, b: int) -> None:
+        work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
+        m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
+        k = min(plan.k, self.T - b * plan.k)
+        last = b == self.kb - 1
+        left, right = self._operands(i, b)
         for part, n0 in enumerate(range(0, self.rank, plan.n)):
             n = min(plan.n, self.rank - n0)
             result = self.out.replace((i, part)) if last else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import model
@@ -34,6 +35,8 @@ __all__ = ["Linear", "Parts", "Tensors", "compile_step", "output_scale", "parts_
 PAGE = 4096
 CANDIDATES = 16
 """How many plans of a pass are tried with the cycle model."""
+SAMPLE = 512
+"""Tokens, at least, for which a backward pass is tried: a few blocks of its gradients."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ class Parts:
 
 
 APART = Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16)))
-SHARED = Parts((Window(0, 8), Window(0, 8)), (Window(8, 12), Window(12, 16)))
-"""For high ranks, whose gradients and blocks need more: passes share one part, and a pass's first loads wait for the one before it."""
+SHARED = Parts((Window(0, 8), Window(0, 8)), (Window(8, 16), Window(8, 16)))
+"""For high ranks, whose gradients and blocks need more: passes share one part, and a pass's first loads wait for the one before it.
+Gradients share the other one, and follow each other."""
 HIGH_RANK = 32
 
 
@@ -184,22 +188,40 @@ def _backward(linear: Linear, t: Tensors) -> Pass:
 
 
 @lru_cache(maxsize=4096)
-def tried_plans(linear: Linear, backward: bool, config: Config, window: Window) -> tuple[tuple[float, PassPlan], ...]:
-    """The plans that a plain count finds best, with the cycle model's cycles per token for a few blocks of tokens; the best one first."""
+def tried_plans(linear: Linear, backward: bool, config: Config, parts: Parts, turn: int = 0) -> tuple[tuple[float, PassPlan], ...]:
+    """The plans that a plain count finds best, with the cycle model's cycles per token for a few blocks of tokens; the best one first.
+
+    A backward pass is tried with the gradients between its blocks, whose loads compete with its own. ``turn``: the part of the memories.
+    """
     K, N = (linear.O, linear.I) if backward else (linear.I, linear.O)
     size = 4 if backward and not linear.dx else 1
+    window = parts.passes[turn]
     plans = plan_passes(linear.T, K, N, linear.rank, config, size, window, CANDIDATES)
 
     def cycles_per_token(plan: PassPlan) -> float:
-        few = replace(linear, T=min(linear.T, 4 * plan.m))
+        few = replace(linear, T=min(linear.T, max(4 * plan.m, SAMPLE if backward else 0)))
         tensors, _ = place(few, 0, config)
         emitter = Emitter(config)
         steps = PassSteps(emitter, (_backward if backward else _forward)(few, tensors), linear.rank, window, plan)
-        for _ in steps.steps():
-            pass
+        gradients = [_gradient(emitter, few, tensors, name, parts) for name in ("dA", "dB")] if backward else []
+        interleave(steps, *_between(gradients, parts))
         return model(emitter.finish(AHEAD), config).cycles / few.T
 
     return tuple(sorted(((cycles_per_token(plan), plan) for plan in plans), key=lambda entry: entry[0]))
+
+
+def _gradient(emitter: Emitter, linear: Linear, t: Tensors, name: str, parts: Parts) -> GradientSteps:
+    """dB or dA of the linear."""
+    left, right, out = (t.dy, t.h, t.db) if name == "dB" else (t.x, t.dh, t.da)
+    right = skinny_shape(linear.rank, emitter.config).right(linear.T, emitter.config).at(right.address)
+    return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, parts.gradients[name == "dA"])
+
+
+def _between(gradients: Sequence[GradientSteps], parts: Parts) -> list[tuple[int, Iterator[None]]]:
+    """The gradients as other work of `interleave`: beside each other, or one after the other where they share a part of the memories."""
+    if parts.gradients[0] != parts.gradients[1]:
+        return [(steps.units, steps.steps()) for steps in gradients]
+    return [(sum(steps.units for steps in gradients), chain.from_iterable(steps.steps() for steps in gradients))]
 
 
 def compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts: tuple[str, ...] = ("forward", "backward")) -> CommandList:
@@ -221,25 +243,19 @@ def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts:
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
     passes = []
     for i, (linear, _, one, backward) in enumerate(schedule):
-        window = windows.passes[i % 2]
-        passes.append(PassSteps(emitter, one, linear.rank, window, tried_plans(replace(linear, name=""), backward, config, window)[0][1]))
-
-    def gradient(linear: Linear, left: MatrixLayout, right: MatrixLayout, out: MatrixLayout, name: str) -> GradientSteps:
-        right = skinny_shape(linear.rank, config).right(linear.T, config).at(right.address)
-        return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, windows.gradients[name == "dA"])
+        plan = tried_plans(replace(linear, name=""), backward, config, windows, i % 2)[0][1]
+        passes.append(PassSteps(emitter, one, linear.rank, windows.passes[i % 2], plan))
 
     late: GradientSteps | None = None
     for i, (linear, t, _, backward) in enumerate(schedule):
-        between: list[tuple[int, Iterator[None]]] = []
+        gradients = [late] if late else []
         if backward:
-            early = gradient(linear, t.dy, t.h, t.db, "dB")
-            between.append((early.units, early.steps()))
-        if late:
-            between.append((late.units, late.steps()))
+            gradients.append(_gradient(emitter, linear, t, "dB", windows))
+        between = _between(gradients, windows)
         if i + 1 < len(passes) and windows.passes[0] != windows.passes[1]:
             between.append((passes[i + 1].prologue_units, passes[i + 1].prologue()))
         interleave(passes[i], *between)
-        late = gradient(linear, t.x, t.dh, t.da, "dA") if backward else None
+        late = _gradient(emitter, linear, t, "dA", windows) if backward else None
     for _ in late.steps() if late else ():
         pass
     return emitter.finish(AHEAD)

@@ -19,7 +19,11 @@ def controller(h: Harness) -> None:
     quiet = ~Cat(dut.bus_busy, *(unit.busy for unit in units)).any()
     began, ended = dut.busy & ~h.past(dut.busy), ~dut.busy & h.past(dut.busy)
     h.always("clear", "everything is cleared in the first cycle of a list, and in no other", dut.clear == began)
-    h.always("quiet", "a list ends in a cycle in which no unit is busy and the bus owes nothing", ~ended | h.past(quiet))
+    h.always(
+        "quiet",
+        "a list ends a cycle after one in which no unit is busy and the bus owes nothing; as an error, one after the stop",
+        ~ended | (h.past(h.past(quiet)) & (~dut.error | h.past(h.past(dut.stop)))),
+    )
     h.always(
         "stop",
         "once it stops, a list does until it is cleared; it ends as done without a stop, or with one as an error",
@@ -35,14 +39,17 @@ def controller(h: Harness) -> None:
     h.reach("stopped", "a list is stopped and the next one begins", began & h.past(dut.error))
 
     state = h.inside(dut, "state")
+    h.invariant(h.inside(dut, "quiet_run") == h.past(quiet))
+    h.invariant(~h.inside(dut, "quiet_drain") | (h.past(quiet) & h.past(dut.stop)))
+    h.invariant((dut.busy == (state != 0)) & (dut.clear == (state == 1)))
     h.invariant((state <= 4) & ((state != 4) | dut.stop) & ((state != 3) | ~dut.stop) & ((state != 2) | ~dut.stop))
     h.invariant((state == 0) | ~(dut.done | dut.error))
 
 
 MUTANTS = (
-    Mutant("clear", "controller", "self.clear.eq(state == State.CLEAR)", "self.clear.eq(state != State.RUN)"),
-    Mutant("quiet", "controller", "with m.If(quiet):", "with m.If(~self.bus_busy):"),
-    Mutant("quiet", "controller", "with m.Elif(quiet & (self", "with m.Elif((self"),
+    Mutant("clear", "controller", "self.clear.eq((state == State.IDLE) & self.start)", "self.clear.eq(self.start)"),
+    Mutant("quiet", "controller", "with m.If(quiet_drain):", "with m.If(~self.bus_busy):"),
+    Mutant("quiet", "controller", "with m.Elif(quiet_run & all_done):", "with m.Elif(all_done):"),
     Mutant("stop", "controller", "self.stop.eq(0)", "self.stop.eq(self.stop)"),
     Mutant("events", "controller", "m.d.comb += self.error_event.eq(1)", "m.d.comb += self.done_event.eq(1)"),
 )

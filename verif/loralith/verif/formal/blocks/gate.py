@@ -68,6 +68,7 @@ def gate(width: int) -> Callable[[Harness], None]:
             m.d.sync += [here.eq(1), burst.eq(dut.i.payload), source.eq(dut.i_source)]
         with m.Elif(passed):
             m.d.sync += here.eq(0)
+        h.assume(~here | (h.past(window) == window))
         h.always(
             "same",
             "what passes is what was taken, once, with its source",
@@ -114,24 +115,26 @@ def gate(width: int) -> Callable[[Harness], None]:
         )
         h.reach("wraps", "a burst at the top of the address space is refused", dut.refused & dut.refused_address.all())
 
-        held, word, carry = h.inside(dut, "valid"), h.inside(dut, "burst"), h.inside(dut, "last_word")
-        shift = (width - 1).bit_length()
+        held, word = h.inside(dut, "valid"), h.inside(dut, "burst")
         h.invariant(held == (here | (dut.refused & held)))
         h.invariant(~here | ((word == burst.as_value()) & (h.inside(dut, "source") == source)))
-        h.invariant(~here | (carry == (burst.address[shift:12] + burst.beats - 1)[:10]))
+        h.invariant(~here | (h.inside(dut, "shaped") == in_one_line(burst.address, burst.beats, width)))
+        h.invariant(~here | (h.inside(dut, "not_below") == (burst.address >= dut.window_base)))
+        h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
 
     return build
 
 
 MUTANTS = (
-    Mutant("window", "gate", "(burst.address >= self.window_base)", "(burst.address + 8 > self.window_base)"),
-    Mutant("window", "gate", "& (last < self.window_limit)", "& (last <= self.window_limit)"),
-    Mutant("line", "gate", "fits.eq(~past_line.any() & ", "fits.eq("),
+    Mutant("window", "gate", "coming, self.window_base", "coming + 8, self.window_base"),
+    Mutant("window", "gate", "last, self.window_limit", "last - 1, self.window_limit"),
+    Mutant("window", "gate", "(high_equal & low_not_below)", "low_not_below"),
+    Mutant("line", "gate", "shaped.eq(~past_line.any() & ", "shaped.eq("),
     Mutant("line", "gate", "last_word = Signal(10)", "last_word = Signal(13 - shift)"),  # as it was until this proof
-    Mutant("line", "gate", "& (burst.beats != 0) ", ""),
+    Mutant("line", "gate", " & (self.i.payload.beats != 0)", ""),
     Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
     Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
-    Mutant("passes", "gate", "& (last < self.window_limit)", "& (last < self.window_limit - 1)"),
+    Mutant("passes", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
     Mutant("held", "gate", "(~valid | (self.o.valid & self.o.ready))", "(~valid | self.o.valid)"),
     Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
     Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),

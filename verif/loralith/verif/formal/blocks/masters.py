@@ -65,10 +65,12 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
         ),
     )
     # What the gate compares is what was asked.
-    burst, words = h.inside(dut, "gate.burst"), h.inside(dut, "gate.last_word")
+    burst, held = h.inside(dut, "gate.burst"), h.inside(dut, "gate.valid")
     address, length = burst[:64], burst[64:73]
-    h.invariant(~h.inside(dut, "gate.valid") | ((address % WIDTH == 0) & (length != 0) & (length <= 256)))
-    h.invariant(~h.inside(dut, "gate.valid") | (words == (address[3:12] + length - 1)[:10]))
+    h.invariant(~held | ((address % WIDTH == 0) & (length != 0) & (length <= 256)))
+    window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
+    h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
+    h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
     h.always(
         f"{prefix}_window",
         "no address outside the DRAM window is ever on the bus",
@@ -259,11 +261,11 @@ MUTANTS_WRITE = (
     Mutant("aw_held", "write_master", "with m.Elif(axi.awready):", "with m.Else():"),
     Mutant("aw_reset", "axi", 'f"{prefix}{name}": Out(width)', 'f"{prefix}{name}": Out(width, init=1)'),
     Mutant("aw_form", "write_master", "axi.awlen.eq(gate.o.payload.beats - 1)", "axi.awlen.eq(gate.o.payload.beats)"),
-    Mutant("aw_window", "gate", "& (last < self.window_limit)", ""),
+    Mutant("aw_window", "gate", "not_below & inside", "not_below"),
     Mutant("w_held", "write_master", "with m.If(self.beat):", "with m.If(axi.wvalid):"),
     Mutant("w_after_aw", "write_master", "self.beats.valid & lengths.o.valid", "self.beats.valid"),
     Mutant("w_prompt", "write_master", "self.beats.valid & lengths.o.valid)", "self.beats.valid & lengths.o.valid & ~axi.awvalid)"),
-    Mutant("w_last", "write_master", "sent + 1 == lengths.o.payload", "sent == lengths.o.payload"),
+    Mutant("w_last", "write_master", "sent == lengths.o.payload", "sent + 1 == lengths.o.payload"),
     Mutant("w_data", "write_master", "self.beats.ready.eq(axi.wready & lengths.o.valid)", "self.beats.ready.eq(lengths.o.valid)"),
     Mutant(
         "w_outstanding",

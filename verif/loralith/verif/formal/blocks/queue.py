@@ -58,9 +58,9 @@ def queue(depth: int) -> Callable[[Harness], None]:
 
 MUTANTS = (
     Mutant("held", "queue", "with m.If(get):", "with m.If(self.o.valid):"),
-    Mutant("level", "queue", "self.i.ready.eq(level != self._depth)", "self.i.ready.eq(level != self._depth - 1)"),
+    Mutant("level", "queue", "(level < self._depth - 1)", "(level < self._depth - 2)"),
     Mutant("level", "queue", "with m.If(put ^ get):", "with m.If(put):"),
-    Mutant("order", "queue", "[level.eq(0), first.eq(0), last.eq(0)]", "[level.eq(0), first.eq(0)]"),
+    Mutant("order", "queue", "[level.eq(0), first.eq(0), last.eq(0), ", "[level.eq(0), first.eq(0), "),
     Mutant("order", "queue", "Mux(pointer == self._depth - 1, 0, pointer + 1)", "Mux(pointer == self._depth - 2, 0, pointer + 1)"),
 )
 

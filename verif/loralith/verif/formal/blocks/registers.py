@@ -20,7 +20,14 @@ CONSTANTS = {"ID": 0x12345678, "VERSION": 0x9ABCDEF0, "CONFIG_HASH": 0x0F1E2D3C}
 def registers(h: Harness) -> None:
     m, dut = h.m, h.block(Registers(CONSTANTS))
     axi = dut.axi
-    word = [axi.awaddr[2:ADDRESS_BITS], axi.araddr[2:ADDRESS_BITS]]
+
+    def before(value, cycles: int) -> Value:
+        for _ in range(cycles):
+            value = h.past(value)
+        return value
+
+    # A request is judged a cycle after it was taken, and answered a cycle after what it does, or after the word was looked up.
+    word = [before(axi.awaddr[2:ADDRESS_BITS], 2), before(axi.araddr[2:ADDRESS_BITS], 1)]
     took_aw, took_w, took_ar = axi.awvalid & axi.awready, axi.wvalid & axi.wready, axi.arvalid & axi.arready
     answered, given = axi.bvalid & axi.bready, axi.rvalid & axi.rready
     offsets = [r.offset + 4 * i for r in REGISTERS.values() for i in range(r.width // 32)]
@@ -41,23 +48,24 @@ def registers(h: Harness) -> None:
     h.always(
         "b_one",
         "one response to every write, after it, and none else; the next write waits for it",
-        (axi.bvalid == owed[0]) & ~(took_aw & owed[0]),
+        (axi.bvalid == (owed[0] & ~before(took_aw, 1) & ~before(took_aw, 2))) & ~(took_aw & owed[0]),
     )
     h.always(
         "r_one",
         "one response to every read, after it, and none else; the next read waits for it",
-        (axi.rvalid == owed[1]) & ~(took_ar & owed[1]),
+        (axi.rvalid == (owed[1] & ~before(took_ar, 1) & ~before(took_ar, 2))) & ~(took_ar & owed[1]),
     )
     h.always(
         "ready",
         "no request waits for anything but the answer before it: neither channel for the other, no answer for its ready",
-        ~((axi.arvalid & ~axi.rvalid & ~axi.arready) | (axi.awvalid & axi.wvalid & ~axi.bvalid & ~axi.awready)),
+        ~((axi.arvalid & ~owed[1] & ~axi.arready) | (axi.awvalid & axi.wvalid & ~owed[0] & ~axi.awready)),
     )
 
     # What the writes so far have made of the registers that keep a value.
-    mask = Cat(strobe.replicate(8) for strobe in axi.wstrb)
+    mask, data = before(Cat(strobe.replicate(8) for strobe in axi.wstrb), 2), before(axi.wdata, 2)
+    does = before(took_aw, 2)
     start = next(b.lsb for b in REGISTERS["CONTROL"].bits if b.name == "start")
-    refused = dut.refuse_start & (word[0] == REGISTERS["CONTROL"].offset // 4) & (axi.wdata & mask)[start]
+    refused = before(dut.refuse_start, 1) & (word[0] == REGISTERS["CONTROL"].offset // 4) & (data & mask)[start]
     kept, right = {}, []
     for r in REGISTERS.values():
         if r.access is not Access.RW:
@@ -66,8 +74,8 @@ def registers(h: Harness) -> None:
         used = Const((1 << r.width) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits), r.width)
         for i in range(r.width // 32):
             part = slice(32 * i, 32 * i + 32)
-            with m.If(took_aw & (word[0] == r.offset // 4 + i)):
-                m.d.sync += value[part].eq(((value[part] & ~mask) | (axi.wdata & mask)) & used[part])
+            with m.If(does & (word[0] == r.offset // 4 + i)):
+                m.d.sync += value[part].eq(((value[part] & ~mask) | (data & mask)) & used[part])
         right.append(getattr(dut, member_name(r.name)) == value)
     h.always(
         "write",
@@ -77,7 +85,7 @@ def registers(h: Harness) -> None:
 
     pending = Signal(32, name="model_pending")
     events = {b.lsb: getattr(dut, member_name("IRQ_STATUS", b.name)) for b in REGISTERS["IRQ_STATUS"].bits}
-    cleared = Mux(took_aw & (word[0] == REGISTERS["IRQ_STATUS"].offset // 4), axi.wdata & mask, 0)
+    cleared = Mux(does & (word[0] == REGISTERS["IRQ_STATUS"].offset // 4), data & mask, 0)
     happened = Cat(events.get(i, Const(0, 1)) for i in range(32))
     m.d.sync += pending.eq((pending & ~cleared) | happened)
     h.invariant(h.inside(dut, "irq_status_value") == pending)
@@ -88,12 +96,12 @@ def registers(h: Harness) -> None:
     )
 
     pulses = {b.name: b.lsb for b in REGISTERS["CONTROL"].bits}
-    to_control = took_aw & (word[0] == REGISTERS["CONTROL"].offset // 4)
+    to_control = does & (word[0] == REGISTERS["CONTROL"].offset // 4)
     h.always(
         "control",
-        "start and abort for the one cycle in which a one is written to them; nothing of a refused write arrives",
+        "start and abort for the one cycle after a one is written to them; nothing of a refused write arrives",
         Cat(
-            getattr(dut, member_name("CONTROL", name)) == (to_control & (axi.wdata & mask)[lsb] & ~refused) for name, lsb in pulses.items()
+            getattr(dut, member_name("CONTROL", name)) == h.past(to_control & (data & mask)[lsb] & ~refused) for name, lsb in pulses.items()
         ).all(),
     )
 
@@ -103,8 +111,8 @@ def registers(h: Harness) -> None:
     h.always(
         "resp",
         "SLVERR to what is no register and to a doorbell while a list runs, OKAY to all else",
-        (~axi.bvalid | (axi.bresp == h.past(Mux(took_aw, Mux(mapped(word[0]) & ~refused, Resp.OKAY, Resp.SLVERR), axi.bresp))))
-        & (~axi.rvalid | (axi.rresp == h.past(Mux(took_ar, Mux(mapped(word[1]), Resp.OKAY, Resp.SLVERR), axi.rresp)))),
+        (~axi.bvalid | (axi.bresp == h.past(Mux(does, Mux(mapped(word[0]) & ~refused, Resp.OKAY, Resp.SLVERR), axi.bresp))))
+        & (~axi.rvalid | (axi.rresp == h.past(Mux(before(took_ar, 2), h.past(Mux(mapped(word[1]), Resp.OKAY, Resp.SLVERR)), axi.rresp)))),
     )
 
     def seen(r) -> Value:
@@ -129,10 +137,10 @@ def registers(h: Harness) -> None:
                 m.d.comb += now.eq((seen(r) >> 32 * i)[:32])
     h.always(
         "read",
-        "a read gives the register at its address as it was when the address was taken; zero where none is",
-        ~axi.rvalid | (axi.rdata == h.past(Mux(took_ar, now, axi.rdata))),
+        "a read gives the register at its address as it was a cycle after the address was taken; zero where none is",
+        ~axi.rvalid | (axi.rdata == h.past(Mux(before(took_ar, 2), h.past(now), axi.rdata))),
     )
-    h.reach("refused", "a doorbell is refused", h.past(took_aw & refused) & (axi.bresp == Resp.SLVERR))
+    h.reach("refused", "a doorbell is refused", h.past(does & refused) & (axi.bresp == Resp.SLVERR))
     h.reach(
         "together",
         "a write and a read are answered in the same cycle, both late",
@@ -142,25 +150,25 @@ def registers(h: Harness) -> None:
 
 MUTANTS = (
     Mutant("b_held", "csr", "with m.Elif(axi.bready):", "with m.Else():"),
-    Mutant("r_held", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(1)"),
+    Mutant("r_held", "csr", "axi.arready.eq(~axi.rvalid & ~asked.any())", "axi.arready.eq(1)"),
     Mutant("r_held", "csr", "with m.Elif(axi.rready):", "with m.Else():"),
     Mutant("reset", "axi", '"bvalid": Out(1)', '"bvalid": Out(1, init=1)'),
     Mutant("reset", "axi", '"rvalid": Out(1)', '"rvalid": Out(1, init=1)'),
-    Mutant("w_with_aw", "csr", "axi.awready.eq(write),", "axi.awready.eq(~axi.bvalid),"),
-    Mutant("b_one", "csr", "axi.awvalid & axi.wvalid & ~axi.bvalid", "axi.awvalid & axi.wvalid"),
-    Mutant("r_one", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(~axi.rvalid | axi.rready)"),
-    Mutant("ready", "csr", "axi.arready.eq(~axi.rvalid)", "axi.arready.eq(~axi.rvalid & axi.rready)"),
-    Mutant("ready", "csr", "axi.awvalid & axi.wvalid & ~axi.bvalid", "axi.awvalid & axi.wvalid & ~axi.bvalid & axi.bready"),
+    Mutant("w_with_aw", "csr", "axi.awready.eq(take),", "axi.awready.eq(~axi.bvalid),"),
+    Mutant("b_one", "csr", "& ~axi.bvalid & ~write & ~done", "& ~write & ~done"),
+    Mutant("r_one", "csr", "~axi.rvalid & ~asked.any()", "(~axi.rvalid | axi.rready) & ~asked.any()"),
+    Mutant("ready", "csr", "~axi.rvalid & ~asked.any()", "~axi.rvalid & ~asked.any() & axi.rready"),
+    Mutant("ready", "csr", "& ~axi.bvalid & ~write & ~done", "& ~axi.bvalid & ~write & ~done & axi.bready"),
     Mutant("write", "csr", "((kept[part] & ~mask) | (data & mask)) & used", "(data & mask) & used"),
     Mutant("write", "csr", "part = slice(32 * word, 32 * word + 32)", "part = slice(0, 32)"),
     Mutant("irq", "csr", "self._pending.eq(self._pending & ~(data & mask))", "self._pending.eq(self._pending & ~data)"),
     Mutant("irq", "csr", "self.irq_enable & values", "values"),
-    Mutant("control", "csr", "with m.If(write & ~refused):", "with m.If(write):"),
-    Mutant("resp", "csr", "Mux(mapped & ~refused, Resp.OKAY, Resp.SLVERR)", "Mux(~refused, Resp.OKAY, Resp.SLVERR)"),
+    Mutant("control", "csr", "with m.If(allowed):", "with m.If(done):"),
+    Mutant("resp", "csr", "Mux(mapped & allowed, Resp.OKAY, Resp.SLVERR)", "Mux(allowed, Resp.OKAY, Resp.SLVERR)"),
     Mutant("resp", "csr", "axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)", "axi.rdata.eq(0), axi.rresp.eq(Resp.OKAY)"),
     Mutant("read", "csr", "values[r.name][32 * i : 32 * i + 32]", "values[r.name][:32]"),
     Mutant("read", "csr", "axi.rvalid.eq(1), axi.rdata.eq(0), ", "axi.rvalid.eq(1), "),
 )
 
 
-PROOFS = (Proof("registers", "csr", registers, Method.induction(2), MUTANTS, search=6),)
+PROOFS = (Proof("registers", "csr", registers, Method.induction(6), MUTANTS, search=10),)

@@ -46,16 +46,22 @@ def tokens(h: Harness) -> None:
         "every counter is what was given less what was taken since the clear, never below zero, never above its limit",
         Cat(exact).all(),
     )
+    # A mask does not change while its port waits.
+    for port in waiters + signallers:
+        h.assume(~(h.past(port.valid & ~port.ready) & port.valid) | (port.mask == h.past(port.mask)))
+    idle = Cat(port.ready for port in waiters + signallers) == 0
     for name, says, ports, blocked in (
-        ("first_waiter", "of the waiters whose tokens are all there the first is served, and no other", waiters, none),
-        ("first_signal", "of the signals that have room the first is given, and no other", signallers, full),
+        ("first_waiter", "of the waiters whose tokens are all there the first is served in the next cycle, and no other", waiters, none),
+        ("first_signal", "of the signals that have room the first is given in the next cycle, and no other", signallers, full),
     ):
-        right, earlier = [], dut.clear
+        right, earlier = [], ~idle | dut.clear
         for port in ports:
             able = port.valid & ~(port.mask & blocked).any()
-            right.append((port.valid & port.ready) == (able & ~earlier))
+            right.append(port.ready == (h.past(able & ~earlier) & ~dut.clear))
             earlier = earlier | able
         h.always(name, says, Cat(right).all())
+    chosen = Cat(h.inside(dut, f"{name}_chosen") for name in (*Tokens.WAITERS, *Tokens.SIGNALLERS))
+    h.invariant(h.inside(dut, "acting") == chosen.any())
     h.reach(
         "both",
         "a token is taken in the cycle in which another one is given to the same semaphore",
@@ -64,13 +70,13 @@ def tokens(h: Harness) -> None:
 
 
 MUTANTS = (
-    Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some)", "self._grant(m, self.WAITERS, ~some & 1)"),
+    Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some, deciding)", "self._grant(m, self.WAITERS, ~some & 1, deciding)"),
     Mutant("all_there", "tokens", "(port.mask & blocked).any()", "(port.mask & blocked).all()"),
     Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX", "self.counts[i] > SEMAPHORE_MAX"),
     Mutant("count", "tokens", "with m.If(taken[i] ^ given[i]):", "with m.If(taken[i] | given[i]):"),
     Mutant("count", "tokens", "m.d.sync += self.counts[i].eq(0)", "m.d.sync += self.counts[i].eq(self.counts[i])"),
-    Mutant("first_waiter", "tokens", "free = free & ~able", "free = free"),
-    Mutant("first_signal", "tokens", "free = free & ~able", "free = free"),
+    Mutant("first_waiter", "tokens", "earlier = earlier | able", "earlier = earlier"),
+    Mutant("first_signal", "tokens", "earlier = earlier | able", "earlier = earlier"),
 )
 
-PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS, search=20),)
+PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS, search=40),)
