@@ -12,7 +12,7 @@ from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, Se
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "dreambooth"}, "method must be one of lora, not 'dreambooth'"),
+        ({"method": "dreambooth"}, "method must be one of lora, hollowed-net, .*not 'dreambooth'"),
         ({"digit": 3}, "digit must be 8 or 9, the classes that the model has never seen, not 3"),
         ({"rank": 0}, "rank must be an integer of at least 1, not 0"),
         ({"rank": -4}, "rank must be an integer of at least 1, not -4"),

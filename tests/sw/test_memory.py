@@ -98,7 +98,8 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
     for name, modules in names.items():
         method = memory.METHODS[name]
         monkeypatch.setitem(memory.METHODS, name, memory.Method(method.text, lambda *_, m=modules: accounts[m], method.maps))
-    assert main(["report", "memory", "--json", "--output", str(tmp_path / "memory"), "--plot", str(tmp_path / "memory.png")]) == 0
+    told = ["report", "memory", "--methods", "lora,lora-all", "--plot", str(tmp_path / "memory.png")]
+    assert main([*told, "--json", "--output", str(tmp_path / "memory")]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["methods"]["fp32-lora"]["saved_ratio"] == 1.0
     assert figures["methods"]["lora"]["saved_ratio"] == sum(accounts["lora"].saved["lora"]) / sum(accounts[None].saved["lora"])
@@ -108,3 +109,27 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
     assert report_memory.page(figures)[0].startswith("The small U-Net, 4 images")
     assert main(["report", "memory", "--methods", "magic"]) == 2
     assert "there is no method 'magic'; there are fp32-lora, lora, lora-all" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_methods_save_what_they_promise(small_model, tmp_path):
+    """The hollowed net less than LoRA, one token nothing; scales have no product for a gradient of W, so X is kept as INT8 alone."""
+    from loralith.diffusion.memory import METHODS
+    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.spec.config import load_config
+
+    settings = FinetuneSettings(tmp_path, model=small_model, batch=2)
+    config = load_config("base")
+    found = {name: METHODS[name].step(settings, config) for name in ("lora-all", "hollowed-net", "tuneqdm", "zoodip")}
+    saved = {name: sum(account.parts["saved"]) for name, account in found.items()}
+    assert saved["hollowed-net"] < saved["lora-all"]
+    assert saved["zoodip"] == 0
+    assert not found["zoodip"].saved
+    weights = {name: account.parts["weights"][0] for name, account in found.items()}
+    assert weights["hollowed-net"] < 0.7 * weights["lora-all"], "what is left out is not resident"
+    assert weights["tuneqdm"] <= weights["lora-all"]
+    assert found["zoodip"].parts["gradients"] == [0, 64 * 4]
+    assert found["zoodip"].parts["optimizer"][1] >= 2 * 64 * 4
+    tuned = found["tuneqdm"]
+    assert set(tuned.saved) == {"linear", "conv", "attention", "rest"}
+    assert tuned.saved["linear"][0] > tuned.saved["linear"][1] == 0, "INT8 on the device alone"

@@ -1,4 +1,4 @@
-"""`loralith finetune`: teach the small diffusion model a digit that it has never seen, its LoRA layers on a device."""
+"""`loralith finetune`: teach the small diffusion model a digit that it has never seen, by one of four methods, on a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.cli.method_options import method_arguments, options_of, usual_text
 from loralith.errors import LoralithError
+from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("finetune", help="train a LoRA adapter of the small diffusion model on a device")
+    parser = subparsers.add_parser("finetune", help="personalize the small diffusion model on a device, by one of four methods")
+    parser.add_argument("--method", choices=tuple(OPTIONS), default="lora", help="training method (default: lora)")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
     parser.add_argument(
@@ -32,16 +35,19 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--alpha-pattern", default="", metavar="NAME=ALPHA,...", help="alphas of layers whose names end in NAME")
     parser.add_argument("--rslora", action="store_true", help="scale the adapter by alpha / sqrt(rank)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
-    parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate (default: 3e-3)")
+    parser.add_argument("--batch", type=int, help=f"images per step (default: {usual_text('batch')})")
+    parser.add_argument("--lr", type=float, help=f"learning rate (default: {usual_text('lr')})")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
     parser.add_argument(
         "--targets", default="all", help="projections with an adapter: all, kv (cross attention's), or names with commas (default: all)"
     )
     parser.add_argument(
-        "--map", choices=("lora", "all"), default="lora", help="what the device runs: LoRA layers, or all that multiplies (default: lora)"
+        "--map",
+        dest="modules",
+        choices=("lora", "all"),
+        help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
-    parser.add_argument("--device", default="reference", help="reference (default), verilator, pynq:<bitfile>, or fp32 for plain torch")
+    parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
@@ -51,6 +57,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
+    method_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -67,8 +74,9 @@ def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
-    """What `finetune` calls to put a model's LoRA layers on `device`."""
+    """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
     from loralith.mapping.attachment import attach
+    from loralith.methods import method_class
     from loralith.spec.scheme import FQT
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
@@ -78,7 +86,7 @@ def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> 
 
             observer = ReferenceObserver()
         scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales)
-        return attach(model, device, scheme, observer=observer, modules=settings.modules)
+        return attach(model, device, scheme, observer=observer, modules=settings.modules, kinds=method_class(settings.method).kinds)
 
     return attach_to
 
@@ -111,11 +119,13 @@ class Bar:
             facts.append(f"loss {state.loss:.4f}")
         if state.phase == "train":
             facts.append(f"{state.steps_per_second:.2f} steps/s")
+        if state.note:
+            facts.append(state.note)
         if "cycles" in state.counters:
             facts.append(f"{state.counters['cycles'] / 1e6:.2f} M cycles")
         text = ", ".join(facts)
         self.progress.update(self.task, completed=state.step, facts=text, description=f"{self.title} ({state.phase})")
-        if not self.terminal and (state.phase != "train" or state.step % 10 == 0 or state.step == state.steps):
+        if not self.terminal and (state.phase not in ("train", "prepare") or state.step % 10 == 0 or state.step == state.steps):
             output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
 
 
@@ -127,8 +137,12 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
 
     fp32 = args.device == FP32
+    options = options_of(args)
+    usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
     settings = FinetuneSettings(
         output=args.output,
+        method=args.method,
+        options=options,
         digit=args.digit,
         images=args.images,
         rank=args.rank,
@@ -140,11 +154,9 @@ def run(args: argparse.Namespace) -> int:
         alpha_pattern=pattern(args.alpha_pattern, float),
         rslora=args.rslora,
         steps=args.steps,
-        batch=args.batch,
-        lr=args.lr,
+        **usual,
         seed=args.seed,
         targets=choose_targets(args.targets),
-        modules=args.map,
         start_from=args.start_from,
         device=args.device,
         config=None if fp32 else args.config,
@@ -173,6 +185,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the command prints: figures of report.json and where the files are."""
     counters = report["counters"]
     return {
+        "method": report["method"],
         "loss": report["losses"],
         "held_out_loss": report["held_out_loss"],
         "sample_accuracy": report["sample_accuracy"],
@@ -182,7 +195,8 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "macs": counters.get("macs"),
         "utilization": counters.get("utilization"),
         "seconds": report["seconds"],
-        "adapter": str(folder / "adapter_model.safetensors"),
+        **({"prepared": report["prepared"]} if "prepared" in report else {}),
+        "adapter": str(folder / report["result"]),
         "picture": str(folder / "samples.png"),
         "report": str(folder / "report.json"),
         "page": str(folder / "report.html"),

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from loralith.device.base import Device
 
 __all__ = [
+    "SLOTS",
     "Batch",
+    "Blocks",
     "MatmulPlan",
     "Turns",
     "array_cycles",
     "best_fold",
+    "block_order",
     "block_sizes",
     "compile_batch",
     "compile_matmul",
@@ -123,7 +126,7 @@ def _cost(plan: MatmulPlan, config: Config) -> int:
     steps, width = folded_shape(plan.K, plan.N, plan.fold, config)
     left, right, out = (layout.nbytes // W for layout in plan.layouts(config))
     array = -(-plan.M // config.rows) * (width // config.cols) * steps
-    # With all of K in one block an operand stays while the other's blocks pass: see _order.
+    # With all of K in one block an operand stays while the other's blocks pass: see `block_order`.
     reads = left * nb + right * mb if kb > 1 else min(left * nb + right, left + right * mb)
     ends = (left // (mb * kb)) + (right // (nb * kb)) + out // (mb * nb)
     return max(array, reads, out) + ends + COMMAND_CYCLES * mb * nb * kb * 3
@@ -204,7 +207,7 @@ class Turns:
         return self.regions[index]
 
 
-def _order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
+def block_order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
     """Blocks (along M, along N): the operand that is read again costs less to read."""
     mb, nb, _ = plan.blocks
     left, right = (layout.nbytes for layout in plan.layouts(config)[:2])
@@ -217,7 +220,7 @@ def _order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
 def compile_matmul(plan: MatmulPlan, left: int, right: int, out: int, config: Config) -> CommandList:
     """The list of a plan; `left`, `right` and `out` are the addresses of its layouts."""
     emitter = Emitter(config)
-    _Matmul(plan, emitter, (left, right, out), WHOLE).emit()
+    Blocks(plan, emitter, (left, right, out), WHOLE).emit()
     return emitter.finish(AHEAD)
 
 
@@ -249,17 +252,19 @@ def compile_batch(batch: Batch, config: Config) -> Relocatable:
     emitter = Emitter(config)
     for i in range(batch.count):
         addresses = tuple(Relocatable.base(operand) + i * size for operand, size in enumerate(sizes))
-        _Matmul(batch.plan, emitter, addresses, batch.windows[i % len(batch.windows)]).emit()
+        Blocks(batch.plan, emitter, addresses, batch.windows[i % len(batch.windows)]).emit()
     return Relocatable.of(emitter.finish(AHEAD))
 
 
-class _Matmul:
+class Blocks:
+    """The blocks of a plan and the regions that they take turns in; `emit` adds the whole product to a list."""
+
     def __init__(self, plan: MatmulPlan, emitter: Emitter, addresses: tuple[int, ...], window: Window) -> None:
         self.plan, self.emitter = plan, emitter
         self.config = config = emitter.config
         self.left, self.right, self.out = (layout.at(a) for layout, a in zip(plan.layouts(config), addresses, strict=True))
         mb, nb, kb = plan.blocks
-        regions = Regions(config, window)
+        self.regions = regions = Regions(config, window)
         self.width = config.cols // plan.fold
         self.tile_lanes = -(-plan.n // self.width) * config.cols
 
@@ -274,7 +279,7 @@ class _Matmul:
     def emit(self) -> None:
         plan = self.plan
         kb = plan.blocks[2]
-        for i, j in _order(plan, self.config):
+        for i, j in block_order(plan, self.config):
             m0, n0 = i * plan.m, j * plan.n
             m, n = min(plan.m, plan.M - m0), min(plan.n, plan.N - n0)
             out = self.out_turns.replace((i, j))

@@ -17,7 +17,8 @@ __all__ = ["ConfigMismatch", "DeviceError", "DeviceFault", "DeviceTimeout", "Out
 def open_device(name: str = "reference", config: str | Path | Config = "base", **options: Any) -> Device:
     """Open a device.
 
-    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "verilator" (the RTL, cycle-exact) or "pynq:<bitfile>" (an FPGA);
+    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "direct" (the same bits without lists for most products),
+    "verilator" (the RTL, cycle-exact) or "pynq:<bitfile>" (an FPGA);
     `config` a preset's name, a JSON file or a Config; `options` go to the device's class, which documents them.
     Raises DeviceError for an unknown name or configuration.
     """
@@ -30,6 +31,10 @@ def open_device(name: str = "reference", config: str | Path | Config = "base", *
         from loralith.device.reference import ReferenceDevice
 
         return ReferenceDevice(configuration, **options)
+    if kind == "direct" and not argument:
+        from loralith.device.direct import DirectDevice
+
+        return DirectDevice(configuration, **options)
     if kind == "verilator" and not argument:
         from loralith.device.verilator import VerilatorDevice
 
@@ -38,4 +43,4 @@ def open_device(name: str = "reference", config: str | Path | Config = "base", *
         from loralith.device.pynq import PynqDevice
 
         return PynqDevice(configuration, argument, **options)
-    raise DeviceError(f"device must be reference, verilator or pynq:<bitfile>, not {name!r}")
+    raise DeviceError(f"device must be reference, direct, verilator or pynq:<bitfile>, not {name!r}")

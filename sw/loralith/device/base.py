@@ -34,7 +34,10 @@ class Device(ABC):
         config: the hardware's configuration.
         memory_base, memory_bytes: the stretch of memory that `alloc` hands out and that the DRAM window opens.
         last_counters: counters of the latest list.
+        direct: whether products are computed without lists, see `DirectDevice`.
     """
+
+    direct = False
 
     def __init__(self, config: Config, memory_base: int, memory_bytes: int) -> None:
         self.config = config

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loralith.compiler.chain import compile_chain, plan_chain
 from loralith.compiler.layout import MatrixLayout, fold_right, row_major
 from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
 from loralith.device.base import Device
@@ -13,7 +14,7 @@ from loralith.device.errors import DeviceError
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
-__all__ = ["Resident", "plan_product", "product"]
+__all__ = ["WORD_SHIFT", "Resident", "chained", "column_sums", "plan_product", "product", "tall_blocks", "wide_product"]
 
 TIMEOUT = 600.0
 """Seconds that one list may take; a simulated device is slow."""
@@ -97,6 +98,9 @@ def product(
         raise DeviceError(f"left [count, M, K] and right [count, K, N] must share count and K, not {(count, M, K)} and {(counts, k, N)}")
     if K > K_LIMIT:
         raise DeviceError(f"K must be at most {K_LIMIT} for an exact INT32 sum, not {K}: split it and add on the host")
+    if device.direct:
+        one, two = _values(device, left), _values(device, right)
+        return _exact(one.mT if left_turned else one, two.mT if right_turned else two).astype(np.int32)
     resident = {"left_resident": isinstance(left, Resident), "right_resident": isinstance(right, Resident)}
     batch, swap = plan_product(M, N, K, config, count=count, left_turned=left_turned, right_turned=right_turned, **resident)
     if swap:
@@ -112,3 +116,86 @@ def product(
         device.run(compile_batch(batch, config).at(*at, out_at), timeout)
         result = out.unpack(device.read(out_at, out.nbytes), np.int32).reshape(count, plan.M, plan.N)
     return np.ascontiguousarray(result.transpose(0, 2, 1)) if swap else result
+
+
+FLOAT32_EXACT_K = 1 << 10
+"""Up to this K a sum of INT8 products stays within 2**24, so that float32 holds every partial sum exactly."""
+
+
+def _values(device: Device, operand: Operand) -> np.ndarray:
+    """The matrices of an operand, wherever they are."""
+    if isinstance(operand, np.ndarray):
+        return operand
+    layout = operand.layout(device)
+    return layout.unpack(device.read(layout.address, layout.nbytes), np.int8).reshape(operand.shape)
+
+
+def _exact(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """INT8 products in one piece, int64."""
+    exact = np.float32 if left.shape[-1] <= FLOAT32_EXACT_K else np.float64
+    return (left.astype(exact) @ right.astype(exact)).astype(np.int64)
+
+
+def chained(
+    device: Device,
+    first: tuple[np.ndarray, Resident],
+    second: tuple[np.ndarray, Resident],
+    shift: int,
+    *,
+    apart: bool = False,
+    timeout: float = TIMEOUT,
+) -> np.ndarray:
+    """(left0 right0^T) 2^shift + left1 right1^T in one list; lefts int8 [M, K], rights resident [1, N, K].
+
+    The result is int32 [M, N], modulo 2^32: the caller knows that it fits. With ``apart`` the host adds the blocks of K and the result is
+    int64, whatever the values; only for two words of one operand, whose rights are the same object.
+
+    Raises DeviceError for shapes that do not fit, DoesNotFit where no block fits the scratchpads.
+    """
+    (left0, right0), (left1, right1) = first, second
+    words = right0 is right1
+    (M, K0), (_, N, K) = left0.shape, right1.shape
+    if right0.shape != (1, N, K0) or left1.shape != (M, K) or (apart and not words):
+        raise DeviceError(f"chained operands do not fit: {left0.shape} x {right0.shape} and {left1.shape} x {right1.shape}")
+    if device.direct:
+        one, two = (_exact(left, _values(device, right)[0].T) for left, right in (first, second))
+        total = (one << shift) + two
+        return total if apart else total.astype(np.int32)
+    config = device.config
+    chain = plan_chain(M, N, K, K0, shift, config, words=words, apart=apart)
+    with device.arena():
+        lefts = [Resident.place(device, left[None]).address for left in (left0, left1)]
+        out = chain.out(config)
+        out_at = device.alloc(out.nbytes)
+        more = [] if words else [right0.address]
+        device.run(compile_chain(chain, config).at(*lefts, right1.address, out_at, *more), timeout)
+        result = out.unpack(device.read(out_at, out.nbytes), np.int32).reshape(chain.results, M, N)
+    return result.sum(axis=0, dtype=np.int64) if apart else result[0]
+
+
+WORD_SHIFT = 8
+
+
+def wide_product(device: Device, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
+    """(2^8 high + low) right^T for int8 words [M, K] and resident [1, N, K]: exact integers [M, N]; ``apart`` as in `chained`."""
+    return chained(device, (high, right), (low, right), WORD_SHIFT, apart=apart)
+
+
+def tall_blocks(matrix: np.ndarray, config: Config) -> np.ndarray:
+    """int8 [T, N] as blocks of the array's columns, [blocks, T, C], zeros past N: an operand of `column_sums`."""
+    T, N = matrix.shape
+    count = -(-N // config.cols)
+    image = np.zeros((T, count * config.cols), np.int8)
+    image[:, :N] = matrix
+    return np.ascontiguousarray(image.reshape(T, count, config.cols).transpose(1, 0, 2))
+
+
+def column_sums(device: Device, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
+    """The sum over rows of left * right, element by element, of [blocks, T, C] as `tall_blocks` gives them: int32 [blocks * C].
+
+    The diagonals of left^T right, block by block: C times the multiplications of a sum, on an array that has them side by side.
+    """
+    if device.direct:
+        return np.einsum("btc,btc->bc", left.astype(np.int32), _values(device, right).astype(np.int32)).reshape(-1)
+    squares = product(device, left, right, left_turned=True, timeout=timeout)
+    return np.ascontiguousarray(np.diagonal(squares, axis1=1, axis2=2)).reshape(-1)

@@ -52,7 +52,8 @@ def add_adapter(
         bias="none",
         target_modules=sorted(targets),
     )
-    names = [name for name, _ in unet.named_modules() if name.endswith(tuple(f".{target}" for target in targets))]
+    ends = tuple(f".{target}" for target in targets)
+    names = [name for name, _ in unet.named_modules() if name in targets or name.endswith(ends)]
     for key in (*(rank_pattern or {}), *(alpha_pattern or {})):
         if not any(name == key or name.endswith(f".{key}") for name in names):
             raise AdapterError(f"the pattern {key!r} fits no layer with an adapter; one is {names[0] if names else 'missing'}")

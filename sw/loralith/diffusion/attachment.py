@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from loralith.diffusion.settings import FinetuneSettings
 
@@ -30,7 +29,7 @@ class Attachment(Protocol):
         ...
 
 
-Attach = Callable[[PeftModel, FinetuneSettings], Attachment]
+Attach = Callable[[nn.Module, FinetuneSettings], Attachment]
 
 
 def split_state(attachment: Attachment | None) -> tuple[dict[str, Tensor], dict[str, Any]]:

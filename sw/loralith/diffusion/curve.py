@@ -1,4 +1,4 @@
-"""Looks at an adapter while it trains: in plain FP32, on a model of its own, so that the run is not touched."""
+"""Looks at what trains: in plain FP32, on a model of its own, so that the run is not touched."""
 
 from __future__ import annotations
 
@@ -6,39 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from loralith.diffusion.adapter import adapter_parameters, add_adapter
 from loralith.diffusion.objective import held_out_loss
-from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.schedule import noise_schedule, sample
-from loralith.diffusion.session import Look, Session
-from loralith.diffusion.settings import FinetuneSettings
-from loralith.diffusion.subject import Subject
-from loralith.diffusion.unet import load_model
+from loralith.diffusion.session import Look
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from loralith.methods.base import Method
 
 SAMPLES = 8
 
 
-class Curve:
-    """Adds a `Look` to the session at each call of `look`."""
-
-    def __init__(self, settings: FinetuneSettings, session: Session, subject: Subject, encoder: PromptEncoder) -> None:
-        self.settings, self.session, self.subject = settings, session, subject
-        state = torch.get_rng_state()
-        self.model = add_adapter(load_model(settings.model)[0], **settings.adapter()).eval()
-        torch.set_rng_state(state)
-        self.parameters = adapter_parameters(self.model)
-        self.condition: Tensor = torch.cat([encoder.encode(caption) for caption in subject.held_captions])
-        self.prompt, self.null = encoder.encode(subject.prompt, SAMPLES), encoder.encode("", SAMPLES)
-
-    @torch.no_grad()
-    def look(self) -> None:
-        """Takes over the adapter's values as they are now."""
-        for name, tensor in self.session.parameters.items():
-            self.parameters[name].copy_(tensor)
-        evaluation = self.settings.evaluation
-        loss = held_out_loss(self.model, noise_schedule(), self.subject.held_out, self.condition, rounds=evaluation.rounds)
-        drawn = sample(self.model, self.prompt, self.null, seed=0, steps=evaluation.sample_steps, guidance=evaluation.guidance)
-        self.session.looks.append(Look(self.session.step, loss, drawn))
+@torch.no_grad()
+def look(method: Method, step: int) -> Look:
+    """The result as it is now, after ``step`` steps."""
+    model, encoder = method.judged()
+    subject, evaluation = method.subject, method.settings.evaluation
+    condition = torch.cat([encoder.encode(caption) for caption in subject.held_captions])
+    loss = held_out_loss(model, noise_schedule(), subject.held_out, condition, rounds=evaluation.rounds)
+    prompt, null = encoder.encode(subject.prompt, SAMPLES), encoder.encode("", SAMPLES)
+    drawn = sample(model, prompt, null, seed=0, steps=evaluation.sample_steps, guidance=evaluation.guidance)
+    return Look(step, loss, drawn)

@@ -13,7 +13,11 @@ CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
 PICTURE = "samples.png"
 HTML = "report.html"
-FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT)
+TOKEN = "token.safetensors"
+SCALES = "scales.safetensors"
+BOUNDARY = "boundary"
+"""Folder of Hollowed Net's boundary tensors."""
+FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT, TOKEN, SCALES, BOUNDARY)
 
 
 class FolderError(LoralithError):

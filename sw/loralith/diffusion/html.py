@@ -39,7 +39,7 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
     curve = [(0, held["before"]), *(tuple(point) for point in report["curve"]), (steps, held["after"])]
     parts = [
         f"<h1>Learning {html.escape(subject.name)}</h1>",
-        f"<p class=soft>{_line(settings)}</p>",
+        f"<p class=soft>{_line(report['method'], settings)}</p>",
         _table(("", "before", "after"), facts),
         "<h2>Loss</h2>",
         _curves(report["losses"], curve),
@@ -49,8 +49,8 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
     if "cycles" in counters:
         parts += ["<h2>The device</h2>", *_device(report)]
     memory = dict(counters.get("memory", {}))
-    own = report["lora"]["parameters"]
-    memory |= {"adapter on the host": 4 * own, "gradients on the host": 4 * own, "optimizer on the host": 8 * own}
+    own = report["trained"]
+    memory |= {"trained values on the host": 4 * own, "gradients on the host": 4 * own, "optimizer on the host": 8 * own}
     rows = [(name, f"{int(value):,}") for name, value in memory.items()]
     parts += ["<h2>Memory of a step</h2>", _table(("", "bytes"), rows)]
     parts.append("<p class=soft><code>loralith report memory</code> measures every part, beside FP32.</p>")
@@ -62,12 +62,12 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
     return "\n".join([head, *parts, "</html>", ""])
 
 
-def _line(settings: Mapping[str, Any]) -> str:
+def _line(label: str, settings: Mapping[str, Any]) -> str:
     device = settings["device"] + (f", {settings['config']}" if settings["config"] else "")
     mapped = "all that multiplies" if settings.get("modules") == "all" else "LoRA layers"
     where = f"{mapped} on {device}" if settings["config"] else "plain torch"
     return html.escape(
-        f"{settings['method']}, rank {settings['rank']}, alpha {settings['alpha']:g}, {settings['steps']} steps of {settings['batch']} "
+        f"{settings['method']}: {label}, {settings['steps']} steps of {settings['batch']} "
         f"images, learning rate {settings['lr']:g}, seed {settings['seed']}; {where}"
     )
 

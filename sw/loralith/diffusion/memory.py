@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import nn
-
 from loralith.device import open_device
-from loralith.diffusion.adapter import adapter_parameters, add_adapter
-from loralith.diffusion.data import personal_images
 from loralith.diffusion.determinism import repeatable
-from loralith.diffusion.finetune import step_loss
 from loralith.diffusion.settings import FinetuneSettings
-from loralith.diffusion.unet import load_model
 from loralith.mapping.attachment import attach
 from loralith.mapping.memory import Account, measure
+from loralith.methods import make_method
+from loralith.methods.base import Bench
+from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, ZoodipOptions
 from loralith.spec.config import Config
 from loralith.spec.scheme import FQT
 
 __all__ = ["METHODS", "Method", "measure_method"]
 
 BASELINE = "fp32-lora"
+INNER = "down_blocks.2,mid_block,up_blocks.0"
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,42 @@ class Method:
     maps: tuple[str, ...] = ("lora", "linear", "conv", "attention")
 
 
-def lora_step(settings: FinetuneSettings, config: Config, modules: str | None) -> Account:
-    """The second step of LoRA, in torch where ``modules`` is None."""
-    images = personal_images(settings.digit, settings.images, settings.seed)
-    with repeatable():
-        unet, encoder = load_model(settings.model)
-        model: nn.Module = add_adapter(unet, **settings.adapter())
-        parameters: Any = adapter_parameters(model)  # type: ignore[arg-type]
-        optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
-        model.train()
-
-        def loss() -> torch.Tensor:
-            return step_loss(model, encoder, images, settings, 1)  # type: ignore[arg-type]
-
-        def warm() -> None:
-            loss().backward()
-            optimizer.step()
-
+def step_of(settings: FinetuneSettings, config: Config, modules: str | None) -> Account:
+    """The second step of the settings' method, in torch where ``modules`` is None."""
+    with repeatable(), TemporaryDirectory() as folder:
+        method = make_method(replace(settings, output=Path(folder)), settings.subject())
+        method.prepare(Bench(lambda model: nullcontext(), lambda note: None, lambda: False))
+        method.model.train()
         if modules is None:
-            warm()
-            return measure(model, loss, optimizer)
+            method.step(0)
+            return measure(method.model, lambda: method.forward(1), method.optimizer)
         with open_device("reference", config) as device:
-            attachment = attach(model, device, FQT(seed=settings.seed), modules=modules)
+            attachment = attach(method.model, device, FQT(seed=settings.seed), modules=modules, kinds=method.kinds)
             try:
-                warm()
-                return measure(model, loss, optimizer, attachment)
+                method.step(0)
+                return measure(method.model, lambda: method.forward(1), method.optimizer, attachment)
             finally:
                 attachment.detach()
 
 
+def _method(name: str, text: str, options: Options | None = None) -> Method:
+    """A method with all that multiplies on the device, and settings that make one step of it."""
+
+    def step(settings: FinetuneSettings, config: Config) -> Account:
+        return step_of(replace(settings, method=name, options=options), config, "all")
+
+    return Method(text, step)
+
+
 METHODS: Mapping[str, Method] = {
-    BASELINE: Method("LoRA in FP32 torch", lambda settings, config: lora_step(settings, config, None)),
+    BASELINE: Method("LoRA in FP32 torch", lambda settings, config: step_of(settings, config, None)),
     "lora": Method(
-        "INT8 LoRA layers on the device, the rest in torch", lambda settings, config: lora_step(settings, config, "lora"), ("lora",)
+        "INT8 LoRA layers on the device, the rest in torch", lambda settings, config: step_of(settings, config, "lora"), ("lora",)
     ),
-    "lora-all": Method("INT8 LoRA, all that multiplies on the device", lambda settings, config: lora_step(settings, config, "all")),
+    "lora-all": _method("lora", "INT8 LoRA, all that multiplies on the device"),
+    "hollowed-net": _method("hollowed-net", "the same without the inner blocks", HollowOptions(INNER, samples=1)),
+    "tuneqdm": _method("tuneqdm", "scales of 4 bit codes, one expert", TuneqdmOptions(experts=1)),
+    "zoodip": _method("zoodip", "one token, forward only, 3 evaluations in a pass", ZoodipOptions(mu=1e-2)),
 }
 
 

@@ -1,6 +1,9 @@
 """The training objective: mean squared error of the predicted noise (DDPM, Ho et al., 2020)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDIMScheduler
@@ -8,7 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from loralith.diffusion.draws import generator
-from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser
+from loralith.diffusion.prompt import PromptEncoder, digit_prompt
+from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser, noise_schedule
+
+if TYPE_CHECKING:
+    from loralith.diffusion.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,28 @@ def denoising_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, time
     """Mean squared error between `noise` and its prediction from the noised images; images, noise [N, 1, 16, 16], a scalar."""
     noised = schedule.add_noise(images, noise, timesteps)  # type: ignore[arg-type]
     return functional.mse_loss(unet(noised, timesteps, condition).sample, noise)
+
+
+def step_loss(
+    model: Denoiser,
+    encoder: PromptEncoder,
+    images: Tensor,
+    settings: FinetuneSettings,
+    step: int,
+    captions: tuple[str, ...] | None = None,
+) -> Tensor:
+    """The loss of one training step, a scalar: its draw is a function of the settings' seed and of `step` alone.
+
+    ``captions``: of the images; by default all have the prompt of the settings' digit.
+    """
+    draw = draw_step("finetune", settings.seed, step, batch=settings.batch, images=images, dropout=settings.dropout)
+    null = encoder.encode("")
+    if captions is None:
+        prompt = encoder.encode(digit_prompt(settings.digit))
+    else:
+        prompt = torch.cat([encoder.encode(captions[pick]) for pick in draw.picks.tolist()])
+    condition = torch.where(draw.dropped[:, None, None], null, prompt)  # [batch, tokens, dim]
+    return denoising_loss(model, noise_schedule(), images[draw.picks], draw.timesteps, draw.noise, condition)
 
 
 @torch.no_grad()

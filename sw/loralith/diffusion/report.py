@@ -17,7 +17,6 @@ from loralith.diffusion.picture import Panel, render
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.subject import Subject
-from loralith.diffusion.workload import lora_shapes
 from loralith.errors import LoralithError
 
 PICTURE_COLUMNS = 8
@@ -40,7 +39,6 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject) -> dict[str, Any]:
     """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds."""
     identity = dict(settings.identity())
-    shapes = lora_shapes(session.model, settings.batch)
     return {
         "format": "loralith-finetune-1",
         "settings": identity,
@@ -50,11 +48,10 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         "losses": session.losses,
         "curve": [[look.step, look.held_out_loss] for look in session.looks],
         "subject": {"name": subject.name, "images": len(subject.images), "held_out": len(subject.held_out), "prompt": subject.prompt},
-        "lora": {
-            "layers": len(shapes),
-            "parameters": sum(tensor.numel() for tensor in session.parameters.values()),
-            "macs_per_step": sum(shape.macs for shape in shapes),
-        },
+        "method": session.method.label,
+        "trained": sum(tensor.numel() for tensor in session.parameters.values()),
+        "result": session.method.result,
+        **session.method.figures(),
         "counters": session.counters(),
         "seconds": session.seconds,
         "versions": {
@@ -65,8 +62,8 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
     }
 
 
-def build_picture(settings: FinetuneSettings, subject: Subject, before: Evaluation, after: Evaluation) -> bytes:
-    """PNG bytes of samples.png: training images, samples before and samples after."""
+def build_picture(settings: FinetuneSettings, label: str, subject: Subject, before: Evaluation, after: Evaluation) -> bytes:
+    """PNG bytes of samples.png, ``label`` being what the method is: training images, samples before and samples after."""
 
     def panel(title: str, result: Evaluation) -> Panel:
         text, right = f"held-out loss {result.held_out_loss:.4f}", None
@@ -75,7 +72,7 @@ def build_picture(settings: FinetuneSettings, subject: Subject, before: Evaluati
             right = (result.recognized == subject.digit)[:PICTURE_SAMPLES]
         return Panel(title, text, result.samples[:PICTURE_SAMPLES], PICTURE_COLUMNS, right)
 
-    heading = f"Learning {subject.name}: LoRA rank {settings.rank}, {settings.steps} steps, {settings.device}"
+    heading = f"Learning {subject.name}: {label}, {settings.steps} steps, {settings.device}"
     shown = subject.images[: PICTURE_SAMPLES // 2]
     text = f"{len(subject.images)} of a class never seen before" if settings.data is None else f"{len(subject.images)} with captions"
     given = Panel("Training images", text, shown, 4)

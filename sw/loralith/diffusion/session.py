@@ -1,25 +1,32 @@
 """The state of a fine-tune, and how it goes to a checkpoint and back."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from loralith.diffusion.adapter import adapter_parameters, check_tensors
-from loralith.diffusion.attachment import Attachment, merge_counters, split_state
+from loralith.diffusion.adapter import check_tensors
+from loralith.diffusion.attachment import Attach, Attachment, merge_counters, split_state
 from loralith.diffusion.checkpoint import Checkpoint
 from loralith.diffusion.evaluate import Evaluation
 from loralith.diffusion.folder import CHECKPOINT
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.methods.base import State
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
+if TYPE_CHECKING:
+    from loralith.methods.base import Method
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's and AdamW's state of one parameter
 
 
 @dataclass(frozen=True)
 class Look:
-    """The adapter while it trains, after `step` steps, in plain FP32: held-out loss, a few samples [N, 1, 16, 16]."""
+    """What trains, after `step` steps, in plain FP32: held-out loss, a few samples [N, 1, 16, 16]."""
 
     step: int
     held_out_loss: float
@@ -29,10 +36,9 @@ class Look:
 class Session:
     """One process's part of a run. `step` counts completed steps, `losses` has one entry for each, `seconds` is their time."""
 
-    def __init__(self, settings: FinetuneSettings, model: PeftModel) -> None:
-        self.settings, self.model = settings, model
-        self.parameters = adapter_parameters(model)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=0.0)
+    def __init__(self, settings: FinetuneSettings, method: Method) -> None:
+        self.settings, self.method = settings, method
+        self.parameters, self.optimizer = method.parameters, method.optimizer
         self.step = 0
         self.losses: list[float] = []
         self.seconds = 0.0
@@ -46,12 +52,19 @@ class Session:
         """The attachment's counters over the whole run."""
         return merge_counters(self._earlier, self.attachment.counters()) if self.attachment else dict(self._earlier)
 
-    def detach(self) -> None:
-        """Gives the layers back to torch and keeps the counters."""
-        if self.attachment:
-            self._earlier = self.counters()
-            self.attachment.detach()
-            self.attachment = None
+    @contextmanager
+    def attached(self, model: nn.Module, attach: Attach | None, *, resumed: bool = False) -> Iterator[Attachment | None]:
+        """Inside, ``model`` runs on what ``attach`` gives, and its counters count; ``resumed``: with the state that a checkpoint kept."""
+        self.attachment = attach(model, self.settings) if attach else None
+        try:
+            if resumed:
+                self._restore_attachment()
+            yield self.attachment
+        finally:
+            if self.attachment:
+                self._earlier = self.counters()
+                self.attachment.detach()
+                self.attachment = None
 
     def state(self) -> Checkpoint:
         assert self.before is not None
@@ -62,12 +75,15 @@ class Session:
         attached, values = split_state(self.attachment)
         tensors |= {f"attachment/{name}": tensor for name, tensor in attached.items()}
         tensors |= {f"look/{look.step}": look.samples for look in self.looks}
+        own = self.method.state()
+        tensors |= {f"method/{name}": tensor for name, tensor in own.tensors.items()}
         tensors |= {"before/samples": self.before.samples, "before/recognized": self.before.recognized}
         extra = {
             "losses": self.losses,
             "seconds": self.seconds,
             "counters": self.counters(),
             "attachment": values,
+            "method": own.values,
             "looks": [[look.step, look.held_out_loss] for look in self.looks],
             "before": [self.before.held_out_loss, self.before.accuracy],
         }
@@ -84,7 +100,7 @@ class Session:
         check_tensors(groups.get("parameter", {}), dict(self.parameters), source)
         for name, tensor in self.parameters.items():
             tensor.copy_(groups["parameter"][name])
-            if checkpoint.step:
+            if name in groups.get(MOMENTS[0], {}):  # what no step has reached has none
                 self.optimizer.state[tensor] = {key: groups[key][name].clone() for key in MOMENTS}
         self.step = checkpoint.step
         self.losses = list(checkpoint.extra["losses"])
@@ -93,9 +109,10 @@ class Session:
         self.before = Evaluation(loss, accuracy, groups["before"]["samples"], groups["before"]["recognized"])
         self.looks = [Look(at, loss, groups["look"][str(at)]) for at, loss in checkpoint.extra.get("looks", [])]
         self._earlier = dict(checkpoint.extra["counters"])
+        self.method.restore(State(groups.get("method", {}), checkpoint.extra.get("method", {})))
         self._attached = {**groups.get("attachment", {}), **checkpoint.extra["attachment"]}
 
-    def restore_attachment(self) -> None:
+    def _restore_attachment(self) -> None:
         """Gives a new attachment the state that the checkpoint kept for it."""
         load = getattr(self.attachment, "load_state_dict", None)
         if load and self._attached:

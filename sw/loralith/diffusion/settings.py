@@ -1,6 +1,5 @@
 """What a fine-tune is told, checked as a whole before anything is read or written."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,20 +8,17 @@ from typing import Any
 from loralith.diffusion.data import HELD_OUT, class_images
 from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
 from loralith.diffusion.unet import model_digest
-from loralith.errors import LoralithError
+from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
 
-METHODS = ("lora",)
+METHODS = tuple(OPTIONS)
 MODULES = ("lora", "all")
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Cross attention's projections of the prompt, which CDM-QTA trains."""
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
+ADAPTER = ("rank", "alpha", "targets", "rank_pattern", "alpha_pattern", "rslora")
 USUAL: Mapping[str, Any] = {"data": None, "model": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
-
-
-class SettingsError(LoralithError):
-    """A setting outside its range: the message names the setting, its value and the range."""
 
 
 def choose_targets(text: str) -> tuple[str, ...]:
@@ -56,7 +52,7 @@ class FinetuneSettings:
     Members
     -------
     output : folder of the adapter, report, picture and checkpoint; new or empty, unless the run is resumed.
-    method : the training method, one of METHODS.
+    method : the training method, one of METHODS. options : its own settings, see `methods.options`; its defaults where None.
     digit : the held-out class to learn, one of data.HELD_OUT.
     images : number of training images, drawn by the seed.
     rank, alpha : LoRA rank r, any integer from 1, and alpha > 0; the adapter is scaled by alpha / rank.
@@ -67,7 +63,7 @@ class FinetuneSettings:
     model : folder of the U-Net to train instead of the package's, see `unet.load_model`.
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
-    start_from : folder of a PEFT adapter of the same rank, alpha and layers to start from, or none for a fresh one.
+    start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     verify : also compare the device with the reference; changes no result.
@@ -80,6 +76,7 @@ class FinetuneSettings:
 
     output: Path
     method: str = "lora"
+    options: Options | None = None
     digit: int = 8
     images: int = 20
     rank: int = 4
@@ -107,34 +104,46 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.options is None:
+            object.__setattr__(self, "options", OPTIONS[self.method]())
+        self._check_method()
         if self.digit not in HELD_OUT:
             wanted = " or ".join(str(digit) for digit in HELD_OUT)
             raise SettingsError(f"digit must be {wanted}, the classes that the model has never seen, not {self.digit!r}")
-        _whole("images", self.images, 1, len(class_images(self.digit, evaluation=False)))
-        _whole("rank", self.rank, 1)
-        _real("alpha", self.alpha, positive=True)
-        _whole("steps", self.steps, 1, 2**32 - 1)
-        _whole("batch", self.batch, 1)
-        _real("lr", self.lr, positive=True)
-        _whole("seed", self.seed, 0, 2**32 - 1)
+        whole("images", self.images, 1, len(class_images(self.digit, evaluation=False)))
+        whole("rank", self.rank, 1)
+        real("alpha", self.alpha, positive=True)
+        whole("steps", self.steps, 1, 2**32 - 1)
+        whole("batch", self.batch, 1)
+        real("lr", self.lr, positive=True)
+        whole("seed", self.seed, 0, 2**32 - 1)
         _check_targets(self.targets)
         for name, value in self.rank_pattern.items():
-            _whole(f"the rank of {name}", value, 1)
+            whole(f"the rank of {name}", value, 1)
         for name, value in self.alpha_pattern.items():
-            _real(f"the alpha of {name}", value, positive=True)
+            real(f"the alpha of {name}", value, positive=True)
         if self.modules not in MODULES:
             raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
         if self.modules == "all" and self.device == FP32:
             raise SettingsError("modules must be 'lora' without a device, not 'all'")
-        _real("dropout", self.dropout)
+        real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
-        _whole("checkpoint_every", self.checkpoint_every, 1)
-        _whole("curve_every", self.curve_every, 0)
-        _whole("evaluation.rounds", self.evaluation.rounds, 1)
-        _whole("evaluation.samples", self.evaluation.samples, 1)
-        _whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
-        _real("evaluation.guidance", self.evaluation.guidance, positive=True)
+        whole("checkpoint_every", self.checkpoint_every, 1)
+        whole("curve_every", self.curve_every, 0)
+        whole("evaluation.rounds", self.evaluation.rounds, 1)
+        whole("evaluation.samples", self.evaluation.samples, 1)
+        whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
+        real("evaluation.guidance", self.evaluation.guidance, positive=True)
+
+    def _check_method(self) -> None:
+        options = self.options
+        if options is None or type(options) is not OPTIONS[self.method]:
+            raise SettingsError(f"options of {self.method} must be {OPTIONS[self.method].__name__}, not {type(options).__name__}")
+        if options.whole and self.device != FP32 and self.modules != "all":
+            raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
+        if self.verify and not options.verifiable:
+            raise SettingsError(f"verify has no reference for the products of {self.method}")
 
     def subject(self) -> Subject:
         """What the run learns. Raises DataError for a folder that it cannot learn from."""
@@ -142,33 +151,23 @@ class FinetuneSettings:
 
     def adapter(self) -> dict[str, Any]:
         """What `adapter.add_adapter` is told."""
-        names = ("rank", "alpha", "targets", "seed", "rank_pattern", "alpha_pattern", "rslora")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*ADAPTER, "seed")}
 
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
         own = asdict(self)
-        for name in ("output", "verify", "checkpoint_every", "curve_every"):
+        assert self.options is not None
+        unused = () if self.options.adapter else ADAPTER
+        for name in ("output", "verify", "checkpoint_every", "curve_every", *unused, *([] if own["options"] else ["options"])):
             del own[name]
-        own["targets"] = sorted(self.targets)
+        if self.options.adapter:
+            own["targets"] = sorted(self.targets)
+            own["alpha"] = float(self.alpha)
+        own["start_from"] = None if self.start_from is None else str(self.start_from)
         own["data"] = None if self.data is None else folder_digest(self.data)
         own["model"] = None if self.model is None else model_digest(self.model)
         for name, usual in USUAL.items():
-            if own[name] == usual:
+            if name in own and own[name] == usual:
                 del own[name]  # what was added later, where it changes nothing: earlier runs' settings stay equal
-        own["alpha"], own["lr"] = float(self.alpha), float(self.lr)
-        own["start_from"] = None if self.start_from is None else str(self.start_from)
+        own["lr"] = float(self.lr)
         return own
-
-
-def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    wanted = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-        raise SettingsError(f"{name} must be {wanted}, not {value!r}")
-
-
-def _real(name: str, value: object, *, positive: bool = False) -> None:
-    wanted = "a finite number above 0" if positive else "a finite number"
-    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or (positive and value <= 0):  # type: ignore[operator]
-        raise SettingsError(f"{name} must be {wanted}, not {value!r}")

@@ -81,6 +81,11 @@ def _config(path: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
+def assets_digest() -> str:
+    """`model_digest` of the package's own model."""
+    return model_digest(assets() / MODEL_FOLDER)
+
+
 def model_digest(folder: Path) -> str:
     """SHA-256 of a model's files. Raises LoralithError where one is missing."""
     total = hashlib.sha256()

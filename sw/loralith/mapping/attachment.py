@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,6 +169,10 @@ def makers() -> dict[str, Maker]:
     return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": MappedAttention}
 
 
+def _kept(choice: Choice) -> Choice:
+    return replace(choice, reason="the method keeps it in torch")
+
+
 def _named(counters: Counters, names: tuple[str, ...]) -> dict[str, int]:
     return {name: int(getattr(counters, name)) for name in names}
 
@@ -191,9 +195,10 @@ class Attachment:
         scheme: FQT,
         observer: Observer | None = None,
         modules: str = "lora",
-        kinds: Mapping[str, Maker] | None = None,
+        kinds: Mapping[str, Maker | None] | None = None,
     ) -> None:
-        choices = select(model, modules)
+        table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
+        choices = [_kept(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)]
         mapped = [choice for choice in choices if not choice.reason]
         if modules == "lora" and not mapped:
             raise AttachError("the model has no LoRA layers; add them with peft.get_peft_model or the model's add_adapter")
@@ -210,10 +215,11 @@ class Attachment:
         self.open: dict[int, Pending] = {}
         self._backward, self._most_saved = False, (0, 0)
         self.layers: list[Mapped] = []
-        table = {**makers(), **(kinds or {})}
         try:
             for index, choice in enumerate(mapped):
-                self.layers.append(table[choice.kind](self, index, choice))
+                maker = table[choice.kind]
+                assert maker is not None
+                self.layers.append(maker(self, index, choice))
         except BaseException:
             for layer in self.layers:
                 layer.close()
@@ -323,14 +329,15 @@ def attach(
     *,
     observer: Observer | None = None,
     modules: str = "lora",
-    kinds: Mapping[str, Maker] | None = None,
+    kinds: Mapping[str, Maker | None] | None = None,
 ) -> Attachment:
     """Run a model's layers, forward and backward, on a device.
 
     Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
     `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
     linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
-    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods.
+    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
+    None for a kind that stays in torch.
 
     Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, and LoRA settings that are not
     supported (bias, dropout, variants such as DoRA, several adapters, other than linear layers), naming the layer; later, from the

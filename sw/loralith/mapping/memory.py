@@ -157,13 +157,15 @@ def measure(
     optimizer: torch.optim.Optimizer,
     attachment: Attachment | None = None,
 ) -> Account:
-    """One whole step of ``model``, attached already where there is an attachment; ``loss()`` is its forward pass.
+    """One whole step of ``model``, attached already where there is an attachment; ``loss()`` is its forward pass, whose value
+    needs no gradient where the method has no backward pass and leaves the gradients itself.
 
     Run a step before it, so that the optimizer has its state and the device's lists are made.
     """
     account = Account()
-    parameters = [*model.parameters(), *model.buffers()]
-    for parameter in model.parameters():
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [*model.parameters(), *model.buffers(), *trained]
+    for parameter in trained:
         parameter.grad = None
     live = _Live()
     saved = _Saved({_key(tensor) for tensor in parameters}, live)
@@ -182,11 +184,12 @@ def measure(
         for kind, (device, host) in (attachment.saved_bytes() if attachment else {}).items():
             before = account.saved.get(kind, [0, 0])
             account.saved[kind] = [before[0] + device, before[1] + host]
-        value.backward()
+        if value.requires_grad:
+            value.backward()
         account.parts["scratch"][1] = live.most
         optimizer.step()
     account.parts["saved"] = [sum(pair[place] for pair in account.saved.values()) for place in (0, 1)]
-    account.parts["gradients"][1] = _nbytes([p.grad for p in model.parameters() if p.grad is not None])
+    account.parts["gradients"][1] = _nbytes([p.grad for p in trained if p.grad is not None])
     state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     account.parts["optimizer"][1] = _nbytes(state)
     originals: list[Tensor] = []

@@ -1,0 +1,66 @@
+"""`loralith bench methods`: what the training methods learn, over seeds, beside their controls."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from loralith.cli import output
+from loralith.cli.results import REPO, write
+from loralith.errors import LoralithError
+
+HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
+RESULTS = REPO / "docs" / "results" / "methods"
+TITLE = "What the training methods learn"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
+    parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")
+    parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
+    parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Computes the missing points; the summary of all. Raises LoralithError for a study that does not exist."""
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.study.method_report import plot, summarize
+    from loralith.study.methods import STUDIES, load_point, pending, run
+
+    names = tuple(STUDIES) if args.only is None else tuple(name.strip() for name in args.only.split(";"))
+    for name in names:
+        if name not in STUDIES:
+            raise LoralithError(f"there is no study {name!r}; there are {'; '.join(STUDIES)}")
+    if args.seeds < 1:
+        raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
+    total = len(pending(args.output, names, args.seeds))
+
+    def progress(name: str, variant: str, seed: int, step: int) -> None:
+        if step % 100 == 0:
+            output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
+
+    with stop_on_interrupt() as stop:
+        missing = () if args.finished else run(args.output, names, args.seeds, progress, stop)
+        for done, point in enumerate(missing, 1):
+            output.log(f"{done}/{total}  {point['study']}: {point['variant']}, seed {point['seed']}: held-out loss {point['after']:.5f}")
+    keys = [(name, variant, seed) for name in names for variant in STUDIES[name].variants for seed in range(args.seeds)]
+    points = [point for key in keys if (point := load_point(args.output, *key)) is not None]
+    figures = summarize(points)
+    if args.publish:
+        command = "loralith bench methods" + (f" --seeds {args.seeds}" if args.seeds != 3 else "")
+        write(RESULTS / "methods", TITLE, command, figures, page(figures))
+        plot(figures, RESULTS / "methods.png")
+    return figures
+
+
+def page(figures: dict[str, Any]) -> list[str]:
+    """The figures as Markdown."""
+    from loralith.study.method_report import tables
+
+    return tables(figures)
+
+
+def show(figures: dict[str, Any]) -> None:
+    print("\n".join(page(figures)))

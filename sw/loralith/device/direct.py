@@ -1,0 +1,14 @@
+"""The `direct` device: the reference device whose products are computed in one piece, for long studies."""
+
+from __future__ import annotations
+
+from loralith.device.reference import ReferenceDevice
+
+__all__ = ["DirectDevice"]
+
+
+class DirectDevice(ReferenceDevice):
+    """`device.products` multiplies whole matrices here, without lists: integers are exact, so the bits are the reference's. Counters have
+    only what still runs as lists, which LoRA layers do."""
+
+    direct = True

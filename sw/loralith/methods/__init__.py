@@ -1,0 +1,40 @@
+"""Training methods of `loralith finetune`, one module or package each.
+
+- `base`: what a method is (`Method`), and what the training loop lends it (`Bench`).
+- `options`: what each is told beside `FinetuneSettings`.
+- `lora`: fully quantized LoRA. `hollow`: Hollowed Net. `tuneqdm`: scales of quantized weights. `zoodip`: one token, forward only.
+
+A further method is a subclass of `Method`, its options, and a line in `TABLE` here, in `options.OPTIONS` and in `diffusion/memory.py`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.diffusion.subject import Subject
+    from loralith.methods.base import Method
+
+__all__ = ["TABLE", "make_method", "method_class"]
+
+TABLE = {
+    "lora": ("loralith.methods.lora", "Lora"),
+    "tuneqdm": ("loralith.methods.tuneqdm.method", "TuneQDM"),
+    "zoodip": ("loralith.methods.zoodip.method", "Zoodip"),
+    "hollowed-net": ("loralith.methods.hollow.method", "HollowedNet"),
+}
+"""Where a method's class stands; imported where it is used, since each brings models along."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method of `TABLE`."""
+    module, attribute = TABLE[name]
+    return getattr(import_module(module), attribute)
+
+
+def make_method(settings: FinetuneSettings, subject: Subject) -> Method:
+    """The settings' method, with its model at its first values. Raises LoralithError for settings that do not fit the model."""
+    made: Any = method_class(settings.method)
+    return made(settings, subject)

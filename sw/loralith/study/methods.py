@@ -1,0 +1,195 @@
+"""Learning of the training methods: one point is one variant of a method with one seed, trained and judged by its held-out loss.
+
+The methods are those of `finetune`, in plain torch: weights quantized where the method has them so, activations FP32. What INT8 or two-word
+activations change is measured apart (`loralith study`, and the correlation that a run of zoodip prints).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from loralith.diffusion.adapter import add_adapter
+from loralith.diffusion.checkpoint import write_json
+from loralith.diffusion.determinism import repeatable
+from loralith.diffusion.objective import held_out_loss
+from loralith.diffusion.schedule import noise_schedule
+from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.unet import load_model
+from loralith.methods import make_method
+from loralith.methods.base import Bench, Method
+from loralith.methods.hollow.method import HollowedNet, kept_targets
+from loralith.methods.hollow.parts import choose
+from loralith.methods.lora import Lora
+from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, ZoodipOptions
+from loralith.methods.zoodip.method import Zoodip
+from loralith.study.point import Stopped
+
+__all__ = ["STUDIES", "OnKept", "Study", "baselines", "load_point", "pending", "run_point"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained, by `FinetuneSettings` beside seed and output; ``variants``, the first being the method itself; ``rounds`` of the
+    held-out loss, each of which takes all images that were kept."""
+
+    settings: Mapping[str, Any]
+    variants: tuple[str, ...]
+    rounds: int
+
+    def told(self, seed: int, folder: Path) -> FinetuneSettings:
+        return FinetuneSettings(folder, seed=seed, **self.settings)
+
+
+def _hollow(part: str, train: str = "kept") -> Study:
+    options = HollowOptions(part, samples=1024, train=train)
+    settings = {"method": "hollowed-net", "options": options, "steps": 256, "images": 120}
+    return Study(settings, ("hollowed", "lora on the same layers", "h = 0", "h of other samples"), 32)
+
+
+STUDIES: Mapping[str, Study] = {
+    "hollowed-net": _hollow("mid_block"),
+    "hollowed-net, 65 %": _hollow("down_blocks.2,mid_block,up_blocks.0"),
+    "hollowed-net, 65 %, layers behind": _hollow("down_blocks.2,mid_block,up_blocks.0", "behind"),
+    "tuneqdm": Study({"method": "tuneqdm", "options": TuneqdmOptions(), "steps": 80, "lr": 1e-2}, ("4 experts", "PEQA"), 32),
+    "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 3000, "batch": 1, "lr": 1e-2}, ("token",), 32),
+}
+
+
+class OnKept(Lora):
+    """LoRA on the full U-Net, on the layers that Hollowed Net keeps."""
+
+    def adapted(self, settings: FinetuneSettings, unet: Any) -> Any:
+        options = cast(HollowOptions, settings.options)
+        return add_adapter(
+            unet, **{**settings.adapter(), "targets": kept_targets(unet, settings.targets, choose(unet, options.hollow), options)}
+        )
+
+
+class _Zero(HollowedNet):
+    def boundary(self, batch: int) -> Tensor:
+        return torch.zeros_like(super().boundary(batch))
+
+
+class _Shuffled(HollowedNet):
+    """h of the batch half the store away, by one sample on."""
+
+    def boundary(self, batch: int) -> Tensor:
+        return super().boundary((batch + self.batches // 2) % self.batches).roll(1, 0)
+
+
+HOLLOW: Mapping[str, type[Lora]] = {"lora on the same layers": OnKept, "h = 0": _Zero, "h of other samples": _Shuffled}
+TUNEQDM: Mapping[str, Options] = {
+    "PEQA": TuneqdmOptions(experts=1, input_scales="fixed"),
+}
+
+
+def _made(settings: FinetuneSettings, variant: str) -> Method:
+    subject = settings.subject()
+    if variant in HOLLOW:
+        return HOLLOW[variant](settings, subject)
+    if variant in TUNEQDM:
+        settings = replace(settings, options=TUNEQDM[variant])
+    return make_method(settings, subject)
+
+
+@torch.no_grad()
+def _judged(method: Method, rounds: int, prompt: str | None = None) -> float:
+    model, encoder = method.judged()
+    subject = method.subject
+    condition = torch.cat([encoder.encode(caption if prompt is None else prompt) for caption in subject.held_captions])
+    return held_out_loss(model, noise_schedule(), subject.held_out, condition, rounds=rounds)
+
+
+def baselines(rounds: int) -> dict[str, float]:
+    """Held-out losses of the FP32 model before any training: with the new word, and with the null prompt."""
+    settings = FinetuneSettings(Path("."))
+    with repeatable():
+        unet, encoder = load_model()
+        subject = settings.subject()
+        found = {}
+        for name, prompt in (("word", None), ("null", "")):
+            condition = torch.cat([encoder.encode(caption if prompt is None else prompt) for caption in subject.held_captions])
+            found[name] = held_out_loss(unet, noise_schedule(), subject.held_out, condition, rounds=rounds)
+    return found
+
+
+def run_point(
+    name: str, variant: str, seed: int, folder: Path, progress: Callable[[int], None], stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Trains and judges one point; JSON values. ``folder`` holds boundary tensors. Raises Stopped."""
+    study = STUDIES[name]
+    settings = study.told(seed, folder / f"store-{name.replace(' ', '')}-{seed}")
+    began = time.monotonic()
+    with repeatable():
+        method = _made(settings, variant)
+        bench = Bench(lambda model: nullcontext(), lambda note: None, stop)
+        extra: dict[str, Any] = {}
+        if isinstance(method, Zoodip):
+            method.begin(bench)
+            extra["correlation"] = dict(method.measured)
+        before = None if isinstance(method, Lora) else _judged(method, study.rounds)
+        method.prepare(bench)
+        method.model.train()
+        losses = []
+        for step in range(settings.steps):
+            if stop():
+                raise Stopped(f"stopped at step {step} of {variant}, seed {seed}; run the same command to go on")
+            losses.append(method.step(step))
+            progress(step + 1)
+        after = _judged(method, study.rounds)
+    return {
+        "study": name,
+        "variant": variant,
+        "seed": seed,
+        "before": before,
+        "after": after,
+        "losses": losses,
+        **extra,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _path(folder: Path, name: str, variant: str, seed: int) -> Path:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{name} {variant} {seed}")
+    return folder / f"{plain}.json"
+
+
+def load_point(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any] | None:
+    """A finished point of the same settings, or None."""
+    path = _path(folder, name, variant, seed)
+    if not path.exists():
+        return None
+    point = json.loads(path.read_text())
+    return point if point["settings"] == _identity(name, seed) else None
+
+
+def _identity(name: str, seed: int) -> dict[str, Any]:
+    study = STUDIES[name]
+    return json.loads(json.dumps({**study.told(seed, Path(".")).identity(), "rounds": study.rounds}))
+
+
+def pending(folder: Path, names: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:
+    """(study, variant, seed) of the points that are missing, seed by seed."""
+    every = [(name, variant, seed) for seed in range(seeds) for name in names for variant in STUDIES[name].variants]
+    return [key for key in every if load_point(folder, *key) is None]
+
+
+def run(
+    folder: Path, names: tuple[str, ...], seeds: int, progress: Callable[[str, str, int, int], None], stop: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
+    """Computes what is missing and gives each point when it is saved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, variant, seed in pending(folder, names, seeds):
+        point = run_point(name, variant, seed, folder, partial(progress, name, variant, seed), stop)
+        write_json({**point, "settings": _identity(name, seed)}, _path(folder, name, variant, seed))
+        yield point
