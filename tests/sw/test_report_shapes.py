@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import loralith
 from loralith.cli import main
 from loralith.compiler.workload import Linear
-from loralith.shapes import plots
+from loralith.errors import LoralithError
+from loralith.shapes import peers, plots
 from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
 from loralith.spec.config import load_config
 
@@ -52,11 +54,29 @@ def test_page_and_pictures(runs: list[dict], tmp_path: Path, capsys: pytest.Capt
     page = (tmp_path / "out" / "shapes.md").read_text(encoding="utf-8")
     for run in runs:
         assert f"| {run['macs']:,} | {run['cycles']:,} | {run['utilization']:.2%} |" in page
-    assert "SCALE-Sim | 16 x 16 | OS | all | 4 | 359,769,672 | 86.79%" in page
+    assert "SCALE-Sim | 16 x 16 | OS | sd15 | all | 4 | 359,769,672 | 86.79%" in page
+    assert "| attn 4096x320 | H | 4096 | 2 | 320 | 100.0% |" in page
     for name in ("use", "roofline", "cycles"):
         assert (tmp_path / "out" / f"shapes-{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"shapes-{name}.png" in page
     assert main(["report", "shapes", "--folder", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side", "cycles"),
+    [((1, 1, 1), 16, (30, 46, 46)), ((17, 33, 65), 16, (569, 944, 789)), ((77, 4, 768), 16, (3989, 5903, 11999))],
+)
+def test_closed_forms_are_what_scalesim_said(sizes: tuple[int, int, int], side: int, cycles: tuple[int, int, int]) -> None:
+    """Cycles that SCALE-Sim 3.0.0 reported."""
+    product = peers.Product("p", *sizes)
+    assert tuple(peers.scalesim_cycles(product, side, side, dataflow) for dataflow in peers.SYSTEMS) == cycles
+
+
+def test_scalesim_that_is_not_there_is_named() -> None:
+    if find_spec("scalesim"):
+        pytest.skip("scalesim is installed")
+    with pytest.raises(LoralithError, match=r"pip install scalesim==3\.0\.0"):
+        peers.run_scalesim(peers.Product("p", 1, 1, 1), 4, "OS")
 
 
 def test_a_picture_follows_its_figures(runs: list[dict]) -> None:

@@ -24,6 +24,7 @@ from loralith.compiler.text import TextTensors, compile_text, place_text
 from loralith.compiler.workload import Linear, Tensors, compile_step, output_scale, place, step_macs
 from loralith.device.base import Device
 from loralith.errors import LoralithError
+from loralith.shapes.peers import Product, products
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
@@ -355,14 +356,11 @@ def _check(device: Device, linear: Linear, tensors: Tensors | TextTensors, resul
 
 def fixed_os_cycles(linear: Linear, config: Config) -> int:
     """Output stationary, fold 1, no swap, no chain, no fusion, its drain hidden behind the next tile, no fill and no bus: an ideal."""
-    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in _products(linear))
+    return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in map(_sizes, products(linear)))
 
 
-def _products(linear: Linear) -> list[tuple[int, int, int]]:
-    """(M, N, K) of H, XW, HB, dH, dB, dA, and dYW, dHA."""
-    T, I, O, r = linear.T, linear.I, linear.O, linear.rank
-    products = [(T, r, I), (T, O, I), (T, O, r), (T, r, O), (O, r, T), (r, I, T)]
-    return products + ([(T, I, O), (T, I, r)] if linear.dx else [])
+def _sizes(product: Product) -> tuple[int, int, int]:
+    return product.M, product.N, product.K
 
 
 def weight_stationary_cycles(linear: Linear, config: Config) -> int:
@@ -375,7 +373,7 @@ def weight_stationary_cycles(linear: Linear, config: Config) -> int:
             -(-K // config.rows) * -(-N // config.cols) * max(M, config.rows),
             -(-K // config.rows) * -(-M // config.cols) * max(N, config.rows),
         )
-        for M, N, K in _products(linear)
+        for M, N, K in map(_sizes, products(linear))
     )
 
 
