@@ -266,6 +266,12 @@ def test_a_fine_tuning_step_of_the_small_unet_on_rtl_is_the_references(tmp_path)
     assert all(f"<td>{name.removeprefix('base_model.model.')}</td>" in page for name in rtl.report["counters"]["layers"])
     assert len(rtl.report["counters"]["layers"]) == 147
     assert "saved on the device" in page
+    counters = rtl.report["counters"]
+    # By hand, 7 nm: 0.07 pJ a multiplication, 0.03 an addition; 1300 pJ for each 8 bytes of DRAM.
+    spent = rtl.report["energy"]["joules"]["7nm"]
+    assert spent["arithmetic"] == pytest.approx(counters["macs"] * 0.1e-12)
+    assert spent["dram"] == pytest.approx((counters["bytes_read"] + counters["bytes_written"]) * 162.5e-12)
+    assert f"<td>7nm</td><td>{1e3 * spent['arithmetic']:.3f}</td><td>{1e3 * spent['dram']:.3f}</td>" in page
     assert rtl.report["counters"]["macs"] == reference.report["counters"]["macs"]
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (rtl.folder / file).read_bytes() == (reference.folder / file).read_bytes()

@@ -195,7 +195,7 @@ def test_a_forbidden_import_is_found(module: str, folder: str, source: str) -> N
         ("loralith.diffusion.unet", "sw", "import torch\nfrom loralith.errors import LoralithError\nfrom loralith.spec import numerics"),
         ("loralith.device.reference", "sw", "import numpy\nfrom loralith.compiler.layer import compile_layer\nfrom loralith import errors"),
         ("loralith.lora.adapters", "sw", "import safetensors.numpy\nfrom loralith.errors import LoralithError"),
-        ("loralith.lora.layer", "sw", "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.lora import forward"),
+        ("loralith.lora.layer", "sw", "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.passes import forward"),
         ("loralith.cli.sim", "sw", "import torch\nfrom loralith.rtl import top\nfrom loralith.verif import model"),
     ],
 )

@@ -135,6 +135,8 @@ class _Model:
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
         row_writes = -(-c["row_bytes"] // lanes) if split else words
         start = 0
+        # The check's place is free for the next load once the splitter has this one: after the last row of the one before.
+        self.load_issued = max(issue, self.address - FIRST_BURST)
         address = max(issue + FIRST_BURST, self.address)
         longest = min(config.max_burst, 4096 // config.bus_bytes)
         last = self.bus
@@ -149,7 +151,6 @@ class _Model:
                 start = start or first
                 left, place = left - burst, 0
         self.address = address
-        self.load_issued = address
         self.result.read_words += rows * words
         extra = c["pad_rows"] * row_writes
         self.bus = last + extra + 1

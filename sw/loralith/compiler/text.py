@@ -21,9 +21,10 @@ import numpy as np
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Int8, Segment
 from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
-from loralith.compiler.lora import SKINNY_STATS_BYTES, skinny_shape
 from loralith.compiler.matmul import Turns
+from loralith.compiler.passes import SKINNY_STATS_BYTES
 from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
+from loralith.compiler.skinny import skinny_shape
 from loralith.compiler.workload import Linear, output_scale
 from loralith.spec.config import Config
 

@@ -13,20 +13,12 @@ from itertools import chain
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import model
 from loralith.compiler.emit import Emitter
+from loralith.compiler.gradient import Gradient, GradientSteps
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.lora import (
-    SKINNY_STATS_BYTES,
-    Gradient,
-    GradientSteps,
-    Pass,
-    PassPlan,
-    PassSteps,
-    interleave,
-    plan_passes,
-    skinny_shape,
-)
 from loralith.compiler.order import AHEAD
+from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, PassPlan, PassSteps, interleave, plan_passes
 from loralith.compiler.regions import DoesNotFit, Window
+from loralith.compiler.skinny import skinny_shape
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 

@@ -48,6 +48,8 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
     ]
     if "cycles" in counters:
         parts += ["<h2>The device</h2>", *_device(report)]
+    if report["energy"]:
+        parts += ["<h2>Energy, estimated</h2>", *_energy(report["energy"], steps)]
     memory = dict(counters.get("memory", {}))
     own = report["trained"]
     memory |= {"trained values on the host": 4 * own, "gradients on the host": 4 * own, "optimizer on the host": 8 * own}
@@ -141,6 +143,14 @@ def _curves(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> str:
     ]
     legend = '<p class=soft>Grey: each step. <span style="color:#168c60">Green</span>: its moving mean. '
     return "".join(svg) + legend + '<span style="color:#c2410c">Orange</span>: held-out loss, in FP32.</p>'
+
+
+def _energy(energy: Mapping[str, Any], steps: int) -> list[str]:
+    rows = [
+        (node, *(f"{joules[cause] / steps * 1e3:.3f}" for cause in ("arithmetic", "dram"))) for node, joules in energy["joules"].items()
+    ]
+    about = f"{energy['tier']}. The counters do not tell of on-chip memories and post-processing; loralith report energy does, for SD-1.5."
+    return [_table(("node", "INT8 multiply-accumulates, mJ a step", "DRAM, mJ a step"), rows), f"<p class=soft>{html.escape(about)}</p>"]
 
 
 def _device(report: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from loralith.diffusion.picture import Panel, render
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.subject import Subject
+from loralith.energy import TIER, counted_energy, nodes
 from loralith.errors import LoralithError
 
 PICTURE_COLUMNS = 8
@@ -52,7 +53,8 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         "trained": sum(tensor.numel() for tensor in session.parameters.values()),
         "result": session.method.result,
         **session.method.figures(),
-        "counters": session.counters(),
+        "counters": (counters := session.counters()),
+        "energy": _energy(counters),
         "seconds": session.seconds,
         "versions": {
             "python": platform.python_version(),
@@ -60,6 +62,14 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         },
         "machine": {"architecture": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": THREADS},
     }
+
+
+def _energy(counters: Mapping[str, Any]) -> dict[str, Any]:
+    """Joules of the whole run by node, where a device counted; else nothing."""
+    if "bytes_read" not in counters:
+        return {}
+    moved = int(counters["bytes_read"]) + int(counters["bytes_written"])
+    return {"tier": TIER, "joules": {node: counted_energy(int(counters["macs"]), moved, node) for node in nodes()}}
 
 
 def build_picture(settings: FinetuneSettings, label: str, subject: Subject, before: Evaluation, after: Evaluation) -> bytes:

@@ -2,11 +2,12 @@
 
 - `activity(commands, config)`: what a command list makes the machine do, counted from its descriptors.
 - `energy(activity, config, node, format)`: tier (i), counts times published energies per operation (`operations.json`).
+- `counted_energy(macs, dram_bytes, node)`: of that what a device's own counters tell.
 - `MODELS`, `layer_list(linear, rank, config)`: a model's adapted layers, and the list of one.
 """
 
 from .activity import Activity, activity
-from .estimate import FORMATS, TIER, EnergyError, Format, energy, formats, nodes, table
+from .estimate import FORMATS, TIER, EnergyError, Format, counted_energy, energy, formats, nodes, table
 from .workload import MODELS, layer_list
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EnergyError",
     "Format",
     "activity",
+    "counted_energy",
     "energy",
     "formats",
     "layer_list",

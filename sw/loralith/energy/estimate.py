@@ -12,7 +12,7 @@ from loralith.spec.config import Config
 
 from .activity import Activity
 
-__all__ = ["FORMATS", "TIER", "EnergyError", "Format", "energy", "formats", "nodes", "table"]
+__all__ = ["FORMATS", "TIER", "EnergyError", "Format", "counted_energy", "energy", "formats", "nodes", "table"]
 
 TIER = "tier (i): counted operations times published energies; no measurement, no layout"
 
@@ -98,6 +98,14 @@ def energy(activity: Activity, config: Config, node: str, format: Format) -> dic
     }
     joules = {name: float(value) * 1e-12 for name, value in picojoules.items()}
     return {**joules, "total": float(sum(joules.values()))}
+
+
+def counted_energy(macs: int, dram_bytes: int, node: str) -> dict[str, float]:
+    """Joules of INT8 `arithmetic` and `dram` for a device's counters, which do not tell what the on-chip memories and the post-processing
+    did. Raises EnergyError for an unknown node."""
+    pj = {name: entry["pj"] for name, entry in _node(node).items()}
+    int8 = FORMATS[0]
+    return {"arithmetic": macs * (pj[int8.multiply] + pj[int8.add]) * 1e-12, "dram": dram_bytes / 8 * pj["dram"] * 1e-12}
 
 
 def _node(node: str) -> dict[str, dict[str, Any]]:

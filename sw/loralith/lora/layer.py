@@ -7,17 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loralith.compiler.emit import Emitter
+from loralith.compiler.gradient import Gradient, compile_gradient
 from loralith.compiler.layout import MatrixLayout, row_major
-from loralith.compiler.lora import (
-    SKINNY_STATS_BYTES,
-    Gradient,
-    Pass,
-    SkinnyShape,
-    compile_gradient,
-    compile_pass,
-    skinny_shape,
-)
 from loralith.compiler.order import AHEAD
+from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, compile_pass
+from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.device.base import Device
 from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import FQT

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from loralith.compiler.gradient import gradient_traffic
 from loralith.compiler.layout import row_major
-from loralith.compiler.lora import gradient_traffic, pass_traffic, skinny_shape
+from loralith.compiler.passes import pass_traffic
+from loralith.compiler.skinny import skinny_shape
 from loralith.device.products import plan_product
 from loralith.mapping.trace import Step, Trace
 from loralith.spec.config import Config

@@ -19,7 +19,7 @@ import numpy as np
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import Memory, model
 from loralith.compiler.layout import MatrixLayout
-from loralith.compiler.lora import skinny_shape
+from loralith.compiler.skinny import skinny_shape
 from loralith.compiler.text import TextTensors, compile_text, place_text
 from loralith.compiler.workload import Linear, Tensors, compile_step, output_scale, place, step_macs
 from loralith.device.base import Device

@@ -1,13 +1,12 @@
-"""A LoRA layer's training step as command lists: H and Y forward; dH, dX, dB and dA backward.
+"""The forward and the backward pass of a LoRA layer as commands: H and Y; dH and dX.
 
-Forward and backward are the same *pass* with other operands (words of docs/theory.md):
+Both are the same *pass* with other operands:
 
     forward    left X [T, I]   base W (o by i, loaded transposed)   skinny A^T, giving H    adapter B^T   output Y [T, O]
     backward   left dY [T, O]  base W (o by i, loaded natural)      skinny B, giving dH     adapter A     output dX [T, I]
 
 A block of left is loaded once and serves the skinny product and the output. The skinny result goes to the left scratchpad, as left
-operand of the adapter's segment of the output, and to DRAM, as right operand of a gradient. Gradients dB = dY^T H and dA^T = X^T dH
-load dY and X natural, so that tokens lie along k.
+operand of the adapter's segment of the output, and to DRAM, as right operand of a gradient (`compiler/gradient.py`).
 """
 
 from __future__ import annotations
@@ -17,80 +16,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
+from loralith.compiler.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, padded, row_major
+from loralith.compiler.layout import MatrixLayout, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
-from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
+from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Regions, Window, rows_needed
+from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.numerics import K_LIMIT, Requantization
 
 __all__ = [
-    "Gradient",
-    "GradientSteps",
+    "SKINNY_STATS_BYTES",
     "Pass",
     "PassPlan",
     "PassSteps",
-    "SkinnyShape",
-    "compile_gradient",
     "compile_pass",
-    "gradient_traffic",
     "interleave",
     "pass_traffic",
-    "plan_gradient",
     "plan_pass",
     "plan_passes",
-    "skinny_shape",
 ]
 
 SKINNY_SLOT = 0
 """The statistics slot of the skinny product's maximum and saturations."""
-LOAD_CYCLES, COMPUTE_CYCLES = 34, 28
-"""Cycles that checking a command takes: shorter ones follow each other no faster."""
-READ_LATENCY = 200
-"""Cycles from a load's token to its first word, with other loads in between, that a schedule leaves room for."""
-BURST_WORDS = 4
-"""Words that the bus could move per burst, with as many bursts in flight as the read master keeps and answers after 100 cycles."""
 SKINNY_STATS_BYTES = padded(STAT_BYTES, 64)
 
 
-@dataclass(frozen=True)
-class SkinnyShape:
-    """How tensors with `rank` columns lie: padded to `width` columns, which take the array `fold` times where they are right operand."""
-
-    rank: int
-    width: int
-    fold: int
-
-    def packed(self, rows: int, config: Config) -> MatrixLayout:
-        """INT8 [rows, width] as a skinny result is stored and a folded right operand is read: rows one after the other."""
-        if self.width < config.bus_bytes <= config.cols:
-            return MatrixLayout(0, rows, self.width, self.width)
-        return row_major(rows, self.width, config)
-
-    def right_image(self, values: np.ndarray, config: Config) -> np.ndarray:
-        """INT8 [k, rank] as the bytes of `right`, zeros where the rank is padded."""
-        image = np.zeros((len(values), self.width), np.int8)
-        image[:, : self.rank] = values
-        return fold_right(image, self.fold, config) if self.fold > 1 else image
-
-    def right(self, k: int, config: Config) -> MatrixLayout:
-        """The same bytes as right operand of a reduction over `k`: one row per step of the array."""
-        if self.fold == 1:
-            return row_major(k, self.width, config)
-        return row_major(-(-k // self.fold), config.cols, config)
-
-
-def skinny_shape(rank: int, config: Config) -> SkinnyShape:
-    """The narrowest layout of rank-`rank` tensors that packed stores write and folded loads read. Raises ValueError for a rank below 1."""
-    if rank < 1:
-        raise ValueError(f"the rank must be at least 1, not {rank}")
-    width = max(1 << (rank - 1).bit_length(), config.cols // config.max_fold)
-    # A folded word must be whole bus words, or rows of a packed store would not be rows of a load.
-    fold = config.cols // width if width < config.cols and config.cols % config.bus_bytes == 0 else 1
-    return SkinnyShape(rank, width, fold)
+def presets_that(take: Callable[[Config], bool]) -> str:
+    """Words for an error: the presets that would do."""
+    found = [preset.name for preset in PRESETS.values() if take(preset)]
+    return f"these presets take it: {', '.join(found)}" if found else "no preset takes it; a smaller rank or fewer columns need less"
 
 
 @dataclass(frozen=True)
@@ -174,12 +130,6 @@ def plan_passes(
     return tuple(plan for _, plan in sorted(plans, key=lambda entry: (entry[0], -entry[1].base_slots))[:count])
 
 
-def presets_that(take: Callable[[Config], bool]) -> str:
-    """Words for an error: the presets that would do."""
-    found = [preset.name for preset in PRESETS.values() if take(preset)]
-    return f"these presets take it: {', '.join(found)}" if found else "no preset takes it; a smaller rank or fewer columns need less"
-
-
 def _fitting_plans(T: int, K: int, N: int, rank: int, config: Config, size: int, window: Window) -> list[tuple[float, PassPlan]]:
     """(cost, block sizes) of everything that fits."""
     skinny = skinny_shape(rank, config)
@@ -212,11 +162,6 @@ def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, 
     return plan_passes(T, K, N, rank, config, size, window)[0]
 
 
-def _load_cycles(rows: int, row_bytes: int, config: Config) -> int:
-    """Bus cycles of a load. A burst of few words costs as much as one of BURST_WORDS: only so many are in flight."""
-    return max(rows * max(-(-row_bytes // config.bus_bytes), BURST_WORDS), LOAD_CYCLES)
-
-
 def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config, size: int) -> float:
     """Cycles by a plain count: the longer of bus and array, and a part of the first load and the last store."""
     W = config.bus_bytes
@@ -224,9 +169,9 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
     tb, nb, kb = -(-T // m), -(-N // n), -(-K // k)
     left_loads = tb * kb * (1 if plan.left_slots >= kb else nb + 1)
     base_loads = nb * kb * (1 if plan.base_slots >= nb * kb else tb)
-    reads = left_loads * _load_cycles(m, k, config)
+    reads = left_loads * load_cycles(m, k, config)
     # Forward, W is read with rows along k, backward with rows along n: charge the dearer.
-    reads += base_loads * max(_load_cycles(n, k, config), _load_cycles(k, n, config))
+    reads += base_loads * max(load_cycles(n, k, config), load_cycles(k, n, config))
     out = T * padded(size * N, W) // W
     column = max(k + skinny.width // kb, config.cols)
     blocks = tb * nb * kb
@@ -235,14 +180,14 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
     array += tb * skinny_array
     # The skinny product runs through a block of left as fast as it comes, unless that was loaded under the outputs of the block before.
     early = min(1.0, max(0, plan.left_slots - kb) / kb)
-    exposed = tb * (1 - early) * max(0, kb * _load_cycles(m, k, config) - skinny_array)
+    exposed = tb * (1 - early) * max(0, kb * load_cycles(m, k, config) - skinny_array)
     # A block's load must be through while the blocks before it are computed.
     block = max(-(-m // config.rows) * -(-n // config.cols) * column, COMPUTE_CYCLES)
     if plan.base_slots < nb * kb:
-        wait = READ_LATENCY + max(_load_cycles(n, k, config), _load_cycles(k, n, config)) - (plan.base_slots - 1) * block
+        wait = READ_LATENCY + max(load_cycles(n, k, config), load_cycles(k, n, config)) - (plan.base_slots - 1) * block
         exposed += blocks * max(0, wait)
     # The first block's load and the last one's store have little to hide behind.
-    ends = kb * _load_cycles(m, k, config) + _load_cycles(n, k, config) + size * m * n // W
+    ends = kb * load_cycles(m, k, config) + load_cycles(n, k, config) + size * m * n // W
     return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
 
 
@@ -463,152 +408,3 @@ def interleave(main: PassSteps, *others: tuple[int, Iterator[None]]) -> None:
             while done[at] * main.units < unit * units:
                 next(steps, None)
                 done[at] += 1
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """dB or dA^T: out [M, r] = left^T right, INT32, over T tokens.
-
-    Attributes: left: INT8 [T, M] (dY or X). right: the skinny tensor (H or dH), `SkinnyShape.right` of T. out: INT32 [M, r].
-    """
-
-    left: MatrixLayout
-    right: MatrixLayout
-    out: MatrixLayout
-
-
-@dataclass(frozen=True)
-class GradientPlan:
-    """Block sizes: m rows of the result, k tokens, and n columns that leave at a time."""
-
-    m: int
-    k: int
-    n: int
-
-
-def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
-    mb, kb = -(-M // plan.m), -(-T // plan.k)
-    lanes = config.cols if skinny.fold > 1 else skinny.width
-    return {
-        "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
-        "right": (2 if kb > 1 else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
-        "out": (2 if mb > 1 or plan.n < skinny.rank else 1)
-        * rows_needed("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), config)[0],
-        "acc": rows_needed("acc", plan.m, skinny.width, config)[0] if kb > 1 else 0,
-    }
-
-
-@lru_cache(maxsize=4096)
-def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WHOLE) -> GradientPlan:
-    """The cheapest block sizes of a gradient. Raises DoesNotFit."""
-    skinny, W = skinny_shape(rank, config), config.bus_bytes
-    best: tuple[int, GradientPlan] | None = None
-    columns = [rank] if skinny.fold > 1 else [min(n, rank) for n in block_sizes(rank, max(config.cols, W // 4))]
-    for k, n in itertools.product(block_sizes(T, W), columns):
-        kb = -(-T // k)
-        for m in block_sizes(M, max(config.rows, W)):
-            plan, mb = GradientPlan(min(m, M), min(k, T), n), -(-M // m)
-            need = _gradient_rows(plan, T, M, skinny, config)
-            if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
-                continue
-            left = _load_cycles(plan.k, plan.m, config)
-            right = max(padded(k * skinny.width, W) // W, LOAD_CYCLES) * (1 if kb == 1 else mb)
-            tiles = max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
-            tiles += COMPUTE_CYCLES * (-(-rank // n) - 1)
-            reads, array = (mb * left + right) * kb, mb * kb * tiles
-            # Two blocks take turns: one's load must be through while the other is computed.
-            exposed = mb * kb * max(0, READ_LATENCY + left + (right if mb > 1 and kb > 1 else 0) - tiles)
-            cost = max(reads, array + exposed) + min(reads, array) + m * k // W
-            if best is None or cost < best[0]:
-                best = cost, plan
-    if best is None:
-        raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
-    return best[1]
-
-
-def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, int]:
-    """Bytes of operands that a gradient reads, and bytes that it writes."""
-    plan = plan_gradient(T, M, rank, config)
-    mb, kb = -(-M // plan.m), -(-T // plan.k)
-    right = skinny_shape(rank, config).right(T, config).nbytes * (1 if kb <= 2 else mb)
-    return row_major(T, M, config).nbytes + right, row_major(M, rank, config, 4).nbytes
-
-
-class GradientSteps:
-    """Emits a gradient block by block."""
-
-    def __init__(self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
-        config = emitter.config
-        self.emitter, self.config, self.work, self.rank, self.name = emitter, config, work, rank, name
-        self.T, self.M = work.left.rows, work.left.cols
-        self.skinny = skinny = skinny_shape(rank, config)
-        self.plan = plan = plan_gradient(self.T, self.M, rank, config, window)
-        self.mb, self.kb = mb, kb = -(-self.M // plan.m), -(-self.T // plan.k)
-        regions = Regions(config, window)
-        lanes = config.cols if skinny.fold > 1 else skinny.width
-        self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
-        self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
-        several = 2 if mb > 1 or plan.n < rank else 1
-        self.out = Turns(regions.slots("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), several))
-        # A region of sums per part of the columns.
-        parts = -(-rank // plan.n)
-        self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(parts)] if kb > 1 else [None] * parts
-
-    @property
-    def units(self) -> int:
-        """How often `steps` yields."""
-        return self.mb * self.kb
-
-    def steps(self) -> Iterator[None]:
-        """Emits one block per step. After it come the loads of the next one, which else would stand behind those of the work in between."""
-        blocks = list(itertools.product(range(self.mb), range(self.kb)))
-        for (i, b), following in itertools.zip_longest(blocks, blocks[1:]):
-            self._block(i, b)
-            if following:
-                self._operands(*following)
-            yield
-
-    def _operands(self, i: int, b: int) -> tuple[Region, Region]:
-        work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
-        m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
-        k0, k = b * plan.k, min(plan.k, self.T - b * plan.k)
-        pad, steps = padded(k, fold) - k, -(-k // fold)
-        left = self.left.get(
-            (i, b),
-            lambda to: emitter.load(work.left.block(k0, k, m0, m), to, pad_rows=pad, note=f"{self.name} left {i},{b}"),
-        )
-        right = self.right.get(
-            (0, b),
-            lambda to: emitter.load(work.right.block(k0 // fold, steps, 0, work.right.cols), to, note=f"{self.name} right {b}"),
-        )
-        return left, right
-
-    def _block(self, i: int, b: int) -> None:
-        work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
-        m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
-        k = min(plan.k, self.T - b * plan.k)
-        last = b == self.kb - 1
-        left, right = self._operands(i, b)
-        for part, n0 in enumerate(range(0, self.rank, plan.n)):
-            n = min(plan.n, self.rank - n0)
-            result = self.out.replace((i, part)) if last else None
-            tile = Region("right", right.base + n0 // self.config.cols * right.stride, right.rows, right.stride)
-            emitter.compute(
-                m,
-                n,
-                (Segment(left, tile, k),),
-                fold=fold,
-                out=result,
-                acc=self.acc[part],
-                acc_read=b > 0,
-                acc_write=not last,
-                note=f"{self.name} {i},{b},{part}",
-            )
-            if result:
-                emitter.store(work.out.block(m0, m, n0, n), result, note=f"{self.name} {i},{part}")
-
-
-def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
-    """Adds dB or dA^T to a list."""
-    for _ in GradientSteps(emitter, work, rank, name, window).steps():
-        pass
