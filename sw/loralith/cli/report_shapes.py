@@ -2,15 +2,13 @@
 
 import argparse
 import json
-from collections import Counter
+import math
 from pathlib import Path
 from typing import Any
 
 from loralith.cli.results import REPO
-from loralith.compiler.matmul import array_cycles, best_fold
 from loralith.errors import LoralithError
-from loralith.shapes import models, peers
-from loralith.spec.config import load_config
+from loralith.shapes import compare, peers
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
 FOLDER = REPO / "docs" / "results" / "shapes"
@@ -23,63 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with-scalesim", action="store_true", help="run SCALE-Sim on the smallest products, if it is installed")
 
 
-PEERS = Path(__file__).resolve().parents[1] / "shapes" / "peers.json"
 PICTURES = {
     "use": "Use of the array by layer and rank, beside an ideal fixed output-stationary array",
     "roofline": "Use of the array over multiply-accumulates per byte",
     "cycles": "Where the cycles went",
 }
-
-
-TRIED_MACS = 1 << 19
-"""Products up to this size are given to SCALE-Sim itself with --with-scalesim: its traces of larger ones take hours."""
-
-
-def _totals(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Other systems' cycles for the steps that were run: SCALE-Sim on the square arrays, RedMulE on its own."""
-    rows = []
-    for model, subset, rank in dict.fromkeys((run["model"], run["subset"], run["rank"]) for run in runs):
-        layers = Counter(models.text_linears(model, rank))
-        if subset == "all":
-            layers.update(models.image_linears(model, rank))
-        work = [(product, count) for linear, count in layers.items() for product in peers.products(linear)]
-        macs = sum(product.macs * count for product, count in work)
-
-        def row(system: str, array: str, dataflow: str, elements: int, cycles: int) -> dict[str, Any]:
-            about = {"system": system, "array": array, "dataflow": dataflow, "model": model, "subset": subset, "rank": rank}  # noqa: B023
-            return about | {"cycles": cycles, "utilization": macs / (cycles * elements)}  # noqa: B023
-
-        same = [run for run in runs if (run["model"], run["subset"], run["rank"]) == (model, subset, rank)]
-        for side in dict.fromkeys(run["rows"] for run in same if run["rows"] == run["cols"]):
-            for dataflow in peers.SYSTEMS:
-                cycles = sum(count * peers.scalesim_cycles(product, side, side, dataflow) for product, count in work)
-                rows.append(row("SCALE-Sim", f"{side} x {side}", dataflow, side * side, cycles))
-        cycles = sum(count * peers.redmule_cycles(product) for product, count in work)
-        rows.append(row("RedMulE", "12 x 4", "FP16 engine", peers.REDMULE_ELEMENTS, cycles))
-    return rows
-
-
-def _products(runs: list[dict[str, Any]], scalesim: bool) -> dict[str, Any]:
-    """Each product of the first square array's first run by itself: the array's steps here, and other systems' cycles."""
-    run = next((run for run in runs if run["rows"] == run["cols"] and run["subset"] == "all"), None)
-    if run is None:
-        return {}
-    side, model, rank = run["rows"], run["model"], run["rank"]
-    config = load_config(run["config"])
-    rows, tried = [], 0
-    for linear in [*models.image_linears(model, rank), *dict.fromkeys(models.text_linears(model, rank))]:
-        for product in peers.products(linear):
-            M, N, K = product.M, product.N, product.K
-            steps = min(array_cycles(a, b, K, best_fold(K, b, config), config) for a, b in ((M, N), (N, M)))
-            cycles = {dataflow: peers.scalesim_cycles(product, side, side, dataflow) for dataflow in peers.SYSTEMS}
-            for dataflow in peers.SYSTEMS if scalesim and product.macs <= TRIED_MACS else ():
-                found = peers.run_scalesim(product, side, dataflow)
-                if found != cycles[dataflow]:
-                    raise LoralithError(f"SCALE-Sim says {found} cycles for {product}, {dataflow}; its closed form {cycles[dataflow]}")
-                tried += 1
-            sizes = {"layer": linear.name, "product": product.name, "M": M, "N": N, "K": K, "macs": product.macs}
-            rows.append(sizes | {"steps": steps, "scalesim": cycles, "redmule": peers.redmule_cycles(product)})
-    return {"side": side, "model": model, "rank": rank, "rows": rows, "scalesim_runs": tried}
 
 
 def _peers(figures: dict[str, Any]) -> list[str]:
@@ -112,7 +58,7 @@ def _peers(figures: dict[str, Any]) -> list[str]:
         ]
         for row in by_product["rows"]:
             used = [row["macs"] / (cycles * elements) for cycles in (row["steps"], *(row["scalesim"][d] for d in peers.SYSTEMS))]
-            used.append(row["macs"] / (row["redmule"] * peers.REDMULE_ELEMENTS))
+            used.append(row["macs"] / (row["redmule"] * math.prod(peers.REDMULE_ARRAY)))
             sizes = " | ".join(str(row[name]) for name in ("layer", "product", "M", "N", "K"))
             lines.append(f"| {sizes} | {' | '.join(f'{share:.1%}' for share in used)} |")
         if by_product["scalesim_runs"]:
@@ -137,8 +83,8 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         for name, figure in (("use", plots.heat_map(runs)), ("roofline", plots.roofline(runs)), ("cycles", plots.stalls(runs))):
             args.output.with_name(f"{args.output.name}-{name}.png").write_bytes(plots.png(figure))
-    about = json.loads(PEERS.read_text(encoding="utf-8"))
-    return {"runs": runs, "peers": about, "others": _totals(runs), "by_product": _products(runs, args.with_scalesim)}
+    by_product = compare.by_product(runs, scalesim=args.with_scalesim)
+    return {"runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
 
 
 def title(figures: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Their products run one by one, without fusion; what each formula leaves out is i
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,11 @@ from pathlib import Path
 from loralith.compiler.workload import Linear
 from loralith.errors import LoralithError
 
-__all__ = ["SYSTEMS", "Product", "products", "redmule_cycles", "run_scalesim", "scalesim_cycles"]
+__all__ = ["SYSTEMS", "REDMULE_ARRAY", "Product", "about", "products", "redmule_cycles", "run_scalesim", "scalesim_cycles"]
 
 SYSTEMS = ("OS", "WS", "IS")
 """SCALE-Sim's dataflows: the result, the weights or the inputs stay in the array."""
-REDMULE_ELEMENTS = 48
+REDMULE_ARRAY = (12, 4)
 TIMEOUT = 600.0
 _CONFIG = """[general]
 run_name = product
@@ -55,6 +56,11 @@ OptimizedMapping = false
 BlockSize = 4
 RandomNumberGeneratorSeed = 40
 """
+
+
+def about() -> dict[str, dict[str, dict[str, str]]]:
+    """`peers.json`: of each system its version, and how its cycles were found."""
+    return json.loads((Path(__file__).parent / "peers.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
