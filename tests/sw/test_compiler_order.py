@@ -110,6 +110,8 @@ def test_a_high_rank(rank: int) -> None:
     ("config", "linear"),
     [
         ("tiny", Linear("square", 16, 64, 64, 4)),
+        ("tiny", Linear("descriptors and short bursts on one channel", 33, 40, 24, 5)),
+        ("base", Linear("long loads one after the other", 256, 320, 320, 4)),
         ("base", Linear("text", 77, 192, 160, 4, dx=False)),
         ("base", Linear("odd rank", 128, 96, 256, 3)),
     ],

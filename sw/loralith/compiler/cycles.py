@@ -1,9 +1,10 @@
 """Cycle model: how long a command list takes, and which command does what when, in plain Python.
 
-The list is walked once, in list order, which a legal list allows: whatever a command waits for is given by one before it. Each unit of the
-machine is described by when it takes a command, how long the command holds it, and when its tokens are out:
+Each command is walked once, each unit's in list order and the units' among each other as they can start. A legal list allows that:
+whatever a command waits for is given by one before it. Each unit is described by when it takes a command, how long the command holds it,
+and when its tokens are out:
 
-    fetch    descriptors in order over the read channel, as long as the queue of their unit has room
+    fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues have room
     LOAD     check, tokens, one burst per cycle with a bound on those in flight, one bus word per cycle after the memory's latency
     COMPUTE  check, tokens, one step per cycle; a tile takes at least as long as the one before it drains
     STORE    check, tokens, one bus word per cycle, the memory's response
@@ -35,6 +36,7 @@ PIPELINE = 16  # from a tile's last step to its first result
 STORE_FIRST = 10  # from a store's tokens to its first word
 ANSWERED = 5  # from the last response to the store's tokens
 FETCHED = 7
+FETCH_AHEAD = 8  # descriptors that the fetch asks for before the queues take them
 LEAST_SPACING = 5
 IN_FLIGHT = 8
 
@@ -76,18 +78,23 @@ class Timeline:
 
 
 class _Model:
-    def __init__(self, config: Config, memory: Memory) -> None:
+    def __init__(self, commands: tuple[Command, ...], config: Config, memory: Memory) -> None:
         self.config, self.memory = config, memory
+        self.commands = commands
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        self.dispatched = 0
-        self.taken: dict[Opcode, deque[int]] = {op: deque([0] * config.queue_depth, config.queue_depth) for op in Opcode}
+        # Of each unit, when its commands left its queue; when each command was in its queue; when the fetch asks for each.
+        self.taken: dict[Opcode, list[int]] = {op: [0] * config.queue_depth for op in Opcode}
+        self.dispatched: list[int] = []
+        self.sent = dict.fromkeys(Opcode, 0)
+        self.asked = deque([FETCHED] * min(FETCH_AHEAD, len(commands)))
         # Read channel and load unit.
         self.bus = 0
         self.in_flight: deque[int] = deque([0] * config.outstanding_reads, config.outstanding_reads)
         self.address = 0
-        self.load_moved = self.load_issued = self.load_end = 0
+        self.load_moved = self.load_issued = 0
+        self.checked_ahead = False  # the next load has been checked already
         self.loads: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
         # Compute unit.
         self.accepted = self.final = 0
@@ -96,6 +103,16 @@ class _Model:
         # Store unit.
         self.store_moved = self.store_issued = self.written = self.answered = 0
         self.stores: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
+
+    def ready(self, mask: int) -> int | None:
+        """The cycle in which one token of each semaphore of `mask` is there; None while that of one is not known."""
+        ready = 0
+        for i in range(mask.bit_length()):
+            if mask >> i & 1:
+                if not self.tokens[i]:
+                    return None
+                ready = max(ready, self.tokens[i][0])
+        return ready
 
     def take(self, mask: int) -> int:
         """The cycle in which one token of each semaphore of `mask` is there; takes them."""
@@ -110,23 +127,60 @@ class _Model:
             if mask >> i & 1:
                 self.tokens[i].append(when)
 
-    def dispatch(self, opcode: Opcode) -> int:
-        """When the next descriptor is in its unit's queue."""
-        room = self.taken[opcode][0]
-        self.bus += self.descriptor
-        self.result.read_words += self.descriptor
-        self.dispatched = max(self.dispatched + self.descriptor + 1, room + 1)
-        return self.dispatched
+    def fetch(self) -> None:
+        """Follows the fetch as far as is known: to the first command whose queue has room only after one that is not modelled yet."""
+        while (index := len(self.dispatched)) < len(self.commands):
+            opcode = self.commands[index].opcode
+            taken, place = self.taken[opcode], self.sent[opcode]
+            if place >= len(taken):
+                break
+            before = self.dispatched[-1] if index else FETCHED + self.memory.read_latency
+            when = max(before + self.descriptor + 1, taken[place] + 1)
+            self.dispatched.append(when)
+            self.sent[opcode] += 1
+            if index + FETCH_AHEAD < len(self.commands):
+                self.asked.append(when + FIRST_BURST)
 
-    # Units. Each returns (ready but for tokens, start, end).
-
-    def load(self, c: Command, at: int) -> tuple[int, int, int]:
-        config = self.config
+    def check_load(self, c: Command, at: int) -> None:
         checked = max(at, self.load_moved) + (CHECK_BOTH if c["target"] == LoadTarget.BOTH else CHECK)
         self.load_moved = max(checked, self.load_issued)
         self.taken[Opcode.LOAD].append(self.load_moved)
+
+    def look_ahead(self, index: int) -> None:
+        """The next load leaves its queue while this one's words come, and the fetch goes on: its descriptors come among those words."""
+        self.fetch()
+        following = next((i for i in range(index + 1, len(self.dispatched)) if self.commands[i].opcode == Opcode.LOAD), None)
+        if following is not None:
+            self.check_load(self.commands[following], self.dispatched[following])
+            self.checked_ahead = True
+            self.fetch()
+
+    def soonest(self, waiting: dict[Opcode, deque[int]]) -> Opcode:
+        """The unit whose next command can start first, of those whose tokens are known."""
+        best, when = None, 0
+        for opcode, free in ((Opcode.LOAD, self.load_moved), (Opcode.COMPUTE, self.final), (Opcode.STORE, self.store_moved)):
+            if waiting[opcode] and (index := waiting[opcode][0]) < len(self.dispatched):
+                command = self.commands[index]
+                tokens = self.ready(command["wait"] | (command["segment_wait"] if opcode == Opcode.COMPUTE else 0))
+                if tokens is not None:
+                    start = max(tokens, free, self.dispatched[index])
+                    if best is None or start < when:
+                        best, when = opcode, start
+        if best is None:
+            raise IndexError("the list waits for a token that nothing before it gives")
+        return best
+
+    # Units. Each takes a command's place in the list and returns (ready but for tokens, start, end).
+
+    def load(self, index: int) -> tuple[int, int, int]:
+        c, at, config = self.commands[index], self.dispatched[index], self.config
+        if self.checked_ahead:
+            self.checked_ahead = False
+        else:
+            self.check_load(c, at)
+        moved = self.load_moved
         tokens = self.take(c["wait"])
-        granted = max(self.load_moved, tokens) + GRANT
+        granted = max(moved, tokens) + GRANT
         issue = max(granted, self.loads[0])
         words = -(-c["row_bytes"] // config.bus_bytes)
         rows = c["rows"]
@@ -137,17 +191,23 @@ class _Model:
         start = 0
         # The check's place is free for the next load once the splitter has this one: after the last row of the one before.
         self.load_issued = max(issue, self.address - FIRST_BURST)
+        self.look_ahead(index)
         address = max(issue + FIRST_BURST, self.address)
         longest = min(config.max_burst, 4096 // config.bus_bytes)
-        last = self.bus
+        last, asked, in_flight, latency = self.bus, self.asked, self.in_flight, self.memory.read_latency
         for row in range(rows):
             left, place = words, (c["address"] + row * c["row_stride"]) % 4096 // config.bus_bytes
             while left:
                 burst = min(left, longest, 4096 // config.bus_bytes - place)
-                address = max(address + 1, self.in_flight[0] + 1)
-                first = max(address + self.memory.read_latency, last)
+                address = max(address + 1, in_flight[0] + 1)
+                # The fetch goes first, and the memory answers in the order in which it was asked.
+                while asked and asked[0] <= address:
+                    last = max(last, max(asked.popleft(), in_flight[0] + 1) + latency) + self.descriptor
+                    in_flight.append(last)
+                    address = max(address, in_flight[0] + 1)
+                first = max(address + latency, last)
                 last = first + (row_writes * burst // words if split else burst)
-                self.in_flight.append(last)
+                in_flight.append(last)
                 start = start or first
                 left, place = left - burst, 0
         self.address = address
@@ -157,10 +217,10 @@ class _Model:
         end = self.bus + LOADED
         self.loads.append(end)
         self.give(c["signal"], end)
-        return max(self.load_moved, at), max(issue, start - self.memory.read_latency), end
+        return moved, max(issue, start - self.memory.read_latency), end
 
-    def compute(self, c: Command, at: int) -> tuple[int, int, int]:
-        config = self.config
+    def compute(self, index: int) -> tuple[int, int, int]:
+        c, at, config = self.commands[index], self.dispatched[index], self.config
         decoded = max(at, self.accepted) + DECODE
         self.taken[Opcode.COMPUTE].append(max(at, self.accepted) + 1)
         start = max(max(decoded, self.take(c["wait"])) + START, self.final + 1)
@@ -198,8 +258,8 @@ class _Model:
         self.give(c["signal"], end)
         return decoded, start, end
 
-    def store(self, c: Command, at: int) -> tuple[int, int, int]:
-        config = self.config
+    def store(self, index: int) -> tuple[int, int, int]:
+        c, at, config = self.commands[index], self.dispatched[index], self.config
         checked = max(at, self.store_moved) + CHECK
         self.store_moved = max(checked, self.store_issued)
         self.taken[Opcode.STORE].append(self.store_moved)
@@ -226,15 +286,17 @@ class _Model:
 
 def model(commands: CommandList, config: Config, memory: Memory | None = None) -> Timeline:
     """The modelled run of a legal list. Raises IndexError for a list that waits for a token that nothing before it gives."""
-    machine = _Model(config, memory or Memory())
-    machine.dispatched = FETCHED + machine.memory.read_latency
-    end = 0
-    for index, command in enumerate(commands.commands):
-        at = machine.dispatch(command.opcode)
-        unit = {Opcode.LOAD: machine.load, Opcode.COMPUTE: machine.compute, Opcode.STORE: machine.store}[command.opcode]
-        ready, start, done = unit(command, at)
+    machine = _Model(commands.commands, config, memory or Memory())
+    machine.result.read_words = len(commands.commands) * machine.descriptor
+    run = {Opcode.LOAD: machine.load, Opcode.COMPUTE: machine.compute, Opcode.STORE: machine.store}
+    waiting = {op: deque(i for i, c in enumerate(commands.commands) if c.opcode == op) for op in run}
+    activities: list[Activity | None] = [None] * len(commands.commands)
+    for _ in activities:
+        machine.fetch()
+        opcode = machine.soonest(waiting)
+        index = waiting[opcode].popleft()
         note = commands.notes[index] if commands.notes else ""
-        machine.result.activities.append(Activity(index, command.opcode, ready, start, done, note))
-        end = max(end, done)
-    machine.result.cycles = end
+        activities[index] = Activity(index, opcode, *run[opcode](index), note)
+    machine.result.activities = [a for a in activities if a]
+    machine.result.cycles = max((a.end for a in machine.result.activities), default=0)
     return machine.result
