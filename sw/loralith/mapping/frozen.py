@@ -16,7 +16,35 @@ from loralith.spec.scheme import SchemeError
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["MappedConv", "MappedLinear", "window_of"]
+__all__ = ["ConvShapes", "LinearShapes", "MappedConv", "MappedLinear", "window_of"]
+
+
+class LinearShapes:
+    """What a linear layer's products see: rows of features."""
+
+    module: Any
+
+    def _bias(self) -> Tensor:
+        return self.module.bias
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, tensor.shape[-1])
+
+    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
+        return y.reshape(*shape[:-1], y.shape[-1])
+
+
+class ConvShapes(LinearShapes):
+    """What a convolution's products see: images as they are."""
+
+    def _bias(self) -> Tensor:
+        return self.module.bias[:, None, None]
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
+        return y
 
 
 class _Product(torch.autograd.Function):
@@ -34,7 +62,7 @@ class _Product(torch.autograd.Function):
         return ctx.layer.backward(dy, tuple(ctx.shape), *ctx.place), None
 
 
-class MappedLinear(Mapped):
+class MappedLinear(LinearShapes, Mapped):
     """A frozen linear layer: Y and dX. The bias is torch's."""
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
@@ -58,9 +86,6 @@ class MappedLinear(Mapped):
 
         self.module.forward = forward
 
-    def _bias(self) -> Tensor:
-        return self.module.bias
-
     def remove(self) -> None:
         del self.module.forward
 
@@ -72,9 +97,6 @@ class MappedLinear(Mapped):
 
     def originals(self) -> list[Tensor]:
         return [self.module.weight]
-
-    def _flat(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, tensor.shape[-1])
 
     def _passes(self, x: Any, step: int, call: int) -> Output:
         return self.product.forward(x, step, call)
@@ -90,9 +112,6 @@ class MappedLinear(Mapped):
             self.attachment.observer.frozen_forward(self.index, array, step, call, output)
         self.attachment.health.values(self.name, "X", output.clipped, output.xq.size)
         return self._shaped(torch.from_numpy(output.y).to(x.dtype), x.shape)
-
-    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
-        return y.reshape(*shape[:-1], y.shape[-1])
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], step: int, call: int) -> Tensor:
         array = float32(self._flat(dy))
@@ -110,22 +129,13 @@ def window_of(module: nn.Conv2d) -> Window:
     return Window(*((int(pair[0]), int(pair[1])) for pair in pairs))
 
 
-class MappedConv(MappedLinear):
+class MappedConv(ConvShapes, MappedLinear):
     """A frozen convolution: Y and dX."""
 
     def make(self, index: int) -> FrozenLinear:
         scheme, module = self.attachment.scheme, self.module
         weight = quantize_weight(float32(module.weight).reshape(module.out_channels, -1), scheme)
         return FrozenConv(self.attachment.device, weight, window_of(module), scheme, index)
-
-    def _bias(self) -> Tensor:
-        return self.module.bias[:, None, None]
-
-    def _flat(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
-        return y
 
     def _returns(self, dy: Any, shape: tuple[int, ...], step: int, call: int) -> Input:
         assert isinstance(self.product, FrozenConv)

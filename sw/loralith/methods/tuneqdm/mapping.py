@@ -10,7 +10,7 @@ from torch import Tensor
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import Kept, TunedConv, TunedLinear
 from loralith.mapping.attachment import Mapped, Pending, float32
-from loralith.mapping.frozen import window_of
+from loralith.mapping.frozen import ConvShapes, LinearShapes, window_of
 from loralith.mapping.select import Choice
 from loralith.methods.tuneqdm.model import Tuned, forward_of
 
@@ -36,7 +36,7 @@ class _Product(torch.autograd.Function):
         return *ctx.layer.backward(ctx.kept, dy, *ctx.saved_tensors), None, None
 
 
-class MappedTuned(Mapped):
+class MappedTuned(LinearShapes, Mapped):
     """A linear layer of codes. The bias is torch's."""
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
@@ -56,15 +56,6 @@ class MappedTuned(Mapped):
             return y if self.module.bias is None else y + self._bias()
 
         self.module.forward = forward
-
-    def _bias(self) -> Tensor:
-        return self.module.bias
-
-    def _flat(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, tensor.shape[-1])
-
-    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
-        return y.reshape(*shape[:-1], y.shape[-1])
 
     def remove(self) -> None:
         self.module.forward = forward_of(self.module, self.tuned)
@@ -99,18 +90,9 @@ class MappedTuned(Mapped):
         return dx, torch.from_numpy(found.ds_out), torch.from_numpy(found.ds_in)
 
 
-class MappedTunedConv(MappedTuned):
+class MappedTunedConv(ConvShapes, MappedTuned):
     """A convolution of codes."""
 
     def make(self, index: int) -> TunedLinear:
         window: Window = window_of(self.module)
         return TunedConv(self.attachment.device, self.tuned.codes, window, self.attachment.scheme, index)
-
-    def _bias(self) -> Tensor:
-        return self.module.bias[:, None, None]
-
-    def _flat(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
-        return y
