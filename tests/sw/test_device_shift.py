@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
+from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Exponent, Int8, Segment
 from loralith.compiler.layout import row_major
 from loralith.compiler.regions import Region, rows_needed
 from loralith.device import open_device
+from loralith.device.errors import DeviceFault
+from loralith.spec.commands import Command, Opcode, OutMode
 from loralith.spec.numerics import Requantization
+from loralith.spec.status import Check
 
 K = 8
 
@@ -84,3 +88,12 @@ def test_bounds_hold(device):
 def test_a_chain_shifts_less_or_more_as_the_maximum_grows(device, acc, t):
     assert run(device, acc, 32768, 14, 19, (-77, 7, False)) == acc * 2 ** (7 - (t - 14)) - 77
     assert run(device, acc, 32768, 14, 19, (-77, 7, True)) == acc * 2 ** (7 - (19 - t)) - 77
+
+
+def test_a_slot_that_is_not_there_is_refused(device):
+    fields = {"m_rows": 1, "n_cols": 1, "k0": 1, "out_mode": OutMode.INT8, "scale_m": 32768, "to_out": 1, "device_shift": 1, "t_high": 4}
+    slots = device.config.stat_slots
+    device.run(CommandList.of([Command.make(Opcode.COMPUTE, exponent_slot=slots - 1, **fields)]))
+    with pytest.raises(DeviceFault, match="SCRATCHPAD_BOUNDS") as caught:
+        device.run(CommandList.of([Command.make(Opcode.COMPUTE, exponent_slot=slots, **fields)]))
+    assert caught.value.status.detail == Check.STAT
