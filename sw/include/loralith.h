@@ -261,6 +261,12 @@ enum loralith_scale_mode {
 #define LORALITH_COMPUTE_STAT_CLEAR_OFFSET 8
 #define LORALITH_COMPUTE_STAT_CLEAR_LSB 29
 #define LORALITH_COMPUTE_STAT_CLEAR_MASK UINT32_C(0x00000001)
+#define LORALITH_COMPUTE_DEVICE_SHIFT_OFFSET 8
+#define LORALITH_COMPUTE_DEVICE_SHIFT_LSB 30
+#define LORALITH_COMPUTE_DEVICE_SHIFT_MASK UINT32_C(0x00000001)
+#define LORALITH_COMPUTE_SHIFT_UP_OFFSET 8
+#define LORALITH_COMPUTE_SHIFT_UP_LSB 31
+#define LORALITH_COMPUTE_SHIFT_UP_MASK UINT32_C(0x00000001)
 #define LORALITH_COMPUTE_SEGMENT_WAIT_OFFSET 12
 #define LORALITH_COMPUTE_SEGMENT_WAIT_LSB 0
 #define LORALITH_COMPUTE_SEGMENT_WAIT_MASK UINT32_C(0x0000FFFF)
@@ -276,6 +282,12 @@ enum loralith_scale_mode {
 #define LORALITH_COMPUTE_K0_OFFSET 20
 #define LORALITH_COMPUTE_K0_LSB 0
 #define LORALITH_COMPUTE_K0_MASK UINT32_C(0x0001FFFF)
+#define LORALITH_COMPUTE_T_LOW_OFFSET 20
+#define LORALITH_COMPUTE_T_LOW_LSB 17
+#define LORALITH_COMPUTE_T_LOW_MASK UINT32_C(0x0000003F)
+#define LORALITH_COMPUTE_T_HIGH_OFFSET 20
+#define LORALITH_COMPUTE_T_HIGH_LSB 23
+#define LORALITH_COMPUTE_T_HIGH_MASK UINT32_C(0x0000003F)
 #define LORALITH_COMPUTE_K1_OFFSET 24
 #define LORALITH_COMPUTE_K1_LSB 0
 #define LORALITH_COMPUTE_K1_MASK UINT32_C(0x0001FFFF)
@@ -333,6 +345,9 @@ enum loralith_scale_mode {
 #define LORALITH_COMPUTE_SCALE_BASE_OFFSET 60
 #define LORALITH_COMPUTE_SCALE_BASE_LSB 0
 #define LORALITH_COMPUTE_SCALE_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_COMPUTE_EXPONENT_SLOT_OFFSET 60
+#define LORALITH_COMPUTE_EXPONENT_SLOT_LSB 16
+#define LORALITH_COMPUTE_EXPONENT_SLOT_MASK UINT32_C(0x000000FF)
 #define LORALITH_COMPUTE_KEY0_OFFSET 64
 #define LORALITH_COMPUTE_KEY0_LSB 0
 #define LORALITH_COMPUTE_KEY0_MASK UINT32_C(0xFFFFFFFF)
@@ -452,11 +467,15 @@ struct loralith_compute {
     uint8_t scale_mode;  /* TENSOR 0: scale_m and scale_n; ROW 1, COLUMN 2: vectors in the scale memory */
     uint8_t stat_enable;  /* record max |p| and saturations of this command in stat_slot */
     uint8_t stat_clear;  /* start the slot anew instead of merging into it */
+    uint8_t device_shift;  /* 1: take t from exponent_slot; it is the scale's right shift, or changes the chain's left shift */
+    uint8_t shift_up;  /* chained device_shift: 0, the left shift falls as t grows; 1, it grows with t */
     uint16_t segment_wait;  /* semaphores to wait for before the first step of the second segment */
     uint16_t read_signal;  /* semaphores signalled when the last operand was read */
     uint16_t m_rows;  /* rows M of the output, at least 1 */
     uint16_t n_cols;  /* columns N of the output, at least 1 */
     uint32_t k0;  /* reduction length of the first segment, 1..131071 */
+    uint8_t t_low;  /* device_shift: least t */
+    uint8_t t_high;  /* device_shift: largest t, at most 47 */
     uint32_t k1;  /* reduction length of the second segment; 0 when not chained */
     uint16_t left0_base;  /* first row of the first segment's left operand */
     uint16_t left0_stride;  /* rows per block of R output rows */
@@ -476,6 +495,7 @@ struct loralith_compute {
     uint8_t scale_n;  /* right shift of the scale, 0..47 (TENSOR mode) */
     uint8_t stat_slot;  /* slot of the maximum and saturation count */
     uint16_t scale_base;  /* first word of the scale vector: one entry per output row or column */
+    uint8_t exponent_slot;  /* device_shift: slot whose maximum t is made from */
     uint32_t key0;  /* hash key of stochastic rounding, first word */
     uint32_t key1;  /* hash key of stochastic rounding, second word */
     uint32_t index_base;  /* hash index of output element (0, 0) */
@@ -498,7 +518,11 @@ static inline int loralith_pack_compute(const struct loralith_compute *c, uint8_
         || c->scale_mode >> 2
         || c->stat_enable >> 1
         || c->stat_clear >> 1
+        || c->device_shift >> 1
+        || c->shift_up >> 1
         || c->k0 >> 17
+        || c->t_low >> 6
+        || c->t_high >> 6
         || c->k1 >> 17
         || c->scale_n >> 6)
         return -1;
@@ -519,11 +543,15 @@ static inline int loralith_pack_compute(const struct loralith_compute *c, uint8_
     loralith_put(descriptor, 90, 2, c->scale_mode);
     loralith_put(descriptor, 92, 1, c->stat_enable);
     loralith_put(descriptor, 93, 1, c->stat_clear);
+    loralith_put(descriptor, 94, 1, c->device_shift);
+    loralith_put(descriptor, 95, 1, c->shift_up);
     loralith_put(descriptor, 96, 16, c->segment_wait);
     loralith_put(descriptor, 112, 16, c->read_signal);
     loralith_put(descriptor, 128, 16, c->m_rows);
     loralith_put(descriptor, 144, 16, c->n_cols);
     loralith_put(descriptor, 160, 17, c->k0);
+    loralith_put(descriptor, 177, 6, c->t_low);
+    loralith_put(descriptor, 183, 6, c->t_high);
     loralith_put(descriptor, 192, 17, c->k1);
     loralith_put(descriptor, 224, 16, c->left0_base);
     loralith_put(descriptor, 240, 16, c->left0_stride);
@@ -543,6 +571,7 @@ static inline int loralith_pack_compute(const struct loralith_compute *c, uint8_
     loralith_put(descriptor, 464, 6, c->scale_n);
     loralith_put(descriptor, 472, 8, c->stat_slot);
     loralith_put(descriptor, 480, 16, c->scale_base);
+    loralith_put(descriptor, 496, 8, c->exponent_slot);
     loralith_put(descriptor, 512, 32, c->key0);
     loralith_put(descriptor, 544, 32, c->key1);
     loralith_put(descriptor, 576, 32, c->index_base);

@@ -69,6 +69,11 @@ CASES = [
     (Opcode.COMPUTE, COMPUTE | {"scale_mode": 3}, *ENUM),
     (Opcode.COMPUTE, COMPUTE | {"to_left": 1}, *ENUM),
     (Opcode.COMPUTE, COMPUTE | {"out_mode": OutMode.NONE}, *ENUM),
+    (Opcode.COMPUTE, INT8 | {"device_shift": 1, "t_low": 5, "t_high": 4}, *ENUM),
+    (Opcode.COMPUTE, INT8 | {"device_shift": 1, "t_high": 48}, *ENUM),
+    (Opcode.COMPUTE, COMPUTE | {"device_shift": 1}, *ENUM),
+    (Opcode.COMPUTE, INT8 | {"device_shift": 1, "scale_mode": ScaleMode.ROW}, *ENUM),
+    (Opcode.COMPUTE, CHAIN | {"device_shift": 1, "shift": 2, "t_low": 7, "t_high": 10}, *ENUM),
     (Opcode.COMPUTE, COMPUTE | {"m_rows": 0}, *SIZED),
     (Opcode.COMPUTE, COMPUTE | {"n_cols": 0}, *SIZED),
     (Opcode.COMPUTE, COMPUTE | {"k0": 0}, *SIZED),
@@ -88,6 +93,7 @@ CASES = [
     (Opcode.COMPUTE, INT8 | {"scale_mode": ScaleMode.ROW, "scale_base": 63, "m_rows": 5}, BOUNDS, Check.SCALE),
     (Opcode.COMPUTE, INT8 | {"scale_mode": ScaleMode.COLUMN, "scale_base": 63, "n_cols": 5}, BOUNDS, Check.SCALE),
     (Opcode.COMPUTE, COMPUTE | {"stat_enable": 1, "stat_slot": 16}, BOUNDS, Check.STAT),
+    (Opcode.COMPUTE, INT8 | {"device_shift": 1, "exponent_slot": 16}, BOUNDS, Check.STAT),
 ]
 
 LEGAL = [
@@ -102,6 +108,8 @@ LEGAL = [
     (Opcode.COMPUTE, COMPUTE | {"left0_base": 127, "right0_base": 127, "out_base": 62}),
     (Opcode.COMPUTE, COMPUTE | {"scale_m": 3, "scale_n": 50, "stat_slot": 200, "acc_base": 9999, "result_base": 9999}),
     (Opcode.COMPUTE, CHAIN | {"k0": 1, "k1": 1, "shift": 16}),
+    (Opcode.COMPUTE, CHAIN | {"device_shift": 1, "shift": 3, "t_low": 7, "t_high": 10, "exponent_slot": 15}),
+    (Opcode.COMPUTE, COMPUTE | {"shift_up": 1, "t_low": 63, "t_high": 1, "exponent_slot": 255}),
     (Opcode.COMPUTE, INT8 | {"scale_mode": ScaleMode.ROW, "scale_m": 0, "scale_base": 63}),
 ]
 

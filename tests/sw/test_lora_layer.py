@@ -8,6 +8,7 @@ from loralith.compiler import checker
 from loralith.device import open_device
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight
+from loralith.spec.commands import Opcode
 from loralith.spec.config import load_config
 from loralith.spec.scheme import FQT
 from loralith.verif.fqt import LoraLayer
@@ -46,7 +47,7 @@ def compare(device, T, I, O, r, alpha, scheme, need_dx=True, steps=2, seed=0):
     layer.close()
 
 
-@pytest.mark.parametrize("scales", ["measured", "delayed"])
+@pytest.mark.parametrize("scales", ["measured", "device", "delayed"])
 @pytest.mark.parametrize("T", [1, 64, 77])
 @pytest.mark.parametrize("r", [1, 3, 4, 5, 16])
 def test_layer_equals_reference_tiny(T, r, scales):
@@ -60,11 +61,25 @@ def test_layer_equals_reference_wider_arrays(config, T, I, O, r):
         compare(device, T, I, O, r, 8.0, FQT(stochastic=("X", "dY", "H", "dH", "A", "B")))
 
 
-def test_reduction_longer_than_the_scratchpad():
+@pytest.mark.parametrize("scales", ["measured", "device"])
+def test_reduction_longer_than_the_scratchpad(scales):
     """K is split: sums go through the accumulate buffer, and each part of a shifted chain is shifted."""
     with open_device("reference", config="tiny") as device:
-        compare(device, 9, 1200, 24, 3, 1.0, FQT())
-        compare(device, 9, 24, 1200, 3, 64.0, FQT())
+        compare(device, 9, 1200, 24, 3, 1.0, FQT(adapter_scales=scales))
+        compare(device, 9, 24, 1200, 3, 64.0, FQT(adapter_scales=scales))
+
+
+@pytest.mark.parametrize(("T", "I", "O", "r", "alpha", "up"), [(33, 40, 24, 5, 1.0, 0), (16, 24, 16, 3, 64.0, 1), (9, 24, 200, 3, 8.0, 1)])
+def test_the_rtl_sets_the_scales(T, I, O, r, alpha, up):
+    """Base first and adapter first: one list forward and one backward, with the reference's bits."""
+    with open_device("verilator", config="tiny") as device:
+        run, lists = device.run, []
+        device.run = lambda commands, timeout=60.0: lists.append(commands) or run(commands, timeout)
+        compare(device, T, I, O, r, alpha, FQT(adapter_scales="device"), steps=3)
+    assert len(lists) == 6
+    assert {c["shift_up"] for commands in lists for c in commands if c.opcode is Opcode.COMPUTE and c["device_shift"] and c["chained"]} == {
+        up
+    }
 
 
 def test_leaf_layer_has_no_dx():

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from loralith.spec.numerics import ACC_MAX, SHIFT_MAX
+from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, chain_shift_limit, least_shift
 from loralith.spec.scheme import (
     FQT,
     Role,
     SchemeError,
     adapter_requantization,
     chain,
+    device_shift,
+    expected_maximum,
     float32,
     h_exponent,
     power_exponent,
@@ -40,7 +42,7 @@ from loralith.spec.scheme import (
         ("power_of_two", 1, "power_of_two must be True or False, not 1"),
         ("stochastic", ("dY", "dW"), "stochastic may name X, dY, H, dH, Y, dX, A, B, not 'dW'"),
         ("stochastic", "dY", "stochastic must be a tuple of names, not 'dY'"),
-        ("adapter_scales", "static", "adapter_scales must be 'measured' or 'delayed', not 'static'"),
+        ("adapter_scales", "static", "adapter_scales must be 'measured', 'device' or 'delayed', not 'static'"),
         ("history", 0, "history must be in 1..1024, not 0"),
         ("headroom", 0.5, "headroom must be in 1..16, not 0.5"),
         ("headroom", math.nan, "headroom must be in 1..16, not nan"),
@@ -165,3 +167,55 @@ def test_chain_refuses_what_no_accumulator_holds():
         chain(131071, 4, 0)
     with pytest.raises(SchemeError, match="leave room for 2\\*\\*14"):
         chain(1280, 4, 15)
+
+
+@pytest.mark.parametrize("maximum", [0, 1, 127, 128, 254, 255, 127 << 20, (127 << 20) + 1, (1 << 47) - 1])
+def test_the_least_shift_is_the_first_that_fits(maximum):
+    first = next(t for t in range(64) if maximum <= Q8_MAX * 2**t)
+    assert least_shift(maximum, 0, 63) == first
+    assert least_shift(maximum, first + 2, 60) == first + 2
+    assert least_shift(maximum, 0, max(first - 1, 0)) == max(first - 1, 0)
+
+
+@pytest.mark.parametrize("k", [16, 320, 1280, 10240])
+@pytest.mark.parametrize("b", [None, -30, -12, -6, -1, 3])
+@pytest.mark.parametrize("expected", [1, 700, 90_000, 5_000_000])
+def test_all_that_the_device_may_decide_fits_the_accumulators(k, b, expected):
+    """Each t in the bounds gives a chain without overflow, of the scales that `chain` would have for the same exponent."""
+    r, s, sa = 4, 2.0, 3.1e-3
+    bounds = device_shift(s, sa, expected, k, r, b)
+    assert 0 <= bounds.low <= bounds.high <= SHIFT_MAX
+    for t in range(bounds.low, bounds.high + 1):
+        found = bounds.chain(t)
+        first, second = (k, r) if found.base_first else (r, k)
+        assert 0 <= found.shift <= chain_shift_limit(first, second)
+        assert bounds.requantization(t) == adapter_requantization(s, sa, bounds.exponent(t))
+        if b is not None:
+            e = bounds.exponent(t) + b + bounds.drop
+            assert (found.shift if not found.base_first else -found.shift) == e
+            assert found.exponent == chain(k, r, e).exponent
+    assert bounds.chain(bounds.extreme).shift == bounds.shift
+
+
+@pytest.mark.parametrize("b", [-9, -6, 2])
+def test_the_device_decides_as_the_host_would_where_the_bounds_are_wide_enough(b):
+    s, sa, k = 1.0, 1.7e-3, 320
+    bounds = device_shift(s, sa, 60_000, k, 4, b)
+    for a in (15_000, 30_000, 60_000, 100_000, 200_000):
+        t = least_shift(a * bounds.mantissa, bounds.low, bounds.high)
+        assert bounds.exponent(t) == h_exponent(s, sa, a)
+    assert bounds.exponent(least_shift(0, bounds.low, bounds.high)) == bounds.low - bounds.unit
+
+
+def test_what_the_device_expects():
+    assert expected_maximum([], 400) == expected_maximum([0, 0], 400) == 81_920
+    assert expected_maximum([5, 70, 6], 400) == 70
+
+
+def test_the_device_refuses_an_adapter_that_has_outgrown_its_weight():
+    with pytest.raises(SchemeError, match=r"the adapter's term is 2\*\*\d+ coarser than the base weight's"):
+        device_shift(1.0, 1e-3, 1_000_000, 320, 4, 30)
+    with pytest.raises(SchemeError, match="a chain of 140000 and 4 products may overflow 32 bits"):
+        device_shift(1.0, 1e-3, 1_000_000, 140_000, 4, -5)
+    with pytest.raises(SchemeError, match="adapter_scales 'device' needs activation_bits and gradient_bits 8"):
+        FQT(adapter_scales="device", gradient_bits=4)

@@ -133,11 +133,15 @@ COMPUTE = Record(
         Field("scale_mode", 2, 26, 2, "TENSOR 0: scale_m and scale_n; ROW 1, COLUMN 2: vectors in the scale memory"),
         Field("stat_clear", 2, 29, 1, "start the slot anew instead of merging into it"),
         Field("stat_enable", 2, 28, 1, "record max |p| and saturations of this command in stat_slot"),
+        Field("device_shift", 2, 30, 1, "1: take t from exponent_slot; it is the scale's right shift, or changes the chain's left shift"),
+        Field("shift_up", 2, 31, 1, "chained device_shift: 0, the left shift falls as t grows; 1, it grows with t"),
         Field("segment_wait", 3, 0, 16, "semaphores to wait for before the first step of the second segment"),
         Field("read_signal", 3, 16, 16, "semaphores signalled when the last operand was read"),
         Field("m_rows", 4, 0, 16, "rows M of the output, at least 1"),
         Field("n_cols", 4, 16, 16, "columns N of the output, at least 1"),
         Field("k0", 5, 0, 17, "reduction length of the first segment, 1..131071"),
+        Field("t_low", 5, 17, 6, "device_shift: least t"),
+        Field("t_high", 5, 23, 6, "device_shift: largest t, at most 47"),
         Field("k1", 6, 0, 17, "reduction length of the second segment; 0 when not chained"),
         Field("left0_base", 7, 0, 16, "first row of the first segment's left operand"),
         Field("left0_stride", 7, 16, 16, "rows per block of R output rows"),
@@ -157,6 +161,7 @@ COMPUTE = Record(
         Field("scale_n", 14, 16, 6, "right shift of the scale, 0..47 (TENSOR mode)"),
         Field("stat_slot", 14, 24, 8, "slot of the maximum and saturation count"),
         Field("scale_base", 15, 0, 16, "first word of the scale vector: one entry per output row or column"),
+        Field("exponent_slot", 15, 16, 8, "device_shift: slot whose maximum t is made from"),
         Field("key0", 16, 0, 32, "hash key of stochastic rounding, first word"),
         Field("key1", 17, 0, 32, "hash key of stochastic rounding, second word"),
         Field("index_base", 18, 0, 32, "hash index of output element (0, 0)"),
@@ -166,8 +171,10 @@ COMPUTE = Record(
     "out[m, n] = requantize((sum over k0 of left0 right0) * 2**shift + sum over k1 of left1 right1 + accumulate buffer). "
     "With fold f, step t reads seq t*f .. t*f+f-1 of the left operand, and word t of the right one, which holds f "
     "consecutive k of C/f columns each: byte g * (C/f) + n is right[t*f + g, n]. k past the end must meet a zero on one "
-    "side. An INT32 result takes four seq positions per column, little endian. Completes when its results are readable "
-    "and its slot is updated.",
+    "side. An INT32 result takes four seq positions per column, little endian. With device_shift, t is the least number in "
+    "t_low..t_high with the slot's maximum at most 127 * 2**t (t_high if there is none): the scale's right shift is t; of a "
+    "chained command the left shift is shift - (t - t_low), or shift - (t_high - t) with shift_up. Completes when its results "
+    "are readable and its slot is updated.",
 )
 
 STORE = Record(

@@ -25,6 +25,7 @@ __all__ = [
     "chain_shift_limit",
     "hash32",
     "hash_key",
+    "least_shift",
     "requantize",
     "rounding_offset",
 ]
@@ -159,6 +160,14 @@ def requantize(acc: int, scale: Requantization, h: int | None = None, qmax: int 
         q = (p + (1 << (n - 1)) - 1 + ((p >> n) & 1)) >> n
     saturated = not -qmax <= q <= qmax
     return max(-qmax, min(qmax, q)), abs(p), saturated
+
+
+def least_shift(maximum: int, low: int = 0, high: int = SHIFT_MAX) -> int:
+    """The least t in ``low``..``high`` with ``maximum``, max \\|p\\|, at most 127 * 2**t; ``high`` if there is none."""
+    t = max(maximum.bit_length() - 7, 0)
+    if maximum > Q8_MAX << t:
+        t += 1
+    return min(max(t, low), high)
 
 
 def chain_shift_limit(k_first: int, k_second: int) -> int:

@@ -174,6 +174,7 @@ class ComputeUnit(wiring.Component):
         ]
         connect(m, flipped(self.out_read), out.read)
         connect(m, flipped(self.stat_read), statistics.read)
+        connect(m, decoder.exponent, statistics.exponent)
 
         # Scratchpad writes: a result takes the left port before a load.
         write = self.operand_write.payload

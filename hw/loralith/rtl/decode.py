@@ -11,7 +11,7 @@ from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code
 
 from .extent import Extent
-from .interfaces import CommandEntry, FaultSignature, WaitSignature, record_layout
+from .interfaces import CommandEntry, FaultSignature, StatReadSignature, WaitSignature, record_layout
 from .tile import CommandFlags, Plan
 
 __all__ = ["ComputeDecoder"]
@@ -20,7 +20,7 @@ SHIFT_LIMIT = 16
 
 
 class ComputeDecoder(wiring.Component):
-    """One command at a time: check (docs/machine.md, Checks), wait for tokens, offer the plan.
+    """One command at a time: check (docs/machine.md, Checks), wait for tokens, set a device_shift's shift, offer the plan.
 
     The next command is checked while the sequencer runs the present one; a check takes about as many cycles as the
     longest extent (some twenty).
@@ -29,6 +29,7 @@ class ComputeDecoder(wiring.Component):
         commands: the compute queue.
         plans: checked commands.
         wait: tokens of the command.
+        exponent: the statistics slot of a command with ``device_shift``, read after its tokens.
         fault: the first bad command; nothing more is taken.
         stop: take no command and no token.
         active: a command is taken and not yet handed on.
@@ -41,6 +42,7 @@ class ComputeDecoder(wiring.Component):
                 "commands": In(stream.Signature(CommandEntry)),
                 "plans": Out(stream.Signature(Plan)),
                 "wait": Out(WaitSignature),
+                "exponent": Out(StatReadSignature),
                 "fault": Out(FaultSignature),
                 "stop": In(1),
                 "active": Out(1),
@@ -107,6 +109,9 @@ class ComputeDecoder(wiring.Component):
         slot_ok = Signal()
         m.d.comb += slot_ok.eq(~command.stat_enable | (command.stat_slot < config.stat_slots))
         results.append((Value.cast(1), slot_ok, Check.STAT))
+        exponent_ok = Signal()
+        m.d.comb += exponent_ok.eq(~command.device_shift | (command.exponent_slot < config.stat_slots))
+        results.append((Value.cast(1), exponent_ok, Check.STAT))
         return results
 
     def elaborate(self, platform) -> Module:
@@ -122,6 +127,7 @@ class ComputeDecoder(wiring.Component):
         narrow = command.out_mode == OutMode.INT8
         tensor_scale = narrow & (command.scale_mode == ScaleMode.TENSOR)
         shifted, length = Signal(34), Signal(35)
+        span, bounds_ok, span_ok = Signal(6), Signal(), Signal()  # of t
         with m.If(sizes):
             m.d.sync += [
                 reserved_ok.eq(~Cat(reserved).any()),
@@ -135,10 +141,13 @@ class ComputeDecoder(wiring.Component):
                     & (~command.to_out | (command.out_mode != OutMode.NONE))
                 ),
                 shifted.eq(command.k0 << command.shift),
+                span.eq(command.t_high - command.t_low),
+                bounds_ok.eq((command.t_low <= command.t_high) & (command.t_high <= SHIFT_MAX)),
             ]
         with m.If(lengths):
             m.d.sync += [
                 length.eq(shifted + command.k1),
+                span_ok.eq(~command.device_shift | (bounds_ok & Mux(command.chained, span <= command.shift, tensor_scale))),
                 counts_ok.eq(
                     (command.m_rows != 0)
                     & (command.n_cols != 0)
@@ -156,6 +165,14 @@ class ComputeDecoder(wiring.Component):
                 m.d.comb += plan[name].eq(command[name])
         for name, _ in data.Layout.cast(CommandFlags):
             m.d.comb += plan.flags[name].eq(command[name])
+        # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.
+        maximum, dropped, t, delta, shift = Signal(48), Signal(), Signal(6), Signal(6), Signal(5)
+        large, more, four = Signal(), Signal(), Signal()
+        with m.If(command.device_shift & command.chained):
+            m.d.comb += plan.shift.eq(shift)
+        with m.Elif(command.device_shift):
+            m.d.comb += plan.flags.scale_n.eq(t)
+        m.d.comb += self.exponent.slot.eq(command.exponent_slot)
         m.d.comb += [self.wait.mask.eq(command.wait), self.fault.command.eq(index)]
 
         def fail(code: Code, detail: Check) -> None:
@@ -178,7 +195,7 @@ class ComputeDecoder(wiring.Component):
                 m.d.comb += [self.active.eq(1), start.eq(1)]
                 with m.If(~reserved_ok):
                     fail(Code.BAD_FIELD, Check.RESERVED)
-                with m.Elif(~enum_ok):
+                with m.Elif(~enum_ok | ~span_ok):
                     fail(Code.BAD_FIELD, Check.ENUM)
                 with m.Elif(~size_ok):
                     fail(Code.BAD_FIELD, Check.SIZE)
@@ -197,6 +214,43 @@ class ComputeDecoder(wiring.Component):
                 m.d.comb += [self.active.eq(1), self.wait.valid.eq(~self.stop)]
                 with m.If(self.wait.ready & ~self.stop):
                     m.next = "OFFER"
+                    with m.If(command.device_shift):
+                        m.next = "SLOT"
+            with m.State("SLOT"):
+                m.d.comb += [self.active.eq(1), self.exponent.en.eq(1)]
+                m.next = "MAXIMUM"
+            with m.State("MAXIMUM"):
+                m.d.comb += self.active.eq(1)
+                m.d.sync += [maximum.eq(self.exponent.data[:48]), dropped.eq(0), t.eq(0)]
+                m.next = "LOOK"
+            with m.State("LOOK"):
+                m.d.comb += self.active.eq(1)
+                m.d.sync += [
+                    large.eq(maximum[7:].any() | (maximum[:7].all() & dropped)),
+                    more.eq(t < command.t_low),
+                    four.eq(maximum[11:].any() & (command.t_high >= t + 4)),
+                    delta.eq(command.t_high - t),
+                ]
+                m.next = "SHIFT"
+            with m.State("SHIFT"):
+                m.d.comb += self.active.eq(1)
+                with m.If(more | (large & (delta != 0))):
+                    m.next = "LOOK"
+                    with m.If(four):
+                        m.d.sync += [maximum.eq(maximum >> 4), dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]
+                    with m.Else():
+                        m.d.sync += [maximum.eq(maximum >> 1), dropped.eq(dropped | maximum[0]), t.eq(t + 1)]
+                with m.Else():
+                    m.next = "SPAN"
+            with m.State("SPAN"):
+                m.d.comb += self.active.eq(1)
+                with m.If(~command.shift_up):
+                    m.d.sync += delta.eq(t - command.t_low)
+                m.next = "LESS"
+            with m.State("LESS"):
+                m.d.comb += self.active.eq(1)
+                m.d.sync += shift.eq(command.shift - delta)
+                m.next = "OFFER"
             with m.State("OFFER"):
                 m.d.comb += [self.active.eq(1), self.plans.valid.eq(1)]
                 with m.If(self.plans.ready):

@@ -203,7 +203,7 @@ class Statistics(wiring.Component):
     Members:
         update: pulse with slot, clear (start anew), maximum and saturations; takes ``update_cycles`` cycles, in which
             no other update comes.
-        read: the store unit's port, see ``StatReadSignature``.
+        read: the store unit's port, see ``StatReadSignature``. exponent: the decoder's, for a command with ``device_shift``.
     """
 
     delay = 1
@@ -219,6 +219,7 @@ class Statistics(wiring.Component):
                 "maximum": In(48),
                 "saturations": In(32),
                 "read": In(StatReadSignature),
+                "exponent": In(StatReadSignature),
             }
         )
 
@@ -228,7 +229,7 @@ class Statistics(wiring.Component):
         bits = ceil_log2(slots)
         m.submodules.memory = memory = _block_memory(80, slots)
         write = memory.write_port()
-        merge, host = memory.read_port(transparent_for=()), memory.read_port(transparent_for=())
+        merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
         # The slot's old content rests in registers, then what is made of it.
         stage = Signal(3)
         clear, slot = Signal(), Signal(bits)
@@ -257,8 +258,11 @@ class Statistics(wiring.Component):
             write.en.eq(stage[2]),
             write.addr.eq(slot),
             write.data.eq(Cat(maximum, saturations)),
-            host.addr.eq(self.read.slot[:bits]),
-            host.en.eq(self.read.en),
-            self.read.data.eq(Cat(host.data[:48], Const(0, 16), host.data[48:])),
         ]
+        for port, reader in ((host, self.read), (decoder, self.exponent)):
+            m.d.comb += [
+                port.addr.eq(reader.slot[:bits]),
+                port.en.eq(reader.en),
+                reader.data.eq(Cat(port.data[:48], Const(0, 16), port.data[48:])),
+            ]
         return m

@@ -49,7 +49,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
-    parser.add_argument("--adapter-scales", choices=("measured", "delayed"), default="measured", help="of H and dH (default: measured)")
+    parser.add_argument(
+        "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")

@@ -30,6 +30,7 @@ GRANT = 3  # tokens taken, transfer handed on
 FIRST_BURST = 6  # from there to the first address on the bus
 LOADED = 6  # from the last word to the load's tokens
 DECODE = 27  # a compute's check
+DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
 START = 5  # from its tokens to its first step
 READ_DONE = 4  # from its last step to its read tokens
 PIPELINE = 16  # from a tile's last step to its first result
@@ -223,7 +224,8 @@ class _Model:
         c, at, config = self.commands[index], self.dispatched[index], self.config
         decoded = max(at, self.accepted) + DECODE
         self.taken[Opcode.COMPUTE].append(max(at, self.accepted) + 1)
-        start = max(max(decoded, self.take(c["wait"])) + START, self.final + 1)
+        ready = max(decoded, self.take(c["wait"])) + (DEVICE_SHIFT if c["device_shift"] else 0)
+        start = max(ready + START, self.final + 1)
         self.accepted = start - 1
         fold = 1 << c["fold_log2"]
         width = config.cols // fold

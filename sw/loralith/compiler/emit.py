@@ -13,7 +13,7 @@ from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutM
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["Emitter", "Int8", "Segment", "Stochastic"]
+__all__ = ["Emitter", "Exponent", "Int8", "Segment", "Stochastic"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,16 @@ class Int8:
     scale: Requantization | Region
     per_row: bool = False
     rounding: Stochastic | None = None
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """Bounds of the t that the device makes of a statistics slot's maximum; `up`: the shift of a chain grows with t."""
+
+    slot: int
+    low: int
+    high: int
+    up: bool = False
 
 
 class Emitter:
@@ -113,12 +123,14 @@ class Emitter:
         acc_write: bool = False,
         stat_slot: int | None = None,
         stat_clear: bool = False,
+        exponent: Exponent | None = None,
         note: str = "",
     ) -> None:
         """M x N outputs over one segment, or two of which the first is shifted left by `shift`.
 
         The result is INT8 with `int8`; else INT32 where it goes to `out`, and none where it only goes to `acc`. `acc_read` adds what `acc`
-        holds, `acc_write` puts the sum there. `stat_slot` records the largest product before rounding, anew with `stat_clear`.
+        holds, `acc_write` puts the sum there. `stat_slot` records the largest product before rounding, anew with `stat_clear`. With
+        `exponent` the device sets the shift: that of the INT8 result's scale, or `shift` of two segments, of which it is the largest.
         """
         first, *more = segments
         second = more[0] if more else None
@@ -141,6 +153,9 @@ class Emitter:
             fields |= {"acc_read": int(acc_read), "acc_write": int(acc_write), "acc_base": acc.base, "acc_stride": acc.stride}
         if stat_slot is not None:
             fields |= {"stat_enable": 1, "stat_clear": int(stat_clear), "stat_slot": stat_slot}
+        if exponent:
+            fields |= {"device_shift": 1, "exponent_slot": exponent.slot, "t_low": exponent.low, "t_high": exponent.high}
+            fields |= {"shift_up": int(exponent.up and second is not None)}
         if int8:
             fields |= self._requantization(int8)
         self._add(Opcode.COMPUTE, note, **fields)

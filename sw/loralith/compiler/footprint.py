@@ -98,6 +98,8 @@ def _compute(f: Fields, config: Config) -> list[Use]:
         left = _ranges(f[f"left{i}_base"], f[f"left{i}_stride"], mt, -(-k // W))
         right = _ranges(f[f"right{i}_base"], f[f"right{i}_stride"], nt, -(-steps // W))
         uses += [Use(Stage.READ, "left", False, left, bool(i)), Use(Stage.READ, "right", False, right, bool(i))]
+    if f["device_shift"]:
+        uses.append(Use(Stage.READ, "stat", False, ((f["exponent_slot"], f["exponent_slot"] + 1),), False))
     if f["to_out"]:
         results("out", True, f["out_base"], f["out_stride"], mt, -(-N * (4 if mode == OutMode.INT32 else 1) // W))
     if f["to_left"]:

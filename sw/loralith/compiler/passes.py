@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loralith.compiler.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
-from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.emit import Emitter, Exponent, Int8, Segment, Stochastic
 from loralith.compiler.layout import MatrixLayout, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Regions, Window, rows_needed
@@ -40,6 +40,8 @@ __all__ = [
 
 SKINNY_SLOT = 0
 """The statistics slot of the skinny product's maximum and saturations."""
+MEASURED_SLOT = 1
+"""That of a pass before it that only measures; it follows in DRAM."""
 SKINNY_STATS_BYTES = padded(STAT_BYTES, 64)
 
 
@@ -59,9 +61,11 @@ class Pass:
         adapter: INT8 [r, N]. output: INT32 [T, N], or INT8 with `output_scale`; None: the skinny product alone.
         skinny: where the skinny result goes, `SkinnyShape.packed` of T; None: it is only measured.
         base_first, shift: the chain of the output.
-        requantization, stochastic: of the skinny result.
+        requantization, stochastic: of the skinny result; the first of a skinny product that is only measured too, for its mantissa.
         stats: DRAM address of the skinny product's statistics slot.
         zeros: DRAM address of a bus word of zeros, at least C bytes.
+        exponent: bounds within which the device sets the skinny result's scale and the chain's shift, of which `shift` is the largest; from
+            the maximum in `MEASURED_SLOT`, which a pass before it in the list measured with the same mantissa. Both slots go to `stats`.
     """
 
     left: MatrixLayout
@@ -78,6 +82,7 @@ class Pass:
     stats: int
     zeros: int
     output_scale: Requantization | None = None
+    exponent: Exponent | None = None
 
     @property
     def output_bytes(self) -> int:
@@ -278,7 +283,9 @@ class PassSteps:
         t0, t = self.tokens(i)
         measure = work.skinny is None
         out = left_result = int8 = None
-        if not measure:
+        if measure and work.requantization:
+            int8 = Int8(work.requantization)
+        elif not measure:
             out, left_result = self.skinny_out.replace((i, 0)), self.result.replace((i, 0))
             assert work.requantization is not None
             rounding = Stochastic(work.stochastic, t0 * self.rank, self.rank, 1) if work.stochastic else None
@@ -296,8 +303,9 @@ class PassSteps:
                 acc=self.acc,
                 acc_read=b > 0,
                 acc_write=not last,
-                stat_slot=SKINNY_SLOT if last else None,
+                stat_slot=(MEASURED_SLOT if measure and work.requantization else SKINNY_SLOT) if last else None,
                 stat_clear=i == 0,
+                exponent=work.exponent if last and not measure else None,
                 note=f"skinny {i},{b}",
             )
         if not measure:
@@ -305,6 +313,12 @@ class PassSteps:
             assert out is not None
             self.emitter.store(work.skinny.block(t0, t, 0, work.skinny.cols), out, note=f"skinny {i}")
         return left_result
+
+    def _statistics(self) -> None:
+        measured = self.work.requantization is not None and self.work.skinny is None
+        if not measured:  # a measured slot is read with that of the pass that it is for
+            slots = 2 if self.work.exponent else 1
+            self.emitter.store_stats(self.work.stats, SKINNY_SLOT, slots, note="skinny statistics")
 
     def output(self, i: int, j: int, skinny_left) -> None:
         """One block of Y or dX: base segment over k, adapter segment, chained."""
@@ -322,7 +336,7 @@ class PassSteps:
             segments: tuple[Segment, ...]
             if work.base_first and last:
                 segments = (base, adapter)
-            elif work.base_first and work.shift:
+            elif work.base_first and (work.shift or work.exponent):
                 # Each part must be shifted; a second segment of zeros brings the shift.
                 zero = self.zero_block()
                 segments = (base, Segment(base.left, type(zero)(zero.memory, zero.base, zero.rows, 0), 1))
@@ -335,6 +349,7 @@ class PassSteps:
                 n,
                 segments,
                 shift=work.shift if len(segments) > 1 else 0,
+                exponent=work.exponent if len(segments) > 1 else None,
                 out=out if last else None,
                 int8=Int8(work.output_scale) if last and work.output_scale else None,
                 acc=self.acc,
@@ -380,7 +395,7 @@ class PassSteps:
         for i in range(self.tb):
             skinny_left = self.skinny_product(i)
             if i == self.tb - 1:
-                self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 1, note="skinny statistics")
+                self._statistics()
             yield
             if self.work.output is not None:
                 # Back and forth, so that the base block of the last column serves the next tokens too.

@@ -114,6 +114,19 @@ def _compute(c: Fields, config: Config) -> Iterator[str]:
             yield f"scale_m {c['scale_m']} is below 32768"
         if c["scale_n"] > 47:
             yield f"scale_n {c['scale_n']} is over 47"
+    if c["device_shift"]:
+        yield from _device_shift(c)
+
+
+def _device_shift(c: Fields) -> Iterator[str]:
+    low, high = c["t_low"], c["t_high"]
+    if not low <= high <= 47:
+        yield f"device_shift takes t_low <= t_high <= 47, not {low} and {high}"
+    elif c["chained"]:
+        if c["shift"] < high - low:
+            yield f"shift {c['shift']} is below t_high - t_low = {high - low}"
+    elif c["out_mode"] != OutMode.INT8 or c["scale_mode"] != ScaleMode.TENSOR:
+        yield "device_shift of a command that is not chained needs an INT8 result with one scale"
 
 
 def _last_rows(c: Fields, config: Config) -> Iterator[tuple[str, str, int, int]]:
@@ -159,3 +172,5 @@ def _last_rows(c: Fields, config: Config) -> Iterator[tuple[str, str, int, int]]
         yield "scale", "the vector", c["scale_base"] + (M if c["scale_mode"] == ScaleMode.ROW else N) // R, config.scale_depth
     if c["stat_enable"]:
         yield "stat", "the slot", c["stat_slot"], config.stat_slots
+    if c["device_shift"]:
+        yield "stat", "the exponent's slot", c["exponent_slot"], config.stat_slots

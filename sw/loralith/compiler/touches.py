@@ -90,6 +90,8 @@ def _compute(c: Fields, config: Config) -> Iterator[Access]:
         yield Access(Stage.READ, "left", False, _rows(c[f"left{i}_base"], c[f"left{i}_stride"], M, k, R, W), i == 1)
         rows = _rows(c[f"right{i}_base"], c[f"right{i}_stride"], N, (k - 1) // fold + 1, config.cols // fold, W)
         yield Access(Stage.READ, "right", False, rows, i == 1)
+    if c["device_shift"]:
+        yield Access(Stage.READ, "stat", False, np.array([c["exponent_slot"]]))
     if c["to_out"]:
         seqs = 4 * N if c["out_mode"] == OutMode.INT32 else N
         yield Access(Stage.DONE, "out", True, _rows(c["out_base"], c["out_stride"], M, seqs, R, W), chained)

@@ -86,7 +86,16 @@ def _compute_has_meaning(c: Fields, config: Config) -> bool:
         and (bool(c["chained"]) or not (c["shift"] or c["segment_wait"]))
         and (not c["to_left"] or c["out_mode"] == OutMode.INT8)
         and (not c["to_out"] or c["out_mode"] != OutMode.NONE)
+        and (not c["device_shift"] or _device_shift_has_meaning(c))
     )
+
+
+def _device_shift_has_meaning(c: Fields) -> bool:
+    if not c["t_low"] <= c["t_high"] <= SHIFT_MAX:
+        return False
+    if c["chained"]:
+        return c["shift"] >= c["t_high"] - c["t_low"]
+    return c["out_mode"] == OutMode.INT8 and c["scale_mode"] == ScaleMode.TENSOR
 
 
 def _compute_sizes(c: Fields) -> bool:
@@ -152,3 +161,5 @@ def _compute_regions(c: Fields, config: Config) -> Iterator[tuple[Check, int, in
         yield Check.SCALE, c["scale_base"] + words, config.scale_depth
     if c["stat_enable"]:
         yield Check.STAT, c["stat_slot"] + 1, config.stat_slots
+    if c["device_shift"]:
+        yield Check.STAT, c["exponent_slot"] + 1, config.stat_slots

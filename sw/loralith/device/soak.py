@@ -1,7 +1,8 @@
 """Random small products, many per list, each compared with numpy: what `loralith soak` runs.
 
 Every product draws its shape, fold, operand orders, chain and shift, whether it adds to the accumulate buffer, and its kind of result:
-INT32, INT8 rounded half even or stochastically, with one scale or one per row or column, stored straight or transposed. Operands hold
+INT32, INT8 rounded half even or stochastically, with one scale, one per row or column, or one that the device sets from a measured maximum,
+as it may set the chain's shift; stored straight or transposed. Operands hold
 every int8, -128 included.
 """
 
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.emit import Emitter, Exponent, Int8, Segment, Stochastic
 from loralith.compiler.layout import MatrixLayout, fold_right, row_major
 from loralith.compiler.regions import Region, rows_needed
 from loralith.device.base import Device
-from loralith.spec.numerics import MANTISSA_MIN, Q8_MAX, Requantization, hash32
+from loralith.spec.numerics import MANTISSA_MAX, MANTISSA_MIN, Q8_MAX, SHIFT_MAX, Requantization, hash32
 
 __all__ = ["Mismatch", "Soak"]
 
@@ -92,30 +93,52 @@ class Soak:
             segments.append(segment)
             sums.append(exact)
         shift = int(rng.integers(0, LARGEST_SHIFT)) if chained else 0
-        total = sums[0] if not chained else (sums[0] << shift) + sums[1]
+        exponent, exact_scale, left_shift = None, None, shift
+        if rng.random() < 0.3:
+            exponent, mantissa, t = self._measured(M, N, segments[0], sums[0], fold, most=shift if chained else SHIFT_MAX)
+            if chained:
+                left_shift = shift - (exponent.high - t if exponent.up else t - exponent.low)
+            else:
+                exact_scale = Requantization(mantissa, t)
+        total = sums[0] if not chained else (sums[0] << left_shift) + sums[1]
         acc = None
         if rng.random() < 0.2:
             acc = self._region("acc", M, N)
             earlier, exact = self._segment(M, N, fold)
             self._emitter.compute(M, N, (earlier,), fold=fold, acc=acc, acc_write=True)
             total = total + exact
-        kind = ("INT32", "INT8", "stochastic")[rng.integers(3)]
+        kind = ("INT32", "INT8", "stochastic")[rng.integers(1 if exact_scale else 0, 3)]
         turned = kind != "INT32" and bool(rng.random() < 0.5)
         values = total.astype(np.int32)
         int8 = None
         if kind != "INT32":
-            int8, values = self._requantized(total, kind == "stochastic")
+            int8, values = self._requantized(total, kind == "stochastic", exact_scale)
         values = np.ascontiguousarray(values.T if turned else values)
         out = self._region("out", M, values.itemsize * N)
         lengths = ",".join(str(s.k) for s in segments)
         what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}"
         if int8 is not None and isinstance(int8.scale, Region):
             what += f" per {'row' if int8.per_row else 'column'}"
-        what += ", added" * (acc is not None) + ", transposed" * turned
-        self._emitter.compute(M, N, tuple(segments), fold=fold, shift=shift, out=out, int8=int8, acc=acc, acc_read=acc is not None)
+        what += ", added" * (acc is not None) + ", transposed" * turned + ", shift set by the device" * (exponent is not None)
+        options = {"fold": fold, "shift": shift, "out": out, "int8": int8, "exponent": exponent}
+        self._emitter.compute(M, N, tuple(segments), **options, acc=acc, acc_read=acc is not None)
         layout = self._place(row_major(values.shape[0], values.shape[1], config, values.itemsize), None)
         self._emitter.store(layout, out, transpose=turned)
         return _Expected(what, layout, values)
+
+    def _measured(self, M: int, N: int, segment: Segment, exact: np.ndarray, fold: int, most: int) -> tuple[Exponent, int, int]:
+        """A product that is only measured; bounds near what it gives, at most ``most`` apart, its mantissa, and the t that it gives."""
+        rng = self.rng
+        mantissa = int(rng.integers(MANTISSA_MIN, MANTISSA_MAX + 1))
+        slot = int(rng.integers(self.device.config.stat_slots))
+        int8 = Int8(Requantization(mantissa, 0))
+        self._emitter.compute(M, N, (segment,), fold=fold, int8=int8, stat_slot=slot, stat_clear=True)
+        largest, t = int(np.abs(exact).max()) * mantissa, 0
+        while largest > Q8_MAX * 2**t:
+            t += 1
+        low = int(np.clip(t + rng.integers(-5, 3), 0, SHIFT_MAX))
+        high = int(min(low + rng.integers(0, most + 1), SHIFT_MAX))
+        return Exponent(slot, low, high, up=bool(rng.random() < 0.5)), mantissa, min(max(t, low), high)
 
     def _segment(self, M: int, N: int, fold: int) -> tuple[Segment, np.ndarray]:
         """Random operands, loaded, and their exact product (int64)."""
@@ -138,7 +161,8 @@ class Soak:
         self._emitter.load(self._place(row_major(packed.shape[0], packed.shape[1], config), packed), other, transpose=turned)
         return Segment(region, other, K), left.astype(np.int64) @ right.astype(np.int64)
 
-    def _requantized(self, total: np.ndarray, stochastic: bool) -> tuple[Int8, np.ndarray]:
+    def _requantized(self, total: np.ndarray, stochastic: bool, exact: Requantization | None = None) -> tuple[Int8, np.ndarray]:
+        """An INT8 result and its values; with ``exact`` the device finds that scale by itself, and is given another shift."""
         rng = self.rng
         M, N = total.shape
         most = max(1, int(np.abs(total).max()))
@@ -147,10 +171,14 @@ class Soak:
         drawn = [Requantization.from_ratio(Q8_MAX / most * float(rng.uniform(0.5, 1.5))) for _ in range(entries)]
         if rng.random() < 0.25:  # a power of two at which some sum is a tie
             drawn = [Requantization(MANTISSA_MIN, _tie(total) or scale.shift) for scale in drawn]
+        if exact:
+            drawn, entries, per_row = [exact], 1, False
         shape = (M, 1) if per_row else (1, -1)
         m = np.array([scale.mantissa for scale in drawn], np.int64).reshape(shape)
         n = np.array([scale.shift for scale in drawn], np.int64).reshape(shape)
         scale = drawn[0] if entries == 1 else self._scales(drawn)
+        if exact:
+            scale = Requantization(exact.mantissa, int(rng.integers(SHIFT_MAX + 1)))
         p = total * m
         if not stochastic:
             half = np.where(n > 0, (1 << np.maximum(n - 1, 0)) - 1 + (p >> n & 1), 0)

@@ -11,6 +11,7 @@ from loralith.device.onchip import Memories
 from loralith.device.requantize import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
+from loralith.spec.numerics import least_shift
 
 __all__ = ["compute", "load", "store"]
 
@@ -93,7 +94,7 @@ def _add_accumulated(v: np.ndarray, c: Fields, memories: Memories, config: Confi
 def _scales(c: Fields, memories: Memories, config: Config) -> tuple[np.ndarray | int, np.ndarray | int]:
     """(mantissa, shift), each one value or an array that broadcasts with [M, N]."""
     if c["scale_mode"] == ScaleMode.TENSOR:
-        return c["scale_m"], c["scale_n"]
+        return c["scale_m"], _t(c, memories) if c["device_shift"] and not c["chained"] else c["scale_n"]
     per_row = c["scale_mode"] == ScaleMode.ROW
     count = c["m_rows"] if per_row else c["n_cols"]
     first = c["scale_base"] * config.rows
@@ -102,11 +103,24 @@ def _scales(c: Fields, memories: Memories, config: Config) -> tuple[np.ndarray |
     return entries & 0xFFFF, entries >> 16 & 0x3F
 
 
+def _t(c: Fields, memories: Memories) -> int:
+    """What a command with `device_shift` makes of its slot's maximum."""
+    return least_shift(int(memories.stat_max[c["exponent_slot"]]), c["t_low"], c["t_high"])
+
+
+def _left_shift(c: Fields, memories: Memories) -> int:
+    """Of a chained command."""
+    if not c["device_shift"]:
+        return c["shift"]
+    t = _t(c, memories)
+    return c["shift"] - (c["t_high"] - t if c["shift_up"] else t - c["t_low"])
+
+
 def compute(c: Fields, memories: Memories, config: Config) -> tuple[int, int]:
     """Run a COMPUTE. Returns: array steps taken, results that saturated."""
     total = _segment(c, 0, memories, config)
     if c["chained"]:
-        total = (total << c["shift"]) + _segment(c, 1, memories, config)
+        total = (total << _left_shift(c, memories)) + _segment(c, 1, memories, config)
     v = _wrapped(total)
     if c["acc_read"] or c["acc_write"]:
         v = _add_accumulated(v, c, memories, config)

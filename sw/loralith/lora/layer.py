@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loralith.compiler.emit import Emitter
+from loralith.compiler.emit import Emitter, Exponent
 from loralith.compiler.gradient import Gradient, compile_gradient
 from loralith.compiler.layout import MatrixLayout, row_major
 from loralith.compiler.order import AHEAD
-from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, compile_pass
+from loralith.compiler.passes import MEASURED_SLOT, SKINNY_STATS_BYTES, Pass, compile_pass
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.device.base import Device
+from loralith.spec.commands import STAT_BYTES
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT
+from loralith.spec.scheme import FQT, Chain, DeviceShift, Role
 
 from .quantize import Float32, Quantized, QuantizedWeight, Stream
 from .step import BackwardPlan, ForwardPlan, LayerNumerics
@@ -153,23 +154,39 @@ class DeviceLayer:
     def _read(self, layout: MatrixLayout) -> np.ndarray:
         return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int32)
 
-    def _statistics(self, address: int) -> tuple[int, int]:
-        """(max |p|, saturations) of the skinny product."""
-        slot = self.device.read(address, 16)
+    def _statistics(self, address: int, index: int = 0) -> tuple[int, int]:
+        """(max |p|, saturations) of the skinny product, or of the slot ``index`` behind it."""
+        slot = self.device.read(address + index * STAT_BYTES, STAT_BYTES)
         return int(slot[:8].view("<u8")[0]), int(slot[8:12].view("<u4")[0])
 
     # Passes.
 
+    def _measuring(
+        self, left: MatrixLayout, skinny_right: MatrixLayout, base_transposed: bool, stats: int, scale: Requantization | None = None
+    ) -> Pass:
+        return Pass(left, self.weight, base_transposed, skinny_right, None, None, None, True, 0, scale, None, stats, self.zeros)
+
     def _measure(self, left: MatrixLayout, skinny_right: MatrixLayout, base_transposed: bool, stats: int) -> int:
         emitter = Emitter(self.config)
-        work = Pass(left, self.weight, base_transposed, skinny_right, None, None, None, True, 0, None, None, stats, self.zeros)
-        compile_pass(emitter, work, self.rank)
+        compile_pass(emitter, self._measuring(left, skinny_right, base_transposed, stats), self.rank)
         self.device.run(emitter.finish(AHEAD), TIMEOUT)
         return self._statistics(stats)[0]
+
+    def _pass(self, emitter: Emitter, work: Pass, bounds: DeviceShift | None) -> None:
+        """Adds a pass; where the device sets its scales, a pass that measures them goes before it."""
+        if bounds:
+            measuring = self._measuring(work.left, work.skinny_right, work.base_transposed, work.stats, work.requantization)
+            compile_pass(emitter, measuring, self.rank)
+            work = replace(work, exponent=Exponent(MEASURED_SLOT, bounds.low, bounds.high, up=not bounds.base_first))
+        compile_pass(emitter, work, self.rank)
 
     def _maximum(self, stats: int, requantization: Requantization) -> int:
         """The largest accumulator of the skinny product of the list that just ran."""
         return self.numerics.accumulator_maximum(self._statistics(stats)[0], requantization)
+
+    def _measured(self, stats: int, scale: Requantization) -> int:
+        """The largest accumulator that the measuring pass of the list that just ran has seen."""
+        return self.numerics.accumulator_maximum(self._statistics(stats, 1)[0], scale)
 
     @staticmethod
     def _key(stream: Stream | None) -> tuple[int, int] | None:
@@ -196,12 +213,18 @@ class DeviceLayer:
                 temporary: list[int] = []
                 right = self._place_skinny_right(operands.aq.T, temporary)
                 stats = self.device.alloc(SKINNY_STATS_BYTES)
-                measured = self._measure(xs, right, True, stats) if numerics.must_measure("H") else None
-                plan = numerics.forward_plan(operands, measured)
-                adapter = self._place(row_major(self.rank, self.O, config), np.ascontiguousarray(plan.b_chain.T), temporary)
+                bounds = plan = None
+                if numerics.on_device:
+                    bounds, b_chain = numerics.forward_bounds(operands)
+                    chain, scale = bounds.chain(bounds.extreme), bounds.requantization(bounds.low)
+                else:
+                    measured = self._measure(xs, right, True, stats) if numerics.must_measure("H") else None
+                    plan = numerics.forward_plan(operands, measured)
+                    b_chain, chain, scale = plan.b_chain, plan.chain, plan.requantization
+                adapter = self._place(row_major(self.rank, self.O, config), np.ascontiguousarray(b_chain.T), temporary)
                 out = self._reserve(row_major(T, self.O, config, 4), temporary)
                 emitter = Emitter(config)
-                compile_pass(
+                self._pass(
                     emitter,
                     Pass(
                         left=xs,
@@ -211,16 +234,18 @@ class DeviceLayer:
                         adapter=adapter,
                         output=out,
                         skinny=skinny,
-                        base_first=plan.chain.base_first,
-                        shift=plan.chain.shift,
-                        requantization=plan.requantization,
-                        stochastic=self._key(plan.h_stream),
+                        base_first=chain.base_first,
+                        shift=chain.shift,
+                        requantization=scale,
+                        stochastic=self._key(numerics.stream(Role.H, step, call)),
                         stats=stats,
                         zeros=self.zeros,
                     ),
-                    self.rank,
+                    bounds,
                 )
                 self.device.run(emitter.finish(AHEAD), TIMEOUT)
+                if plan is None:
+                    plan = numerics.forward_plan(operands, self._measured(stats, scale))
                 acc = self._read(out)
                 if record:
                     numerics.record("H", self._maximum(stats, plan.requantization))
@@ -267,18 +292,25 @@ class DeviceLayer:
             dys = self._place(row_major(T, self.O, config), operands.dyq, temporary)
             right = self._place_skinny_right(saved.plan.operands.bq, temporary)
             stats = self.device.alloc(SKINNY_STATS_BYTES)
-            measured = self._measure(dys, right, False, stats) if numerics.must_measure("dH") else None
-            plan = numerics.backward_plan(operands, measured, need_dx=need_dx)
+            bounds = plan = None
+            chain: Chain | None
+            if numerics.on_device:
+                bounds, a_chain = numerics.backward_bounds(operands, need_dx=need_dx)
+                chain, scale = bounds.chain(bounds.extreme), bounds.requantization(bounds.low)
+            else:
+                measured = self._measure(dys, right, False, stats) if numerics.must_measure("dH") else None
+                plan = numerics.backward_plan(operands, measured, need_dx=need_dx)
+                a_chain, chain, scale = plan.a_chain, plan.chain, plan.requantization
             skinny = self._reserve(self.skinny.packed(T, config), temporary)
             adapter = out = None
             if need_dx:
-                assert plan.a_chain is not None
-                adapter = self._place(row_major(self.rank, self.I, config), plan.a_chain, temporary)
+                assert a_chain is not None
+                adapter = self._place(row_major(self.rank, self.I, config), a_chain, temporary)
                 out = self._reserve(row_major(T, self.I, config, 4), temporary)
             db = self._reserve(row_major(self.O, self.rank, config, 4), temporary)
             da = self._reserve(row_major(self.I, self.rank, config, 4), temporary)
             emitter = Emitter(config)
-            compile_pass(
+            self._pass(
                 emitter,
                 Pass(
                     left=dys,
@@ -288,20 +320,22 @@ class DeviceLayer:
                     adapter=adapter,
                     output=out,
                     skinny=skinny,
-                    base_first=plan.chain.base_first if plan.chain else True,
-                    shift=plan.chain.shift if plan.chain else 0,
-                    requantization=plan.requantization,
-                    stochastic=self._key(plan.dh_stream),
+                    base_first=chain.base_first if chain else True,
+                    shift=chain.shift if chain else 0,
+                    requantization=scale,
+                    stochastic=self._key(numerics.stream(Role.DH, saved.plan.operands.step, saved.plan.operands.call)),
                     stats=stats,
                     zeros=self.zeros,
                 ),
-                self.rank,
+                bounds,
             )
             h_right = self.skinny.right(T, config).at(saved.skinny.address)
             dh_right = self.skinny.right(T, config).at(skinny.address)
             compile_gradient(emitter, Gradient(dys, h_right, db), self.rank, "dB")
             compile_gradient(emitter, Gradient(saved.x.layout, dh_right, da), self.rank, "dA")
             self.device.run(emitter.finish(AHEAD), TIMEOUT)
+            if plan is None:
+                plan = numerics.backward_plan(operands, self._measured(stats, scale), need_dx=need_dx)
             db_acc, da_acc = self._read(db), self._read(da)
             dx_acc = self._read(out) if out is not None else None
             if record:

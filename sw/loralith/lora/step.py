@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loralith.spec import scheme as spec
-from loralith.spec.numerics import K_LIMIT, Requantization
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError
+from loralith.spec.numerics import K_LIMIT, Requantization, least_shift
+from loralith.spec.scheme import FQT, Chain, DeviceShift, Role, SchemeError
 
 from .quantize import Float32, Int8, Quantized, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
 
@@ -145,8 +145,23 @@ class LayerNumerics:
         return Stream(self.scheme.seed, step, spec.tensor_id(self.layer, role, call))
 
     def must_measure(self, name: str) -> bool:
-        """Whether the exponent of ``"H"`` or ``"dH"`` needs this pass's own maximum, from a measuring run."""
+        """Whether the exponent of ``"H"`` or ``"dH"`` needs this pass's own maximum, from a measuring run.
+
+        Where the device decides, that run is part of the pass's own list.
+        """
         return spec.predicted_maximum(self.history[name], self.scheme) is None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device sets the scales of H and dH."""
+        return self.scheme.adapter_scales == "device"
+
+    def _device_shift(self, name: str, operands: ForwardOperands) -> DeviceShift:
+        O, I = self.weight.q.shape
+        r = len(operands.aq)
+        k = I if name == "H" else O
+        expected = spec.expected_maximum(self.history[name], k)
+        return spec.device_shift(self.alpha / r, operands.sa, expected, k, r, operands.b if operands.bq.any() else None)
 
     def record(self, name: str, maximum: int) -> None:
         """Appends the largest magnitude of the accumulators of ``"H"`` or ``"dH"`` to the history; not called in evaluation.
@@ -193,6 +208,17 @@ class LayerNumerics:
         clipped = {"X": x.clipped, "A": a_clipped, "B": b_clipped}
         return ForwardOperands(step, call, x.q, x.scale, aq, sa, a_units, bq, exponent, b_units, clipped)
 
+    def forward_bounds(self, operands: ForwardOperands) -> tuple[DeviceShift, Int8]:
+        """Where the device sets H's scale: its bounds, and the copy of B that Y reads."""
+        bounds = self._device_shift("H", operands)
+        return bounds, self._b_chain(operands, bounds.drop)
+
+    def _b_chain(self, operands: ForwardOperands, drop: int) -> Int8:
+        if not drop:
+            return operands.bq
+        stream = self.stream(Role.B_CHAIN, operands.step, operands.call)
+        return quantize_power(operands.b_units, operands.b + drop, stream)[0]
+
     def forward_plan(self, operands: ForwardOperands, measured: int | None = None) -> ForwardPlan:
         """Scales and chain of a forward pass.
 
@@ -201,13 +227,16 @@ class LayerNumerics:
         I = self.weight.q.shape[1]
         r, step, call = len(operands.aq), operands.step, operands.call
         s = self.alpha / r
-        h = spec.h_exponent(s, operands.sa, self._maximum("H", measured))
-        chain = spec.chain(I, r, h + operands.b)
-        b_chain = operands.bq
-        if chain.drop:
-            b_chain, _, _ = quantize_power(operands.b_units, operands.b + chain.drop, self.stream(Role.B_CHAIN, step, call))
+        if self.on_device:
+            bounds = self._device_shift("H", operands)
+            t = self._t("H", bounds, measured)
+            h, chain, ratio = bounds.exponent(t), bounds.chain(t), bounds.requantization(t)
+        else:
+            h = spec.h_exponent(s, operands.sa, self._maximum("H", measured))
+            chain = spec.chain(I, r, h + operands.b)
+            ratio = spec.adapter_requantization(s, operands.sa, h)
+        b_chain = self._b_chain(operands, chain.drop)
         y_scale = np.ldexp(operands.sx * self.weight.scale.astype(np.float64), chain.exponent)
-        ratio = spec.adapter_requantization(s, operands.sa, h)
         return ForwardPlan(operands, h, ratio, self.stream(Role.H, step, call), chain, b_chain, y_scale)
 
     def backward_operands(self, forward: ForwardPlan, dy: NDArray) -> BackwardOperands:
@@ -218,6 +247,23 @@ class LayerNumerics:
         dyq, g, clipped = quantize(weighted, stream=self.stream(Role.DY, forward.operands.step, forward.operands.call))
         return BackwardOperands(forward, dyq, g, clipped)
 
+    @staticmethod
+    def _t(name: str, bounds: DeviceShift, measured: int | None) -> int:
+        if measured is None:
+            raise SchemeError(f"the scale of {name} was set by the device; give its accumulators' maximum")
+        return least_shift(measured * bounds.mantissa, bounds.low, bounds.high)
+
+    def backward_bounds(self, operands: BackwardOperands, *, need_dx: bool = True) -> tuple[DeviceShift, Int8 | None]:
+        """Where the device sets dH's scale: its bounds, and the copy of A that dX reads (None without dX)."""
+        forward = operands.forward.operands
+        bounds = self._device_shift("dH", forward)
+        return bounds, self._a_chain(forward, bounds.drop) if need_dx else None
+
+    def _a_chain(self, operands: ForwardOperands, drop: int) -> Int8:
+        if not drop:
+            return operands.aq
+        return quantize_power(operands.a_units, drop, self.stream(Role.A_CHAIN, operands.step, operands.call))[0]
+
     def backward_plan(self, operands: BackwardOperands, measured: int | None = None, *, need_dx: bool = True) -> BackwardPlan:
         """Scales and chain of a backward pass.
 
@@ -226,18 +272,24 @@ class LayerNumerics:
         forward, g = operands.forward, operands.g
         ops, r = forward.operands, len(forward.operands.aq)
         s = self.alpha / r
-        c = spec.h_exponent(s, ops.sa, self._maximum("dH", measured))
-        h_prime = ops.b + c
         chain, a_chain, dx_scale = None, None, 0.0
-        if need_dx:
-            chain = spec.chain(len(self.weight.q), r, h_prime)
-            a_chain, dx_scale = ops.aq, math.ldexp(g, chain.exponent)
-            if chain.drop:
-                a_chain, _, _ = quantize_power(ops.a_units, chain.drop, self.stream(Role.A_CHAIN, ops.step, ops.call))
+        if self.on_device:
+            bounds = self._device_shift("dH", ops)
+            t = self._t("dH", bounds, measured)
+            c, ratio = bounds.exponent(t), bounds.requantization(t)
+            h_prime = ops.b + c
+            chain = bounds.chain(t) if need_dx else None
+        else:
+            c = spec.h_exponent(s, ops.sa, self._maximum("dH", measured))
+            h_prime = ops.b + c
+            ratio = spec.adapter_requantization(s, ops.sa, c)
+            chain = spec.chain(len(self.weight.q), r, h_prime) if need_dx else None
+        if chain:
+            a_chain, dx_scale = self._a_chain(ops, chain.drop), math.ldexp(g, chain.exponent)
         return BackwardPlan(
             operands,
             h_prime,
-            spec.adapter_requantization(s, ops.sa, c),
+            ratio,
             self.stream(Role.DH, ops.step, ops.call),
             chain,
             a_chain,

@@ -24,7 +24,7 @@ __all__ = ["STAGES", "Campaign", "Verdict"]
 TESTS = REPO / "tests"
 STAGES = ("native", "golden", "faults", "unit", "cocotb")
 FILES = {
-    "native": ("sw/test_verilator.py",),
+    "native": ("sw/test_verilator.py", "sw/test_device_shift.py"),
     "golden": ("sw/test_golden_layers.py",),
     "faults": ("sw/test_verilator_faults.py",),
     "cocotb": ("cocotb/test_command_kinds.py", "cocotb/test_golden.py", "cocotb/test_cocotb.py"),

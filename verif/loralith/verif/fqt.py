@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec import scheme as spec
-from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization
+from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
 from loralith.spec.scheme import FQT, Chain, Role, SchemeError, tensor_id
 
 from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
@@ -176,12 +176,18 @@ class LoraLayer:
         bq, b_exponent, b_clipped = quantize_power(v, stream=self._stream(step, Role.B, call), qmax=qmax)
 
         h_acc = _int32(matmul(xq, aq.T))
+        before = self.history["H"]
         h_max, maximum, measured = self._maximum("H", h_acc, record)
-        h = spec.h_exponent(s, sa, maximum, qmax)
-        ratio = spec.adapter_requantization(s, sa, h)
+        if self.scheme.adapter_scales == "device":
+            bounds = spec.device_shift(s, sa, spec.expected_maximum(before, I), I, r, b_exponent if bq.any() else None)
+            t = least_shift(h_max * bounds.mantissa, bounds.low, bounds.high)
+            h, ratio, chain = bounds.exponent(t), bounds.requantization(t), bounds.chain(t)
+        else:
+            h = spec.h_exponent(s, sa, maximum, qmax)
+            ratio = spec.adapter_requantization(s, sa, h)
+            chain = spec.chain(I << self.scheme.weight_extra_bits, r, h + b_exponent)
         hq, _, h_clipped = requantize(h_acc, ratio, self._stream(step, Role.H, call), qmax)
 
-        chain = spec.chain(I << self.scheme.weight_extra_bits, r, h + b_exponent)
         b_chain = bq
         if chain.drop:
             b_chain, _, _ = quantize_power(v, b_exponent + chain.drop, self._stream(step, Role.B_CHAIN, call), qmax)
@@ -226,15 +232,23 @@ class LoraLayer:
         weighted = as_float32(dy * self.weight.scale, "dY * sw")
         dyq, g, dy_clipped = quantize(weighted, qmax, self._stream(step, Role.DY, call), self.scheme.power_of_two)
         dh_acc = _int32(matmul(dyq, saved.bq))
+        before = self.history["dH"]
         dh_max, maximum, measured = self._maximum("dH", dh_acc, record)
-        c = spec.h_exponent(s, saved.sa, maximum, qmax)
-        ratio, h_prime = spec.adapter_requantization(s, saved.sa, c), saved.b + c
+        bounds = None
+        if self.scheme.adapter_scales == "device":
+            bounds = spec.device_shift(s, saved.sa, spec.expected_maximum(before, O), O, r, saved.b if saved.bq.any() else None)
+            t = least_shift(dh_max * bounds.mantissa, bounds.low, bounds.high)
+            c, ratio = bounds.exponent(t), bounds.requantization(t)
+        else:
+            c = spec.h_exponent(s, saved.sa, maximum, qmax)
+            ratio = spec.adapter_requantization(s, saved.sa, c)
+        h_prime = saved.b + c
         dhq, _, dh_clipped = requantize(dh_acc, ratio, self._stream(step, Role.DH, call), qmax)
 
         chain = a_chain = dx_acc = dx = None
         dx_scale = 0.0
         if need_dx:
-            chain = spec.chain(O << self.scheme.weight_extra_bits, r, h_prime)
+            chain = bounds.chain(t) if bounds else spec.chain(O << self.scheme.weight_extra_bits, r, h_prime)
             a_chain = saved.aq
             if chain.drop:
                 units = as_float32(a / torch.tensor(saved.sa, dtype=torch.float32), "A / sa")
