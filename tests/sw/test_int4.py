@@ -12,11 +12,15 @@ from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import model
 from loralith.compiler.disasm import assemble, disassemble
 from loralith.compiler.emit import Emitter, Segment
+from loralith.compiler.footprint import footprint
 from loralith.compiler.layout import int_layout, row_major
 from loralith.compiler.matmul import compile_batch, plan_matmul
 from loralith.compiler.regions import Region, Regions
+from loralith.compiler.touches import dram_bytes
 from loralith.device import DeviceError, open_device
+from loralith.device.native.memory import MemoryTiming
 from loralith.device.products import Resident, chained, plan_product, product, wide_product
+from loralith.energy.activity import activity
 from loralith.lora.frozen import FrozenLinear
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import QuantizedWeight as HostWeight
@@ -128,6 +132,16 @@ def test_a_packed_load_is_read_back_from_its_text():
     assert assemble(text) == commands
 
 
+def test_what_a_packed_load_touches_in_dram():
+    command = Command.make(Opcode.LOAD, **LOAD)
+    assert dram_bytes(command).width == 11
+    (region,), matrix = footprint(command, TINY)
+    assert (matrix.row_bytes, matrix.past) == (11, 4096 + 2 * 16 + 11)
+    assert region.ranges == footprint(Command.make(Opcode.LOAD, **(LOAD | {"packed4": 0})), TINY)[0][0].ranges
+    moved = activity(CommandList.of([command]), TINY)
+    assert (moved.dram_operands, moved.left) == (3 * 16, 3 * 21)
+
+
 def run_loads(device, left_bits, right_bits, *, natural, turned, M, N, K, fold=1, seed=0):
     """A product of packed operands on a device: (INT32 result, exact one, commands, bytes read)."""
     config, rng = device.config, np.random.default_rng(seed)
@@ -233,8 +247,8 @@ def test_products_with_a_packed_weight(config, M, K, N):
 
 def test_two_words_and_a_packed_weight(devices):
     rng = np.random.default_rng(6)
-    high, low = (rng.integers(-127, 128, (9, 70)).astype(np.int8) for _ in range(2))
-    w = int4(rng, 1, 13, 70)
+    high, low = (rng.integers(-127, 128, (9, 700)).astype(np.int8) for _ in range(2))
+    w = int4(rng, 1, 13, 700)
     want = ((high.astype(np.int64) << 8) + low) @ w[0].T
     for device in devices:
         with device.arena():
@@ -308,6 +322,22 @@ def test_the_weight_takes_half_the_bytes_of_memory_and_bus(devices, which):
     (read8, bytes8), (read4, bytes4) = (layer_step(devices[which], 8, 64, 64, 4, FQT(weight_bits=bits, seed=5)) for bits in (8, 4))
     assert (bytes8, bytes4) == (64 * 64, 64 * 64 // 2)
     assert read8 - read4 == 2 * bytes4, "forward and backward"
+
+
+def test_a_memory_of_few_words_per_cycle_is_waited_for_less(devices):
+    rtl, cycles = devices[1], []
+    rtl.configure(timing=MemoryTiming(read_rate=0.25))
+    try:
+        for bits in (8, 4):
+            *_, commands, read = run_loads(rtl, 8, bits, natural=False, turned=True, M=4, N=16, K=128)
+            cycles.append((rtl.last_counters.cycles, read, len(commands)))
+    finally:
+        rtl.configure(timing=MemoryTiming())
+    (before, read8, n8), (after, read4, n4) = cycles
+    assert n8 == n4
+    words = (read8 - read4) // rtl.config.bus_bytes
+    assert words == 16 * 128 // 2 // rtl.config.bus_bytes
+    assert before - after > 3 * words, "four cycles a word"
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["reference", "verilator"])
