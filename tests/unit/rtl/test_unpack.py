@@ -118,10 +118,11 @@ def test_after_clear_a_word_begins_with_its_lower_half():
     seen = []
 
     async def drive(ctx):
-        for signal, value in ((block.packed, 1), (block.i.valid, 1), (block.o.ready, 1), (block.i.payload, {"data": word, "error": 0})):
+        for signal, value in ((block.packed, 1), (block.i.valid, 1), (block.i.payload, {"data": word, "error": 0})):
             ctx.set(signal, value)
         for clear in (0, 1, 0):
             ctx.set(block.clear, clear)
+            ctx.set(block.o.ready, not clear)
             _, _, data = await ctx.tick().sample(block.o.payload.data)
             seen.append(list(data))
 
