@@ -9,12 +9,12 @@
 
 /* Identity: what the ID, VERSION and CONFIG_HASH registers read. */
 #define LORALITH_ID_VALUE UINT32_C(0x4C4F5241)  /* 'LORA' */
-#define LORALITH_VERSION_VALUE UINT32_C(0x00000100)  /* of the interface that this header describes */
-#define LORALITH_CONFIG_HASH_TINY UINT32_C(0xA714589A)  /* preset tiny */
-#define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0xF2A96EE4)  /* preset ecp5 */
-#define LORALITH_CONFIG_HASH_BASE UINT32_C(0x21568CDF)  /* preset base */
-#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0x8DD9A787)  /* preset large */
-#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0x1EF4CF0C)  /* preset paper */
+#define LORALITH_VERSION_VALUE UINT32_C(0x00000200)  /* of the interface that this header describes */
+#define LORALITH_CONFIG_HASH_TINY UINT32_C(0x518C58E9)  /* preset tiny */
+#define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0x7BA48B31)  /* preset ecp5 */
+#define LORALITH_CONFIG_HASH_BASE UINT32_C(0x4B7ED9B9)  /* preset base */
+#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0xE331C549)  /* preset large */
+#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0xBEF938CA)  /* preset paper */
 
 /* Registers: byte offsets of 32-bit words, and the masks of their bits. */
 #define LORALITH_REG_ID 0x000u  /* read-only: 'LORA' in ASCII */
@@ -189,6 +189,9 @@ enum loralith_scale_mode {
 #define LORALITH_LOAD_TRANSPOSE_OFFSET 8
 #define LORALITH_LOAD_TRANSPOSE_LSB 4
 #define LORALITH_LOAD_TRANSPOSE_MASK UINT32_C(0x00000001)
+#define LORALITH_LOAD_PACKED4_OFFSET 8
+#define LORALITH_LOAD_PACKED4_LSB 5
+#define LORALITH_LOAD_PACKED4_MASK UINT32_C(0x00000001)
 #define LORALITH_LOAD_ROWS_OFFSET 12
 #define LORALITH_LOAD_ROWS_LSB 0
 #define LORALITH_LOAD_ROWS_MASK UINT32_C(0x0000FFFF)
@@ -414,6 +417,7 @@ struct loralith_load {
     uint16_t signal;  /* semaphores given one token each when the command is complete */
     uint8_t target;  /* memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural) */
     uint8_t transpose;  /* 0: DRAM row = seq, bytes along lanes. 1: DRAM row = lane, bytes along seq; the end of each row is filled with zeros up to a multiple of banks */
+    uint8_t packed4;  /* 1: DRAM holds two INT4 per byte, the first one in the low nibble; they are loaded as INT8, and row_bytes counts them as such. Not for SCALE */
     uint16_t rows;  /* rows of the matrix in DRAM, at least 1 */
     uint16_t pad_rows;  /* rows of zeros written after the last one; not transposed only */
     uint64_t address;  /* first byte in DRAM, a multiple of bus_bytes */
@@ -430,6 +434,7 @@ static inline int loralith_pack_load(const struct loralith_load *c, uint8_t desc
 {
     if (c->target >> 4
         || c->transpose >> 1
+        || c->packed4 >> 1
         || c->row_bytes >> 24)
         return -1;
     for (unsigned i = 0; i < LORALITH_COMMAND_BYTES; i++)
@@ -439,6 +444,7 @@ static inline int loralith_pack_load(const struct loralith_load *c, uint8_t desc
     loralith_put(descriptor, 48, 16, c->signal);
     loralith_put(descriptor, 64, 4, c->target);
     loralith_put(descriptor, 68, 1, c->transpose);
+    loralith_put(descriptor, 69, 1, c->packed4);
     loralith_put(descriptor, 96, 16, c->rows);
     loralith_put(descriptor, 112, 16, c->pad_rows);
     loralith_put(descriptor, 128, 64, c->address);

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.regions import Region, Regions
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import STAT_BYTES
@@ -86,6 +86,16 @@ def loads_natural(it: Work) -> None:
 def loads_transposed(it: Work) -> None:
     for M, N, K in ((1, 1, 1), (4, 4, 8), (7, 9, 11)):
         it.product(M, N, (it.segment(M, N, K, transposed=True),))
+
+
+def loads_packed(it: Work) -> None:
+    for M, N, K in ((1, 1, 1), (4, 4, 16), (7, 17, 21)):
+        left, right = it.regions.take("left", M, K), it.regions.take("right", N, K)
+        turned = it.place(it.rng.integers(-8, 8, (M, K), np.int8), int_layout(M, K, 4, CONFIG))
+        natural = it.place(it.rng.integers(-8, 8, (K, N), np.int8), int_layout(K, N, 4, CONFIG))
+        it.emitter.load(turned, left, transpose=True)
+        it.emitter.load(natural, right)
+        it.product(M, N, (Segment(left, right, K),))
 
 
 def loads_with_rows_of_zeros(it: Work) -> None:
@@ -172,7 +182,7 @@ def stores_statistics(it: Work) -> None:
 
 
 KINDS: tuple[Callable[[Work], None], ...] = (
-    *(loads_natural, loads_transposed, loads_with_rows_of_zeros, loads_scales),
+    *(loads_natural, loads_transposed, loads_packed, loads_with_rows_of_zeros, loads_scales),
     *(computes_int32, computes_int8, computes_with_stochastic_rounding, computes_folded, computes_chained),
     *(computes_sums_over_blocks, computes_left_operands, computes_statistics),
     *(stores_straight, stores_transposed, stores_packed, stores_statistics),

@@ -120,7 +120,7 @@ def test_methods_save_what_they_promise(small_model, tmp_path):
 
     settings = FinetuneSettings(tmp_path, model=small_model, batch=2)
     config = load_config("base")
-    found = {name: METHODS[name].step(settings, config) for name in ("lora-all", "hollowed-net", "tuneqdm", "zoodip")}
+    found = {name: METHODS[name].step(settings, config) for name in ("lora-all", "lora-all-int4", "hollowed-net", "tuneqdm", "zoodip")}
     saved = {name: sum(account.parts["saved"]) for name, account in found.items()}
     assert saved["hollowed-net"] < saved["lora-all"]
     assert saved["zoodip"] == 0
@@ -128,6 +128,8 @@ def test_methods_save_what_they_promise(small_model, tmp_path):
     weights = {name: account.parts["weights"][0] for name, account in found.items()}
     assert weights["hollowed-net"] < 0.7 * weights["lora-all"], "what is left out is not resident"
     assert weights["tuneqdm"] <= weights["lora-all"]
+    assert 0.5 * weights["lora-all"] <= weights["lora-all-int4"] < 0.75 * weights["lora-all"], "rows are whole bus words"
+    assert saved["lora-all-int4"] == saved["lora-all"]
     assert found["zoodip"].parts["gradients"] == [0, 64 * 4]
     assert found["zoodip"].parts["optimizer"][1] >= 2 * 64 * 4
     tuned = found["tuneqdm"]

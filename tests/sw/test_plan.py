@@ -15,6 +15,7 @@ from loralith.mapping.configs import Source, find_model
 from loralith.mapping.plan import plan
 from loralith.mapping.trace import trace_model
 from loralith.spec.config import PRESETS
+from loralith.spec.scheme import FQT
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 CONFIG = {
@@ -31,17 +32,17 @@ CONFIG = {
 }
 
 
-@pytest.mark.parametrize("targets", [PROJECTIONS, ("attn2.to_k", "attn2.to_v")])
-def test_a_plan_counts_what_a_device_does(targets):
+@pytest.mark.parametrize(("targets", "bits"), [(PROJECTIONS, 8), (("attn2.to_k", "attn2.to_v"), 8), (PROJECTIONS, 4)])
+def test_a_plan_counts_what_a_device_does(targets, bits):
     config = PRESETS["tiny"]
-    figures = plan(trace_model(Source("test", CONFIG, 3), targets=targets, rank=2, batch=2), config)
+    figures = plan(trace_model(Source("test", CONFIG, 3), targets=targets, rank=2, batch=2), config, bits)
     torch.manual_seed(0)
     model = add_adapter(UNet2DConditionModel(**CONFIG).requires_grad_(False), rank=2, alpha=4, targets=targets, seed=0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)
     with loralith.open_device("reference", config=config) as device:
-        attachment = loralith.attach(model, device, modules="all")
+        attachment = loralith.attach(model, device, FQT(weight_bits=bits), modules="all")
         y = model(torch.randn(2, 1, 4, 4), torch.tensor([1, 2]), torch.randn(2, 3, 6)).sample
         saved = attachment.saved_bytes()
         y.square().sum().backward()
@@ -70,6 +71,19 @@ def test_what_stays_in_torch_is_counted_with_its_reason():
     assert figures["totals"]["conv in torch"]["bytes_read"] == 0
     everything = plan(trace_model(Source("test", CONFIG, 3), targets=PROJECTIONS, rank=2, batch=2), PRESETS["tiny"])
     assert figures["macs"] == everything["macs"]
+
+
+def test_weights_of_4_bits_are_read_in_half_the_words():
+    traced = trace_model(Source("test", CONFIG, 3), targets=PROJECTIONS, rank=2, batch=2)
+    wide, narrow = (plan(traced, PRESETS["tiny"], bits)["layers"] for bits in (8, 4))
+    for before, after in zip(wide, narrow, strict=True):
+        saved = before["weight_bytes"] - after["weight_bytes"]
+        if before["kind"] == "attention":
+            assert before == after
+        elif saved:  # read forward and backward; other block sizes may cost less or more of X
+            assert before["bytes_read"] - after["bytes_read"] >= saved, before["name"]
+        else:
+            assert before["shape"].split()[2] in ("1", "2", "4", "6", "8"), "a row of one bus word stays one"
 
 
 def test_stable_diffusion_is_planned_without_weights():

@@ -108,6 +108,14 @@ LOAD = Record(
             "0: DRAM row = seq, bytes along lanes. 1: DRAM row = lane, bytes along seq; the end of each row is filled "
             "with zeros up to a multiple of banks",
         ),
+        Field(
+            "packed4",
+            2,
+            5,
+            1,
+            "1: DRAM holds two INT4 per byte, the first one in the low nibble; they are loaded as INT8, and row_bytes counts them as "
+            "such. Not for SCALE",
+        ),
         Field("pad_rows", 3, 16, 16, "rows of zeros written after the last one; not transposed only"),
         Field("right_base", 9, 0, 16, "BOTH: first row of the region in the right scratchpad"),
         Field("right_stride", 9, 16, 16, "BOTH: right scratchpad rows from one block of lanes to the next"),

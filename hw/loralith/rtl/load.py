@@ -94,7 +94,7 @@ class LoadUnit(wiring.Component):
             flight.i.payload.eq(job),
             splitter.i.payload.address.eq(job.address),
             splitter.i.payload.rows.eq(job.rows),
-            splitter.i.payload.beats.eq(job.beats),
+            splitter.i.payload.beats.eq(job.words),
             splitter.i.payload.stride.eq(job.row_stride),
             flight.i.valid.eq(granted & splitter.i.ready),
             splitter.i.valid.eq(granted & flight.i.ready),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
 from loralith.spec.commands import SEMAPHORES, LoadTarget, Opcode
@@ -15,6 +15,7 @@ from .interfaces import FaultSignature, OperandWrite, ScaleWrite
 from .queue import Queue
 from .read_master import ReadBeat
 from .transfer_check import Job
+from .unpack import Unpack
 
 __all__ = ["LoadData"]
 
@@ -29,7 +30,7 @@ class LoadData(wiring.Component):
 
     Members:
         jobs: loads, in the order of their beats; taken when the last write is made up.
-        beats: the bus words of all loads in a row.
+        beats: the bus words of all loads in a row; of a packed load each is two beats' worth, see ``Unpack``.
         operand, scale: the writes.
         done: the signal mask of a load in the cycle that takes its last write. That write is made up only while ``done`` is
             ready, and the taker must stay so until then.
@@ -55,6 +56,10 @@ class LoadData(wiring.Component):
         m = Module()
         config, job = self._config, self.jobs.payload
         R, C, W = config.rows, config.cols, config.bus_bytes
+
+        m.submodules.unpack = unpack = Unpack(config)
+        connect(m, flipped(self.beats), unpack.i)
+        beats = unpack.o
 
         # Writes that are made up: two, so that a memory's ready is not on the way to what makes them up.
         fields = OperandWrite(config)
@@ -92,8 +97,10 @@ class LoadData(wiring.Component):
         job_ends = beat_ends & finishing
         m.d.comb += [
             may_end.eq(self.done.ready & ~ending),
-            step.eq(running & made.i.ready & (padding | (self.beats.valid & ~self.beats.payload.error)) & (~job_ends | may_end)),
-            self.beats.ready.eq((step & beat_ends & ~padding) | failed),
+            step.eq(running & made.i.ready & (padding | (beats.valid & ~beats.payload.error)) & (~job_ends | may_end)),
+            beats.ready.eq((step & beat_ends & ~padding) | failed),
+            unpack.row_ends.eq(last_beat),
+            unpack.clear.eq(self.clear),
             self.jobs.ready.eq(step & job_ends),
         ]
         with m.If(running):  # not of the step: it comes late in its cycle, and its enable is enough
@@ -137,7 +144,7 @@ class LoadData(wiring.Component):
                         m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows), last_row.eq(one_pad), finishing.eq(one_beat & one_pad)]
                 with m.If(job_ends):
                     m.d.sync += running.eq(0)
-                with m.If(beat_ends):
+                with m.If(beat_ends & ~unpack.stays):
                     m.d.sync += address.eq(Mux(last_beat, next_row, address + W))
                     with m.If(last_beat):
                         m.d.sync += next_row.eq(next_row + job.row_stride)
@@ -151,6 +158,7 @@ class LoadData(wiring.Component):
                 is_scale.eq(job_scale),
                 both.eq(job_both),
                 transpose.eq(job.transpose),
+                unpack.packed.eq(job.packed4),
                 block_stride.eq(job.block_stride),
                 right_stride.eq(job.right_stride),
                 no_pad.eq(job.pad_rows == 0),
@@ -177,7 +185,7 @@ class LoadData(wiring.Component):
                 next_row.eq(job.address + job.row_stride),
             ]
 
-        with m.If(running & ~padding & self.beats.valid & self.beats.payload.error):
+        with m.If(running & ~padding & beats.valid & beats.payload.error):
             m.d.sync += [
                 running.eq(0),
                 self.fault.valid.eq(1),
@@ -196,7 +204,7 @@ class LoadData(wiring.Component):
             new.last.eq(job_ends),
             new.group.eq(part),
             new.sub.eq(sub),
-            new.data.eq(self.beats.payload.data.as_value() & Cat(keep[i].replicate(8) for i in range(W))),
+            new.data.eq(beats.payload.data.as_value() & Cat(keep[i].replicate(8) for i in range(W))),
             new.right.eq(right),
             new.both.eq(both),
             new.right_row.eq(right_row),

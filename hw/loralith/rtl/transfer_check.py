@@ -28,11 +28,12 @@ class State(Enum, shape=3):
 
 
 class Job(data.StructLayout):
-    """A checked command: the record's fields but the opcode, its index in the list, and the bus words per row."""
+    """A checked command: the record's fields but the opcode, its index in the list, ``beats``: words of its ``row_bytes``, and of a
+    LOAD ``words``: those that a row has on the bus, half as many where it is packed."""
 
     def __init__(self, opcode: Opcode) -> None:
         fields = {f.name: f.width for f in COMMANDS[opcode].fields.values() if f.name != "opcode"}
-        super().__init__(fields | {"index": 32, "beats": BEAT_BITS})
+        super().__init__(fields | {"index": 32, "beats": BEAT_BITS} | ({"words": BEAT_BITS} if opcode is Opcode.LOAD else {}))
 
 
 class TransferCheck(wiring.Component):
@@ -86,6 +87,12 @@ class TransferCheck(wiring.Component):
         state = Signal(State)
         m.d.comb += row_beats.eq((command.row_bytes + self._config.bus_bytes - 1) >> word_bits)
         load = self._opcode is Opcode.LOAD
+        row_length = Signal(24)  # bytes of a row in DRAM
+        if load:
+            with m.If(state == State.LOOK):
+                m.d.sync += row_length.eq(Mux(command.packed4, (command.row_bytes + 1) >> 1, command.row_bytes))
+        else:
+            m.d.comb += row_length.eq(command.row_bytes)
         look, meaning, measure = (
             (self._load, self._load_meaning, self._load_size) if load else (self._store, self._store_meaning, self._store_size)
         )
@@ -104,7 +111,7 @@ class TransferCheck(wiring.Component):
             dram.base.eq(command.address),
             dram.count.eq(command.rows),
             dram.stride.eq(command.row_stride),
-            dram.length.eq(command.row_bytes),
+            dram.length.eq(row_length),
             dram.limit.eq(self.window_limit),
         ]
         with m.Switch(state):
@@ -158,6 +165,8 @@ class TransferCheck(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += [self.o.valid.eq(1), self.o.payload.index.eq(self.i.payload.index), self.o.payload.beats.eq(row_beats)]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]
+            if load:
+                m.d.sync += self.o.payload.words.eq((row_length + self._config.bus_bytes - 1) >> word_bits)
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(self.clear):
@@ -172,7 +181,7 @@ class TransferCheck(wiring.Component):
     def _load_meaning(self, c: data.View, flags: Value) -> Value:
         """Whether the fields that name choices go together, in a LOAD."""
         one_row, no_pad, no_stride = flags
-        plain = one_row & ~c.transpose & no_pad & no_stride
+        plain = one_row & ~c.transpose & ~c.packed4 & no_pad & no_stride
         both_can = c.transpose & (self._config.cols >= self._config.bus_bytes)
         return (
             (c.target <= max(LoadTarget))

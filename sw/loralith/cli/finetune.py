@@ -50,6 +50,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument(
+        "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
+    )
+    parser.add_argument(
         "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
     )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
@@ -75,7 +78,9 @@ def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
     return found
 
 
-def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> Callable[[Any, FinetuneSettings], Any]:
+def attacher(
+    device: Device, verify: bool, adapter_scales: str = "measured", weight_bits: int = 8
+) -> Callable[[Any, FinetuneSettings], Any]:
     """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
     from loralith.mapping.attachment import attach
     from loralith.methods import method_class
@@ -87,7 +92,7 @@ def attacher(device: Device, verify: bool, adapter_scales: str = "measured") -> 
             from loralith.cli.verification import ReferenceObserver
 
             observer = ReferenceObserver()
-        scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales)
+        scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales, weight_bits=weight_bits)
         return attach(model, device, scheme, observer=observer, modules=settings.modules, kinds=method_class(settings.method).kinds)
 
     return attach_to
@@ -174,7 +179,8 @@ def run(args: argparse.Namespace) -> int:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
             with open_device(args.device, args.config) as device:
-                result = finetune(settings, attacher(device, args.verify, args.adapter_scales), bar, stop, resume=args.resume)
+                attach = attacher(device, args.verify, args.adapter_scales, args.weight_bits)
+                result = finetune(settings, attach, bar, stop, resume=args.resume)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

@@ -18,6 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
+    parser.add_argument("--weight-bits", type=int, choices=(8, 4), default=8, help="bits of frozen W on the device (default: 8)")
     parser.add_argument("--layers", action="store_true", help="a line for each layer")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON too")
     parser.set_defaults(run=run)
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     with output.plain_warnings():
         traced = trace_model(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch, modules=args.map)
     settings = {"model": source.name, "map": args.map, "rank": args.rank, "targets": args.targets, "batch": args.batch}
-    figures = {**settings, **plan(traced, config)}
+    settings |= {"weight_bits": args.weight_bits}
+    figures = {**settings, **plan(traced, config, args.weight_bits)}
     if args.output:
         write_json(figures, args.output)
     if args.json:

@@ -78,15 +78,17 @@ def _cost(chain: Chain, config: Config) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1024)
-def plan_chain(M: int, N: int, K: int, K0: int, shift: int, config: Config, *, words: bool, apart: bool = False) -> Chain:
-    """The cheapest blocks that fit. Raises DoesNotFit where none does."""
+def plan_chain(
+    M: int, N: int, K: int, K0: int, shift: int, config: Config, *, words: bool, apart: bool = False, right_bits: int = 8
+) -> Chain:
+    """The cheapest blocks that fit; the second segment's right operand has `right_bits`. Raises DoesNotFit where none does."""
     W = config.bus_bytes
     unit = max(1, W // config.cols, W // (4 * config.cols)) * config.cols
     chains = (
-        Chain(MatmulPlan(M, N, K, 1, min(m, M), min(n, N), min(k, K), right_turned=True), K0, shift, words, apart)
+        Chain(MatmulPlan(M, N, K, 1, min(m, M), min(n, N), min(k, K), right_turned=True, right_bits=right_bits), K0, shift, words, apart)
         for m in block_sizes(M, config.rows)
         for n in block_sizes(N, unit)
-        for k in block_sizes(K, W)
+        for k in block_sizes(K, W * 8 // right_bits)
     )
     fitting = [chain for chain in chains if _fits(chain, config)]
     if not fitting:

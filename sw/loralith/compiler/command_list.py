@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Command
 
-__all__ = ["CommandList", "Fields"]
+__all__ = ["CommandList", "Fields", "bytes_in_dram"]
 
 
 class Fields(dict[str, int]):
@@ -17,6 +17,11 @@ class Fields(dict[str, int]):
         super().__init__(dict.fromkeys(COMMANDS[command.opcode].fields, 0))
         self.update(command.fields)
         self.opcode = command.opcode
+
+
+def bytes_in_dram(c: Fields) -> int:
+    """Bytes that a row of a LOAD or STORE takes in DRAM: two elements of a packed load share one."""
+    return (c["row_bytes"] + 1) // 2 if c.get("packed4") else c["row_bytes"]
 
 
 @dataclass(frozen=True, eq=False)

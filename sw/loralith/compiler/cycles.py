@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.command_list import CommandList, Fields, bytes_in_dram
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode, OutMode
 from loralith.spec.config import Config
 
@@ -183,12 +183,12 @@ class _Model:
         tokens = self.take(c["wait"])
         granted = max(moved, tokens) + GRANT
         issue = max(granted, self.loads[0])
-        words = -(-c["row_bytes"] // config.bus_bytes)
+        words = -(-bytes_in_dram(Fields(c)) // config.bus_bytes)
         rows = c["rows"]
-        # A beat that spans several blocks of lanes is written once for each.
+        # A word of a packed load is written in two, and a beat that spans several blocks of lanes once for each.
         lanes = config.cols if c["target"] == LoadTarget.RIGHT else config.rows
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
-        row_writes = -(-c["row_bytes"] // lanes) if split else words
+        row_writes = -(-c["row_bytes"] // (lanes if split else config.bus_bytes))
         start = 0
         # The check's place is free for the next load once the splitter has this one: after the last row of the one before.
         self.load_issued = max(issue, self.address - FIRST_BURST)
@@ -207,7 +207,7 @@ class _Model:
                     in_flight.append(last)
                     address = max(address, in_flight[0] + 1)
                 first = max(address + latency, last)
-                last = first + (row_writes * burst // words if split else burst)
+                last = first + row_writes * burst // words
                 in_flight.append(last)
                 start = start or first
                 left, place = left - burst, 0

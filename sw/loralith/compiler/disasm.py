@@ -54,7 +54,8 @@ def describe(command: Command) -> str:
             parts.append("plus acc")
         places = [name for flag, name in (("to_out", "out"), ("to_left", "left"), ("acc_write", "acc")) if command[flag]]
         return ", ".join(parts) + (" -> " + ", ".join(places) if places else "")
-    size = f"{command['rows']} x {command['row_bytes']} bytes"
+    nibbles = command.opcode is Opcode.LOAD and command["packed4"]
+    size = f"{command['rows']} x {command['row_bytes']} {'INT4' if nibbles else 'bytes'}"
     turned = ", transposed" if command["transpose"] else ""
     choice = _value("target", command["target"]) if command.opcode is Opcode.LOAD else _value("source", command["source"])
     if command.opcode is Opcode.LOAD:

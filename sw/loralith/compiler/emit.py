@@ -74,7 +74,7 @@ class Emitter:
             target=LoadTarget[region.memory.upper()],
             transpose=int(transpose),
             pad_rows=pad_rows,
-            **self._dram(matrix),
+            **self._source(matrix),
             base=region.base,
             block_stride=region.stride,
         )
@@ -86,7 +86,7 @@ class Emitter:
             note,
             target=LoadTarget.BOTH,
             transpose=1,
-            **self._dram(matrix),
+            **self._source(matrix),
             base=left.base,
             block_stride=left.stride,
             right_base=right.base,
@@ -98,7 +98,12 @@ class Emitter:
         self._add(Opcode.LOAD, note, target=LoadTarget.SCALE, rows=1, address=address, row_bytes=4 * entries, base=region.base)
 
     def store(self, matrix: MatrixLayout, region: Region, *, transpose: bool = False, note: str = "") -> None:
-        """Write an out region to DRAM: its lanes as rows, or transposed its seq positions. Packed where the layout's rows are."""
+        """Write an out region to DRAM: its lanes as rows, or transposed its seq positions. Packed where the layout's rows are.
+
+        Raises ValueError for a layout of INT4: results have whole bytes.
+        """
+        if matrix.packed4:
+            raise ValueError("a store writes whole bytes, not INT4")
         packed = matrix.rows > 1 and matrix.stride == matrix.row_bytes < self.config.bus_bytes
         turned = {"transpose": int(transpose), "packed": int(packed)}
         self._add(Opcode.STORE, note, source=StoreSource.OUT, **turned, **self._dram(matrix), base=region.base, block_stride=region.stride)
@@ -175,7 +180,11 @@ class Emitter:
     @staticmethod
     def _dram(matrix: MatrixLayout) -> dict[str, int]:
         stride = matrix.stride if matrix.rows > 1 else 0
-        return {"address": matrix.address, "rows": matrix.rows, "row_bytes": matrix.row_bytes, "row_stride": stride}
+        return {"address": matrix.address, "rows": matrix.rows, "row_bytes": matrix.loaded_bytes, "row_stride": stride}
+
+    @classmethod
+    def _source(cls, matrix: MatrixLayout) -> dict[str, int]:
+        return cls._dram(matrix) | ({"packed4": 1} if matrix.packed4 else {})
 
     def finish(self, ahead: int = 0) -> CommandList:
         """The list, with the tokens that keep its result whatever the three queues' speeds; loads overtake up to `ahead` commands."""

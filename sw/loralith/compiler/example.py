@@ -8,7 +8,7 @@ import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.regions import Regions
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import Config
@@ -31,9 +31,9 @@ class Example:
 
 def example(config: Config, address: int, seed: int = 1) -> Example:
     """A chained, folded product with per-column scales, stochastic rounding and statistics, its INT8 result kept as left operand of
-    others, which add to the accumulate buffer; where the array is wide enough a matrix loaded into both scratchpads and squared; stores
-    straight, transposed and of statistics. Its results do not depend on what earlier
-    lists left on chip.
+    others, which add to the accumulate buffer and whose right operand DRAM holds as INT4; where the array is wide enough a matrix loaded
+    into both scratchpads and squared; stores straight, transposed and of statistics. Its results do not depend on what earlier lists left
+    on chip.
 
     `address` is a multiple of 4096. The operands follow from `seed`.
     """
@@ -88,9 +88,9 @@ class _Builder:
         emitter.compute(
             M, N, segments, fold=fold, shift=3, out=out, left_result=result, int8=int8, stat_slot=1, stat_clear=True, note="chained"
         )
-        right = self.int8(N, N)
+        right = self.rng.integers(-8, 8, (N, N), dtype=np.int8)
         region = self.regions.take("right", N, N)
-        emitter.load(self.place(row_major(N, N, config), right), region)
+        emitter.load(self.place(int_layout(N, N, 4, config), right), region, note="INT4")
         again = Segment(result, region, N)
         other = self.regions.take("left", M, N)
         acc = self.regions.take("acc", M, N)

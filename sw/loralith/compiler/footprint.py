@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loralith.compiler.command_list import Fields
+from loralith.compiler.command_list import Fields, bytes_in_dram
 from loralith.compiler.stages import Stage
 from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
@@ -60,7 +60,7 @@ def footprint(command: Command, config: Config) -> tuple[list[Use], Footprint | 
     if command.opcode is Opcode.COMPUTE:
         return _compute(f, config), None
     rows, nbytes = f["rows"], f["row_bytes"]
-    matrix = Footprint(f["address"], rows, nbytes, f["row_stride"] if rows > 1 else 0)
+    matrix = Footprint(f["address"], rows, bytes_in_dram(f), f["row_stride"] if rows > 1 else 0)
     base, W = f["base"], config.banks
     if command.opcode is Opcode.LOAD:
         target = LoadTarget(f["target"])

@@ -8,7 +8,7 @@ import numpy as np
 
 from loralith.spec.config import Config
 
-__all__ = ["MatrixLayout", "fold_right", "folded_shape", "padded", "row_major", "skinny_packed"]
+__all__ = ["Int4Layout", "MatrixLayout", "fold_right", "folded_shape", "int_layout", "padded", "row_major", "skinny_packed"]
 
 
 def padded(n: int, multiple: int) -> int:
@@ -31,7 +31,18 @@ class MatrixLayout:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of a row in DRAM without its padding."""
         return self.cols * self.itemsize
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Bytes of a row on chip."""
+        return self.cols * self.itemsize
+
+    @property
+    def packed4(self) -> bool:
+        """Whether a byte holds two elements."""
+        return False
 
     @property
     def nbytes(self) -> int:
@@ -46,7 +57,11 @@ class MatrixLayout:
         """A part of the matrix, in place. Raises ValueError outside of it."""
         if row < 0 or col < 0 or row + rows > self.rows or col + cols > self.cols:
             raise ValueError(f"rows {row}..{row + rows - 1}, columns {col}..{col + cols - 1} are not in {self.rows} x {self.cols}")
-        return replace(self, address=self.address + row * self.stride + col * self.itemsize, rows=rows, cols=cols)
+        return replace(self, address=self.address + row * self.stride + self._offset(col), rows=rows, cols=cols)
+
+    def _offset(self, col: int) -> int:
+        """Where a column begins, in bytes from the row's start."""
+        return col * self.itemsize
 
     def pack(self, values: np.ndarray) -> np.ndarray:
         """uint8 [nbytes] of `values` [rows, cols], whose elements have `itemsize` bytes. Raises ValueError for another shape or size."""
@@ -60,6 +75,59 @@ class MatrixLayout:
         """The matrix [rows, cols] in uint8 [nbytes]."""
         image = data.reshape(self.rows, self.stride)[:, : self.row_bytes]
         return np.ascontiguousarray(image).view(dtype)
+
+
+@dataclass(frozen=True)
+class Int4Layout(MatrixLayout):
+    """A matrix of INT4, which loads turn into INT8: byte j of a row has element 2j in its low nibble and 2j + 1 in its high one.
+
+    Two's complement, -8..7; a last element without a partner has a nibble of zeros above it. `word`: bytes of a bus word, at which every
+    block must begin, so that its first column is a multiple of 2 * `word`.
+    """
+
+    word: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        return -(-self.cols // 2)
+
+    @property
+    def packed4(self) -> bool:
+        return True
+
+    def _offset(self, col: int) -> int:
+        if col % (2 * self.word):
+            raise ValueError(f"a block of INT4 must begin at a bus word, every {2 * self.word} columns, not at column {col}")
+        return col // 2
+
+    def pack(self, values: np.ndarray) -> np.ndarray:
+        """uint8 [nbytes] of int8 [rows, cols] in -8..7. Raises ValueError for another shape, and for a value that INT4 does not hold."""
+        if values.shape != (self.rows, self.cols) or values.dtype != np.int8:
+            raise ValueError(f"expected {self.rows} x {self.cols} elements of int8, not {values.shape} of {values.dtype}")
+        outside = (values < -8) | (values > 7)
+        if outside.any():
+            row, col = (int(i) for i in np.argwhere(outside)[0])
+            raise ValueError(f"element ({row}, {col}) is {values[row, col]}, which INT4 (-8..7) does not hold")
+        nibbles = np.zeros((self.rows, 2 * self.row_bytes), np.uint8)
+        nibbles[:, : self.cols] = values.view(np.uint8) & 0xF
+        image = np.zeros((self.rows, self.stride), np.uint8)
+        image[:, : self.row_bytes] = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+        return image.reshape(-1)
+
+    def unpack(self, data: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+        """The matrix [rows, cols] in uint8 [nbytes], as integers of `dtype`."""
+        image = data.reshape(self.rows, self.stride)[:, : self.row_bytes]
+        nibbles = np.stack([image & 0xF, image >> 4], axis=-1).reshape(self.rows, -1)[:, : self.cols].astype(np.int8)
+        return ((nibbles ^ 8) - 8).astype(dtype)
+
+
+def int_layout(rows: int, cols: int, bits: int, config: Config) -> MatrixLayout:
+    """`row_major` of INT8, or of INT4 with two elements per byte. Raises ValueError for bits other than 8 and 4."""
+    if bits == 8:
+        return row_major(rows, cols, config)
+    if bits != 4:
+        raise ValueError(f"an operand in DRAM has 8 or 4 bits, not {bits}")
+    return Int4Layout(0, rows, cols, padded(-(-cols // 2), config.bus_bytes), word=config.bus_bytes)
 
 
 def row_major(rows: int, cols: int, config: Config, itemsize: int = 1) -> MatrixLayout:

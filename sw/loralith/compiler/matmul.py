@@ -18,7 +18,7 @@ import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Segment
-from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, int_layout, padded, row_major
 from loralith.compiler.order import AHEAD
 from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.relocate import Relocatable
@@ -68,7 +68,8 @@ def best_fold(K: int, N: int, config: Config) -> int:
 class MatmulPlan:
     """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices.
 
-    `left_turned`: left lies as [K, M]. `right_turned`: right lies as [N, K]; fold 1.
+    `left_turned`: left lies as [K, M]. `right_turned`: right lies as [N, K]; fold 1. `left_bits`, `right_bits`: 8, or 4 for an operand of
+    which DRAM holds two elements per byte.
     """
 
     M: int
@@ -80,6 +81,8 @@ class MatmulPlan:
     k: int
     left_turned: bool = False
     right_turned: bool = False
+    left_bits: int = 8
+    right_bits: int = 8
 
     @property
     def blocks(self) -> tuple[int, int, int]:
@@ -90,8 +93,8 @@ class MatmulPlan:
         """left, right and out as they lie in DRAM, each at address 0."""
         steps, width = folded_shape(self.K, self.N, self.fold, config)
         width = width if self.fold > 1 else self.N
-        left = row_major(self.K, self.M, config) if self.left_turned else row_major(self.M, self.K, config)
-        right = row_major(self.N, self.K, config) if self.right_turned else row_major(steps, width, config)
+        left = int_layout(*((self.K, self.M) if self.left_turned else (self.M, self.K)), self.left_bits, config)
+        right = int_layout(*((self.N, self.K) if self.right_turned else (steps, width)), self.right_bits, config)
         return left, right, row_major(self.M, self.N, config, 4)
 
     def traffic(self, config: Config) -> tuple[int, int]:
@@ -149,25 +152,31 @@ def plan_matmul(
     *,
     left_turned: bool = False,
     right_turned: bool = False,
+    left_bits: int = 8,
+    right_bits: int = 8,
     window: Window = WHOLE,
 ) -> MatmulPlan:
     """The cheapest plan by `_cost` among halvings of each dimension that fit the window of the scratchpads.
 
-    Raises DoesNotFit for a configuration too small for one tile, ValueError for a `fold` that it does not have.
+    Raises DoesNotFit for a configuration too small for one tile, ValueError for a `fold` that it does not have and for a folded right
+    operand of INT4.
     """
     fold = (1 if right_turned else best_fold(K, N, config)) if fold is None else fold
     if fold not in config.folds or (right_turned and fold > 1):
         known = (1,) if right_turned else config.folds
         nearest = min(known, key=lambda one: abs(one - fold))
         raise ValueError(f"fold must be one of {known} on {config.name!r}, not {fold}; the nearest is {nearest}")
+    if right_bits == 4 and fold > 1:
+        raise ValueError(f"a right operand of INT4 takes fold 1, not {fold}: the host does not pack it")
     W, width = config.bus_bytes, config.cols // fold
+    left_word, right_word = W * 8 // left_bits, W * 8 // right_bits  # elements
     # A block's first byte in DRAM must be at a bus word: in right (C bytes per tile) and in out (4 bytes per output).
     tile_unit = max(1, W // config.cols, W // (4 * width))
     plans = (
-        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K), left_turned, right_turned)
-        for m in block_sizes(M, max(config.rows, W) if left_turned else config.rows)
-        for n in block_sizes(N, tile_unit * width)
-        for k in block_sizes(K, W)
+        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K), left_turned, right_turned, left_bits, right_bits)
+        for m in block_sizes(M, max(config.rows, left_word) if left_turned else config.rows)
+        for n in block_sizes(N, max(tile_unit * width, 1 if right_turned or right_bits == 8 else right_word))
+        for k in block_sizes(K, max(W if left_turned else left_word, right_word if right_turned else W))
     )
     fitting = [plan for plan in plans if _fits(plan, config, window)]
     if not fitting:
@@ -236,13 +245,25 @@ class Batch:
     windows: tuple[Window, ...]
 
 
-def plan_batch(M: int, N: int, K: int, count: int, config: Config, fold: int, *, left_turned: bool, right_turned: bool) -> Batch:
+def plan_batch(
+    M: int,
+    N: int,
+    K: int,
+    count: int,
+    config: Config,
+    fold: int,
+    *,
+    left_turned: bool,
+    right_turned: bool,
+    left_bits: int = 8,
+    right_bits: int = 8,
+) -> Batch:
     """Halves of the memories where there are several products and a block fits a half; else all of them. Raises DoesNotFit."""
-    turned = {"left_turned": left_turned, "right_turned": right_turned}
+    how = {"left_turned": left_turned, "right_turned": right_turned, "left_bits": left_bits, "right_bits": right_bits}
     if count > 1:
         with suppress(DoesNotFit):
-            return Batch(plan_matmul(M, N, K, config, fold, window=HALVES[0], **turned), count, HALVES)
-    return Batch(plan_matmul(M, N, K, config, fold, **turned), count, (WHOLE,))
+            return Batch(plan_matmul(M, N, K, config, fold, window=HALVES[0], **how), count, HALVES)
+    return Batch(plan_matmul(M, N, K, config, fold, **how), count, (WHOLE,))
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from loralith.compiler.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.emit import Emitter, Exponent, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, padded, row_major
+from loralith.compiler.layout import MatrixLayout, int_layout, padded, row_major
 from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Regions, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
@@ -56,7 +56,7 @@ class Pass:
     """One pass: what the commands need. Layouts have their addresses.
 
     Attributes:
-        left: INT8 [T, K]. base: W, INT8, [N, K] where `base_transposed` (forward), else [K, N].
+        left: INT8 [T, K]. base: W, INT8 or INT4 (`int_layout`), [N, K] where `base_transposed` (forward), else [K, N].
         skinny_right: the skinny product's right operand, `SkinnyShape.right` of K.
         adapter: INT8 [r, N]. output: INT32 [T, N], or INT8 with `output_scale`; None: the skinny product alone.
         skinny: where the skinny result goes, `SkinnyShape.packed` of T; None: it is only measured.
@@ -121,31 +121,37 @@ def _pass_rows(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
 
 @lru_cache(maxsize=4096)
 def plan_passes(
-    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, count: int = 1
+    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, count: int = 1, weight_bits: int = 8
 ) -> tuple[PassPlan, ...]:
     """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
+    With ``weight_bits`` 4 a bus word holds twice as many elements of W, and its blocks begin at bus words.
+
     Raises DoesNotFit, with a preset that takes the pass, if any.
     """
-    plans = _fitting_plans(T, K, N, rank, config, size, window)
+    plans = _fitting_plans(T, K, N, rank, config, size, window, weight_bits)
     if not plans:
         what = f"no block of a LoRA pass with T={T}, K={K}, N={N}, r={rank} fits the scratchpads of {config.name!r}"
-        raise DoesNotFit(f"{what}; {presets_that(lambda other: bool(_fitting_plans(T, K, N, rank, other, size, window)))}")
+        raise DoesNotFit(f"{what}; {presets_that(lambda other: bool(_fitting_plans(T, K, N, rank, other, size, window, weight_bits)))}")
     # Among equals, blocks of the base that stay longer: they leave other loads room.
     return tuple(plan for _, plan in sorted(plans, key=lambda entry: (entry[0], -entry[1].base_slots))[:count])
 
 
-def _fitting_plans(T: int, K: int, N: int, rank: int, config: Config, size: int, window: Window) -> list[tuple[float, PassPlan]]:
+def _fitting_plans(
+    T: int, K: int, N: int, rank: int, config: Config, size: int, window: Window, weight_bits: int
+) -> list[tuple[float, PassPlan]]:
     """(cost, block sizes) of everything that fits."""
     skinny = skinny_shape(rank, config)
-    W, step = config.bus_bytes, max(config.cols, config.bus_bytes)
+    # Elements of W in a bus word: along k forward, along n backward.
+    W = config.bus_bytes * 8 // weight_bits
+    step = max(config.cols, W)
     limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
     plans: list[tuple[float, PassPlan]] = []
     for k in block_sizes(K, W):
         kb = -(-K // k)
         if kb > 64:
             continue
-        for n, m in itertools.product(block_sizes(N, step), block_sizes(T, max(config.rows, W))):
+        for n, m in itertools.product(block_sizes(N, step), block_sizes(T, max(config.rows, config.bus_bytes))):
             nb, tb = -(-N // n), -(-T // m)
             for left_slots, base_slots in itertools.product({1, 2, kb, 2 * kb, tb * kb}, {1, 2, 4, 8, nb * kb}):
                 # Blocks that all stay, or at least two that take turns.
@@ -162,9 +168,9 @@ def _fitting_plans(T: int, K: int, N: int, rank: int, config: Config, size: int,
     return plans
 
 
-def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE) -> PassPlan:
+def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, weight_bits: int = 8) -> PassPlan:
     """The first of `plan_passes`."""
-    return plan_passes(T, K, N, rank, config, size, window)[0]
+    return plan_passes(T, K, N, rank, config, size, window, weight_bits=weight_bits)[0]
 
 
 def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, config: Config, size: int) -> float:
@@ -196,12 +202,22 @@ def _pass_cost(plan: PassPlan, T: int, K: int, N: int, skinny: SkinnyShape, conf
     return max(reads, array + exposed, out) + 0.1 * min(reads, array) + 0.5 * ends
 
 
-def pass_traffic(T: int, K: int, N: int, rank: int, config: Config, *, output: bool = True, measured: bool = True) -> tuple[int, int]:
+def pass_traffic(
+    T: int,
+    K: int,
+    N: int,
+    rank: int,
+    config: Config,
+    *,
+    output: bool = True,
+    measured: bool = True,
+    weight_bits: int = 8,
+) -> tuple[int, int]:
     """About how many bytes of operands a pass of its own list reads, and how many it writes; commands are not counted.
 
     ``output`` False: the skinny product alone. ``measured``: a list that measures it runs before.
     """
-    skinny, plan = skinny_shape(rank, config), plan_pass(T, K, N, rank, config)
+    skinny, plan = skinny_shape(rank, config), plan_pass(T, K, N, rank, config, weight_bits=weight_bits)
     tb, nb, kb = -(-T // plan.m), -(-N // plan.n), -(-K // plan.k)
     left, right = row_major(T, K, config).nbytes, skinny.right(K, config).nbytes * (1 if plan.skinny_slots >= kb else tb)
     read, written = left + right, skinny.packed(T, config).nbytes
@@ -209,7 +225,7 @@ def pass_traffic(T: int, K: int, N: int, rank: int, config: Config, *, output: b
         read += left + right
     if output:
         read += 0 if plan.left_slots >= kb else left * nb
-        read += row_major(K, N, config).nbytes * (1 if plan.base_slots >= nb * kb else tb)
+        read += int_layout(K, N, weight_bits, config).nbytes * (1 if plan.base_slots >= nb * kb else tb)
         read += row_major(rank, N, config).nbytes * (1 if nb <= 2 else tb)
         written += row_major(T, N, config, 4).nbytes
     return read, written
@@ -227,7 +243,8 @@ class PassSteps:
         self.T, self.K = work.left.rows, work.left.cols
         self.N = work.base.rows if work.base_transposed else work.base.cols
         self.skinny = skinny_shape(rank, config)
-        self.plan = plan = plan or plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window)
+        weight_bits = 4 if work.base.packed4 else 8
+        self.plan = plan = plan or plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window, weight_bits)
         self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
         regions = Regions(config, window)
 

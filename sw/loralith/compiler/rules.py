@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loralith.compiler.command_list import Fields
+from loralith.compiler.command_list import Fields, bytes_in_dram
 from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
 
@@ -39,7 +39,7 @@ def _dram(c: Fields, config: Config, window: tuple[int, int]) -> Iterator[str]:
     packed = c.opcode is Opcode.STORE and c["packed"]
     if c["rows"] > 1 and c["row_stride"] % W and not packed:
         yield f"row_stride {c['row_stride']} is not a multiple of {W}"
-    last = c["address"] + (c["rows"] - 1) * c["row_stride"] + c["row_bytes"] - 1
+    last = c["address"] + (c["rows"] - 1) * c["row_stride"] + bytes_in_dram(c) - 1
     if not (window[0] <= c["address"] and last < window[1]):
         yield f"bytes {c['address']:#x}..{last:#x} are not all in the window {window[0]:#x}..{window[1] - 1:#x}"
 
@@ -61,6 +61,8 @@ def _single_row(c: Fields, what: str) -> Iterator[str]:
 def _load(c: Fields, config: Config) -> Iterator[str]:
     if c["target"] == LoadTarget.SCALE:
         yield from _single_row(c, "SCALE")
+        if c["packed4"]:
+            yield "SCALE takes no packed4"
     elif c["target"] == LoadTarget.BOTH:
         if not c["transpose"]:
             yield "BOTH takes transpose 1"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loralith.compiler.command_list import Fields
+from loralith.compiler.command_list import Fields, bytes_in_dram
 from loralith.compiler.stages import Stage
 from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
@@ -49,7 +49,8 @@ class Bytes:
 
 def dram_bytes(command: Command) -> Bytes:
     """What a LOAD reads or a STORE writes."""
-    return Bytes(command["address"], command["rows"], command["row_bytes"], command["row_stride"] if command["rows"] > 1 else 0)
+    stride = command["row_stride"] if command["rows"] > 1 else 0
+    return Bytes(command["address"], command["rows"], bytes_in_dram(Fields(command)), stride)
 
 
 def _rows(base: int, stride: int, lanes: int, seqs: int, lanes_per_word: int, seqs_per_row: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code, Unit
 
-__all__ = ["UNITS", "first_fault"]
+__all__ = ["UNITS", "dram_row_bytes", "first_fault"]
 
 UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE}
 SHIFT_LIMIT = 16
@@ -20,6 +20,11 @@ Fields = Mapping[str, int]
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def dram_row_bytes(c: Fields) -> int:
+    """Bytes that a row of a LOAD or STORE takes in DRAM: of a packed load half of `row_bytes`, rounded up."""
+    return ceil_div(c["row_bytes"], 2) if c.get("packed4") else c["row_bytes"]
 
 
 def first_fault(opcode: Opcode, c: Fields, config: Config, window: tuple[int, int], index: int) -> Status | None:
@@ -50,7 +55,7 @@ def first_fault(opcode: Opcode, c: Fields, config: Config, window: tuple[int, in
         if end > depth:
             return fault(Code.SCRATCHPAD_BOUNDS, check)
     if opcode is not Opcode.COMPUTE:
-        last = c["address"] + (c["rows"] - 1) * c["row_stride"] + c["row_bytes"] - 1
+        last = c["address"] + (c["rows"] - 1) * c["row_stride"] + dram_row_bytes(c) - 1
         if c["address"] < window[0] or last >= window[1]:
             return fault(Code.DRAM_WINDOW, Check.ADDRESS, c["address"])
     return None
@@ -64,7 +69,7 @@ def _load_has_meaning(c: Fields, config: Config) -> bool:
     if c["target"] == LoadTarget.BOTH:
         return bool(c["transpose"]) and not c["pad_rows"] and config.cols >= config.bus_bytes
     if c["target"] == LoadTarget.SCALE:
-        return _one_plain_row(c)
+        return _one_plain_row(c) and not c["packed4"]
     return c["target"] in (LoadTarget.LEFT, LoadTarget.RIGHT) and not (c["transpose"] and c["pad_rows"])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loralith.compiler.chain import compile_chain, plan_chain
-from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
 from loralith.device.base import Device
 from loralith.device.errors import DeviceError
@@ -22,22 +22,27 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """INT8 matrices [count, rows, cols] in device memory, row-major, one after the other."""
+    """INT8 matrices [count, rows, cols] in device memory, row-major, one after the other; with `bits` 4 two elements share a byte there."""
 
     address: int
     count: int
     rows: int
     cols: int
+    bits: int = 8
 
     @classmethod
-    def place(cls, device: Device, values: np.ndarray) -> Resident:
-        """Copies int8 [count, rows, cols] to the device. `free` gives the memory back."""
+    def place(cls, device: Device, values: np.ndarray, bits: int = 8) -> Resident:
+        """Copies int8 [count, rows, cols] to the device. `free` gives the memory back.
+
+        Raises ValueError for bits other than 8 and 4, and for a value that they do not hold.
+        """
         count, rows, cols = values.shape
-        layout = row_major(count * rows, cols, device.config)
+        layout = int_layout(count * rows, cols, bits, device.config)
+        image = layout.pack(np.ascontiguousarray(values).reshape(count * rows, cols))
         # The bus reads whole words past the last row.
         address = device.alloc(layout.nbytes + 64)
-        device.write(address, layout.pack(np.ascontiguousarray(values).reshape(count * rows, cols)))
-        return cls(address, count, rows, cols)
+        device.write(address, image)
+        return cls(address, count, rows, cols, bits)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,7 +50,7 @@ class Resident:
 
     def layout(self, device: Device) -> MatrixLayout:
         """All matrices as one of count * rows rows."""
-        return row_major(self.count * self.rows, self.cols, device.config).at(self.address)
+        return int_layout(self.count * self.rows, self.cols, self.bits, device.config).at(self.address)
 
     def nbytes(self, device: Device) -> int:
         return self.layout(device).nbytes
@@ -68,6 +73,8 @@ def plan_product(
     right_turned: bool = False,
     left_resident: bool = False,
     right_resident: bool = False,
+    left_bits: int = 8,
+    right_bits: int = 8,
 ) -> tuple[Batch, bool]:
     """How `product` computes; and whether it computes the transpose, right^T left^T: where that takes fewer cycles of the array.
 
@@ -78,7 +85,9 @@ def plan_product(
     swap = array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
     if swap:
         M, N, fold, left_turned, right_turned = N, M, swapped, not right_turned, not left_turned
-    return plan_batch(M, N, K, count, config, fold, left_turned=left_turned, right_turned=right_turned and fold == 1), swap
+        left_bits, right_bits = right_bits, left_bits
+    turned = {"left_turned": left_turned, "right_turned": right_turned and fold == 1}
+    return plan_batch(M, N, K, count, config, fold, **turned, left_bits=left_bits, right_bits=right_bits), swap
 
 
 def product(
@@ -102,7 +111,8 @@ def product(
         one, two = _values(device, left), _values(device, right)
         return _exact(one.mT if left_turned else one, two.mT if right_turned else two).astype(np.int32)
     resident = {"left_resident": isinstance(left, Resident), "right_resident": isinstance(right, Resident)}
-    batch, swap = plan_product(M, N, K, config, count=count, left_turned=left_turned, right_turned=right_turned, **resident)
+    bits = {"left_bits": _bits(left), "right_bits": _bits(right)}
+    batch, swap = plan_product(M, N, K, config, count=count, left_turned=left_turned, right_turned=right_turned, **resident, **bits)
     if swap:
         left, right, right_turned = right, left, not left_turned
     plan = batch.plan
@@ -120,6 +130,11 @@ def product(
 
 FLOAT32_EXACT_K = 1 << 10
 """Up to this K a sum of INT8 products stays within 2**24, so that float32 holds every partial sum exactly."""
+
+
+def _bits(operand: Operand) -> int:
+    """Bits of an element in DRAM."""
+    return operand.bits if isinstance(operand, Resident) else 8
 
 
 def _values(device: Device, operand: Operand) -> np.ndarray:
@@ -157,12 +172,14 @@ def chained(
     (M, K0), (_, N, K) = left0.shape, right1.shape
     if right0.shape != (1, N, K0) or left1.shape != (M, K) or (apart and not words):
         raise DeviceError(f"chained operands do not fit: {left0.shape} x {right0.shape} and {left1.shape} x {right1.shape}")
+    if right0.bits != 8 and not words:
+        raise DeviceError(f"the first of two right operands has 8 bits per element, not {right0.bits}")
     if device.direct:
         one, two = (_exact(left, _values(device, right)[0].T) for left, right in (first, second))
         total = (one << shift) + two
         return total if apart else total.astype(np.int32)
     config = device.config
-    chain = plan_chain(M, N, K, K0, shift, config, words=words, apart=apart)
+    chain = plan_chain(M, N, K, K0, shift, config, words=words, apart=apart, right_bits=right1.bits)
     with device.arena():
         lefts = [Resident.place(device, left[None]).address for left in (left0, left1)]
         out = chain.out(config)

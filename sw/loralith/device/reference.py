@@ -7,7 +7,7 @@ import numpy as np
 from loralith.device import units
 from loralith.device.base import Device
 from loralith.device.bursts import beats, bursts
-from loralith.device.checks import UNITS, first_fault
+from loralith.device.checks import UNITS, dram_row_bytes, first_fault
 from loralith.device.decode import opcode_of, reserved_bits, unpack_fields
 from loralith.device.errors import DeviceError
 from loralith.device.onchip import Memories
@@ -143,7 +143,7 @@ class _Run:
             counts["macs"] += c["m_rows"] * c["n_cols"] * (c["k0"] + c["k1"])
             counts["saturations"] += saturated
             return
-        address, rows, row_bytes, stride = c["address"], c["rows"], c["row_bytes"], c["row_stride"]
+        address, rows, row_bytes, stride = c["address"], c["rows"], dram_row_bytes(c), c["row_stride"]
         if c.get("packed"):  # one contiguous stretch
             rows, row_bytes, stride = 1, rows * row_bytes, 0
         moved = beats(row_bytes, rows, config) * config.bus_bytes

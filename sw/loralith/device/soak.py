@@ -2,8 +2,7 @@
 
 Every product draws its shape, fold, operand orders, chain and shift, whether it adds to the accumulate buffer, and its kind of result:
 INT32, INT8 rounded half even or stochastically, with one scale, one per row or column, or one that the device sets from a measured maximum,
-as it may set the chain's shift; stored straight or transposed. Operands hold
-every int8, -128 included.
+as it may set the chain's shift; stored straight or transposed. Operands hold every int8, -128 included, or every INT4, two to a byte.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loralith.compiler.emit import Emitter, Exponent, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.regions import Region, rows_needed
 from loralith.device.base import Device
 from loralith.spec.numerics import MANTISSA_MAX, MANTISSA_MIN, Q8_MAX, SHIFT_MAX, Requantization, hash32
@@ -144,22 +143,28 @@ class Soak:
         """Random operands, loaded, and their exact product (int64)."""
         rng, config = self.rng, self.device.config
         K = int(rng.integers(1, LONGEST_K + 1))
-        left = rng.integers(-128, 128, (M, K), dtype=np.int8)
-        right = rng.integers(-128, 128, (K, N), dtype=np.int8)
+        left_bits, right_bits = (int(rng.choice([8, 8, 4])) for _ in range(2))
+        left, right = self._integers(left_bits, M, K), self._integers(right_bits, K, N)
         region = self._region("left", M, K)
         if rng.random() < 0.5:
-            self._emitter.load(self._place(row_major(M, K, config), left), region, transpose=True)
+            self._emitter.load(self._place(int_layout(M, K, left_bits, config), left), region, transpose=True)
         else:
             # Past K the array may meet anything on this side: the right operand holds zeros there.
-            self._emitter.load(self._place(row_major(K, M, config), left.T), region)
+            self._emitter.load(self._place(int_layout(K, M, left_bits, config), np.ascontiguousarray(left.T)), region)
         if fold == 1 and rng.random() < 0.5:
             packed, turned = np.ascontiguousarray(right.T), True
         else:
             packed, turned = fold_right(right, fold, config) if fold > 1 else right, False
         lanes, seq = packed.shape if turned else packed.shape[::-1]
         other = self._region("right", lanes, seq)
-        self._emitter.load(self._place(row_major(packed.shape[0], packed.shape[1], config), packed), other, transpose=turned)
+        layout = int_layout(packed.shape[0], packed.shape[1], right_bits, config)
+        self._emitter.load(self._place(layout, packed), other, transpose=turned)
         return Segment(region, other, K), left.astype(np.int64) @ right.astype(np.int64)
+
+    def _integers(self, bits: int, *shape: int) -> np.ndarray:
+        """Any int8 of so many bits."""
+        end = 1 << (bits - 1)
+        return self.rng.integers(-end, end, shape, dtype=np.int8)
 
     def _requantized(self, total: np.ndarray, stochastic: bool, exact: Requantization | None = None) -> tuple[Int8, np.ndarray]:
         """An INT8 result and its values; with ``exact`` the device finds that scale by itself, and is given another shift."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from loralith.device.checks import dram_row_bytes
 from loralith.device.onchip import Memories
 from loralith.device.requantize import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
@@ -22,14 +23,22 @@ FLOAT32_EXACT_K = 1 << 10
 
 
 def _dram_rows(dram: np.ndarray, address: int, c: Fields) -> np.ndarray:
-    """View [rows, row_bytes] of DRAM; `address` is relative to `dram`."""
+    """View of DRAM, uint8 [rows, bytes of a row there]; `address` is relative to `dram`."""
     stride = c["row_stride"] if c["rows"] > 1 else 0
-    return as_strided(dram[address:], (c["rows"], c["row_bytes"]), (stride, 1))
+    return as_strided(dram[address:], (c["rows"], dram_row_bytes(c)), (stride, 1))
+
+
+def _elements(rows: np.ndarray, c: Fields) -> np.ndarray:
+    """int8 [rows, row_bytes] of what `_dram_rows` gives a LOAD: of a packed one each byte is two INT4, the low nibble's first."""
+    if not c["packed4"]:
+        return rows.view(np.int8)
+    low, high = (rows << 4).view(np.int8) >> 4, np.ascontiguousarray(rows).view(np.int8) >> 4
+    return np.stack([low, high], axis=-1).reshape(len(rows), -1)[:, : c["row_bytes"]]
 
 
 def load(c: Fields, dram: np.ndarray, address: int, memories: Memories, config: Config) -> None:
     """Run a LOAD from `dram` uint8; `address` is relative to it."""
-    source = _dram_rows(dram, address, c).view(np.int8)
+    source = _elements(_dram_rows(dram, address, c), c)
     W = config.banks
     if c["target"] == LoadTarget.SCALE:
         row = np.zeros(-(-c["row_bytes"] // W) * W, np.int8)

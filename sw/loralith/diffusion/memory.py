@@ -36,7 +36,7 @@ class Method:
     maps: tuple[str, ...] = ("lora", "linear", "conv", "attention")
 
 
-def step_of(settings: FinetuneSettings, config: Config, modules: str | None) -> Account:
+def step_of(settings: FinetuneSettings, config: Config, modules: str | None, weight_bits: int = 8) -> Account:
     """The second step of the settings' method, in torch where ``modules`` is None."""
     with repeatable(), TemporaryDirectory() as folder:
         method = make_method(replace(settings, output=Path(folder)), settings.subject())
@@ -46,7 +46,8 @@ def step_of(settings: FinetuneSettings, config: Config, modules: str | None) -> 
             method.step(0)
             return measure(method.model, lambda: method.forward(1), method.optimizer)
         with open_device("reference", config) as device:
-            attachment = attach(method.model, device, FQT(seed=settings.seed), modules=modules, kinds=method.kinds)
+            scheme = FQT(seed=settings.seed, weight_bits=weight_bits)
+            attachment = attach(method.model, device, scheme, modules=modules, kinds=method.kinds)
             try:
                 method.step(0)
                 return measure(method.model, lambda: method.forward(1), method.optimizer, attachment)
@@ -54,11 +55,11 @@ def step_of(settings: FinetuneSettings, config: Config, modules: str | None) -> 
                 attachment.detach()
 
 
-def _method(name: str, text: str, options: Options | None = None) -> Method:
+def _method(name: str, text: str, options: Options | None = None, weight_bits: int = 8) -> Method:
     """A method with all that multiplies on the device, and settings that make one step of it."""
 
     def step(settings: FinetuneSettings, config: Config) -> Account:
-        return step_of(replace(settings, method=name, options=options), config, "all")
+        return step_of(replace(settings, method=name, options=options), config, "all", weight_bits)
 
     return Method(text, step)
 
@@ -69,7 +70,8 @@ METHODS: Mapping[str, Method] = {
         "INT8 LoRA layers on the device, the rest in torch", lambda settings, config: step_of(settings, config, "lora"), ("lora",)
     ),
     "lora-all": _method("lora", "INT8 LoRA, all that multiplies on the device"),
-    "hollowed-net": _method("hollowed-net", "the same without the inner blocks", HollowOptions(INNER, samples=1)),
+    "lora-all-int4": _method("lora", "the same with W as INT4, two to a byte", weight_bits=4),
+    "hollowed-net": _method("hollowed-net", "INT8 LoRA without the inner blocks", HollowOptions(INNER, samples=1)),
     "tuneqdm": _method("tuneqdm", "scales of 4 bit codes, one expert", TuneqdmOptions(experts=1)),
     "zoodip": _method("zoodip", "one token, forward only, 3 evaluations in a pass", ZoodipOptions(mu=1e-2)),
 }

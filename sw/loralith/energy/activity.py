@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from loralith.compiler.command_list import CommandList, Fields
+from loralith.compiler.command_list import CommandList, Fields, bytes_in_dram
 from loralith.device.bursts import beats
 from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode, OutMode, StoreSource
 from loralith.spec.config import Config
@@ -67,7 +67,7 @@ def activity(commands: CommandList, config: Config) -> Activity:
 
 
 def _transfer(command: Command, c: Fields, wide: dict[int, bool], config: Config) -> Activity:
-    rows, row_bytes = (1, c["rows"] * c["row_bytes"]) if c.get("packed") else (c["rows"], c["row_bytes"])
+    rows, row_bytes = (1, c["rows"] * c["row_bytes"]) if c.get("packed") else (c["rows"], bytes_in_dram(c))
     moved = beats(row_bytes, rows, config) * config.bus_bytes
     useful = c["rows"] * c["row_bytes"]
     if command.opcode is Opcode.LOAD:

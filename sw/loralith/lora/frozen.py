@@ -2,8 +2,9 @@
 
     Y = X W^T    dX = dY W
 
-with W [O, I] stored once and read in both orders. Nothing is saved for the backward pass: W is there, and X is not needed again. A
-convolution is the same product on the columns of its windows (im2col), made here, on the host, from the quantized X.
+with W [O, I] stored once, two elements per byte where the scheme's W has 4 bits, and read in both orders. Nothing is saved for the
+backward pass: W is there, and X is not needed again. A convolution is the same product on the columns of its windows (im2col), made
+here, on the host, from the quantized X.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class FrozenLinear:
         self.device, self.scheme, self.layer = device, scheme, layer
         self.scale = weight.scale
         self.O, self.I = weight.q.shape
-        self.weight = Resident.place(device, weight.q[None])
+        self.weight = Resident.place(device, weight.q[None], scheme.weight_bits)
 
     def close(self) -> None:
         """Free the layer's device memory."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from loralith.compiler.emit import Emitter, Exponent
 from loralith.compiler.gradient import Gradient, compile_gradient
-from loralith.compiler.layout import MatrixLayout, row_major
+from loralith.compiler.layout import MatrixLayout, int_layout, row_major
 from loralith.compiler.order import AHEAD
 from loralith.compiler.passes import MEASURED_SLOT, SKINNY_STATS_BYTES, Pass, compile_pass
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
@@ -110,9 +110,9 @@ class Gradients:
 class DeviceLayer:
     """A linear layer with frozen W and a LoRA adapter whose products run on a device.
 
-    Parameters: ``device``; ``weight``, quantized W [O, I], copied to the device now; ``alpha``; ``rank``; ``scheme``; ``layer``, its
-    place in the host's list. Errors: SchemeError for values and shapes that do not fit, DoesNotFit where no block fits the
-    scratchpads, DeviceError of the device.
+    Parameters: ``device``; ``weight``, quantized W [O, I], copied to the device now, two elements per byte where ``scheme.weight_bits`` is
+    4; ``alpha``; ``rank``; ``scheme``; ``layer``, its place in the host's list. Errors: SchemeError for values and shapes that do not
+    fit, ValueError for a value of W that 4 bits do not hold, DoesNotFit where no block fits the scratchpads, DeviceError of the device.
     """
 
     def __init__(self, device: Device, weight: QuantizedWeight, alpha: float, rank: int, scheme: FQT, layer: int = 0) -> None:
@@ -121,7 +121,7 @@ class DeviceLayer:
         self.O, self.I = weight.q.shape
         self.skinny: SkinnyShape = skinny_shape(rank, device.config)
         self._addresses: list[int] = []
-        self.weight = self._place(row_major(self.O, self.I, self.config), weight.q, self._addresses)
+        self.weight = self._place(int_layout(self.O, self.I, scheme.weight_bits, self.config), weight.q, self._addresses)
         zeros = self.device.alloc(64)
         self.device.write(zeros, bytes(64))
         self._addresses.append(zeros)
@@ -142,8 +142,9 @@ class DeviceLayer:
         return layout.at(address)
 
     def _place(self, layout: MatrixLayout, values: np.ndarray, addresses: list[int]) -> MatrixLayout:
+        image = layout.pack(values)
         layout = self._reserve(layout, addresses)
-        self.device.write(layout.address, layout.pack(values))
+        self.device.write(layout.address, image)
         return layout
 
     def _place_skinny_right(self, values: np.ndarray, addresses: list[int]) -> MatrixLayout:

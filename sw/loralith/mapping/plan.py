@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loralith.compiler.gradient import gradient_traffic
-from loralith.compiler.layout import row_major
+from loralith.compiler.layout import int_layout, row_major
 from loralith.compiler.passes import pass_traffic
 from loralith.compiler.skinny import skinny_shape
 from loralith.device.products import plan_product
@@ -28,22 +28,28 @@ LAYOUTS = {
     "dK": (True, False, False, True),
 }
 """How the products of frozen layers and of attention read their operands."""
+WEIGHTS = ("Y", "dX")
+"""Those whose right operand is a frozen W."""
 
 
-def step_traffic(step: Step, config: Config) -> tuple[int, int]:
+def step_traffic(step: Step, config: Config, weight_bits: int = 8) -> tuple[int, int]:
     """(bytes read, bytes written) between the machine and its DRAM for one pass of a mapped module, commands not counted; for a LoRA layer
-    about."""
+    about. ``weight_bits``: of frozen W, 8 or 4."""
     s = step.sizes
     parts: list[tuple[int, int]] = []
     if "r" in s:
         T, I, O, r = s["T"], s["I"], s["O"], s["r"]
-        parts = [pass_traffic(T, I, O, r, config), pass_traffic(T, O, I, r, config, output=step.dx)]
+        parts = [
+            pass_traffic(T, I, O, r, config, weight_bits=weight_bits),
+            pass_traffic(T, O, I, r, config, output=step.dx, weight_bits=weight_bits),
+        ]
         parts += [gradient_traffic(T, O, r, config), gradient_traffic(T, I, r, config)]
     else:
         for product in step.products:
             names = ("left_turned", "right_turned", "left_resident", "right_resident")
             how = dict(zip(names, LAYOUTS[product.name], strict=True))
-            batch, _ = plan_product(product.M, product.N, product.K, config, count=product.count, **how)
+            bits = weight_bits if product.name in WEIGHTS else 8
+            batch, _ = plan_product(product.M, product.N, product.K, config, count=product.count, right_bits=bits, **how)
             parts.append(tuple(product.count * part for part in batch.plan.traffic(config)))  # type: ignore[arg-type]
     return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
@@ -72,10 +78,10 @@ def saved_bytes(step: Step, config: Config, first: bool) -> tuple[int, int]:
     return int8, (4 * T * I if first else 0) + 4 * T * r
 
 
-def weight_bytes(step: Step, config: Config) -> int:
-    """INT8 of frozen W on the device and its row scales."""
+def weight_bytes(step: Step, config: Config, weight_bits: int = 8) -> int:
+    """Frozen W on the device, and its row scales."""
     s = step.sizes
-    return 0 if step.choice.kind == "attention" else row_major(s["O"], s["I"], config).nbytes + 4 * s["O"]
+    return 0 if step.choice.kind == "attention" else int_layout(s["O"], s["I"], weight_bits, config).nbytes + 4 * s["O"]
 
 
 def _why(step: Step) -> str:
@@ -95,7 +101,7 @@ def _shape(step: Step) -> str:
     return f"{s['T']} x {s['I']} -> {s['O']}" + (f", rank {s['r']}" if "r" in s else "")
 
 
-def plan(traced: Trace, config: Config) -> dict[str, Any]:
+def plan(traced: Trace, config: Config, weight_bits: int = 8) -> dict[str, Any]:
     """Figures as JSON values: `macs` of the whole step, `macs_on_device`, `share`, `layers` in the order of the forward pass, `totals` by
     kind. Bytes are those of one step; a module that runs twice has two entries."""
     read: set[int] = set()
@@ -107,7 +113,7 @@ def plan(traced: Trace, config: Config) -> dict[str, Any]:
         if step.choice.kind in ("lora", "conv"):
             read.add(step.reads)
         int8, fp32 = saved_bytes(step, config, first)
-        traffic = step_traffic(step, config) if device else (0, 0)
+        traffic = step_traffic(step, config, weight_bits) if device else (0, 0)
         backward = sum(product.macs for product in step.products if product.backward)
         layers.append(
             {
@@ -119,7 +125,7 @@ def plan(traced: Trace, config: Config) -> dict[str, Any]:
                 "macs": step.macs,
                 "macs_forward": step.macs - backward,
                 "macs_backward": backward,
-                "weight_bytes": weight_bytes(step, config) if device and step.choice.name not in counted else 0,
+                "weight_bytes": weight_bytes(step, config, weight_bits) if device and step.choice.name not in counted else 0,
                 "saved_bytes": int8 if device else fp32,
                 "saved_bytes_fp32": fp32,
                 "bytes_read": traffic[0],

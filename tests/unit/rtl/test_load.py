@@ -57,7 +57,7 @@ class Pads:
 
     def model(self, c: Command, dram: AxiMemory):
         W = self.config.banks
-        rows = [dram.get(c["address"] + i * c["row_stride"], c["row_bytes"]) for i in range(c["rows"])]
+        rows = [self.row(c, dram, c["address"] + i * c["row_stride"]) for i in range(c["rows"])]
         if c["target"] == LoadTarget.SCALE:
             flat = rows[0] + bytes(-len(rows[0]) % W)
             start = c["base"] * 4 * self.config.rows
@@ -67,6 +67,15 @@ class Pads:
         self.fill(pad, c["base"], c["block_stride"], rows + [bytes(c["row_bytes"])] * c["pad_rows"], c["transpose"])
         if c["target"] == LoadTarget.BOTH:
             self.fill(self.right, c["right_base"], c["right_stride"], rows, 0)
+
+    @staticmethod
+    def row(c: Command, dram: AxiMemory, address: int) -> bytes:
+        """The elements of a DRAM row."""
+        if not c["packed4"]:
+            return dram.get(address, c["row_bytes"])
+        signed = [*range(8), *range(0xF8, 0x100)]
+        elements = [signed[nibble] for byte in dram.get(address, -(-c["row_bytes"] // 2)) for nibble in (byte % 16, byte // 16)]
+        return bytes(elements[: c["row_bytes"]])
 
     def fill(self, pad, base, stride, rows, transpose):
         W, lanes = self.config.banks, pad.shape[2]
@@ -97,6 +106,11 @@ class Pads:
     def write_scale(self, p):
         W = self.config.bus_bytes
         self.scale[p.row, p.group * W : p.group * W + W] = list(p.data)
+
+
+def bus_words(c: Command, config: Config) -> int:
+    """Words of one row on the bus."""
+    return -(-c["row_bytes"] // (config.bus_bytes * (2 if c["packed4"] else 1)))
 
 
 def some_load(config: Config, rng: random.Random, index: int) -> Command:
@@ -134,6 +148,7 @@ def some_load(config: Config, rng: random.Random, index: int) -> Command:
         base=base,
         block_stride=per_block,
         **({"right_base": right_base, "right_stride": beside} if target == LoadTarget.BOTH else {}),
+        **({"packed4": 1} if rng.random() < 0.5 else {}),
         **extra,
     )
 
@@ -243,7 +258,7 @@ def test_scratchpads_hold_what_the_rules_say(config, seed):
     assert [detail for kind, _, detail in events if kind == "done"] == [c["signal"] for c in commands]
     assert not result["fault"]["valid"]
     assert not result["busy"]
-    assert sum(beats for _, beats in memory.reads) == sum(c["rows"] * -(-c["row_bytes"] // config.bus_bytes) for c in commands)
+    assert sum(beats for _, beats in memory.reads) == sum(c["rows"] * bus_words(c, config) for c in commands)
 
 
 def test_a_load_is_signalled_after_its_last_byte_is_readable():
@@ -272,6 +287,36 @@ def test_latency_shows_once_and_not_per_command():
     assert memory.read_cycles[-1] - memory.read_cycles[0] <= 16 * (64 + 2)
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"transpose": 1}, {"transpose": 1, "target": LoadTarget.BOTH}], ids=["natural", "transposed", "both"]
+)
+@pytest.mark.parametrize("row_bytes", [1, 2, 15, 16, 17, 31, 32, 33, 48, 64])
+def test_a_packed_row_of_any_length_moves_half_the_words_and_takes_a_cycle_per_write(fields, row_bytes):
+    config = CONFIGS[3]
+    command = Command.make(
+        Opcode.LOAD, address=BASE + 64, rows=33, row_bytes=row_bytes, row_stride=64, block_stride=4, right_stride=4, packed4=1, **fields
+    )
+    memory, pads, events, _ = simulate(config, [command], Stalls())
+    want = Pads(config)
+    want.model(command, memory)
+    assert np.array_equal(pads.left, want.left)
+    assert np.array_equal(pads.right, want.right)
+    assert sum(beats for _, beats in memory.reads) == 33 * -(-row_bytes // 32)
+    writes = [cycle for kind, cycle, _ in events if kind == "write"]
+    assert len(writes) == 33 * -(-row_bytes // 16)
+    if row_bytes > 32:  # else the memory's bursts of one word are the limit
+        assert writes[-1] - writes[0] <= len(writes) + 2
+
+
+def test_a_packed_load_of_long_rows_writes_every_cycle():
+    """Words come as fast as the bus has them, and wait until they are written: two cycles for each."""
+    config = CONFIGS[3]
+    command = Command.make(Opcode.LOAD, address=BASE, rows=16, row_bytes=1024, row_stride=512, transpose=1, packed4=1)
+    _, _, events, _ = simulate(config, [command], Stalls())
+    writes = [cycle for kind, cycle, _ in events if kind == "write"]
+    assert writes[-1] - writes[0] == 16 * 64 - 1
+
+
 def check_fault(command, code, detail, address=0, config=PRESETS["tiny"]):
     good = Command.make(Opcode.LOAD, address=BASE, rows=2, row_bytes=9, row_stride=16, base=0, block_stride=1)
     _, _, events, result = simulate(config, [good, command, good], Stalls(), until_fault=True)
@@ -291,6 +336,12 @@ GOOD = {"address": BASE, "rows": 2, "row_bytes": 9, "row_stride": 16, "base": 0,
         ({"transpose": 1, "pad_rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
         ({"target": 2}, Code.BAD_FIELD, Check.ENUM, 0),
         ({"target": 2, "rows": 1}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"target": 2, "rows": 1, "block_stride": 0, "packed4": 1}, Code.BAD_FIELD, Check.ENUM, 0),
+        ({"row_bytes": 0, "packed4": 1}, Code.BAD_FIELD, Check.SIZE, 0),
+        ({"row_stride": 12, "packed4": 1}, Code.MISALIGNED, Check.STRIDE, BASE),
+        ({"address": BASE + 4, "packed4": 1}, Code.MISALIGNED, Check.ADDRESS, BASE + 4),
+        ({"base": 126, "packed4": 1}, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
+        ({"address": BASE + SIZE - 24, "row_bytes": 17, "packed4": 1}, Code.DRAM_WINDOW, Check.ADDRESS, BASE + SIZE - 24),
         ({"rows": 0}, Code.BAD_FIELD, Check.SIZE, 0),
         ({"row_bytes": 0, "address": 1}, Code.BAD_FIELD, Check.SIZE, 0),
         ({"address": BASE + 4, "row_stride": 1}, Code.MISALIGNED, Check.ADDRESS, BASE + 4),
@@ -334,7 +385,11 @@ def test_a_load_into_both_at_the_edge_is_good():
 
 
 @pytest.mark.parametrize(
-    "change", [{"base": 125}, {"address": BASE + SIZE - 32}, {"rows": 1, "row_stride": 1}, {"block_stride": 63, "base": 1}]
+    "change",
+    [
+        *({"base": 125}, {"address": BASE + SIZE - 32}, {"rows": 1, "row_stride": 1}, {"block_stride": 63, "base": 1}),
+        *({"address": BASE + SIZE - 24, "row_bytes": 16, "packed4": 1}, {"address": BASE + SIZE - 24, "row_bytes": 15, "packed4": 1}),
+    ],
 )
 def test_a_load_at_the_edge_is_good(change):
     command = Command.make(Opcode.LOAD, **(GOOD | change))
@@ -363,3 +418,15 @@ def test_a_read_error_names_the_beat_and_takes_in_what_is_outstanding(seed):
     )
     assert result["fault"] == {"valid": 1, "code": Code.AXI_READ_ERROR, "detail": 0, "command": 2, "address": bad}
     assert sum(kind == "done" for kind, *_ in events) == 2
+
+
+@pytest.mark.parametrize("word", [0, 1, 2])
+def test_a_read_error_of_a_packed_load_names_the_word_on_the_bus(word):
+    config = PRESETS["tiny"]
+    commands = [
+        Command.make(Opcode.LOAD, address=BASE + 4096 * i, rows=9, row_bytes=40, row_stride=64, base=0, block_stride=2, packed4=1)
+        for i in range(2)
+    ]
+    bad = BASE + 4096 + 3 * 64 + 8 * word
+    *_, result = simulate(config, commands, Stalls(), error=lambda a: 2 if a == bad else 0, until_fault=True)
+    assert result["fault"] == {"valid": 1, "code": Code.AXI_READ_ERROR, "detail": 0, "command": 1, "address": bad}
