@@ -110,9 +110,19 @@ def product(
     if device.direct:
         one, two = _values(device, left), _values(device, right)
         return _exact(one.mT if left_turned else one, two.mT if right_turned else two).astype(np.int32)
-    resident = {"left_resident": isinstance(left, Resident), "right_resident": isinstance(right, Resident)}
-    bits = {"left_bits": _bits(left), "right_bits": _bits(right)}
-    batch, swap = plan_product(M, N, K, config, count=count, left_turned=left_turned, right_turned=right_turned, **resident, **bits)
+    batch, swap = plan_product(
+        M,
+        N,
+        K,
+        config,
+        count=count,
+        left_turned=left_turned,
+        right_turned=right_turned,
+        left_resident=isinstance(left, Resident),
+        right_resident=isinstance(right, Resident),
+        left_bits=_bits(left),
+        right_bits=_bits(right),
+    )
     if swap:
         left, right, right_turned = right, left, not left_turned
     plan = batch.plan
