@@ -76,14 +76,18 @@ def test_what_stays_in_torch_is_counted_with_its_reason():
 def test_weights_of_4_bits_are_read_in_half_the_words():
     traced = trace_model(Source("test", CONFIG, 3), targets=PROJECTIONS, rank=2, batch=2)
     wide, narrow = (plan(traced, PRESETS["tiny"], bits)["layers"] for bits in (8, 4))
+    less_weight = less_read = 0
     for before, after in zip(wide, narrow, strict=True):
         saved = before["weight_bytes"] - after["weight_bytes"]
         if before["kind"] == "attention":
             assert before == after
-        elif saved:  # read forward and backward; other block sizes may cost less or more of X
-            assert before["bytes_read"] - after["bytes_read"] >= saved, before["name"]
+        elif saved:  # blocks begin at whole words, which may cost more of X: that never takes back all of it
+            assert before["bytes_read"] > after["bytes_read"], before["name"]
         else:
             assert before["shape"].split()[2] in ("1", "2", "4", "6", "8"), "a row of one bus word stays one"
+        less_weight += saved
+        less_read += before["bytes_read"] - after["bytes_read"]
+    assert less_read > 1.5 * less_weight, "W is read forward and backward; coarser blocks take some of it back"
 
 
 def test_stable_diffusion_is_planned_without_weights():
