@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, chain_shift_limit, least_shift
 from loralith.spec.scheme import (
     FQT,
@@ -13,8 +14,6 @@ from loralith.spec.scheme import (
     SchemeError,
     adapter_requantization,
     chain,
-    device_shift,
-    expected_maximum,
     float32,
     h_exponent,
     power_exponent,

@@ -14,8 +14,9 @@ from loralith.compiler.passes import MEASURED_SLOT, SKINNY_STATS_BYTES, Pass, co
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.device.base import Device
 from loralith.spec.commands import STAT_BYTES
+from loralith.spec.device_shift import DeviceShift
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT, Chain, DeviceShift, Role
+from loralith.spec.scheme import FQT, Chain, Role
 
 from .quantize import Float32, Quantized, QuantizedWeight, Stream
 from .step import BackwardPlan, ForwardPlan, LayerNumerics

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loralith.spec import scheme as spec
+from loralith.spec.device_shift import DeviceShift, device_shift, expected_maximum
 from loralith.spec.numerics import K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, DeviceShift, Role, SchemeError
+from loralith.spec.scheme import FQT, Chain, Role, SchemeError
 
 from .quantize import Float32, Int8, Quantized, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
 
@@ -160,8 +161,8 @@ class LayerNumerics:
         O, I = self.weight.q.shape
         r = len(operands.aq)
         k = I if name == "H" else O
-        expected = spec.expected_maximum(self.history[name], k)
-        return spec.device_shift(self.alpha / r, operands.sa, expected, k, r, operands.b if operands.bq.any() else None)
+        expected = expected_maximum(self.history[name], k)
+        return device_shift(self.alpha / r, operands.sa, expected, k, r, operands.b if operands.bq.any() else None)
 
     def record(self, name: str, maximum: int) -> None:
         """Appends the largest magnitude of the accumulators of ``"H"`` or ``"dH"`` to the history; not called in evaluation.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec import scheme as spec
+from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
 from loralith.spec.scheme import FQT, Chain, Role, SchemeError, tensor_id
 
@@ -179,7 +180,7 @@ class LoraLayer:
         before = self.history["H"]
         h_max, maximum, measured = self._maximum("H", h_acc, record)
         if self.scheme.adapter_scales == "device":
-            bounds = spec.device_shift(s, sa, spec.expected_maximum(before, I), I, r, b_exponent if bq.any() else None)
+            bounds = device_shift(s, sa, expected_maximum(before, I), I, r, b_exponent if bq.any() else None)
             t = least_shift(h_max * bounds.mantissa, bounds.low, bounds.high)
             h, ratio, chain = bounds.exponent(t), bounds.requantization(t), bounds.chain(t)
         else:
@@ -236,7 +237,7 @@ class LoraLayer:
         dh_max, maximum, measured = self._maximum("dH", dh_acc, record)
         bounds = None
         if self.scheme.adapter_scales == "device":
-            bounds = spec.device_shift(s, saved.sa, spec.expected_maximum(before, O), O, r, saved.b if saved.bq.any() else None)
+            bounds = device_shift(s, saved.sa, expected_maximum(before, O), O, r, saved.b if saved.bq.any() else None)
             t = least_shift(dh_max * bounds.mantissa, bounds.low, bounds.high)
             c, ratio = bounds.exponent(t), bounds.requantization(t)
         else:
