@@ -63,7 +63,11 @@ def one_step(device, tensors: dict[str, np.ndarray], scheme: FQT, alpha: float =
     return forward, want
 
 
-@pytest.mark.parametrize("scheme", [FQT(), FQT(stochastic=EVERYTHING, adapter_scales="delayed")], ids=["default", "stochastic, delayed"])
+@pytest.mark.parametrize(
+    "scheme",
+    [FQT(), FQT(stochastic=EVERYTHING, adapter_scales="delayed"), FQT(adapter_scales="device")],
+    ids=["default", "stochastic, delayed", "device"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", SHAPES)
 def test_an_odd_tensor_in_any_place(device, place, kind, scheme):

@@ -53,6 +53,7 @@ def train(model, attachment, first, last):
 SCHEMES = {
     "default": FQT(seed=5),
     "delayed": FQT(adapter_scales="delayed", history=2),
+    "device": FQT(adapter_scales="device", seed=6),
     "all stochastic, int4 weights": FQT(weight_bits=4, stochastic=("X", "dY", "H", "dH", "A", "B"), seed=1 << 50),
 }
 

@@ -137,6 +137,7 @@ SCHEMES = {
     "default": FQT(seed=11),
     "nearest": FQT(stochastic=()),
     "delayed": FQT(adapter_scales="delayed", history=2, seed=1 << 60),
+    "device": FQT(adapter_scales="device", history=2, seed=12),
     "all stochastic": FQT(stochastic=("X", "dY", "H", "dH", "A", "B"), weight_scales="tensor"),
     "int4": FQT(weight_bits=4, weight_scale_range=2),
 }
