@@ -26,6 +26,7 @@ def said(scheme: FQT = FQT()) -> tuple[Health, list[str]]:  # noqa: B008 - froze
         (FQT(), {"dyq": False, "da": False, "db": False}, "attn.to_q: dY vanishes.*multiply the loss by a constant"),
         (FQT(), {"db": False}, "attn.to_q: the gradient of B is zero although dY is not: H is zero"),
         (FQT(adapter_scales="delayed", history=9), {"db": False}, "B is zero.*adapter_scales to 'measured', or a history shorter than 9"),
+        (FQT(adapter_scales="device"), {"db": False}, "B is zero although dY is not; set adapter_scales to 'measured'"),
         (FQT(), {"da": False}, "attn.to_q: the gradient of A is zero although dY and B are not"),
     ],
 )
@@ -56,6 +57,7 @@ def test_an_adapter_that_starts_from_b_zero_is_no_fault():
     ("scheme", "tensor", "mend"),
     [
         (FQT(adapter_scales="delayed", headroom=1.5), "dH", "raise headroom (now 1.5) or set adapter_scales to 'measured'"),
+        (FQT(adapter_scales="device"), "H", "its maxima grow faster than the device's bounds allow; set adapter_scales to 'measured'"),
         (FQT(stochastic=("X",)), "X", "take X out of stochastic, so that its largest values round to nearest"),
     ],
 )

@@ -206,6 +206,13 @@ def test_the_device_decides_as_the_host_would_where_the_bounds_are_wide_enough(b
     assert bounds.exponent(least_shift(0, bounds.low, bounds.high)) == bounds.low - bounds.unit
 
 
+@pytest.mark.parametrize("sa", [1.7e-3, 5e-6])
+def test_an_adapter_of_zeros_leaves_h_the_scale_that_suits_it(sa):
+    bounds = device_shift(1.0, sa, 60_000, 320, 4, None)
+    t = least_shift(60_000 * bounds.mantissa)
+    assert bounds.low + 2 <= t <= bounds.high - 2
+
+
 def test_what_the_device_expects():
     assert expected_maximum([], 400) == expected_maximum([0, 0], 400) == 81_920
     assert expected_maximum([5, 70, 6], 400) == 70

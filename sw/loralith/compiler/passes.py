@@ -263,6 +263,11 @@ class PassSteps:
         self.skinny_out = turns("out", plan.m, self.skinny.width, several)
         self.acc = regions.take("acc", plan.m, max(plan.n, self.skinny.width)) if self.kb > 1 else None
 
+    @property
+    def measures_for_device(self) -> bool:
+        """Whether this pass only measures, for one behind it in the list whose scales the device sets."""
+        return self.work.skinny is None and self.work.requantization is not None
+
     def tokens(self, i: int) -> tuple[int, int]:
         return i * self.plan.m, min(self.plan.m, self.T - i * self.plan.m)
 
@@ -300,7 +305,8 @@ class PassSteps:
         t0, t = self.tokens(i)
         measure = work.skinny is None
         out = left_result = int8 = None
-        if measure and work.requantization:
+        if self.measures_for_device:
+            assert work.requantization is not None
             int8 = Int8(work.requantization)
         elif not measure:
             out, left_result = self.skinny_out.replace((i, 0)), self.result.replace((i, 0))
@@ -320,7 +326,7 @@ class PassSteps:
                 acc=self.acc,
                 acc_read=b > 0,
                 acc_write=not last,
-                stat_slot=(MEASURED_SLOT if measure and work.requantization else SKINNY_SLOT) if last else None,
+                stat_slot=(MEASURED_SLOT if self.measures_for_device else SKINNY_SLOT) if last else None,
                 stat_clear=i == 0,
                 exponent=work.exponent if last and not measure else None,
                 note=f"skinny {i},{b}",
@@ -330,12 +336,6 @@ class PassSteps:
             assert out is not None
             self.emitter.store(work.skinny.block(t0, t, 0, work.skinny.cols), out, note=f"skinny {i}")
         return left_result
-
-    def _statistics(self) -> None:
-        measured = self.work.requantization is not None and self.work.skinny is None
-        if not measured:  # a measured slot is read with that of the pass that it is for
-            slots = 2 if self.work.exponent else 1
-            self.emitter.store_stats(self.work.stats, SKINNY_SLOT, slots, note="skinny statistics")
 
     def output(self, i: int, j: int, skinny_left) -> None:
         """One block of Y or dX: base segment over k, adapter segment, chained."""
@@ -412,7 +412,8 @@ class PassSteps:
         for i in range(self.tb):
             skinny_left = self.skinny_product(i)
             if i == self.tb - 1:
-                self._statistics()
+                if not self.measures_for_device:  # whose slot is stored with that of the pass that it is for
+                    self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 2 if self.work.exponent else 1, note="skinny statistics")
             yield
             if self.work.output is not None:
                 # Back and forth, so that the base block of the last column serves the next tokens too.

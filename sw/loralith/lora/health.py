@@ -50,6 +50,8 @@ class Health:
         if total >= FEWEST_VALUES and share > SATURATION_BOUND:
             if tensor in ("H", "dH") and self.scheme.adapter_scales == "delayed":
                 mend = f"raise headroom (now {self.scheme.headroom:g}) or set adapter_scales to 'measured'"
+            elif tensor in ("H", "dH") and self.scheme.adapter_scales == "device":
+                mend = "its maxima grow faster than the device's bounds allow; set adapter_scales to 'measured'"
             else:
                 mend = f"take {tensor} out of stochastic, so that its largest values round to nearest"
             self._say(layer, tensor, f"{share:.1%} of the latest values of {tensor} saturated, more than {SATURATION_BOUND:.0%}; {mend}")
@@ -58,6 +60,8 @@ class Health:
         """A backward pass is done; each says whether any value was other than zero: of dY, of quantized dY and B, and of the gradients."""
         if self.scheme.adapter_scales == "delayed":
             mend_b = mend_a = f"; set adapter_scales to 'measured', or a history shorter than {self.scheme.history}"
+        elif self.scheme.adapter_scales == "device":
+            mend_b = mend_a = "; set adapter_scales to 'measured', whose scales have no bounds"
         else:
             mend_b, mend_a = ": H is zero; give A other values than zero", ": their product is zero; look at how B was set"
         causes = {
