@@ -138,9 +138,11 @@ def areas(stat: dict) -> dict[str, Area]:
     modules = {plain(name): module for name, module in stat["modules"].items()}
     found = {}
     for name, module in modules.items():
-        own = {kind: number for kind, number in module["num_cells_by_type"].items() if plain(kind) not in modules}
+        kinds = {plain(kind): number for kind, number in module["num_cells_by_type"].items()}
+        own = {kind: number for kind, number in kinds.items() if kind not in modules}
         unmapped = [kind for kind in own if kind.startswith("$")]
         if unmapped:
             raise SynthError(f"{name} has cells that the library lacks: {', '.join(unmapped)}; another --liberty may have them")
-        found[name] = Area(sum(own.values()), float(module.get("area", 0.0)))
+        below = sum(number * modules[kind].get("area", 0.0) for kind, number in kinds.items() if kind in modules)  # Yosys counts them in
+        found[name] = Area(sum(own.values()), float(module.get("area", 0.0) - below))
     return dict(sorted(found.items(), key=lambda item: (-item[1].area, item[0])))
