@@ -75,7 +75,7 @@ STUDIES: Mapping[str, Study] = {
     "hollowed-net, 65 %": _hollow("down_blocks.2,mid_block,up_blocks.0"),
     "hollowed-net, 65 %, layers behind": _hollow("down_blocks.2,mid_block,up_blocks.0", "behind"),
     "tuneqdm": Study({"method": "tuneqdm", "options": TuneqdmOptions(), "steps": 80, "lr": 1e-2}, ("4 experts", "PEQA"), 32),
-    "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 4000, "batch": 1, "lr": 1e-2}, ("token",), 32),
+    "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 6000, "batch": 1, "lr": 1e-2}, ("token",), 32),
 }
 
 
