@@ -13,7 +13,7 @@ from functools import lru_cache
 from loralith.compiler.costs import COMPUTE_CYCLES, LOAD_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
+from loralith.compiler.matmul import SLOTS, Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import Config
@@ -63,38 +63,42 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
 def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WHOLE) -> GradientPlan:
     """The cheapest block sizes of a gradient. Raises DoesNotFit."""
     skinny, W = skinny_shape(rank, config), config.bus_bytes
-    best: tuple[int, GradientPlan] | None = None
+    best: dict[bool, tuple[int, int, GradientPlan]] = {}  # by `again`: cost, words read, plan
     columns = [rank] if skinny.fold > 1 else [min(n, rank) for n in block_sizes(rank, max(config.cols, W // 4))]
     for k, n in itertools.product(block_sizes(T, W), columns):
-        kb, parts = -(-T // k), -(-rank // n)
-        # Columns of the right operand begin at bus words.
-        for m, again in itertools.product(block_sizes(M, max(config.rows, W)), (False, True) if parts > 1 and n % W == 0 else (False,)):
-            plan, mb = GradientPlan(min(m, M), min(k, T), n, again), -(-M // m)
+        # A part of the right operand's columns begins at a bus word.
+        orders = (False, True) if n < rank and n % W == 0 else (False,)
+        for m, again in itertools.product(block_sizes(M, max(config.rows, W)), orders):
+            plan = GradientPlan(min(m, M), min(k, T), n, again)
             need = _gradient_rows(plan, T, M, skinny, config)
             if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
                 continue
-            cost = _gradient_cost(plan, mb, kb, parts, skinny, config)
-            if best is None or cost < best[0]:
-                best = cost, plan
-    if best is None:
+            cost, reads = _gradient_cost(plan, T, M, skinny, config)
+            if again not in best or cost < best[again][0]:
+                best[again] = cost, reads, plan
+    if not best:
         raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
-    return best[1]
+    # A gradient stands among loads of a pass: of the two orders the one that needs the bus less.
+    return min(best.values(), key=lambda entry: entry[1])[2]
 
 
-def _gradient_cost(plan: GradientPlan, mb: int, kb: int, parts: int, skinny: SkinnyShape, config: Config) -> int:
+def _gradient_cost(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> tuple[int, int]:
+    """Cycles by a plain count, and the words among them that are read."""
     W, m, k = config.bus_bytes, plan.m, plan.k
-    width = plan.n if plan.again else skinny.width
+    mb, kb, parts = -(-M // m), -(-T // k), -(-skinny.rank // plan.n)
+    width, passes = (plan.n, parts) if plan.again else (skinny.width, 1)
     left = load_cycles(k, m, config)
-    right_words = load_cycles(k, width, config) if plan.again else max(padded(k * width, W) // W, LOAD_CYCLES)
-    right = right_words * (1 if kb == 1 or (plan.again and kb == 2) else mb)
+    right = load_cycles(k, width, config) if plan.again else max(padded(k * width, W) // W, LOAD_CYCLES)
     tiles = max(-(-m // config.rows) * tile_cycles(k, width, skinny.fold, config), COMPUTE_CYCLES)
-    passes = parts if plan.again else 1
     tiles += COMPUTE_CYCLES * (parts // passes - 1)
-    reads, array = passes * (mb * left + right) * kb, passes * mb * kb * tiles
-    # Two blocks take turns: one's load must be through while the other is computed.
-    waits = right_words if plan.again else right
-    exposed = passes * mb * kb * max(0, READ_LATENCY + left + (waits if mb > 1 and kb > 1 else 0) - tiles)
-    return max(reads, array + exposed) + min(reads, array) + m * k // W
+    # How often a block of right comes: two stay.
+    times = 1 if kb <= (SLOTS if plan.again else 1) else mb
+    reads, array = passes * kb * (mb * left + right * times), passes * mb * kb * tiles
+    # Two blocks take turns: one's load must be through while the other is computed. A right operand of all columns is charged dearly
+    # where it comes again: smaller blocks that spare it leave the loads of the pass more room.
+    again = right if plan.again else right * times
+    exposed = passes * mb * kb * max(0, READ_LATENCY + left + (again if mb > 1 and kb > 1 else 0) - tiles)
+    return max(reads, array + exposed) + min(reads, array) + m * k // W, reads
 
 
 def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, int]:
@@ -109,12 +113,14 @@ def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, in
 class GradientSteps:
     """Emits a gradient block by block."""
 
-    def __init__(self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
+    def __init__(
+        self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE, plan: GradientPlan | None = None
+    ) -> None:
         config = emitter.config
         self.emitter, self.config, self.work, self.rank, self.name = emitter, config, work, rank, name
         self.T, self.M = work.left.rows, work.left.cols
         self.skinny = skinny = skinny_shape(rank, config)
-        self.plan = plan = plan_gradient(self.T, self.M, rank, config, window)
+        self.plan = plan = plan or plan_gradient(self.T, self.M, rank, config, window)
         self.mb, self.kb = mb, kb = -(-self.M // plan.m), -(-self.T // plan.k)
         regions = Regions(config, window)
         width = plan.n if plan.again else skinny.width
