@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
 RESULTS = REPO / "docs" / "results" / "methods"
 TITLE = "What the training methods learn"
+DEVICE = "direct"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
-    parser.add_argument("--device", default="direct", help="what trains: direct (default), reference, verilator, or fp32 for torch")
+    parser.add_argument("--device", default=DEVICE, help="what trains: direct (default), reference, verilator, or fp32 for torch")
     parser.add_argument("--config", default="paper", help="preset or JSON file of the device; changes time, no bit (default: paper)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")
     parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
-    parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods")
+    parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods, FP32's to methods-fp32")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -56,9 +57,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         points = [point for key in keys if (point := load_point(args.output, *key, place)) is not None]
     figures = summarize(points)
     if args.publish:
-        command = "loralith bench methods" + (f" --seeds {args.seeds}" if args.seeds != 3 else "")
-        write(RESULTS / "methods", TITLE, command, figures, page(figures))
-        plot(figures, RESULTS / "methods.png")
+        told = {"--device": (args.device, DEVICE), "--seeds": (args.seeds, 3), "--only": (args.only and f"'{args.only}'", None)}
+        words = [f"{name} {value}" for name, (value, usual) in told.items() if value != usual]
+        stem = RESULTS / ("methods" if args.device == DEVICE else f"methods-{args.device}")
+        write(
+            stem, TITLE, " ".join(["loralith bench methods", *words]), figures, [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
+        )
+        plot(figures, stem.with_suffix(".png"))
     return figures
 
 
