@@ -25,13 +25,19 @@ def short(monkeypatch, small_model):
     return studies
 
 
+def kept(folder: Path, variant: str) -> dict:
+    point = methods.load_point(folder, "quick", variant, 0, methods.Where())
+    assert point is not None
+    return point
+
+
 def test_points_are_computed_once_and_controls_differ(short, tmp_path, capsys):
     told = ["bench", "methods", "--output", str(tmp_path), "--seeds", "1", "--device", "fp32"]
     assert main(told) == 0
     found = capsys.readouterr()
     assert found.err.count("held-out loss") == 4
     assert "| hollowed | 1 |" in found.out
-    after = [methods.load_point(tmp_path, "quick", variant, 0, methods.Where())["losses"] for variant in short["quick"].variants]  # type: ignore[index]
+    after = [kept(tmp_path, variant)["losses"] for variant in short["quick"].variants]
     assert after[0][0] == after[1][0], "B is zero in the first step, so that the hollowed net is the full one"
     assert after[2][0] != after[0][0] != after[3][0]
     assert main([*told, "--only", "quick"]) == 0
@@ -63,6 +69,6 @@ def test_points_of_a_device_are_not_those_of_another(short, tmp_path):
     with where("direct", "tiny") as place:
         assert [key[:2] for key in methods.pending(tmp_path, ("quick",), 1, place)] == [("quick", "hollowed")]
     assert main([*told, "--device", "fp32"]) == 0
-    assert methods.load_point(tmp_path, "quick", "hollowed", 0, methods.Where())["losses"] == point["losses"]  # type: ignore[index]
+    assert kept(tmp_path, "hollowed")["losses"] == point["losses"]
     with where("direct", "tiny") as place:
         assert methods.load_point(tmp_path, "quick", "hollowed", 0, place) is None

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import loralith
-from loralith.cli import main
+from loralith.cli import main, report_shapes
 from loralith.compiler.workload import Linear
 from loralith.errors import LoralithError
 from loralith.shapes import peers, plots
+from loralith.shapes.models import MODELS, image_linears, step_linears, text_linears
 from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
 from loralith.spec.config import load_config
 
@@ -35,6 +36,17 @@ def test_sums_are_those_of_the_layers(runs: list[dict]) -> None:
         assert sum(layer["cycles"] for layer in run["layers"]) == pytest.approx(run["cycles"], abs=2)
         assert run["utilization"] == run["macs"] / (256 * run["cycles"])
         assert [layer["count"] for layer in run["layers"]] == [3, 2]
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_what_k_and_v_read_again_is_x_forward_and_in_da(model: str) -> None:
+    of_image = [(linear, count, True) for linear, count in image_linears(model, 4).items()]
+    of_text = [(linear, 1, False) for linear in text_linears(model, 4)]
+    run = {
+        "layers": [{"dx": dx, "count": count, "tokens": one.T, "inputs": one.I, "name": one.name} for one, count, dx in of_image + of_text]
+    }
+    again = [one for one in step_linears(model, 4) if one.name.endswith(("attn1.to_k", "attn1.to_v"))]
+    assert report_shapes.read_again(run) == sum(2 * one.T * one.I for one in again) > 0
 
 
 def test_weight_stationary_keeps_the_better_operand() -> None:

@@ -127,7 +127,7 @@ def page(figures: dict[str, Any]) -> list[str]:
             for layer in run["layers"]
         ]
         if run["subset"] == "all":
-            again, read = _read_again(run), sum(layer["bytes_read"] for layer in run["layers"])
+            again, read = read_again(run), sum(layer["bytes_read"] for layer in run["layers"])
             lines += [
                 "",
                 "Q, K and V of self attention read X each for itself, forward and for dA: one list for the three would read"
@@ -140,7 +140,7 @@ OF_A_BLOCK = 6
 """Linears of a transformer block that read the image: self attention's Q, K, V and output, cross attention's Q and output."""
 
 
-def _read_again(run: dict[str, Any]) -> int:
-    """Bytes of X that K and V read after Q, in a pass forward and in a gradient."""
+def read_again(run: dict[str, Any]) -> int:
+    """Bytes of X that self attention's K and V read after Q, in a pass forward and in a gradient."""
     image = [layer for layer in run["layers"] if layer["dx"]]
     return sum(2 * 2 * layer["count"] // OF_A_BLOCK * layer["tokens"] * layer["inputs"] for layer in image)
