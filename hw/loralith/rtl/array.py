@@ -73,7 +73,7 @@ class ProcessingArray(wiring.Component):
     """
 
     accumulate_delay = 2
-    columns_per_control = 4
+    columns_per_control = 2
 
     def __init__(self, config: Config) -> None:
         self.config = config

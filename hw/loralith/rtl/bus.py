@@ -11,6 +11,7 @@ from loralith.spec.registers import ADDRESS_BITS, COUNTERS, ID
 from loralith.spec.version import VERSION
 
 from .axi import Axi4ReadSignature, Axi4Signature, Axi4WriteSignature, AxiLiteSignature
+from .block_queue import CommandQueue
 from .controller import Controller
 from .counters import Counters
 from .csr import Registers
@@ -27,7 +28,6 @@ from .interfaces import (
     WaitSignature,
 )
 from .load import LoadUnit
-from .queue import Queue
 from .read_master import ReadMaster
 from .store import StoreUnit
 from .tokens import Tokens
@@ -92,7 +92,7 @@ class BusSide(wiring.Component):
         m.submodules.reads = reads = ReadMaster(config)
         m.submodules.writes = writes = WriteMaster(config)
         m.submodules.tokens = tokens = Tokens()
-        queues = [Queue(CommandEntry, config.queue_depth) for _ in range(3)]
+        queues = [CommandQueue(config) for _ in range(3)]
         m.submodules.load_queue, m.submodules.compute_queue, m.submodules.store_queue = queues
 
         # The chip's ports.

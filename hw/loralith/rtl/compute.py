@@ -131,10 +131,12 @@ class ComputeUnit(wiring.Component):
         m.d.sync += last.eq(Cat(operands.last, last))
         m.d.comb += array.capture.eq(last[-2])
 
-        # Sums to results.
+        # Sums to results. A tile is there for ``least_spacing`` cycles, of which the drain's capture must be one.
+        tile = Signal.like(sequencer.tile)
+        m.d.sync += tile.eq(sequencer.tile)
         m.d.comb += [
             drain.capture.eq(last[-1]),
-            drain.tile.eq(sequencer.tile),
+            drain.tile.eq(tile),
             drain.heads.eq(array.heads),
             drain.acc_read_data.eq(acc.read_data),
             acc.read_en.eq(drain.acc_read_en),

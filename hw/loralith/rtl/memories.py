@@ -14,10 +14,10 @@ from loralith.spec.config import Config
 
 from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
 
-__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics"]
+__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics", "block_memory"]
 
 
-def _block_memory(width: int, depth: int) -> Memory:
+def block_memory(width: int, depth: int) -> Memory:
     """A memory of zeros in block RAM: synthesis stops where it cannot be one, and adds no logic for a word read while it is written."""
     return Memory(shape=unsigned(width), depth=depth, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
 
@@ -37,7 +37,7 @@ class OperandMemory(wiring.Component):
     """
 
     delay = 1
-    write_delay = 1
+    write_delay = 2
 
     def __init__(self, lanes: int, depth: int, banks: int) -> None:
         self.lanes, self.depth, self.banks = lanes, depth, banks
@@ -60,13 +60,21 @@ class OperandMemory(wiring.Component):
         m = Module()
         bits = ceil_log2(self.depth)
         for b in range(self.banks):
-            m.submodules[f"bank{b}"] = memory = _block_memory(8 * self.lanes, self.depth)
+            m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
+            # Banks lie far apart, so what is written rests in registers beside each.
+            row, value = Signal(bits, name=f"row{b}", reset_less=True), Signal(8 * self.lanes, name=f"value{b}", reset_less=True)
+            enable = Signal(self.lanes, name=f"enable{b}")
+            m.d.sync += [
+                row.eq(self.write_row[:bits]),
+                value.eq(Mux(self.transpose, self.seq[b].replicate(self.lanes), self.word.as_value())),
+                enable.eq(Mux(self.write_en & self.bank_mask[b], self.lane_mask, 0)),
+            ]
             m.d.comb += [
-                write.addr.eq(self.write_row[:bits]),
-                write.data.eq(Mux(self.transpose, self.seq[b].replicate(self.lanes), self.word.as_value())),
-                write.en.eq(Mux(self.write_en & self.bank_mask[b], self.lane_mask, 0)),
+                write.addr.eq(row),
+                write.data.eq(value),
+                write.en.eq(enable),
                 read.addr.eq(self.read_row[:bits]),
                 read.en.eq(self.read_en[b]),
                 self.read_data[b].eq(read.data),
@@ -102,7 +110,7 @@ class OutputMemory(wiring.Component):
         bits = ceil_log2(config.out_depth)
         banks = []
         for b in range(config.banks):
-            m.submodules[f"bank{b}"] = memory = _block_memory(8 * config.rows, config.out_depth)
+            m.submodules[f"bank{b}"] = memory = block_memory(8 * config.rows, config.out_depth)
             write, read = memory.write_port(), memory.read_port(transparent_for=())
             m.d.comb += [
                 write.addr.eq(self.write_row[:bits]),
@@ -148,7 +156,7 @@ class AccumulateMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits = ceil_log2(self.config.acc_depth)
-        m.submodules.memory = memory = _block_memory(32 * self.config.rows, self.config.acc_depth)
+        m.submodules.memory = memory = block_memory(32 * self.config.rows, self.config.acc_depth)
         write, read = memory.write_port(), memory.read_port(transparent_for=())
         m.d.comb += [
             write.addr.eq(self.write_row[:bits]),
@@ -183,7 +191,7 @@ class ScaleMemory(wiring.Component):
         config = self.config
         bits = ceil_log2(config.scale_depth)
         groups = 4 * config.rows // config.bus_bytes
-        m.submodules.memory = memory = _block_memory(32 * config.rows, config.scale_depth)
+        m.submodules.memory = memory = block_memory(32 * config.rows, config.scale_depth)
         write = memory.write_port(granularity=8 * config.bus_bytes)
         read = memory.read_port(transparent_for=())
         m.d.comb += [
@@ -227,7 +235,7 @@ class Statistics(wiring.Component):
         m = Module()
         slots = self.config.stat_slots
         bits = ceil_log2(slots)
-        m.submodules.memory = memory = _block_memory(80, slots)
+        m.submodules.memory = memory = block_memory(80, slots)
         write = memory.write_port()
         merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
         # The slot's old content rests in registers, then what is made of it.

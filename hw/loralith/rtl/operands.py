@@ -29,7 +29,7 @@ class OperandPath(wiring.Component):
         group: of so many banks one is chosen in the cycle in which the memories' words come, and of the groups one in the next.
     """
 
-    delay = 4
+    delay = 5
     group = 4
 
     def __init__(self, config: Config) -> None:
@@ -120,21 +120,31 @@ class OperandPath(wiring.Component):
                 left_bank2.eq(left_bank1),
                 right_bank2.eq(right_bank1),
             ]
-        slices = []
-        for j, words in enumerate(left_groups):
-            word = Signal(8 * config.rows, name=f"slice{j}")
-            m.d.comb += word.eq(self._chosen(words, left_bank2[j.bit_length() :][exact_log2(self.group) :]))
-            slices.append(word)
-
-        # Stage 3: operand registers.
-        m.d.comb += [self.array_valid.eq(valid2), self.last.eq(valid2 & last2), self.base.eq(base2), self.zero.eq(~reads2)]
         taken2 = Signal()
         m.d.sync += taken2.eq(needed1[0])
+        slices, right3 = [], Signal(8 * config.cols, reset_less=True)
+        for j, words in enumerate(left_groups):
+            word = Signal(8 * config.rows, name=f"slice{j}", reset_less=True)
+            with m.If(taken2):
+                m.d.sync += word.eq(self._chosen(words, left_bank2[j.bit_length() :][exact_log2(self.group) :]))
+            slices.append(word)
         with m.If(taken2):
-            m.d.sync += self.right.as_value().eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
+            m.d.sync += right3.eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
+
+        # Stage 3: each lane group chooses among the slices, beside its elements, which lie all over the part.
+        valid3, reads3, last3, base3 = Signal(), Signal(), Signal(), Signal(2)
+        fold3, taken3 = Signal(4), Signal()
+        m.d.sync += [valid3.eq(valid2), taken3.eq(taken2)]
+        with m.If(valid2):
+            m.d.sync += [reads3.eq(reads2), last3.eq(last2), base3.eq(base2), fold3.eq(fold2)]
+
+        # Stage 4: operand registers.
+        m.d.comb += [self.array_valid.eq(valid3), self.last.eq(valid3 & last3), self.base.eq(base3), self.zero.eq(~reads3)]
+        with m.If(taken3):
+            m.d.sync += self.right.as_value().eq(right3)
             for group in range(config.max_fold):
                 by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
-                m.d.sync += self.left[group].eq(Array(by_fold)[fold2] if group else slices[0])
+                m.d.sync += self.left[group].eq(Array(by_fold)[fold3] if group else slices[0])
 
         # Useful MACs: rows * cols * k, as shifts and one addition per cycle, so that no DSP block is spent on counting. The size of the
         # tile comes a cycle after its step.

@@ -13,16 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import harness
+from . import carry, fanout, harness
 from .board import RESOURCES
 from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target
 
-__all__ = ["ADVICE", "Netlist", "count", "emit", "key_of", "synthesize", "without_zeros"]
+__all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "refine", "synthesize", "without_zeros"]
 
 ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
+
+PASSES = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (carry, fanout))
+"""Text of what `refine` does: a netlist depends on it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def synthesize(target: Target) -> Netlist:
     if flow.places:
         source += harness.wrap(verilog, top, clock)
         top = harness.MODULE
-    key = key_of(source, flow.script)
+    key = key_of(source, flow.script, PASSES)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
     if not done.is_file():
@@ -81,6 +84,8 @@ def synthesize(target: Target) -> Netlist:
             phase=_phase,
             progress=target.progress,
         )
+        if flow.places:
+            target.progress(f"netlist: {refine(folder / NETLIST, top)}")
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
     else:
         target.progress(f"yosys: {target.label} is in {folder}")
@@ -101,6 +106,15 @@ def synthesize(target: Target) -> Netlist:
                 f" (per module: {folder / FINAL})"
             )
     return result
+
+
+def refine(path: Path, top: str) -> str:
+    """What Yosys leaves undone in a flat netlist of ECP5 cells; says how much it was."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    module = content["modules"][top]
+    gone, copies = carry.absorb(module), fanout.split(module)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return f"{gone} cells moved into adders, {copies} copies of drivers of more than {fanout.LIMIT} pins"
 
 
 def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:

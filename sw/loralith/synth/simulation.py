@@ -8,7 +8,7 @@ from importlib import util
 from pathlib import Path
 
 from .error import SynthError
-from .netlist import ADVICE, emit, key_of, without_zeros
+from .netlist import ADVICE, PASSES, emit, key_of, refine, without_zeros
 from .process import run_tool
 from .target import PARTS, Target
 
@@ -21,6 +21,11 @@ hierarchy -check -top {top}
 synth_ecp5 -top {top} -noflatten
 flatten
 opt_clean -purge
+blackbox =A:whitebox
+write_json {netlist}
+"""
+_WRITE = """\
+read_json {netlist}
 write_verilog -noattr -norename {output}
 """
 
@@ -35,21 +40,24 @@ def netlist_source(target: Target) -> Path:
     top, _ = PARTS[target.part]
     source = without_zeros(emit(target))
     models = _models()
-    folder = target.folder / f"{target.label}-simulation-{key_of(source, _SCRIPT, models)}"
+    folder = target.folder / f"{target.label}-simulation-{key_of(source, _SCRIPT, _WRITE, PASSES, models)}"
     done = folder / "simulation.v"
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        script = _SCRIPT.format(source=folder / "source.v", top=top, output=folder / "netlist.v")
-        (folder / "script.ys").write_text(script, encoding="utf-8")
-        run_tool(
-            "yosys",
-            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-            folder / "yosys.log",
-            target.timeout,
-            advice=ADVICE,
-            progress=target.progress,
-        )
+        names = {"source": folder / "source.v", "top": top, "netlist": folder / "netlist.json", "output": folder / "netlist.v"}
+        for step, script in (("synthesis", _SCRIPT), ("verilog", _WRITE)):
+            (folder / f"{step}.ys").write_text(script.format(**names), encoding="utf-8")
+            run_tool(
+                "yosys",
+                [sys.executable, "-m", "loralith.synth.yosys", str(folder / f"{step}.ys")],
+                folder / f"{step}.log",
+                target.timeout,
+                advice=ADVICE,
+                progress=target.progress,
+            )
+            if script is _SCRIPT:
+                refine(names["netlist"], top)
         text = (folder / "netlist.v").read_text(encoding="utf-8") + models
         partial = folder / "simulation.v.partial"
         partial.write_text(text, encoding="utf-8")
