@@ -128,7 +128,8 @@ def test_a_register_read_by_many_is_copied_with_all_that_it_takes() -> None:
         netlist.cell(f"reader_{i}", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="q", Q=f"q{i}")
     cells = netlist.module["cells"]
     original = cells["flop"]["connections"]["Q"]
-    assert fanout.split(netlist.module, limit=4) == 2 and len(cells) == 13
+    assert fanout.split(netlist.module, limit=4) == 2
+    assert len(cells) == 13
     copies = [cell for name, cell in cells.items() if name.startswith("flop$")]
     assert all(copy["parameters"] == cells["flop"]["parameters"] for copy in copies)
     assert all(copy["connections"][port] == cells["flop"]["connections"][port] for copy in copies for port in ("CLK", "DI", "LSR"))
@@ -137,5 +138,10 @@ def test_a_register_read_by_many_is_copied_with_all_that_it_takes() -> None:
     read = [cells[f"reader_{i}"]["connections"]["DI"] for i in range(10)]
     assert read == sorted(read, key=driven.index)
     assert all(1 <= read.count(bits) <= 4 for bits in driven)
-    # Ports are no registers.
+    # Enables have a limit of their own, and ports are no registers.
+    for i in range(10):
+        cells[f"reader_{i}"]["connections"]["CE"] = list(original)
+        cells[f"reader_{i}"]["port_directions"]["CE"] = "input"
+    assert fanout.split(netlist.module, limit=4, control_limit=10) == 1
+    assert len({cells[f"reader_{i}"]["connections"]["CE"][0] for i in range(10)}) == 1
     assert all(cell["connections"]["CLK"] == [netlist.bits["clk"]] for cell in cells.values())

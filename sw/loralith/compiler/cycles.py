@@ -86,8 +86,9 @@ class _Model:
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        # Of each unit, when its commands left its queue, whose register has room for one more; when each was there; when the fetch asks for each.
-        self.taken: dict[Opcode, list[int]] = {op: [0] * (config.queue_depth + 1) for op in Opcode}
+        # Of each unit, when its commands left its queue, which has room for two more: one whole in a register, and one that comes word by
+        # word. When each command was there; when the fetch asks for each.
+        self.taken: dict[Opcode, list[int]] = {op: [0] * (config.queue_depth + 2) for op in Opcode}
         self.dispatched: list[int] = []
         self.sent = dict.fromkeys(Opcode, 0)
         self.asked = deque([FETCHED] * min(FETCH_AHEAD, len(commands)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import permutations, product
 from typing import Any
 
@@ -18,7 +19,7 @@ _ADDER = "1001011010101010"
 def absorb(module: dict[str, Any]) -> int:
     """Moves into the adders of Yosys's flat `module` what they can take of the LUTs that nothing else reads; returns how many went.
 
-    A half gives A + g(B, C, D) for every g that is 0 where C and D are: its carry out is A where that sum's bit is 0, so that A and g agree.
+    A half gives A + g(B, C, D) for every g that is 0 where C and D are: its carry out is A where A and g agree.
     """
     cells = module["cells"]
     drivers: dict[int, str] = {}
@@ -26,7 +27,7 @@ def absorb(module: dict[str, Any]) -> int:
     for name, cell in cells.items():
         for port, bits in cell["connections"].items():
             if cell["port_directions"][port] == "output":
-                drivers.update({bit: name for bit in bits})
+                drivers.update(dict.fromkeys(bits, name))
             else:
                 reads.update(bits)
     gone = 0
@@ -77,8 +78,8 @@ def _taken(
     if cell["type"] != "PFUMX":
         return None
     pins = {port: cell["connections"][port][0] for port in ("ALUT", "BLUT", "C0")}
-    luts = [drivers.get(pins[port]) for port in ("ALUT", "BLUT")]
-    if any(lut is None or cells[lut]["type"] != "LUT4" or reads[pins[port]] != 1 for lut, port in zip(luts, ("ALUT", "BLUT"), strict=True)):
+    luts = [drivers[pins[port]] for port in ("ALUT", "BLUT") if pins[port] in drivers and reads[pins[port]] == 1]
+    if len(luts) != 2 or any(cells[lut]["type"] != "LUT4" for lut in luts):
         return None
     (high_variables, high), (low_variables, low) = (_lut(cells[lut]) for lut in luts)
     variables = list(dict.fromkeys([pins["C0"], *high_variables, *low_variables]))
@@ -90,7 +91,9 @@ def _taken(
     return None if len(variables) > 5 else _split(cells, variables, value, name, luts)
 
 
-def _split(cells: dict[str, Any], variables: list[Any], value: Any, name: str, luts: list[Any]) -> tuple[tuple[Any, ...], Function, list[str]] | None:
+def _split(
+    cells: dict[str, Any], variables: list[Any], value: Callable[[dict[Any, int]], int], name: str, luts: list[str]
+) -> tuple[tuple[Any, ...], Function, list[str]] | None:
     """The function of up to five variables as one of two of them and of a LUT of the others and the first."""
     for first, second in permutations(variables, 2):
         rest = [variable for variable in variables if variable not in (first, second)]
@@ -115,7 +118,7 @@ def _split(cells: dict[str, Any], variables: list[Any], value: Any, name: str, l
         else:
             keep, drop = luts
             pins = (*rest, first)
-            table = {(*point, s): made[s][i] for i, point in enumerate(points) for s in (0, 1)}
+            table: Function = {(*point, s): made[s][i] for i, point in enumerate(points) for s in (0, 1)}
             init = [table[tuple(index >> at & 1 for at in range(len(pins)))] for index in range(16)]
             cells[keep]["parameters"]["INIT"] = "".join(str(bit) for bit in reversed(init))
             for port, pin in zip("ABCD", (*pins, "0", "0", "0"), strict=False):

@@ -6,25 +6,29 @@ import re
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["LIMIT", "split"]
+__all__ = ["CONTROL_LIMIT", "LIMIT", "split"]
 
 LIMIT = 128
 """Readers of one flip-flop or LUT."""
+CONTROL_LIMIT = 1024
+"""The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
+
+_CONTROL = ("CE", "LSR")
 
 _OUTPUTS = {"TRELLIS_FF": "Q", "LUT4": "Z"}
 _ROUNDS = 3
 """A copied LUT has its inputs read more often, so that these may need copies too."""
 
 
-def split(module: dict[str, Any], limit: int = LIMIT) -> int:
-    """Copies each flip-flop and LUT of Yosys's flat `module` that more than `limit` pins read; returns how many copies were made.
+def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTROL_LIMIT) -> int:
+    """Copies each flip-flop and LUT of Yosys's flat `module` that too many pins read; returns how many copies were made.
 
     Readers of like names, which most often belong together, share a copy.
     """
-    return sum(_round(module, limit) for _ in range(_ROUNDS))
+    return sum(_round(module, limit, control_limit) for _ in range(_ROUNDS))
 
 
-def _round(module: dict[str, Any], limit: int) -> int:
+def _round(module: dict[str, Any], limit: int, control_limit: int) -> int:
     cells = module["cells"]
     drivers: dict[int, str] = {}
     readers: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
@@ -44,19 +48,25 @@ def _round(module: dict[str, Any], limit: int) -> int:
         if len(pins) <= limit or bit not in drivers or bit in fixed:
             continue
         name = drivers[bit]
-        pins.sort(key=_natural)
-        parts = -(-len(pins) // limit)
-        for part in range(1, parts):
+        control = [pin for pin in pins if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL]
+        others = [pin for pin in pins if pin not in set(control)]
+        for group in [*_groups(control, control_limit), *_groups(others, limit)][1:]:
             highest += 1
             copies += 1
             copy = {**cells[name], "connections": {port: list(bits) for port, bits in cells[name]["connections"].items()}}
             copy["connections"][_OUTPUTS[copy["type"]]] = [highest]
-            label = f"{name}$copy{bit}_{part}"
+            label = f"{name}$copy{highest}"
             cells[label] = copy
             module["netnames"][label] = {"hide_name": 1, "bits": [highest], "attributes": {}}
-            for reader, port, index in pins[part * len(pins) // parts : (part + 1) * len(pins) // parts]:
+            for reader, port, index in group:
                 cells[reader]["connections"][port][index] = highest
     return copies
+
+
+def _groups(pins: list[tuple[str, str, int]], limit: int) -> list[list[tuple[str, str, int]]]:
+    """Of about the same size, each of at most `limit`."""
+    ordered, count = sorted(pins, key=_natural), -(-len(pins) // limit)
+    return [ordered[i * len(pins) // count : (i + 1) * len(pins) // count] for i in range(count)]
 
 
 def _natural(pin: tuple[str, str, int]) -> list[tuple[int, str]]:

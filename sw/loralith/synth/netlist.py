@@ -24,7 +24,7 @@ __all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "refine", "
 
 ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
 
-PASSES = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (carry, fanout))
+PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("carry.py", "fanout.py"))
 """Text of what `refine` does: a netlist depends on it."""
 
 
