@@ -145,3 +145,20 @@ def test_a_register_read_by_many_is_copied_with_all_that_it_takes() -> None:
     assert fanout.split(netlist.module, limit=4, control_limit=10) == 1
     assert len({cells[f"reader_{i}"]["connections"]["CE"][0] for i in range(10)}) == 1
     assert all(cell["connections"]["CLK"] == [netlist.bits["clk"]] for cell in cells.values())
+
+
+def test_copies_of_copies_have_names_of_their_own() -> None:
+    """Copies of the LUTs read the register more often, which then is copied in the next round: each net keeps its driver."""
+    netlist = Netlist("clk", "d")
+    netlist.cell("flop", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="d", Q="q")
+    for i in range(5):
+        netlist.lut(f"lut_{i}", init(lambda a, b, c, d: not a), "q", "0", "0", "0")
+        for j in range(9):
+            netlist.cell(f"reader_{i}_{j}", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI=f"lut_{i}", Q=f"q{i}_{j}")
+    copies = fanout.split(netlist.module, limit=4)
+    cells = netlist.module["cells"].values()
+    driven = [cell["connections"][port][0] for cell in cells for port in ("Q", "Z") if port in cell["connections"]]
+    assert len(driven) == len(set(driven)) == 1 + 5 + 45 + copies
+    inputs = {cell["connections"][port][0] for cell in cells for port in ("DI", "A") if port in cell["connections"]}
+    assert inputs - set(driven) == {netlist.bits["d"]}
+    assert all(sum(bit in cell["connections"].get(port, []) for cell in cells for port in ("DI", "A")) <= 4 for bit in driven)

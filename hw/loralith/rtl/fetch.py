@@ -127,16 +127,16 @@ class Fetch(wiring.Component):
         full, kinds, known = Signal(), Signal(3), Signal()  # of the command's first word
         arrived, count = Signal(range(words)), Signal(range(words))  # words of the present command: that came, that left
         index, word_address = Signal(INDEX_BITS), Signal(64)
-        take, put, accepted, final, gone = Signal(), Signal(), Signal(), Signal(), Signal()
+        take, put, final, gone = Signal(), Signal(), Signal(), Signal()
         stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
         m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         part = INDEX_BITS // words
+        accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
         m.d.comb += [
             take.eq(buffer.o.valid & (~full | put)),
             buffer.o.ready.eq(~full | put),
             final.eq(count == words - 1),
-            accepted.eq(Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()),
             put.eq(full & ~word.error & ~stopped & Mux(known, accepted, ~final)),
             gone.eq(put & final),
         ]
