@@ -159,6 +159,7 @@ def test_copies_of_copies_have_names_of_their_own() -> None:
     cells = netlist.module["cells"].values()
     driven = [cell["connections"][port][0] for cell in cells for port in ("Q", "Z") if port in cell["connections"]]
     assert len(driven) == len(set(driven)) == 1 + 5 + 45 + copies
+    assert not netlist.module["cells"].keys() & {name for name in netlist.module["netnames"] if "$" in name}  # one name space in Yosys
     inputs = {cell["connections"][port][0] for cell in cells for port in ("DI", "A") if port in cell["connections"]}
     assert inputs - set(driven) == {netlist.bits["d"]}
     assert all(sum(bit in cell["connections"].get(port, []) for cell in cells for port in ("DI", "A")) <= 4 for bit in driven)

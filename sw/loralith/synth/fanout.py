@@ -57,7 +57,7 @@ def _round(module: dict[str, Any], limit: int, control_limit: int) -> int:
             copy["connections"][_OUTPUTS[copy["type"]]] = [highest]
             label = f"{name}$copy{highest}"
             cells[label] = copy
-            module["netnames"][label] = {"hide_name": 1, "bits": [highest], "attributes": {}}
+            module["netnames"][f"{label}$net"] = {"hide_name": 1, "bits": [highest], "attributes": {}}
             for reader, port, index in group:
                 cells[reader]["connections"][port][index] = highest
     return copies
