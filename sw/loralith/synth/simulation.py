@@ -58,7 +58,8 @@ def netlist_source(target: Target) -> Path:
             )
             if script is _SCRIPT:
                 refine(names["netlist"], top)
-        text = (folder / "netlist.v").read_text(encoding="utf-8") + models
+        # The models' memories start as zero, and have no parameter that says so.
+        text = re.sub(r"^ +\.INITVAL_\w\w\(320'h[0x]+\),?\n", "", names["output"].read_text(encoding="utf-8"), flags=re.MULTILINE) + models
         partial = folder / "simulation.v.partial"
         partial.write_text(text, encoding="utf-8")
         partial.rename(done)
