@@ -26,7 +26,8 @@ write_json {netlist}
 """
 _WRITE = """\
 read_json {netlist}
-write_verilog -noattr -norename {output}
+select -module {top}
+write_verilog -noattr -norename -selected {output}
 """
 
 
