@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim test test-slow synth gen lint format lock clean distclean
+.PHONY: help setup sim test test-slow test-outside synth gen lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -52,6 +52,11 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	$(BIN)/python -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+test-outside: $(STAMP) ## compare quantizers and products with torchao's, which it installs in build/outside
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/outside \
+		$(shell sed -n 's/^ *"\(torchao==[0-9.]*\)".*/\1/p' pyproject.toml)
+	PYTHONPATH=build/outside $(BIN)/python -m pytest tests/unit/test_outside.py $(PYTEST_FLAGS)
 
 synth: $(STAMP) ## synthesize, place and route for BOARD; CONFIG= and SYNTH_FLAGS= choose more
 	$(BIN)/loralith synth --board $(BOARD) $(if $(filter-out file,$(origin CONFIG)),--config $(CONFIG)) $(SYNTH_FLAGS)

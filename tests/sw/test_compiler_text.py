@@ -9,7 +9,7 @@ import loralith
 from loralith.compiler.checker import check
 from loralith.compiler.cycles import model
 from loralith.compiler.matmul import plan_matmul
-from loralith.compiler.passes import plan_passes
+from loralith.compiler.pass_plan import plan_passes
 from loralith.compiler.regions import DoesNotFit
 from loralith.compiler.text import Columns, compile_text, place_text, text_columns
 from loralith.compiler.workload import Linear, step_macs

@@ -16,6 +16,7 @@ pytest.importorskip("diffusers")
 
 import peft
 from PIL import Image
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import loralith
 from loralith.diffusion.adapter import AdapterError, save_adapter
@@ -104,6 +105,16 @@ def test_again_gives_the_same_bytes_whatever_the_callers_torch_does(whole: Finet
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), state)
     assert_same_run(whole, again)
+
+
+def test_numpy_has_one_thread_too_while_a_model_trains() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        with repeatable():
+            assert threads() == {1}
+        assert threads() == {2}
 
 
 def test_another_seed_gives_another_adapter(whole: FinetuneResult, tmp_path: Path) -> None:

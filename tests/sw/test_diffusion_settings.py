@@ -31,6 +31,9 @@ from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, Se
         ({"targets": ("to_q", "ff.net.2")}, r"targets must be all, kv or some of .*not \['to_q', 'ff\.net\.2'\]"),
         ({"targets": ("to_q", "to_q")}, "each once"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and less than 1, not 1\.0"),
+        ({"adapter_scales": "device"}, "adapter_scales must be 'measured' without a device, not 'device'"),
+        ({"weight_bits": 4}, "weight_bits must be 8 without a device, not 4"),
+        ({"device": "reference", "weight_bits": 3}, "weight_bits must be 4 or 8, not 3"),
         ({"checkpoint_every": 0}, "checkpoint_every must be an integer of at least 1, not 0"),
         ({"evaluation": EvaluationSettings(samples=0)}, r"evaluation\.samples must be an integer of at least 1, not 0"),
     ],
@@ -46,3 +49,11 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
     assert same.identity() == base
     for other in ({"rank": 5}, {"seed": 1}, {"digit": 9}, {"device": "reference"}, {"evaluation": EvaluationSettings(samples=3)}):
         assert FinetuneSettings(tmp_path, **other).identity() != base
+
+
+def test_what_a_device_computes_with_is_part_of_the_identity_where_it_is_not_the_usual(tmp_path: Path) -> None:
+    usual = FinetuneSettings(tmp_path, device="reference")
+    assert not {"adapter_scales", "weight_bits"} & set(usual.identity()), "runs that were begun before these settings go on"
+    assert FinetuneSettings(tmp_path, device="reference", adapter_scales="device").identity()["adapter_scales"] == "device"
+    scheme = FinetuneSettings(tmp_path, device="reference", weight_bits=4, adapter_scales="delayed", seed=3).scheme()
+    assert (scheme.weight_bits, scheme.adapter_scales, scheme.seed) == (4, "delayed", 3)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +197,21 @@ def test_schemes_are_told_apart_by_their_intervals() -> None:
 def test_losses_pack_exactly() -> None:
     losses = [0.5, 2.0**-149, 1 + 2.0**-23, 0.0]  # FP32 numbers, as a loss is
     assert unpack_losses(pack_losses(losses)) == losses
+
+
+def test_what_is_finished_can_be_reported_without_the_rest(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("loralith.study.settings.StudySettings", lambda **told: QUICK)
+    monkeypatch.setattr("loralith.study.run.run_study", lambda *told: pytest.fail("a point would be computed"))
+    monkeypatch.setattr(command, "weight_errors", dict)
+    folder = tmp_path / "study"
+    shutil.copytree(store.folder, folder)
+    assert cli.main(["study", "--finished", "--seeds", "4", "--output", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: own["seeds"] for name, own in found["schemes"].items()} == {FP32: [3], DEFAULT: [3]}
+    assert cli.main(["study", "--finished", "--output", str(tmp_path / "empty")]) == 2
+    assert "has no finished point of fp32" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -41,8 +41,9 @@ BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transfor
 
 RULES = (
     Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.spec"), never=("torch",)),
+    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec"), never=("torch",)),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
+    Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
     Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.rtl", "loralith.spec")),  # it looks into the blocks
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),

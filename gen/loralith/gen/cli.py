@@ -2,7 +2,8 @@
 
 - no subcommand, or `all`: write every generated text and the Verilog of one configuration;
 - `check` (or `--check`): compare the committed texts with what would be written;
-- `verilog`: the Verilog of one configuration, wherever it is asked for.
+- `verilog`: the Verilog of one configuration, wherever it is asked for;
+- `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
 that is committed, by its path from the checkout's root.
@@ -35,6 +36,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     verilog = actions.add_parser("verilog", help="the Verilog of one configuration, with a JSON description beside it")
     verilog.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file (default: base)")
     verilog.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>.v)")
+    baseline = actions.add_parser("baseline", help="the Verilog of a floating-point array that the INT8 one is compared with")
+    baseline.add_argument("--format", choices=("fp16", "bf16", "fp32"), default="fp16", help="of operands; sums are FP32 (default: fp16)")
+    baseline.add_argument("--rows", type=int, default=4, help="rows of elements (default: 4)")
+    baseline.add_argument("--cols", type=int, default=4, help="columns of elements (default: 4)")
+    baseline.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<format>-<rows>x<cols>.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -54,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
         return 1 if stale else 0
     written: list[str] = []
     try:
+        if args.action == "baseline":
+            _report(args, {"written": [_baseline(args)]})
+            return 0
         if args.action != "verilog":
             for path, text in texts().items():
                 _write(root() / path, text)
@@ -102,6 +111,16 @@ def _verilog(args: argparse.Namespace) -> dict[str, Any]:
     description = emit(config, output)
     print(f"wrote {output}", file=sys.stderr)
     return {"path": str(output), **description}
+
+
+def _baseline(args: argparse.Namespace) -> str:
+    from loralith.gen.verilog import convert_baseline
+
+    if args.rows < 1 or args.cols < 1:
+        raise ConfigError(f"rows and columns must be at least 1, not {args.rows} and {args.cols}")
+    output = args.output or root() / "build" / "verilog" / f"{args.format}-{args.rows}x{args.cols}.v"
+    _write(output, convert_baseline(args.format, args.rows, args.cols))
+    return str(output)
 
 
 def _report(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from loralith.spec.config import Config
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "describe", "emit"]
+__all__ = ["MODULE", "convert", "convert_baseline", "describe", "emit"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -28,13 +28,24 @@ ATTRIBUTES = "attrmap -remove unused_bits; attrmap -modattr -remove generator -r
 
 def convert(config: Config) -> str:
     """The Verilog text: module `loralith`. The same configuration always gives the same bytes."""
+    from loralith.rtl.top import Loralith
+
+    return _text(Loralith(config), MODULE)
+
+
+def convert_baseline(name: str, rows: int, cols: int) -> str:
+    """The Verilog text of a floating-point array, module `float_array`: ``name`` is one of `baseline.float_array.FORMATS`."""
+    from loralith.baseline.float_array import FORMATS, FloatArray
+
+    return _text(FloatArray(FORMATS[name], rows, cols), "float_array")
+
+
+def _text(component: Any, name: str) -> str:
     from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog itself calls; it takes no passes of one's own
     from amaranth.back.rtlil import convert as to_rtlil  # pyright: ignore[reportMissingImports]  # unknown to amaranth-stubs
 
-    from loralith.rtl.top import Loralith
-
     # The ports come from the component's signature: all of them and no other.
-    text = to_rtlil(Loralith(config), name=MODULE, emit_src=False)
+    text = to_rtlil(component, name=name, emit_src=False)
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
     yosys = find_yosys(lambda version: version >= (0, 40))
     return _lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True)))

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
 from loralith.cli.results import REPO, write
 from loralith.errors import LoralithError
 
+if TYPE_CHECKING:
+    from loralith.study.methods import Where
+
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
 RESULTS = REPO / "docs" / "results" / "methods"
 TITLE = "What the training methods learn"
+DEVICE = "direct"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
+    parser.add_argument("--device", default=DEVICE, help="what trains: direct (default), reference, verilator, or fp32 for torch")
+    parser.add_argument("--config", default="paper", help="preset or JSON file of the device; changes time, no bit (default: paper)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")
     parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
-    parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods")
+    parser.add_argument("--publish", action="store_true", help="also write the figures to docs/results/methods, FP32's to methods-fp32")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,24 +43,43 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"there is no study {name!r}; there are {'; '.join(STUDIES)}")
     if args.seeds < 1:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
-    total = len(pending(args.output, names, args.seeds))
 
     def progress(name: str, variant: str, seed: int, step: int) -> None:
         if step % 100 == 0:
             output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
 
-    with stop_on_interrupt() as stop:
-        missing = () if args.finished else run(args.output, names, args.seeds, progress, stop)
+    with stop_on_interrupt() as stop, where(args.device, args.config) as place:
+        total = len(pending(args.output, names, args.seeds, place))
+        missing = () if args.finished else run(args.output, names, args.seeds, place, progress, stop)
         for done, point in enumerate(missing, 1):
             output.log(f"{done}/{total}  {point['study']}: {point['variant']}, seed {point['seed']}: held-out loss {point['after']:.5f}")
-    keys = [(name, variant, seed) for name in names for variant in STUDIES[name].variants for seed in range(args.seeds)]
-    points = [point for key in keys if (point := load_point(args.output, *key)) is not None]
+        keys = [(name, variant, seed) for name in names for variant in STUDIES[name].variants for seed in range(args.seeds)]
+        points = [point for key in keys if (point := load_point(args.output, *key, place)) is not None]
     figures = summarize(points)
     if args.publish:
-        command = "loralith bench methods" + (f" --seeds {args.seeds}" if args.seeds != 3 else "")
-        write(RESULTS / "methods", TITLE, command, figures, page(figures))
-        plot(figures, RESULTS / "methods.png")
+        told = {"--device": (args.device, DEVICE), "--seeds": (args.seeds, 3), "--only": (args.only and f"'{args.only}'", None)}
+        words = [f"{name} {value}" for name, (value, usual) in told.items() if value != usual]
+        stem = RESULTS / ("methods" if args.device == DEVICE else f"methods-{args.device}")
+        write(
+            stem, TITLE, " ".join(["loralith bench methods", *words]), figures, [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
+        )
+        plot(figures, stem.with_suffix(".png"))
     return figures
+
+
+@contextmanager
+def where(name: str, config: str) -> Iterator[Where]:
+    """The device of this name, open inside; FP32 in plain torch for `fp32`. Raises LoralithError for one that does not exist."""
+    from loralith.cli.finetune import attacher
+    from loralith.device import open_device
+    from loralith.diffusion.settings import FP32
+    from loralith.study.methods import Where
+
+    if name == FP32:
+        yield Where()
+        return
+    with open_device(name, config) as device:
+        yield Where(name, config, attacher(device, verify=False))
 
 
 def page(figures: dict[str, Any]) -> list[str]:

@@ -78,13 +78,10 @@ def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
     return found
 
 
-def attacher(
-    device: Device, verify: bool, adapter_scales: str = "measured", weight_bits: int = 8
-) -> Callable[[Any, FinetuneSettings], Any]:
+def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:
     """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
     from loralith.mapping.attachment import attach
     from loralith.methods import method_class
-    from loralith.spec.scheme import FQT
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
         observer = None
@@ -92,8 +89,8 @@ def attacher(
             from loralith.cli.verification import ReferenceObserver
 
             observer = ReferenceObserver()
-        scheme = FQT(seed=settings.seed, adapter_scales=adapter_scales, weight_bits=weight_bits)
-        return attach(model, device, scheme, observer=observer, modules=settings.modules, kinds=method_class(settings.method).kinds)
+        kinds = method_class(settings.method).kinds
+        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
 
     return attach_to
 
@@ -167,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
         start_from=args.start_from,
         device=args.device,
         config=None if fp32 else args.config,
+        adapter_scales=args.adapter_scales,
+        weight_bits=args.weight_bits,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
@@ -179,8 +178,7 @@ def run(args: argparse.Namespace) -> int:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
             with open_device(args.device, args.config) as device:
-                attach = attacher(device, args.verify, args.adapter_scales, args.weight_bits)
-                result = finetune(settings, attach, bar, stop, resume=args.resume)
+                result = finetune(settings, attacher(device, args.verify), bar, stop, resume=args.resume)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from loralith.cli import output, results
 
-REPORTS = ("energy", "memory", "shapes")
+REPORTS = ("area", "energy", "memory", "shapes")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("report", help="energy and memory of a training step, use of the array")
+    parser = subparsers.add_parser("report", help="area, energy and memory of a training step, use of the array")
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
         module = import_module(f"loralith.cli.report_{name}")

@@ -32,6 +32,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn to judge a point (default: 64)")
     parser.add_argument("--publish", action="store_true", help="also write the reports to docs/results, or docs/results/study-TARGETS")
+    parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--results", action="store_true", help="print the results in docs/results and compute nothing")
     what.add_argument("--rerun", metavar="SCHEME", help="compute one point of docs/results again and compare every number")
@@ -159,10 +160,15 @@ def study(args: argparse.Namespace) -> int:
     settings = settings if args.steps is None else settings.shortened(args.steps)
     store, seeds = Store(args.output, settings), range(args.seeds)
     left = pending(store, names, seeds)
-    with stop_on_interrupt() as stop, Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
-        with attacher(args.device, args.config) as attach:
-            for point in run_study(store, names, seeds, attach, bars.step, stop):
-                bars.point(point)
+    if args.finished:
+        names = [name for name in names if any(store.point(name, seed) for seed in seeds)]
+        if store.baseline is None or FP32 not in names:
+            raise LoralithError(f"{args.output} has no finished point of fp32, which all others are held against; leave out --finished")
+    else:
+        with stop_on_interrupt() as stop, Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
+            with attacher(args.device, args.config) as attach:
+                for point in run_study(store, names, seeds, attach, bars.step, stop):
+                    bars.point(point)
     summary = publish(args, store, names, list(seeds))
     if args.json:
         output.emit_json({**{key: summary[key] for key in ("seeds", "schemes", "bar") if key in summary}, "files": summary["files"]})

@@ -13,7 +13,7 @@ from functools import lru_cache
 from loralith.compiler.costs import COMPUTE_CYCLES, LOAD_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.matmul import Turns, block_sizes, tile_cycles
+from loralith.compiler.matmul import SLOTS, Turns, block_sizes, tile_cycles
 from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import Config
@@ -35,22 +35,27 @@ class Gradient:
 
 @dataclass(frozen=True)
 class GradientPlan:
-    """Block sizes: m rows of the result, k tokens, and n columns that leave at a time."""
+    """Block sizes: m rows of the result, k tokens, and n columns that leave at a time.
+
+    With `again` the left operand passes once for each n columns, of which alone the sums are kept.
+    """
 
     m: int
     k: int
     n: int
+    again: bool = False
 
 
 def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
     mb, kb = -(-M // plan.m), -(-T // plan.k)
-    lanes = config.cols if skinny.fold > 1 else skinny.width
+    width = plan.n if plan.again else skinny.width
+    lanes = config.cols if skinny.fold > 1 else width
     return {
         "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
-        "right": (2 if kb > 1 else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
+        "right": (2 if kb > 1 or plan.again else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
         "out": (2 if mb > 1 or plan.n < skinny.rank else 1)
         * rows_needed("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), config)[0],
-        "acc": rows_needed("acc", plan.m, skinny.width, config)[0] if kb > 1 else 0,
+        "acc": rows_needed("acc", plan.m, width, config)[0] if kb > 1 else 0,
     }
 
 
@@ -58,28 +63,42 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
 def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WHOLE) -> GradientPlan:
     """The cheapest block sizes of a gradient. Raises DoesNotFit."""
     skinny, W = skinny_shape(rank, config), config.bus_bytes
-    best: tuple[int, GradientPlan] | None = None
+    best: dict[bool, tuple[int, int, GradientPlan]] = {}  # by `again`: cost, words read, plan
     columns = [rank] if skinny.fold > 1 else [min(n, rank) for n in block_sizes(rank, max(config.cols, W // 4))]
     for k, n in itertools.product(block_sizes(T, W), columns):
-        kb = -(-T // k)
-        for m in block_sizes(M, max(config.rows, W)):
-            plan, mb = GradientPlan(min(m, M), min(k, T), n), -(-M // m)
+        # A part of the right operand's columns begins at a bus word.
+        orders = (False, True) if n < rank and n % W == 0 else (False,)
+        for m, again in itertools.product(block_sizes(M, max(config.rows, W)), orders):
+            plan = GradientPlan(min(m, M), min(k, T), n, again)
             need = _gradient_rows(plan, T, M, skinny, config)
             if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
                 continue
-            left = load_cycles(plan.k, plan.m, config)
-            right = max(padded(k * skinny.width, W) // W, LOAD_CYCLES) * (1 if kb == 1 else mb)
-            tiles = max(-(-m // config.rows) * tile_cycles(k, skinny.width, skinny.fold, config), COMPUTE_CYCLES)
-            tiles += COMPUTE_CYCLES * (-(-rank // n) - 1)
-            reads, array = (mb * left + right) * kb, mb * kb * tiles
-            # Two blocks take turns: one's load must be through while the other is computed.
-            exposed = mb * kb * max(0, READ_LATENCY + left + (right if mb > 1 and kb > 1 else 0) - tiles)
-            cost = max(reads, array + exposed) + min(reads, array) + m * k // W
-            if best is None or cost < best[0]:
-                best = cost, plan
-    if best is None:
+            cost, reads = _gradient_cost(plan, T, M, skinny, config)
+            if again not in best or cost < best[again][0]:
+                best[again] = cost, reads, plan
+    if not best:
         raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
-    return best[1]
+    # A gradient stands among loads of a pass: of the two orders the one that needs the bus less.
+    return min(best.values(), key=lambda entry: entry[1])[2]
+
+
+def _gradient_cost(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> tuple[int, int]:
+    """Cycles by a plain count, and the words among them that are read."""
+    W, m, k = config.bus_bytes, plan.m, plan.k
+    mb, kb, parts = -(-M // m), -(-T // k), -(-skinny.rank // plan.n)
+    width, passes = (plan.n, parts) if plan.again else (skinny.width, 1)
+    left = load_cycles(k, m, config)
+    right = load_cycles(k, width, config) if plan.again else max(padded(k * width, W) // W, LOAD_CYCLES)
+    tiles = max(-(-m // config.rows) * tile_cycles(k, width, skinny.fold, config), COMPUTE_CYCLES)
+    tiles += COMPUTE_CYCLES * (parts // passes - 1)
+    # How often a block of right comes: two stay.
+    times = 1 if kb <= (SLOTS if plan.again else 1) else mb
+    reads, array = passes * kb * (mb * left + right * times), passes * mb * kb * tiles
+    # Two blocks take turns: one's load must be through while the other is computed. A right operand of all columns is charged dearly
+    # where it comes again: smaller blocks that spare it leave the loads of the pass more room.
+    again = right if plan.again else right * times
+    exposed = passes * mb * kb * max(0, READ_LATENCY + left + (again if mb > 1 and kb > 1 else 0) - tiles)
+    return max(reads, array + exposed) + min(reads, array) + m * k // W, reads
 
 
 def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, int]:
@@ -87,75 +106,84 @@ def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, in
     plan = plan_gradient(T, M, rank, config)
     mb, kb = -(-M // plan.m), -(-T // plan.k)
     right = skinny_shape(rank, config).right(T, config).nbytes * (1 if kb <= 2 else mb)
-    return row_major(T, M, config).nbytes + right, row_major(M, rank, config, 4).nbytes
+    left = row_major(T, M, config).nbytes * (-(-rank // plan.n) if plan.again else 1)
+    return left + right, row_major(M, rank, config, 4).nbytes
 
 
 class GradientSteps:
     """Emits a gradient block by block."""
 
-    def __init__(self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
+    def __init__(
+        self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE, plan: GradientPlan | None = None
+    ) -> None:
         config = emitter.config
         self.emitter, self.config, self.work, self.rank, self.name = emitter, config, work, rank, name
         self.T, self.M = work.left.rows, work.left.cols
         self.skinny = skinny = skinny_shape(rank, config)
-        self.plan = plan = plan_gradient(self.T, self.M, rank, config, window)
+        self.plan = plan = plan or plan_gradient(self.T, self.M, rank, config, window)
         self.mb, self.kb = mb, kb = -(-self.M // plan.m), -(-self.T // plan.k)
         regions = Regions(config, window)
-        lanes = config.cols if skinny.fold > 1 else skinny.width
+        width = plan.n if plan.again else skinny.width
+        lanes = config.cols if skinny.fold > 1 else width
         self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
-        self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 else 1))
+        self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 or plan.again else 1))
         several = 2 if mb > 1 or plan.n < rank else 1
         self.out = Turns(regions.slots("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), several))
-        # A region of sums per part of the columns.
-        parts = -(-rank // plan.n)
-        self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(parts)] if kb > 1 else [None] * parts
+        # A region of sums per part of the columns, or one for them all.
+        self.parts = parts = -(-rank // plan.n)
+        kept = 1 if plan.again else parts
+        self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(kept)] if kb > 1 else [None] * kept
 
     @property
     def units(self) -> int:
         """How often `steps` yields."""
-        return self.mb * self.kb
+        return self.mb * self.kb * (self.parts if self.plan.again else 1)
 
     def steps(self) -> Iterator[None]:
         """Emits one block per step. After it come the loads of the next one, which else would stand behind those of the work in between."""
-        blocks = list(itertools.product(range(self.mb), range(self.kb)))
-        for (i, b), following in itertools.zip_longest(blocks, blocks[1:]):
-            self._block(i, b)
+        passes = range(self.parts) if self.plan.again else (None,)
+        blocks = list(itertools.product(passes, range(self.mb), range(self.kb)))
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            self._block(*block)
             if following:
                 self._operands(*following)
             yield
 
-    def _operands(self, i: int, b: int) -> tuple[Region, Region]:
+    def _operands(self, only: int | None, i: int, b: int) -> tuple[Region, Region]:
+        """Left and right of a block, of the part `only` of the columns or of all."""
         work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
         m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
         k0, k = b * plan.k, min(plan.k, self.T - b * plan.k)
         pad, steps = padded(k, fold) - k, -(-k // fold)
+        n0, n = (0, work.right.cols) if only is None else (only * plan.n, min(plan.n, work.right.cols - only * plan.n))
         left = self.left.get(
             (i, b),
             lambda to: emitter.load(work.left.block(k0, k, m0, m), to, pad_rows=pad, note=f"{self.name} left {i},{b}"),
         )
         right = self.right.get(
-            (0, b),
-            lambda to: emitter.load(work.right.block(k0 // fold, steps, 0, work.right.cols), to, note=f"{self.name} right {b}"),
+            (only or 0, b),
+            lambda to: emitter.load(work.right.block(k0 // fold, steps, n0, n), to, note=f"{self.name} right {only or 0},{b}"),
         )
         return left, right
 
-    def _block(self, i: int, b: int) -> None:
+    def _block(self, only: int | None, i: int, b: int) -> None:
         work, plan, fold, emitter = self.work, self.plan, self.skinny.fold, self.emitter
         m0, m = i * plan.m, min(plan.m, self.M - i * plan.m)
         k = min(plan.k, self.T - b * plan.k)
         last = b == self.kb - 1
-        left, right = self._operands(i, b)
-        for part, n0 in enumerate(range(0, self.rank, plan.n)):
+        left, right = self._operands(only, i, b)
+        for part in range(self.parts) if only is None else (only,):
+            n0 = part * plan.n
             n = min(plan.n, self.rank - n0)
             result = self.out.replace((i, part)) if last else None
-            tile = Region("right", right.base + n0 // self.config.cols * right.stride, right.rows, right.stride)
+            tile = Region("right", right.base + n0 // self.config.cols * right.stride, right.rows, right.stride) if only is None else right
             emitter.compute(
                 m,
                 n,
                 (Segment(left, tile, k),),
                 fold=fold,
                 out=result,
-                acc=self.acc[part],
+                acc=self.acc[part if only is None else 0],
                 acc_read=b > 0,
                 acc_write=not last,
                 note=f"{self.name} {i},{b},{part}",

@@ -16,7 +16,8 @@ from loralith.compiler.emit import Emitter
 from loralith.compiler.gradient import Gradient, GradientSteps
 from loralith.compiler.layout import MatrixLayout, padded, row_major
 from loralith.compiler.order import AHEAD
-from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, PassPlan, PassSteps, interleave, plan_passes
+from loralith.compiler.pass_plan import PassPlan, plan_passes
+from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, PassSteps, interleave
 from loralith.compiler.regions import DoesNotFit, Window
 from loralith.compiler.skinny import skinny_shape
 from loralith.spec.config import Config
@@ -235,7 +236,8 @@ def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts:
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
     passes = []
     for i, (linear, _, one, backward) in enumerate(schedule):
-        plan = tried_plans(replace(linear, name=""), backward, config, windows, i % 2)[0][1]
+        turn = i % 2 if windows.passes[0] != windows.passes[1] else 0
+        plan = tried_plans(replace(linear, name=""), backward, config, windows, turn)[0][1]
         passes.append(PassSteps(emitter, one, linear.rank, windows.passes[i % 2], plan))
 
     late: GradientSteps | None = None

@@ -1,13 +1,15 @@
 """Torch settings under which a run gives the same bits again.
 
-The number of threads decides the order of sums, so it is fixed to one while a model trains or samples. Another torch version or another
-CPU family may still choose other kernels; the report names both.
+The number of threads decides the order of sums, so it is fixed to one while a model trains or samples: numpy's too, whose small products
+lose many times what a second thread gains. Another torch version or another CPU family may still choose other kernels; the report names
+both.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from loralith.diffusion.draws import generator
 
@@ -22,7 +24,8 @@ def repeatable() -> Iterator[None]:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with threadpool_limits(THREADS, "blas"):
+            yield
     finally:
         torch.set_rng_state(state)
         torch.use_deterministic_algorithms(strict)

@@ -9,6 +9,7 @@ from loralith.diffusion.data import HELD_OUT, class_images
 from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
 from loralith.diffusion.unet import model_digest
 from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
+from loralith.spec.scheme import FQT, SchemeError
 
 METHODS = tuple(OPTIONS)
 MODULES = ("lora", "all")
@@ -18,7 +19,16 @@ KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
 ADAPTER = ("rank", "alpha", "targets", "rank_pattern", "alpha_pattern", "rslora")
-USUAL: Mapping[str, Any] = {"data": None, "model": None, "modules": "lora", "rank_pattern": {}, "alpha_pattern": {}, "rslora": False}
+USUAL: Mapping[str, Any] = {
+    "data": None,
+    "model": None,
+    "modules": "lora",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "rslora": False,
+    "adapter_scales": FQT().adapter_scales,
+    "weight_bits": FQT().weight_bits,
+}
 
 
 def choose_targets(text: str) -> tuple[str, ...]:
@@ -66,6 +76,7 @@ class FinetuneSettings:
     start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
+    adapter_scales, weight_bits : of the device's scheme, see `spec.scheme.FQT`.
     verify : also compare the device with the reference; changes no result.
     checkpoint_every : steps between checkpoints; changes no result.
     curve_every : steps between looks at the adapter while it trains, for the report: held-out loss and a few samples; 0 for none.
@@ -96,6 +107,8 @@ class FinetuneSettings:
     start_from: Path | None = None
     device: str = FP32
     config: str | None = None
+    adapter_scales: str = FQT().adapter_scales
+    weight_bits: int = FQT().weight_bits
     verify: bool = False
     checkpoint_every: int = 10
     curve_every: int = 0
@@ -126,6 +139,13 @@ class FinetuneSettings:
             raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
         if self.modules == "all" and self.device == FP32:
             raise SettingsError("modules must be 'lora' without a device, not 'all'")
+        for name in ("adapter_scales", "weight_bits"):
+            if self.device == FP32 and getattr(self, name) != USUAL[name]:
+                raise SettingsError(f"{name} must be {USUAL[name]!r} without a device, not {getattr(self, name)!r}")
+        try:
+            self.scheme()
+        except SchemeError as error:
+            raise SettingsError(str(error)) from error
         real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
@@ -152,6 +172,10 @@ class FinetuneSettings:
     def adapter(self) -> dict[str, Any]:
         """What `adapter.add_adapter` is told."""
         return {name: getattr(self, name) for name in (*ADAPTER, "seed")}
+
+    def scheme(self) -> FQT:
+        """The numbers of a device that trains. Raises SchemeError."""
+        return FQT(seed=self.seed, adapter_scales=self.adapter_scales, weight_bits=self.weight_bits)
 
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""

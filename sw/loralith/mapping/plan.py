@@ -8,7 +8,7 @@ from typing import Any
 
 from loralith.compiler.gradient import gradient_traffic
 from loralith.compiler.layout import int_layout, row_major
-from loralith.compiler.passes import pass_traffic
+from loralith.compiler.pass_plan import pass_traffic
 from loralith.compiler.skinny import skinny_shape
 from loralith.device.products import plan_product
 from loralith.mapping.trace import Step, Trace

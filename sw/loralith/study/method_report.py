@@ -31,8 +31,8 @@ def tables(figures: Mapping[str, Any]) -> list[str]:
     """Markdown lines."""
     base = figures["before_training"]
     lines = [
-        f"Held-out losses in FP32. The model before training: {base['word']:.5f} with the new word, {base['null']:.5f} with the",
-        "null prompt.",
+        f"Held-out losses, in FP32 whatever trained. The model before training: {base['word']:.5f} with the new word,",
+        f"{base['null']:.5f} with the null prompt.",
         "Change: of the mean over seeds against the study's first variant. Held-out loss before: with quantized weights where a method has",
         "them.",
     ]
@@ -43,7 +43,8 @@ def tables(figures: Mapping[str, Any]) -> list[str]:
             "",
             f"## {name}",
             "",
-            f"{settings['steps']} steps of {settings['batch']} images, {settings['images']} images, learning rate {settings['lr']:g}.",
+            f"{settings['steps']} steps of {settings['batch']} images, {settings['images']} images, learning rate {settings['lr']:g};",
+            f"trained {'in FP32' if settings['device'] == 'fp32' else 'on the device `' + settings['device'] + '`'}.",
             "",
             "| variant | seeds | before | after, each seed | mean | change | correlation |",
             "|---|---|---|---|---|---|---|",
@@ -55,7 +56,7 @@ def tables(figures: Mapping[str, Any]) -> list[str]:
             found = [value for point in points for value in point.get("correlation", {}).values()]
             least = f"{min(found):.4f}" if found else ""
             lines.append(f"| {variant} | {len(points)} | {before} | {each} | {_mean(points, 'after'):.5f} | {change:+.2%} | {least} |")
-    return [*lines, "", "![held-out losses](methods.png)"]
+    return lines
 
 
 def plot(figures: Mapping[str, Any], path: Path) -> None:

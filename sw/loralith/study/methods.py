@@ -1,7 +1,7 @@
 """Learning of the training methods: one point is one variant of a method with one seed, trained and judged by its held-out loss.
 
-The methods are those of `finetune`, in plain torch: weights quantized where the method has them so, activations FP32. What INT8 or two-word
-activations change is measured apart (`loralith study`, and the correlation that a run of zoodip prints).
+The methods are those of `finetune`, on a device or in plain torch; what they have learned is judged in FP32, with weights quantized where
+the method has them so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,22 +18,33 @@ import torch
 from torch import Tensor
 
 from loralith.diffusion.adapter import add_adapter
+from loralith.diffusion.attachment import Attach
 from loralith.diffusion.checkpoint import write_json
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.schedule import noise_schedule
-from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.session import Session
+from loralith.diffusion.settings import FP32, FinetuneSettings
 from loralith.diffusion.unet import load_model
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Method
 from loralith.methods.hollow.method import HollowedNet, kept_targets
 from loralith.methods.hollow.parts import choose
 from loralith.methods.lora import Lora
-from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, ZoodipOptions
+from loralith.methods.options import OPTIONS, HollowOptions, Options, TuneqdmOptions, ZoodipOptions
 from loralith.methods.zoodip.method import Zoodip
 from loralith.study.point import Stopped
 
-__all__ = ["STUDIES", "OnKept", "Study", "baselines", "load_point", "pending", "run_point"]
+__all__ = ["STUDIES", "OnKept", "Study", "Where", "baselines", "load_point", "pending", "run_point"]
+
+
+@dataclass(frozen=True)
+class Where:
+    """What trains: a device by its name, its configuration, and what puts a model on it; FP32 in plain torch where ``attach`` is None."""
+
+    device: str = FP32
+    config: str | None = None
+    attach: Attach | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,12 @@ class Study:
     variants: tuple[str, ...]
     rounds: int
 
-    def told(self, seed: int, folder: Path) -> FinetuneSettings:
-        return FinetuneSettings(folder, seed=seed, **self.settings)
+    def told(self, seed: int, folder: Path, where: Where) -> FinetuneSettings:
+        """The settings of one seed. On a device it runs what `finetune` has it run for the method."""
+        if where.attach is None:
+            return FinetuneSettings(folder, seed=seed, **self.settings)
+        modules = OPTIONS[self.settings["method"]].usual["modules"]
+        return FinetuneSettings(folder, seed=seed, device=where.device, config=where.config, modules=modules, **self.settings)
 
 
 def _hollow(part: str, train: str = "kept") -> Study:
@@ -61,7 +75,7 @@ STUDIES: Mapping[str, Study] = {
     "hollowed-net, 65 %": _hollow("down_blocks.2,mid_block,up_blocks.0"),
     "hollowed-net, 65 %, layers behind": _hollow("down_blocks.2,mid_block,up_blocks.0", "behind"),
     "tuneqdm": Study({"method": "tuneqdm", "options": TuneqdmOptions(), "steps": 80, "lr": 1e-2}, ("4 experts", "PEQA"), 32),
-    "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 4000, "batch": 1, "lr": 1e-2}, ("token",), 32),
+    "zoodip": Study({"method": "zoodip", "options": ZoodipOptions(mu=1e-2), "steps": 6000, "batch": 1, "lr": 1e-2}, ("token",), 32),
 }
 
 
@@ -124,15 +138,16 @@ def baselines(rounds: int) -> dict[str, float]:
 
 
 def run_point(
-    name: str, variant: str, seed: int, folder: Path, progress: Callable[[int], None], stop: Callable[[], bool]
+    name: str, variant: str, seed: int, folder: Path, where: Where, progress: Callable[[int], None], stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """Trains and judges one point; JSON values. ``folder`` holds boundary tensors. Raises Stopped."""
     study = STUDIES[name]
-    settings = study.told(seed, folder / f"store-{name.replace(' ', '')}-{seed}")
+    settings = study.told(seed, folder / f"store-{name.replace(' ', '')}-{seed}", where)
     began = time.monotonic()
     with repeatable():
         method = _made(settings, variant)
-        bench = Bench(lambda model: nullcontext(), lambda note: None, stop)
+        session = Session(settings, method)
+        bench = Bench(lambda model: session.attached(model, where.attach), lambda note: None, stop)
         extra: dict[str, Any] = {}
         if isinstance(method, Zoodip):
             method.begin(bench)
@@ -140,12 +155,14 @@ def run_point(
         before = None if isinstance(method, Lora) else _judged(method, study.rounds)
         method.prepare(bench)
         method.model.train()
-        losses = []
-        for step in range(settings.steps):
-            if stop():
-                raise Stopped(f"stopped at step {step} of {variant}, seed {seed}; run the same command to go on")
-            losses.append(method.step(step))
-            progress(step + 1)
+        with session.attached(method.model, where.attach) as attachment:
+            for step in range(settings.steps):
+                if stop():
+                    raise Stopped(f"stopped at step {step} of {variant}, seed {seed}; run the same command to go on")
+                if attachment:
+                    attachment.step_begin(step)
+                session.losses.append(method.step(step))
+                progress(step + 1)
         after = _judged(method, study.rounds)
     return {
         "study": name,
@@ -153,7 +170,7 @@ def run_point(
         "seed": seed,
         "before": before,
         "after": after,
-        "losses": losses,
+        "losses": session.losses,
         **extra,
         "seconds": time.monotonic() - began,
     }
@@ -164,32 +181,37 @@ def _path(folder: Path, name: str, variant: str, seed: int) -> Path:
     return folder / f"{plain}.json"
 
 
-def load_point(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any] | None:
+def load_point(folder: Path, name: str, variant: str, seed: int, where: Where) -> dict[str, Any] | None:
     """A finished point of the same settings, or None."""
     path = _path(folder, name, variant, seed)
     if not path.exists():
         return None
     point = json.loads(path.read_text())
-    return point if point["settings"] == _identity(name, seed) else None
+    return point if point["settings"] == _identity(name, seed, where) else None
 
 
-def _identity(name: str, seed: int) -> dict[str, Any]:
+def _identity(name: str, seed: int, where: Where) -> dict[str, Any]:
     study = STUDIES[name]
-    return json.loads(json.dumps({**study.told(seed, Path(".")).identity(), "rounds": study.rounds}))
+    return json.loads(json.dumps({**study.told(seed, Path("."), where).identity(), "rounds": study.rounds}))
 
 
-def pending(folder: Path, names: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:
+def pending(folder: Path, names: tuple[str, ...], seeds: int, where: Where) -> list[tuple[str, str, int]]:
     """(study, variant, seed) of the points that are missing, seed by seed."""
     every = [(name, variant, seed) for seed in range(seeds) for name in names for variant in STUDIES[name].variants]
-    return [key for key in every if load_point(folder, *key) is None]
+    return [key for key in every if load_point(folder, *key, where) is None]
 
 
 def run(
-    folder: Path, names: tuple[str, ...], seeds: int, progress: Callable[[str, str, int, int], None], stop: Callable[[], bool]
+    folder: Path,
+    names: tuple[str, ...],
+    seeds: int,
+    where: Where,
+    progress: Callable[[str, str, int, int], None],
+    stop: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
     """Computes what is missing and gives each point when it is saved."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, variant, seed in pending(folder, names, seeds):
-        point = run_point(name, variant, seed, folder, partial(progress, name, variant, seed), stop)
-        write_json({**point, "settings": _identity(name, seed)}, _path(folder, name, variant, seed))
+    for name, variant, seed in pending(folder, names, seeds, where):
+        point = run_point(name, variant, seed, folder, where, partial(progress, name, variant, seed), stop)
+        write_json({**point, "settings": _identity(name, seed, where)}, _path(folder, name, variant, seed))
         yield point

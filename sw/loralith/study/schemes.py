@@ -33,6 +33,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "tensor-weights": Scheme("one scale for all of W", FQT(weight_scales="tensor")),
     "block-weights": Scheme("a power-of-two scale per 4 x 4 square of W", FQT(weight_scales="block", weight_block=4)),
     "delayed": Scheme("H and dH scales from earlier steps", FQT(adapter_scales="delayed")),
+    "device": Scheme("H and dH scales that the device sets within the pass, without the host", FQT(adapter_scales="device")),
     "power-of-two": Scheme("scales of X, A, W and dY rounded up to powers of two", FQT(power_of_two=True)),
     "int4-weights": Scheme("W of 4 bits", FQT(weight_bits=4)),
     "int4-weights-tensor": Scheme("W of 4 bits, one scale for all of it", FQT(weight_bits=4, weight_scales="tensor")),

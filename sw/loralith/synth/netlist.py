@@ -20,7 +20,7 @@ from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target
 
-__all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "refine", "synthesize", "without_zeros"]
+__all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "plain", "refine", "synthesize", "without_zeros"]
 
 ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
 
@@ -123,7 +123,7 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
     cells: Counter[str] = Counter()
     for name, module in final["modules"].items():
         types = module["num_cells_by_type"]
-        counts = modules.setdefault(_plain(name), Counter())
+        counts = modules.setdefault(plain(name), Counter())
         for resource, costs in flow.costs.items():
             counts[resource] += math.ceil(sum(costs.get(kind, 0) * number for kind, number in types.items()))
         cells.update({kind: number for kind, number in types.items() if kind not in final["modules"]})
@@ -131,7 +131,7 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
     for name, module in coarse["modules"].items():
         types = module["num_cells_by_type"]
         latches += sum(number for kind, number in types.items() if "latch" in kind)
-        soft += [_plain(name)] * types.get("$mem_v2", 0)
+        soft += [plain(name)] * types.get("$mem_v2", 0)
     ordered = sorted(modules.items(), key=lambda item: (-item[1]["lut"] - item[1]["ff"], item[0]))
     return Netlist(
         modules={name: {r: counts[r] for r in RESOURCES} for name, counts in ordered},
@@ -144,7 +144,7 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
     )
 
 
-def _plain(module: str) -> str:
+def plain(module: str) -> str:
     """The designer's name of a module: Amaranth and Yosys number what would otherwise be twins."""
     return re.sub(r"\$\d+$", "", module.lstrip("\\"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, controller, gate, masters, ppu, queue, registers, tokens
+from .blocks import bursts, controller, gate, masters, ppu, queue, registers, tokens, unpack
 from .proof import Proof
 
 __all__ = ["PROOFS"]
@@ -16,4 +16,5 @@ PROOFS: tuple[Proof, ...] = (
     *controller.PROOFS,
     *registers.PROOFS,
     *ppu.PROOFS,
+    *unpack.PROOFS,
 )

@@ -1,0 +1,148 @@
+"""Area in standard cells: what Yosys makes of arrays and of the accelerator's blocks with a liberty file's cells.
+
+Nothing is placed or routed and no clock is aimed at; memories that would be macros are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loralith.spec.config import Config
+
+from .error import SynthError
+from .netlist import ADVICE, key_of, plain, without_zeros
+from .process import Progress, run_tool
+
+__all__ = ["BASELINES", "LIBERTY", "Area", "CellFlow", "find_liberty"]
+
+LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
+"""Where Debian's package qflow-tech-osu018 has Oklahoma State University's cells for a 0.18 um process."""
+
+BASELINES = ("fp16", "bf16", "fp32")
+INT8 = "loralith.compute.array"
+MACROS = ("left", "right", "out", "acc", "scale", "statistics")
+"""Memories of the compute unit, which a chip would have as macros."""
+
+_SCRIPT = """\
+read_verilog -sv {source}
+hierarchy -check -top {top}
+{before}
+dfflibmap -liberty {liberty}
+abc -liberty {liberty}
+opt_clean -purge
+tee -q -o {folder}/area.json stat -json -liberty {liberty}
+"""
+
+
+@dataclass(frozen=True)
+class Area:
+    """Of one module, its submodules not counted: cells, and their area in the liberty file's unit (um^2)."""
+
+    cells: int
+    area: float
+
+
+def find_liberty(path: Path | None) -> Path:
+    """``path``, or Debian's. Raises SynthError for a file that is not there or no liberty file."""
+    found = path or LIBERTY
+    if not found.is_file():
+        raise SynthError(f"there is no cell library at {found}; `apt-get install qflow-tech-osu018` installs one, --liberty names another")
+    with found.open(encoding="utf-8", errors="replace") as file:
+        if not re.search(r"^\s*library\s*\(", file.read(100_000), re.MULTILINE):
+            raise SynthError(f"{found} is no liberty file: it has no library(...) group")
+    return found
+
+
+@dataclass(frozen=True)
+class CellFlow:
+    """Synthesis to the cells of ``liberty``, step by step kept in ``folder``; ``timeout`` in seconds for one call of a tool."""
+
+    liberty: Path
+    timeout: float = 3600
+    folder: Path = field(default_factory=lambda: Path(__file__).resolve().parents[3] / "build" / "synth" / "cells")
+    progress: Progress = lambda line: None
+
+    def int8_array(self, rows: int, cols: int) -> Area:
+        """The accelerator's own array, by itself."""
+        config = Config("cells", rows, cols, bus_bytes=8, max_fold=1, left_bytes=4096, right_bytes=4096, out_bytes=4096, acc_bytes=4096)
+        source = self._emitted("int8", "verilog", "--config", self._described(config))
+        return self._flat(f"int8-{rows}x{cols}", source, INT8)
+
+    def float_array(self, form: str, rows: int, cols: int) -> Area:
+        """The array of `baseline.float_array` in a format of `BASELINES`."""
+        source = self._emitted(form, "baseline", "--format", form, "--rows", str(rows), "--cols", str(cols))
+        return self._flat(f"{form}-{rows}x{cols}", source, "float_array")
+
+    def blocks(self, config: Config) -> dict[str, Area]:
+        """Every block of the accelerator by its hierarchical name, the largest first; memories of `MACROS` apart."""
+        source = self._emitted(config.name, "verilog", "--config", self._described(config))
+        macros = " ".join(f"loralith.compute.{name} loralith.compute.{name}$*" for name in MACROS)  # numbered where they have twins
+        before = f"blackbox {macros}\nsynth -top loralith"
+        found = self._mapped(f"{config.name}-blocks", source, "loralith", before)
+        memories = {f"loralith.compute.{name}" for name in MACROS}
+        return {name: area for name, area in found.items() if name not in memories}
+
+    def _flat(self, label: str, source: str, top: str) -> Area:
+        (area,) = self._mapped(label, source, top, f"synth -flatten -top {top}").values()
+        return area
+
+    def _described(self, config: Config) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(config.as_dict(), sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:8]}.config.json"
+        path.write_text(content, encoding="utf-8")
+        return str(path)
+
+    def _emitted(self, label: str, *words: str) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        output = self.folder / f"{label}.v"
+        run_tool(
+            "loralith gen",
+            [sys.executable, "-m", "loralith.gen", *words, "--output", str(output)],
+            output.with_suffix(".log"),
+            self.timeout,
+            advice="`pip install 'loralith[sim]'` installs what it needs",
+            progress=self.progress,
+        )
+        return without_zeros(output.read_text(encoding="utf-8"))
+
+    def _mapped(self, label: str, source: str, top: str, before: str) -> dict[str, Area]:
+        cells = hashlib.sha256(self.liberty.read_bytes()).hexdigest()
+        folder = self.folder / f"{label}-{key_of(source, _SCRIPT, before, cells)}"
+        done = folder / "done"
+        if not done.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "source.v").write_text(source, encoding="utf-8")
+            script = _SCRIPT.format(source=folder / "source.v", top=top, before=before, liberty=self.liberty, folder=folder)
+            (folder / "script.ys").write_text(script, encoding="utf-8")
+            self.progress(f"yosys: {label}")
+            run_tool(
+                "yosys",
+                [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
+                folder / "yosys.log",
+                self.timeout,
+                advice=ADVICE,
+                progress=self.progress,
+            )
+            done.touch()
+        return areas(json.loads((folder / "area.json").read_text(encoding="utf-8")))
+
+
+def areas(stat: dict) -> dict[str, Area]:
+    """Of Yosys's `stat -json -liberty`: each module's own cells, the largest first. Raises SynthError for a cell without area."""
+    modules = {plain(name): module for name, module in stat["modules"].items()}
+    found = {}
+    for name, module in modules.items():
+        kinds = {plain(kind): number for kind, number in module["num_cells_by_type"].items()}
+        own = {kind: number for kind, number in kinds.items() if kind not in modules}
+        unmapped = [kind for kind in own if kind.startswith("$")]
+        if unmapped:
+            raise SynthError(f"{name} has cells that the library lacks: {', '.join(unmapped)}; another --liberty may have them")
+        below = sum(number * modules[kind].get("area", 0.0) for kind, number in kinds.items() if kind in modules)  # Yosys counts them in
+        found[name] = Area(sum(own.values()), float(module.get("area", 0.0) - below))
+    return dict(sorted(found.items(), key=lambda item: (-item[1].area, item[0])))
