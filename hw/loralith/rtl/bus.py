@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -29,6 +29,7 @@ from .interfaces import (
 )
 from .load import LoadUnit
 from .read_master import ReadMaster
+from .reset import LocalReset
 from .store import StoreUnit
 from .tokens import Tokens
 from .write_master import WriteMaster
@@ -49,6 +50,7 @@ class BusSide(wiring.Component):
         compute_wait, segment_wait, compute_read, compute_done: its tokens.
         operand, scale: writes of the load unit; either may be stalled.
         out_read, stat_read: the store unit's reads; never stalled.
+        reset: every register, a cycle later; those that the host sees at once. In a domain that has a reset, none is needed.
         step: the array takes a step. drain_busy: pipeline or post-processing works.
         macs, saturations: how many in this cycle.
     """
@@ -57,6 +59,7 @@ class BusSide(wiring.Component):
         self._config, self._delays = config, (write_delay, out_delay, stat_delay)
         super().__init__(
             {
+                "reset": In(1),
                 "axi": Out(Axi4Signature(config.bus_bytes)),
                 "control": Out(AxiLiteSignature(ADDRESS_BITS)),
                 "irq": Out(1),
@@ -83,17 +86,20 @@ class BusSide(wiring.Component):
         config = self._config
         write_delay, out_delay, stat_delay = self._delays
         version = sum(part << shift for part, shift in zip(VERSION, (16, 8, 0), strict=True))
-        m.submodules.registers = registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
-        m.submodules.controller = controller = Controller()
-        m.submodules.counters = counters = Counters(config)
-        m.submodules.fetch = fetch = Fetch(config)
-        m.submodules.load = load = LoadUnit(config, write_delay)
-        m.submodules.store = store = StoreUnit(config, out_delay, stat_delay)
-        m.submodules.reads = reads = ReadMaster(config)
-        m.submodules.writes = writes = WriteMaster(config)
-        m.submodules.tokens = tokens = Tokens()
+        registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
+        controller, counters, fetch, tokens = Controller(), Counters(config), Fetch(config), Tokens()
+        load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
+        reads, writes = ReadMaster(config), WriteMaster(config)
         queues = [CommandQueue(config) for _ in range(3)]
-        m.submodules.load_queue, m.submodules.compute_queue, m.submodules.store_queue = queues
+        # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
+        m.submodules.registers = ResetInserter(self.reset)(registers)
+        blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
+        blocks |= {"reads": reads, "writes": writes, "tokens": tokens}
+        blocks |= dict(zip(("load_queue", "compute_queue", "store_queue"), queues, strict=True))
+        for name, block in blocks.items():
+            m.submodules[f"{name}_reset"] = reset = LocalReset()
+            m.d.comb += reset.i.eq(self.reset)
+            m.submodules[name] = ResetInserter(reset.o)(block)
 
         # The chip's ports.
         connect(m, flipped(self.control), registers.axi)

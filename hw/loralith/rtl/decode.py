@@ -182,8 +182,9 @@ class ComputeDecoder(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.commands.ready.eq(~self.stop)
+                # Whatever is there: what enables so many registers should be one.
+                m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
                 with m.If(self.commands.valid & ~self.stop):
-                    m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
                     m.next = "SIZES"
             with m.State("SIZES"):
                 m.d.comb += [self.active.eq(1), sizes.eq(1)]

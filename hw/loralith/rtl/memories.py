@@ -31,13 +31,13 @@ class OperandMemory(wiring.Component):
         write_en, write_row, bank_mask, lane_mask, transpose, seq, word: bank b, lane l takes seq[b] (transpose) or
             word[l] when both masks allow.
         read_en: which banks to read, one bit each; read_row: the row of all of them.
-        read_data: one word per bank, ``delay`` cycles later; held while the bank is not read.
+        read_data: one word per bank, ``delay`` cycles later, in registers beside it; held while the bank is not read.
 
     A written byte is read by a ``read_en`` from ``write_delay`` cycles after ``write_en`` on.
     """
 
-    delay = 1
-    write_delay = 2
+    delay = 2
+    write_delay = 3
 
     def __init__(self, lanes: int, depth: int, banks: int) -> None:
         self.lanes, self.depth, self.banks = lanes, depth, banks
@@ -59,17 +59,28 @@ class OperandMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits = ceil_log2(self.depth)
+        # What is written comes from far away, and banks lie far apart: it rests in registers here, and then beside each.
+        write_row, transpose, lane_mask = Signal(bits, reset_less=True), Signal(reset_less=True), Signal(self.lanes, reset_less=True)
+        seq, word = Signal.like(self.seq, reset_less=True), Signal.like(self.word, reset_less=True)
+        bank_mask = Signal(self.banks)
+        m.d.sync += [
+            write_row.eq(self.write_row[:bits]),
+            transpose.eq(self.transpose),
+            lane_mask.eq(self.lane_mask),
+            seq.eq(self.seq),
+            word.eq(self.word),
+            bank_mask.eq(Mux(self.write_en, self.bank_mask, 0)),
+        ]
         for b in range(self.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
-            # Banks lie far apart, so what is written rests in registers beside each.
             row, value = Signal(bits, name=f"row{b}", reset_less=True), Signal(8 * self.lanes, name=f"value{b}", reset_less=True)
             enable = Signal(self.lanes, name=f"enable{b}")
             m.d.sync += [
-                row.eq(self.write_row[:bits]),
-                value.eq(Mux(self.transpose, self.seq[b].replicate(self.lanes), self.word.as_value())),
-                enable.eq(Mux(self.write_en & self.bank_mask[b], self.lane_mask, 0)),
+                row.eq(write_row),
+                value.eq(Mux(transpose, seq[b].replicate(self.lanes), word.as_value())),
+                enable.eq(Mux(bank_mask[b], lane_mask, 0)),
             ]
             m.d.comb += [
                 write.addr.eq(row),
@@ -77,8 +88,8 @@ class OperandMemory(wiring.Component):
                 write.en.eq(enable),
                 read.addr.eq(self.read_row[:bits]),
                 read.en.eq(self.read_en[b]),
-                self.read_data[b].eq(read.data),
             ]
+            m.d.sync += self.read_data[b].eq(read.data)
         return m
 
 
@@ -86,11 +97,11 @@ class OutputMemory(wiring.Component):
     """The output buffer: ``banks`` banks of ``out_depth`` words of R bytes, written by column, read by column or row.
 
     Members:
-        write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks).
+        write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks), a cycle later.
         read: see ``OutReadSignature``; data is valid ``delay`` cycles after ``read.en`` and held.
     """
 
-    delay = 2
+    delay = 3
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -108,24 +119,34 @@ class OutputMemory(wiring.Component):
         m = Module()
         config = self.config
         bits = ceil_log2(config.out_depth)
+        # Both ways there are registers: the results come from far away, and block RAM answers late in its cycle.
+        row, enables = Signal(bits, reset_less=True), Signal(config.banks)
+        words = [Signal(8 * config.rows, name=f"word{byte}", reset_less=True) for byte in range(4)]
+        m.d.sync += [row.eq(self.write_row[:bits]), enables.eq(Mux(self.write_en, self.bank_mask, 0))]
+        m.d.sync += [word.eq(given) for word, given in zip(words, self.words, strict=True)]
         banks = []
         for b in range(config.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * config.rows, config.out_depth)
             write, read = memory.write_port(), memory.read_port(transparent_for=())
             m.d.comb += [
-                write.addr.eq(self.write_row[:bits]),
-                write.data.eq(self.words[b % 4]),
-                write.en.eq(self.write_en & self.bank_mask[b]),
+                write.addr.eq(row),
+                write.data.eq(words[b % 4]),
+                write.en.eq(enables[b]),
                 read.addr.eq(self.read.row[:bits]),
                 read.en.eq(self.read.en),
             ]
-            banks.append(read.data)
-        lane = Signal(ceil_log2(config.rows))
-        bank = Signal(ceil_log2(config.banks))
-        pick = Signal()
-        m.d.sync += pick.eq(self.read.en)
+            found = Signal(8 * config.rows, name=f"found{b}", reset_less=True)
+            m.d.sync += found.eq(read.data)
+            banks.append(found)
+        log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
+        coming_lane, lane = Signal(log_rows), Signal(log_rows)
+        coming_bank, bank = Signal(log_banks), Signal(log_banks)
+        coming, pick = Signal(), Signal()
+        m.d.sync += [coming.eq(self.read.en), pick.eq(coming)]
         with m.If(self.read.en):
-            m.d.sync += [lane.eq(self.read.lane), bank.eq(self.read.bank)]
+            m.d.sync += [coming_lane.eq(self.read.lane), coming_bank.eq(self.read.bank)]
+        with m.If(coming):
+            m.d.sync += [lane.eq(coming_lane), bank.eq(coming_bank)]
         with m.If(pick):
             m.d.sync += [
                 self.read.lane_data.eq(Cat(word.word_select(lane, 8) for word in banks)),

@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from loralith.spec.config import Config
 
+from .memories import OperandMemory
 from .tile import Step
 
 __all__ = ["OperandPath"]
@@ -20,7 +21,8 @@ class OperandPath(wiring.Component):
     Members:
         valid, step: from the sequencer.
         left_en, left_row, left_data, right_en, right_row, right_data: read ports of the two scratchpads.
-        array_valid, base, zero: to the array, a cycle before left and right, the step's operands. ``last`` goes with its array_valid.
+        array_valid, base: to the array, a cycle before left and right, the step's operands; right is zero for a step that reads none.
+        last: with its array_valid.
         macs: useful multiply-accumulates of one step, some cycles later.
 
     With fold f, lane group l of the left operand takes bank position + l // (max_fold / f).
@@ -29,7 +31,7 @@ class OperandPath(wiring.Component):
         group: of so many banks one is chosen in the cycle in which the memories' words come, and of the groups one in the next.
     """
 
-    delay = 5
+    delay = OperandMemory.delay + 4
     group = 4
 
     def __init__(self, config: Config) -> None:
@@ -48,7 +50,6 @@ class OperandPath(wiring.Component):
                 "right": Out(data.ArrayLayout(8, config.cols)),
                 "array_valid": Out(1),
                 "base": Out(2),
-                "zero": Out(1),
                 "last": Out(1),
                 "macs": Out(20),
             }
@@ -83,6 +84,11 @@ class OperandPath(wiring.Component):
                     self.left_en.eq(ones << left_bank),
                     self.right_en.eq(Const(1, config.banks) << right_bank),
                 ]
+
+        for _ in range(OperandMemory.delay - 1):
+            valid0, (reads0, last0, base0, fold0, left_bank0, right_bank0) = self._later(
+                m, valid0, reads0, last0, base0, fold0, left_bank0, right_bank0
+            )
 
         # Stage 1: the memories' words are there; choose one of each group of banks. Slice j of a fold lies in bank position + j; as
         # position is a multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
@@ -139,12 +145,14 @@ class OperandPath(wiring.Component):
             m.d.sync += [reads3.eq(reads2), last3.eq(last2), base3.eq(base2), fold3.eq(fold2)]
 
         # Stage 4: operand registers.
-        m.d.comb += [self.array_valid.eq(valid3), self.last.eq(valid3 & last3), self.base.eq(base3), self.zero.eq(~reads3)]
+        m.d.comb += [self.array_valid.eq(valid3), self.last.eq(valid3 & last3), self.base.eq(base3)]
         with m.If(taken3):
             m.d.sync += self.right.as_value().eq(right3)
             for group in range(config.max_fold):
                 by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
                 m.d.sync += self.left[group].eq(Array(by_fold)[fold3] if group else slices[0])
+        with m.Elif(valid3):
+            m.d.sync += self.right.as_value().eq(0)
 
         # Useful MACs: rows * cols * k, as shifts and one addition per cycle, so that no DSP block is spent on counting. The size of the
         # tile comes a cycle after its step.
@@ -159,6 +167,15 @@ class OperandPath(wiring.Component):
         total = self._sum(m, "total", counted[3:], [Mux(depth[3][i], area << i, 0) for i in range(5)], 20)
         m.d.comb += self.macs.eq(Mux(counted[-1], total, 0))
         return m
+
+    def _later(self, m: Module, valid: Value, *values: Value) -> tuple[Value, tuple[Value, ...]]:
+        """``valid`` a cycle later, and what goes with it."""
+        after = tuple(Signal.like(value, name=f"{value.name}_later") for value in values)
+        valid_after = Signal(name=f"{valid.name}_later")
+        m.d.sync += valid_after.eq(valid)
+        with m.If(valid):
+            m.d.sync += [new.eq(old) for new, old in zip(after, values, strict=True)]
+        return valid_after, after
 
     def _groups(self, m: Module, name: str, enable: Value, words: list[Value], which: Value) -> list[Value]:
         """Registers that take, of each ``group`` words, the one that the low bits of ``which`` name."""

@@ -216,7 +216,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [read_pending.eq(1), read_mask.eq(plan.read_signal)]
 
         # What the tile was, in two steps: its size is known a cycle later than its place.
-        ended, loaded = Signal(), Signal()
+        ended, loaded, leaves = Signal(), Signal(), Signal()
         tile = Signal(Tile)
         m.d.sync += [ended.eq(last), loaded.eq(load)]
         with m.If(last):
@@ -300,9 +300,12 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 # The next tile's last step comes this many cycles after this one's: two have passed, two pass before it sees ``spaced``.
                 spacing.eq(Mux(cols > self.least_spacing, cols, self.least_spacing) - 3),
-                self.tile.eq(tile),
-                self.tile.rows.eq(rows),
-                self.tile.cols.eq(cols),
+                tile.rows.eq(rows),
+                tile.cols.eq(cols),
             ]
+        settled = Signal()
+        m.d.sync += [settled.eq(ended), leaves.eq(settled)]
+        with m.If(leaves):
+            m.d.sync += self.tile.eq(tile)
         m.d.comb += [self.step.rows.eq(rows), self.step.cols.eq(cols)]
         return m

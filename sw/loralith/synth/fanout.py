@@ -6,29 +6,32 @@ import re
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["CONTROL_LIMIT", "LIMIT", "split"]
+__all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "split"]
 
 LIMIT = 128
 """Readers of one flip-flop or LUT."""
-CONTROL_LIMIT = 1024
+CONTROL_LIMIT = 512
 """The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
+BLOCK_LIMIT = 8
+"""The same of block RAM and multipliers, whose places are few and far apart."""
 
 _CONTROL = ("CE", "LSR")
+_BLOCKS = ("DP16KD", "MULT18X18D")
 
 _OUTPUTS = {"TRELLIS_FF": "Q", "LUT4": "Z"}
 _ROUNDS = 3
 """A copied LUT has its inputs read more often, so that these may need copies too."""
 
 
-def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTROL_LIMIT) -> int:
+def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTROL_LIMIT, block_limit: int = BLOCK_LIMIT) -> int:
     """Copies each flip-flop and LUT of Yosys's flat `module` that too many pins read; returns how many copies were made.
 
     Readers of like names, which most often belong together, share a copy.
     """
-    return sum(_round(module, limit, control_limit) for _ in range(_ROUNDS))
+    return sum(_round(module, limit, control_limit, block_limit) for _ in range(_ROUNDS))
 
 
-def _round(module: dict[str, Any], limit: int, control_limit: int) -> int:
+def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: int) -> int:
     cells = module["cells"]
     drivers: dict[int, str] = {}
     readers: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
@@ -45,12 +48,15 @@ def _round(module: dict[str, Any], limit: int, control_limit: int) -> int:
                         readers[bit].append((name, port, index))
     copies = 0
     for bit, pins in readers.items():
-        if len(pins) <= limit or bit not in drivers or bit in fixed:
+        if len(pins) <= block_limit or bit not in drivers or bit in fixed:
             continue
         name = drivers[bit]
-        control = [pin for pin in pins if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL]
-        others = [pin for pin in pins if pin not in set(control)]
-        for group in [*_groups(control, control_limit), *_groups(others, limit)][1:]:
+        blocks = [pin for pin in pins if cells[pin[0]]["type"] in _BLOCKS]
+        blocks = blocks if len({pin[0] for pin in blocks}) > block_limit else []
+        control = [pin for pin in pins if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL] if len(pins) > limit else []
+        taken = {*blocks, *control}
+        others = [pin for pin in pins if pin not in taken]
+        for group in [*_groups(blocks, block_limit), *_groups(control, control_limit), *_groups(others, limit)][1:]:
             highest += 1
             copies += 1
             copy = {**cells[name], "connections": {port: list(bits) for port, bits in cells[name]["connections"].items()}}

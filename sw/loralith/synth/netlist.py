@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import carry, fanout, harness
+from . import carry, fanout, harness, registers
 from .board import RESOURCES
 from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
@@ -24,7 +24,7 @@ __all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "plain", "r
 
 ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
 
-PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("carry.py", "fanout.py"))
+PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
 """Text of what `refine` does: a netlist depends on it."""
 
 
@@ -112,9 +112,9 @@ def refine(path: Path, top: str) -> str:
     """What Yosys leaves undone in a flat netlist of ECP5 cells; says how much it was."""
     content = json.loads(path.read_text(encoding="utf-8"))
     module = content["modules"][top]
-    gone, copies = carry.absorb(module), fanout.split(module)
+    moved, gone, copies = registers.absorb(module), carry.absorb(module), fanout.split(module)
     path.write_text(json.dumps(content), encoding="utf-8")
-    return f"{gone} cells moved into adders, {copies} copies of drivers of more than {fanout.LIMIT} pins"
+    return f"{moved} flip-flops moved into blocks, {gone} cells into adders, {copies} copies of drivers of more than {fanout.LIMIT} pins"
 
 
 def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:
