@@ -88,6 +88,9 @@ class StoreUnit(wiring.Component):
         connect(m, data.stat_read, flipped(self.stat_read))
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
+        # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
+        stop = Signal()
+        m.d.sync += stop.eq(control.stop)
         for block in (check, splitter, cut, flight, data, signals, indices, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
@@ -108,10 +111,10 @@ class StoreUnit(wiring.Component):
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
-            check.stop.eq(control.stop),
-            self.wait.valid.eq(check.o.valid & ~granted & ~control.stop),
+            check.stop.eq(stop),
+            self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(job.wait),
-            start.eq(granted & ready & ~control.stop),
+            start.eq(granted & ready & ~stop),
             check.o.ready.eq(start),
             flight.i.payload.eq(job),
             signals.i.payload.eq(job.signal),

@@ -169,12 +169,15 @@ class TransferCheck(wiring.Component):
             m.d.sync += state.eq(State.LOOK)
 
         with m.If(passes):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.index.eq(index), self.o.payload.beats.eq(row_beats)]
+            m.d.sync += self.o.valid.eq(1)
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        # Whatever is there, until it is valid: what enables so many registers should be one.
+        with m.If(~self.o.valid):
+            m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(row_beats)]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]
             if load:
                 m.d.sync += self.o.payload.words.eq((row_length + self._config.bus_bytes - 1) >> word_bits)
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         with m.If(self.clear):
             m.d.sync += [self.o.valid.eq(0), self.fault.valid.eq(0)]
         return m

@@ -28,13 +28,13 @@ CHECK = 35  # a transfer's check
 CHECK_BOTH = 66  # of a load into both scratchpads
 GRANT = 3  # tokens taken, transfer handed on
 FIRST_BURST = 6  # from there to the first address on the bus
-LOADED = 7  # from the last word to the load's tokens
+LOADED = 8  # from the last word to the load's tokens
 DECODE = 27  # a compute's check
 DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
 START = 5  # from its tokens to its first step
 READ_DONE = 4  # from its last step to its read tokens
-PIPELINE = 17  # from a tile's last step to its first result
-STORE_FIRST = 10  # from a store's tokens to its first word
+PIPELINE = 20  # from a tile's last step to its first result
+STORE_FIRST = 11  # from a store's tokens to its first word
 ANSWERED = 5  # from the last response to the store's tokens
 FETCHED = 11
 REFILL = 3  # from a command taken to the first word of the one that waits for its queue, and from its last word on
@@ -279,7 +279,7 @@ class _Model:
         else:
             reads = words = rows * -(-row_bytes // config.bus_bytes)
         first = max(issue + STORE_FIRST, self.written)
-        self.written = first + reads + 4
+        self.written = first + reads + 5
         self.result.write_words += words
         self.answered = max(self.answered, self.written + self.memory.write_latency)
         end = self.answered + ANSWERED

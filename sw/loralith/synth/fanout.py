@@ -10,9 +10,9 @@ __all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "split"]
 
 LIMIT = 128
 """Readers of one flip-flop or LUT."""
-CONTROL_LIMIT = 512
+CONTROL_LIMIT = 256
 """The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
-BLOCK_LIMIT = 8
+BLOCK_LIMIT = 4
 """The same of block RAM and multipliers, whose places are few and far apart."""
 
 _CONTROL = ("CE", "LSR")
