@@ -125,8 +125,10 @@ class BusSide(wiring.Component):
         connect(m, load.fault, controller.load_fault)
         connect(m, store.fault, controller.store_fault)
         connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, tokens, counters, *queues):
+        for block in (reads, writes, counters, *queues):
             m.d.comb += block.clear.eq(controller.clear)
+        # In the next cycle no unit has a token to give or to ask for yet.
+        m.d.sync += tokens.clear.eq(controller.clear)
         for block in (fetch, load, store, reads, writes):
             m.d.comb += [block.window_base.eq(registers.window_base), block.window_limit.eq(registers.window_limit)]
         m.d.comb += [

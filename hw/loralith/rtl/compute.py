@@ -78,6 +78,8 @@ class ComputeUnit(wiring.Component):
             m.submodules[f"{name}_reset"] = reset = LocalReset()
             m.d.comb += reset.i.eq(self.control.clear | self.reset)
             m.submodules[name] = ResetInserter(reset.o)(block)
+        clearing = Signal()
+        m.d.sync += clearing.eq(self.control.clear)
         m.submodules.array = array = ProcessingArray(config)
         m.submodules.ppu = ppu = PostProcessor(config.rows)
         m.submodules.hash = index_hash = IndexHash(config.rows)
@@ -94,7 +96,11 @@ class ComputeUnit(wiring.Component):
         connect(m, flipped(self.commands), decoder.commands)
         connect(m, decoder.plans, sequencer.plans)
         connect(m, decoder.wait, flipped(self.wait))
-        connect(m, decoder.fault, flipped(self.fault))
+        # A register on the way to the controller; it forgets a fault when the decoder does.
+        for name in self.fault.signature.members:
+            m.d.sync += getattr(self.fault, name).eq(getattr(decoder.fault, name))
+        with m.If(self.control.clear | clearing):
+            m.d.sync += self.fault.valid.eq(0)
         connect(m, sequencer.segment, flipped(self.segment_wait))
         connect(m, sequencer.read_signal, flipped(self.read_signal))
         connect(m, results.signal, flipped(self.done_signal))

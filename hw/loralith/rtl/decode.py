@@ -167,7 +167,7 @@ class ComputeDecoder(wiring.Component):
             m.d.comb += plan.flags[name].eq(command[name])
         # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.
         maximum, dropped, t, delta, shift = Signal(48), Signal(), Signal(6), Signal(6), Signal(5)
-        large, more, four = Signal(), Signal(), Signal()
+        large, more, four, room = Signal(), Signal(), Signal(), Signal()
         with m.If(command.device_shift & command.chained):
             m.d.comb += plan.shift.eq(shift)
         with m.Elif(command.device_shift):
@@ -231,11 +231,12 @@ class ComputeDecoder(wiring.Component):
                     more.eq(t < command.t_low),
                     four.eq(maximum[11:].any() & (command.t_high >= t + 4)),
                     delta.eq(command.t_high - t),
+                    room.eq(command.t_high != t),
                 ]
                 m.next = "SHIFT"
             with m.State("SHIFT"):
                 m.d.comb += self.active.eq(1)
-                with m.If(more | (large & (delta != 0))):
+                with m.If(more | (large & room)):
                     m.next = "LOOK"
                     with m.If(four):
                         m.d.sync += [maximum.eq(maximum >> 4), dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]

@@ -146,13 +146,12 @@ class OperandPath(wiring.Component):
 
         # Stage 4: operand registers.
         m.d.comb += [self.array_valid.eq(valid3), self.last.eq(valid3 & last3), self.base.eq(base3)]
+        with m.If(valid3):
+            m.d.sync += self.right.as_value().eq(Mux(taken3, right3, 0))
         with m.If(taken3):
-            m.d.sync += self.right.as_value().eq(right3)
             for group in range(config.max_fold):
                 by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
                 m.d.sync += self.left[group].eq(Array(by_fold)[fold3] if group else slices[0])
-        with m.Elif(valid3):
-            m.d.sync += self.right.as_value().eq(0)
 
         # Useful MACs: rows * cols * k, as shifts and one addition per cycle, so that no DSP block is spent on counting. The size of the
         # tile comes a cycle after its step.

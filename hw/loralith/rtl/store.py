@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -105,16 +105,16 @@ class StoreUnit(wiring.Component):
             with m.If(job.row_bytes[i]):
                 m.d.comb += stretch.eq(job.rows << i)
         packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
-        ready = Const(1, 1)
-        for taker in takers:
-            ready = ready & taker.ready
+        # Whether all have room is a register: only a start takes it, and after one it is looked at anew.
+        room = Signal()
+        m.d.sync += room.eq(Cat(taker.ready for taker in takers).all() & ~start)
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(job.wait),
-            start.eq(granted & ready & ~stop),
+            start.eq(granted & room & ~stop),
             check.o.ready.eq(start),
             flight.i.payload.eq(job),
             signals.i.payload.eq(job.signal),

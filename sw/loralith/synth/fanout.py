@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "split"]
 
-LIMIT = 128
+LIMIT = 64
 """Readers of one flip-flop or LUT."""
 CONTROL_LIMIT = 256
 """The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
