@@ -1,11 +1,11 @@
-"""What is done to a netlist after Yosys: LUTs moved into adders, copies of what drives very many."""
+"""What is done to a netlist after Yosys: registers moved into blocks, LUTs into adders, copies of what drives very many."""
 
 import random
 from itertools import product
 
 import pytest
 
-from loralith.synth import carry, fanout
+from loralith.synth import carry, fanout, registers
 
 ADDER = "1001011010101010"
 INPUTS = ("p", "u", "v", "w", "x", "y")
@@ -37,6 +37,9 @@ class Netlist:
 
     def lut(self, name: str, init: str, a: str, b: str, c: str, d: str) -> None:
         self.cell(name, "LUT4", {"INIT": init}, ("Z",), A=a, B=b, C=c, D=d, Z=name)
+
+    def flop(self, name: str, d: str, **pins: str) -> None:
+        self.cell(name, "TRELLIS_FF", {"REGSET": "RESET"}, ("Q",), **{"CLK": "clk", "CE": "1", "LSR": "0", "DI": d, "Q": name} | pins)
 
     def adder(self, a: str, b: str, c: str = "0") -> None:
         pins = {"A0": a, "B0": b, "C0": c, "D0": "1", "A1": "0", "B1": "0", "C1": "0", "D1": "1", "CIN": "p", "S0": "s", "COUT": "carry"}
@@ -163,3 +166,105 @@ def test_copies_of_copies_have_names_of_their_own() -> None:
     inputs = {cell["connections"][port][0] for cell in cells for port in ("DI", "A") if port in cell["connections"]}
     assert inputs - set(driven) == {netlist.bits["d"]}
     assert all(sum(bit in cell["connections"].get(port, []) for cell in cells for port in ("DI", "A")) <= 4 for bit in driven)
+
+
+def multiplier(netlist: Netlist, name: str, a: str, b: str) -> None:
+    """Of one bit each; the second bits are constant and a copy of the first one, as signs are."""
+    netlist.cell(name, "MULT18X18D", {}, ("P0", "P1"), A0=a, A1="0", B0=b, B1=b, P0=f"{name}_p0", P1=f"{name}_p1")
+
+
+def test_registers_around_multipliers_become_their_own() -> None:
+    netlist = Netlist("clk", "x", "y", "z")
+    for name, d in (("a", "x"), ("b", "y"), ("c", "z")):
+        netlist.flop(name, d)
+    netlist.lut("reader", init(lambda a, b, c, d: a), "c", "0", "0", "0")
+    for name, right in (("first", "b"), ("second", "c")):
+        multiplier(netlist, name, "a", right)
+        netlist.flop(f"{name}_q0", f"{name}_p0")
+    cells, bits = netlist.module["cells"], netlist.bits
+    assert registers.absorb(netlist.module) == 4  # c has another reader
+    assert sorted(cells) == ["c", "first", "reader", "second"]
+    for name, right in (("first", "y"), ("second", "z")):
+        pins = cells[name]["connections"]
+        assert [pins[port] for port in ("A0", "A1", "B0", "B1")] == [[bits["x"]], ["0"], [bits[right]], [bits[right]]]
+        assert pins["P0"] == [bits[f"{name}_q0"]]
+        assert (pins["CLK0"], pins["CE0"], pins["RST0"]) == ([bits["clk"]], ["1"], ["0"])
+        assert {place: cells[name]["parameters"].get(f"REG_{place}_CLK") for place in ("INPUTA", "INPUTB", "OUTPUT")} == dict.fromkeys(
+            ("INPUTA", "INPUTB", "OUTPUT"), "CLK0"
+        )
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [{"CE": "x"}, {"LSR": "x"}, {"CLK": "z"}],
+    ids=["enabled", "reset", "another clock"],
+)
+def test_registers_that_a_block_does_not_have_stay(pins: dict[str, str]) -> None:
+    netlist = Netlist("clk", "x", "y", "z")
+    netlist.flop("a", "x")
+    netlist.flop("b", "y", **pins)
+    multiplier(netlist, "product", "a", "b")
+    netlist.flop("low", "product_p0")
+    netlist.flop("high", "product_p1", **pins)
+    netlist.lut("reader", init(lambda a, b, c, d: a and b), "low", "high", "0", "0")
+    before = {name: dict(cell["connections"]) for name, cell in netlist.module["cells"].items()}
+    assert registers.absorb(netlist.module) == 0
+    assert {name: cell["connections"] for name, cell in netlist.module["cells"].items()} == before
+
+
+def test_a_product_that_something_else_reads_stays_outside() -> None:
+    netlist = Netlist("clk", "x", "y")
+    multiplier(netlist, "product", "x", "y")
+    netlist.flop("low", "product_p0")
+    netlist.lut("reader", init(lambda a, b, c, d: a and b), "product_p0", "low", "0", "0")
+    assert registers.absorb(netlist.module) == 0
+
+
+def memory(netlist: Netlist) -> None:
+    pins = {"CLKA": "clk", "CLKB": "clk", "RSTA": "0", "RSTB": "0", "OCEA": "0", "OCEB": "1"}
+    netlist.cell("ram", "DP16KD", {"REGMODE_A": "NOREG", "REGMODE_B": "NOREG"}, ("DOA0", "DOB0"), DOA0="low", DOB0="high", **pins)
+
+
+def test_a_register_behind_block_ram_becomes_its_own() -> None:
+    netlist = Netlist("clk")
+    memory(netlist)
+    netlist.flop("low_q", "low")
+    netlist.flop("high_q", "high")
+    assert registers.absorb(netlist.module) == 2
+    (cell,) = netlist.module["cells"].values()
+    assert cell["parameters"] == {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
+    names = ("DOA0", "DOB0", "OCEA", "OCEB")
+    assert [cell["connections"][port] for port in names] == [[netlist.bits["low_q"]], [netlist.bits["high_q"]], ["1"], ["1"]]
+
+
+def test_what_a_multiplier_takes_from_block_ram_through_registers_is_counted_as_its_reader() -> None:
+    """The multiplier takes its operands where its registers did, which then are not the only ones there."""
+    netlist = Netlist("clk")
+    memory(netlist)
+    netlist.flop("low_q", "low")
+    netlist.flop("high_q", "high")
+    multiplier(netlist, "product", "low_q", "high_q")
+    netlist.lut("reader", init(lambda a, b, c, d: a), "low_q", "0", "0", "0")
+    registers.absorb(netlist.module)
+    cells = netlist.module["cells"]
+    driven = {
+        cell["connections"][port][0] for cell in cells.values() for port in cell["connections"] if cell["port_directions"][port] == "output"
+    }
+    read = {
+        cell["connections"][port][0] for cell in cells.values() for port in cell["connections"] if cell["port_directions"][port] == "input"
+    }
+    assert {bit for bit in read if isinstance(bit, int)} - driven == {netlist.bits["clk"]}
+    registered = cells["ram"]["parameters"]["REGMODE_A"] == "OUTREG"
+    assert registered != ("REG_INPUTA_CLK" in cells["product"]["parameters"])
+    assert ("low_q" in cells) != registered
+
+
+def test_blocks_share_a_register_with_few_others() -> None:
+    netlist = Netlist("clk", "d")
+    netlist.flop("address", "d")
+    for i in range(9):
+        netlist.cell(f"ram_{i}", "DP16KD", {}, (), ADA0="address", ADA1="address")
+    assert fanout.split(netlist.module, block_limit=4) == 4
+    cells = netlist.module["cells"]
+    drivers = [cells[f"ram_{i}"]["connections"][port][0] for i in range(9) for port in ("ADA0", "ADA1")]
+    assert all(drivers.count(bit) <= 4 for bit in drivers)

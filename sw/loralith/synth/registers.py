@@ -49,7 +49,9 @@ class _Netlist:
     def _is_plain(cell: dict[str, Any]) -> bool:
         parameters, pins = cell["parameters"], cell["connections"]
         enabled = parameters.get("CEMUX", "CE") == "1" or pins.get("CE", ["1"]) == ["1"]
-        return enabled and pins.get("LSR", ["0"]) == ["0"] and parameters.get("REGSET") == "RESET" and parameters.get("CLKMUX", "CLK") == "CLK"
+        return (
+            enabled and pins.get("LSR", ["0"]) == ["0"] and parameters.get("REGSET") == "RESET" and parameters.get("CLKMUX", "CLK") == "CLK"
+        )
 
     def _clock(self, flipflops: list[str]) -> list[Any] | None:
         """The one clock of the flip-flops."""
@@ -110,7 +112,12 @@ class _Netlist:
 
     def sweep(self) -> None:
         """Takes out plain flip-flops that nothing reads any more, and those before them."""
-        read = {bit for cell in self.cells.values() for port, (bit, *_) in cell["connections"].items() if cell["port_directions"][port] != "output"}
+        read = {
+            bit
+            for cell in self.cells.values()
+            for port, (bit, *_) in cell["connections"].items()
+            if cell["port_directions"][port] != "output"
+        }
         gone = [name for bit, name in self.plain.items() if bit not in read and bit not in self.ports and name in self.cells]
         for name in gone:
             del self.cells[name]

@@ -225,7 +225,7 @@ MUTANTS_ROUNDING = (
     Mutant("never_minus_128", "ppu", "clipped = Mux(sign4, 256 - Q8_MAX, Q8_MAX)", "clipped = Mux(sign4, 255 - Q8_MAX, Q8_MAX)"),
 )
 MUTANTS_LANES = (
-    Mutant("formula", "ppu", "self.scales[i].n", "self.scales[0].n"),
+    Mutant("formula", "ppu", "scales[i].n", "self.scales[0].n"),
     Mutant("formula", "ppu", "self.hashes.word_select(i, 32)", "self.hashes.word_select(0, 32)"),
 )
 MUTANTS_MAXIMUM = (
