@@ -25,8 +25,11 @@ LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
 BASELINES = ("fp16", "bf16", "fp32")
 INT8 = "loralith.compute.array"
-MACROS = ("left", "right", "out", "acc", "scale", "statistics")
-"""Memories of the compute unit, which a chip would have as macros."""
+MACROS = (
+    *(f"compute.{name}" for name in ("left", "right", "out", "acc", "scale", "statistics")),
+    *(f"bus.{name}.words" for name in ("fetch", "load_queue", "compute_queue", "store_queue")),
+)
+"""Memories, which a chip would have as macros."""
 
 _SCRIPT = """\
 read_verilog -sv {source}
@@ -81,10 +84,10 @@ class CellFlow:
     def blocks(self, config: Config) -> dict[str, Area]:
         """Every block of the accelerator by its hierarchical name, the largest first; memories of `MACROS` apart."""
         source = self._emitted(config.name, "verilog", "--config", self._described(config))
-        macros = " ".join(f"loralith.compute.{name} loralith.compute.{name}$*" for name in MACROS)  # numbered where they have twins
+        macros = " ".join(f"loralith.{name} loralith.{name}$*" for name in MACROS)  # numbered where they have twins
         before = f"blackbox {macros}\nsynth -top loralith"
         found = self._mapped(f"{config.name}-blocks", source, "loralith", before)
-        memories = {f"loralith.compute.{name}" for name in MACROS}
+        memories = {f"loralith.{name}" for name in MACROS}
         return {name: area for name, area in found.items() if name not in memories}
 
     def _flat(self, label: str, source: str, top: str) -> Area:
