@@ -1,5 +1,7 @@
 """Loads that go ahead, and whole steps as one list: legal, free of races, and equal to the products' definition."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from loralith.compiler.cycles import model
 from loralith.compiler.order import hoist_loads
 from loralith.compiler.workload import Linear, compile_step, place, step_macs
 from loralith.shapes.models import image_linears, text_linears
-from loralith.shapes.run import Mismatch, _check, _fill, fixed_os_cycles, measure
+from loralith.shapes.operands import Mismatch, check_results, fill
+from loralith.shapes.run import fixed_os_cycles, measure
 from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import Config, load_config
 
@@ -81,14 +84,14 @@ def test_a_step_of_several_linears_has_the_results_of_its_products(device: str) 
         for linear in (*SHAPES, SHAPES[0]):
             tensors, base = place(linear, base, opened.config)
             work.append((linear, tensors))
-        expected = [_fill(opened, linear, tensors, seed) for seed, (linear, tensors) in enumerate(work)]
+        expected = [fill(opened, linear, tensors, seed) for seed, (linear, tensors) in enumerate(work)]
         opened.run(compile_step(work, opened.config), 120)
         for (linear, tensors), results in zip(work, expected, strict=True):
-            _check(opened, linear, tensors, results)
+            check_results(opened, linear, tensors, results)
         y = work[0][1].y
         opened.write(y.address, np.array([99], np.int8))
         with pytest.raises(Mismatch, match=r"square, rank 3: y\[0, 0\] is 99"):
-            _check(opened, *work[0], expected[0])
+            check_results(opened, *work[0], expected[0])
 
 
 @pytest.mark.parametrize("rank", [32, 64, 128])
@@ -97,11 +100,11 @@ def test_a_high_rank(rank: int) -> None:
     linear = Linear("high rank", 600, 48, 320, rank)
     with loralith.open_device("reference", config="base") as device:
         tensors, end = place(linear, device.alloc(1 << 22, 4096), device.config)
-        expected = _fill(device, linear, tensors, 0)
+        expected = fill(device, linear, tensors, 0)
         commands = compile_step([(linear, tensors)], device.config)
         check(commands, device.config, (tensors.x.address, end))
         device.run(commands, 60)
-        _check(device, linear, tensors, expected)
+        check_results(device, linear, tensors, expected)
     parts = {note.rpartition(",")[2] for note in commands.notes if note.startswith("dB ") and note.count(",") == 2}
     assert (len(parts) > 1) == (rank > 32)
 
@@ -123,6 +126,20 @@ def test_the_cycle_model_is_near_the_counters(config: str, linear: Linear, bound
         found = measure(linear, 3, device)
     assert abs(found.model_error) < bound
     assert found.macs == 3 * linear.macs
+
+
+def test_runs_are_taken_from_the_cache_whatever_ran_before(tmp_path: Path) -> None:
+    """Where operands lie depends on the runs before; a run's name must not."""
+    large, small = Linear("large", 40, 64, 48, 4), Linear("small", 8, 16, 24, 2)
+    with loralith.open_device("verilator", config="tiny") as device:
+        found = [measure(linear, 2, device, "here", tmp_path) for linear in (large, small)]
+    for kept in tmp_path.iterdir():  # one of the four runs missing, as after a stop
+        text = kept.read_text()
+        kept.unlink()
+        with loralith.open_device("verilator", config="tiny") as device:
+            assert [measure(linear, 2, device, "here", tmp_path) for linear in (large, small)] == found
+        assert kept.read_text() == text
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_useful_macs_and_the_ideal_baseline_of_sd15() -> None:

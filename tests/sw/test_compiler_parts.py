@@ -15,7 +15,7 @@ from loralith.compiler.passes import PassSteps
 from loralith.compiler.skinny import skinny_shape
 from loralith.compiler.workload import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
 from loralith.device.base import Device
-from loralith.shapes.run import _check, _fill
+from loralith.shapes.operands import check_results, fill
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import load_config
 
@@ -48,7 +48,7 @@ def test_a_rank_in_parts_gives_the_same_bytes(m: int, n: int, base_slots: int, s
     """The last part has fewer columns; blocks of the reduction are summed part by part; noise and statistics are those of all columns."""
     with loralith.open_device("reference", config="ecp5") as device:
         tensors, _ = place(LINEAR, device.alloc(1 << 20, 4096), device.config)
-        _fill(device, LINEAR, tensors, 0)
+        fill(device, LINEAR, tensors, 0)
         whole = _pass(device, tensors, WHOLE_RANK, backward)
         parts = _pass(device, tensors, PassPlan(m, n, 48, n, 2, base_slots, skinny_slots), backward)
     assert np.count_nonzero(whole["skinny"][:, -8:])
@@ -60,7 +60,7 @@ def test_a_rank_in_parts_gives_the_same_bytes(m: int, n: int, base_slots: int, s
 def test_a_gradient_whose_left_operand_comes_again_gives_the_same_sums(k: int) -> None:
     with loralith.open_device("reference", config="ecp5") as device:
         tensors, _ = place(LINEAR, device.alloc(1 << 20, 4096), device.config)
-        _fill(device, LINEAR, tensors, 0)
+        fill(device, LINEAR, tensors, 0)
         rng = np.random.default_rng(0)
         h = rng.integers(-127, 128, (tensors.h.rows, tensors.h.cols), dtype=np.int8)
         device.write(tensors.h.address, tensors.h.pack(h))
@@ -80,11 +80,11 @@ def test_a_step_that_the_bus_would_limit_cuts_the_rank(device: str) -> None:
     linear = Linear("bus bound", 64, 64, 64, 16)
     with loralith.open_device(device, config="tiny") as opened:
         tensors, _ = place(linear, opened.alloc(1 << 20, 4096), opened.config)
-        expected = _fill(opened, linear, tensors, 0)
+        expected = fill(opened, linear, tensors, 0)
         commands = compile_step([(linear, tensors)], opened.config)
         assert any(note.startswith("skinny 0,1,") for note in commands.notes)
         opened.run(commands, 120)
-        _check(opened, linear, tensors, expected)
+        check_results(opened, linear, tensors, expected)
 
 
 def test_only_where_the_bus_would_limit_a_pass_is_the_rank_cut() -> None:

@@ -15,7 +15,8 @@ from loralith.compiler.text import Columns, compile_text, place_text, text_colum
 from loralith.compiler.workload import Linear, step_macs
 from loralith.device.native.memory import MemoryTiming
 from loralith.shapes.models import text_linears
-from loralith.shapes.run import Mismatch, measure_text
+from loralith.shapes.operands import Mismatch
+from loralith.shapes.run import measure_text
 from loralith.spec.config import Config, load_config
 
 BASE = 0x1000_0000

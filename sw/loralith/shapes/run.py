@@ -18,19 +18,15 @@ import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import Memory, model
-from loralith.compiler.layout import MatrixLayout
-from loralith.compiler.skinny import skinny_shape
-from loralith.compiler.text import TextTensors, compile_text, place_text
-from loralith.compiler.workload import Linear, Tensors, compile_step, output_scale, place, step_macs
+from loralith.compiler.text import compile_text, place_text
+from loralith.compiler.workload import Linear, Tensors, compile_step, place, step_macs
 from loralith.device.base import Device
-from loralith.errors import LoralithError
+from loralith.shapes.operands import check_results, fill, random_matrix, write_matrix
 from loralith.shapes.peers import Product, products
 from loralith.spec.config import Config
-from loralith.spec.numerics import Requantization
 
 __all__ = [
     "Measurement",
-    "Mismatch",
     "TextMeasurement",
     "fixed_os_cycles",
     "measure",
@@ -42,12 +38,8 @@ __all__ = [
     "weight_stationary_cycles",
 ]
 
-INPUTS = ("x", "w", "a", "b", "a_chain", "b_chain", "dy")
 TIMEOUT = 7200.0
-
-
-class Mismatch(LoralithError):
-    """A result of the device is not what the products' definition gives."""
+PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -161,25 +153,27 @@ def measure(
     config = device.config
     runs, cycles = [], []
     for copies in (1, 2):
+        work, nbytes = _placed(linear, copies, 0, config)
+        commands = compile_step(work, config)
+        cycles.append(model(commands, config).cycles)
+        path = _kept(cache, commands, hardware, config)
+        if path and path.is_file():
+            runs.append(json.loads(path.read_text(encoding="utf-8")))
+            continue
         with device.arena():
-            base = device.alloc(_placed(linear, copies, 0, config)[1], 4096)
-            work, _ = _placed(linear, copies, base, config)
+            work, _ = _placed(linear, copies, device.alloc(nbytes, PAGE), config)
             commands = compile_step(work, config)
-            cycles.append(model(commands, config).cycles)
-            path = _kept(cache, commands, hardware, config)
-            if path and path.is_file():
-                runs.append(json.loads(path.read_text(encoding="utf-8")))
-                continue
             progress(f"{linear.name}, rank {linear.rank}, x{copies}: {len(commands):,} commands, about {cycles[-1]:,} cycles")
-            expected = [_fill(device, one, tensors, seed) for seed, (one, tensors) in enumerate(work)]
+            expected = [fill(device, one, tensors, seed) for seed, (one, tensors) in enumerate(work)]
             runs.append(_run(device, commands))
             for (one, tensors), results in zip(work, expected, strict=True):
-                _check(device, one, tensors, results)
+                check_results(device, one, tensors, results)
             _keep(path, runs[-1])
     return _difference(linear, count, runs, (cycles[0], cycles[1] - cycles[0]), measured=True)
 
 
 def _kept(cache: Path | None, commands: CommandList, hardware: str, config: Config) -> Path | None:
+    """Where a run of the list is kept: `commands` as compiled for address 0, as where a run's operands lie depends on the runs before."""
     about = json.dumps([hardware, config.as_dict()], sort_keys=True).encode()
     return cache / f"{hashlib.sha256(commands.pack() + about).hexdigest()[:24]}.json" if cache else None
 
@@ -222,25 +216,26 @@ def measure_text(
 ) -> TextMeasurement:
     """Run linears that read one text on the device, as one list, and check every result; see `measure`. Raises DoesNotFit."""
     config = device.config
+    text, tensors, nbytes = place_text(linears, 0, config)
+    commands = compile_text(text, list(zip(linears, tensors, strict=True)), config)
+    cycles = model(commands, config).cycles
+    path = _kept(cache, commands, hardware, config)
+    if path and path.is_file():
+        return TextMeasurement(tuple(linears), json.loads(path.read_text(encoding="utf-8")), cycles, measured=True)
     with device.arena():
-        base = device.alloc(place_text(linears, 0, config)[2], 4096)
-        text, tensors, _ = place_text(linears, base, config)
+        text, tensors, _ = place_text(linears, device.alloc(nbytes, PAGE), config)
         commands = compile_text(text, list(zip(linears, tensors, strict=True)), config)
-        cycles = model(commands, config).cycles
-        path = _kept(cache, commands, hardware, config)
-        if path and path.is_file():
-            return TextMeasurement(tuple(linears), json.loads(path.read_text(encoding="utf-8")), cycles, measured=True)
         progress(f"{len(linears)} linears of the text, rank {linears[0].rank}: {len(commands):,} commands, about {cycles:,} cycles")
         first = linears[0]
-        x = _tensor(np.random.default_rng([first.T, first.I]), first.T, first.I)
-        _place_values(device, text.x, x)
+        x = random_matrix(np.random.default_rng([first.T, first.I]), first.T, first.I)
+        write_matrix(device, text.x, x)
         if text.columns.rest:
-            _place_values(device, text.rest, text.rest_image(x, config))
-        expected = [_fill(device, one, t, seed, x) for seed, (one, t) in enumerate(zip(linears, tensors, strict=True))]
+            write_matrix(device, text.rest, text.rest_image(x, config))
+        expected = [fill(device, one, t, seed, x) for seed, (one, t) in enumerate(zip(linears, tensors, strict=True))]
         counters = _run(device, commands)
         for one, t, results in zip(linears, tensors, expected, strict=True):
             found = {"h_turned": results.pop("h").T, "db": results.pop("db").T}
-            _check(device, one, t, results | found)
+            check_results(device, one, t, results | found)
         _keep(path, counters)
     return TextMeasurement(tuple(linears), counters, cycles, measured=True)
 
@@ -257,17 +252,19 @@ def run_once(
     With `cache` a run of the same list, hardware and `seed`, which the operands follow from, is not repeated.
     """
     config = device.config
+    work, nbytes = _placed(linear, 1, 0, config)
+    commands = compile_step(work, config)
+    cycles = model(commands, config).cycles
+    path = _kept(cache, commands, f"{hardware} {linear.name} {seed}", config)
+    if path and path.is_file():
+        return json.loads(path.read_text(encoding="utf-8")), cycles
     with device.arena():
-        base = device.alloc(_placed(linear, 1, 0, config)[1], 4096)
-        ((_, tensors),), _ = _placed(linear, 1, base, config)
-        commands = compile_step([(linear, tensors)], config)
-        cycles = model(commands, config).cycles
-        path = _kept(cache, commands, f"{hardware} {linear.name} {seed}", config)
-        if path and path.is_file():
-            return json.loads(path.read_text(encoding="utf-8")), cycles
-        expected = _fill(device, linear, tensors, seed)
+        work, _ = _placed(linear, 1, device.alloc(nbytes, PAGE), config)
+        ((_, tensors),) = work
+        commands = compile_step(work, config)
+        expected = fill(device, linear, tensors, seed)
         counters = _run(device, commands)
-        _check(device, linear, tensors, expected)
+        check_results(device, linear, tensors, expected)
         _keep(path, counters)
     return counters, cycles
 
@@ -283,75 +280,6 @@ def _placed(linear: Linear, copies: int, base: int, config: Config) -> tuple[lis
         tensors, base = place(linear, base, config)
         work.append((linear, tensors))
     return work, base
-
-
-# Data, and what must come out.
-
-
-def _tensor(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
-    """INT8 with the spread of real operands."""
-    return np.clip(np.rint(rng.standard_normal((rows, cols), np.float32) * 40), -127, 127).astype(np.int8)
-
-
-def _place_values(device: Device, layout: MatrixLayout, values: np.ndarray) -> None:
-    device.write(layout.address, layout.pack(values))
-
-
-def _fill(device: Device, linear: Linear, tensors: Tensors | TextTensors, seed: int, x: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Writes random operands, but `x` where it is given; returns the expected results by name, from the products' definition."""
-    config = device.config
-    rng = np.random.default_rng([seed, linear.T, linear.I, linear.O, linear.rank])
-    T, I, O, r = linear.T, linear.I, linear.O, linear.rank
-
-    x = _tensor(rng, T, I) if x is None else x
-    w, dy = _tensor(rng, O, I), _tensor(rng, T, O)
-    a, b, a_chain, b_chain = (_tensor(rng, *shape) for shape in ((r, I), (O, r), (r, I), (O, r)))
-    skinny = skinny_shape(r, config)
-    images = {"w": w, "dy": dy, "b_chain": np.ascontiguousarray(b_chain.T)}
-    if isinstance(tensors, Tensors):
-        images |= {"x": x, "a_chain": a_chain}
-        device.write(tensors.zeros, bytes(64))
-    for name, thin in (("a", a.T), ("b", b)):
-        images[name] = skinny.right_image(np.ascontiguousarray(thin), config)
-    for name, values in images.items():
-        _place_values(device, getattr(tensors, name), values)
-
-    def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return left.astype(np.float64) @ right.astype(np.float64)  # exact: sums stay far below 2**53
-
-    forward, backward = output_scale(I), output_scale(O)
-    h = _requantize(product(x, a.T), forward)
-    dh = _requantize(product(dy, b), backward)
-    results = {
-        "h": h,
-        "y": _requantize(product(x, w.T) + product(h, b_chain.T), forward),
-        "dh": dh,
-        "db": product(dy.T, h).astype(np.int32),
-        "da": product(x.T, dh).astype(np.int32),
-    }
-    if linear.dx:
-        results["dx"] = _requantize(product(dy, w) + product(dh, a_chain), backward)
-    return results
-
-
-def _requantize(acc: np.ndarray, scale: Requantization) -> np.ndarray:
-    """Round half to even of acc * mantissa / 2**shift, saturated; exact in float64."""
-    return np.clip(np.rint(acc * scale.mantissa * 2.0**-scale.shift), -127, 127).astype(np.int8)
-
-
-def _check(device: Device, linear: Linear, tensors: Tensors | TextTensors, results: dict[str, np.ndarray]) -> None:
-    for name, expected in results.items():
-        layout: MatrixLayout = getattr(tensors, name)
-        found = layout.unpack(device.read(layout.address, layout.nbytes), expected.dtype)[:, : expected.shape[1]]
-        wrong = np.argwhere(found != expected)
-        if len(wrong):
-            at = tuple(int(i) for i in wrong[0])
-            raise Mismatch(
-                f"{linear.name}, rank {linear.rank}: {name}{list(at)} is {found[at]}, must be {expected[at]}; {len(wrong)} differ"
-            )
-
-
-# Sums and baselines.
 
 
 def fixed_os_cycles(linear: Linear, config: Config) -> int:
