@@ -126,4 +126,21 @@ def page(figures: dict[str, Any]) -> list[str]:
             f"| {layer['bytes_read'] / 1e6:,.0f} | {layer['bytes_written'] / 1e6:,.0f} | {layer['model_error']:+.2%} |"
             for layer in run["layers"]
         ]
+        if run["subset"] == "all":
+            again, read = _read_again(run), sum(layer["bytes_read"] for layer in run["layers"])
+            lines += [
+                "",
+                "Q, K and V of self attention read X each for itself, forward and for dA: one list for the three would read"
+                f" {again / 1e6:,.0f} MB less of {read / 1e6:,.0f} MB ({again / read:.1%}), and take as many cycles of the array.",
+            ]
     return lines
+
+
+OF_A_BLOCK = 6
+"""Linears of a transformer block that read the image: self attention's Q, K, V and output, cross attention's Q and output."""
+
+
+def _read_again(run: dict[str, Any]) -> int:
+    """Bytes of X that K and V read after Q, in a pass forward and in a gradient."""
+    image = [layer for layer in run["layers"] if layer["dx"]]
+    return sum(2 * 2 * layer["count"] // OF_A_BLOCK * layer["tokens"] * layer["inputs"] for layer in image)
