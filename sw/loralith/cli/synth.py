@@ -53,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     stem = args.output or target.folder / target.label
     context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
     netlist = synth.synthesize(target)
-    routings, placements = [], []
-    figures = _write(stem, synth.summary(target, netlist, **context))
+    routings: list[synth.Routing] = []
+    placements: list[synth.Placement] = []
+    figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
     if not args.synth_only and synth.FLOWS[board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
             if args.place_only:

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from .error import SynthError
 from .netlist import Netlist
@@ -119,7 +119,7 @@ def read_sdf(lines: Iterable[str], period_ns: float) -> dict:
         wires = [delay for delay, wire in steps if wire]
         logic = sum(delay for delay, wire in steps if not wire)
         late[key].append(LatePaths(*key, 0, round(slack, 3), round(sum(wires), 3), round(logic, 3), len(wires)))
-    groups = [LatePaths(**asdict(paths[0]) | {"count": len(paths)}) for paths in late.values()]
+    groups = [replace(paths[0], count=len(paths)) for paths in late.values()]
     return {
         "expected_mhz": round(1000 / (period_ns - slacks[0][0]), 2),
         "end_points": len(slacks),
