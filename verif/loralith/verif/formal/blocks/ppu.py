@@ -66,7 +66,8 @@ def _column(h: Harness, dut: PostProcessor, delay: int) -> tuple[Value, list[Lan
                 value=_later(h, value, delay),
                 mantissa=_later(h, scale.m, delay),
                 shift=_later(h, scale.n, delay),
-                product=_later(h, _product(dut.values.word_select(i, 32), scale.m), delay),
+                # Multiplied a cycle after it came in, as the block does.
+                product=_later(h, _product(_later(h, dut.values.word_select(i, 32), 1), _later(h, scale.m, 1)), delay - 1),
                 masked=_later(h, dut.mask[i], delay),
                 random=_later(h, dut.hashes.word_select(i, 32), delay - dut.hash_delay),
                 quantized=dut.quantized.word_select(i, 8).as_signed(),
@@ -225,7 +226,7 @@ MUTANTS_ROUNDING = (
     Mutant("never_minus_128", "ppu", "clipped = Mux(sign4, 256 - Q8_MAX, Q8_MAX)", "clipped = Mux(sign4, 255 - Q8_MAX, Q8_MAX)"),
 )
 MUTANTS_LANES = (
-    Mutant("formula", "ppu", "scales[i].n", "self.scales[0].n"),
+    Mutant("formula", "ppu", "scales[i].n", "scales[0].n"),
     Mutant("formula", "ppu", "self.hashes.word_select(i, 32)", "self.hashes.word_select(0, 32)"),
 )
 MUTANTS_MAXIMUM = (
