@@ -51,8 +51,9 @@ def test_nothing_is_a_latch(small: synth.Netlist) -> None:
 
 @needs_pyosys
 def test_accumulators_and_nothing_more_are_the_array_s_flip_flops(small: synth.Netlist) -> None:
-    """Product, accumulator and shadow: 80 bits an element; the step's registers are few."""
-    assert 80 * SMALL.processing_elements <= small.modules["loralith.compute.array"]["ff"] <= 80 * SMALL.processing_elements + 8 * (SMALL.rows * SMALL.max_fold + SMALL.cols)
+    """Product, accumulator and shadow: 80 bits an element; an operand: 8 bits of each row and fold, and of each column."""
+    array, elements, operands = small.modules["loralith.compute.array"], SMALL.processing_elements, SMALL.rows * SMALL.max_fold + SMALL.cols
+    assert 80 * elements <= array["ff"] <= 80 * elements + 8 * operands
 
 
 VERILOG = """\

@@ -140,7 +140,9 @@ class PostProcessor(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         # What comes rests in registers first, and products do: neither with enable or reset, so that both are a multiplier block's own.
-        given, values, scales = Signal(), Signal.like(self.values, reset_less=True), Signal.like(self.scales, reset_less=True)
+        given = Signal()
+        values = Signal.like(self.values, name="given_values", reset_less=True)
+        scales = Signal.like(self.scales, name="given_scales", reset_less=True)
         given_stochastic, given_mask, given_narrow = Signal(), Signal(self.lanes), Signal()
         m.d.sync += [
             given.eq(self.valid),
