@@ -23,9 +23,10 @@ from loralith.compiler.skinny import skinny_shape
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
-__all__ = ["Linear", "Parts", "Tensors", "compile_step", "output_scale", "parts_for", "place", "step_macs", "tried_plans"]
+__all__ = ["PAGE", "Linear", "Parts", "Tensors", "compile_step", "output_scale", "parts_for", "place", "step_macs", "tried_plans"]
 
 PAGE = 4096
+"""Bytes of which each tensor's address is a multiple: a burst does not cross it."""
 CANDIDATES = 16
 """How many plans of a pass are tried with the cycle model."""
 SAMPLE = 512

@@ -20,16 +20,21 @@ class Mismatch(LoralithError):
 
 
 def random_matrix(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
-    """INT8 with the spread of real operands."""
+    """INT8 [rows, cols], normal with a standard deviation of 40, rounded and cut off at 127: the spread of quantized operands."""
     return np.clip(np.rint(rng.standard_normal((rows, cols), np.float32) * 40), -127, 127).astype(np.int8)
 
 
 def write_matrix(device: Device, layout: MatrixLayout, values: np.ndarray) -> None:
+    """Puts ``values``, of the layout's rows and columns, where the layout has its address."""
     device.write(layout.address, layout.pack(values))
 
 
 def fill(device: Device, linear: Linear, tensors: Tensors | TextTensors, seed: int, x: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Writes random operands, but `x` where it is given; returns the expected results by name, from the products' definition."""
+    """Writes a linear's operands to `tensors`: random INT8 that follow from `seed` and the sizes, `x` [T, I] instead where it is given.
+
+    Of `TextTensors` x is the caller's to write. Returns what must come out, by the names of `Tensors`: INT8 h [T, r], y [T, O], dh [T, r]
+    and dx [T, I], INT32 db [O, r] and da [I, r]; products in float64, where they are exact, requantized with `output_scale`, half to even.
+    """
     config = device.config
     rng = np.random.default_rng([seed, linear.T, linear.I, linear.O, linear.rank])
     T, I, O, r = linear.T, linear.I, linear.O, linear.rank
@@ -71,6 +76,7 @@ def _requantize(acc: np.ndarray, scale: Requantization) -> np.ndarray:
 
 
 def check_results(device: Device, linear: Linear, tensors: Tensors | TextTensors, results: dict[str, np.ndarray]) -> None:
+    """Compares what lies at `tensors` with `results` of `fill`. Raises Mismatch, which names the first element that differs."""
     for name, expected in results.items():
         layout: MatrixLayout = getattr(tensors, name)
         found = layout.unpack(device.read(layout.address, layout.nbytes), expected.dtype)[:, : expected.shape[1]]

@@ -18,8 +18,9 @@ import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import Memory, model
+from loralith.compiler.relocate import Relocatable
 from loralith.compiler.text import compile_text, place_text
-from loralith.compiler.workload import Linear, Tensors, compile_step, place, step_macs
+from loralith.compiler.workload import PAGE, Linear, Tensors, compile_step, place, step_macs
 from loralith.device.base import Device
 from loralith.shapes.operands import check_results, fill, random_matrix, write_matrix
 from loralith.shapes.peers import Product, products
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 TIMEOUT = 7200.0
-PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,11 @@ def measure(
             runs.append(json.loads(path.read_text(encoding="utf-8")))
             continue
         with device.arena():
-            work, _ = _placed(linear, copies, device.alloc(nbytes, PAGE), config)
-            commands = compile_step(work, config)
+            base = device.alloc(nbytes, PAGE)
+            work, _ = _placed(linear, copies, base, config)
             progress(f"{linear.name}, rank {linear.rank}, x{copies}: {len(commands):,} commands, about {cycles[-1]:,} cycles")
             expected = [fill(device, one, tensors, seed) for seed, (one, tensors) in enumerate(work)]
-            runs.append(_run(device, commands))
+            runs.append(_run(device, commands, base))
             for (one, tensors), results in zip(work, expected, strict=True):
                 check_results(device, one, tensors, results)
             _keep(path, runs[-1])
@@ -186,9 +186,10 @@ def _keep(path: Path | None, counters: dict[str, int]) -> None:
         fresh.rename(path)
 
 
-def _run(device: Device, commands: CommandList) -> dict[str, int]:
+def _run(device: Device, commands: CommandList, base: int) -> dict[str, int]:
+    """The counters of a list that was compiled for address 0, with its operands from `base` on."""
     before = device.counters()
-    device.run(commands, TIMEOUT)
+    device.run(Relocatable.of(commands).at(base), TIMEOUT)
     counters = device.counters().minus(before)._asdict()
     return {name: counters[name] for name in FIGURES}
 
@@ -223,8 +224,8 @@ def measure_text(
     if path and path.is_file():
         return TextMeasurement(tuple(linears), json.loads(path.read_text(encoding="utf-8")), cycles, measured=True)
     with device.arena():
-        text, tensors, _ = place_text(linears, device.alloc(nbytes, PAGE), config)
-        commands = compile_text(text, list(zip(linears, tensors, strict=True)), config)
+        base = device.alloc(nbytes, PAGE)
+        text, tensors, _ = place_text(linears, base, config)
         progress(f"{len(linears)} linears of the text, rank {linears[0].rank}: {len(commands):,} commands, about {cycles:,} cycles")
         first = linears[0]
         x = random_matrix(np.random.default_rng([first.T, first.I]), first.T, first.I)
@@ -232,7 +233,7 @@ def measure_text(
         if text.columns.rest:
             write_matrix(device, text.rest, text.rest_image(x, config))
         expected = [fill(device, one, t, seed, x) for seed, (one, t) in enumerate(zip(linears, tensors, strict=True))]
-        counters = _run(device, commands)
+        counters = _run(device, commands, base)
         for one, t, results in zip(linears, tensors, expected, strict=True):
             found = {"h_turned": results.pop("h").T, "db": results.pop("db").T}
             check_results(device, one, t, results | found)
@@ -259,11 +260,10 @@ def run_once(
     if path and path.is_file():
         return json.loads(path.read_text(encoding="utf-8")), cycles
     with device.arena():
-        work, _ = _placed(linear, 1, device.alloc(nbytes, PAGE), config)
-        ((_, tensors),) = work
-        commands = compile_step(work, config)
+        base = device.alloc(nbytes, PAGE)
+        ((_, tensors),), _ = _placed(linear, 1, base, config)
         expected = fill(device, linear, tensors, seed)
-        counters = _run(device, commands)
+        counters = _run(device, commands, base)
         check_results(device, linear, tensors, expected)
         _keep(path, counters)
     return counters, cycles
