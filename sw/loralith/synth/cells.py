@@ -15,8 +15,9 @@ from pathlib import Path
 from loralith.spec.config import Config
 
 from .error import SynthError
-from .netlist import ADVICE, key_of, plain, without_zeros
+from .netlist import plain, without_zeros
 from .process import Progress, run_tool
+from .yosys import key_of, run_script
 
 __all__ = ["BASELINES", "LIBERTY", "Area", "CellFlow", "find_liberty"]
 
@@ -122,16 +123,8 @@ class CellFlow:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "source.v").write_text(source, encoding="utf-8")
             script = _SCRIPT.format(source=folder / "source.v", top=top, before=before, liberty=self.liberty, folder=folder)
-            (folder / "script.ys").write_text(script, encoding="utf-8")
             self.progress(f"yosys: {label}")
-            run_tool(
-                "yosys",
-                [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-                folder / "yosys.log",
-                self.timeout,
-                advice=ADVICE,
-                progress=self.progress,
-            )
+            run_script(folder / "script.ys", script, folder / "yosys.log", self.timeout, progress=self.progress)
             done.touch()
         return areas(json.loads((folder / "area.json").read_text(encoding="utf-8")))
 

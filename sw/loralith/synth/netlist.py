@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target
+from .yosys import key_of, run_script, version
 
-__all__ = ["ADVICE", "PASSES", "Netlist", "count", "emit", "key_of", "plain", "refine", "synthesize", "without_zeros"]
-
-ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
+__all__ = ["PASSES", "Netlist", "count", "emit", "plain", "refine", "synthesize", "without_zeros"]
 
 PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
 """Text of what `refine` does: a netlist depends on it."""
@@ -74,16 +72,9 @@ def synthesize(target: Target) -> Netlist:
     if not done.is_file():
         folder.mkdir(exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        (folder / "script.ys").write_text(flow.script.format(source=folder / "source.v", top=top, folder=folder), encoding="utf-8")
-        seconds = run_tool(
-            "yosys",
-            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-            folder / "yosys.log",
-            target.timeout,
-            advice=ADVICE,
-            phase=_phase,
-            progress=target.progress,
-        )
+        script = flow.script.format(source=folder / "source.v", top=top, folder=folder)
+        log = folder / "yosys.log"
+        seconds = run_script(folder / "script.ys", script, log, target.timeout, phase=_phase, progress=target.progress)
         if flow.places:
             target.progress(f"netlist: {refine(folder / NETLIST, top)}")
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
@@ -96,7 +87,7 @@ def synthesize(target: Target) -> Netlist:
         path=folder / NETLIST,
         key=key,
         seconds=json.loads(done.read_text())["seconds"],
-        tool=f"pyosys {_version()}",
+        tool=f"pyosys {version()}",
     )
     for name in RESOURCES:
         if result.total[name] > target.board.available[name]:
@@ -171,18 +162,6 @@ def emit(target: Target) -> str:
         progress=target.progress,
     )
     return output.read_text(encoding="utf-8")
-
-
-def key_of(*texts: str) -> str:
-    """Name of what Yosys makes of `texts`."""
-    return hashlib.sha256("\n".join([*texts, _version()]).encode()).hexdigest()[:16]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("pyosys")
-    except metadata.PackageNotFoundError:
-        raise SynthError("pyosys is not installed; `pip install 'loralith[fpga]'` installs it") from None
 
 
 def _phase(line: str) -> str | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from importlib import util
 from pathlib import Path
 
 from .error import SynthError
-from .netlist import ADVICE, PASSES, emit, key_of, refine, without_zeros
-from .process import run_tool
+from .netlist import PASSES, emit, refine, without_zeros
 from .target import PARTS, Target
+from .yosys import key_of, run_script
 
 __all__ = ["netlist_source"]
 
@@ -48,15 +47,8 @@ def netlist_source(target: Target) -> Path:
         (folder / "source.v").write_text(source, encoding="utf-8")
         names = {"source": folder / "source.v", "top": top, "netlist": folder / "netlist.json", "output": folder / "netlist.v"}
         for step, script in (("synthesis", _SCRIPT), ("verilog", _WRITE)):
-            (folder / f"{step}.ys").write_text(script.format(**names), encoding="utf-8")
-            run_tool(
-                "yosys",
-                [sys.executable, "-m", "loralith.synth.yosys", str(folder / f"{step}.ys")],
-                folder / f"{step}.log",
-                target.timeout,
-                advice=ADVICE,
-                progress=target.progress,
-            )
+            text, log = script.format(**names), folder / f"{step}.log"
+            run_script(folder / f"{step}.ys", text, log, target.timeout, progress=target.progress)
             if script is _SCRIPT:
                 refine(names["netlist"], top)
         # The models' memories start as zero, and have no parameter that says so.
