@@ -31,7 +31,7 @@ class OperandPath(wiring.Component):
         group: of so many banks one is chosen in the cycle in which the memories' words come, and of the groups one in the next.
     """
 
-    delay = OperandMemory.delay + 4
+    delay = OperandMemory.delay + 5
     group = 4
 
     def __init__(self, config: Config) -> None:
@@ -60,26 +60,30 @@ class OperandPath(wiring.Component):
         config = self.config
         log_banks, log_fold = ceil_log2(config.banks), ceil_log2(config.max_fold)
 
+        # What comes rests in registers first: the sequencer is far from here, and the memories are far from here too.
+        given, step = Signal(), Signal(Step)
+        m.d.sync += [given.eq(self.valid), step.eq(self.step)]
+
         # Stage 0: addresses to the memories.
         valid0, reads0, last0, base0 = Signal(), Signal(), Signal(), Signal(2)
         fold0 = Signal(4)
         left_bank0, right_bank0 = Signal(log_banks), Signal(log_banks)
-        m.d.sync += [valid0.eq(self.valid), self.left_en.eq(0), self.right_en.eq(0)]
-        left_bank, right_bank = self.step.left_position[:log_banks], self.step.right_position[:log_banks]
-        with m.If(self.valid):
+        m.d.sync += [valid0.eq(given), self.left_en.eq(0), self.right_en.eq(0)]
+        left_bank, right_bank = step.left_position[:log_banks], step.right_position[:log_banks]
+        with m.If(given):
             m.d.sync += [
-                reads0.eq(self.step.reads),
-                last0.eq(self.step.last),
-                base0.eq(self.step.base),
-                fold0.eq(self.step.fold_log2),
+                reads0.eq(step.reads),
+                last0.eq(step.last),
+                base0.eq(step.base),
+                fold0.eq(step.fold_log2),
                 left_bank0.eq(left_bank),
                 right_bank0.eq(right_bank),
-                self.left_row.eq(self.step.left_row + self.step.left_position[log_banks:]),
-                self.right_row.eq(self.step.right_row + self.step.right_position[log_banks:]),
+                self.left_row.eq(step.left_row + step.left_position[log_banks:]),
+                self.right_row.eq(step.right_row + step.right_position[log_banks:]),
             ]
-            with m.If(self.step.reads):
+            with m.If(step.reads):
                 ones = Signal(config.max_fold)
-                m.d.comb += ones.eq(Cat(bank < (1 << self.step.fold_log2) for bank in range(config.max_fold)))
+                m.d.comb += ones.eq(Cat(bank < (1 << step.fold_log2) for bank in range(config.max_fold)))
                 m.d.sync += [
                     self.left_en.eq(ones << left_bank),
                     self.right_en.eq(Const(1, config.banks) << right_bank),
