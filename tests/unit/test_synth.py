@@ -10,7 +10,7 @@ import pytest
 from loralith import cli, synth
 from loralith.spec.config import Config
 from loralith.synth import harness
-from loralith.synth.placement import read_sdf
+from loralith.synth.placement import read_sdf, wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
 from loralith.synth.target import DSP_PER_LANE
@@ -184,6 +184,16 @@ SDF = r"""
     (INSTANCE dut.right.out\$4_TRELLIS_FF_Q)
     (SETUPHOLD (posedge DI) (posedge CLK) (0:0:0) (0:0:0))
 """
+
+
+def test_the_last_wire_length_of_a_placer_s_log_counts() -> None:
+    log = """Info:     at iteration #15, type ALL: wirelen solved = 385921, spread = 907823, legal = 996386; time = 13.00s
+Info:   at iteration #10: temp = 0.000000, timing cost = 2330, wirelen = 892651
+Info:   at iteration #20: temp = 0.000000, timing cost = 2563, wirelen = 886324
+"""
+    assert wire_length(log) == 886324
+    with pytest.raises(synth.SynthError, match="no wire length"):
+        wire_length("")
 
 
 def test_the_longest_paths_of_a_placement_are_found() -> None:

@@ -94,7 +94,7 @@ def _print(figures: dict[str, Any]) -> None:
         output.table("late after placement", ["from", "to", "pin", "end points", "slack ns", "wires ns", "logic ns"], rows)
         print(
             f"{placed['expected_mhz']:.1f} MHz expected after placement (aimed at {figures['target_mhz']:g});"
-            f" {placed['late_points']:,} of {placed['end_points']:,} end points late"
+            f" {placed['late_points']:,} of {placed['end_points']:,} end points late; {placed['wire_tiles']:,} tiles of wire"
         )
     if figures["estimate"]:
         print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")

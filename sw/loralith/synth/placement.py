@@ -16,7 +16,7 @@ from .netlist import Netlist
 from .routing import designer, nextpnr
 from .target import Target
 
-__all__ = ["LatePaths", "Placement", "place", "read_sdf"]
+__all__ = ["LatePaths", "Placement", "place", "read_sdf", "wire_length"]
 
 Pin = tuple[str, str]
 """Cell and port."""
@@ -44,6 +44,7 @@ class Placement:
         expected_mhz: of the longest path between two clocked pins.
         end_points, late_points: clocked inputs; those that the period aimed at is too short for.
         late: by modules, the most points first.
+        wire_tiles: half perimeters of all nets, in tiles: what the router has to find room for.
         seconds: time that nextpnr took. tool: name and version.
     """
 
@@ -52,6 +53,7 @@ class Placement:
     end_points: int
     late_points: int
     late: list[LatePaths]
+    wire_tiles: int
     seconds: float
     tool: str
 
@@ -66,7 +68,18 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
         kept.write_text(json.dumps(found | {"late": [asdict(late) for late in found["late"]]}), encoding="utf-8")
     content = json.loads(kept.read_text(encoding="utf-8"))
     content["late"] = [LatePaths(**late) for late in content["late"]]
-    return Placement(seed=seed, seconds=run.seconds, tool=run.tool, **content)
+    wires = wire_length(run.stem.with_suffix(".log").read_text(encoding="utf-8", errors="replace"))
+    return Placement(seed=seed, seconds=run.seconds, tool=run.tool, wire_tiles=wires, **content)
+
+
+def wire_length(log: str) -> int:
+    """The last wire length of a placer's log. Raises SynthError where there is none."""
+    found = re.findall(r"wirelen = (\d+)", log)
+    if not found:
+        raise SynthError(
+            "nextpnr's log has no wire length; another version of it than the one that `pip install 'loralith[fpga]'` installs?"
+        )
+    return int(found[-1])
 
 
 def read_sdf(lines: Iterable[str], period_ns: float) -> dict:

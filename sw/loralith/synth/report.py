@@ -126,6 +126,7 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += [
             f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | |",
             f"| late end points then | {placed['late_points']:,} of {placed['end_points']:,} | aimed at {figures['target_mhz']:g} MHz |",
+            f"| wires, half perimeters | {placed['wire_tiles']:,} tiles | |",
         ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
     lines += ["| module | LUT | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
