@@ -76,9 +76,7 @@ def wire_length(log: str) -> int:
     """The last wire length of a placer's log. Raises SynthError where there is none."""
     found = re.findall(r"wirelen = (\d+)", log)
     if not found:
-        raise SynthError(
-            "nextpnr's log has no wire length; another version of it than the one that `pip install 'loralith[fpga]'` installs?"
-        )
+        raise SynthError("nextpnr's log has no wire length; `pip install 'loralith[fpga]'` installs the version that is known to tell it")
     return int(found[-1])
 
 
