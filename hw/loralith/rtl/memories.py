@@ -4,7 +4,7 @@ Every memory has one write and one read port and keeps its content from list to 
 same cycle is never asked for by a legal list; what is read then is unspecified.
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -25,11 +25,15 @@ def block_memory(width: int, depth: int) -> Memory:
 class OperandMemory(wiring.Component):
     """The left or the right scratchpad: ``banks`` banks of ``depth`` words of ``lanes`` bytes.
 
-    Parameters: lanes, depth, banks (powers of two).
+    A write goes to one bank, or, transposed, to one lane of any banks. So byte b + l of ``period`` bytes, modulo ``period``, is enough for
+    bank b, lane l: they are turned by the bank, or by the lane, and go to all banks. A multiplexer for each bank would be a fifth of a
+    small part's LUTs, and more of its wire.
+
+    Parameters: lanes, depth, banks (powers of two); period: ``word`` repeats itself after so many lanes (a power of two, default: never).
 
     Members:
         write_en, write_row, bank_mask, lane_mask, transpose, seq, word: bank b, lane l takes seq[b] (transpose) or
-            word[l] when both masks allow.
+            word[l] when both masks allow. Of bank_mask one bit is set at most, or with transpose of lane_mask, unless all bytes are equal.
         read_en: which banks to read, one bit each; read_row: the row of all of them.
         read_data: one word per bank, ``delay`` cycles later, in registers beside it; held while the bank is not read.
 
@@ -39,8 +43,9 @@ class OperandMemory(wiring.Component):
     delay = 2
     write_delay = 3
 
-    def __init__(self, lanes: int, depth: int, banks: int) -> None:
+    def __init__(self, lanes: int, depth: int, banks: int, period: int | None = None) -> None:
         self.lanes, self.depth, self.banks = lanes, depth, banks
+        self.period = max(period or lanes, banks)
         super().__init__(
             {
                 "write_en": In(1),
@@ -58,39 +63,45 @@ class OperandMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        bits = ceil_log2(self.depth)
-        # What is written comes from far away, and banks lie far apart: it rests in registers here, and then beside each.
-        write_row, transpose, lane_mask = Signal(bits, reset_less=True), Signal(reset_less=True), Signal(self.lanes, reset_less=True)
-        seq, word = Signal.like(self.seq, reset_less=True), Signal.like(self.word, reset_less=True)
+        bits, turns = ceil_log2(self.depth), ceil_log2(self.period)
+        # What is written comes from far away: it rests in registers, is turned, and rests in others.
+        given_row, row = Signal(bits, name="given_row", reset_less=True), Signal(bits, name="row", reset_less=True)
+        given, value = Signal(8 * self.period, name="given", reset_less=True), Signal(8 * self.period, name="value", reset_less=True)
+        turn = Signal(turns, reset_less=True)
         bank_mask = Signal(self.banks)
+        lane_mask = Signal(self.lanes, reset_less=True)
         m.d.sync += [
-            write_row.eq(self.write_row[:bits]),
-            transpose.eq(self.transpose),
-            lane_mask.eq(self.lane_mask),
-            seq.eq(self.seq),
-            word.eq(self.word),
+            given_row.eq(self.write_row[:bits]),
+            row.eq(given_row),
+            given.eq(Mux(self.transpose, self.seq.as_value(), self.word.as_value())),
+            turn.eq(Mux(self.transpose, self._number(self.lane_mask, turns), self._number(self.bank_mask, turns))),
+            value.eq(given),
             bank_mask.eq(Mux(self.write_en, self.bank_mask, 0)),
+            lane_mask.eq(self.lane_mask),
         ]
+        with m.Switch(turn):
+            for by in range(1, self.period):
+                with m.Case(by):
+                    m.d.sync += value.eq(given.rotate_left(8 * by))
         for b in range(self.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
-            row, value = Signal(bits, name=f"row{b}", reset_less=True), Signal(8 * self.lanes, name=f"value{b}", reset_less=True)
             enable = Signal(self.lanes, name=f"enable{b}")
-            m.d.sync += [
-                row.eq(write_row),
-                value.eq(Mux(transpose, seq[b].replicate(self.lanes), word.as_value())),
-                enable.eq(Mux(bank_mask[b], lane_mask, 0)),
-            ]
+            m.d.sync += enable.eq(Mux(bank_mask[b], lane_mask, 0))
             m.d.comb += [
                 write.addr.eq(row),
-                write.data.eq(value),
+                write.data.eq(Cat(value.word_select((b + lane) % self.period, 8) for lane in range(self.lanes))),
                 write.en.eq(enable),
                 read.addr.eq(self.read_row[:bits]),
                 read.en.eq(self.read_en[b]),
             ]
             m.d.sync += self.read_data[b].eq(read.data)
         return m
+
+    def _number(self, mask: Signal, bits: int) -> Value:
+        """Which bit of ``mask`` is set, modulo 2**bits; 0 of none."""
+        return Cat(Cat(mask[i] for i in range(len(mask)) if i >> bit & 1).any() for bit in range(bits))
 
 
 class OutputMemory(wiring.Component):
