@@ -26,8 +26,8 @@ class OperandMemory(wiring.Component):
     """The left or the right scratchpad: ``banks`` banks of ``depth`` words of ``lanes`` bytes.
 
     A write goes to one bank, or, transposed, to one lane of any banks. So byte b + l of ``period`` bytes, modulo ``period``, is enough for
-    bank b, lane l: they are turned by the bank, or by the lane, and go to all banks. A multiplexer for each bank would be a fifth of a
-    small part's LUTs, and more of its wire.
+    bank b, lane l: they are turned by the bank, or by the lane, and go to all banks.
+    A multiplexer for each bank would take LUTs, flip-flops and a wire for every byte of every bank.
 
     Parameters: lanes, depth, banks (powers of two); period: ``word`` repeats itself after so many lanes (a power of two, default: never).
 
