@@ -77,17 +77,23 @@ def _lanes_as_loops(verilog: str) -> str:
     def loop(match: re.Match[str]) -> str:
         indent, enable, memory, address, width, data = match.group(1, 2, 3, 4, 5, 6)
         lanes, width = match[0].count("<="), int(width) + 1
-        for lane in range(lanes):
-            part = f"[{width * lane + width - 1}:{width * lane}]"
-            assert f"if ({enable}[{lane}])\n{indent}  {memory}[{address}]{part} <= {data}{part};\n" in match[0]
-        i = f"{width}*lane +: {width}"
+        # Lane l takes part first + l, modulo as many as there are: a memory's bytes may be turned.
+        parts = [int(low) // width for low in re.findall(r":(\d+)\];\n", match[0])]
+        period = max(parts) + 1
+        for lane, part in enumerate(parts):
+            into, given = (f"[{width * at + width - 1}:{width * at}]" for at in (lane, part))
+            line = f"if ({enable}[{lane}])\n{indent}  {memory}[{address}]{into} <= {data}{given};\n"
+            if part != (parts[0] + lane) % period or line not in match[0]:
+                return match[0]
+        i, turned = f"{width}*lane +: {width}", f"{width}*((lane + {parts[0]}) % {period}) +: {width}"
         return (
             f"{indent}if (|{enable}) begin : lanes{next(blocks)}\n{indent}  integer lane;\n{indent}  /* verilator unroll_disable */\n"
             f"{indent}  for (lane = 0; lane < {lanes}; lane = lane + 1)\n"
-            f"{indent}    if ({enable}[lane]) {memory}[{address}][{i}] <= {data}[{i}];\n{indent}end\n"
+            f"{indent}    if ({enable}[lane]) {memory}[{address}][{i}] <= {data}[{i if parts == list(range(lanes)) else turned}];\n"
+            f"{indent}end\n"
         )
 
-    first = r"^( *)if \((\S+ ?)\[0\]\)\n +(\\?\w+ ?)\[(.+?)\]\[(\d+):0\] <= (.+)\[\5:0\];\n"
+    first = r"^( *)if \((\S+ ?)\[0\]\)\n +(\\?\w+ ?)\[(.+?)\]\[(\d+):0\] <= (.+)\[\d+:\d+\];\n"
     others = r"(?:\1if \(\2\[\d+\]\)\n +\3\[\4\]\[\d+:\d+\] <= \6\[\d+:\d+\];\n)+"
     return re.sub(first + others, loop, verilog, flags=re.MULTILINE)
 

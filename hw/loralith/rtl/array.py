@@ -26,33 +26,35 @@ class ColumnControl(wiring.Component):
     """What a few columns do, in registers of their own: one register for all elements would be far from most of them.
 
     Members:
-        valid, base, zero, capture, shift: the array's.
-        step, clear: in the next cycle: take a product; make it zero.
-        accumulate, base_later: in the cycle after that: add it, to what.
+        valid, base, capture, shift: the array's.
+        accumulate, base_later: three cycles later: add the product, to what.
         move, load: in the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            {name: In(1) for name in ("valid", "zero", "capture", "shift")}
-            | {name: Out(1) for name in ("step", "clear", "accumulate", "move", "load")}
+            {name: In(1) for name in ("valid", "capture", "shift")}
+            | {name: Out(1) for name in ("accumulate", "move", "load")}
             | {"base": In(2), "base_later": Out(2)}
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        base = Signal(2)
+        given, multiplied = Signal(), Signal()
+        base, base_given = Signal(2), Signal(2)
         m.d.sync += [
-            self.step.eq(self.valid),
-            self.clear.eq(self.valid & self.zero),
-            self.accumulate.eq(self.step),
+            given.eq(self.valid),
+            multiplied.eq(given),
+            self.accumulate.eq(multiplied),
             self.move.eq(self.capture | self.shift),
             self.load.eq(self.capture),
         ]
         with m.If(self.valid):
             m.d.sync += base.eq(self.base)
-        with m.If(self.step):
-            m.d.sync += self.base_later.eq(base)
+        with m.If(given):
+            m.d.sync += base_given.eq(base)
+        with m.If(multiplied):
+            m.d.sync += self.base_later.eq(base_given)
         return m
 
 
@@ -60,20 +62,20 @@ class ProcessingArray(wiring.Component):
     """R x C elements, each acc = base(acc) + left * right in one step per cycle.
 
     The columns form ``max_fold`` lane groups of C / max_fold columns; group l takes the left operand ``left[l]``, R bytes.
-    All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32.
+    All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32. Operands and products rest in registers
+    that have neither enable nor reset: those are a multiplier block's own (`synth/registers.py`).
 
     Members:
         valid: a step is on the operand ports in the next cycle.
         base: ``Base`` of the step, sampled with ``valid``.
-        zero: with valid, the product counts as zero (a step that only shifts).
         capture: ``accumulate_delay`` cycles after the ``valid`` of a tile's last step: the next cycle copies the accumulators to the
             shadow set, in the very cycle in which the next tile's first product may overwrite them.
         shift: the next cycle moves the shadow set one column to the left; ``capture`` goes before it.
         heads: the shadow values of the first column of each lane group, [max_fold][R] INT32 bit patterns.
     """
 
-    accumulate_delay = 2
-    columns_per_control = 4
+    accumulate_delay = 3
+    columns_per_control = 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -83,7 +85,6 @@ class ProcessingArray(wiring.Component):
                 "right": In(data.ArrayLayout(8, config.cols)),
                 "valid": In(1),
                 "base": In(2),
-                "zero": In(1),
                 "capture": In(1),
                 "shift": In(1),
                 "heads": Out(data.ArrayLayout(32 * config.rows, config.max_fold)),
@@ -99,16 +100,15 @@ class ProcessingArray(wiring.Component):
         product = [[Signal(signed(16), name=f"product_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         acc = [[Signal(32, name=f"acc_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         shadow = [[Signal(32, name=f"shadow_{i}_{j}", reset_less=True) for j in cols] for i in rows]
+        left, right = Signal.like(self.left, reset_less=True), Signal.like(self.right, reset_less=True)
+        m.d.sync += [left.eq(self.left), right.eq(self.right)]
+        for i in rows:
+            for j in cols:
+                m.d.sync += product[i][j].eq(left[j // group][8 * i : 8 * i + 8].as_signed() * right[j].as_signed())
         for first in range(0, config.cols, self.columns_per_control):
             m.submodules[f"control{first}"] = control = ColumnControl()
-            m.d.comb += [getattr(control, name).eq(getattr(self, name)) for name in ("valid", "base", "zero", "capture", "shift")]
+            m.d.comb += [getattr(control, name).eq(getattr(self, name)) for name in ("valid", "base", "capture", "shift")]
             elements = [(i, j) for i in rows for j in cols[first : first + self.columns_per_control]]
-            with m.If(control.clear):
-                m.d.sync += [product[i][j].eq(0) for i, j in elements]
-            with m.Elif(control.step):
-                for i, j in elements:
-                    left, right = self.left[j // group][8 * i : 8 * i + 8].as_signed(), self.right[j].as_signed()
-                    m.d.sync += product[i][j].eq(left * right)
             base = control.base_later
             with m.If(control.accumulate):
                 for i, j in elements:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -11,6 +11,7 @@ from loralith.spec.registers import ADDRESS_BITS, COUNTERS, ID
 from loralith.spec.version import VERSION
 
 from .axi import Axi4ReadSignature, Axi4Signature, Axi4WriteSignature, AxiLiteSignature
+from .block_queue import CommandQueue
 from .controller import Controller
 from .counters import Counters
 from .csr import Registers
@@ -27,8 +28,8 @@ from .interfaces import (
     WaitSignature,
 )
 from .load import LoadUnit
-from .queue import Queue
 from .read_master import ReadMaster
+from .reset import LocalReset
 from .store import StoreUnit
 from .tokens import Tokens
 from .write_master import WriteMaster
@@ -49,6 +50,7 @@ class BusSide(wiring.Component):
         compute_wait, segment_wait, compute_read, compute_done: its tokens.
         operand, scale: writes of the load unit; either may be stalled.
         out_read, stat_read: the store unit's reads; never stalled.
+        reset: every register, a cycle later; those that the host sees at once. In a domain that has a reset, none is needed.
         step: the array takes a step. drain_busy: pipeline or post-processing works.
         macs, saturations: how many in this cycle.
     """
@@ -57,6 +59,7 @@ class BusSide(wiring.Component):
         self._config, self._delays = config, (write_delay, out_delay, stat_delay)
         super().__init__(
             {
+                "reset": In(1),
                 "axi": Out(Axi4Signature(config.bus_bytes)),
                 "control": Out(AxiLiteSignature(ADDRESS_BITS)),
                 "irq": Out(1),
@@ -83,17 +86,20 @@ class BusSide(wiring.Component):
         config = self._config
         write_delay, out_delay, stat_delay = self._delays
         version = sum(part << shift for part, shift in zip(VERSION, (16, 8, 0), strict=True))
-        m.submodules.registers = registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
-        m.submodules.controller = controller = Controller()
-        m.submodules.counters = counters = Counters(config)
-        m.submodules.fetch = fetch = Fetch(config)
-        m.submodules.load = load = LoadUnit(config, write_delay)
-        m.submodules.store = store = StoreUnit(config, out_delay, stat_delay)
-        m.submodules.reads = reads = ReadMaster(config)
-        m.submodules.writes = writes = WriteMaster(config)
-        m.submodules.tokens = tokens = Tokens()
-        queues = [Queue(CommandEntry, config.queue_depth) for _ in range(3)]
-        m.submodules.load_queue, m.submodules.compute_queue, m.submodules.store_queue = queues
+        registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
+        controller, counters, fetch, tokens = Controller(), Counters(config), Fetch(config), Tokens()
+        load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
+        reads, writes = ReadMaster(config), WriteMaster(config)
+        queues = [CommandQueue(config) for _ in range(3)]
+        # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
+        m.submodules.registers = ResetInserter(self.reset)(registers)
+        blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
+        blocks |= {"reads": reads, "writes": writes, "tokens": tokens}
+        blocks |= dict(zip(("load_queue", "compute_queue", "store_queue"), queues, strict=True))
+        for name, block in blocks.items():
+            m.submodules[f"{name}_reset"] = reset = LocalReset()
+            m.d.comb += reset.i.eq(self.reset)
+            m.submodules[name] = ResetInserter(reset.o)(block)
 
         # The chip's ports.
         connect(m, flipped(self.control), registers.axi)
@@ -119,8 +125,10 @@ class BusSide(wiring.Component):
         connect(m, load.fault, controller.load_fault)
         connect(m, store.fault, controller.store_fault)
         connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, tokens, counters, *queues):
+        for block in (reads, writes, counters, *queues):
             m.d.comb += block.clear.eq(controller.clear)
+        # In the next cycle no unit has a token to give or to ask for yet.
+        m.d.sync += tokens.clear.eq(controller.clear)
         for block in (fetch, load, store, reads, writes):
             m.d.comb += [block.window_base.eq(registers.window_base), block.window_limit.eq(registers.window_limit)]
         m.d.comb += [

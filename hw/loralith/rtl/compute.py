@@ -23,6 +23,7 @@ from .interfaces import (
 from .memories import AccumulateMemory, OperandMemory, OutputMemory, ScaleMemory, Statistics
 from .operands import OperandPath
 from .ppu import IndexHash, PostProcessor
+from .reset import LocalReset
 from .results import Results
 from .sequencer import Sequencer
 
@@ -33,6 +34,7 @@ class ComputeUnit(wiring.Component):
     """Everything between the bus side's streams: runs COMPUTE commands on the on-chip memories that it owns.
 
     Members:
+        reset: every register that needs one, a cycle later. In a domain that has a reset, none is needed.
         commands: the compute queue. control, fault: see ``UnitControl`` and ``FaultSignature``.
         wait, segment_wait, read_signal, done_signal: tokens.
         operand_write: loads into the scratchpads; not ready in a cycle in which a result goes to the left one.
@@ -46,6 +48,7 @@ class ComputeUnit(wiring.Component):
         self.config = config
         super().__init__(
             {
+                "reset": In(1),
                 "commands": In(stream.Signature(CommandEntry)),
                 "control": In(UnitControl),
                 "fault": Out(FaultSignature),
@@ -67,19 +70,21 @@ class ComputeUnit(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        clear = ResetInserter(self.control.clear)
         decoder, sequencer, operands = ComputeDecoder(config), Sequencer(config), OperandPath(config)
         drain, results = Drain(config), Results(config)
-        m.submodules.decoder = clear(decoder)
-        m.submodules.sequencer = clear(sequencer)
-        m.submodules.operands = clear(operands)
-        m.submodules.drain = clear(drain)
-        m.submodules.results = clear(results)
+        # Pipelines without a reset of their own empty themselves: nothing comes in once these are reset.
+        blocks = {"decoder": decoder, "sequencer": sequencer, "operands": operands, "drain": drain, "results": results}
+        for name, block in blocks.items():
+            m.submodules[f"{name}_reset"] = reset = LocalReset()
+            m.d.comb += reset.i.eq(self.control.clear | self.reset)
+            m.submodules[name] = ResetInserter(reset.o)(block)
+        clearing = Signal()
+        m.d.sync += clearing.eq(self.control.clear)
         m.submodules.array = array = ProcessingArray(config)
         m.submodules.ppu = ppu = PostProcessor(config.rows)
         m.submodules.hash = index_hash = IndexHash(config.rows)
         m.submodules.left = left = OperandMemory(config.rows, config.left_depth, config.banks)
-        m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks)
+        m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks, min(config.cols, config.banks))
         m.submodules.out = out = OutputMemory(config)
         m.submodules.acc = acc = AccumulateMemory(config)
         m.submodules.scale = scale = ScaleMemory(config)
@@ -91,7 +96,11 @@ class ComputeUnit(wiring.Component):
         connect(m, flipped(self.commands), decoder.commands)
         connect(m, decoder.plans, sequencer.plans)
         connect(m, decoder.wait, flipped(self.wait))
-        connect(m, decoder.fault, flipped(self.fault))
+        # A register on the way to the controller; it forgets a fault when the decoder does.
+        for name in self.fault.signature.members:
+            m.d.sync += getattr(self.fault, name).eq(getattr(decoder.fault, name))
+        with m.If(self.control.clear | clearing):
+            m.d.sync += self.fault.valid.eq(0)
         connect(m, sequencer.segment, flipped(self.segment_wait))
         connect(m, sequencer.read_signal, flipped(self.read_signal))
         connect(m, results.signal, flipped(self.done_signal))
@@ -124,17 +133,18 @@ class ComputeUnit(wiring.Component):
             array.right.eq(operands.right),
             array.valid.eq(operands.array_valid),
             array.base.eq(operands.base),
-            array.zero.eq(operands.zero),
             array.shift.eq(drain.shift),
         ]
         last = Signal(array.accumulate_delay + 1)
-        m.d.sync += last.eq(Cat(operands.last, last))
+        m.d.sync += last.eq(Mux(self.reset, 0, Cat(operands.last, last)))
         m.d.comb += array.capture.eq(last[-2])
 
-        # Sums to results.
+        # Sums to results. A tile is there for ``least_spacing`` cycles, of which the drain's capture must be one.
+        tile = Signal.like(sequencer.tile)
+        m.d.sync += tile.eq(sequencer.tile)
         m.d.comb += [
             drain.capture.eq(last[-1]),
-            drain.tile.eq(sequencer.tile),
+            drain.tile.eq(tile),
             drain.heads.eq(array.heads),
             drain.acc_read_data.eq(acc.read_data),
             acc.read_en.eq(drain.acc_read_en),

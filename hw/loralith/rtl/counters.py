@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -59,9 +59,13 @@ class Counters(wiring.Component):
             m.d.comb += amounts[name].eq(cause & ~earlier)
             earlier = earlier | cause
         for name, _ in COUNTERS:
-            count = getattr(self, f"{name}_count")
+            # The carry between the halves takes a cycle: 64 bits are too long for one.
+            low, high, carry = Signal(32, name=f"{name}_low"), Signal(32, name=f"{name}_high"), Signal(name=f"{name}_carry")
+            m.d.comb += getattr(self, f"{name}_count").eq(Cat(low, high))
             with m.If(self.clear):
-                m.d.sync += count.eq(1 if name in ("cycles", "idle") else 0)
-            with m.Elif(self.running):
-                m.d.sync += count.eq(count + amounts[name])
+                m.d.sync += [low.eq(1 if name in ("cycles", "idle") else 0), high.eq(0), carry.eq(0)]
+            with m.Else():
+                m.d.sync += [high.eq(high + carry), carry.eq(0)]
+                with m.If(self.running):
+                    m.d.sync += Cat(low, carry).eq(low + amounts[name])
         return m

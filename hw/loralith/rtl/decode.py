@@ -167,7 +167,7 @@ class ComputeDecoder(wiring.Component):
             m.d.comb += plan.flags[name].eq(command[name])
         # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.
         maximum, dropped, t, delta, shift = Signal(48), Signal(), Signal(6), Signal(6), Signal(5)
-        large, more, four = Signal(), Signal(), Signal()
+        large, more, four, room = Signal(), Signal(), Signal(), Signal()
         with m.If(command.device_shift & command.chained):
             m.d.comb += plan.shift.eq(shift)
         with m.Elif(command.device_shift):
@@ -182,8 +182,9 @@ class ComputeDecoder(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.commands.ready.eq(~self.stop)
+                # Whatever is there: what enables so many registers should be one.
+                m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
                 with m.If(self.commands.valid & ~self.stop):
-                    m.d.sync += [raw.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
                     m.next = "SIZES"
             with m.State("SIZES"):
                 m.d.comb += [self.active.eq(1), sizes.eq(1)]
@@ -230,11 +231,12 @@ class ComputeDecoder(wiring.Component):
                     more.eq(t < command.t_low),
                     four.eq(maximum[11:].any() & (command.t_high >= t + 4)),
                     delta.eq(command.t_high - t),
+                    room.eq(command.t_high != t),
                 ]
                 m.next = "SHIFT"
             with m.State("SHIFT"):
                 m.d.comb += self.active.eq(1)
-                with m.If(more | (large & (delta != 0))):
+                with m.If(more | (large & room)):
                     m.next = "LOOK"
                     with m.If(four):
                         m.d.sync += [maximum.eq(maximum >> 4), dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]

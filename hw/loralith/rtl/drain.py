@@ -168,12 +168,13 @@ class Drain(wiring.Component):
         for enable, (before, after) in zip(Cat(active, valid), pairwise(taps), strict=False):
             with m.If(enable):
                 m.d.sync += after.eq(before)
-        # The memories' words rest in registers before anything is made of them.
-        vector, by_column = Signal(), Signal()
+        # The memories' words rest in registers before anything is made of them: plain ones, so that they are the memories' own.
+        vector, by_column, added = Signal(), Signal(), Signal()
         plain = Signal(LaneScale)
         narrow = column[2].flags.out_mode == OutMode.INT8
         with m.If(valid[1]):
             m.d.sync += [
+                added.eq(column[2].flags.acc_read),
                 vector.eq(narrow & (column[2].flags.scale_mode != ScaleMode.TENSOR)),
                 by_column.eq(column[2].flags.scale_mode == ScaleMode.COLUMN),
                 plain.m.eq(Mux(narrow, column[2].flags.scale_m, 1)),
@@ -186,13 +187,13 @@ class Drain(wiring.Component):
         for lane in range(rows):
             total = self._fold_sum(m, lane, Cat(active, valid), taps)
             old = Signal(32, name=f"old_{lane}", reset_less=True)
-            with m.If(valid[1]):
-                m.d.sync += old.eq(Mux(column[2].flags.acc_read, self.acc_read_data.word_select(lane, 32), 0))
-                with m.If(narrow & (column[2].flags.scale_mode != ScaleMode.TENSOR)):
-                    m.d.sync += entries[lane].eq(self.scale_data.word_select(lane, 32)[:entry_bits])
+            m.d.sync += [
+                old.eq(self.acc_read_data.word_select(lane, 32)),
+                entries[lane].eq(self.scale_data.word_select(lane, 32)[:entry_bits]),
+            ]
             with m.If(valid[2]):
                 m.d.sync += [
-                    self.values.word_select(lane, 32).eq(total + old),
+                    self.values.word_select(lane, 32).eq(total + Mux(added, old, 0)),
                     self.scales[lane].eq(Mux(vector, Mux(by_column, common, entries[lane]), plain)),
                     self.mask[lane].eq(lane < column[3].rows),
                 ]

@@ -12,10 +12,11 @@ from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
+from .block_queue import BlockQueue, CommandWord
 from .bursts import Burst, BurstSplitter
 from .extent import Extent
 from .fault import FaultLatch
-from .interfaces import CommandEntry, FaultSignature, UnitControl
+from .interfaces import INDEX_BITS, FaultSignature, UnitControl
 from .queue import Queue
 from .read_master import ReadBeat
 
@@ -39,7 +40,7 @@ class Fetch(wiring.Component):
         control, fault: see interfaces; ``control.complete`` stays low.
         bursts, beats: to and from the read master; beats are always taken. refused, refused_address: its veto.
         window_base, window_limit: DRAM that may be reached.
-        load, compute, store: the commands of each kind.
+        load, compute, store: the words of the commands of each kind.
         active: descriptors are being read or put together (for the cycle counters).
     """
 
@@ -47,7 +48,7 @@ class Fetch(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        entry = Out(stream.Signature(CommandEntry))
+        entry = Out(stream.Signature(CommandWord(config)))
         super().__init__(
             {
                 "start": In(1),
@@ -75,7 +76,7 @@ class Fetch(wiring.Component):
         m.submodules.extent = extent = Extent(base=64, count=1, stride=1, length=39, limit=64)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.words = buffer = Queue(ReadBeat(config), self.ahead * words)
+        m.submodules.words = buffer = BlockQueue(ReadBeat(config), self.ahead * words)
         m.submodules.faults = faults = FaultLatch(4)
         connect(m, splitter.o, cut.i)
         connect(m, cut.o, flipped(self.bursts))
@@ -121,44 +122,50 @@ class Fetch(wiring.Component):
         with m.If(ask):
             m.d.sync += [asked.eq(asked + 1), address.eq(address + COMMAND_BYTES)]
 
-        # Words gather to a descriptor, which then waits in ``bits`` for its queue.
-        bits = Signal(8 * COMMAND_BYTES)
-        count, index = Signal(range(words + 1)), Signal(32)
-        word_address = Signal(64)
-        whole, gone, take = Signal(), Signal(), Signal()
-        kinds, known = Signal(3), Signal()  # of the first word's opcode
+        # Each word rests in a register on its way to its command's queue. What fails or has no queue stays there until ``clear``.
+        word = Signal(ReadBeat(config))
+        full, kinds, known = Signal(), Signal(3), Signal()  # of the command's first word
+        arrived, count = Signal(range(words)), Signal(range(words))  # words of the present command: that came, that left
+        index, word_address = Signal(INDEX_BITS), Signal(64)
+        take, put, final, gone = Signal(), Signal(), Signal(), Signal()
         stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
         m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
+        part = INDEX_BITS // words
+        accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
         m.d.comb += [
-            buffer.o.ready.eq(take),
-            take.eq(buffer.o.valid & ~whole & ~self.fault.valid),  # not beside ``gone``, which comes late in its cycle
-            gone.eq(Cat(queue.valid & queue.ready for _, queue in queues).any()),
+            take.eq(buffer.o.valid & (~full | put)),
+            buffer.o.ready.eq(~full | put),
+            final.eq(count == words - 1),
+            put.eq(full & ~word.error & ~stopped & Mux(known, accepted, ~final)),
+            gone.eq(put & final),
         ]
         for kind, (_, queue) in zip(kinds, queues, strict=True):
             m.d.comb += [
-                queue.payload.bits.eq(bits),
-                queue.payload.index.eq(index),
-                queue.valid.eq(whole & kind & ~stopped),
+                queue.payload.bits.eq(word.data),
+                queue.payload.index.eq(index.word_select(count, part)),
+                queue.valid.eq(full & kind & ~word.error & ~stopped),
             ]
         with m.If(take):
-            word = buffer.o.payload.data.as_value()
-            m.d.sync += [bits.eq(Cat(bits, word)[len(word) :]), word_address.eq(word_address + config.bus_bytes)]
-            with m.If(count == 0):
+            opcode = buffer.o.payload.data.as_value()[:8]
+            m.d.sync += [word.eq(buffer.o.payload), arrived.eq(arrived + 1), full.eq(1)]
+            with m.If(arrived == 0):
                 m.d.sync += [
-                    kinds.eq(Cat(word[:8] == code for code, _ in queues)),
-                    known.eq(Cat(word[:8] == code for code, _ in queues).any()),
+                    kinds.eq(Cat(opcode == code for code, _ in queues)),
+                    known.eq(Cat(opcode == code for code, _ in queues).any()),
                 ]
+        with m.Elif(put):
+            m.d.sync += full.eq(0)
+        with m.If(put):
+            m.d.sync += [count.eq(count + 1), word_address.eq(word_address + config.bus_bytes)]
         with m.If(gone):
-            m.d.sync += [index.eq(index + 1), count.eq(0), whole.eq(0)]
-        with m.Elif(take):
-            m.d.sync += [count.eq(count + 1), whole.eq(count == words - 1)]
+            m.d.sync += index.eq(index + 1)
         with m.If(ask ^ gone):
             m.d.sync += room.eq(Mux(gone, room + 1, room - 1))
         with m.If(self.start):
             m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [count.eq(0), whole.eq(0), room.eq(self.ahead)]
+            m.d.sync += [full.eq(0), arrived.eq(0), count.eq(0), room.eq(self.ahead)]
         through = Signal()
         m.d.sync += through.eq(index == self.list_length)
         with m.If((state == State.READ) & through):
@@ -167,14 +174,11 @@ class Fetch(wiring.Component):
         # A fault is seen in one cycle and reported in the next, with what it was about.
         bad_list = Mux(misaligned, Code.MISALIGNED, Mux(empty, Code.BAD_FIELD, Code.DRAM_WINDOW))
         refused_list, error, unknown = Signal(), Signal(), Signal()
-        error_index, error_address = Signal(32), Signal(64)
         m.d.sync += [
             refused_list.eq(checked & (misaligned | empty | outside)),
-            error.eq(take & buffer.o.payload.error),
-            unknown.eq(whole & ~known),
+            error.eq(full & word.error),
+            unknown.eq(full & final & ~known),
         ]
-        with m.If(take):
-            m.d.sync += [error_index.eq(index), error_address.eq(word_address)]
         with m.If(control.clear):
             m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
         for source, valid, code, detail, command, where in zip(
@@ -182,8 +186,8 @@ class Fetch(wiring.Component):
             (refused_list, error, unknown, self.refused),
             (bad_list, Code.AXI_READ_ERROR, Code.BAD_OPCODE, Code.DRAM_WINDOW),
             (Check.LIST, Check.NONE, Check.NONE, Check.LIST),
-            (0, error_index, index, asked),
-            (self.list_base, error_address, 0, self.refused_address),
+            (0, index, index, asked),
+            (self.list_base, word_address, 0, self.refused_address),
             strict=True,
         ):
             m.d.comb += [
@@ -193,11 +197,11 @@ class Fetch(wiring.Component):
                 source.command.eq(command),
                 source.address.eq(where),
             ]
-        waiting = whole & ~gone
+        waiting = full & ~put
         m.d.comb += [
             self.active.eq((state != State.IDLE) & ~waiting),
             control.busy.eq((state != State.IDLE) & ~control.stop),
-            control.progress.eq(take | gone),
+            control.progress.eq(put),
             control.complete.eq(0),
         ]
         return m

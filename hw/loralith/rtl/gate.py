@@ -23,7 +23,7 @@ class BurstGate(wiring.Component):
 
     Members:
         i: bursts to issue, with ``source`` (1 bit) who asks.
-        o: bursts that may be issued, one cycle later at the soonest; may be withdrawn by ``stop``.
+        o: bursts that may be issued, two cycles later at the soonest; may be withdrawn by ``stop`` and a refusal.
         window_base, window_limit: the window; it must not change while a burst is here.
         stop: take nothing in, pass nothing on.
         clear: forget everything.
@@ -56,6 +56,11 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
+        # The one whose verdict was good.
+        passed = Signal()
+        passed_burst = Signal(Burst)
+        passed_source = Signal()
+        passes, room = Signal(), Signal()
         # Whether it fits is found on the way in, but for the verdict.
         shaped = Signal()
         not_below = Signal()
@@ -71,11 +76,13 @@ class BurstGate(wiring.Component):
             inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
             fits.eq(shaped & not_below & inside),
             last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
-            self.o.valid.eq(valid & fits & ~self.stop & ~self.refused),
-            self.o.payload.eq(burst),
-            self.o_source.eq(source),
-            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (self.o.valid & self.o.ready))),
-            self.pending.eq(valid),
+            passes.eq(valid & fits & ~self.stop & ~self.refused),
+            room.eq(~passed | (self.o.valid & self.o.ready)),
+            self.o.valid.eq(passed & ~self.stop & ~self.refused),
+            self.o.payload.eq(passed_burst),
+            self.o_source.eq(passed_source),
+            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (fits & room))),
+            self.pending.eq(valid | passed),
             self.refused_address.eq(burst.address),
             self.refused_source.eq(source),
         ]
@@ -86,12 +93,14 @@ class BurstGate(wiring.Component):
                 source.eq(self.i_source),
                 shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
             ]
+        with m.If(room):
+            m.d.sync += [passed.eq(passes), passed_burst.eq(burst), passed_source.eq(source)]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
         with m.If(self.stop):
-            m.d.sync += valid.eq(0)
+            m.d.sync += [valid.eq(0), passed.eq(0)]
         with m.If(self.clear):
-            m.d.sync += [valid.eq(0), self.refused.eq(0)]
+            m.d.sync += [valid.eq(0), passed.eq(0), self.refused.eq(0)]
         assert LINE == 1 << 12
         return m
 

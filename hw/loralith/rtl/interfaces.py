@@ -9,6 +9,7 @@ from loralith.spec.config import Config
 from loralith.spec.fields import Record
 
 __all__ = [
+    "INDEX_BITS",
     "CommandEntry",
     "FaultSignature",
     "OperandWrite",
@@ -21,6 +22,8 @@ __all__ = [
     "record_layout",
 ]
 
+INDEX_BITS = 32
+
 
 def record_layout(record: Record) -> data.FlexibleLayout:
     """The command record's fields as an Amaranth layout of the record's full size."""
@@ -31,7 +34,7 @@ class CommandEntry(data.Struct):
     """A fetched command in its queue: raw descriptor bits and its index in the list."""
 
     bits: unsigned(8 * COMMAND_BYTES)
-    index: unsigned(32)
+    index: unsigned(INDEX_BITS)
 
 
 UnitControl = Signature(

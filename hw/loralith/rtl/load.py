@@ -81,6 +81,9 @@ class LoadUnit(wiring.Component):
         connect(m, data.done, completion.i)
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
+        # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
+        stop = Signal()
+        m.d.sync += stop.eq(control.stop)
         for block in (check, splitter, cut, flight, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
@@ -88,8 +91,8 @@ class LoadUnit(wiring.Component):
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
-            check.stop.eq(control.stop),
-            self.wait.valid.eq(check.o.valid & ~granted & ~control.stop),
+            check.stop.eq(stop),
+            self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(job.wait),
             flight.i.payload.eq(job),
             splitter.i.payload.address.eq(job.address),

@@ -88,7 +88,8 @@ class LoadData(wiring.Component):
         job_right, job_scale, job_both = (job.target == t for t in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
         parts = Mux(job_scale, max(4 * R // W, 1), Mux(job_right | job_both, max(C // W, 1), max(R // W, 1)))  # beats per word
         subs = Mux(job.transpose | job_scale, 1, Mux(job_right, max(W // C, 1), max(W // R, 1)))  # words per beat
-        last_lane = Mux(right, C - 1, R - 1)
+        at_last_lane, at_last_bank = Signal(), Signal()
+        row_step = Signal(16)  # from one group of DRAM rows to the next
 
         failed = self.fault.valid
         begins = ~failed & self.jobs.valid
@@ -122,16 +123,17 @@ class LoadData(wiring.Component):
                     with m.If(part_ends):
                         m.d.sync += right_row.eq(right_row + right_stride)
                 with m.Else():
-                    wraps = Mux(transpose, lane == last_lane, bank == W - 1)
-                    start = row_start + Mux(wraps, Mux(transpose, block_stride, 1), 0)
-                    right_next = right_start + (bank == W - 1)
+                    start = row_start + Mux(Mux(transpose, at_last_lane, at_last_bank), row_step, 0)
+                    right_next = right_start + at_last_bank
                     m.d.sync += [
                         sub.eq(0),
                         part.eq(0),
                         beats_left.eq(job.beats),
                         last_beat.eq(one_beat),
                         bank.eq(bank + 1),
-                        lane.eq(Mux(lane == last_lane, 0, lane + 1)),
+                        at_last_bank.eq(bank == W - 2),
+                        lane.eq(Mux(at_last_lane, 0, lane + 1)),
+                        at_last_lane.eq(lane == Mux(right, C - 2, R - 2)),
                         row.eq(start),
                         row_start.eq(start),
                         right_row.eq(right_next),
@@ -160,6 +162,7 @@ class LoadData(wiring.Component):
                 transpose.eq(job.transpose),
                 unpack.packed.eq(job.packed4),
                 block_stride.eq(job.block_stride),
+                row_step.eq(Mux(job.transpose, job.block_stride, 1)),
                 right_stride.eq(job.right_stride),
                 no_pad.eq(job.pad_rows == 0),
                 one_pad.eq(job.pad_rows == 1),
@@ -177,7 +180,9 @@ class LoadData(wiring.Component):
                 right_row.eq(job.right_base),
                 right_start.eq(job.right_base),
                 bank.eq(0),
+                at_last_bank.eq(0),
                 lane.eq(0),
+                at_last_lane.eq(0),
                 part.eq(0),
                 sub.eq(0),
                 end_mask.eq(Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)),

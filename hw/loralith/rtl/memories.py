@@ -4,7 +4,7 @@ Every memory has one write and one read port and keeps its content from list to 
 same cycle is never asked for by a legal list; what is read then is unspecified.
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,10 +14,10 @@ from loralith.spec.config import Config
 
 from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
 
-__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics"]
+__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics", "block_memory"]
 
 
-def _block_memory(width: int, depth: int) -> Memory:
+def block_memory(width: int, depth: int) -> Memory:
     """A memory of zeros in block RAM: synthesis stops where it cannot be one, and adds no logic for a word read while it is written."""
     return Memory(shape=unsigned(width), depth=depth, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
 
@@ -25,22 +25,27 @@ def _block_memory(width: int, depth: int) -> Memory:
 class OperandMemory(wiring.Component):
     """The left or the right scratchpad: ``banks`` banks of ``depth`` words of ``lanes`` bytes.
 
-    Parameters: lanes, depth, banks (powers of two).
+    A write goes to one bank, or, transposed, to one lane of any banks. So byte b + l of ``period`` bytes, modulo ``period``, is enough for
+    bank b, lane l: they are turned by the bank, or by the lane, and go to all banks.
+    A multiplexer for each bank would take LUTs, flip-flops and a wire for every byte of every bank.
+
+    Parameters: lanes, depth, banks (powers of two); period: ``word`` repeats itself after so many lanes (a power of two, default: never).
 
     Members:
         write_en, write_row, bank_mask, lane_mask, transpose, seq, word: bank b, lane l takes seq[b] (transpose) or
-            word[l] when both masks allow.
+            word[l] when both masks allow. Of bank_mask one bit is set at most, or with transpose of lane_mask, unless all bytes are equal.
         read_en: which banks to read, one bit each; read_row: the row of all of them.
-        read_data: one word per bank, ``delay`` cycles later; held while the bank is not read.
+        read_data: one word per bank, ``delay`` cycles later, in registers beside it; held while the bank is not read.
 
     A written byte is read by a ``read_en`` from ``write_delay`` cycles after ``write_en`` on.
     """
 
-    delay = 1
-    write_delay = 1
+    delay = 2
+    write_delay = 3
 
-    def __init__(self, lanes: int, depth: int, banks: int) -> None:
+    def __init__(self, lanes: int, depth: int, banks: int, period: int | None = None) -> None:
         self.lanes, self.depth, self.banks = lanes, depth, banks
+        self.period = max(period or lanes, banks)
         super().__init__(
             {
                 "write_en": In(1),
@@ -58,31 +63,56 @@ class OperandMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        bits = ceil_log2(self.depth)
+        bits, turns = ceil_log2(self.depth), ceil_log2(self.period)
+        # What is written comes from far away: it rests in registers, is turned, and rests in others.
+        given_row, row = Signal(bits, name="given_row", reset_less=True), Signal(bits, name="row", reset_less=True)
+        given, value = Signal(8 * self.period, name="given", reset_less=True), Signal(8 * self.period, name="value", reset_less=True)
+        turn = Signal(turns, reset_less=True)
+        bank_mask = Signal(self.banks)
+        lane_mask = Signal(self.lanes, reset_less=True)
+        m.d.sync += [
+            given_row.eq(self.write_row[:bits]),
+            row.eq(given_row),
+            given.eq(Mux(self.transpose, self.seq.as_value(), self.word.as_value())),
+            turn.eq(Mux(self.transpose, self._number(self.lane_mask, turns), self._number(self.bank_mask, turns))),
+            value.eq(given),
+            bank_mask.eq(Mux(self.write_en, self.bank_mask, 0)),
+            lane_mask.eq(self.lane_mask),
+        ]
+        with m.Switch(turn):
+            for by in range(1, self.period):
+                with m.Case(by):
+                    m.d.sync += value.eq(given.rotate_left(8 * by))
         for b in range(self.banks):
-            m.submodules[f"bank{b}"] = memory = _block_memory(8 * self.lanes, self.depth)
+            m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
+            enable = Signal(self.lanes, name=f"enable{b}")
+            m.d.sync += enable.eq(Mux(bank_mask[b], lane_mask, 0))
             m.d.comb += [
-                write.addr.eq(self.write_row[:bits]),
-                write.data.eq(Mux(self.transpose, self.seq[b].replicate(self.lanes), self.word.as_value())),
-                write.en.eq(Mux(self.write_en & self.bank_mask[b], self.lane_mask, 0)),
+                write.addr.eq(row),
+                write.data.eq(Cat(value.word_select((b + lane) % self.period, 8) for lane in range(self.lanes))),
+                write.en.eq(enable),
                 read.addr.eq(self.read_row[:bits]),
                 read.en.eq(self.read_en[b]),
-                self.read_data[b].eq(read.data),
             ]
+            m.d.sync += self.read_data[b].eq(read.data)
         return m
+
+    def _number(self, mask: Signal, bits: int) -> Value:
+        """Which bit of ``mask`` is set, modulo 2**bits; 0 of none."""
+        return Cat(Cat(mask[i] for i in range(len(mask)) if i >> bit & 1).any() for bit in range(bits))
 
 
 class OutputMemory(wiring.Component):
     """The output buffer: ``banks`` banks of ``out_depth`` words of R bytes, written by column, read by column or row.
 
     Members:
-        write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks).
+        write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks), a cycle later.
         read: see ``OutReadSignature``; data is valid ``delay`` cycles after ``read.en`` and held.
     """
 
-    delay = 2
+    delay = 3
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -100,24 +130,34 @@ class OutputMemory(wiring.Component):
         m = Module()
         config = self.config
         bits = ceil_log2(config.out_depth)
+        # Both ways there are registers: the results come from far away, and block RAM answers late in its cycle.
+        row, enables = Signal(bits, reset_less=True), Signal(config.banks)
+        words = [Signal(8 * config.rows, name=f"word{byte}", reset_less=True) for byte in range(4)]
+        m.d.sync += [row.eq(self.write_row[:bits]), enables.eq(Mux(self.write_en, self.bank_mask, 0))]
+        m.d.sync += [word.eq(given) for word, given in zip(words, self.words, strict=True)]
         banks = []
         for b in range(config.banks):
-            m.submodules[f"bank{b}"] = memory = _block_memory(8 * config.rows, config.out_depth)
+            m.submodules[f"bank{b}"] = memory = block_memory(8 * config.rows, config.out_depth)
             write, read = memory.write_port(), memory.read_port(transparent_for=())
             m.d.comb += [
-                write.addr.eq(self.write_row[:bits]),
-                write.data.eq(self.words[b % 4]),
-                write.en.eq(self.write_en & self.bank_mask[b]),
+                write.addr.eq(row),
+                write.data.eq(words[b % 4]),
+                write.en.eq(enables[b]),
                 read.addr.eq(self.read.row[:bits]),
                 read.en.eq(self.read.en),
             ]
-            banks.append(read.data)
-        lane = Signal(ceil_log2(config.rows))
-        bank = Signal(ceil_log2(config.banks))
-        pick = Signal()
-        m.d.sync += pick.eq(self.read.en)
+            found = Signal(8 * config.rows, name=f"found{b}", reset_less=True)
+            m.d.sync += found.eq(read.data)
+            banks.append(found)
+        log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
+        coming_lane, lane = Signal(log_rows), Signal(log_rows)
+        coming_bank, bank = Signal(log_banks), Signal(log_banks)
+        coming, pick = Signal(), Signal()
+        m.d.sync += [coming.eq(self.read.en), pick.eq(coming)]
         with m.If(self.read.en):
-            m.d.sync += [lane.eq(self.read.lane), bank.eq(self.read.bank)]
+            m.d.sync += [coming_lane.eq(self.read.lane), coming_bank.eq(self.read.bank)]
+        with m.If(coming):
+            m.d.sync += [lane.eq(coming_lane), bank.eq(coming_bank)]
         with m.If(pick):
             m.d.sync += [
                 self.read.lane_data.eq(Cat(word.word_select(lane, 8) for word in banks)),
@@ -148,7 +188,7 @@ class AccumulateMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits = ceil_log2(self.config.acc_depth)
-        m.submodules.memory = memory = _block_memory(32 * self.config.rows, self.config.acc_depth)
+        m.submodules.memory = memory = block_memory(32 * self.config.rows, self.config.acc_depth)
         write, read = memory.write_port(), memory.read_port(transparent_for=())
         m.d.comb += [
             write.addr.eq(self.write_row[:bits]),
@@ -183,7 +223,7 @@ class ScaleMemory(wiring.Component):
         config = self.config
         bits = ceil_log2(config.scale_depth)
         groups = 4 * config.rows // config.bus_bytes
-        m.submodules.memory = memory = _block_memory(32 * config.rows, config.scale_depth)
+        m.submodules.memory = memory = block_memory(32 * config.rows, config.scale_depth)
         write = memory.write_port(granularity=8 * config.bus_bytes)
         read = memory.read_port(transparent_for=())
         m.d.comb += [
@@ -227,7 +267,7 @@ class Statistics(wiring.Component):
         m = Module()
         slots = self.config.stat_slots
         bits = ceil_log2(slots)
-        m.submodules.memory = memory = _block_memory(80, slots)
+        m.submodules.memory = memory = block_memory(80, slots)
         write = memory.write_port()
         merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
         # The slot's old content rests in registers, then what is made of it.

@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from loralith.spec.config import Config
 
+from .memories import OperandMemory
 from .tile import Step
 
 __all__ = ["OperandPath"]
@@ -20,7 +21,8 @@ class OperandPath(wiring.Component):
     Members:
         valid, step: from the sequencer.
         left_en, left_row, left_data, right_en, right_row, right_data: read ports of the two scratchpads.
-        array_valid, base, zero: to the array, a cycle before left and right, the step's operands. ``last`` goes with its array_valid.
+        array_valid, base: to the array, a cycle before left and right, the step's operands; right is zero for a step that reads none.
+        last: with its array_valid.
         macs: useful multiply-accumulates of one step, some cycles later.
 
     With fold f, lane group l of the left operand takes bank position + l // (max_fold / f).
@@ -29,7 +31,7 @@ class OperandPath(wiring.Component):
         group: of so many banks one is chosen in the cycle in which the memories' words come, and of the groups one in the next.
     """
 
-    delay = 4
+    delay = OperandMemory.delay + 5
     group = 4
 
     def __init__(self, config: Config) -> None:
@@ -48,7 +50,6 @@ class OperandPath(wiring.Component):
                 "right": Out(data.ArrayLayout(8, config.cols)),
                 "array_valid": Out(1),
                 "base": Out(2),
-                "zero": Out(1),
                 "last": Out(1),
                 "macs": Out(20),
             }
@@ -59,30 +60,39 @@ class OperandPath(wiring.Component):
         config = self.config
         log_banks, log_fold = ceil_log2(config.banks), ceil_log2(config.max_fold)
 
+        # What comes rests in registers first: the sequencer is far from here, and the memories are far from here too.
+        given, step = Signal(), Signal(Step)
+        m.d.sync += [given.eq(self.valid), step.eq(self.step)]
+
         # Stage 0: addresses to the memories.
         valid0, reads0, last0, base0 = Signal(), Signal(), Signal(), Signal(2)
         fold0 = Signal(4)
         left_bank0, right_bank0 = Signal(log_banks), Signal(log_banks)
-        m.d.sync += [valid0.eq(self.valid), self.left_en.eq(0), self.right_en.eq(0)]
-        left_bank, right_bank = self.step.left_position[:log_banks], self.step.right_position[:log_banks]
-        with m.If(self.valid):
+        m.d.sync += [valid0.eq(given), self.left_en.eq(0), self.right_en.eq(0)]
+        left_bank, right_bank = step.left_position[:log_banks], step.right_position[:log_banks]
+        with m.If(given):
             m.d.sync += [
-                reads0.eq(self.step.reads),
-                last0.eq(self.step.last),
-                base0.eq(self.step.base),
-                fold0.eq(self.step.fold_log2),
+                reads0.eq(step.reads),
+                last0.eq(step.last),
+                base0.eq(step.base),
+                fold0.eq(step.fold_log2),
                 left_bank0.eq(left_bank),
                 right_bank0.eq(right_bank),
-                self.left_row.eq(self.step.left_row + self.step.left_position[log_banks:]),
-                self.right_row.eq(self.step.right_row + self.step.right_position[log_banks:]),
+                self.left_row.eq(step.left_row + step.left_position[log_banks:]),
+                self.right_row.eq(step.right_row + step.right_position[log_banks:]),
             ]
-            with m.If(self.step.reads):
+            with m.If(step.reads):
                 ones = Signal(config.max_fold)
-                m.d.comb += ones.eq(Cat(bank < (1 << self.step.fold_log2) for bank in range(config.max_fold)))
+                m.d.comb += ones.eq(Cat(bank < (1 << step.fold_log2) for bank in range(config.max_fold)))
                 m.d.sync += [
                     self.left_en.eq(ones << left_bank),
                     self.right_en.eq(Const(1, config.banks) << right_bank),
                 ]
+
+        for _ in range(OperandMemory.delay - 1):
+            valid0, (reads0, last0, base0, fold0, left_bank0, right_bank0) = self._later(
+                m, valid0, reads0, last0, base0, fold0, left_bank0, right_bank0
+            )
 
         # Stage 1: the memories' words are there; choose one of each group of banks. Slice j of a fold lies in bank position + j; as
         # position is a multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
@@ -120,21 +130,32 @@ class OperandPath(wiring.Component):
                 left_bank2.eq(left_bank1),
                 right_bank2.eq(right_bank1),
             ]
-        slices = []
-        for j, words in enumerate(left_groups):
-            word = Signal(8 * config.rows, name=f"slice{j}")
-            m.d.comb += word.eq(self._chosen(words, left_bank2[j.bit_length() :][exact_log2(self.group) :]))
-            slices.append(word)
-
-        # Stage 3: operand registers.
-        m.d.comb += [self.array_valid.eq(valid2), self.last.eq(valid2 & last2), self.base.eq(base2), self.zero.eq(~reads2)]
         taken2 = Signal()
         m.d.sync += taken2.eq(needed1[0])
+        slices, right3 = [], Signal(8 * config.cols, reset_less=True)
+        for j, words in enumerate(left_groups):
+            word = Signal(8 * config.rows, name=f"slice{j}", reset_less=True)
+            with m.If(taken2):
+                m.d.sync += word.eq(self._chosen(words, left_bank2[j.bit_length() :][exact_log2(self.group) :]))
+            slices.append(word)
         with m.If(taken2):
-            m.d.sync += self.right.as_value().eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
+            m.d.sync += right3.eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
+
+        # Stage 3: each lane group chooses among the slices, beside its elements, which lie all over the part.
+        valid3, reads3, last3, base3 = Signal(), Signal(), Signal(), Signal(2)
+        fold3, taken3 = Signal(4), Signal()
+        m.d.sync += [valid3.eq(valid2), taken3.eq(taken2)]
+        with m.If(valid2):
+            m.d.sync += [reads3.eq(reads2), last3.eq(last2), base3.eq(base2), fold3.eq(fold2)]
+
+        # Stage 4: operand registers.
+        m.d.comb += [self.array_valid.eq(valid3), self.last.eq(valid3 & last3), self.base.eq(base3)]
+        with m.If(valid3):
+            m.d.sync += self.right.as_value().eq(Mux(taken3, right3, 0))
+        with m.If(taken3):
             for group in range(config.max_fold):
                 by_fold = [slices[(group << f) >> log_fold] for f in range(log_fold + 1)]
-                m.d.sync += self.left[group].eq(Array(by_fold)[fold2] if group else slices[0])
+                m.d.sync += self.left[group].eq(Array(by_fold)[fold3] if group else slices[0])
 
         # Useful MACs: rows * cols * k, as shifts and one addition per cycle, so that no DSP block is spent on counting. The size of the
         # tile comes a cycle after its step.
@@ -149,6 +170,15 @@ class OperandPath(wiring.Component):
         total = self._sum(m, "total", counted[3:], [Mux(depth[3][i], area << i, 0) for i in range(5)], 20)
         m.d.comb += self.macs.eq(Mux(counted[-1], total, 0))
         return m
+
+    def _later(self, m: Module, valid: Value, *values: Value) -> tuple[Value, tuple[Value, ...]]:
+        """``valid`` a cycle later, and what goes with it."""
+        after = tuple(Signal.like(value, name=f"{value.name}_later") for value in values)
+        valid_after = Signal(name=f"{valid.name}_later")
+        m.d.sync += valid_after.eq(valid)
+        with m.If(valid):
+            m.d.sync += [new.eq(old) for new, old in zip(after, values, strict=True)]
+        return valid_after, after
 
     def _groups(self, m: Module, name: str, enable: Value, words: list[Value], which: Value) -> list[Value]:
         """Registers that take, of each ``group`` words, the one that the low bits of ``which`` name."""

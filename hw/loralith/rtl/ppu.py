@@ -32,7 +32,7 @@ class IndexHash(wiring.Component):
         hashes: 32 bits per lane, packed.
     """
 
-    delay = 8
+    delay = 9
     key1_delay = 4
 
     def __init__(self, lanes: int) -> None:
@@ -78,7 +78,7 @@ class IndexHash(wiring.Component):
                 x = stage(number + 2, c ^ (c >> 16))
                 if number == 1:
                     x = stage(self.key1_delay, x + self.key1)
-            out.append(x)
+            out.append(stage(8, x))
         m.d.comb += self.hashes.eq(Cat(out))
         return m
 
@@ -100,8 +100,8 @@ class PostProcessor(wiring.Component):
         maximum_delay: at least ``delay`` + 1.
     """
 
-    hash_delay = 4
-    delay = 6
+    hash_delay = 5
+    delay = 7
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -125,7 +125,7 @@ class PostProcessor(wiring.Component):
     @classmethod
     def maximum_delay_of(cls, lanes: int) -> int:
         """``maximum_delay`` of a unit of ``lanes`` lanes."""
-        return max(cls.delay + 1, ceil_log2(lanes) + 4)
+        return max(cls.delay + 1, ceil_log2(lanes) + 5)
 
     def _delayed(self, m: Module, enables: Value, value: Value, first: int, last: int, name: str) -> dict[int, Value]:
         """``value`` of stage ``first`` at each later stage up to ``last``."""
@@ -139,12 +139,26 @@ class PostProcessor(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        valid = Signal(self.maximum_delay)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
-        enables = Cat(self.valid, valid)
-        stochastic = self._delayed(m, enables, self.stochastic, 0, 5, "stochastic")
-        mask = self._delayed(m, enables, self.mask, 0, 5, "mask")
-        narrow = self._delayed(m, enables, self.out_mode == OutMode.INT8, 0, 5, "narrow")
+        # What comes rests in registers first, and products do: neither with enable or reset, so that both are a multiplier block's own.
+        given = Signal()
+        values = Signal.like(self.values, name="given_values", reset_less=True)
+        scales = Signal.like(self.scales, name="given_scales", reset_less=True)
+        given_stochastic, given_mask, given_narrow = Signal(), Signal(self.lanes), Signal()
+        m.d.sync += [
+            given.eq(self.valid),
+            values.eq(self.values),
+            scales.eq(self.scales),
+            given_stochastic.eq(self.stochastic),
+            given_mask.eq(self.mask),
+            given_narrow.eq(self.out_mode == OutMode.INT8),
+        ]
+        last = self.maximum_delay - 1  # stage, of those from here on
+        valid = Signal(last)
+        m.d.sync += valid.eq(Cat(given, valid))
+        enables = Cat(given, valid)
+        stochastic = self._delayed(m, enables, given_stochastic, 0, 5, "stochastic")
+        mask = self._delayed(m, enables, given_mask, 0, 5, "mask")
+        narrow = self._delayed(m, enables, given_narrow, 0, 5, "narrow")
         keys: list[Value] = []
         quantized, wide, saturated = [], [], []
         for i in range(self.lanes):
@@ -160,11 +174,11 @@ class PostProcessor(wiring.Component):
                 m.d.comb += wire.eq(value)
                 return wire
 
-            value, mantissa = self.values.word_select(i, 32), self.scales[i].m
-            shifts = self._delayed(m, enables, self.scales[i].n, 0, 3, f"n_{i}")
+            value, mantissa = values.word_select(i, 32), scales[i].m
+            shifts = self._delayed(m, enables, scales[i].n, 0, 3, f"n_{i}")
             # One multiplier block each for the two halves of the sum.
-            low = stage(0, "low", 32, value[:16] * mantissa)
-            high = stage(0, "high", signed(32), value[16:].as_signed() * mantissa)
+            low, high = (Signal(shape, name=f"{name}_{i}", reset_less=True) for name, shape in (("low", 32), ("high", signed(32))))
+            m.d.sync += [low.eq(value[:16] * mantissa), high.eq(value[16:].as_signed() * mantissa)]
             product = stage(1, "product", 48, Cat(low[:16], (high + low[16:])[:32]))
             negative = product[47]
 
@@ -217,7 +231,7 @@ class PostProcessor(wiring.Component):
             self.quantized.eq(Cat(quantized)),
             self.wide.eq(Cat(wide)),
             self.saturated.eq(Cat(saturated)),
-            self.maximum.eq(self._delayed(m, enables, maximum, number + 1, self.maximum_delay, "maximum")[self.maximum_delay]),
+            self.maximum.eq(self._delayed(m, enables, maximum, number + 1, last, "maximum")[last]),
         ]
         return m
 

@@ -88,10 +88,12 @@ class ReadMaster(wiring.Component):
             self.refused_address.eq(gate.refused_address),
         ]
 
-        outstanding = Signal(range(config.outstanding_reads + 1))
+        most = config.outstanding_reads
+        outstanding = Signal(range(most + 1))
+        room = Signal(init=1)  # outstanding != most
         issue, ended = Signal(), Signal()
         m.d.comb += [
-            gate.o.ready.eq((~axi.arvalid | axi.arready) & (outstanding != config.outstanding_reads)),
+            gate.o.ready.eq((~axi.arvalid | axi.arready) & room),
             issue.eq(gate.o.valid & gate.o.ready),
             ended.eq(axi.rvalid & axi.rready & axi.rlast),
             self.busy.eq(outstanding != 0),
@@ -112,6 +114,7 @@ class ReadMaster(wiring.Component):
             m.d.sync += axi.arvalid.eq(0)
         with m.If(issue ^ ended):
             m.d.sync += outstanding.eq(Mux(issue, outstanding + 1, outstanding - 1))
+        m.d.sync += room.eq(ended | (outstanding < most - 1) | ((outstanding == most - 1) & ~issue))
 
         error = axi.rresp.any()
         m.d.comb += [

@@ -1,6 +1,6 @@
 """The tile sequencer: turns a checked COMPUTE command into one step of the array per cycle."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -33,7 +33,7 @@ class Sequencer(wiring.Component):
     """
 
     least_spacing = 5
-    tile_delay = 2
+    tile_delay = 3
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -173,24 +173,24 @@ class Sequencer(wiring.Component):
         plan = Signal(Plan)
         step = Signal(Step)
         m.d.sync += [valid.eq(go), last.eq(go & ends), final.eq(go & ends & last_tile)]
-        with m.If(go):
-            m.d.sync += [
-                into.eq(second),
-                step.reads.eq(~shifting),
-                step.fold_log2.eq(fold_log2),
-                step.left_position.eq(left_position),
-                step.right_position.eq(right_position),
-                step.last.eq(ends),
-                step.depth.eq(Mux(shifting, 0, Mux(last_step, Mux(second, tail[1], tail[0]), fold))),
-            ]
-            with m.If(~first_step):
-                m.d.sync += step.base.eq(Base.KEEP)
-            with m.Elif(~second):
-                m.d.sync += step.base.eq(Base.CLEAR)
-            with m.Elif(shift_left == 0):
-                m.d.sync += step.base.eq(Base.KEEP)
-            with m.Else():
-                m.d.sync += step.base.eq(Mux(shift_left >= 4, Base.SHIFT4, Base.SHIFT1))
+        # Whether or not it goes: ``go`` comes late.
+        m.d.sync += [
+            into.eq(second),
+            step.reads.eq(~shifting),
+            step.fold_log2.eq(fold_log2),
+            step.left_position.eq(left_position),
+            step.right_position.eq(right_position),
+            step.last.eq(ends),
+            step.depth.eq(Mux(shifting, 0, Mux(last_step, Mux(second, tail[1], tail[0]), fold))),
+        ]
+        with m.If(~first_step):
+            m.d.sync += step.base.eq(Base.KEEP)
+        with m.Elif(~second):
+            m.d.sync += step.base.eq(Base.CLEAR)
+        with m.Elif(shift_left == 0):
+            m.d.sync += step.base.eq(Base.KEEP)
+        with m.Else():
+            m.d.sync += step.base.eq(Mux(shift_left >= 4, Base.SHIFT4, Base.SHIFT1))
 
         # Rows and columns left include the present tile.
         rows_left, cols_left, n, rows, cols = Signal(16), Signal(16), Signal(16), Signal(8), Signal(8)
@@ -216,7 +216,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [read_pending.eq(1), read_mask.eq(plan.read_signal)]
 
         # What the tile was, in two steps: its size is known a cycle later than its place.
-        ended, loaded = Signal(), Signal()
+        ended, loaded, leaves = Signal(), Signal(), Signal()
         tile = Signal(Tile)
         m.d.sync += [ended.eq(last), loaded.eq(load)]
         with m.If(last):
@@ -300,9 +300,12 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 # The next tile's last step comes this many cycles after this one's: two have passed, two pass before it sees ``spaced``.
                 spacing.eq(Mux(cols > self.least_spacing, cols, self.least_spacing) - 3),
-                self.tile.eq(tile),
-                self.tile.rows.eq(rows),
-                self.tile.cols.eq(cols),
+                tile.rows.eq(rows),
+                tile.cols.eq(cols),
             ]
+        settled = Signal(self.tile_delay - 1)
+        m.d.sync += [settled.eq(Cat(ended, settled)), leaves.eq(settled[-1])]
+        with m.If(leaves):
+            m.d.sync += self.tile.eq(tile)
         m.d.comb += [self.step.rows.eq(rows), self.step.cols.eq(cols)]
         return m

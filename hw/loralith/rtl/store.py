@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -88,6 +88,9 @@ class StoreUnit(wiring.Component):
         connect(m, data.stat_read, flipped(self.stat_read))
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
+        # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
+        stop = Signal()
+        m.d.sync += stop.eq(control.stop)
         for block in (check, splitter, cut, flight, data, signals, indices, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
@@ -102,16 +105,16 @@ class StoreUnit(wiring.Component):
             with m.If(job.row_bytes[i]):
                 m.d.comb += stretch.eq(job.rows << i)
         packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
-        ready = Const(1, 1)
-        for taker in takers:
-            ready = ready & taker.ready
+        # Whether all have room is a register: only a start takes it, and after one it is looked at anew.
+        room = Signal()
+        m.d.sync += room.eq(Cat(taker.ready for taker in takers).all() & ~start)
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
-            check.stop.eq(control.stop),
-            self.wait.valid.eq(check.o.valid & ~granted & ~control.stop),
+            check.stop.eq(stop),
+            self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(job.wait),
-            start.eq(granted & ready & ~control.stop),
+            start.eq(granted & room & ~stop),
             check.o.ready.eq(start),
             flight.i.payload.eq(job),
             signals.i.payload.eq(job.signal),

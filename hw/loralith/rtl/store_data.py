@@ -38,7 +38,8 @@ class StoreData(wiring.Component):
     slots = 8
 
     def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
-        self._config, self._out_delay, self._stat_delay = config, out_delay, stat_delay
+        # A read leaves from registers: the memories are far from here.
+        self._config, self._out_delay, self._stat_delay = config, out_delay + 1, stat_delay + 1
         super().__init__(
             {
                 "jobs": In(stream.Signature(Job(Opcode.STORE))),
@@ -61,6 +62,7 @@ class StoreData(wiring.Component):
         piece_log2 = Signal(range(word_bits + 1))
         pieces = Signal(24)  # per DRAM row
         tail = Signal(word_bits)  # bytes of the last word of a row, or of all when packed; 0: all of it
+        of_stats, turned, packed, block_stride = Signal(), Signal(), Signal(), Signal(16)
         running, reading = Signal(), Signal()
         pieces_left, rows_left = Signal(24), Signal(16)
         one_piece, last_piece, last_row = Signal(), Signal(), Signal()
@@ -68,6 +70,7 @@ class StoreData(wiring.Component):
         lane, bank, part = Signal(range(R)), Signal(range(W)), Signal(8)
         offset = Signal(word_bits)
         free = Signal(range(self.slots + 1), init=self.slots)
+        room = Signal(init=1)  # free != 0
 
         # What a job needs is found in three cycles, most often while the reads of the one before it come in.
         row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
@@ -92,6 +95,10 @@ class StoreData(wiring.Component):
             m.d.sync += [
                 running.eq(1),
                 known.eq(0),
+                of_stats.eq(stats),
+                turned.eq(by_word),
+                packed.eq(job.packed),
+                block_stride.eq(job.block_stride),
                 piece_log2.eq(next_piece),
                 pieces.eq(next_pieces),
                 pieces_left.eq(next_pieces),
@@ -111,19 +118,21 @@ class StoreData(wiring.Component):
         # One read per cycle.
         row_ends, job_ends, word_ends = Signal(), Signal(), Signal()
         next_offset = Signal(word_bits)
-        parts = Mux(stats, max(STAT_BYTES // W, 1), Mux(by_word, max(R // W, 1), 1))  # words per read, wide memories
+        parts = Mux(of_stats, max(STAT_BYTES // W, 1), Mux(turned, max(R // W, 1), 1))  # words per read, wide memories
         m.d.comb += [
-            reading.eq(running & (free != 0)),
+            reading.eq(running & room),
             next_offset.eq(offset + (Const(1, word_bits + 1) << piece_log2)),
             row_ends.eq(last_piece),
             job_ends.eq(row_ends & last_row),
-            word_ends.eq((next_offset == 0) | job_ends | (row_ends & ~job.packed)),
+            word_ends.eq((next_offset == 0) | job_ends | (row_ends & ~packed)),
             self.jobs.ready.eq(reading & job_ends),
-            self.out_read.en.eq(reading & ~stats),
+        ]
+        m.d.sync += [
+            self.out_read.en.eq(reading & ~of_stats),
             self.out_read.row.eq(row),
             self.out_read.lane.eq(lane),
             self.out_read.bank.eq(bank),
-            self.stat_read.en.eq(reading & stats),
+            self.stat_read.en.eq(reading & of_stats),
             self.stat_read.slot.eq(row),
         ]
         with m.If(reading):
@@ -131,10 +140,10 @@ class StoreData(wiring.Component):
             with m.If(~row_ends):
                 m.d.sync += [pieces_left.eq(pieces_left - 1), last_piece.eq(pieces_left == 2), part.eq(Mux(part == parts - 1, 0, part + 1))]
                 with m.If(part == parts - 1):
-                    m.d.sync += row.eq(row + Mux(by_word, job.block_stride, 1))
+                    m.d.sync += row.eq(row + Mux(turned, block_stride, 1))
             with m.Else():
-                wraps = Mux(by_word, bank == W - 1, lane == R - 1)
-                start = row_start + Mux(wraps, Mux(by_word, 1, job.block_stride), 0)
+                wraps = Mux(turned, bank == W - 1, lane == R - 1)
+                start = row_start + Mux(wraps, Mux(turned, 1, block_stride), 0)
                 m.d.sync += [
                     pieces_left.eq(pieces),
                     last_piece.eq(one_piece),
@@ -152,13 +161,13 @@ class StoreData(wiring.Component):
         # What each read is for travels beside it; the job's constants hold until the pipe is empty.
         flight = data.StructLayout({"valid": 1, "word_ends": 1, "row_ends": 1, "offset": word_bits, "part": 3})
         stages = [Signal(flight, name=f"flight{i}") for i in range(self._out_delay + 1)]
-        m.d.comb += stages[0].eq(Cat(reading, word_ends, row_ends & (~job.packed | job_ends), offset, part[:3]))
+        m.d.comb += stages[0].eq(Cat(reading, word_ends, row_ends & (~packed | job_ends), offset, part[:3]))
         for before, after in pairwise(stages):
             m.d.sync += after.eq(before)
         m.d.comb += idle_pipe.eq(~Cat(stage.valid for stage in stages).any())
         source = Signal(2)  # of the reads in the pipe
         with m.If(reading):
-            m.d.sync += source.eq(Cat(by_word, stats))
+            m.d.sync += source.eq(Cat(turned, of_stats))
 
         stat_data = self.stat_read.data
         for i in range(self._out_delay - self._stat_delay):
@@ -192,8 +201,9 @@ class StoreData(wiring.Component):
         put, get = reading & word_ends, self.beats.valid & self.beats.ready
         with m.If(put ^ get):
             m.d.sync += free.eq(Mux(put, free - 1, free + 1))
+        m.d.sync += room.eq(get | (free > 1) | ((free == 1) & ~put))
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), free.eq(self.slots), *(stage.valid.eq(0) for stage in stages[1:])]
+            m.d.sync += [running.eq(0), free.eq(self.slots), room.eq(1), *(stage.valid.eq(0) for stage in stages[1:])]
         return m
 
     def _fit(self, word: Value, part: Value) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -18,7 +18,7 @@ __all__ = ["Loralith"]
 
 
 class Loralith(wiring.Component):
-    """Top level. One clock, `aclk`; `aresetn` is active low and synchronous, and must be low for two cycles.
+    """Top level. One clock, `aclk`; `aresetn` is active low and synchronous, and must be low for four cycles.
 
     Ports: m_axi_gmem_* (AXI4 master, 64-bit addresses, 8 * bus_bytes data bits), s_axi_control_* (AXI4-Lite slave, 32 bits),
     irq (level), aclk, aresetn.
@@ -36,12 +36,12 @@ class Loralith(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        m.domains.sync = ClockDomain("sync")
+        # Each unit has a reset of its own, see `LocalReset`.
+        m.domains.sync = ClockDomain("sync", reset_less=True)
         # A register keeps the pin out of every cone of logic: for timing, and so that a simulator need not evaluate them for it.
-        m.domains.pin = ClockDomain("pin", reset_less=True)
         reset = Signal(init=1)
-        m.d.pin += reset.eq(~self.aresetn)
-        m.d.comb += [ClockSignal("sync").eq(self.aclk), ClockSignal("pin").eq(self.aclk), ResetSignal("sync").eq(reset)]
+        m.d.sync += reset.eq(~self.aresetn)
+        m.d.comb += ClockSignal("sync").eq(self.aclk)
 
         m.submodules.compute = compute = ComputeUnit(config)
         m.submodules.bus = bus = BusSide(
@@ -53,7 +53,7 @@ class Loralith(wiring.Component):
                     continue
                 outer, inner = getattr(self, name), getattr(port, path)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)  # type: ignore[attr-defined]
-        m.d.comb += self.irq.eq(bus.irq)
+        m.d.comb += [self.irq.eq(bus.irq), bus.reset.eq(reset), compute.reset.eq(reset)]
 
         connect(m, bus.commands, compute.commands)
         connect(m, bus.compute, compute.control)

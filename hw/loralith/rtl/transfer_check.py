@@ -44,7 +44,7 @@ class TransferCheck(wiring.Component):
     Parameters: config; opcode, LOAD or STORE.
 
     Members:
-        i: commands; taken when checked.
+        i: commands; taken when their check begins.
         o: checked commands, in order.
         window_base, window_limit: DRAM that may be reached.
         fault: the first command that fails; nothing is taken after it. Held until ``clear``.
@@ -74,7 +74,10 @@ class TransferCheck(wiring.Component):
         m.submodules.region, m.submodules.dram = region, dram = self._region, self._dram
         record = COMMANDS[self._opcode]
         word_bits = exact_log2(self._config.bus_bytes)
-        command = data.View(record_layout(record), self.i.payload.bits)
+        coming = data.View(record_layout(record), self.i.payload.bits)
+        raw, index = Signal(8 * record.size), Signal.like(self.i.payload.index)
+        command = data.View(record_layout(record), raw)
+        passes = Signal()
 
         # Verdicts that need no extent, registered: (fails, code, detail).
         reserved, enum, size, address, stride = (Signal(name=name) for name in ("reserved", "enum", "size", "address", "stride"))
@@ -90,16 +93,16 @@ class TransferCheck(wiring.Component):
         row_length = Signal(24)  # bytes of a row in DRAM
         if load:
             with m.If(state == State.LOOK):
-                m.d.sync += row_length.eq(Mux(command.packed4, (command.row_bytes + 1) >> 1, command.row_bytes))
+                m.d.sync += row_length.eq(Mux(coming.packed4, (coming.row_bytes + 1) >> 1, coming.row_bytes))
         else:
             m.d.comb += row_length.eq(command.row_bytes)
         look, meaning, measure = (
             (self._load, self._load_meaning, self._load_size) if load else (self._store, self._store_meaning, self._store_size)
         )
-        parts, along_lanes, along_seq = look(command)
+        parts, along_lanes, along_seq = look(coming)
         flags, below = Signal(len(parts)), Signal()
         blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
-        packed = 0 if load else command.packed
+        packed = 0 if load else coming.packed
         both = command.target == LoadTarget.BOTH if load else Const(0)
 
         m.d.comb += [
@@ -119,13 +122,16 @@ class TransferCheck(wiring.Component):
                 m.d.sync += [
                     reserved.eq((self.i.payload.bits & record.reserved_mask).any()),
                     flags.eq(Cat(parts)),
-                    size.eq((command.rows == 0) | (command.row_bytes == 0)),
-                    address.eq(command.address[:word_bits].any()),
-                    stride.eq((command.rows != 1) & ~packed & command.row_stride[:word_bits].any()),
+                    size.eq((coming.rows == 0) | (coming.row_bytes == 0)),
+                    address.eq(coming.address[:word_bits].any()),
+                    stride.eq((coming.rows != 1) & ~packed & coming.row_stride[:word_bits].any()),
                     lanes.eq(along_lanes),
                     seqs.eq(along_seq),
                     again.eq(0),
+                    raw.eq(self.i.payload.bits),
+                    index.eq(self.i.payload.index),
                 ]
+                m.d.comb += self.i.ready.eq(~self.stop & ~self.fault.valid)
                 with m.If(self.i.valid & ~self.stop & ~self.fault.valid):
                     m.d.sync += state.eq(State.SIZE)
             with m.Case(State.SIZE):
@@ -151,24 +157,27 @@ class TransferCheck(wiring.Component):
                     (below | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
                 )
                 with m.If(Cat(fails for fails, *_ in verdicts).any()):
-                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(self.i.payload.index)]
+                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index)]
                     for fails, code, detail, where in reversed(verdicts):
                         with m.If(fails):
                             m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(where)]
                     m.d.sync += state.eq(State.LOOK)
                 with m.Elif(~self.o.valid):
-                    m.d.comb += self.i.ready.eq(~self.stop)
+                    m.d.comb += passes.eq(~self.stop)
                     m.d.sync += state.eq(State.LOOK)
         with m.If(self.stop | self.clear):
             m.d.sync += state.eq(State.LOOK)
 
-        with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.index.eq(self.i.payload.index), self.o.payload.beats.eq(row_beats)]
+        with m.If(passes):
+            m.d.sync += self.o.valid.eq(1)
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        # Whatever is there, until it is valid: what enables so many registers should be one.
+        with m.If(~self.o.valid):
+            m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(row_beats)]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]
             if load:
                 m.d.sync += self.o.payload.words.eq((row_length + self._config.bus_bytes - 1) >> word_bits)
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         with m.If(self.clear):
             m.d.sync += [self.o.valid.eq(0), self.fault.valid.eq(0)]
         return m

@@ -21,7 +21,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         default="all",
         help="the elements alone, the compute unit, or all (default); smoke: the compute unit of a small 8 x 8 configuration",
     )
-    parser.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
+    stop = parser.add_mutually_exclusive_group()
+    stop.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
+    stop.add_argument("--place-only", action="store_true", help="stop before routing: the clock that the placer expects, and what is late")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds to try (default: 1)")
     parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="clock to aim at (default: the board's)")
@@ -51,12 +53,16 @@ def run(args: argparse.Namespace) -> int:
     stem = args.output or target.folder / target.label
     context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
     netlist = synth.synthesize(target)
-    routings = []
-    figures = _write(stem, synth.summary(target, netlist, routings, **context))
+    routings: list[synth.Routing] = []
+    placements: list[synth.Placement] = []
+    figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
     if not args.synth_only and synth.FLOWS[board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
-            routings.append(synth.route(target, netlist, seed))
-            figures = _write(stem, synth.summary(target, netlist, routings, **context))
+            if args.place_only:
+                placements.append(synth.place(target, netlist, seed))
+            else:
+                routings.append(synth.route(target, netlist, seed))
+            figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
     if args.json:
         output.emit_json(figures)
     else:
@@ -83,6 +89,13 @@ def _print(figures: dict[str, Any]) -> None:
         path = [[arc["kind"], f"{arc['delay_ns']:.2f}", arc["signal"]] for arc in figures["critical_path"]]
         output.table("critical path", ["step", "ns", "signal"], path)
         print(f"fmax {figures['fmax_mhz']:.1f} MHz (aimed at {figures['target_mhz']:g}), peak {figures['peak_gmacs']:.2f} GMAC/s")
+    if placed := figures["placed"]:
+        rows = [[late[n] for n in ("source", "sink", "pin", "count", "slack_ns", "wires_ns", "logic_ns")] for late in placed["late"][:20]]
+        output.table("late after placement", ["from", "to", "pin", "end points", "slack ns", "wires ns", "logic ns"], rows)
+        print(
+            f"{placed['expected_mhz']:.1f} MHz expected after placement (aimed at {figures['target_mhz']:g});"
+            f" {placed['late_points']:,} of {placed['end_points']:,} end points late; {placed['wire_tiles']:,} tiles of wire"
+        )
     if figures["estimate"]:
         print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")
     print(f"fits: {'yes' if figures['fits'] else 'no'}; {figures['limit']}")
@@ -96,7 +109,7 @@ def _command(args: argparse.Namespace) -> str:
     if args.synth_only:
         words.append("--synth-only")
     else:
-        words += [f"--seed {args.seed}", f"--seeds {args.seeds}"]
+        words += ["--place-only"] * args.place_only + [f"--seed {args.seed}", f"--seeds {args.seeds}"]
     if args.frequency:
         words.append(f"--frequency {args.frequency:g}")
     return " ".join(words)

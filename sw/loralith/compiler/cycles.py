@@ -27,16 +27,17 @@ __all__ = ["Activity", "Memory", "Timeline", "model"]
 CHECK = 35  # a transfer's check
 CHECK_BOTH = 66  # of a load into both scratchpads
 GRANT = 3  # tokens taken, transfer handed on
-FIRST_BURST = 6  # from there to the first address on the bus
-LOADED = 6  # from the last word to the load's tokens
+FIRST_BURST = 7  # from there to the first address on the bus
+LOADED = 8  # from the last word to the load's tokens
 DECODE = 27  # a compute's check
 DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
 START = 5  # from its tokens to its first step
 READ_DONE = 4  # from its last step to its read tokens
-PIPELINE = 16  # from a tile's last step to its first result
-STORE_FIRST = 10  # from a store's tokens to its first word
+PIPELINE = 21  # from a tile's last step to its first result
+STORE_FIRST = 12  # from a store's tokens to its first word
 ANSWERED = 5  # from the last response to the store's tokens
-FETCHED = 7
+FETCHED = 12
+REFILL = 3  # from a command taken to the first word of the one that waits for its queue, and from its last word on
 FETCH_AHEAD = 8  # descriptors that the fetch asks for before the queues take them
 LEAST_SPACING = 5
 IN_FLIGHT = 8
@@ -85,8 +86,9 @@ class _Model:
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        # Of each unit, when its commands left its queue; when each command was in its queue; when the fetch asks for each.
-        self.taken: dict[Opcode, list[int]] = {op: [0] * config.queue_depth for op in Opcode}
+        # Of each unit, when its commands left its queue, which has room for two more: one whole in a register, and one that comes word by
+        # word. When each command was there; when the fetch asks for each.
+        self.taken: dict[Opcode, list[int]] = {op: [0] * (config.queue_depth + 2) for op in Opcode}
         self.dispatched: list[int] = []
         self.sent = dict.fromkeys(Opcode, 0)
         self.asked = deque([FETCHED] * min(FETCH_AHEAD, len(commands)))
@@ -136,16 +138,16 @@ class _Model:
             if place >= len(taken):
                 break
             before = self.dispatched[-1] if index else FETCHED + self.memory.read_latency
-            when = max(before + self.descriptor + 1, taken[place] + 1)
+            when = max(before + self.descriptor, taken[place] + REFILL + self.descriptor)
             self.dispatched.append(when)
             self.sent[opcode] += 1
             if index + FETCH_AHEAD < len(self.commands):
                 self.asked.append(when + FIRST_BURST)
 
     def check_load(self, c: Command, at: int) -> None:
-        checked = max(at, self.load_moved) + (CHECK_BOTH if c["target"] == LoadTarget.BOTH else CHECK)
-        self.load_moved = max(checked, self.load_issued)
-        self.taken[Opcode.LOAD].append(self.load_moved)
+        begun = max(at, self.load_moved)
+        self.taken[Opcode.LOAD].append(begun + 1)
+        self.load_moved = max(begun + (CHECK_BOTH if c["target"] == LoadTarget.BOTH else CHECK), self.load_issued)
 
     def look_ahead(self, index: int) -> None:
         """The next load leaves its queue while this one's words come, and the fetch goes on: its descriptors come among those words."""
@@ -262,9 +264,9 @@ class _Model:
 
     def store(self, index: int) -> tuple[int, int, int]:
         c, at, config = self.commands[index], self.dispatched[index], self.config
-        checked = max(at, self.store_moved) + CHECK
-        self.store_moved = max(checked, self.store_issued)
-        self.taken[Opcode.STORE].append(self.store_moved)
+        begun = max(at, self.store_moved)
+        self.taken[Opcode.STORE].append(begun + 1)
+        self.store_moved = max(begun + CHECK, self.store_issued)
         granted = max(self.store_moved, self.take(c["wait"])) + GRANT
         issue = max(granted, self.stores[0])
         self.store_issued = issue
@@ -277,7 +279,7 @@ class _Model:
         else:
             reads = words = rows * -(-row_bytes // config.bus_bytes)
         first = max(issue + STORE_FIRST, self.written)
-        self.written = first + reads + 4
+        self.written = first + reads + 5
         self.result.write_words += words
         self.answered = max(self.answered, self.written + self.memory.write_latency)
         end = self.answered + ANSWERED

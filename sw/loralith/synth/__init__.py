@@ -1,7 +1,8 @@
 """From a configuration to figures of an FPGA: emit, synthesize (Yosys), place and route (nextpnr), report.
 
 - `load_board(name)`: a board of `constraints/`.
-- `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`.
+- `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`,
+  `place(target, netlist, seed)` a `Placement` in minutes.
 - `netlist_source(target)`: the synthesized netlist as Verilog that a simulator takes.
 - `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
 
@@ -13,6 +14,7 @@ from .board import Board, boards, load_board
 from .error import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
+from .placement import Placement, place
 from .report import markdown, summary
 from .routing import Routing, route
 from .simulation import netlist_source
@@ -23,6 +25,7 @@ __all__ = [
     "PARTS",
     "Board",
     "Netlist",
+    "Placement",
     "Routing",
     "SynthError",
     "Target",
@@ -30,6 +33,7 @@ __all__ = [
     "load_board",
     "markdown",
     "netlist_source",
+    "place",
     "route",
     "summary",
     "synthesize",

@@ -15,8 +15,9 @@ from pathlib import Path
 from loralith.spec.config import Config
 
 from .error import SynthError
-from .netlist import ADVICE, key_of, plain, without_zeros
+from .netlist import plain, without_zeros
 from .process import Progress, run_tool
+from .yosys import key_of, run_script
 
 __all__ = ["BASELINES", "LIBERTY", "Area", "CellFlow", "find_liberty"]
 
@@ -25,8 +26,11 @@ LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
 BASELINES = ("fp16", "bf16", "fp32")
 INT8 = "loralith.compute.array"
-MACROS = ("left", "right", "out", "acc", "scale", "statistics")
-"""Memories of the compute unit, which a chip would have as macros."""
+MACROS = (
+    *(f"compute.{name}" for name in ("left", "right", "out", "acc", "scale", "statistics")),
+    *(f"bus.{name}.words" for name in ("fetch", "load_queue", "compute_queue", "store_queue")),
+)
+"""Memories, which a chip would have as macros."""
 
 _SCRIPT = """\
 read_verilog -sv {source}
@@ -81,10 +85,10 @@ class CellFlow:
     def blocks(self, config: Config) -> dict[str, Area]:
         """Every block of the accelerator by its hierarchical name, the largest first; memories of `MACROS` apart."""
         source = self._emitted(config.name, "verilog", "--config", self._described(config))
-        macros = " ".join(f"loralith.compute.{name} loralith.compute.{name}$*" for name in MACROS)  # numbered where they have twins
+        macros = " ".join(f"loralith.{name} loralith.{name}$*" for name in MACROS)  # numbered where they have twins
         before = f"blackbox {macros}\nsynth -top loralith"
         found = self._mapped(f"{config.name}-blocks", source, "loralith", before)
-        memories = {f"loralith.compute.{name}" for name in MACROS}
+        memories = {f"loralith.{name}" for name in MACROS}
         return {name: area for name, area in found.items() if name not in memories}
 
     def _flat(self, label: str, source: str, top: str) -> Area:
@@ -119,16 +123,8 @@ class CellFlow:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "source.v").write_text(source, encoding="utf-8")
             script = _SCRIPT.format(source=folder / "source.v", top=top, before=before, liberty=self.liberty, folder=folder)
-            (folder / "script.ys").write_text(script, encoding="utf-8")
             self.progress(f"yosys: {label}")
-            run_tool(
-                "yosys",
-                [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-                folder / "yosys.log",
-                self.timeout,
-                advice=ADVICE,
-                progress=self.progress,
-            )
+            run_script(folder / "script.ys", script, folder / "yosys.log", self.timeout, progress=self.progress)
             done.touch()
         return areas(json.loads((folder / "area.json").read_text(encoding="utf-8")))
 

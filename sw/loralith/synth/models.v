@@ -1,8 +1,11 @@
 // Cells of the ECP5 that Yosys has no simulation model for, as far as the accelerator's netlist uses them.
 
 module MULT18X18D #(
-  parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE", REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE"
+  parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE", REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE",
+  parameter REG_INPUTA_CE = "CE0", REG_INPUTB_CE = "CE0", REG_OUTPUT_CE = "CE0",
+  parameter REG_INPUTA_RST = "RST0", REG_INPUTB_RST = "RST0", REG_OUTPUT_RST = "RST0"
 ) (
+  input CLK0, CE0, RST0,
   input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
   input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
   input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
@@ -12,14 +15,24 @@ module MULT18X18D #(
 );
   wire [17:0] a = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
   wire [17:0] b = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
-  wire signed [36:0] left = {{19{SIGNEDA & A17}}, a}, right = {{19{SIGNEDB & B17}}, b};
+  reg [17:0] a_later = 0, b_later = 0;
+  reg [35:0] product_later = 0;
+  wire [17:0] a_used = REG_INPUTA_CLK == "NONE" ? a : a_later, b_used = REG_INPUTB_CLK == "NONE" ? b : b_later;
+  wire signed [36:0] left = {{19{SIGNEDA & a_used[17]}}, a_used}, right = {{19{SIGNEDB & b_used[17]}}, b_used};
   wire signed [36:0] product = left * right;
+  always @(posedge CLK0) begin
+    a_later <= a;
+    b_later <= b;
+    product_later <= product[35:0];
+    if (!CE0 || RST0) $fatal(1, "MULT18X18D: enables and resets of its registers have no model");
+  end
   assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18,
-          P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = product[35:0];
-  // A netlist that uses the block's registers must not pass with this model.
+          P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = REG_OUTPUT_CLK == "NONE" ? product[35:0] : product_later;
+  // A netlist that uses the block's other registers must not pass with this model.
   generate
-    if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE" || REG_PIPELINE_CLK != "NONE"
-        || REG_OUTPUT_CLK != "NONE") registers_of_MULT18X18D_have_no_model unknown ();
+    if ((REG_INPUTA_CLK != "NONE" && REG_INPUTA_CLK != "CLK0") || (REG_INPUTB_CLK != "NONE" && REG_INPUTB_CLK != "CLK0")
+        || (REG_OUTPUT_CLK != "NONE" && REG_OUTPUT_CLK != "CLK0") || REG_INPUTC_CLK != "NONE" || REG_PIPELINE_CLK != "NONE")
+      registers_of_MULT18X18D_have_no_model unknown ();
   endgenerate
 endmodule
 
@@ -61,14 +74,17 @@ module DP16KD #(
     endcase
   endfunction
 
-  reg [35:0] q_a = 0, q_b = 0;
+  reg [35:0] q_a = 0, q_b = 0, later_a = 0, later_b = 0;
+  wire [35:0] out_a = REGMODE_A == "OUTREG" ? later_a : q_a, out_b = REGMODE_B == "OUTREG" ? later_b : q_b;
   assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0} =
-    DATA_WIDTH_B == 36 ? q_b[17:0] : q_a[17:0];
+    DATA_WIDTH_B == 36 ? out_b[17:0] : out_a[17:0];
   assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0} =
-    DATA_WIDTH_B == 36 ? q_b[35:18] : q_b[17:0];
+    DATA_WIDTH_B == 36 ? out_b[35:18] : out_b[17:0];
 
   // One clock, as in the accelerator: CLKB only has to be the same.
   always @(posedge CLKA) begin
+    if (OCEA) later_a <= q_a;
+    if (OCEB) later_b <= q_b;
     if (RSTA) q_a <= 0;
     else if (CEA && (!WEA || WRITEMODE_A == "READBEFOREWRITE")) q_a <= fetch(row_a, ada[2:0], DATA_WIDTH_A);
     if (RSTB) q_b <= 0;
@@ -85,8 +101,11 @@ module DP16KD #(
     end
   end
   generate
-    if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
+    if ((REGMODE_A != "NOREG" && REGMODE_A != "OUTREG") || (REGMODE_B != "NOREG" && REGMODE_B != "OUTREG") || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
         || WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH") a_mode_of_DP16KD_has_no_model unknown ();
   endgenerate
-  always @(posedge CLKA) if (CEB && WEB) $fatal(1, "DP16KD: writes of port B have no model");
+  always @(posedge CLKA) begin
+    if (CEB && WEB) $fatal(1, "DP16KD: writes of port B have no model");
+    if ((RESETMODE != "SYNC" || REGMODE_B == "OUTREG") && (RSTA || RSTB)) $fatal(1, "DP16KD: this reset has no model");
+  end
 endmodule

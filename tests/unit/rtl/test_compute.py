@@ -7,6 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from loralith.rtl.compute import ComputeUnit
+from loralith.rtl.memories import OutputMemory
 from loralith.spec.commands import Command, Opcode, OutMode, ScaleMode
 from loralith.spec.config import PRESETS
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize
@@ -94,7 +95,7 @@ class Bench:
                 ctx.set(unit.out_read.en, 1)
                 await ctx.tick()
                 ctx.set(unit.out_read.en, 0)
-                await ctx.tick()
+                await ctx.tick().repeat(OutputMemory.delay - 1)
                 image += [int(ctx.get(unit.out_read.lane_data[i])) for i in range(W)]
             per_row.append(np.array(image, np.uint8))
         for row in range(rows):

@@ -54,4 +54,4 @@ MUTANTS = (
     Mutant("events", "controller", "m.d.comb += self.error_event.eq(1)", "m.d.comb += self.done_event.eq(1)"),
 )
 
-PROOFS = (Proof("controller", "controller", controller, Method.induction(2), MUTANTS),)
+PROOFS = (Proof("controller", "controller", controller, Method.induction(2), MUTANTS, search=16),)

@@ -60,30 +60,35 @@ def gate(width: int) -> Callable[[Harness], None]:
             ~dut.o.valid | in_one_line(out.address, out.beats, width),
         )
 
-        # The burst that was taken and is not gone.
+        # The burst that was taken and is not judged, and the one that was found good and is not gone.
         here, burst, source = Signal(), Signal(Burst), Signal()
+        judged, good_burst, good_source = Signal(), Signal(Burst), Signal()
+        moves = here & good(burst) & ~dut.refused & (~judged | passed)
         with m.If(dut.clear | dut.stop):
-            m.d.sync += here.eq(0)
-        with m.Elif(took):
-            m.d.sync += [here.eq(1), burst.eq(dut.i.payload), source.eq(dut.i_source)]
-        with m.Elif(passed):
-            m.d.sync += here.eq(0)
-        h.assume(~here | (h.past(window) == window))
+            m.d.sync += [here.eq(0), judged.eq(0)]
+        with m.Else():
+            m.d.sync += [here.eq(took | (here & ~moves)), judged.eq(moves | (judged & ~passed))]
+            with m.If(took):
+                m.d.sync += [burst.eq(dut.i.payload), source.eq(dut.i_source)]
+            with m.If(moves):
+                m.d.sync += [good_burst.eq(burst), good_source.eq(source)]
+        h.assume(~(here | judged) | (h.past(window) == window))
         h.always(
             "same",
             "what passes is what was taken, once, with its source",
-            ~dut.o.valid | (here & (out.as_value() == burst.as_value()) & (dut.o_source == source)),
+            ~dut.o.valid | (judged & (out.as_value() == good_burst.as_value()) & (dut.o_source == good_source)),
         )
         h.always(
             "passes",
-            "a burst that fits waits for nobody but `stop` and an earlier refusal",
-            ~(here & good(burst) & ~dut.stop & ~dut.refused) | dut.o.valid,
+            "a burst that fits waits for nobody but the one before it, `stop` and a refusal",
+            ~(judged & ~dut.stop & ~dut.refused) | dut.o.valid,
         )
         h.always(
             "held",
-            "a burst that is offered stays, unchanged, while the window does and nothing stops it",
+            "a burst that is offered stays, unchanged, while the window does, nothing stops it and none is refused",
             ~h.past(dut.o.valid & ~dut.o.ready & ~dut.clear)
             | dut.stop
+            | dut.refused
             | (h.past(window) != window)
             | (dut.o.valid & (h.past(out.as_value()) == out.as_value())),
         )
@@ -121,6 +126,9 @@ def gate(width: int) -> Callable[[Harness], None]:
         h.invariant(~here | (h.inside(dut, "shaped") == in_one_line(burst.address, burst.beats, width)))
         h.invariant(~here | (h.inside(dut, "not_below") == (burst.address >= dut.window_base)))
         h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
+        h.invariant(h.inside(dut, "passed") == judged)
+        h.invariant(~judged | (good(good_burst) & (h.inside(dut, "passed_burst") == good_burst.as_value())))
+        h.invariant(~judged | (h.inside(dut, "passed_source") == good_source))
 
     return build
 
@@ -134,13 +142,14 @@ MUTANTS = (
     Mutant("line", "gate", " & (self.i.payload.beats != 0)", ""),
     Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
     Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
-    Mutant("passes", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
-    Mutant("held", "gate", "(~valid | (self.o.valid & self.o.ready))", "(~valid | self.o.valid)"),
+    Mutant("refusal", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
+    Mutant("passes", "gate", "passed.eq(passes),", "passed.eq(passes & ~passed),"),
+    Mutant("held", "gate", "room.eq(~passed | (self.o.valid & self.o.ready))", "room.eq(1)"),
     Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
     Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),
     Mutant("report", "gate", "m.d.sync += self.refused.eq(1)", "m.d.sync += self.refused.eq(~self.refused)"),
     Mutant("blame", "gate", "self.refused_source.eq(source)", "self.refused_source.eq(self.i_source)"),
-    Mutant("shut", "gate", "valid & fits & ~self.stop & ~self.refused", "valid & fits & ~self.refused"),
+    Mutant("shut", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
 )
 
 PROOFS = tuple(

@@ -71,6 +71,10 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
     h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
     h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
+    passed, next_burst = h.inside(dut, "gate.passed"), h.inside(dut, "gate.passed_burst")
+    address, length = next_burst[:64], next_burst[64:73]
+    h.invariant(~passed | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
+    h.invariant(~passed | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
     h.always(
         f"{prefix}_window",
         "no address outside the DRAM window is ever on the bus",
@@ -242,14 +246,14 @@ def writes(h: Harness) -> None:
 
 MUTANTS_READ = (
     Mutant("ar_held", "read_master", "with m.Elif(axi.arready):", "with m.Else():"),
-    Mutant("ar_held", "read_master", "(~axi.arvalid | axi.arready) & (outstanding", "(outstanding"),
+    Mutant("ar_held", "read_master", "(~axi.arvalid | axi.arready) & room", "room"),
     Mutant("ar_reset", "axi", 'f"{prefix}{name}": Out(width)', 'f"{prefix}{name}": Out(width, init=1)'),
     Mutant("ar_form", "read_master", "axi.arburst.eq(BurstType.INCR)", "axi.arburst.eq(BurstType.WRAP)"),
     Mutant("ar_form", "read_master", "exact_log2(config.bus_bytes)", "exact_log2(config.bus_bytes) - 1"),
     Mutant("ar_window", "read_master", "gate.window_limit.eq(self.window_limit)", "gate.window_limit.eq(self.window_limit | 8)"),
-    Mutant("r_outstanding", "read_master", "(outstanding != config.outstanding_reads)", "1"),
+    Mutant("r_outstanding", "read_master", "(~axi.arvalid | axi.arready) & room", "~axi.arvalid | axi.arready"),
     Mutant("r_busy", "read_master", "with m.If(issue ^ ended):", "with m.If(issue | ended):"),
-    Mutant("r_stop", "gate", "valid & fits & ~self.stop & ~self.refused", "valid & fits & ~self.refused"),
+    Mutant("r_stop", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
     Mutant("r_drain", "read_master", "axi.rready.eq(self.stop | Mux(", "axi.rready.eq(Mux("),
     Mutant("ar_asked", "read_master", "axi.arid.eq(gate.o_source)", "axi.arid.eq(gate.i_source)"),
     Mutant("r_one", "read_master", "gate.i.ready & ~self.fetch.valid", "gate.i.ready"),
@@ -274,7 +278,7 @@ MUTANTS_WRITE = (
         'data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes + 1',
     ),
     Mutant("w_busy", "write_master", "self.busy.eq(issued.o.valid)", "self.busy.eq(lengths.o.valid)"),
-    Mutant("w_stop", "gate", "valid & fits & ~self.stop & ~self.refused", "valid & fits & ~self.refused"),
+    Mutant("w_stop", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
     Mutant("aw_asked", "write_master", "axi.awaddr.eq(gate.o.payload.address)", "axi.awaddr.eq(gate.i.payload.address)"),
     Mutant("b_taken", "write_master", "axi.bready.eq(issued.o.valid)", "axi.bready.eq(issued.o.valid & ~self.stop)"),
     Mutant("b_done", "write_master", "answered & issued.o.payload.last", "answered"),

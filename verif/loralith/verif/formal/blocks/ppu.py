@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from loralith.rtl.ppu import IndexHash, PostProcessor
+from loralith.rtl.ppu import IndexHash, LaneScale, PostProcessor
 from loralith.spec.commands import OutMode
 from loralith.spec.numerics import Q8_MAX, SHIFT_MAX, hash32
 
@@ -48,9 +48,17 @@ class Lane:
     clipped: Value
 
 
-def _product(value: Value, mantissa: Value) -> Value:
-    """value * mantissa by the halves of the value, as the block multiplies: no solver shows soon that two multipliers are one."""
-    return ((value[16:].as_signed() * mantissa) << 16) + value[:16] * mantissa
+def _product(h: Harness, dut: PostProcessor, lane: int) -> tuple[Value, int]:
+    """value * mantissa of a lane, and how many cycles after it came in.
+
+    By the halves of the value and of the block's own copies, which an invariant ties to what came in: no solver shows soon that two
+    multipliers are one.
+    """
+    value = h.inside(dut, "given_values").word_select(lane, 32)
+    mantissa = h.inside(dut, "given_scales").word_select(lane, LaneScale.as_shape().size)[:16]
+    h.invariant(value == _later(h, dut.values.word_select(lane, 32), 1))
+    h.invariant(mantissa == _later(h, dut.scales[lane].m, 1))
+    return ((value[16:].as_signed() * mantissa) << 16) + value[:16] * mantissa, 1
 
 
 def _column(h: Harness, dut: PostProcessor, delay: int) -> tuple[Value, list[Lane]]:
@@ -61,12 +69,13 @@ def _column(h: Harness, dut: PostProcessor, delay: int) -> tuple[Value, list[Lan
     lanes = []
     for i in range(dut.lanes):
         value, scale = dut.values.word_select(i, 32).as_signed(), dut.scales[i]
+        product, after = _product(h, dut, i)
         lanes.append(
             Lane(
                 value=_later(h, value, delay),
                 mantissa=_later(h, scale.m, delay),
                 shift=_later(h, scale.n, delay),
-                product=_later(h, _product(dut.values.word_select(i, 32), scale.m), delay),
+                product=_later(h, product, delay - after),
                 masked=_later(h, dut.mask[i], delay),
                 random=_later(h, dut.hashes.word_select(i, 32), delay - dut.hash_delay),
                 quantized=dut.quantized.word_select(i, 8).as_signed(),
@@ -225,7 +234,7 @@ MUTANTS_ROUNDING = (
     Mutant("never_minus_128", "ppu", "clipped = Mux(sign4, 256 - Q8_MAX, Q8_MAX)", "clipped = Mux(sign4, 255 - Q8_MAX, Q8_MAX)"),
 )
 MUTANTS_LANES = (
-    Mutant("formula", "ppu", "self.scales[i].n", "self.scales[0].n"),
+    Mutant("formula", "ppu", "scales[i].n", "scales[0].n"),
     Mutant("formula", "ppu", "self.hashes.word_select(i, 32)", "self.hashes.word_select(0, 32)"),
 )
 MUTANTS_MAXIMUM = (

@@ -1,0 +1,122 @@
+"""First-in first-out streams in block RAM: for what is deep or wide and can wait a cycle."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from loralith.spec.commands import COMMAND_BYTES
+from loralith.spec.config import Config
+
+from .interfaces import INDEX_BITS, CommandEntry
+from .memories import block_memory
+
+__all__ = ["BlockQueue", "CommandQueue", "CommandWord"]
+
+
+class BlockQueue(wiring.Component):
+    """``depth`` entries of ``shape`` in block RAM, and one more at its output; one entry in and one out per cycle.
+
+    ``i.ready`` and ``o.valid`` depend on registers alone. ``o.payload`` is the memory's output: late in its cycle.
+
+    Members:
+        i, o: the streams.
+        clear: forget all entries; what comes in during that cycle is lost.
+
+    Attributes:
+        delay: cycles from ``i`` to ``o``: 2.
+    """
+
+    delay = 2
+
+    def __init__(self, shape: ShapeLike, depth: int) -> None:
+        self._shape, self._depth = shape, depth
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "clear": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        depth = self._depth
+        m.submodules.memory = memory = block_memory(len(Value.cast(self.i.payload)), depth)
+        write, read = memory.write_port(), memory.read_port(transparent_for=())
+        level = Signal(range(depth + 1))
+        some, room = Signal(), Signal(init=1)  # level != 0, level != depth
+        first, last = Signal(range(depth)), Signal(range(depth))
+        put, get, moves = Signal(), Signal(), Signal()
+
+        def after(pointer: Signal) -> Value:
+            return Mux(pointer == depth - 1, 0, pointer + 1)
+
+        m.d.comb += [
+            self.i.ready.eq(room),
+            put.eq(self.i.valid & room),
+            moves.eq(~self.o.valid | self.o.ready),
+            get.eq(some & moves),
+            write.addr.eq(last),
+            write.data.eq(self.i.payload),
+            write.en.eq(put),
+            read.addr.eq(first),
+            read.en.eq(moves),
+            Value.cast(self.o.payload).eq(read.data),
+        ]
+        with m.If(moves):
+            m.d.sync += self.o.valid.eq(some)
+        with m.If(put):
+            m.d.sync += last.eq(after(last))
+        with m.If(get):
+            m.d.sync += first.eq(after(first))
+        with m.If(put ^ get):
+            m.d.sync += level.eq(Mux(put, level + 1, level - 1))
+        m.d.sync += [
+            some.eq(put | (level > 1) | ((level == 1) & ~get)),
+            room.eq(get | (level < depth - 1) | ((level == depth - 1) & ~put)),
+        ]
+        with m.If(self.clear):
+            m.d.sync += [level.eq(0), first.eq(0), last.eq(0), some.eq(0), room.eq(1), self.o.valid.eq(0)]
+        return m
+
+
+class CommandWord(data.StructLayout):
+    """One bus word of a descriptor, and as much of its command's index as each of its words takes along."""
+
+    def __init__(self, config: Config) -> None:
+        words = COMMAND_BYTES // config.bus_bytes
+        super().__init__({"bits": 8 * config.bus_bytes, "index": INDEX_BITS // words})
+
+
+class CommandQueue(wiring.Component):
+    """``depth`` commands, word by word in block RAM, and the first one whole in a register.
+
+    A descriptor side by side in LUT RAM would be a tenth of a small part and as much wire.
+
+    Members:
+        i: the words of one command after the other, lowest first.
+        o: commands; the next one is there ``words`` + 1 cycles after one is taken, at the soonest.
+        clear: forget all; what comes in during that cycle is lost.
+
+    Attributes:
+        delay: cycles from a command's last word to the command: 3.
+    """
+
+    delay = BlockQueue.delay + 1
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        super().__init__({"i": In(stream.Signature(CommandWord(config))), "o": Out(stream.Signature(CommandEntry)), "clear": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        words = COMMAND_BYTES // self._config.bus_bytes
+        m.submodules.words = queue = BlockQueue(CommandWord(self._config), self._config.queue_depth * words)
+        wiring.connect(m, wiring.flipped(self.i), queue.i)
+        count, word = Signal(range(words)), queue.o.payload
+        m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~self.o.valid)]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(queue.o.valid & ~self.o.valid):
+            for field, part in ((self.o.payload.bits, word.bits), (self.o.payload.index, word.index)):
+                m.d.sync += field.eq(Cat(field, part)[len(part) :])
+            m.d.sync += [count.eq(count + 1), self.o.valid.eq(count == words - 1)]
+        with m.If(self.clear):
+            m.d.sync += [count.eq(0), self.o.valid.eq(0)]
+        return m

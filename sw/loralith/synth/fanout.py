@@ -1,0 +1,80 @@
+"""Copies of what drives very many: on a large part one register is far from most of its readers, and Yosys makes no copies."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+__all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "split"]
+
+LIMIT = 64
+"""Readers of one flip-flop or LUT."""
+CONTROL_LIMIT = 256
+"""The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
+BLOCK_LIMIT = 4
+"""The same of block RAM and multipliers, whose places are few and far apart."""
+
+_CONTROL = ("CE", "LSR")
+_BLOCKS = ("DP16KD", "MULT18X18D")
+
+_OUTPUTS = {"TRELLIS_FF": "Q", "LUT4": "Z"}
+_ROUNDS = 3
+"""A copied LUT has its inputs read more often, so that these may need copies too."""
+
+
+def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTROL_LIMIT, block_limit: int = BLOCK_LIMIT) -> int:
+    """Copies each flip-flop and LUT of Yosys's flat `module` that too many pins read; returns how many copies were made.
+
+    Readers of like names, which most often belong together, share a copy.
+    """
+    return sum(_round(module, limit, control_limit, block_limit) for _ in range(_ROUNDS))
+
+
+def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: int) -> int:
+    cells = module["cells"]
+    drivers: dict[int, str] = {}
+    readers: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    fixed = {bit for port in module["ports"].values() for bit in port["bits"]}
+    highest = max(bit for net in module["netnames"].values() for bit in net["bits"] if isinstance(bit, int))
+    for name, cell in cells.items():
+        for port, bits in cell["connections"].items():
+            if cell["port_directions"][port] == "output":
+                if _OUTPUTS.get(cell["type"]) == port:
+                    drivers[bits[0]] = name
+            else:
+                for index, bit in enumerate(bits):
+                    if isinstance(bit, int):
+                        readers[bit].append((name, port, index))
+    copies = 0
+    for bit, pins in readers.items():
+        if len(pins) <= block_limit or bit not in drivers or bit in fixed:
+            continue
+        name = drivers[bit]
+        blocks = [pin for pin in pins if cells[pin[0]]["type"] in _BLOCKS]
+        blocks = blocks if len({pin[0] for pin in blocks}) > block_limit else []
+        control = [pin for pin in pins if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL] if len(pins) > limit else []
+        taken = {*blocks, *control}
+        others = [pin for pin in pins if pin not in taken]
+        for group in [*_groups(blocks, block_limit), *_groups(control, control_limit), *_groups(others, limit)][1:]:
+            highest += 1
+            copies += 1
+            copy = {**cells[name], "connections": {port: list(bits) for port, bits in cells[name]["connections"].items()}}
+            copy["connections"][_OUTPUTS[copy["type"]]] = [highest]
+            label = f"{name}$copy{highest}"
+            cells[label] = copy
+            module["netnames"][f"{label}$net"] = {"hide_name": 1, "bits": [highest], "attributes": {}}
+            for reader, port, index in group:
+                cells[reader]["connections"][port][index] = highest
+    return copies
+
+
+def _groups(pins: list[tuple[str, str, int]], limit: int) -> list[list[tuple[str, str, int]]]:
+    """Of about the same size, each of at most `limit`."""
+    ordered, count = sorted(pins, key=_natural), -(-len(pins) // limit)
+    return [ordered[i * len(pins) // count : (i + 1) * len(pins) // count] for i in range(count)]
+
+
+def _natural(pin: tuple[str, str, int]) -> list[tuple[int, str]]:
+    """Numbers by their value."""
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", pin[0])]
