@@ -11,9 +11,9 @@ from loralith.spec.config import Config
 FOLDER = Path(os.environ["LORALITH_MUTANT"])
 
 
-def library(config: Config, *, trace: bool = False, source: Path | None = None) -> Path:
-    if config.name != "tiny" or trace or source:
-        pytest.skip("mutants are of tiny, without waveforms")
+def library(config: Config, *, trace: bool = False, source: Path | None = None, profiled: bool = False) -> Path:
+    if config.name != "tiny" or trace or source or profiled:
+        pytest.skip("mutants are of tiny, without waveforms and profiles")
     return FOLDER / build.LIBRARY
 
 

@@ -1,12 +1,15 @@
 """The catalogue of mutants fits the hardware, and the tests see the four that were named first."""
 
+import inspect
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loralith.device.native import build
 from loralith.mutants import CONTROL, Mutant, MutantError, read_catalogue
 from loralith.mutants.catalogue import RTL
 
@@ -45,6 +48,16 @@ def test_faulty_catalogue_is_refused(tmp_path: Path) -> None:
     file.write_text(entry + 'olde = "c"\n', encoding="utf-8")
     with pytest.raises(MutantError, match=r"mutant 'one': .*olde"):
         read_catalogue(file)
+
+
+def test_the_plugin_s_models_are_asked_for_as_the_real_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = [inspect.signature(function, eval_str=True) for function in (build.build, build.verilog)]
+    monkeypatch.setenv("LORALITH_MUTANT", str(tmp_path))
+    monkeypatch.setattr(build, "build", None)  # put back after the plugin has put its own there
+    monkeypatch.setattr(build, "verilog", None)
+    runpy.run_path(str(Path(__file__).with_name("mutated_model.py")))
+    found = [inspect.signature(function, eval_str=True) for function in (build.build, build.verilog)]
+    assert [list(one.parameters.values()) for one in found] == [list(one.parameters.values()) for one in asked]
 
 
 def test_control_changes_nothing() -> None:
