@@ -127,9 +127,9 @@ class Campaign:
         raise MutantError(f"pytest exited with {process.returncode}:\n{text[-2000:]}")
 
     def _key(self, mutant: Mutant) -> str:
-        """What a verdict depends on: the mutant, the hardware, the tests."""
+        """What a verdict depends on: the mutant, the hardware, the tests and the plugin that gives them the mutant."""
         digest = hashlib.sha256(json.dumps([asdict(mutant), self.stages, UNASKED]).encode())
-        files = [*RTL.glob("*.py"), *(TESTS / file for stage in FILES.values() for file in stage)]
+        files = [*RTL.glob("*.py"), TESTS / "mutants" / "mutated_model.py", *(TESTS / file for stage in FILES.values() for file in stage)]
         for path in sorted([*files, *(TESTS / "unit" / "rtl" / name for name in mutant.unit)]):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()[:20]
