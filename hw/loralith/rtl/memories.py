@@ -70,19 +70,21 @@ class OperandMemory(wiring.Component):
         turn = Signal(turns, reset_less=True)
         bank_mask = Signal(self.banks)
         lane_mask = Signal(self.lanes, reset_less=True)
-        m.d.sync += [
-            given_row.eq(self.write_row[:bits]),
-            row.eq(given_row),
-            given.eq(Mux(self.transpose, self.seq.as_value(), self.word.as_value())),
-            turn.eq(Mux(self.transpose, self._number(self.lane_mask, turns), self._number(self.bank_mask, turns))),
-            value.eq(given),
-            bank_mask.eq(Mux(self.write_en, self.bank_mask, 0)),
-            lane_mask.eq(self.lane_mask),
-        ]
-        with m.Switch(turn):
-            for by in range(1, self.period):
-                with m.Case(by):
-                    m.d.sync += value.eq(given.rotate_left(8 * by))
+        writing = Signal()  # enables, which a simulator skips most cycles by
+        m.d.sync += [writing.eq(self.write_en), bank_mask.eq(Mux(self.write_en, self.bank_mask, 0))]
+        with m.If(self.write_en):
+            m.d.sync += [
+                given_row.eq(self.write_row[:bits]),
+                given.eq(Mux(self.transpose, self.seq.as_value(), self.word.as_value())),
+                turn.eq(Mux(self.transpose, self._number(self.lane_mask, turns), self._number(self.bank_mask, turns))),
+                lane_mask.eq(self.lane_mask),
+            ]
+        with m.If(writing):
+            m.d.sync += [row.eq(given_row), value.eq(given)]
+            with m.Switch(turn):
+                for by in range(1, self.period):
+                    with m.Case(by):
+                        m.d.sync += value.eq(given.rotate_left(8 * by))
         for b in range(self.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
             write = memory.write_port(granularity=8)
