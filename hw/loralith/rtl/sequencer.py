@@ -208,7 +208,8 @@ class Sequencer(wiring.Component):
             self.final.eq(final),
         ]
 
-        # read_pending rises one cycle after the last step: its operands are then in the memories' output registers.
+        # read_pending rises one cycle after the last step, whose operands are read two cycles later (`operands.py`): a load that waits
+        # for it asks the bus first, and writes far later than that.
         m.d.comb += [self.read_signal.valid.eq(read_pending), self.read_signal.mask.eq(read_mask)]
         with m.If(read_pending & self.read_signal.ready):
             m.d.sync += read_pending.eq(0)
