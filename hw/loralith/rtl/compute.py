@@ -84,7 +84,7 @@ class ComputeUnit(wiring.Component):
         m.submodules.ppu = ppu = PostProcessor(config.rows)
         m.submodules.hash = index_hash = IndexHash(config.rows)
         m.submodules.left = left = OperandMemory(config.rows, config.left_depth, config.banks)
-        m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks, min(config.cols, config.banks))
+        m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks, config.banks)
         m.submodules.out = out = OutputMemory(config)
         m.submodules.acc = acc = AccumulateMemory(config)
         m.submodules.scale = scale = ScaleMemory(config)
