@@ -65,7 +65,8 @@ SignalSignature = Signature({"valid": Out(1), "mask": Out(SEMAPHORES), "ready": 
 class OperandWrite(data.StructLayout):
     """One write into the left or right scratchpad: bank b, lane l is written if bank_mask[b] and lane_mask[l].
 
-    The byte is ``seq[b]`` when ``transpose`` else ``word[l]``. Members: right (1: right scratchpad), row, bank_mask [W],
+    The byte is ``seq[b]`` when ``transpose`` else ``word[l]``. One bank is written, or, transposed, one lane; the right scratchpad's
+    ``word`` repeats itself after W lanes (see ``OperandMemory``). Members: right (1: right scratchpad), row, bank_mask [W],
     lane_mask [max(R, C)], transpose, seq [W bytes], word [max(R, C) bytes]; both: this goes to the left one, and ``word`` to row
     right_row of the right one, right_bank_mask and right_lane_mask [C].
     """
