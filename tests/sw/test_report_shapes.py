@@ -42,9 +42,7 @@ def test_sums_are_those_of_the_layers(runs: list[dict]) -> None:
 def test_what_k_and_v_read_again_is_x_forward_and_in_da(model: str) -> None:
     of_image = [(linear, count, True) for linear, count in image_linears(model, 4).items()]
     of_text = [(linear, 1, False) for linear in text_linears(model, 4)]
-    run = {
-        "layers": [{"dx": dx, "count": count, "tokens": one.T, "inputs": one.I, "name": one.name} for one, count, dx in of_image + of_text]
-    }
+    run = {"layers": [{"dx": dx, "count": count, "tokens": one.T, "inputs": one.I} for one, count, dx in of_image + of_text]}
     again = [one for one in step_linears(model, 4) if one.name.endswith(("attn1.to_k", "attn1.to_v"))]
     assert report_shapes.read_again(run) == sum(2 * one.T * one.I for one in again) > 0
 
