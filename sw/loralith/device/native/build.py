@@ -83,6 +83,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     def compiled(folder: Path, options: str = "") -> None:
         verilator.run(
             *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", folder / "obj"),
+            *("--compiler-include", SOURCES / "arithmetic.h"),
             *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", folder / LIBRARY),
             *(source, SOURCES / "model.cpp"),
         )
