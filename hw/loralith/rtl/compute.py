@@ -198,9 +198,9 @@ class ComputeUnit(wiring.Component):
             right.seq.eq(write.seq),
             right.word.as_value().eq(write.word.as_value()),
             self.scale_write.ready.eq(1),
-            scale.write_en.eq(self.scale_write.valid),
-            scale.write.eq(self.scale_write.payload),
         ]
+        # A register on the long way; operands take longer.
+        m.d.sync += [scale.write_en.eq(self.scale_write.valid), scale.write.eq(self.scale_write.payload)]
         with m.If(results.left_en):
             m.d.comb += [
                 left.write_en.eq(1),

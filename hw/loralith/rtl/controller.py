@@ -61,9 +61,10 @@ class Controller(wiring.Component):
         faults = [getattr(self, f"{name}_fault") for name in names]
         state = Signal(State)
         quiet, fault, progress, expired = Signal(), Signal(), Signal(), Signal()
-        # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``.
+        # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``, and after what a master let out
+        # in its first cycle, as ``stop`` comes to the masters a cycle later.
         quiet_run = Signal()
-        quiet_drain = Signal()
+        drains, quiet_drain = Signal(), Signal()
         all_done, moved = Signal(), Signal()
         completed = Signal(3)
         patience = Signal(32)
@@ -86,7 +87,8 @@ class Controller(wiring.Component):
         m.d.sync += [
             self.clear.eq((state == State.IDLE) & self.start),
             quiet_run.eq(quiet),
-            quiet_drain.eq(quiet & (state == State.DRAIN)),
+            drains.eq(state == State.DRAIN),
+            quiet_drain.eq(quiet & drains & (state == State.DRAIN)),
             all_done.eq((self.commands_done == self.list_length) & (self.commands_done != 0)),
             moved.eq(progress),
             expired.eq(patience == 0),

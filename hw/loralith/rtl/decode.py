@@ -174,9 +174,11 @@ class ComputeDecoder(wiring.Component):
             m.d.comb += plan.flags.scale_n.eq(t)
         m.d.comb += self.exponent.slot.eq(command.exponent_slot)
         m.d.comb += [self.wait.mask.eq(command.wait), self.fault.command.eq(index)]
+        waits = Signal()  # in state WAIT: a register of its own, as the semaphores are far away
+        m.d.comb += self.wait.valid.eq(waits)
 
         def fail(code: Code, detail: Check) -> None:
-            m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code), self.fault.detail.eq(detail)]
+            m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code), self.fault.detail.eq(detail), waits.eq(0)]
             m.next = "FAULT"
 
         with m.FSM():
@@ -207,12 +209,15 @@ class ComputeDecoder(wiring.Component):
                 all_done = Cat(done for done, _, _ in extents).all()
                 # Extents start in the cycle before and drop done in this one, so that old results are not taken.
                 with m.If(all_done):
+                    m.d.sync += waits.eq(1)
                     m.next = "WAIT"
                     for _, ok, check in reversed(extents):
                         with m.If(~ok):
                             fail(Code.SCRATCHPAD_BOUNDS, check)
             with m.State("WAIT"):
-                m.d.comb += [self.active.eq(1), self.wait.valid.eq(~self.stop)]
+                m.d.comb += self.active.eq(1)
+                with m.If(self.wait.ready | self.stop):
+                    m.d.sync += waits.eq(0)
                 with m.If(self.wait.ready & ~self.stop):
                     m.next = "OFFER"
                     with m.If(command.device_shift):
@@ -236,12 +241,14 @@ class ComputeDecoder(wiring.Component):
                 m.next = "SHIFT"
             with m.State("SHIFT"):
                 m.d.comb += self.active.eq(1)
+                # Shifted once too often at the end, when nothing looks at it again: its registers would wait for a late verdict.
+                m.d.sync += maximum.eq(Mux(four, maximum >> 4, maximum >> 1))
                 with m.If(more | (large & room)):
                     m.next = "LOOK"
                     with m.If(four):
-                        m.d.sync += [maximum.eq(maximum >> 4), dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]
+                        m.d.sync += [dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]
                     with m.Else():
-                        m.d.sync += [maximum.eq(maximum >> 1), dropped.eq(dropped | maximum[0]), t.eq(t + 1)]
+                        m.d.sync += [dropped.eq(dropped | maximum[0]), t.eq(t + 1)]
                 with m.Else():
                     m.next = "SPAN"
             with m.State("SPAN"):

@@ -157,7 +157,12 @@ class Fetch(wiring.Component):
         with m.Elif(put):
             m.d.sync += full.eq(0)
         with m.If(put):
-            m.d.sync += [count.eq(count + 1), word_address.eq(word_address + config.bus_bytes)]
+            m.d.sync += count.eq(count + 1)
+        # A cycle later, as so many registers are far apart: a fault is reported later than that.
+        left = Signal()
+        m.d.sync += left.eq(put)
+        with m.If(left):
+            m.d.sync += word_address.eq(word_address + config.bus_bytes)
         with m.If(gone):
             m.d.sync += index.eq(index + 1)
         with m.If(ask ^ gone):

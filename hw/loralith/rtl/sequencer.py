@@ -23,7 +23,7 @@ class Sequencer(wiring.Component):
         tile: of the tile whose last step left, from ``tile_delay`` cycles after that step on until the next tile's.
         final: pulse: the last step of a command leaves.
         hold: no command may end now (its completion could not be queued).
-        stop: no step leaves.
+        stop: no step leaves from two cycles later on, and no command is accepted.
         segment: tokens that a second segment waits for.
         read_signal: tokens given when a command has read its last operand.
         active: a command is in progress.
@@ -72,7 +72,7 @@ class Sequencer(wiring.Component):
         fold_mask = Signal(4)
         m.d.comb += [fold_mask.eq((1 << coming_fold) - 1), self.plans.ready.eq(load)]
         m.d.sync += [
-            known.eq(self.plans.valid & ~load),
+            known.eq(self.plans.valid & ~load & ~self.stop),
             load.eq(accept),
             coming_last_rows.eq(coming.m_rows <= config.rows),
             coming_last_cols.eq(coming.n_cols <= config.cols >> coming_fold),
@@ -99,10 +99,10 @@ class Sequencer(wiring.Component):
         read_pending, closed, go = Signal(), Signal(), Signal()
         m.d.comb += [
             fold.eq(1 << fold_log2),
-            go.eq(active & ~self.stop & ~waits & (~ends | (spaced & ~(last_tile & closed)))),
+            go.eq(active & ~waits & (~ends | (spaced & ~(last_tile & closed)))),
             # Without ``go``, which many wait for: a command is accepted when none is active or the active one's last step leaves.
-            accept.eq(known & ~load & ~self.stop & (~active | (~waits & ends & spaced & last_tile & ~closed))),
-            self.segment.valid.eq(waits & ~self.stop),
+            accept.eq(known & ~load & (~active | (~waits & ends & spaced & last_tile & ~closed))),
+            self.segment.valid.eq(waits),
             self.segment.mask.eq(wait_mask),
         ]
         # Both change but every ``least_spacing`` cycles.
@@ -167,6 +167,10 @@ class Sequencer(wiring.Component):
                 first_tile.eq(1),
                 last_tile.eq(coming_last_rows & coming_last_cols),
             ]
+
+        # What every step depends on does not look at ``stop`` itself.
+        with m.If(self.stop):
+            m.d.sync += [active.eq(0), waits.eq(0)]
 
         # The step leaves. Where in the memories it reads changes with its tile.
         valid, last, final, into = Signal(), Signal(), Signal(), Signal()

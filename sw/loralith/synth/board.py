@@ -5,17 +5,26 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .error import SynthError
 from .flow import FLOWS
 
-__all__ = ["RESOURCES", "Board", "boards", "load_board"]
+__all__ = ["RESOURCES", "Board", "Grid", "boards", "load_board"]
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
 """LUTs (carry and LUT RAM included), flip-flops, multipliers and block RAMs; `Flow.units` says of which kind."""
 
 _TEXTS = ("title", "tool", "device", "part", "package", "pins", "config")
 _NUMBERS = ("speed", "constraint_mhz")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Columns and rows of the tiles that hold LUTs, as the tool numbers them."""
+
+    columns: range
+    rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Board:
         config: preset that fits the part.
         pins: file with the pins of the harness, or the timing exceptions of Vivado's block design.
         available: how many of each of `RESOURCES` the part has.
+        grid: where its LUTs are, if `tool` places and routes.
     """
 
     name: str
@@ -43,6 +53,7 @@ class Board:
     config: str
     pins: Path
     available: dict[str, int]
+    grid: Grid | None = None
 
 
 def boards(folder: Path | None = None) -> list[str]:
@@ -61,7 +72,7 @@ def load_board(name: str, folder: Path | None = None) -> Board:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SynthError(f"{path}: {error}") from None
-    available = content.pop("available", {})
+    available, grid = content.pop("available", {}), content.pop("grid", None)
     for needed, values in (((*_TEXTS, *_NUMBERS), content), (RESOURCES, available)):
         if set(needed) != set(values):
             wrong = ", ".join(sorted(set(needed) ^ set(values)))
@@ -74,10 +85,25 @@ def load_board(name: str, folder: Path | None = None) -> Board:
             raise SynthError(f"{path}: {key} must be a number above 0, not {value!r}")
     if content["tool"] not in FLOWS:
         raise SynthError(f"{path}: tool must be one of {', '.join(FLOWS)}, not {content['tool']!r}")
+    if FLOWS[content["tool"]].places != (grid is not None):
+        needs = "a [grid] of columns, rows and without" if grid is None else f"no [grid]: {content['tool']} places by itself"
+        raise SynthError(f"{path}: a board of {content['tool']} has {needs}")
     pins = path.parent / content.pop("pins")
     if not pins.is_file():
         raise SynthError(f"{path}: pins names {pins.name}, which is not beside it")
-    return Board(name=name, pins=pins, available=available, **content)
+    return Board(name=name, pins=pins, available=available, grid=None if grid is None else _grid(path, grid), **content)
+
+
+def _grid(path: Path, content: Any) -> Grid:
+    if not isinstance(content, dict) or set(content) != {"columns", "rows", "without"}:
+        raise SynthError(f"{path}: [grid] has columns, rows and without, not {content!r}")
+    for key, values in content.items():
+        whole = isinstance(values, list) and all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+        if not whole or (key != "without" and (len(values) != 2 or values[0] > values[1])):
+            wanted = "a list of rows" if key == "without" else "the first and the last"
+            raise SynthError(f"{path}: {key} of [grid] must be {wanted}, not {values!r}")
+    (left, right), (top, bottom) = content["columns"], content["rows"]
+    return Grid(range(left, right + 1), [row for row in range(top, bottom + 1) if row not in content["without"]])
 
 
 def _constraints() -> Path:

