@@ -142,8 +142,8 @@ class BusSide(wiring.Component):
             controller.list_length.eq(registers.list_length),
             controller.watchdog.eq(registers.watchdog),
             controller.bus_busy.eq(reads.busy | writes.busy),
-            controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done),
         ]
+        m.d.sync += controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done)
 
         # Bursts and beats.
         connect(m, fetch.bursts, reads.fetch)

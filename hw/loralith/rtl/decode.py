@@ -128,24 +128,30 @@ class ComputeDecoder(wiring.Component):
         tensor_scale = narrow & (command.scale_mode == ScaleMode.TENSOR)
         shifted, length = Signal(34), Signal(35)
         span, bounds_ok, span_ok = Signal(6), Signal(), Signal()  # of t
+        # In two steps, as the command's bits are far apart.
+        clean = Signal(-(-len(reserved) // 16))
+        meant = (
+            command.fold_log2 <= ceil_log2(config.max_fold),
+            command.shift <= SHIFT_LIMIT,
+            command.out_mode <= OutMode.INT32,
+            command.scale_mode <= ScaleMode.COLUMN,
+            command.chained | ((command.shift == 0) & (command.segment_wait == 0)),
+            ~command.to_left | narrow,
+            ~command.to_out | (command.out_mode != OutMode.NONE),
+        )
+        means = Signal(len(meant))
         with m.If(sizes):
             m.d.sync += [
-                reserved_ok.eq(~Cat(reserved).any()),
-                enum_ok.eq(
-                    (command.fold_log2 <= ceil_log2(config.max_fold))
-                    & (command.shift <= SHIFT_LIMIT)
-                    & (command.out_mode <= OutMode.INT32)
-                    & (command.scale_mode <= ScaleMode.COLUMN)
-                    & (command.chained | ((command.shift == 0) & (command.segment_wait == 0)))
-                    & (~command.to_left | narrow)
-                    & (~command.to_out | (command.out_mode != OutMode.NONE))
-                ),
+                clean.eq(Cat(~Cat(reserved[at : at + 16]).any() for at in range(0, len(reserved), 16))),
+                means.eq(Cat(meant)),
                 shifted.eq(command.k0 << command.shift),
                 span.eq(command.t_high - command.t_low),
                 bounds_ok.eq((command.t_low <= command.t_high) & (command.t_high <= SHIFT_MAX)),
             ]
         with m.If(lengths):
             m.d.sync += [
+                reserved_ok.eq(clean.all()),
+                enum_ok.eq(means.all()),
                 length.eq(shifted + command.k1),
                 span_ok.eq(~command.device_shift | (bounds_ok & Mux(command.chained, span <= command.shift, tensor_scale))),
                 counts_ok.eq(

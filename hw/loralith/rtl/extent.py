@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,7 +27,7 @@ class Extent(wiring.Component):
     def __init__(self, *, base: int, count: int, stride: int, length: int, limit: int) -> None:
         self.delay = count + 4
         self._product_width = count + stride
-        self._sum_width = max(count + stride, length, base) + 2
+        self._sum_width = max(count + stride, length, limit) + 1
         super().__init__(
             {
                 "start": In(1),
@@ -47,6 +47,11 @@ class Extent(wiring.Component):
         bits = Signal(width)
         product = Signal(self._product_width)
         total = Signal(self._sum_width)
+        # What base and limit leave for the rest, of which the halves are compared for half the carry.
+        room = Signal(signed(max(len(self.base), len(self.limit)) + 1))
+        half = self._sum_width // 2
+        low_fits, high_below, high_equal = Signal(), Signal(), Signal()
+        bound = Signal(self._sum_width)
         phase = Signal(range(width + 4))
 
         with m.If(self.start):
@@ -61,7 +66,13 @@ class Extent(wiring.Component):
             with m.If(phase == 3):
                 m.d.sync += total.eq(product + self.length)
             with m.If(phase == 2):
-                m.d.sync += total.eq(total + self.base)
+                m.d.sync += [
+                    low_fits.eq(total[:half] <= bound[:half]),
+                    high_below.eq(total[half:] < bound[half:]),
+                    high_equal.eq(total[half:] == bound[half:]),
+                ]
             with m.If(phase == 1):
-                m.d.sync += [self.ok.eq(total <= self.limit), self.done.eq(1)]
+                m.d.sync += [self.ok.eq(~room[-1] & (high_below | (high_equal & low_fits))), self.done.eq(1)]
+        m.d.sync += room.eq(self.limit - self.base)
+        m.d.comb += bound.eq(room)
         return m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.enum import Enum
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -27,6 +27,13 @@ class State(Enum, shape=2):
     IDLE = 0
     CHECK = 1
     READ = 2
+
+
+class _Word(data.StructLayout):
+    """A bus word of a command, which of the three queues takes it, and whether one does."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__({"word": ReadBeat(config), "kinds": 3, "known": 1})
 
 
 class Fetch(wiring.Component):
@@ -97,7 +104,9 @@ class Fetch(wiring.Component):
             checked.eq((state == State.CHECK) & extent.done),
         ]
         misaligned = self.list_base[: exact_log2(config.bus_bytes)].any()
-        outside = ~extent.ok | (self.list_base < self.window_base)
+        below = Signal()  # long before ``checked``
+        m.d.sync += below.eq(self.list_base < self.window_base)
+        outside = ~extent.ok | below
         empty = self.list_length == 0
         with m.If(self.start):
             m.d.sync += state.eq(State.CHECK)
@@ -122,9 +131,13 @@ class Fetch(wiring.Component):
         with m.If(ask):
             m.d.sync += [asked.eq(asked + 1), address.eq(address + COMMAND_BYTES)]
 
-        # Each word rests in a register on its way to its command's queue. What fails or has no queue stays there until ``clear``.
-        word = Signal(ReadBeat(config))
-        full, kinds, known = Signal(), Signal(3), Signal()  # of the command's first word
+        # Each word rests in a register, where its command's first word says whose it is, and then at the head of a queue of two, so that
+        # the queues' ready goes no further. What fails or has no queue stays there until ``clear``.
+        held = Signal()
+        came = Signal(_Word(config))
+        m.submodules.parting = parting = Queue(_Word(config), 2)
+        parted = parting.o.payload
+        word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
         arrived, count = Signal(range(words)), Signal(range(words))  # words of the present command: that came, that left
         index, word_address = Signal(INDEX_BITS), Signal(64)
         take, put, final, gone = Signal(), Signal(), Signal(), Signal()
@@ -134,8 +147,12 @@ class Fetch(wiring.Component):
         part = INDEX_BITS // words
         accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
         m.d.comb += [
-            take.eq(buffer.o.valid & (~full | put)),
-            buffer.o.ready.eq(~full | put),
+            buffer.o.ready.eq(~held | parting.i.ready),
+            take.eq(buffer.o.valid & buffer.o.ready),
+            parting.i.valid.eq(held),
+            parting.i.payload.eq(came),
+            parting.o.ready.eq(put),
+            parting.clear.eq(control.clear),
             final.eq(count == words - 1),
             put.eq(full & ~word.error & ~stopped & Mux(known, accepted, ~final)),
             gone.eq(put & final),
@@ -148,14 +165,14 @@ class Fetch(wiring.Component):
             ]
         with m.If(take):
             opcode = buffer.o.payload.data.as_value()[:8]
-            m.d.sync += [word.eq(buffer.o.payload), arrived.eq(arrived + 1), full.eq(1)]
+            m.d.sync += [came.word.eq(buffer.o.payload), arrived.eq(arrived + 1), held.eq(1)]
             with m.If(arrived == 0):
                 m.d.sync += [
-                    kinds.eq(Cat(opcode == code for code, _ in queues)),
-                    known.eq(Cat(opcode == code for code, _ in queues).any()),
+                    came.kinds.eq(Cat(opcode == code for code, _ in queues)),
+                    came.known.eq(Cat(opcode == code for code, _ in queues).any()),
                 ]
-        with m.Elif(put):
-            m.d.sync += full.eq(0)
+        with m.Elif(parting.i.ready):
+            m.d.sync += held.eq(0)
         with m.If(put):
             m.d.sync += count.eq(count + 1)
         # A cycle later, as so many registers are far apart: a fault is reported later than that.
@@ -170,7 +187,7 @@ class Fetch(wiring.Component):
         with m.If(self.start):
             m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [full.eq(0), arrived.eq(0), count.eq(0), room.eq(self.ahead)]
+            m.d.sync += [held.eq(0), arrived.eq(0), count.eq(0), room.eq(self.ahead)]
         through = Signal()
         m.d.sync += through.eq(index == self.list_length)
         with m.If((state == State.READ) & through):

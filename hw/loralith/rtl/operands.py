@@ -83,7 +83,9 @@ class OperandPath(wiring.Component):
             ]
             with m.If(step.reads):
                 ones = Signal(config.max_fold)
-                m.d.comb += ones.eq(Cat(bank < (1 << step.fold_log2) for bank in range(config.max_fold)))
+                # Not as a comparison, which would be a carry chain.
+                folds = [step.fold_log2 == log for log in range(log_fold + 1)]
+                m.d.comb += ones.eq(Cat(Cat(folds[bank.bit_length() :]).any() for bank in range(config.max_fold)))
                 m.d.sync += [
                     self.left_en.eq(ones << left_bank),
                     self.right_en.eq(Const(1, config.banks) << right_bank),

@@ -100,7 +100,8 @@ class TransferCheck(wiring.Component):
             (self._load, self._load_meaning, self._load_size) if load else (self._store, self._store_meaning, self._store_size)
         )
         parts, along_lanes, along_seq = look(coming)
-        flags, below = Signal(len(parts)), Signal()
+        flags = Signal(len(parts))
+        low_below, high_below, high_equal = Signal(), Signal(), Signal()
         blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
         packed = 0 if load else coming.packed
         both = command.target == LoadTarget.BOTH if load else Const(0)
@@ -117,6 +118,14 @@ class TransferCheck(wiring.Component):
             dram.length.eq(row_length),
             dram.limit.eq(self.window_limit),
         ]
+        # In halves, for half the carry; the command stays for many cycles.
+        base = self.window_base
+        m.d.sync += [
+            low_below.eq(command.address[:32] < base[:32]),
+            high_below.eq(command.address[32:] < base[32:]),
+            high_equal.eq(command.address[32:] == base[32:]),
+        ]
+        below = high_below | (high_equal & low_below)
         with m.Switch(state):
             with m.Case(State.LOOK):
                 m.d.sync += [
@@ -135,7 +144,7 @@ class TransferCheck(wiring.Component):
                 with m.If(self.i.valid & ~self.stop & ~self.fault.valid):
                     m.d.sync += state.eq(State.SIZE)
             with m.Case(State.SIZE):
-                m.d.sync += [enum.eq(~meaning(command, flags)), below.eq(command.address < self.window_base)]
+                m.d.sync += enum.eq(~meaning(command, flags))
                 m.d.sync += [count.eq(blocks), length.eq(memory_rows), limit.eq(depth), state.eq(State.START)]
             with m.Case(State.START):
                 m.d.comb += [region.start.eq(1), dram.start.eq(1)]
