@@ -143,6 +143,13 @@ class BusSide(wiring.Component):
             controller.watchdog.eq(registers.watchdog),
             controller.bus_busy.eq(reads.busy | writes.busy),
         ]
+        # A cycle later, so that the masters' handshakes have no far readers; the last one comes well before the end.
+        m.d.sync += [
+            counters.read_beat.eq(reads.beat),
+            counters.read_burst.eq(reads.burst),
+            counters.write_beat.eq(writes.beat),
+            counters.write_burst.eq(writes.burst),
+        ]
         m.d.sync += controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done)
 
         # Bursts and beats.
@@ -191,10 +198,6 @@ class BusSide(wiring.Component):
             counters.load_active.eq(load.active | fetch.active),
             counters.store_active.eq(store.active),
             counters.drain_busy.eq(self.drain_busy),
-            counters.read_beat.eq(reads.beat),
-            counters.read_burst.eq(reads.burst),
-            counters.write_beat.eq(writes.beat),
-            counters.write_burst.eq(writes.burst),
             counters.macs.eq(self.macs),
             counters.saturations.eq(self.saturations),
         ]

@@ -93,7 +93,7 @@ class Sequencer(wiring.Component):
         steps_left, last_step = Signal(17), Signal()  # of the segment; the present one counts
         ends, last_tile = Signal(), Signal()  # the step ends the tile; the tile ends the command
         first_tile, first_step, waits = Signal(), Signal(), Signal()
-        left_position, right_position = Signal(17), Signal(17)
+        left_position, right_position = Signal(17), Signal(17)  # zero on a first step: no reset, which would be late
         wait_mask, read_mask = Signal.like(coming.segment_wait), Signal.like(coming.read_signal)
         spaced = Signal(init=1)  # the shadow accumulators can take a tile by the time this step's would come
         read_pending, closed, go = Signal(), Signal(), Signal()
@@ -120,8 +120,6 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 second.eq(into),
                 first_step.eq(1),
-                left_position.eq(0),
-                right_position.eq(0),
                 steps_left.eq(count),
                 last_step.eq(only),
                 shift_left.eq(by),
@@ -140,8 +138,8 @@ class Sequencer(wiring.Component):
                     steps_left.eq(steps_left - 1),
                     last_step.eq(steps_left == 2),
                     ends.eq((steps_left == 2) & (second | ~chained)),
-                    left_position.eq(left_position + fold),
-                    right_position.eq(right_position + 1),
+                    left_position.eq(Mux(first_step, 0, left_position) + fold),
+                    right_position.eq(Mux(first_step, 0, right_position) + 1),
                 ]
             with m.Elif(chained & ~second):
                 begin(1, steps[1], one_step[1], chained, shift)
@@ -182,8 +180,8 @@ class Sequencer(wiring.Component):
             into.eq(second),
             step.reads.eq(~shifting),
             step.fold_log2.eq(fold_log2),
-            step.left_position.eq(left_position),
-            step.right_position.eq(right_position),
+            step.left_position.eq(Mux(first_step, 0, left_position)),
+            step.right_position.eq(Mux(first_step, 0, right_position)),
             step.last.eq(ends),
             step.depth.eq(Mux(shifting, 0, Mux(last_step, Mux(second, tail[1], tail[0]), fold))),
         ]
