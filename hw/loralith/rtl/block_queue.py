@@ -91,14 +91,14 @@ class CommandQueue(wiring.Component):
 
     Members:
         i: the words of one command after the other, lowest first.
-        o: commands; the next one is there ``words`` + 1 cycles after one is taken, at the soonest.
+        o: commands; the next one is there ``words`` + 2 cycles after one is taken, at the soonest.
         clear: forget all; what comes in during that cycle is lost.
 
     Attributes:
-        delay: cycles from a command's last word to the command: 3.
+        delay: cycles from a command's last word to the command: 4.
     """
 
-    delay = BlockQueue.delay + 1
+    delay = BlockQueue.delay + 2
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -109,14 +109,19 @@ class CommandQueue(wiring.Component):
         words = COMMAND_BYTES // self._config.bus_bytes
         m.submodules.words = queue = BlockQueue(CommandWord(self._config), self._config.queue_depth * words)
         wiring.connect(m, wiring.flipped(self.i), queue.i)
-        count, word = Signal(range(words)), queue.o.payload
-        m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~self.o.valid)]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(queue.o.valid & ~self.o.valid):
+        # A word rests in a register: what enables the command's thousand is one too.
+        count, full, last = Signal(range(words)), Signal(), Signal()
+        take, given, word = Signal(), Signal(), Signal(CommandWord(self._config))
+        m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~full), take.eq(queue.o.valid & ~full)]
+        m.d.sync += given.eq(take)
+        with m.If(take):
+            m.d.sync += [word.eq(queue.o.payload), count.eq(count + 1), last.eq(count == words - 1), full.eq(count == words - 1)]
+        with m.If(given):
             for field, part in ((self.o.payload.bits, word.bits), (self.o.payload.index, word.index)):
                 m.d.sync += field.eq(Cat(field, part)[len(part) :])
-            m.d.sync += [count.eq(count + 1), self.o.valid.eq(count == words - 1)]
+            m.d.sync += self.o.valid.eq(last)
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += [self.o.valid.eq(0), full.eq(0)]
         with m.If(self.clear):
-            m.d.sync += [count.eq(0), self.o.valid.eq(0)]
+            m.d.sync += [count.eq(0), full.eq(0), given.eq(0), self.o.valid.eq(0)]
         return m

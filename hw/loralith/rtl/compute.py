@@ -114,8 +114,10 @@ class ComputeUnit(wiring.Component):
             self.macs.eq(operands.macs),
             self.saturations.eq(results.saturations),
             self.control.complete.eq(results.complete),
+        ]
+        # In registers, as the controller is far away. After a fault nothing is left to finish: the pipeline empties by itself.
+        m.d.sync += [
             self.control.progress.eq(sequencer.valid | results.complete | (self.commands.valid & self.commands.ready)),
-            # After a fault nothing is left to finish: the pipeline empties by itself.
             self.control.busy.eq(~self.control.stop & (decoder.active | sequencer.active | results.pending)),
         ]
 

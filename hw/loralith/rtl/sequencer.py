@@ -127,30 +127,32 @@ class Sequencer(wiring.Component):
                 ends.eq(only & ~stages if into else only & ~chains),
             ]
 
-        with m.If(go):
-            with m.If(shifting):
-                rest = Signal(5)
-                m.d.comb += rest.eq(shift_left - Mux(shift_left >= 4, 4, 1))
-                m.d.sync += [shift_left.eq(rest), shifting.eq(shifts(rest)), ends.eq(last_step & ~shifts(rest))]
-            with m.Elif(~last_step):
-                m.d.sync += [
-                    first_step.eq(0),
-                    steps_left.eq(steps_left - 1),
-                    last_step.eq(steps_left == 2),
-                    ends.eq((steps_left == 2) & (second | ~chained)),
-                    left_position.eq(Mux(first_step, 0, left_position) + fold),
-                    right_position.eq(Mux(first_step, 0, right_position) + 1),
-                ]
-            with m.Elif(chained & ~second):
+        # A step that ends no tile needs no ``go``, which comes late: such a one always goes.
+        moves = active & ~waits
+        with m.If(moves & shifting):
+            rest = Signal(5)
+            m.d.comb += rest.eq(shift_left - Mux(shift_left >= 4, 4, 1))
+            m.d.sync += [shift_left.eq(rest), shifting.eq(shifts(rest)), ends.eq(last_step & ~shifts(rest))]
+        with m.Elif(moves & ~last_step):
+            m.d.sync += [
+                first_step.eq(0),
+                steps_left.eq(steps_left - 1),
+                last_step.eq(steps_left == 2),
+                ends.eq((steps_left == 2) & (second | ~chained)),
+                left_position.eq(Mux(first_step, 0, left_position) + fold),
+                right_position.eq(Mux(first_step, 0, right_position) + 1),
+            ]
+        with m.Elif(go):
+            with m.If(chained & ~second):
                 begin(1, steps[1], one_step[1], chained, shift)
                 m.d.sync += waits.eq(first_tile & (wait_mask != 0))
             with m.Else():
                 begin(0, steps[0], one_step[0], chained, shift)
                 m.d.sync += first_tile.eq(0)
-            with m.If(ends):
-                m.d.sync += spaced.eq(0)
-                with m.If(last_tile):
-                    m.d.sync += active.eq(0)
+        with m.If(go & ends):
+            m.d.sync += spaced.eq(0)
+            with m.If(last_tile):
+                m.d.sync += active.eq(0)
         with m.If(accept):
             begin(0, coming_steps[0], coming_steps[0] == 1, coming.chained, coming.shift)
             m.d.sync += [
