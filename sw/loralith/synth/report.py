@@ -38,11 +38,11 @@ def summary(
 
     `estimate`: Yosys's counts for a part that another tool places and routes. `fits`: no resource over `MOST_OF_THE_PART` of the part,
     except multipliers, of which all may be used. `fmax_mhz`, `meets` and the critical path are the best seed's, and null without a routing.
-    `placed`: the best of `placements`, null without one.
+    `placed`: of `placements` the one that was routed, or else the one with the least wire; null without one. `wire_tiles`: of all, by seed.
     """
     flow = FLOWS[target.board.tool]
     best = max(routings, key=lambda r: r.worst_mhz, default=None)
-    placed = max(placements, key=lambda p: p.expected_mhz, default=None)
+    placed = min(placements, key=lambda p: (best is not None and p.seed != best.seed, p.wire_tiles), default=None)
     used = best.used if best else netlist.total
     available = target.board.available
     share = {r: used[r] / available[r] for r in RESOURCES}
@@ -73,6 +73,7 @@ def summary(
         "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
         "placed": asdict(placed) if placed else None,
+        "wire_tiles": {str(p.seed): p.wire_tiles for p in placements},
         "synthesis_seconds": netlist.seconds,
         "modules": netlist.modules,
         "cells": netlist.cells,
@@ -126,7 +127,7 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += [
             f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | |",
             f"| late end points then | {placed['late_points']:,} of {placed['end_points']:,} | aimed at {figures['target_mhz']:g} MHz |",
-            f"| wires, half perimeters | {placed['wire_tiles']:,} tiles | |",
+            f"| wires, half perimeters | {', '.join(f'seed {seed}: {tiles:,} tiles' for seed, tiles in figures['wire_tiles'].items())} | |",
         ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
     lines += ["| module | LUT | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
