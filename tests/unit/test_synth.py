@@ -10,7 +10,7 @@ import pytest
 
 from loralith import cli, synth
 from loralith.spec.config import Config
-from loralith.synth import harness, routing, spread
+from loralith.synth import harness, macros, routing, spread
 from loralith.synth.placement import read_sdf, wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
@@ -143,6 +143,37 @@ def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
     for row in part:
         assert by_row[row] == set(range(min(by_row[row]), max(by_row[row]) + 1)), "in one piece, for adders beside it"
         assert len(by_row[row]) > len(grid.columns) / 2
+
+
+def test_macros_go_where_their_wires_are_shortest_in_all() -> None:
+    """Two multipliers at each other's place, and one whose LUTs lie nearest to a place that another needs more."""
+
+    def cell(kind: str, place: str, *bits: int) -> dict:
+        return {"type": kind, "attributes": {"NEXTPNR_BEL": place}, "connections": {"A": list(bits)}}
+
+    lut = "SLICEA.K0"
+    cells = {
+        "m0": cell("MULT18X18D", "X40/Y10/MULT18_0", 1, 2),
+        "m1": cell("MULT18X18D", "X4/Y10/MULT18_0", 3, 4),
+        "ram": cell("DP16KD", "X20/Y22/EBR0", 5, 6, 7),
+        "other": cell("DP16KD", "X90/Y22/EBR0", 8),
+        "a": cell("TRELLIS_COMB", f"X5/Y12/{lut}", 1),
+        "b": cell("TRELLIS_COMB", f"X6/Y9/{lut}", 2),
+        "c": cell("TRELLIS_COMB", f"X38/Y9/{lut}", 3),
+        "d": cell("TRELLIS_COMB", f"X39/Y9/{lut}", 4),
+        "e": cell("TRELLIS_COMB", f"X91/Y24/{lut}", 5),
+        "f": cell("TRELLIS_COMB", f"X91/Y25/{lut}", 6),
+        "g": cell("TRELLIS_COMB", f"X80/Y25/{lut}", 7),
+        "h": cell("TRELLIS_COMB", f"X88/Y24/{lut}", 8),
+        "without a place": {"type": "$scopeinfo", "attributes": {}, "connections": {}},
+    }
+    places = macros.assign({"cells": cells})
+    assert places == {"m0": "X4/Y10/MULT18_0", "m1": "X40/Y10/MULT18_0", "ram": "X90/Y22/EBR0", "other": "X20/Y22/EBR0"}
+    module = {"cells": {name: {"attributes": {}} for name in cells}}
+    macros.lock(module, places)
+    assert {name: cell["attributes"] for name, cell in module["cells"].items() if cell["attributes"]} == {
+        name: {"BEL": place} for name, place in places.items()
+    }
 
 
 @pytest.mark.parametrize(

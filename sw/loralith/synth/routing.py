@@ -16,6 +16,7 @@ from typing import Any
 
 from .board import RESOURCES
 from .error import SynthError
+from .macros import assign, lock
 from .netlist import Netlist
 from .process import run_tool
 from .spread import reserve
@@ -93,12 +94,13 @@ class Run:
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     """`netlist` as placed with `seed`: the stem's .placed and .sdf; from the netlist's folder where the same was made before.
 
-    Raises SynthError.
+    Twice, the second time with its macros where the first one shows that they belong (`macros.py`). Raises SynthError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
-    reserved = sum(reserve(module, board.grid) for module in content["modules"].values() if "top" in module["attributes"])
+    module = _top(content)
+    reserved = reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
     key = hashlib.sha256("\n".join([netlist.key, *_part(target), *words, str(reserved), pins, tool]).encode()).hexdigest()[:8]
@@ -108,8 +110,15 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
-    files = {"--json": ".json", "--lpf": ".lpf", "--sdf": ".sdf", "--write": ".placed"}
-    return _run(target, command, Run(stem, 0, tool, reserved), "placed", [*_part(target), *words], files, prepare)
+    def prepare_again() -> None:
+        lock(module, assign(_top(json.loads(stem.with_suffix(".sketch").read_text(encoding="utf-8")))))
+        prepare()
+
+    words = [*_part(target), *words]
+    files = {"--json": ".json", "--lpf": ".lpf"}
+    sketch = _run(target, command, Run(stem, 0, tool, reserved), "sketched", words, files | {"--write": ".sketch"}, prepare)
+    run = _run(target, command, sketch, "placed", words, files | {"--sdf": ".sdf", "--write": ".placed"}, prepare_again)
+    return replace(run, seconds=sketch.seconds + run.seconds)
 
 
 def route(target: Target, netlist: Netlist, seed: int) -> Routing:
@@ -120,6 +129,10 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     run = _run(target, nextpnr()[0], start, "routed", words, files)
     content = json.loads(run.stem.with_suffix(".report.json").read_text())
     return read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool, reserved=run.reserved)
+
+
+def _top(content: dict[str, Any]) -> dict[str, Any]:
+    return next(module for module in content["modules"].values() if "top" in module["attributes"])
 
 
 def _part(target: Target) -> list[str]:
