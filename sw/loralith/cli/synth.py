@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             placements.append(synth.place(target, netlist, seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
         if not args.place_only:
-            # Where multipliers and block RAMs come to lie is a matter of luck, and with it a tenth of the wire: too much cannot be routed.
+            # The placer's luck differs from seed to seed, and too much wire cannot be routed.
             least = min(placements, key=lambda placement: placement.wire_tiles)
             routings.append(synth.route(target, netlist, least.seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
