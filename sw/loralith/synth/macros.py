@@ -10,6 +10,8 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from .error import SynthError
+
 __all__ = ["MACROS", "assign", "lock"]
 
 MACROS = ("MULT18X18D", "DP16KD")
@@ -21,9 +23,16 @@ _MOST_PINS = 200
 
 
 def assign(placed: dict[str, Any]) -> dict[str, str]:
-    """Place of each of `MACROS` by name, for the flat module of a design that nextpnr placed and wrote."""
+    """Place of each of `MACROS` by name, for the flat module of a design that nextpnr placed and wrote; lengths are half perimeters.
+
+    Raises SynthError without SciPy.
+    """
     import numpy as np
-    from scipy.optimize import linear_sum_assignment
+
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise SynthError("scipy is not installed; `pip install 'loralith[fpga]'` installs it") from None
 
     places = {name: cell["attributes"]["NEXTPNR_BEL"] for name, cell in placed["cells"].items() if "NEXTPNR_BEL" in cell["attributes"]}
     at = {name: _position(place) for name, place in places.items()}

@@ -14,12 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import macros, spread
 from .board import RESOURCES
 from .error import SynthError
-from .macros import assign, lock
 from .netlist import Netlist
 from .process import run_tool
-from .spread import reserve
 from .target import Target
 
 __all__ = ["Arc", "Routing", "Run", "designer", "nextpnr", "placed", "read_report", "route"]
@@ -34,9 +33,11 @@ _LEAST = (0, 11)
 """Of nextpnr; the package is pinned."""
 
 PLACER = ("--placer", "static")
-"""It leaves a quarter less wire than HeAP, but so close together that it needs rows kept free (`spread.py`) to be routed."""
+"""It leaves far less wire than HeAP, but so close together that it needs rows kept free (`spread.py`) to be routed."""
 ROUTER = ("--router", "router1")
-"""It gets through where router 2 swings about the last thousand conflicts."""
+"""It gets through where router 2 gets slow with thousands of conflicts left."""
+_STEPS = "".join(Path(str(step.__file__)).read_text(encoding="utf-8") for step in (macros, spread))
+"""Text of what is done to a netlist before it is placed: a placement depends on it."""
 
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -100,10 +101,10 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = _top(content)
-    reserved = reserve(module, board.grid)
+    reserved = spread.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
-    key = hashlib.sha256("\n".join([netlist.key, *_part(target), *words, str(reserved), pins, tool]).encode()).hexdigest()[:8]
+    key = hashlib.sha256("\n".join([netlist.key, *_part(target), *words, str(board.grid), _STEPS, pins, tool]).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
 
     def prepare() -> None:
@@ -111,7 +112,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
     def prepare_again() -> None:
-        lock(module, assign(_top(json.loads(stem.with_suffix(".sketch").read_text(encoding="utf-8")))))
+        macros.lock(module, macros.assign(_top(json.loads(stem.with_suffix(".sketch").read_text(encoding="utf-8")))))
         prepare()
 
     words = [*_part(target), *words]
@@ -210,7 +211,10 @@ def designer(name: str) -> str:
 
 
 def nextpnr() -> tuple[str, str]:
-    """The command, and its name and version: nextpnr-ecp5 on PATH where it is new enough, as it is twice as fast, else the package's."""
+    """The command, and its name and version: nextpnr-ecp5 on PATH where it is new enough, as it is faster, else the package's.
+
+    Raises SynthError.
+    """
     native = shutil.which(_NATIVE)
     if native is not None:
         try:
