@@ -1,4 +1,4 @@
-"""First-in first-out stream in a memory: LUT RAM where the target has it, so that wide commands cost no flip-flops."""
+"""First-in first-out streams: two registers, or a memory, which is LUT RAM where the target has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["Queue"]
 class Queue(wiring.Component):
     """``depth`` entries of ``shape``. First word falls through; one entry in and one out per cycle.
 
-    ``i.ready`` and ``o.valid`` depend on registers alone, so a queue of two also cuts a long handshake path.
+    ``i.ready`` and ``o.valid`` depend on registers alone. A queue of two is made of registers, so that it cuts a long path: what comes
+    out is a register, and what comes in needs no enable.
 
     Members:
         i, o: the streams.
@@ -31,6 +32,26 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if self._depth == 2:
+            self._registers(m)
+        else:
+            self._memory(m)
+        return m
+
+    def _registers(self, m: Module) -> None:
+        """The first entry, and a spare one that takes what comes while the first one stays."""
+        spare = Signal.like(self.o.payload)
+        some, room, moves = Signal(), Signal(init=1), Signal()  # room: the spare one is empty
+        m.d.comb += [self.i.ready.eq(room), self.o.valid.eq(some), moves.eq(~some | self.o.ready)]
+        with m.If(room):
+            m.d.sync += spare.eq(self.i.payload)
+        with m.If(moves):
+            m.d.sync += [self.o.payload.eq(Mux(room, self.i.payload, spare)), some.eq(self.i.valid | ~room)]
+        m.d.sync += room.eq(moves | (room & ~self.i.valid))
+        with m.If(self.clear):
+            m.d.sync += [some.eq(0), room.eq(1)]
+
+    def _memory(self, m: Module) -> None:
         m.submodules.memory = memory = Memory(shape=self._shape, depth=max(self._depth, 2), init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         level = Signal(range(self._depth + 1))
@@ -48,7 +69,7 @@ class Queue(wiring.Component):
             get.eq(self.o.valid & self.o.ready),
             write.addr.eq(last),
             write.data.eq(self.i.payload),
-            write.en.eq(put),
+            write.en.eq(room),  # whatever is there: a free entry may hold anything, and ``put`` is late
             read.addr.eq(first),
             self.o.payload.eq(read.data),
         ]
@@ -64,4 +85,3 @@ class Queue(wiring.Component):
         ]
         with m.If(self.clear):
             m.d.sync += [level.eq(0), first.eq(0), last.eq(0), some.eq(0), room.eq(1)]
-        return m

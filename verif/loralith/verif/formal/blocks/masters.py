@@ -145,7 +145,7 @@ def reads(h: Harness) -> None:
     h.always(
         "r_fetch",
         "the fetch gets the beats with its id and no other, with data and error",
-        (fetched.valid == (axi.rvalid & (axi.rid == 1) & ~dut.stop))
+        (fetched.valid == (axi.rvalid & (axi.rid == 1)))
         & (~fetched.valid | ((fetched.payload.data.as_value() == axi.rdata) & (fetched.payload.error == error))),
     )
     loaded = dut.load_beats
@@ -257,7 +257,7 @@ MUTANTS_READ = (
     Mutant("r_drain", "read_master", "axi.rready.eq(self.stop | Mux(", "axi.rready.eq(Mux("),
     Mutant("ar_asked", "read_master", "axi.arid.eq(gate.o_source)", "axi.arid.eq(gate.i_source)"),
     Mutant("r_one", "read_master", "gate.i.ready & ~self.fetch.valid", "gate.i.ready"),
-    Mutant("r_fetch", "read_master", "axi.rvalid & axi.rid & ~self.stop", "axi.rvalid & axi.rid"),
+    Mutant("r_fetch", "read_master", "fetch_beats.valid.eq(axi.rvalid & axi.rid)", "fetch_beats.valid.eq(axi.rvalid)"),
     Mutant("r_load", "read_master", "axi.rvalid & ~axi.rid & ~self.stop", "axi.rvalid & ~self.stop"),
     Mutant("r_load", "read_master", "error = axi.rresp.any()", "error = axi.rresp[0]"),
 )

@@ -56,7 +56,12 @@ def queue(depth: int) -> Callable[[Harness], None]:
     return build
 
 
-MUTANTS = (
+REGISTERS = (
+    Mutant("held", "queue", "moves.eq(~some | self.o.ready)", "moves.eq(1)"),
+    Mutant("level", "queue", "room.eq(moves | (room & ~self.i.valid))", "room.eq(moves | room)"),
+    Mutant("order", "queue", "Mux(room, self.i.payload, spare)", "self.i.payload"),
+)
+MEMORY = (
     Mutant("held", "queue", "with m.If(get):", "with m.If(self.o.valid):"),
     Mutant("level", "queue", "(level < self._depth - 1)", "(level < self._depth - 2)"),
     Mutant("level", "queue", "with m.If(put ^ get):", "with m.If(put):"),
@@ -70,7 +75,7 @@ PROOFS = tuple(
         "queue",
         queue(depth),
         Method.reachability(),
-        MUTANTS if depth == 3 else (),
+        {2: REGISTERS, 3: MEMORY}.get(depth, ()),
         bound=f"depths 1 to 4, words of {WORD} bits",
     )
     for depth in (1, 2, 3, 4)
