@@ -37,7 +37,7 @@ class ReadMaster(wiring.Component):
         load_beats, fetch_beats: their beats, each in its order. ``fetch_beats`` must always be ready: while one reader
             stalls, the other one's beats wait behind its.
         window_base, window_limit: the window.
-        stop: issue nothing new, drop the beats that come.
+        stop: issue nothing new, drop the load's beats that come, and the fetch's that it is not ready for.
         clear: forget everything; only while not ``busy``.
         busy: an address is on the bus or its beats are not all in.
         load_refused, fetch_refused: a burst of this reader was refused; held until ``clear``. refused_address: its address.
@@ -122,7 +122,7 @@ class ReadMaster(wiring.Component):
             beats.i.valid.eq(axi.rvalid & ~axi.rid & ~self.stop),
             beats.i.payload.data.eq(axi.rdata),
             beats.i.payload.error.eq(error),
-            self.fetch_beats.valid.eq(axi.rvalid & axi.rid & ~self.stop),
+            self.fetch_beats.valid.eq(axi.rvalid & axi.rid),
             self.fetch_beats.payload.data.eq(axi.rdata),
             self.fetch_beats.payload.error.eq(error),
             axi.rready.eq(self.stop | Mux(axi.rid, self.fetch_beats.ready, beats.i.ready)),
