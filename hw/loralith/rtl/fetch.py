@@ -103,11 +103,13 @@ class Fetch(wiring.Component):
             extent.start.eq(self.start),
             checked.eq((state == State.CHECK) & extent.done),
         ]
-        misaligned = self.list_base[: exact_log2(config.bus_bytes)].any()
-        below = Signal()  # long before ``checked``
-        m.d.sync += below.eq(self.list_base < self.window_base)
+        misaligned, below, empty = Signal(), Signal(), Signal()  # long before ``checked``
+        m.d.sync += [
+            misaligned.eq(self.list_base[: exact_log2(config.bus_bytes)].any()),
+            below.eq(self.list_base < self.window_base),
+            empty.eq(self.list_length == 0),
+        ]
         outside = ~extent.ok | below
-        empty = self.list_length == 0
         with m.If(self.start):
             m.d.sync += state.eq(State.CHECK)
         with m.Elif(checked):
@@ -115,14 +117,17 @@ class Fetch(wiring.Component):
         with m.If(control.stop | control.clear | (checked & (misaligned | outside | empty))):
             m.d.sync += state.eq(State.IDLE)
 
-        # Requests, one descriptor at a time while there is room for it.
+        # Requests, one descriptor at a time while there is room for it. One in the cycle after ``stop`` goes no further than to the master.
         asked, room = Signal(32), Signal(range(self.ahead + 1))
-        more = Signal()  # right again by the time the splitter is ready again
-        m.d.sync += more.eq(asked != self.list_length)
+        more = Signal()
         address = Signal(64)
-        ask = Signal()
+        ask, counted = Signal(), Signal()  # counted: ``more`` is not right yet
+        m.d.sync += [
+            more.eq(asked != self.list_length),
+            counted.eq(ask),
+            splitter.i.valid.eq((state == State.READ) & more & (room != 0) & ~ask & ~counted & ~control.stop & ~control.clear),
+        ]
         m.d.comb += [
-            splitter.i.valid.eq((state == State.READ) & more & (room != 0) & ~control.stop),
             splitter.i.payload.address.eq(address),
             splitter.i.payload.rows.eq(1),
             splitter.i.payload.beats.eq(words),

@@ -68,7 +68,7 @@ class LoadUnit(wiring.Component):
         m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
         m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead)
         m.submodules.data = data = LoadData(config)
-        m.submodules.completion = completion = Completion(self._write_delay)
+        m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
@@ -122,9 +122,9 @@ class LoadUnit(wiring.Component):
 
         written = (data.operand.valid & data.operand.ready) | (data.scale.valid & data.scale.ready)
         m.d.comb += [
-            self.active.eq(granted | flight.o.valid | data.operand.valid | data.scale.valid | completion.pending),
+            self.active.eq(granted | flight.o.valid | data.operand.valid | data.scale.valid | data.done.valid | completion.pending),
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(completion.complete),
-            control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready)),
         ]
+        m.d.sync += control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready))
         return m

@@ -32,8 +32,8 @@ class LoadData(wiring.Component):
         jobs: loads, in the order of their beats; taken when the last write is made up.
         beats: the bus words of all loads in a row; of a packed load each is two beats' worth, see ``Unpack``.
         operand, scale: the writes.
-        done: the signal mask of a load in the cycle that takes its last write. That write is made up only while ``done`` is
-            ready, and the taker must stay so until then.
+        done: the signal mask of a load in the cycle after the one that takes its last write. That write is made up only while
+            ``done`` is ready, and the taker must stay so until then.
         fault: a read error, with the beat's address; from then on beats are dropped. Held until ``clear``.
         clear: forget everything.
     """
@@ -229,14 +229,14 @@ class LoadData(wiring.Component):
             self.scale.payload.data.eq(out.data),
             made.o.ready.eq(Mux(out.scale, self.scale.ready, self.operand.ready)),
             taken.eq(made.o.valid & made.o.ready),
-            self.done.valid.eq(taken & out.last),
         ]
+        m.d.sync += self.done.valid.eq(taken & out.last)
         with m.If(step & job_ends):
             m.d.sync += [ending.eq(1), self.done.payload.eq(job.signal)]
         with m.Elif(self.done.valid):
             m.d.sync += ending.eq(0)
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), ending.eq(0), self.fault.valid.eq(0)]
+            m.d.sync += [running.eq(0), ending.eq(0), self.done.valid.eq(0), self.fault.valid.eq(0)]
         return m
 
     def _group(self, part: Signal, lanes: int) -> Value:

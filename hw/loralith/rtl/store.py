@@ -159,6 +159,6 @@ class StoreUnit(wiring.Component):
             self.active.eq(granted | signals.o.valid | completion.pending),
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(completion.complete),
-            control.progress.eq(data.out_read.en | data.stat_read.en | completion.complete | (self.wait.valid & self.wait.ready)),
         ]
+        m.d.sync += control.progress.eq(data.out_read.en | data.stat_read.en | completion.complete | (self.wait.valid & self.wait.ready))
         return m
