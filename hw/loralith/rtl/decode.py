@@ -49,17 +49,18 @@ class ComputeDecoder(wiring.Component):
             }
         )
 
-    def _extents(self, m: Module, command, sizes: Value, lengths: Value, start: Value) -> list[tuple[Value, Value, Check]]:
+    def _extents(
+        self, m: Module, command, steps: list[Signal], sizes: Value, lengths: Value, start: Value
+    ) -> list[tuple[Value, Value, Check]]:
         """(done, ok or not needed, detail) of every region, in the order of docs/machine.md.
 
-        In the cycle of ``sizes`` the blocks and steps are counted, in that of ``lengths``, after it, the words; ``start`` follows.
+        In the cycle of ``sizes`` the blocks and ``steps`` are counted, in that of ``lengths``, after it, the words; ``start`` follows.
         """
         config = self.config
         rows, cols = config.rows, config.cols
         log_banks = ceil_log2(config.banks)
         log_cols = ceil_log2(cols)
         row_blocks, col_blocks = Signal(17 - ceil_log2(rows)), Signal(17)
-        steps = [Signal(17, name=f"steps{segment}") for segment in (0, 1)]
         width = Signal(18)
         fold_log2 = command.fold_log2[: ceil_log2(config.max_fold).bit_length()]  # of a command that is no error
         fold_mask = Signal(4)
@@ -164,11 +165,13 @@ class ComputeDecoder(wiring.Component):
             ]
         m.d.comb += size_ok.eq(counts_ok & (length <= K_LIMIT))
 
-        extents = self._extents(m, command, sizes, lengths, start)
+        steps = [Signal(17, name=f"steps{segment}") for segment in (0, 1)]
+        extents = self._extents(m, command, steps, sizes, lengths, start)
         plan = self.plans.payload
         for name, _ in data.Layout.cast(Plan):
-            if name != "flags":
+            if name not in ("flags", "steps0", "steps1"):
                 m.d.comb += plan[name].eq(command[name])
+        m.d.comb += [plan.steps0.eq(steps[0]), plan.steps1.eq(steps[1])]
         for name, _ in data.Layout.cast(CommandFlags):
             m.d.comb += plan.flags[name].eq(command[name])
         # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.

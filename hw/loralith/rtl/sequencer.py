@@ -63,10 +63,9 @@ class Sequencer(wiring.Component):
 
         # A command is looked at for a cycle before its first step: what the first decisions need then rests in registers.
         known = Signal()
-        coming_steps, coming_tail = (
-            [Signal(17, name=f"coming_steps{s}") for s in (0, 1)],
-            [Signal(5, name=f"coming_tail{s}") for s in (0, 1)],
-        )
+        coming_steps = [Signal(17, name=f"coming_steps{s}") for s in (0, 1)]
+        coming_one_step = [Signal(name=f"coming_one_step{s}") for s in (0, 1)]
+        coming_tail = [Signal(5, name=f"coming_tail{s}") for s in (0, 1)]
         coming_last_rows, coming_last_cols = Signal(), Signal()
         coming_tile_cols, coming_index_step = Signal(8), Signal(32)
         fold_mask = Signal(4)
@@ -79,9 +78,10 @@ class Sequencer(wiring.Component):
             coming_tile_cols.eq(config.cols >> coming_fold),
             coming_index_step.eq((coming.flags.index_col_stride << log_cols) >> coming_fold),
         ]
-        for s, k in enumerate((coming.k0, coming.k1)):
+        for s, (k, count) in enumerate(((coming.k0, coming.steps0), (coming.k1, coming.steps1))):
             m.d.sync += [
-                coming_steps[s].eq((k + fold_mask) >> coming_fold),
+                coming_steps[s].eq(count),
+                coming_one_step[s].eq(count == 1),
                 coming_tail[s].eq(((k - 1) & fold_mask) + 1),
             ]
 
@@ -154,11 +154,11 @@ class Sequencer(wiring.Component):
             with m.If(last_tile):
                 m.d.sync += active.eq(0)
         with m.If(accept):
-            begin(0, coming_steps[0], coming_steps[0] == 1, coming.chained, coming.shift)
+            begin(0, coming_steps[0], coming_one_step[0], coming.chained, coming.shift)
             m.d.sync += [
                 active.eq(1),
                 *(steps[s].eq(coming_steps[s]) for s in (0, 1)),
-                *(one_step[s].eq(coming_steps[s] == 1) for s in (0, 1)),
+                *(one_step[s].eq(coming_one_step[s]) for s in (0, 1)),
                 *(tail[s].eq(coming_tail[s]) for s in (0, 1)),
                 fold_log2.eq(coming_fold),
                 chained.eq(coming.chained),

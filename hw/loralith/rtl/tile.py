@@ -60,7 +60,11 @@ class Tile(data.Struct):
 
 
 class Plan(data.Struct):
-    """A checked COMPUTE command whose tokens were taken; fields as in the command set."""
+    """A checked COMPUTE command whose tokens were taken; fields as in the command set.
+
+    Attributes:
+        steps0, steps1: of the array, of each segment: k over the fold, rounded up.
+    """
 
     flags: CommandFlags
     fold_log2: unsigned(4)
@@ -72,6 +76,8 @@ class Plan(data.Struct):
     n_cols: unsigned(16)
     k0: unsigned(17)
     k1: unsigned(17)
+    steps0: unsigned(17)
+    steps1: unsigned(17)
     left0_base: unsigned(16)
     left0_stride: unsigned(16)
     right0_base: unsigned(16)
