@@ -72,14 +72,15 @@ class ComputeUnit(wiring.Component):
         config = self.config
         decoder, sequencer, operands = ComputeDecoder(config), Sequencer(config), OperandPath(config)
         drain, results = Drain(config), Results(config)
-        # Pipelines without a reset of their own empty themselves: nothing comes in once these are reset.
+        # ``clear`` comes from far away, long before the first command. Pipelines without a reset of their own empty themselves: nothing
+        # comes in once these are reset.
+        clearing, cleared = Signal(), Signal()
+        m.d.sync += [clearing.eq(self.control.clear), cleared.eq(clearing)]
         blocks = {"decoder": decoder, "sequencer": sequencer, "operands": operands, "drain": drain, "results": results}
         for name, block in blocks.items():
             m.submodules[f"{name}_reset"] = reset = LocalReset()
-            m.d.comb += reset.i.eq(self.control.clear | self.reset)
+            m.d.comb += reset.i.eq(clearing | self.reset)
             m.submodules[name] = ResetInserter(reset.o)(block)
-        clearing = Signal()
-        m.d.sync += clearing.eq(self.control.clear)
         m.submodules.array = array = ProcessingArray(config)
         m.submodules.ppu = ppu = PostProcessor(config.rows)
         m.submodules.hash = index_hash = IndexHash(config.rows)
@@ -99,7 +100,7 @@ class ComputeUnit(wiring.Component):
         # A register on the way to the controller; it forgets a fault when the decoder does.
         for name in self.fault.signature.members:
             m.d.sync += getattr(self.fault, name).eq(getattr(decoder.fault, name))
-        with m.If(self.control.clear | clearing):
+        with m.If(self.control.clear | clearing | cleared):
             m.d.sync += self.fault.valid.eq(0)
         connect(m, sequencer.segment, flipped(self.segment_wait))
         connect(m, sequencer.read_signal, flipped(self.read_signal))

@@ -92,7 +92,7 @@ class Drain(wiring.Component):
         left, first = Signal(8), Signal()
         n, acc_word, index = Signal(16), Signal(16), Signal(32)
         lane_keys, keys = self._lane_keys(m), Signal(32 * rows)
-        taps = [Signal(config.max_fold, name=f"taps{stage}") for stage in range(self.fold_stages)]
+        skips = [Signal(config.max_fold, name=f"skips{stage}") for stage in range(self.fold_stages)]
         last = Signal()
         m.d.comb += [last.eq(left == 1), self.shift.eq(self.capture | (active & ~last))]
         with m.If(self.capture):
@@ -107,9 +107,9 @@ class Drain(wiring.Component):
             ]
             for group in range(config.max_fold):
                 # With fold f, the heads of every max_fold / f -th lane group belong to one output column.
-                aligned = Signal(name=f"aligned_{group}")
-                m.d.comb += aligned.eq(((group << self.tile.fold_log2) & (config.max_fold - 1)) == 0)
-                m.d.sync += taps[0][group].eq(aligned)
+                within = Signal(name=f"within_{group}")
+                m.d.comb += within.eq(((group << self.tile.fold_log2) & (config.max_fold - 1)) != 0)
+                m.d.sync += skips[0][group].eq(within)
             with m.If(self.tile.flags.stochastic):
                 m.d.sync += keys.eq(lane_keys)
         with m.Elif(active):
@@ -165,7 +165,7 @@ class Drain(wiring.Component):
             self.scale_en.eq(valid[0] & scaled),
             self.scale_row.eq(scale_word),
         ]
-        for enable, (before, after) in zip(Cat(active, valid), pairwise(taps), strict=False):
+        for enable, (before, after) in zip(Cat(active, valid), pairwise(skips), strict=False):
             with m.If(enable):
                 m.d.sync += after.eq(before)
         # The memories' words rest in registers before anything is made of them: plain ones, so that they are the memories' own.
@@ -185,7 +185,7 @@ class Drain(wiring.Component):
         entry_bits = len(common.as_value())
         m.d.comb += common.eq(Cat(entry.as_value() for entry in entries).word_select(column[3].n[:log_rows], entry_bits))
         for lane in range(rows):
-            total = self._fold_sum(m, lane, Cat(active, valid), taps)
+            total = self._fold_sum(m, lane, Cat(active, valid), skips)
             old = Signal(32, name=f"old_{lane}", reset_less=True)
             m.d.sync += [
                 old.eq(self.acc_read_data.word_select(lane, 32)),
@@ -209,24 +209,24 @@ class Drain(wiring.Component):
         ]
         return m
 
-    def _fold_sum(self, m: Module, lane: int, enables: Value, taps: list[Signal]) -> Value:
-        """The sum over the lane groups that ``taps`` names, ``fold_stages`` registers later: a tree, its levels spread over the stages."""
+    def _fold_sum(self, m: Module, lane: int, enables: Value, skips: list[Signal]) -> Value:
+        """The sum of the lane groups but those that ``skips`` names, ``fold_stages`` registers later: a tree over as many stages."""
         nodes: list[Value] = [heads.word_select(lane, 32) for heads in self.heads]
         width = ceil_log2(len(nodes))
         arities = [1 << (width + stage) // self.fold_stages for stage in reversed(range(self.fold_stages))]
-        nodes = [Mux(taps[0][i % arities[0]], node, 0) if i % arities[0] else node for i, node in enumerate(nodes)]
+        nodes = [Mux(skips[0][i % arities[0]], 0, node) if i % arities[0] else node for i, node in enumerate(nodes)]
         span = 1
         for stage, (arity, following) in enumerate(pairwise([*arities, 1])):
             span *= arity
             sums: list[Value] = []
             for i, at in enumerate(range(0, len(nodes), arity)):
-                value = sum(nodes[at + 1 : at + arity], start=nodes[at])
-                # What a smaller fold leaves out is zero from here on, so that the next stage need not choose.
-                if i % following:
-                    value = Mux(taps[stage][i % following * span], value, 0)
                 register = Signal(32, name=f"sum{stage}_{i}_{lane}", reset_less=True)
                 with m.If(enables[stage]):
-                    m.d.sync += register.eq(value)
+                    m.d.sync += register.eq(sum(nodes[at + 1 : at + arity], start=nodes[at]))
+                # What a smaller fold leaves out is zero from here on, so that the next stage need not choose; so it is without a column.
+                if i % following:
+                    with m.If(skips[stage][i % following * span]):
+                        m.d.sync += register.eq(0)
                 sums.append(register)
             nodes = sums
         return nodes[0]

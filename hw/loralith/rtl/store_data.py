@@ -160,7 +160,7 @@ class StoreData(wiring.Component):
 
         # What each read is for travels beside it; the job's constants hold until the pipe is empty.
         flight = data.StructLayout({"valid": 1, "word_ends": 1, "row_ends": 1, "offset": word_bits, "part": 3})
-        stages = [Signal(flight, name=f"flight{i}") for i in range(self._out_delay + 1)]
+        stages = [Signal(flight, name=f"flight{i}") for i in range(self._out_delay + 2)]
         m.d.comb += stages[0].eq(Cat(reading, word_ends, row_ends & (~packed | job_ends), offset, part[:3]))
         for before, after in pairwise(stages):
             m.d.sync += after.eq(before)
@@ -174,21 +174,27 @@ class StoreData(wiring.Component):
             held = Signal(8 * STAT_BYTES, name=f"stat_data{i}")
             m.d.sync += held.eq(stat_data)
             stat_data = held
-        at = stages[-1]
+        # What was read rests in a register, and so does whatever says what becomes of it.
+        came, at = stages[-2:]
         word = Signal(8 * W)
-        m.d.comb += word.eq(Mux(source[0], self._fit(self.out_read.word.as_value(), at.part), self.out_read.lane_data.as_value()))
         with m.If(source[1]):
-            m.d.comb += word.eq(self._fit(stat_data, at.part))
-        word = self._repeated(m, word, piece_log2)
+            m.d.sync += word.eq(self._fit(stat_data, came.part))
+        with m.Else():
+            m.d.sync += word.eq(Mux(source[0], self._fit(self.out_read.word.as_value(), came.part), self.out_read.lane_data.as_value()))
+        repeats, mask, here, last_strobe = Signal(word_bits), Signal(word_bits), Signal(W), Signal(W)
+        m.d.sync += [
+            repeats.eq(Cat(piece_log2 <= level for level in range(word_bits))),
+            mask.eq(Const(-1, word_bits) << piece_log2),
+            here.eq(Cat((Const(i, word_bits) & mask) == came.offset for i in range(W))),
+            last_strobe.eq(Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)),
+        ]
+        word = self._repeated(m, word, repeats)
 
         # Pieces gather in ``beat``; the one that ends the word goes on to the queue with them.
         beat, gathered = Signal(8 * W), Signal(8 * W)
-        mask = Signal(word_bits)
-        m.d.comb += mask.eq(Const(-1, word_bits) << piece_log2)
         for i in range(W):
             byte = slice(8 * i, 8 * i + 8)
-            m.d.comb += gathered[byte].eq(Mux((Const(i, word_bits) & mask) == at.offset, word[byte], beat[byte]))
-        last_strobe = Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)
+            m.d.comb += gathered[byte].eq(Mux(here[i], word[byte], beat[byte]))
         with m.If(at.valid):
             m.d.sync += beat.eq(gathered)
         m.d.comb += [
@@ -213,12 +219,12 @@ class StoreData(wiring.Component):
             return word.word_select(part[: exact_log2(len(word) // width)], width)
         return Cat(word for _ in range(width // len(word)))
 
-    def _repeated(self, m: Module, word: Signal, piece_log2: Value) -> Signal:
-        """The first 2**piece_log2 bytes over and over."""
+    def _repeated(self, m: Module, word: Signal, repeats: Signal) -> Signal:
+        """The first 2**i bytes over and over, for the lowest i that ``repeats`` names."""
         for level in reversed(range(exact_log2(self._config.bus_bytes))):
             half, source = 8 << level, word
             word = Signal(len(source), name=f"repeated{level}")
             m.d.comb += word.eq(source)
-            with m.If(piece_log2 <= level):
+            with m.If(repeats[level]):
                 m.d.comb += word.eq(source[:half].replicate(len(source) // half))
         return word
