@@ -27,7 +27,9 @@ class ColumnControl(wiring.Component):
 
     Members:
         valid, base, capture, shift: the array's.
-        accumulate, base_later: three cycles later: add the product, to what.
+        accumulate: three cycles later: add the product.
+        keep, up, up4: to what, so that an element's adder and one level of logic do: to the sum as it is; to it shifted up, then
+            by four, else by one; else to zero.
         move, load: in the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
     """
 
@@ -35,7 +37,8 @@ class ColumnControl(wiring.Component):
         super().__init__(
             {name: In(1) for name in ("valid", "capture", "shift")}
             | {name: Out(1) for name in ("accumulate", "move", "load")}
-            | {"base": In(2), "base_later": Out(2)}
+            | {name: Out(1) for name in ("keep", "up", "up4")}
+            | {"base": In(2)}
         )
 
     def elaborate(self, platform) -> Module:
@@ -54,7 +57,7 @@ class ColumnControl(wiring.Component):
         with m.If(given):
             m.d.sync += base_given.eq(base)
         with m.If(multiplied):
-            m.d.sync += self.base_later.eq(base_given)
+            m.d.sync += [self.keep.eq(base_given == Base.KEEP), self.up.eq(base_given[1]), self.up4.eq(base_given[0])]
         return m
 
 
@@ -109,13 +112,12 @@ class ProcessingArray(wiring.Component):
             m.submodules[f"control{first}"] = control = ColumnControl()
             m.d.comb += [getattr(control, name).eq(getattr(self, name)) for name in ("valid", "base", "capture", "shift")]
             elements = [(i, j) for i in rows for j in cols[first : first + self.columns_per_control]]
-            base = control.base_later
             with m.If(control.accumulate):
                 for i, j in elements:
                     # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
                     old = acc[i][j]
-                    shifted = Mux(base[0], Cat(Const(0, 4), old[:28]), Cat(Const(0, 1), old[:31]))
-                    start = Mux(base == Base.KEEP, old, Mux(base[1], shifted, Const(0, 32)))
+                    shifted = Mux(control.up4, Cat(Const(0, 4), old[:28]), Cat(Const(0, 1), old[:31]))
+                    start = Mux(control.keep, old, Const(0, 32)) | Mux(control.up, shifted, Const(0, 32))
                     m.d.sync += old.eq(start.as_signed() + product[i][j])
             with m.If(control.move):
                 with m.If(control.load):

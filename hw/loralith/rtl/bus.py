@@ -11,7 +11,7 @@ from loralith.spec.registers import ADDRESS_BITS, COUNTERS, ID
 from loralith.spec.version import VERSION
 
 from .axi import Axi4ReadSignature, Axi4Signature, Axi4WriteSignature, AxiLiteSignature
-from .block_queue import CommandQueue
+from .block_queue import CommandQueue, CommandWord
 from .controller import Controller
 from .counters import Counters
 from .csr import Registers
@@ -28,6 +28,7 @@ from .interfaces import (
     WaitSignature,
 )
 from .load import LoadUnit
+from .queue import Queue
 from .read_master import ReadMaster
 from .reset import LocalReset
 from .store import StoreUnit
@@ -91,11 +92,13 @@ class BusSide(wiring.Component):
         load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
         reads, writes = ReadMaster(config), WriteMaster(config)
         queues = [CommandQueue(config) for _ in range(3)]
+        ways = [Queue(CommandWord(config), 2) for _ in range(3)]  # a queue lies beside its unit, far from the fetch
         # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
         m.submodules.registers = ResetInserter(self.reset)(registers)
         blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
         blocks |= {"reads": reads, "writes": writes, "tokens": tokens}
-        blocks |= dict(zip(("load_queue", "compute_queue", "store_queue"), queues, strict=True))
+        for unit, way, queue in zip(("load", "compute", "store"), ways, queues, strict=True):
+            blocks |= {f"{unit}_way": way, f"{unit}_queue": queue}
         for name, block in blocks.items():
             m.submodules[f"{name}_reset"] = reset = LocalReset()
             m.d.comb += reset.i.eq(self.reset)
@@ -110,10 +113,11 @@ class BusSide(wiring.Component):
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
 
         # Commands.
-        for source, queue, sink in zip(
-            (fetch.load, fetch.compute, fetch.store), queues, (load.commands, flipped(self.commands), store.commands), strict=True
+        for source, way, queue, sink in zip(
+            (fetch.load, fetch.compute, fetch.store), ways, queues, (load.commands, flipped(self.commands), store.commands), strict=True
         ):
-            connect(m, source, queue.i)
+            connect(m, source, way.i)
+            connect(m, way.o, queue.i)
             connect(m, queue.o, sink)
 
         # Control and faults.
@@ -125,7 +129,7 @@ class BusSide(wiring.Component):
         connect(m, load.fault, controller.load_fault)
         connect(m, store.fault, controller.store_fault)
         connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, counters, *queues):
+        for block in (reads, writes, counters, *ways, *queues):
             m.d.comb += block.clear.eq(controller.clear)
         # In the next cycle no unit has a token to give or to ask for yet.
         m.d.sync += tokens.clear.eq(controller.clear)

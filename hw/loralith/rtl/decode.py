@@ -177,6 +177,14 @@ class ComputeDecoder(wiring.Component):
         # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.
         maximum, dropped, t, delta, shift = Signal(48), Signal(), Signal(6), Signal(6), Signal(5)
         large, more, four, room = Signal(), Signal(), Signal(), Signal()
+        # Of the states MAXIMUM and SHIFT: registers of their own, as a slot's word comes from far away.
+        takes, shifts = Signal(), Signal()
+        m.d.sync += [takes.eq(0), shifts.eq(0)]
+        with m.If(takes):
+            m.d.sync += maximum.eq(self.exponent.data[:48])
+        with m.Elif(shifts):
+            # Once too often at the end, when nothing looks at it again: its registers would wait for a late verdict.
+            m.d.sync += maximum.eq(Mux(four, maximum >> 4, maximum >> 1))
         with m.If(command.device_shift & command.chained):
             m.d.comb += plan.shift.eq(shift)
         with m.Elif(command.device_shift):
@@ -233,10 +241,11 @@ class ComputeDecoder(wiring.Component):
                         m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.comb += [self.active.eq(1), self.exponent.en.eq(1)]
+                m.d.sync += takes.eq(1)
                 m.next = "MAXIMUM"
             with m.State("MAXIMUM"):
                 m.d.comb += self.active.eq(1)
-                m.d.sync += [maximum.eq(self.exponent.data[:48]), dropped.eq(0), t.eq(0)]
+                m.d.sync += [dropped.eq(0), t.eq(0)]
                 m.next = "LOOK"
             with m.State("LOOK"):
                 m.d.comb += self.active.eq(1)
@@ -246,12 +255,11 @@ class ComputeDecoder(wiring.Component):
                     four.eq(maximum[11:].any() & (command.t_high >= t + 4)),
                     delta.eq(command.t_high - t),
                     room.eq(command.t_high != t),
+                    shifts.eq(1),
                 ]
                 m.next = "SHIFT"
             with m.State("SHIFT"):
                 m.d.comb += self.active.eq(1)
-                # Shifted once too often at the end, when nothing looks at it again: its registers would wait for a late verdict.
-                m.d.sync += maximum.eq(Mux(four, maximum >> 4, maximum >> 1))
                 with m.If(more | (large & room)):
                     m.next = "LOOK"
                     with m.If(four):
