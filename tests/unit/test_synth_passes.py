@@ -89,6 +89,20 @@ def test_an_element_s_accumulator_is_chosen_in_a_lut_and_its_adder() -> None:
     assert table(netlist) == before
 
 
+@pytest.mark.parametrize("readers", [1, 2])
+def test_an_inverse_moves_into_the_lut_in_front(readers: int) -> None:
+    """The adder's LUT must give 0 where two of its inputs are 0: it does once the LUT in front, if nothing else reads it, is inverted."""
+    netlist = Netlist(*INPUTS)
+    netlist.lut("not_shifted", init(lambda a, b, c, d: not (a and c)), "v", "0", "y", "0")
+    netlist.lut("chosen", init(lambda a, b, c, d: (a and b) or not c), "u", "x", "not_shifted", "0")
+    netlist.adder("p", "chosen")
+    if readers == 2:
+        netlist.lut("other", init(lambda a, b, c, d: a), "not_shifted", "0", "0", "0")
+    before = table(netlist)
+    assert carry.absorb(netlist.module) == 2 - readers
+    assert table(netlist) == before
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_an_adder_s_sum_and_carry_stay_what_they_are(seed: int) -> None:
     rng = random.Random(seed)

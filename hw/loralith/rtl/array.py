@@ -1,6 +1,8 @@
 """The processing elements: R x C output-stationary INT8 multiply-accumulate with shadow accumulators."""
 
 from enum import IntEnum
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -19,7 +21,7 @@ class Base(IntEnum):
     SHIFT1 = 2
     """The accumulator shifted left by one."""
     SHIFT4 = 3
-    """By four. The two shifts differ in bit 0 and have bit 1, which the elements look at."""
+    """By four."""
 
 
 class ColumnControl(wiring.Component):
@@ -28,8 +30,8 @@ class ColumnControl(wiring.Component):
     Members:
         valid, base, capture, shift: the array's.
         accumulate: three cycles later: add the product.
-        keep, up, up4: to what, so that an element's adder and one level of logic do: to the sum as it is; to it shifted up, then
-            by four, else by one; else to zero.
+        keep, up1, up4: to what: to the sum as it is, or shifted up by one or by four; else to zero. One register for each, so that
+            an element's adder and one level of logic do.
         move, load: in the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
     """
 
@@ -37,7 +39,7 @@ class ColumnControl(wiring.Component):
         super().__init__(
             {name: In(1) for name in ("valid", "capture", "shift")}
             | {name: Out(1) for name in ("accumulate", "move", "load")}
-            | {name: Out(1) for name in ("keep", "up", "up4")}
+            | {name: Out(1) for name in ("keep", "up1", "up4")}
             | {"base": In(2)}
         )
 
@@ -57,7 +59,11 @@ class ColumnControl(wiring.Component):
         with m.If(given):
             m.d.sync += base_given.eq(base)
         with m.If(multiplied):
-            m.d.sync += [self.keep.eq(base_given == Base.KEEP), self.up.eq(base_given[1]), self.up4.eq(base_given[0])]
+            m.d.sync += [
+                self.keep.eq(base_given == Base.KEEP),
+                self.up1.eq(base_given == Base.SHIFT1),
+                self.up4.eq(base_given == Base.SHIFT4),
+            ]
         return m
 
 
@@ -116,8 +122,8 @@ class ProcessingArray(wiring.Component):
                 for i, j in elements:
                     # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
                     old = acc[i][j]
-                    shifted = Mux(control.up4, Cat(Const(0, 4), old[:28]), Cat(Const(0, 1), old[:31]))
-                    start = Mux(control.keep, old, Const(0, 32)) | Mux(control.up, shifted, Const(0, 32))
+                    starts = ((control.keep, old), (control.up1, Cat(Const(0, 1), old[:31])), (control.up4, Cat(Const(0, 4), old[:28])))
+                    start = reduce(or_, (Mux(chosen, value, Const(0, 32)) for chosen, value in starts))
                     m.d.sync += old.eq(start.as_signed() + product[i][j])
             with m.If(control.move):
                 with m.If(control.load):

@@ -66,13 +66,15 @@ class LoadUnit(wiring.Component):
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead)
+        m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead - 2)
+        m.submodules.next = coming = Queue(Job(Opcode.LOAD), 2)  # the rest: a memory's words come late in their cycle
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, data.jobs)
+        connect(m, flight.o, coming.i)
+        connect(m, coming.o, data.jobs)
         connect(m, splitter.o, cut.i)
         connect(m, cut.o, flipped(self.bursts))
         connect(m, flipped(self.beats), data.beats)
@@ -84,7 +86,7 @@ class LoadUnit(wiring.Component):
         # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, cut, flight, data, completion, faults):
+        for block in (check, splitter, cut, flight, coming, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         job, granted, issued_index = check.o.payload, Signal(), Signal(32)
@@ -122,7 +124,9 @@ class LoadUnit(wiring.Component):
 
         written = (data.operand.valid & data.operand.ready) | (data.scale.valid & data.scale.ready)
         m.d.comb += [
-            self.active.eq(granted | flight.o.valid | data.operand.valid | data.scale.valid | data.done.valid | completion.pending),
+            self.active.eq(
+                granted | flight.o.valid | coming.o.valid | data.operand.valid | data.scale.valid | data.done.valid | completion.pending
+            ),
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(completion.complete),
         ]

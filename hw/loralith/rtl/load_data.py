@@ -83,7 +83,7 @@ class LoadData(wiring.Component):
         bank, lane = Signal(range(W)), Signal(range(max(R, C)))
         part, sub = Signal.like(last_part), Signal.like(new.sub)
         end_mask = Signal(W)
-        address, next_row = Signal(64), Signal(64)
+        address, next_row, row_stride = Signal(64), Signal(64), Signal.like(job.row_stride)
 
         job_right, job_scale, job_both = (job.target == t for t in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
         parts = Mux(job_scale, max(4 * R // W, 1), Mux(job_right | job_both, max(C // W, 1), max(R // W, 1)))  # beats per word
@@ -91,7 +91,10 @@ class LoadData(wiring.Component):
         at_last_lane, at_last_bank = Signal(), Signal()
         row_step = Signal(16)  # from one group of DRAM rows to the next
 
-        failed = self.fault.valid
+        # An error's address and the error itself a cycle later: so many registers need not follow the step.
+        passed, passed_last, bad = Signal(), Signal(), Signal()
+        m.d.sync += [passed.eq(0), passed_last.eq(last_beat), bad.eq(running & ~padding & beats.valid & beats.payload.error)]
+        failed = self.fault.valid | bad
         begins = ~failed & self.jobs.valid
         beat_ends = sub == Mux(last_beat, tail_sub, last_sub) if min(R, C) < W else Const(1)
         part_ends = part == last_part
@@ -146,10 +149,7 @@ class LoadData(wiring.Component):
                         m.d.sync += [padding.eq(1), rows_left.eq(job.pad_rows), last_row.eq(one_pad), finishing.eq(one_beat & one_pad)]
                 with m.If(job_ends):
                     m.d.sync += running.eq(0)
-                with m.If(beat_ends & ~unpack.stays):
-                    m.d.sync += address.eq(Mux(last_beat, next_row, address + W))
-                    with m.If(last_beat):
-                        m.d.sync += next_row.eq(next_row + job.row_stride)
+                m.d.sync += passed.eq(beat_ends & ~unpack.stays)
         with m.Elif(begins):
             tail = job.row_bytes[: exact_log2(W)]
             last_byte = (tail - 1)[: exact_log2(W)]
@@ -188,11 +188,17 @@ class LoadData(wiring.Component):
                 end_mask.eq(Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)),
                 address.eq(job.address),
                 next_row.eq(job.address + job.row_stride),
+                row_stride.eq(job.row_stride),
             ]
 
+        with m.If(passed & running):
+            m.d.sync += address.eq(Mux(passed_last, next_row, address + W))
+            with m.If(passed_last):
+                m.d.sync += next_row.eq(next_row + row_stride)
         with m.If(running & ~padding & beats.valid & beats.payload.error):
+            m.d.sync += running.eq(0)
+        with m.If(bad):
             m.d.sync += [
-                running.eq(0),
                 self.fault.valid.eq(1),
                 self.fault.code.eq(Code.AXI_READ_ERROR),
                 self.fault.detail.eq(Check.NONE),
@@ -236,7 +242,7 @@ class LoadData(wiring.Component):
         with m.Elif(self.done.valid):
             m.d.sync += ending.eq(0)
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), ending.eq(0), self.done.valid.eq(0), self.fault.valid.eq(0)]
+            m.d.sync += [running.eq(0), bad.eq(0), ending.eq(0), self.done.valid.eq(0), self.fault.valid.eq(0)]
         return m
 
     def _group(self, part: Signal, lanes: int) -> Value:

@@ -70,10 +70,16 @@ def _taken(
             count = len(variables)
             return (*padded, "1"), {v: function[v[:count]] if v[2] else 0 for v in product((0, 1), repeat=3)}, [name]
         if len(variables) == 3:
-            for order in permutations(range(3)):
-                turned = {tuple(values[i] for i in order): value for values, value in function.items()}
-                if not turned[0, 0, 0] and not turned[1, 0, 0]:
-                    return tuple(variables[i] for i in order), turned, [name]
+            # A LUT that nothing else reads may as well give the inverse.
+            own = [reads[pin] == 1 and pin in drivers and cells[drivers[pin]]["type"] == "LUT4" for pin in variables]
+            for inverse in product(*((0, 1) if free else (0,) for free in own)):
+                for order in permutations(range(3)):
+                    turned = {tuple(values[i] ^ inverse[i] for i in order): value for values, value in function.items()}
+                    if not turned[0, 0, 0] and not turned[1, 0, 0]:
+                        for pin in (pin for pin, invert in zip(variables, inverse, strict=True) if invert):
+                            table = cells[drivers[pin]]["parameters"]
+                            table["INIT"] = "".join("10"[int(bit)] for bit in table["INIT"])
+                        return tuple(variables[i] for i in order), turned, [name]
         return None
     if cell["type"] != "PFUMX":
         return None

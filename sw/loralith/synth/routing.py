@@ -9,19 +9,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import macros, spread
+from . import macros, relocate, spread, timing
 from .board import RESOURCES
 from .error import SynthError
+from .names import designer
 from .netlist import Netlist
 from .process import run_tool
 from .target import Target
 
-__all__ = ["Arc", "Routing", "Run", "designer", "nextpnr", "placed", "read_report", "route"]
+__all__ = ["Arc", "Routing", "Run", "nextpnr", "placed", "read_report", "route"]
 
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
@@ -36,8 +37,8 @@ PLACER = ("--placer", "static")
 """It leaves far less wire than HeAP, but so close together that it needs rows kept free (`spread.py`) to be routed."""
 ROUTER = ("--router", "router1")
 """It gets through where router 2 gets slow with thousands of conflicts left."""
-_STEPS = "".join(Path(str(step.__file__)).read_text(encoding="utf-8") for step in (macros, spread))
-"""Text of what is done to a netlist before it is placed: a placement depends on it."""
+_STEPS = "".join(Path(str(step.__file__)).read_text(encoding="utf-8") for step in (macros, relocate, spread, timing))
+"""Text of what is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -83,25 +84,24 @@ class Run:
     Attributes:
         stem: its files are this with suffixes.
         seconds: time that the last step took. tool: name and version.
-        reserved: LUTs that only keep their places.
     """
 
     stem: Path
     seconds: float
     tool: str
-    reserved: int
 
 
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
-    """`netlist` as placed with `seed`: the stem's .placed and .sdf; from the netlist's folder where the same was made before.
+    """`netlist` as placed with `seed`: the stem's .placed and .late.json; from the netlist's folder where the same was made before.
 
-    Twice, the second time with its macros where the first one shows that they belong (`macros.py`). Raises SynthError.
+    Twice, the second time with its macros where the first one shows that they belong (`macros.py`); then cells of late paths move
+    (`relocate.py`). Raises SynthError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = _top(content)
-    reserved = spread.reserve(module, board.grid)
+    spread.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
     key = hashlib.sha256("\n".join([netlist.key, *_part(target), *words, str(board.grid), _STEPS, pins, tool]).encode()).hexdigest()[:8]
@@ -117,8 +117,9 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
 
     words = [*_part(target), *words]
     files = {"--json": ".json", "--lpf": ".lpf"}
-    sketch = _run(target, command, Run(stem, 0, tool, reserved), "sketched", words, files | {"--write": ".sketch"}, prepare)
-    run = _run(target, command, sketch, "placed", words, files | {"--sdf": ".sdf", "--write": ".placed"}, prepare_again)
+    sketch = _run(target, command, Run(stem, 0, tool), "sketched", words, files | {"--write": ".sketch"}, prepare)
+    run = _run(target, command, sketch, "placed", words, files | {"--sdf": ".sdf", "--write": ".first"}, prepare_again)
+    _relocated(target, run)
     return replace(run, seconds=sketch.seconds + run.seconds)
 
 
@@ -129,7 +130,30 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     words = [*_part(target), "--no-pack", "--no-place", "--detailed-timing-report"]
     run = _run(target, nextpnr()[0], start, "routed", words, files)
     content = json.loads(run.stem.with_suffix(".report.json").read_text())
-    return read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool, reserved=run.reserved)
+    return read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool)
+
+
+def _relocated(target: Target, run: Run) -> None:
+    """The .first placement's cells of late paths to better places: .placed; .late.json says what is late then."""
+    late, grid = run.stem.with_suffix(".late.json"), target.board.grid
+    if late.is_file() or grid is None:
+        return
+    target.progress("relocate: late paths")
+    period_ns = 1000 / target.frequency_mhz
+    content = json.loads(run.stem.with_suffix(".first").read_text(encoding="utf-8"))
+    with run.stem.with_suffix(".sdf").open(encoding="utf-8") as file:
+        delays = timing.read_sdf(file)
+    paths, wires = timing.Timing(delays), delays.is_wire
+    before = delays.ns.copy()
+    delays.ns[wires] *= relocate.ROUTED
+    before_mhz = paths.report(period_ns)["expected_mhz"]
+    delays.ns[:] = before
+    done = relocate.relocate(_top(content), delays, grid, period_ns)
+    found = paths.report(period_ns)
+    target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")
+    run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
+    kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved}
+    late.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def _top(content: dict[str, Any]) -> dict[str, Any]:
@@ -165,8 +189,8 @@ def _run(
     return replace(run, seconds=json.loads(done.read_text())["seconds"])
 
 
-def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str, reserved: int = 0) -> Routing:
-    """What nextpnr's `--report` says; without the `reserved` LUTs. Raises SynthError for a design without a clock."""
+def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) -> Routing:
+    """What nextpnr's `--report` says. Raises SynthError for a design without a clock."""
     fmax = {designer(clock): round(entry["achieved"], 2) for clock, entry in report["fmax"].items()}
     if not fmax:
         raise SynthError("nextpnr's report names no clock: nothing in the design is clocked")
@@ -174,7 +198,6 @@ def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str, re
     paths = [p for p in report["critical_paths"] if p["from"] == p["to"] and slowest in p["from"]]
     path = _merged([Arc(step["type"], step["delay"], _signal(step)) for p in paths[:1] for step in p["path"]])
     used = {resource: report["utilization"].get(_CELLS[resource], {"used": 0})["used"] for resource in RESOURCES}
-    used["lut"] -= reserved
     return Routing(seed=seed, fmax_mhz=fmax, used=used, critical_path=path, seconds=seconds, tool=tool)
 
 
@@ -195,19 +218,6 @@ def _merged(arcs: list[Arc]) -> list[Arc]:
 
 def _signal(step: dict[str, Any]) -> str:
     return designer(step.get("net") or step["to"]["cell"])
-
-
-def designer(name: str) -> str:
-    """A name of nextpnr without what the tools added: the harness's prefix, promotion to a global net, cell and port suffixes."""
-    name = re.sub(r"^\$glbnet\$", "", name)
-    name = re.sub(r"\$TRELLIS_IO_(IN|OUT)$", "", name)
-    name = re.sub(r"^dut\.", "", name)
-    return re.sub(
-        r"(_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)(_\d+)?|_[A-Z]\d?|_(DI|Q|CE|LSR|COUT|CIN|S[01]|DO|BLUT|ALUT)(_\d+)?"
-        r"|\$CCU2_(COMB[01]|FCI_INT))+$",
-        "",
-        name,
-    )
 
 
 def nextpnr() -> tuple[str, str]:

@@ -1,0 +1,206 @@
+"""Delays of a placed netlist, from nextpnr's SDF, and the longest paths through them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .error import SynthError
+from .names import designer
+
+__all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]
+
+Pin = tuple[str, str]
+"""Cell and port."""
+
+_IOPATH = re.compile(r"\(IOPATH (?:\((?:posedge|negedge) (\S+)\)|(\S+)) (\S+) \(([^)]*)\)")
+_SETUP = re.compile(r"\(SETUPHOLD \((?:posedge|negedge) (\S+)\) \((?:posedge|negedge) \S+\) \(([^)]*)\)")
+_WIRE = re.compile(r"\(INTERCONNECT (\S+) (\S+) \(([^)]*)\)")
+
+
+@dataclass
+class Delays:
+    """What an SDF tells, in ns.
+
+    Attributes:
+        pins: by number.
+        start: when each clocked output changes after the clock; -inf for other pins.
+        setup: of each clocked input; nan for other pins.
+        source, sink, ns, is_wire: arcs between pins, through a cell or along a wire.
+    """
+
+    pins: list[Pin]
+    start: np.ndarray
+    setup: np.ndarray
+    source: np.ndarray
+    sink: np.ndarray
+    ns: np.ndarray
+    is_wire: np.ndarray
+
+
+@dataclass(frozen=True)
+class LatePaths:
+    """Those from one module to another's ports of one kind: how many end points, and the latest one's parts in ns."""
+
+    source: str
+    sink: str
+    pin: str
+    count: int
+    slack_ns: float
+    wires_ns: float
+    logic_ns: float
+    wires: int
+
+
+def read_sdf(lines: Iterable[str]) -> Delays:
+    """The slowest values of nextpnr's SDF, one statement per line. Names are without backslashes."""
+    numbers: dict[Pin, int] = {}
+    start: dict[int, float] = {}
+    setup: dict[int, float] = {}
+    arcs: list[tuple[int, int, float, bool]] = []
+    cell = ""
+
+    def pin(name: str, port: str) -> int:
+        return numbers.setdefault((name, port), len(numbers))
+
+    for line in lines:
+        text = line.strip()
+        if text.startswith("(INSTANCE"):
+            cell = _plain(text[9:-1].strip())
+        elif match := _IOPATH.match(text):
+            clock, source, sink, delay = match.groups()
+            if clock or source.startswith(("CLK", "WCK")):
+                start[pin(cell, sink)] = _ns(delay)
+            else:
+                arcs.append((pin(cell, source), pin(cell, sink), _ns(delay), False))
+        elif match := _SETUP.match(text):
+            setup[pin(cell, match[1])] = _ns(match[2])
+        elif match := _WIRE.match(text):
+            arcs.append((pin(*_split(match[1])), pin(*_split(match[2])), _ns(match[3]), True))
+    delays = Delays(
+        list(numbers),
+        np.full(len(numbers), -np.inf),
+        np.full(len(numbers), np.nan),
+        *(np.array([arc[i] for arc in arcs], kind) for i, kind in enumerate((int, int, float, bool))),
+    )
+    for values, array in ((start, delays.start), (setup, delays.setup)):
+        array[list(values)] = list(values.values())
+    return delays
+
+
+class Timing:
+    """Arrival and required times at all pins, with the arcs' delays as `delays.ns` has them at each call."""
+
+    def __init__(self, delays: Delays) -> None:
+        self.delays = delays
+        count = len(delays.pins)
+        self.level = self._levels()
+        self._forward = self._steps(delays.sink)
+        self._backward = self._steps(delays.source)[::-1]
+        by_sink, by_source = np.argsort(delays.sink, kind="stable"), np.argsort(delays.source, kind="stable")
+        self._into = by_sink, np.searchsorted(delays.sink[by_sink], np.arange(count + 1))
+        self._from = by_source, np.searchsorted(delays.source[by_source], np.arange(count + 1))
+
+    def into(self, pin: int) -> np.ndarray:
+        """Arcs that end at a pin."""
+        arcs, first = self._into
+        return arcs[first[pin] : first[pin + 1]]
+
+    def out_of(self, pin: int) -> np.ndarray:
+        """Arcs that begin at a pin."""
+        arcs, first = self._from
+        return arcs[first[pin] : first[pin + 1]]
+
+    def arrival(self) -> np.ndarray:
+        """Latest time after the clock at every pin; -inf where nothing comes from a clocked one."""
+        d, times = self.delays, self.delays.start.copy()
+        for arcs, pins, first in self._forward:
+            times[pins] = np.maximum(times[pins], np.maximum.reduceat(times[d.source[arcs]] + d.ns[arcs], first))
+        return times
+
+    def required(self, period_ns: float) -> np.ndarray:
+        """Time by which every pin must be settled; inf where no clocked one depends on it."""
+        d = self.delays
+        times = np.where(np.isnan(d.setup), np.inf, period_ns - d.setup)
+        for arcs, pins, first in self._backward:
+            times[pins] = np.minimum(times[pins], np.minimum.reduceat(times[d.sink[arcs]] - d.ns[arcs], first))
+        return times
+
+    def report(self, period_ns: float) -> dict:
+        """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`). Raises SynthError where nothing is clocked."""
+        d, arrival = self.delays, self.arrival()
+        slacks = period_ns - d.setup - arrival
+        ends = np.nonzero(~np.isnan(d.setup) & np.isfinite(arrival))[0]
+        ends = ends[np.argsort(slacks[ends], kind="stable")]
+        if not len(ends):
+            raise SynthError("nextpnr's SDF has no path between clocked pins")
+        groups: dict[tuple[str, str, str], list[LatePaths]] = defaultdict(list)
+        for end in ends[slacks[ends] < 0]:
+            steps, at = [], int(end)
+            while len(arcs := self.into(at)):
+                arc = arcs[np.argmax(arrival[d.source[arcs]] + d.ns[arcs])]
+                if arrival[d.source[arc]] == -np.inf:
+                    break
+                steps.append(arc)
+                at = int(d.source[arc])
+            key = (_module(d.pins[at][0]), _module(d.pins[end][0]), re.sub(r"\d+", "", d.pins[end][1]))
+            wires = [d.ns[arc] for arc in steps if d.is_wire[arc]]
+            logic = sum(d.ns[arc] for arc in steps if not d.is_wire[arc])
+            slack_ns, wires_ns, logic_ns = (round(float(value), 3) for value in (slacks[end], sum(wires), logic))
+            groups[key].append(LatePaths(*key, 0, slack_ns, wires_ns, logic_ns, len(wires)))
+        late = [replace(paths[0], count=len(paths)) for paths in groups.values()]
+        return {
+            "expected_mhz": round(1000 / (period_ns - float(slacks[ends[0]])), 2),
+            "end_points": len(ends),
+            "late_points": int((slacks[ends] < 0).sum()),
+            "late": sorted(late, key=lambda group: (-group.count, group.slack_ns)),
+        }
+
+    def _levels(self) -> np.ndarray:
+        """Of each pin, the most arcs from a first pin to it."""
+        d = self.delays
+        count = len(d.pins)
+        order = np.argsort(d.source, kind="stable")
+        first = np.searchsorted(d.source[order], np.arange(count + 1))
+        missing, level = np.bincount(d.sink, minlength=count), np.zeros(count, int)
+        ready, depth = np.nonzero(missing == 0)[0], 0
+        while len(ready):
+            level[ready] = depth
+            sinks = d.sink[order[np.concatenate([np.arange(first[pin], first[pin + 1]) for pin in ready])]]
+            np.subtract.at(missing, sinks, 1)
+            reached = np.unique(sinks)
+            ready, depth = reached[missing[reached] == 0], depth + 1
+        return level
+
+    def _steps(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Arcs by the level of their `ends`, with these, and where each one's arcs begin."""
+        order = np.lexsort((ends, self.level[ends]))
+        cuts = np.nonzero(np.diff(self.level[ends][order]))[0] + 1
+        steps = []
+        for arcs in np.split(order, cuts):
+            pins, first = np.unique(ends[arcs], return_index=True)
+            steps.append((arcs, pins, first))
+        return steps
+
+
+def _ns(delay: str) -> float:
+    """The slowest of three in ps."""
+    return max(float(value) for value in delay.split(":") if value) / 1000
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "")
+
+
+def _split(text: str) -> Pin:
+    cell, _, port = _plain(text).rpartition("/")
+    return cell, port
+
+
+def _module(cell: str) -> str:
+    """The module of a cell, without the numbers of its twins."""
+    return re.sub(r"\$?\d+", "", designer(cell).rpartition(".")[0]) or "harness"

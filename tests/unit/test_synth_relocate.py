@@ -1,0 +1,218 @@
+"""Times along the paths of a placed netlist, and cells of late ones that move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loralith.synth import SynthError, relocate
+from loralith.synth.board import Grid
+from loralith.synth.timing import Delays, Timing, read_sdf
+
+GRID = Grid(range(1, 61), list(range(1, 41)))
+
+SDF = r"""
+  (CELL
+    (CELLTYPE "top")
+    (INSTANCE )
+    (INTERCONNECT dut.left.q_TRELLIS_FF_Q/Q dut.right.sum_LUT4_Z/A (1000:2000:3000) (1000:2000:3000))
+    (INTERCONNECT dut.left.r_TRELLIS_FF_Q/Q dut.right.sum_LUT4_Z/B (100:100:100) (100:100:100))
+    (INTERCONNECT dut.right.sum_LUT4_Z/F dut.right.out\$3_TRELLIS_FF_Q/DI (1000:1000:1000) (1000:1000:1000))
+    (INTERCONNECT dut.left.q_TRELLIS_FF_Q/Q dut.right.out\$4_TRELLIS_FF_Q/DI (6000:6000:6000) (6000:6000:6000))
+    (INTERCONNECT dut.left.r_TRELLIS_FF_Q/Q dut.left.q_TRELLIS_FF_Q/CE (200:200:200) (200:200:200))
+    (INSTANCE dut.left.q_TRELLIS_FF_Q)
+    (IOPATH CLK Q (400:450:500) (400:450:500))
+    (SETUPHOLD (posedge CE) (posedge CLK) (100:100:100) (0:0:0))
+    (INSTANCE dut.left.r_TRELLIS_FF_Q)
+    (IOPATH (posedge CLK) Q (500:500:500) (500:500:500))
+    (INSTANCE dut.right.sum_LUT4_Z)
+    (IOPATH A F (200:220:240) (200:220:240))
+    (IOPATH B F (200:220:240) (200:220:240))
+    (INSTANCE dut.right.out\$3_TRELLIS_FF_Q)
+    (SETUPHOLD (posedge DI) (posedge CLK) (60:60:60) (0:0:0))
+    (INSTANCE dut.right.out\$4_TRELLIS_FF_Q)
+    (SETUPHOLD (posedge DI) (posedge CLK) (0:0:0) (0:0:0))
+"""
+
+
+def test_the_longest_paths_of_a_placement_are_found() -> None:
+    """Of q through the LUT: 0.5 + 3 + 0.24 + 1 and 0.06 to set up, 4.8 ns; straight to its neighbour 6.5 ns; of r to an enable 0.8."""
+    found = Timing(read_sdf(SDF.splitlines())).report(4.0)
+    assert (found["expected_mhz"], found["end_points"], found["late_points"]) == (round(1000 / 6.5, 2), 3, 2)
+    (late,) = found["late"]
+    assert (late.source, late.sink, late.pin, late.count) == ("left", "right", "DI", 2)
+    assert (late.slack_ns, late.wires_ns, late.logic_ns, late.wires) == (-2.5, 6.0, 0, 1)
+    only = Timing(read_sdf(line for line in SDF.splitlines() if "6000" not in line)).report(4.0)
+    assert only["expected_mhz"] == round(1000 / 4.8, 2)
+    (late,) = only["late"]
+    assert (late.slack_ns, late.wires_ns, late.logic_ns, late.wires) == (-0.8, 4.0, 0.24, 2)
+    with pytest.raises(SynthError, match="no path between clocked pins"):
+        Timing(read_sdf(line for line in SDF.splitlines() if "SETUPHOLD" not in line)).report(4.0)
+
+
+def test_a_pin_is_required_before_all_that_follows_it() -> None:
+    """q: before 4.0 - 0.06 - 1 - 0.24 - 3 through the LUT, but the other way before 4.0 - 6."""
+    timing = Timing(read_sdf(SDF.splitlines()))
+    pins, required = timing.delays.pins, timing.required(4.0)
+    assert required[pins.index(("dut.left.q_TRELLIS_FF_Q", "Q"))] == pytest.approx(4.0 - 6)
+    assert required[pins.index(("dut.right.sum_LUT4_Z", "B"))] == pytest.approx(4.0 - 0.06 - 1 - 0.24)
+
+
+def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:
+    dx, dy = abs(a[0] - b[0]), abs(a[1] - b[1])
+    return 80 * (6 + max(dx - 5, 0) + max(dy - 5, 0) + 2 * (min(dx, 5) + min(dy, 5)))
+
+
+class Design:
+    """Cells at places and wires between their pins, as nextpnr writes them, and the SDF that it writes beside."""
+
+    def __init__(self) -> None:
+        self.module: dict[str, Any] = {"cells": {}}
+        self.wires: list[tuple[str, str]] = []
+
+    def cell(self, name: str, kind: str, place: tuple[int, int, str], nets: dict[str, int], mode: str | None = None) -> None:
+        x, y, slot = place
+        self.module["cells"][name] = {
+            "type": kind,
+            "parameters": {"MODE": mode} if mode else {},
+            "attributes": {"NEXTPNR_BEL": f"X{x}/Y{y}/{slot}"},
+            "connections": {port: [net] for port, net in nets.items()},
+        }
+
+    def lut(self, name: str, place: tuple[int, int, str], nets: dict[str, int], mode: str | None = None) -> None:
+        self.cell(name, "TRELLIS_COMB", place, nets, mode)
+
+    def flip_flop(self, name: str, place: tuple[int, int, str], nets: dict[str, int]) -> None:
+        self.cell(name, "TRELLIS_FF", place, {"CLK": 0, **nets})
+
+    def block(self, name: str, x: int, y: int, nets: dict[str, int]) -> None:
+        """A multiplier with registers: it stays where it is."""
+        self.cell(name, "MULT18X18D", (x, y, "MULT18_0"), {"CLK": 0, **nets})
+
+    def at(self, name: str) -> tuple[int, int, str]:
+        x, y, slot = self.module["cells"][name]["attributes"]["NEXTPNR_BEL"].split("/")
+        return int(x[1:]), int(y[1:]), slot
+
+    def delays(self) -> Delays:
+        lines = []
+        for source, sink in self.wires:
+            ends = self.at(source.split("/")[0]), self.at(sink.split("/")[0])
+            own = ends[0][:2] == ends[1][:2] and sink.endswith("/DI")
+            lines.append(f"(INTERCONNECT {source} {sink} ({0 if own else wire_ps(ends[0][:2], ends[1][:2])}) (0))")
+        for name, cell in self.module["cells"].items():
+            lines.append(f"(INSTANCE {name})")
+            if cell["type"] != "TRELLIS_COMB":
+                lines.append("(IOPATH (posedge CLK) Q (500) (500))")
+                lines += [
+                    f"(SETUPHOLD (posedge {port}) (posedge CLK) (0) (0))" for port in ("DI", "M", "CE") if port in cell["connections"]
+                ]
+            else:
+                lines += [f"(IOPATH {port} F (240) (240))" for port in "ABCD" if port in cell["connections"]]
+        return read_sdf(lines)
+
+    def relocate(self, period_ns: float) -> tuple[relocate.Relocation, dict]:
+        delays = self.delays()
+        done = relocate.relocate(self.module, delays, GRID, period_ns)
+        return done, Timing(delays).report(period_ns)
+
+
+def detour() -> Design:
+    """Two blocks side by side and the LUT between them at the other end of the part."""
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("f", (55, 38, "SLICEA.K0"), {"A": 2, "F": 3})
+    design.block("b", 12, 10, {"M": 3})
+    design.wires = [("a/Q", "f/A"), ("f/F", "b/M")]
+    return design
+
+
+def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
+    design = detour()
+    design.lut("reserved_X11/Y10/SLICEA.K0", (11, 10, "SLICEA.K0"), {})
+    done, found = design.relocate(4.0)
+    x, y, slot = design.at("f")
+    assert (10 <= x <= 12, y) == (True, 10)
+    assert slot in {f"SLICE{slice}.K{half}" for slice in "ABCD" for half in "01"}
+    assert (done.late_before, done.late_after, done.tns_after) == (1, 0, 0.0)
+    there_and_back = wire_ps((10, 10), (55, 38)) + wire_ps((55, 38), (12, 10))
+    assert done.tns_before == round(4.0 * relocate.MARGIN - 0.74 - relocate.ROUTED * there_and_back / 1000, 1)
+    assert "reserved_X11/Y10/SLICEA.K0" not in design.module["cells"]
+    expected = 0.74 + relocate.ROUTED * (wire_ps((10, 10), (x, y)) + wire_ps((x, y), (12, 10))) / 1000
+    assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
+
+
+def test_nothing_moves_while_nothing_is_late() -> None:
+    design = detour()
+    done, _ = design.relocate(20.0)
+    assert (done.moved, design.at("f")) == (0, (55, 38, "SLICEA.K0"))
+
+
+def full(design: Design, free: tuple[int, int, str]) -> None:
+    """LUTs that nothing is connected to on all LUTs' places but one."""
+    used = {tuple(design.at(name)) for name in design.module["cells"]} | {free}
+    for x in GRID.columns:
+        for y in GRID.rows:
+            for slice in "ABCD":
+                for half in "01":
+                    if (place := (x, y, f"SLICE{slice}.K{half}")) not in used:
+                        design.lut(f"filler_{x}_{y}_{slice}{half}", place, {})
+
+
+def test_a_taken_place_is_not_taken_again() -> None:
+    design = detour()
+    full(design, (17, 15, "SLICEC.K1"))
+    design.relocate(4.0)
+    assert design.at("f") == (17, 15, "SLICEC.K1"), "the only free place, a detour still"
+
+
+@pytest.mark.parametrize("mode", ["CCU2", "DPRAM"])
+def test_half_a_slice_of_a_chain_or_a_memory_is_no_place(mode: str) -> None:
+    design = detour()
+    full(design, (17, 15, "SLICEA.K1"))
+    design.module["cells"]["filler_17_15_A0"]["parameters"]["MODE"] = mode
+    design.relocate(4.0)
+    assert design.at("f") == (55, 38, "SLICEA.K0")
+
+
+def test_a_flip_flop_stays_out_of_tiles_with_others_of_another_enable() -> None:
+    """c is late both ways, and belongs between: tiles there have a flip-flop of another enable each, but for one."""
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.flip_flop("c", (40, 10, "SLICEA.FF0"), {"M": 2, "Q": 3, "CE": 7})
+    design.block("b", 11, 10, {"M": 3})
+    design.wires = [("a/Q", "c/M"), ("c/Q", "b/M")]
+    for x in GRID.columns:
+        for y in GRID.rows:
+            if (x, y) not in {(40, 10), (14, 12)}:
+                design.flip_flop(f"other_{x}_{y}", (x, y, "SLICED.FF1"), {"CE": 8})
+    design.relocate(2.5)
+    assert design.at("c")[:2] == (14, 12)
+
+
+def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("f", (50, 30, "SLICEB.K1"), {"A": 2, "F": 3})
+    design.flip_flop("c", (50, 30, "SLICEB.FF1"), {"DI": 3, "Q": 4})
+    design.block("b", 12, 10, {"M": 4})
+    design.wires = [("a/Q", "f/A"), ("f/F", "c/DI"), ("c/Q", "b/M")]
+    done, _ = design.relocate(3.0)
+    (x, y, lut), flip_flop = design.at("f"), design.at("c")
+    assert x <= 13
+    assert (x, y, lut.replace("K", "FF")) == flip_flop
+    assert done.late_after == 0
+
+
+def test_two_luts_and_their_multiplexer_move_to_a_slice_of_their_own() -> None:
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("f0", (50, 30, "SLICEB.K0"), {"A": 2, "F": 5, "F1": 6, "M": 9, "OFX": 3})
+    design.lut("f1", (50, 30, "SLICEB.K1"), {"A": 2, "F": 6})
+    design.block("b", 12, 10, {"M": 3})
+    design.wires = [("a/Q", "f0/A"), ("a/Q", "f1/A"), ("f0/F", "b/M")]
+    full(design, (11, 10, "SLICEC.K0"))
+    for half in "01":
+        del design.module["cells"][f"filler_17_15_D{half}"]
+    design.relocate(4.0)
+    assert (design.at("f0"), design.at("f1")) == ((17, 15, "SLICED.K0"), (17, 15, "SLICED.K1"))
