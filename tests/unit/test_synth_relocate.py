@@ -59,6 +59,20 @@ def test_a_pin_is_required_before_all_that_follows_it() -> None:
     assert required[pins.index(("dut.right.sum_LUT4_Z", "B"))] == pytest.approx(4.0 - 0.06 - 1 - 0.24)
 
 
+def test_cells_delays_of_another_run_go_with_these_wires() -> None:
+    """A routed design's: half the wires' delays, but the LUT 0.9 ns slower than in the run that packed it."""
+    packed = read_sdf(line for line in SDF.splitlines() if "6000" not in line)
+    slower = SDF.replace("200:220:240", "800:900:1140").replace("1000:2000:3000", "500:1000:1500").replace("1000:1000:1000", "500:500:500")
+    routed = read_sdf(line for line in slower.splitlines() if "6000" not in line)
+    arcs, end = Timing(routed).longest()
+    assert [routed.pins[routed.sink[arc]][1] for arc in arcs] == ["A", "F", "DI"]
+    assert routed.ns[arcs].tolist() == [1.5, 1.14, 0.5]
+    both = routed.with_cells_of(packed)
+    arcs, end = Timing(both).longest()
+    assert both.ns[arcs].tolist() == [1.5, 0.24, 0.5]
+    assert (both.pins[end], both.start[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
+
+
 def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:
     dx, dy = abs(a[0] - b[0]), abs(a[1] - b[1])
     return 80 * (6 + max(dx - 5, 0) + max(dy - 5, 0) + 2 * (min(dx, 5) + min(dy, 5)))

@@ -59,7 +59,7 @@ class Routing:
 
     Attributes:
         seed: of the placement.
-        fmax_mhz: by clock. worst_mhz: the slowest one.
+        fmax_mhz: by clock. worst_mhz: the slowest one. reported_mhz: the same in nextpnr's report, see `route`.
         used: each of `RESOURCES` as placed, the harness included.
         critical_path: of the slowest clock, from flip-flop to flip-flop.
         seconds: time that nextpnr took. tool: name and version.
@@ -67,6 +67,7 @@ class Routing:
 
     seed: int
     fmax_mhz: dict[str, float]
+    reported_mhz: float
     used: dict[str, int]
     critical_path: list[Arc]
     seconds: float
@@ -124,13 +125,37 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
 
 
 def route(target: Target, netlist: Netlist, seed: int) -> Routing:
-    """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before. Raises SynthError."""
+    """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before.
+
+    The clock is that of the routed wires' delays and of the cells' delays as nextpnr had them when it packed the design: reading a packed
+    one it no longer knows the halves of a carry chain apart, and takes the slower one's delay for both. Raises SynthError.
+    """
     start = placed(target, netlist, seed)
-    files = {"--json": ".placed", "--report": ".report.json", "--textcfg": ".config"}
+    files = {"--json": ".placed", "--report": ".report.json", "--textcfg": ".config", "--sdf": ".routed.sdf"}
     words = [*_part(target), "--no-pack", "--no-place", "--detailed-timing-report"]
     run = _run(target, nextpnr()[0], start, "routed", words, files)
     content = json.loads(run.stem.with_suffix(".report.json").read_text())
-    return read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool)
+    routing = read_report(content, seed=seed, seconds=start.seconds + run.seconds, tool=run.tool)
+    if len(routing.fmax_mhz) > 1:
+        return routing
+    kept = run.stem.with_suffix(".path.json")
+    if not kept.is_file():
+        kept.write_text(json.dumps([asdict(arc) for arc in _longest(run.stem)]), encoding="utf-8")
+    path = [Arc(**arc) for arc in json.loads(kept.read_text(encoding="utf-8"))]
+    fmax = round(1000 / sum(arc.delay_ns for arc in path), 2)
+    return replace(routing, fmax_mhz=dict.fromkeys(routing.fmax_mhz, fmax), critical_path=_merged(path))
+
+
+def _longest(stem: Path) -> list[Arc]:
+    """The path that sets the clock of a routed design."""
+    routed, packed = (timing.read_sdf(stem.with_suffix(suffix).open(encoding="utf-8")) for suffix in (".routed.sdf", ".sdf"))
+    delays = routed.with_cells_of(packed)
+    arcs, end = timing.Timing(delays).longest()
+    first = delays.source[arcs[0]] if arcs else end
+    path = [Arc("clk-to-q", float(delays.start[first]), designer(delays.pins[first][0]))]
+    for arc in arcs:
+        path.append(Arc("routing" if delays.is_wire[arc] else "logic", float(delays.ns[arc]), designer(delays.pins[delays.source[arc]][0])))
+    return [*path, Arc("setup", float(delays.setup[end]), designer(delays.pins[end][0]))]
 
 
 def _relocated(target: Target, run: Run) -> None:
@@ -198,7 +223,7 @@ def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) ->
     paths = [p for p in report["critical_paths"] if p["from"] == p["to"] and slowest in p["from"]]
     path = _merged([Arc(step["type"], step["delay"], _signal(step)) for p in paths[:1] for step in p["path"]])
     used = {resource: report["utilization"].get(_CELLS[resource], {"used": 0})["used"] for resource in RESOURCES}
-    return Routing(seed=seed, fmax_mhz=fmax, used=used, critical_path=path, seconds=seconds, tool=tool)
+    return Routing(seed=seed, fmax_mhz=fmax, reported_mhz=min(fmax.values()), used=used, critical_path=path, seconds=seconds, tool=tool)
 
 
 def _merged(arcs: list[Arc]) -> list[Arc]:

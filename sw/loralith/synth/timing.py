@@ -17,6 +17,7 @@ __all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]
 Pin = tuple[str, str]
 """Cell and port."""
 
+_UNCLOCKED = "nextpnr's SDF has no path between clocked pins"
 _IOPATH = re.compile(r"\(IOPATH (?:\((?:posedge|negedge) (\S+)\)|(\S+)) (\S+) \(([^)]*)\)")
 _SETUP = re.compile(r"\(SETUPHOLD \((?:posedge|negedge) (\S+)\) \((?:posedge|negedge) \S+\) \(([^)]*)\)")
 _WIRE = re.compile(r"\(INTERCONNECT (\S+) (\S+) \(([^)]*)\)")
@@ -40,6 +41,20 @@ class Delays:
     sink: np.ndarray
     ns: np.ndarray
     is_wire: np.ndarray
+
+    def with_cells_of(self, other: Delays) -> Delays:
+        """These wires, and the cells' delays that `other` has of the same arcs."""
+        numbers = {pin: number for number, pin in enumerate(other.pins)}
+        known = {
+            (int(source), int(sink)): float(ns)
+            for source, sink, ns, is_wire in zip(other.source, other.sink, other.ns, other.is_wire, strict=True)
+            if not is_wire
+        }
+        ns = self.ns.copy()
+        for arc in np.nonzero(~self.is_wire)[0]:
+            ends = (numbers.get(self.pins[self.source[arc]], -1), numbers.get(self.pins[self.sink[arc]], -1))
+            ns[arc] = known.get(ends, ns[arc])
+        return replace(self, ns=ns)
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,27 @@ class Timing:
             times[pins] = np.minimum(times[pins], np.minimum.reduceat(times[d.sink[arcs]] - d.ns[arcs], first))
         return times
 
+    def longest(self) -> tuple[list[int], int]:
+        """Arcs of the path that sets the clock, and the pin where it ends. Raises SynthError where nothing is clocked."""
+        d, arrival = self.delays, self.arrival()
+        total = np.where(np.isnan(d.setup), -np.inf, arrival + d.setup)
+        if not np.isfinite(total).any():
+            raise SynthError(_UNCLOCKED)
+        end = int(np.argmax(total))
+        return self._path(end, arrival)[::-1], end
+
+    def _path(self, end: int, arrival: np.ndarray) -> list[int]:
+        """Arcs of the latest path to a pin, the last one first."""
+        d, at = self.delays, end
+        steps: list[int] = []
+        while len(arcs := self.into(at)):
+            arc = int(arcs[np.argmax(arrival[d.source[arcs]] + d.ns[arcs])])
+            if arrival[d.source[arc]] == -np.inf:
+                break
+            steps.append(arc)
+            at = int(d.source[arc])
+        return steps
+
     def report(self, period_ns: float) -> dict:
         """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`). Raises SynthError where nothing is clocked."""
         d, arrival = self.delays, self.arrival()
@@ -137,16 +173,11 @@ class Timing:
         ends = np.nonzero(~np.isnan(d.setup) & np.isfinite(arrival))[0]
         ends = ends[np.argsort(slacks[ends], kind="stable")]
         if not len(ends):
-            raise SynthError("nextpnr's SDF has no path between clocked pins")
+            raise SynthError(_UNCLOCKED)
         groups: dict[tuple[str, str, str], list[LatePaths]] = defaultdict(list)
         for end in ends[slacks[ends] < 0]:
-            steps, at = [], int(end)
-            while len(arcs := self.into(at)):
-                arc = arcs[np.argmax(arrival[d.source[arcs]] + d.ns[arcs])]
-                if arrival[d.source[arc]] == -np.inf:
-                    break
-                steps.append(arc)
-                at = int(d.source[arc])
+            steps = self._path(int(end), arrival)
+            at = d.source[steps[-1]] if steps else end
             key = (_module(d.pins[at][0]), _module(d.pins[end][0]), re.sub(r"\d+", "", d.pins[end][1]))
             wires = [d.ns[arc] for arc in steps if d.is_wire[arc]]
             logic = sum(d.ns[arc] for arc in steps if not d.is_wire[arc])
