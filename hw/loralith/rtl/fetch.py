@@ -30,10 +30,10 @@ class State(Enum, shape=2):
 
 
 class _Word(data.StructLayout):
-    """A bus word of a command, which of the three queues takes it, and whether one does."""
+    """A bus word of a command, which of the three queues takes it (none after an error), and whether its command is known."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"word": ReadBeat(config), "kinds": 3, "known": 1})
+        super().__init__({"word": ReadBeat(config), "kinds": 3, "known": 1, "dropped": 1})
 
 
 class Fetch(wiring.Component):
@@ -145,28 +145,32 @@ class Fetch(wiring.Component):
         word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
         arrived, count = Signal(range(words)), Signal(range(words))  # words of the present command: that came, that left
         index, word_address = Signal(INDEX_BITS), Signal(64)
-        take, put, final, gone = Signal(), Signal(), Signal(), Signal()
+        take, put, gone = Signal(), Signal(), Signal()
+        final = Signal()  # count == words - 1, of two at least
         stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
         m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         part = INDEX_BITS // words
+        # An unknown command's words but the last one go nowhere. Nothing here looks at ``full``: this comes late in its cycle.
         accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
+        goes = ~stopped & (accepted | (parted.dropped & ~final))
         m.d.comb += [
             buffer.o.ready.eq(~held | parting.i.ready),
             take.eq(buffer.o.valid & buffer.o.ready),
             parting.i.valid.eq(held),
             parting.i.payload.eq(came),
-            parting.o.ready.eq(put),
+            parting.i.payload.kinds.eq(Mux(came.word.error, 0, came.kinds)),
+            parting.i.payload.dropped.eq(~came.known & ~came.word.error),
+            parting.o.ready.eq(goes),
             parting.clear.eq(control.clear),
-            final.eq(count == words - 1),
-            put.eq(full & ~word.error & ~stopped & Mux(known, accepted, ~final)),
+            put.eq(full & goes),
             gone.eq(put & final),
         ]
         for kind, (_, queue) in zip(kinds, queues, strict=True):
             m.d.comb += [
                 queue.payload.bits.eq(word.data),
                 queue.payload.index.eq(index.word_select(count, part)),
-                queue.valid.eq(full & kind & ~word.error & ~stopped),
+                queue.valid.eq(full & kind & ~stopped),
             ]
         with m.If(take):
             opcode = buffer.o.payload.data.as_value()[:8]
@@ -179,7 +183,7 @@ class Fetch(wiring.Component):
         with m.Elif(parting.i.ready):
             m.d.sync += held.eq(0)
         with m.If(put):
-            m.d.sync += count.eq(count + 1)
+            m.d.sync += [count.eq(count + 1), final.eq(count == words - 2)]
         # A cycle later, as so many registers are far apart: a fault is reported later than that.
         left = Signal()
         m.d.sync += left.eq(put)
@@ -192,7 +196,7 @@ class Fetch(wiring.Component):
         with m.If(self.start):
             m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [held.eq(0), arrived.eq(0), count.eq(0), room.eq(self.ahead)]
+            m.d.sync += [held.eq(0), arrived.eq(0), count.eq(0), final.eq(0), room.eq(self.ahead)]
         through = Signal()
         m.d.sync += through.eq(index == self.list_length)
         with m.If((state == State.READ) & through):

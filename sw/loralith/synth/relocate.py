@@ -21,7 +21,7 @@ __all__ = ["ROUTED", "Relocation", "relocate"]
 
 ROUTED = 0.62
 """A routed wire's delay, of what the placer expects: measured on the accelerator, where it foretells the router's clock by some percent."""
-MARGIN = 0.85
+MARGIN = 0.8
 """Of the period to reach, the one aimed at here: routed wires are longer or shorter than foretold."""
 ENOUGH_NS = 0.3
 """A path with so much slack is as good as any."""
