@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loralith.synth import SynthError, relocate
+from loralith.synth import SynthError, relocate, routing
 from loralith.synth.board import Grid
 from loralith.synth.timing import Delays, Timing, read_sdf
 
@@ -71,6 +72,19 @@ def test_cells_delays_of_another_run_go_with_these_wires() -> None:
     arcs, end = Timing(both).longest()
     assert both.ns[arcs].tolist() == [1.5, 0.24, 0.5]
     assert (both.pins[end], both.start[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
+
+
+def test_a_routed_design_s_longest_path_is_told_from_register_to_register(tmp_path: Path) -> None:
+    slower = SDF.replace("200:220:240", "800:900:1140").replace("1000:2000:3000", "500:1000:1500").replace("6000:6000:6000", "900:900:900")
+    (tmp_path / "design.sdf").write_text(SDF, encoding="utf-8")
+    (tmp_path / "design.routed.sdf").write_text(slower, encoding="utf-8")
+    assert [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.longest(tmp_path / "design")] == [
+        ("clk-to-q", 0.5, "left.q"),
+        ("routing", 1.5, "left.q"),
+        ("logic", 0.24, "right.sum"),
+        ("routing", 1.0, "right.sum"),
+        ("setup", 0.06, "right.out$3"),
+    ]
 
 
 def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:

@@ -22,7 +22,7 @@ from .netlist import Netlist
 from .process import run_tool
 from .target import Target
 
-__all__ = ["Arc", "Routing", "Run", "nextpnr", "placed", "read_report", "route"]
+__all__ = ["Arc", "Routing", "Run", "longest", "nextpnr", "placed", "read_report", "route"]
 
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
@@ -140,16 +140,15 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         return routing
     kept = run.stem.with_suffix(".path.json")
     if not kept.is_file():
-        kept.write_text(json.dumps([asdict(arc) for arc in _longest(run.stem)]), encoding="utf-8")
+        kept.write_text(json.dumps([asdict(arc) for arc in longest(run.stem)]), encoding="utf-8")
     path = [Arc(**arc) for arc in json.loads(kept.read_text(encoding="utf-8"))]
     fmax = round(1000 / sum(arc.delay_ns for arc in path), 2)
     return replace(routing, fmax_mhz=dict.fromkeys(routing.fmax_mhz, fmax), critical_path=_merged(path))
 
 
-def _longest(stem: Path) -> list[Arc]:
-    """The path that sets the clock of a routed design."""
-    routed, packed = (timing.read_sdf(stem.with_suffix(suffix).open(encoding="utf-8")) for suffix in (".routed.sdf", ".sdf"))
-    delays = routed.with_cells_of(packed)
+def longest(stem: Path) -> list[Arc]:
+    """The path that sets the clock of a routed design: of the stem's .routed.sdf, its cells' delays of the .sdf. Raises SynthError."""
+    delays = _delays(stem.with_suffix(".routed.sdf")).with_cells_of(_delays(stem.with_suffix(".sdf")))
     arcs, end = timing.Timing(delays).longest()
     first = delays.source[arcs[0]] if arcs else end
     path = [Arc("clk-to-q", float(delays.start[first]), designer(delays.pins[first][0]))]
@@ -166,8 +165,7 @@ def _relocated(target: Target, run: Run) -> None:
     target.progress("relocate: late paths")
     period_ns = 1000 / target.frequency_mhz
     content = json.loads(run.stem.with_suffix(".first").read_text(encoding="utf-8"))
-    with run.stem.with_suffix(".sdf").open(encoding="utf-8") as file:
-        delays = timing.read_sdf(file)
+    delays = _delays(run.stem.with_suffix(".sdf"))
     paths, wires = timing.Timing(delays), delays.is_wire
     before = delays.ns.copy()
     delays.ns[wires] *= relocate.ROUTED
@@ -179,6 +177,11 @@ def _relocated(target: Target, run: Run) -> None:
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
     kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved}
     late.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def _delays(path: Path) -> timing.Delays:
+    with path.open(encoding="utf-8") as file:
+        return timing.read_sdf(file)
 
 
 def _top(content: dict[str, Any]) -> dict[str, Any]:
