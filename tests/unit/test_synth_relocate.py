@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loralith.synth import SynthError, relocate, routing
@@ -126,7 +127,7 @@ class Design:
         lines = []
         for source, sink in self.wires:
             ends = self.at(source.split("/")[0]), self.at(sink.split("/")[0])
-            own = ends[0][:2] == ends[1][:2] and sink.endswith("/DI")
+            own = ends[0][:2] == ends[1][:2] and sink.endswith(("/DI", "/B"))
             lines.append(f"(INTERCONNECT {source} {sink} ({0 if own else wire_ps(ends[0][:2], ends[1][:2])}) (0))")
         for name, cell in self.module["cells"].items():
             lines.append(f"(INSTANCE {name})")
@@ -168,6 +169,19 @@ def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
     assert "reserved_X11/Y10/SLICEA.K0" not in design.module["cells"]
     expected = 0.74 + relocate.ROUTED * (wire_ps((10, 10), (x, y)) + wire_ps((x, y), (12, 10))) / 1000
     assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
+
+
+def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
+    design = detour()
+    design.flip_flop("c", (55, 38, "SLICEA.FF1"), {"M": 8, "Q": 9})
+    design.module["cells"]["f"]["connections"]["B"] = [9]
+    design.wires.append(("c/Q", "f/B"))
+    delays = design.delays()
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("f", "B")))[0]
+    assert delays.ns[arc] == 0
+    relocate.relocate(design.module, delays, GRID, 8.0)
+    assert design.at("f") != (55, 38, "SLICEA.K0")
+    assert delays.ns[arc] == pytest.approx(relocate.ROUTED * wire_ps((55, 38), design.at("f")[:2]) / 1000)
 
 
 def test_nothing_moves_while_nothing_is_late() -> None:
