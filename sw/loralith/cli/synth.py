@@ -23,7 +23,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     stop = parser.add_mutually_exclusive_group()
     stop.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
-    stop.add_argument("--place-only", action="store_true", help="stop before routing: the clock that the placer expects, and what is late")
+    stop.add_argument("--place-only", action="store_true", help="stop before routing: the clock that is foretold, and what is late")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="how many seeds to place; the one with the least wire is routed (default: 1)"
