@@ -202,9 +202,10 @@ def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda 
                 events.append(("wait", cycle, 0))
             assert until_fault or not got[9], "a fault"
             if got[9]:
-                ctx.set(rig.stop, 1)
-                for _ in range(300):
-                    await ctx.tick()
+                for tick in range(300):
+                    ctx.set(rig.stop, tick >= 20)  # the controller is far away
+                    *_, written = await ctx.tick().sample(unit.operand.valid & unit.operand.ready)
+                    events.extend([("write", -1, 0)] * written)
                 assert not ctx.get(rig.master.busy)
                 assert memory.responses_due == 0
                 break
@@ -418,6 +419,8 @@ def test_a_read_error_names_the_beat_and_takes_in_what_is_outstanding(seed):
     )
     assert result["fault"] == {"valid": 1, "code": Code.AXI_READ_ERROR, "detail": 0, "command": 2, "address": bad}
     assert sum(kind == "done" for kind, *_ in events) == 2
+    # A beat is two writes of four lanes: of two whole loads, of three rows and of two beats; none of what comes after the error.
+    assert sum(kind == "write" for kind, *_ in events) == 2 * (2 * 9 * 5 + 3 * 5 + 2)
 
 
 @pytest.mark.parametrize("word", [0, 1, 2])
