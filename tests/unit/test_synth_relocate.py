@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from loralith.synth import SynthError, relocate, routing
 from loralith.synth.board import Grid
+from loralith.synth.mend import AROUND, mend
 from loralith.synth.timing import Delays, Timing, read_sdf
 
 GRID = Grid(range(1, 61), list(range(1, 41)))
@@ -75,11 +75,9 @@ def test_cells_delays_of_another_run_go_with_these_wires() -> None:
     assert (both.pins[end], both.start[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
 
 
-def test_a_routed_design_s_longest_path_is_told_from_register_to_register(tmp_path: Path) -> None:
-    slower = SDF.replace("200:220:240", "800:900:1140").replace("1000:2000:3000", "500:1000:1500").replace("6000:6000:6000", "900:900:900")
-    (tmp_path / "design.sdf").write_text(SDF, encoding="utf-8")
-    (tmp_path / "design.routed.sdf").write_text(slower, encoding="utf-8")
-    assert [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.longest(tmp_path / "design")] == [
+def test_the_longest_path_is_told_from_register_to_register() -> None:
+    slower = SDF.replace("1000:2000:3000", "500:1000:1500").replace("6000:6000:6000", "900:900:900")
+    assert [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.longest(read_sdf(slower.splitlines()))] == [
         ("clk-to-q", 0.5, "left.q"),
         ("routing", 1.5, "left.q"),
         ("logic", 0.24, "right.sum"),
@@ -258,3 +256,70 @@ def test_two_luts_and_their_multiplexer_move_to_a_slice_of_their_own() -> None:
         del design.module["cells"][f"filler_17_15_D{half}"]
     design.relocate(4.0)
     assert (design.at("f0"), design.at("f1")) == ((17, 15, "SLICED.K0"), (17, 15, "SLICED.K1"))
+
+
+def routed(design: Design) -> Design:
+    """Ten pairs of blocks beside it, joined by wires of usual delay; and all nets have routes."""
+    for i in range(10):
+        design.block(f"from{i}", 20, 2 * i + 1, {"M": 100 + i, "Q": 200 + i})
+        design.block(f"to{i}", 24, 2 * i + 1, {"M": 200 + i})
+        design.wires.append((f"from{i}/Q", f"to{i}/M"))
+    nets = {net for cell in design.module["cells"].values() for bits in cell["connections"].values() for net in bits}
+    design.module["netnames"] = {f"net{net}": {"bits": [net], "attributes": {"ROUTING": "wire;pip;1"}} for net in sorted(nets)}
+    return design
+
+
+def without_route(design: Design) -> set[int]:
+    return {net["bits"][0] for net in design.module["netnames"].values() if "ROUTING" not in net["attributes"]}
+
+
+@pytest.mark.parametrize(("times", "again"), [(3.0, {203}), (AROUND - 0.1, set())])
+def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, again: set[int]) -> None:
+    design = routed(Design())
+    delays = design.delays()
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
+    usual = wire_ps((20, 7), (24, 7)) / 1000
+    delays.ns[arc] = times * usual
+    done, nets = mend(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
+    assert (done.moved, nets, without_route(design)) == (0, again, again)
+    assert delays.ns[arc] == pytest.approx(usual if again else times * usual)
+
+
+def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None:
+    """f's other wire too, which is not late; the others keep their routes and their delays, whatever these are."""
+    design = detour()
+    design.block("c", 12, 12, {"M": 3})
+    design.wires.append(("f/F", "c/M"))
+    delays = routed(design).delays()
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
+    delays.ns[arc] *= 0.9
+    kept = delays.ns[arc]
+    done, nets = mend(design.module, delays, GRID, 6.0)
+    assert design.at("f") != (55, 38, "SLICEA.K0")
+    assert (done.moved, nets, without_route(design)) == (1, {2, 3}, {2, 3})
+    assert delays.ns[arc] == kept
+
+
+def test_the_clock_s_wires_are_left_alone() -> None:
+    """f is late by its clock's wire, which goes the same way wherever f is."""
+    design = detour()
+    design.cell("clock", "DCCA", (30, 20, "DCC0"), {"CLKO": 2})
+    design.wires = [("clock/CLKO", "f/A"), ("f/F", "b/M")]
+    delays = routed(design).delays()
+    delays.ns[np.nonzero(delays.sink == delays.pins.index(("b", "M")))[0]] = 0.1
+    delays.start[delays.pins.index(("clock", "CLKO"))] = 5.0
+    done, nets = mend(design.module, delays, GRID, 4.0)
+    assert (done.moved, nets, without_route(design)) == (0, set(), set())
+
+
+def test_a_wire_within_a_slice_takes_no_time_wherever_the_slice_is() -> None:
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("f", (50, 30, "SLICEB.K1"), {"A": 2, "F": 3})
+    design.flip_flop("c", (50, 30, "SLICEB.FF1"), {"DI": 3, "Q": 4})
+    design.block("b", 12, 10, {"M": 4})
+    design.wires = [("a/Q", "f/A"), ("f/F", "c/DI"), ("c/Q", "b/M")]
+    delays = routed(design).delays()
+    done, _ = mend(design.module, delays, GRID, 3.0)
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
+    assert (done.moved, delays.ns[arc]) == (1, 0)
