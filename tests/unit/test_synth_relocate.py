@@ -275,14 +275,40 @@ def without_route(design: Design) -> set[int]:
 
 @pytest.mark.parametrize(("times", "again"), [(3.0, {203}), (AROUND - 0.1, set())])
 def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, again: set[int]) -> None:
+    """To a block: all of its net."""
     design = routed(Design())
     delays = design.delays()
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
     usual = wire_ps((20, 7), (24, 7)) / 1000
     delays.ns[arc] = times * usual
-    done, nets = mend(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
-    assert (done.moved, nets, without_route(design)) == (0, again, again)
+    done, wires = mend(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
+    assert (done.moved, wires, without_route(design)) == (0, len(again), again)
     assert delays.ns[arc] == pytest.approx(usual if again else times * usual)
+
+
+@pytest.mark.parametrize(
+    ("place", "pin", "last"),
+    [
+        ((21, 3, "SLICEB.K1"), "C", "X21/Y3/C3_SLICE"),
+        ((21, 3, "SLICEC.FF0"), "M", "X21/Y3/M4_SLICE"),
+        ((21, 3, "SLICEC.FF1"), "CE", "X21/Y3/CE2_SLICE"),
+    ],
+)
+def test_of_a_late_wire_to_a_slice_the_last_step_is_taken_away(place: tuple[int, int, str], pin: str, last: str) -> None:
+    """From from3, whose wire to a block keeps its route; what leads only to the step that is gone is the router's to drop."""
+    design = Design()
+    (design.lut if "K" in place[2] else design.flip_flop)("f", place, {pin: 203, "F" if "K" in place[2] else "Q": 300})
+    design.block("end", 22, 3, {"M": 300})
+    design.wires = [("from3/Q", f"f/{pin}"), (f"f/{'F' if 'K' in place[2] else 'Q'}", "end/M")]
+    delays = routed(design).delays()
+    route = ["X20/Y7/Q;;1", "X21/Y5/V02;a->b;1", f"{last};c->d;1", "X24/Y7/M0;e->f;1"]
+    design.module["netnames"]["net203"]["attributes"]["ROUTING"] = ";".join(route)
+    full(design, (50, 30, "SLICEA.K0"))
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("f", pin)))[0]
+    delays.ns[arc] *= 4
+    done, wires = mend(design.module, delays, GRID, 0.5 + delays.ns[arc] - 0.2)
+    assert (done.moved, wires, without_route(design)) == (0, 1, set())
+    assert design.module["netnames"]["net203"]["attributes"]["ROUTING"] == ";".join(route[:2] + route[3:])
 
 
 def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None:
@@ -294,9 +320,9 @@ def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
     delays.ns[arc] *= 0.9
     kept = delays.ns[arc]
-    done, nets = mend(design.module, delays, GRID, 6.0)
+    done, wires = mend(design.module, delays, GRID, 6.0)
     assert design.at("f") != (55, 38, "SLICEA.K0")
-    assert (done.moved, nets, without_route(design)) == (1, {2, 3}, {2, 3})
+    assert (done.moved, wires, without_route(design)) == (1, 3, {3}), "f's input has a new place, which its net's route does not reach"
     assert delays.ns[arc] == kept
 
 
@@ -308,8 +334,8 @@ def test_the_clock_s_wires_are_left_alone() -> None:
     delays = routed(design).delays()
     delays.ns[np.nonzero(delays.sink == delays.pins.index(("b", "M")))[0]] = 0.1
     delays.start[delays.pins.index(("clock", "CLKO"))] = 5.0
-    done, nets = mend(design.module, delays, GRID, 4.0)
-    assert (done.moved, nets, without_route(design)) == (0, set(), set())
+    done, wires = mend(design.module, delays, GRID, 4.0)
+    assert (done.moved, wires, without_route(design)) == (0, 0, set())
 
 
 def test_a_wire_within_a_slice_takes_no_time_wherever_the_slice_is() -> None:

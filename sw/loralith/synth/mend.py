@@ -6,6 +6,8 @@ straight, and nextpnr keeps the routes that a netlist has. Cells move as after p
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -23,23 +25,43 @@ USUAL = 0.75
 AROUND = 1.2
 """Times the usual delay, from which a wire goes a long way round."""
 
+_PIN = re.compile(r"SLICE([ABCD])\.(?:K|FF)([01])")
+_OF_A_HALF = ("A", "B", "C", "D", "M")
+"""Pins that a slice has two of; flip-flops share the others."""
 
-def mend(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -> tuple[Relocation, set[int]]:
+
+def mend(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -> tuple[Relocation, int]:
     """Changes the flat `module` of a netlist that nextpnr routed and wrote, by its wires' own `delays`, which become what is then expected.
 
-    Returns what moved, and the nets that are to be routed again, without routes now: those of cells that moved, and those with a wire on
-    a late path that goes a long way round.
+    Returns what moved, and how many wires are to be routed again, as `module` has no routes for them: those of cells that moved, and those
+    on late paths that go a long way round.
     """
     mender = _Mender(module, delays, grid, period_ns * MARGIN)
     around = mender.straighten()
     done = mender.run()
     moved = mender.has_moved
-    again = {*around.tolist(), *np.nonzero(delays.is_wire & (moved[delays.source] | moved[delays.sink]))[0].tolist()}
-    nets = {mender.net(arc) for arc in again}
+    again = set(np.nonzero(delays.is_wire & (moved[delays.source] | moved[delays.sink]))[0].tolist())
+    whole = {mender.net(arc) for arc in again if moved[delays.source[arc]]}
+    whole |= {mender.net(arc) for arc in again if mender.is_clock[arc]}
+    last: dict[int, set[str]] = defaultdict(set)
+    for arc in set(around.tolist()) - again:
+        if wire := mender.last_wire(arc):
+            last[mender.net(arc)].add(wire)
+        else:
+            whole.add(mender.net(arc))
     for net in module["netnames"].values():
-        if nets.intersection(net["bits"]):
+        if whole.intersection(net["bits"]):
             net["attributes"].pop("ROUTING", None)
-    return done, nets
+        elif wires := set[str]().union(*(last[bit] for bit in net["bits"] if bit in last)):
+            net["attributes"]["ROUTING"] = _without(net["attributes"].get("ROUTING", ""), wires)
+    return done, len(again.union(around.tolist()))
+
+
+def _without(route: str, wires: set[str]) -> str:
+    """A route, which nextpnr writes as wire;pip;strength over and over, without some of its wires. What leads only to these it drops."""
+    parts = route.split(";")
+    steps = [parts[at : at + 3] for at in range(0, len(parts) - 2, 3)]
+    return ";".join(";".join(step) for step in steps if step[0] not in wires)
 
 
 class _Mender(Relocator):
@@ -48,7 +70,8 @@ class _Mender(Relocator):
         d = self.delays
         self.named = {name.replace("\\", ""): name for name in self.cells}
         clock = np.array([name in self.named and self.cells[self.named[name]]["type"] == "DCCA" for name, _ in d.pins])
-        self.follows = self.known & ((d.ns > 0) | self.logic[d.sink]) & ~clock[d.source]
+        self.is_clock = clock[d.source]
+        self.follows = self.known & ((d.ns > 0) | self.logic[d.sink]) & ~self.is_clock
         self.fixed = self.follows
         distance, some = self._distance(), self.follows & (d.ns > 0)
         self.unit_ns = float(np.quantile(d.ns[some] / distance[some], USUAL)) if some.any() else 0.0
@@ -65,3 +88,12 @@ class _Mender(Relocator):
         """That of a wire."""
         cell, port = self.delays.pins[self.delays.source[arc]]
         return self._net(self.named[cell], port)
+
+    def last_wire(self, arc: int) -> str | None:
+        """The name of a wire's last step, at a pin of a LUT or a flip-flop; None at others, of other names."""
+        cell, port = self.delays.pins[self.delays.sink[arc]]
+        x, y, bel = self.place[self.named[cell]]
+        if not (match := _PIN.fullmatch(bel)):
+            return None
+        slice = "ABCD".index(match[1])
+        return f"X{x}/Y{y}/{port}{2 * slice + int(match[2]) if port in _OF_A_HALF else slice}_SLICE"

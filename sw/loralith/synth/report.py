@@ -39,6 +39,7 @@ def summary(
     `estimate`: Yosys's counts for a part that another tool places and routes. `fits`: no resource over `MOST_OF_THE_PART` of the part,
     except multipliers, of which all may be used. `fmax_mhz`, `meets` and the critical path are the best seed's, and null without a routing.
     `placed`: of `placements` the one that was routed, or else the one with the least wire; null without one. `wire_tiles`: of all, by seed.
+    `rounds`: of the best seed's routing; `late_routed`: what is late in the best one.
     """
     flow = FLOWS[target.board.tool]
     best = max(routings, key=lambda r: r.worst_mhz, default=None)
@@ -71,6 +72,8 @@ def summary(
         "limit": _limit(share, best, flow.units),
         "reported_mhz": best.reported_mhz if best else None,
         "clocks_mhz": best.fmax_mhz if best else {},
+        "rounds": [asdict(entry) for entry in best.rounds] if best else [],
+        "late_routed": [asdict(entry) for entry in best.late] if best else [],
         "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
         "placed": asdict(placed) if placed else None,
@@ -124,6 +127,9 @@ def markdown(figures: dict[str, Any]) -> str:
             f"| in nextpnr's own report | {figures['reported_mhz']:.1f} MHz | the slower half's delay for both halves of a carry chain |",
             f"| peak | {figures['peak_gmacs']:.2f} GMAC/s | |",
         ]
+    if figures["rounds"]:
+        best = max(figures["rounds"], key=lambda entry: entry["fmax_mhz"])
+        lines.append(f"| late end points then | {best['late_points']:,} | aimed at {figures['target_mhz']:g} MHz |")
     placed = figures["placed"]
     if placed:
         lines += [
@@ -141,18 +147,25 @@ def markdown(figures: dict[str, Any]) -> str:
         path = [Arc(**arc) for arc in figures["critical_path"]]
         lines += ["", "## Critical path", "", "| step | ns | signal |", "|---|---|---|"]
         lines += [f"| {arc.kind} | {arc.delay_ns:.2f} | {arc.signal} |" for arc in path]
+    if figures["rounds"]:
+        lines += ["", "## Rounds of routing", "", "The first one routes all; each of the others mends late paths of the one before.", ""]
+        lines += ["| round | MHz | late end points | cells moved | wires routed again |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {number} | {entry['fmax_mhz']:.1f} | {entry['late_points']:,} | {entry['moved']:,} | {entry['again']:,} |"
+            for number, entry in enumerate(figures["rounds"])
+        ]
+    if figures["late_routed"]:
+        lines += ["", "## Late after routing", "", "By module; the latest path of each.", "", *_late(figures["late_routed"])]
     if placed and placed["late"]:
-        lines += [
-            "",
-            "## Late after placement",
-            "",
-            "By module, wires' delays as foretold; the latest path of each.",
-            "",
-        ]
-        lines += ["| from | to | pin | end points | slack ns | wires ns | logic ns | wires |", "|---|---|---|---|---|---|---|---|"]
-        lines += [
-            f"| {late['source']} | {late['sink']} | {late['pin']} | {late['count']:,} | {late['slack_ns']:.2f} | {late['wires_ns']:.2f} "
-            f"| {late['logic_ns']:.2f} | {late['wires']} |"
-            for late in placed["late"][:LATE_SHOWN]
-        ]
+        lines += ["", "## Late after placement", "", "By module, wires' delays as foretold; the latest path of each."]
+        lines += ["", *_late(placed["late"])]
     return "\n".join(lines) + "\n"
+
+
+def _late(groups: list[dict[str, Any]]) -> list[str]:
+    lines = ["| from | to | pin | end points | slack ns | wires ns | logic ns | wires |", "|---|---|---|---|---|---|---|---|"]
+    return lines + [
+        f"| {late['source']} | {late['sink']} | {late['pin']} | {late['count']:,} | {late['slack_ns']:.2f} | {late['wires_ns']:.2f} "
+        f"| {late['logic_ns']:.2f} | {late['wires']} |"
+        for late in groups[:LATE_SHOWN]
+    ]

@@ -42,12 +42,12 @@ class Arc:
 
 @dataclass(frozen=True)
 class Round:
-    """A routing's clock and late end points; of one that mends the one before, how many cells moved and `nets` were routed again."""
+    """A routing's clock and late end points; of one that mends the one before, how many cells moved and wires were routed `again`."""
 
     fmax_mhz: float
     late_points: int
     moved: int = 0
-    nets: int = 0
+    again: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Routing:
         used: each of `RESOURCES` as placed, the harness included.
         critical_path: of the slowest clock, from flip-flop to flip-flop.
         seconds: time that nextpnr took. tool: name and version.
-        rounds: all of them. round: the number of this one.
+        rounds: all of them. round: the number of this one. late: what is late then, by modules.
         config: for `ecppack`, which makes the bitstream of it.
     """
 
@@ -73,6 +73,7 @@ class Routing:
     tool: str
     rounds: list[Round] = field(default_factory=list)
     round: int = 0
+    late: list[timing.LatePaths] = field(default_factory=list)
     config: Path | None = None
 
     @property
@@ -111,11 +112,12 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     run = found[number][0]
     content = json.loads(run.stem.with_suffix(".report.json").read_text(encoding="utf-8"))
     routing = read_report(content, seed=seed, seconds=round(seconds, 1), tool=run.tool)
-    path = [Arc(**arc) for arc in json.loads(run.stem.with_suffix(".routed.json").read_text(encoding="utf-8"))["path"]]
+    kept = json.loads(run.stem.with_suffix(".routed.json").read_text(encoding="utf-8"))
     return replace(
         routing,
         fmax_mhz=dict.fromkeys(routing.fmax_mhz, rounds[number].fmax_mhz),
-        critical_path=_merged(path),
+        critical_path=_merged([Arc(**arc) for arc in kept["path"]]),
+        late=[timing.LatePaths(**group) for group in kept["late"]],
         rounds=rounds,
         round=number,
         config=run.stem.with_suffix(".config"),
@@ -141,10 +143,10 @@ def _mended(target: Target, start: Run, before: Run, run: Run) -> None:
     assert target.board.grid is not None, "boards of tools that place have one"
     routed = before.stem.with_suffix(".routed")
     content = json.loads(routed.read_text(encoding="utf-8"))
-    done, nets = mend.mend(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
-    target.progress(f"mend: {done.moved} cells moved, {len(nets)} nets to be routed again")
+    done, again = mend.mend(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
+    target.progress(f"mend: {done.moved} cells moved, {again} wires to be routed again")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
-    run.stem.with_suffix(".mended.json").write_text(json.dumps({"moved": done.moved, "nets": len(nets)}), encoding="utf-8")
+    run.stem.with_suffix(".mended.json").write_text(json.dumps({"moved": done.moved, "again": again}), encoding="utf-8")
 
 
 def _routed_delays(start: Run, run: Run) -> timing.Delays:
