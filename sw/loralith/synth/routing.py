@@ -104,6 +104,8 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         run = run_step(target, command, run, "routed", words, files, change)
         seconds += run.seconds
         found.append((run, _round(target, start, run)))
+        if number > 1:  # the first one's stays, for a later version to go on from
+            before.stem.with_suffix(".routed").unlink(missing_ok=True)
         target.progress(f"routed: {found[-1][1].fmax_mhz} MHz, {found[-1][1].late_points} late end points")
         if found[-1][1].late_points == 0:
             break
