@@ -104,6 +104,7 @@ class Design:
             "type": kind,
             "parameters": {"MODE": mode} if mode else {},
             "attributes": {"NEXTPNR_BEL": f"X{x}/Y{y}/{slot}"},
+            "port_directions": {port: "output" if port in ("Q", "F", "OFX") else "input" for port in nets},
             "connections": {port: [net] for port, net in nets.items()},
         }
 
@@ -244,6 +245,37 @@ def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
     assert done.late_after == 0
 
 
+def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
+    """The chain is beside the one block, far from the other; the flip-flop goes halfway, with a wire from the chain."""
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("chain", (10, 11, "SLICEB.K1"), {"A": 2, "F": 3}, mode="CCU2")
+    design.flip_flop("c", (10, 11, "SLICEB.FF1"), {"DI": 3, "Q": 4})
+    design.module["cells"]["c"]["parameters"]["SD"] = "1 "
+    design.block("b", 40, 10, {"M": 4})
+    design.wires = [("a/Q", "chain/A"), ("chain/F", "c/DI"), ("c/Q", "b/M")]
+    delays = design.delays()
+    (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
+    relocate.relocate(design.module, delays, GRID, 2.7)
+    x, y, _ = design.at("c")
+    assert 15 < x < 40
+    assert design.at("chain") == (10, 11, "SLICEB.K1")
+    cell = design.module["cells"]["c"]
+    assert (cell["connections"], cell["parameters"]["SD"]) == ({"CLK": [0], "M": [3], "Q": [4]}, "0 ")
+    assert cell["port_directions"]["M"] == "input"
+    assert delays.ns[arc] == pytest.approx(relocate.ROUTED * wire_ps((10, 11), (x, y)) / 1000)
+
+
+def test_a_flip_flop_stays_with_its_carry_chain_where_that_is_best() -> None:
+    design = Design()
+    design.block("a", 50, 10, {"M": 1, "Q": 2})
+    design.lut("chain", (10, 11, "SLICEB.K1"), {"A": 2, "F": 3}, mode="CCU2")
+    design.flip_flop("c", (10, 11, "SLICEB.FF1"), {"DI": 3, "Q": 4})
+    design.wires = [("a/Q", "chain/A"), ("chain/F", "c/DI")]
+    done, _ = design.relocate(2.0)
+    assert (done.moved, "DI" in design.module["cells"]["c"]["connections"]) == (0, True)
+
+
 def test_two_luts_and_their_multiplexer_move_to_a_slice_of_their_own() -> None:
     design = Design()
     design.block("a", 10, 10, {"M": 1, "Q": 2})
@@ -309,6 +341,8 @@ def test_of_a_late_wire_to_a_slice_the_last_step_is_taken_away(place: tuple[int,
     done, wires = mend(design.module, delays, GRID, 0.5 + delays.ns[arc] - 0.2)
     assert (done.moved, wires, without_route(design)) == (0, 1, set())
     assert design.module["netnames"]["net203"]["attributes"]["ROUTING"] == ";".join(route[:2] + route[3:])
+    others = {net["attributes"]["ROUTING"] for name, net in design.module["netnames"].items() if name != "net203"}
+    assert others == {"wire;pip;5"}, "locked"
 
 
 def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None:

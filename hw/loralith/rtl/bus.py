@@ -168,8 +168,11 @@ class BusSide(wiring.Component):
             fetch.refused_address.eq(reads.refused_address),
             load.refused.eq(reads.load_refused),
             load.refused_address.eq(reads.refused_address),
-            *(getattr(store, n).eq(getattr(writes, n)) for n in ("refused", "refused_address", "command_done", "error", "error_address")),
+            store.refused.eq(writes.refused),
+            store.refused_address.eq(writes.refused_address),
         ]
+        # A cycle later, as a memory's word says whether a response was a command's last.
+        m.d.sync += [getattr(store, n).eq(getattr(writes, n)) for n in ("command_done", "error", "error_address")]
 
         # Tokens.
         connect(m, load.wait, tokens.load)

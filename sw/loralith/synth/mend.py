@@ -1,7 +1,8 @@
 """Late paths of a routed netlist: their cells to better places once more, by the delays that their wires got.
 
-Routed wires are not as foretold: the router goes a long way round with some. A new route for these alone, all others in place, is mostly
-straight, and nextpnr keeps the routes that a netlist has. Cells move as after placement (`relocate.py`).
+Routed wires are not as foretold: the router goes a long way round with some. These are routed anew, and cells move as after placement
+(`relocate.py`); nextpnr keeps the routes that a netlist has. All other nets are locked: a router that may take their wires has to find
+these nets others in turn, and does not come to an end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ USUAL = 0.75
 AROUND = 1.2
 """Times the usual delay, from which a wire goes a long way round."""
 
+_WEAK, _LOCKED = "1", "5"
+"""Of a step of a route, as nextpnr has them: whether its router may take it for another net."""
 _PIN = re.compile(r"SLICE([ABCD])\.(?:K|FF)([01])")
 _OF_A_HALF = ("A", "B", "C", "D", "M")
 """Pins that a slice has two of; flip-flops share the others."""
@@ -49,19 +52,21 @@ def mend(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -
             last[mender.net(arc)].add(wire)
         else:
             whole.add(mender.net(arc))
+    cells = {mender.named[delays.pins[pin][0]] for pin in np.nonzero(moved)[0]}
+    changed = {bit for name in cells for bits in module["cells"][name]["connections"].values() for bit in bits} | set(last)
     for net in module["netnames"].values():
-        if whole.intersection(net["bits"]):
-            net["attributes"].pop("ROUTING", None)
-        elif wires := set[str]().union(*(last[bit] for bit in net["bits"] if bit in last)):
-            net["attributes"]["ROUTING"] = _without(net["attributes"].get("ROUTING", ""), wires)
+        route = net["attributes"].pop("ROUTING", "")
+        if route and not whole.intersection(net["bits"]):
+            wires = set[str]().union(*(last[bit] for bit in net["bits"] if bit in last))
+            net["attributes"]["ROUTING"] = _again(route, wires, _WEAK if changed.intersection(net["bits"]) else _LOCKED)
     return done, len(again.union(around.tolist()))
 
 
-def _without(route: str, wires: set[str]) -> str:
+def _again(route: str, without: set[str], strength: str) -> str:
     """A route, which nextpnr writes as wire;pip;strength over and over, without some of its wires. What leads only to these it drops."""
     parts = route.split(";")
-    steps = [parts[at : at + 3] for at in range(0, len(parts) - 2, 3)]
-    return ";".join(";".join(step) for step in steps if step[0] not in wires)
+    steps = (parts[at : at + 2] for at in range(0, len(parts) - 2, 3))
+    return ";".join(";".join([*step, strength]) for step in steps if step[0] not in without)
 
 
 class _Mender(Relocator):

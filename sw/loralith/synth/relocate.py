@@ -46,10 +46,15 @@ LUT, FLIP_FLOP, PAIR, MUX = "lut", "flip-flop", "lut with its flip-flop", "two l
 
 @dataclass
 class _Unit:
-    """Cells that move together, by slot of their slice, and their pins, first ones first."""
+    """Cells that move together, by slot of their slice, and their pins, first ones first.
+
+    `leaves`: a flip-flop whose input DI is the output of a carry chain's LUT in its slice. That stays, so that where the flip-flop moves it
+    takes its input M for it.
+    """
 
     kind: str
     cells: dict[str, str]
+    leaves: bool = False
     pins: list[int] = field(default_factory=list)
 
 
@@ -195,7 +200,10 @@ class Relocator:
             for slot in ("FF0", "FF1"):
                 if slot in cells and slot not in driven:
                     self.units.append(_Unit(FLIP_FLOP, {slot: cells[slot]}))
-            if "RAMW" in cells or any(self._stays(lut) for lut in luts.values()):
+            if "RAMW" in cells:
+                continue
+            if any(self._stays(lut) for lut in luts.values()):
+                self.units += [_Unit(FLIP_FLOP, {slot: name}, leaves=True) for slot, name in driven.items()]
                 continue
             if any(self._is_mux(lut) for lut in luts.values()):
                 # One multiplexer's two LUTs, but not one that joins two of these.
@@ -215,6 +223,9 @@ class Relocator:
             found = (number for name in unit.cells.values() for number in pins[name.replace("\\", "")])
             unit.pins = sorted(found, key=lambda number: self.timing.level[number])
             self.unit_of[unit.pins] = index
+            for pin in unit.pins:
+                if unit.leaves and self.delays.pins[pin][1] == "DI":
+                    self.follows[self.timing.into(pin)] = self.fixed[self.timing.into(pin)] = True
 
     # Moves.
 
@@ -268,7 +279,7 @@ class Relocator:
     def _best(self, index: int, unit: _Unit, around: np.ndarray) -> int | None:
         """The tile at which the latest path through a unit is earliest; None where that is no gain."""
         hard = around[self.slack[around] < ENOUGH_NS]
-        hard = hard if len(hard) else around
+        hard = hard if len(hard) and not unit.leaves else around
         fits = self.free[unit.kind] > 0
         for places, tiles in ((self.x[hard], self.tile_x), (self.y[hard], self.tile_y)):
             fits &= (tiles >= places.min() - REACH) & (tiles <= places.max() + REACH)
@@ -319,6 +330,9 @@ class Relocator:
         return slack, length
 
     def _move(self, unit: _Unit, tile: int) -> None:
+        if unit.leaves:
+            self._to_input_m(*unit.cells.values())
+            unit.leaves = False
         (x, y), (slice, half) = self.tiles[tile], self._slots(tile, unit.kind)[0]
         old = self.tile_of.get(self.place[next(iter(unit.cells.values()))][:2])
         for slot, name in unit.cells.items():
@@ -332,3 +346,9 @@ class Relocator:
         self.has_moved[unit.pins] = True
         for changed in {tile, old} - {None}:
             self._look(changed)
+
+    def _to_input_m(self, flip_flop: str) -> None:
+        cell = self.cells[flip_flop]
+        for ports in (cell["connections"], cell["port_directions"]):
+            ports["M"] = ports.pop("DI")
+        cell["parameters"]["SD"] = "0 "  # nextpnr's way to write a text of digits

@@ -85,7 +85,7 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before.
 
     While paths are late, cells of these move once more, and their wires and such that go a long way round are routed again, with all others
-    in place (`mend.py`): the best of up to `ROUNDS` more rounds.
+    in place (`mend.py`): while that gains, and `ROUNDS` times at most.
 
     The clock is that of the routed wires' delays and of the cells' delays as nextpnr had them when it packed the design: reading a packed
     one it no longer knows the halves of a carry chain apart, and takes the slower one's delay for both. Raises SynthError.
@@ -107,10 +107,10 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         if number > 1:  # the first one's stays, for a later version to go on from
             before.stem.with_suffix(".routed").unlink(missing_ok=True)
         target.progress(f"routed: {found[-1][1].fmax_mhz} MHz, {found[-1][1].late_points} late end points")
-        if found[-1][1].late_points == 0:
+        if found[-1][1].late_points == 0 or (number and not _gained(found[-2][1], found[-1][1])):
             break
     rounds = [entry for _, entry in found]
-    number = max(range(len(rounds)), key=lambda i: rounds[i].fmax_mhz)
+    number = max(range(len(rounds)), key=lambda i: (rounds[i].fmax_mhz, -rounds[i].late_points))
     run = found[number][0]
     content = json.loads(run.stem.with_suffix(".report.json").read_text(encoding="utf-8"))
     routing = read_report(content, seed=seed, seconds=round(seconds, 1), tool=run.tool)
@@ -124,6 +124,10 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         round=number,
         config=run.stem.with_suffix(".config"),
     )
+
+
+def _gained(before: Round, after: Round) -> bool:
+    return (after.fmax_mhz, -after.late_points) > (before.fmax_mhz, -before.late_points)
 
 
 def _round(target: Target, start: Run, run: Run) -> Round:
