@@ -6,16 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from amaranth.hdl import Cat, Const, Signal, Value
+from amaranth.lib import data
 
 from loralith.rtl.bursts import Burst
 from loralith.rtl.gate import BurstGate
 from loralith.spec.config import PRESETS
 
 from ..harness import Harness
+from ..line import Line
 from ..mutation import Mutant
 from ..proof import Method, Proof
 
 __all__ = ["PROOFS", "in_one_line", "in_window"]
+
+
+BURST = data.StructLayout({"burst": Burst, "source": 1})
+"""A burst and who asks."""
 
 
 def _last_byte(address: Value, beats: Value, width: int) -> Value:
@@ -60,28 +66,27 @@ def gate(width: int) -> Callable[[Harness], None]:
             ~dut.o.valid | in_one_line(out.address, out.beats, width),
         )
 
-        # The burst that was taken and is not judged, and the one that was found good and is not gone.
-        here, burst, source = Signal(), Signal(Burst), Signal()
-        judged, good_burst, good_source = Signal(), Signal(Burst), Signal()
-        moves = here & good(burst) & ~dut.refused & (~judged | passed)
+        # The burst that was taken and is not judged, and those that were found good and are not gone.
+        here, burst, source, moves = Signal(), Signal(Burst), Signal(), Signal()
+        judged = Line(m, "judged", 2, BURST.size, put=moves, word=Cat(burst, source), get=passed)
+        some = judged.level != 0
+        m.d.comb += moves.eq(here & good(burst) & ~dut.refused & (judged.level != 2))
         with m.If(dut.clear | dut.stop):
-            m.d.sync += [here.eq(0), judged.eq(0)]
+            m.d.sync += [here.eq(0), judged.level.eq(0)]
         with m.Else():
-            m.d.sync += [here.eq(took | (here & ~moves)), judged.eq(moves | (judged & ~passed))]
+            m.d.sync += here.eq(took | (here & ~moves))
             with m.If(took):
                 m.d.sync += [burst.eq(dut.i.payload), source.eq(dut.i_source)]
-            with m.If(moves):
-                m.d.sync += [good_burst.eq(burst), good_source.eq(source)]
-        h.assume(~(here | judged) | (h.past(window) == window))
+        h.assume(~(here | some) | (h.past(window) == window))
         h.always(
             "same",
             "what passes is what was taken, once, with its source",
-            ~dut.o.valid | (judged & (out.as_value() == good_burst.as_value()) & (dut.o_source == good_source)),
+            ~dut.o.valid | (some & (Cat(out, dut.o_source) == judged.first)),
         )
         h.always(
             "passes",
             "a burst that fits waits for nobody but the one before it, `stop` and a refusal",
-            ~(judged & ~dut.stop & ~dut.refused) | dut.o.valid,
+            ~(some & ~dut.stop & ~dut.refused) | dut.o.valid,
         )
         h.always(
             "held",
@@ -126,9 +131,12 @@ def gate(width: int) -> Callable[[Harness], None]:
         h.invariant(~here | (h.inside(dut, "shaped") == in_one_line(burst.address, burst.beats, width)))
         h.invariant(~here | (h.inside(dut, "not_below") == (burst.address >= dut.window_base)))
         h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
-        h.invariant(h.inside(dut, "passed") == judged)
-        h.invariant(~judged | (good(good_burst) & (h.inside(dut, "passed_burst") == good_burst.as_value())))
-        h.invariant(~judged | (h.inside(dut, "passed_source") == good_source))
+        h.invariant(judged.level <= 2)
+        h.invariant(h.inside(dut, "passed.o__valid") == some)
+        h.invariant(h.inside(dut, "passed.i__ready") == (judged.level != 2))
+        for i, entry in enumerate(("o__payload", "spare")):
+            here_too = judged.level > i
+            h.invariant(~here_too | (good(data.View(BURST, judged.words[i]).burst) & (h.inside(dut, f"passed.{entry}") == judged.words[i])))
 
     return build
 
@@ -143,13 +151,13 @@ MUTANTS = (
     Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
     Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
     Mutant("refusal", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
-    Mutant("passes", "gate", "passed.eq(passes),", "passed.eq(passes & ~passed),"),
-    Mutant("held", "gate", "room.eq(~passed | (self.o.valid & self.o.ready))", "room.eq(1)"),
+    Mutant("passes", "gate", "passed.i.valid.eq(valid & fits & ", "passed.i.valid.eq(valid & fits & ~passed.o.valid & "),
+    Mutant("held", "gate", "passed.o.ready.eq(self.o.valid & self.o.ready)", "passed.o.ready.eq(1)"),
     Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
     Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),
     Mutant("report", "gate", "m.d.sync += self.refused.eq(1)", "m.d.sync += self.refused.eq(~self.refused)"),
     Mutant("blame", "gate", "self.refused_source.eq(source)", "self.refused_source.eq(self.i_source)"),
-    Mutant("shut", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
+    Mutant("shut", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
 )
 
 PROOFS = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Mux, Signal, Value
 
 from loralith.rtl.axi import Burst as BurstType
 from loralith.rtl.read_master import ReadMaster
@@ -13,6 +13,7 @@ from loralith.rtl.write_master import WriteMaster
 from loralith.spec.config import PRESETS
 
 from ..harness import Harness
+from ..line import Line
 from ..mutation import Mutant
 from ..proof import Method, Proof
 from .gate import in_one_line, in_window
@@ -23,20 +24,6 @@ WIDTH = 8
 MOST = 2
 """Bursts in flight: the fewest with which one waits behind another."""
 CONFIG = replace(PRESETS["tiny"], bus_bytes=WIDTH, outstanding_reads=MOST, outstanding_writes=MOST)
-
-
-class Line:
-    """A model's queue: ``entries`` words, the oldest first; ``put`` appends ``word`` and ``get`` drops the oldest, in one cycle."""
-
-    def __init__(self, m: Module, name: str, entries: int, shape: int, *, put, word, get) -> None:
-        self.level = Signal(range(entries + 2), name=f"{name}_level")
-        self.words = [Signal(shape, name=f"{name}_{i}") for i in range(entries)]
-        self.first = self.words[0]
-        at = Value.cast(self.level - get)
-        for i, slot in enumerate(self.words):
-            following = self.words[i + 1] if i + 1 < entries else slot
-            m.d.sync += slot.eq(Mux(Value.cast(put) & (at == i), word, Mux(get, following, slot)))
-        m.d.sync += self.level.eq(at + put)
 
 
 def _address_rules(h: Harness, prefix: str, dut) -> None:
@@ -71,10 +58,12 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
     h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
     h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
-    passed, next_burst = h.inside(dut, "gate.passed"), h.inside(dut, "gate.passed_burst")
-    address, length = next_burst[:64], next_burst[64:73]
-    h.invariant(~passed | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
-    h.invariant(~passed | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
+    spare = ~h.inside(dut, "gate.passed.i__ready")
+    for there, entry in ((h.inside(dut, "gate.passed.o__valid"), "o__payload"), (spare, "spare")):
+        passed = h.inside(dut, f"gate.passed.{entry}")
+        address, length = passed[:64], passed[64:73]
+        h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
+        h.invariant(~there | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
     h.always(
         f"{prefix}_window",
         "no address outside the DRAM window is ever on the bus",
@@ -129,7 +118,7 @@ def reads(h: Harness) -> None:
     took_fetch, took_load = dut.fetch.valid & dut.fetch.ready, dut.load.valid & dut.load.ready
     from_fetch, from_load = dut.fetch.payload, dut.load.payload
     word = Mux(took_fetch, Cat(from_fetch.address, from_fetch.beats, 1), Cat(from_load.address, from_load.beats, 0))
-    requests = Line(m, "request", 3, 74, put=took_fetch | took_load, word=word, get=asked)
+    requests = Line(m, "request", 4, 74, put=took_fetch | took_load, word=word, get=asked)
     with m.If(dut.stop | dut.clear):  # what is not on the bus is forgotten
         m.d.sync += requests.level.eq(axi.arvalid & ~axi.arready)
     _quiet_clear(h, dut, dut.fetch.valid | dut.load.valid | (requests.level != 0))
@@ -179,7 +168,7 @@ def writes(h: Harness) -> None:
 
     took = dut.bursts.valid & dut.bursts.ready
     asked = dut.bursts.payload
-    requests = Line(m, "request", 3, 74, put=took, word=Cat(asked.address, asked.beats, asked.last), get=shown)
+    requests = Line(m, "request", 4, 74, put=took, word=Cat(asked.address, asked.beats, asked.last), get=shown)
     with m.If(dut.stop | dut.clear):  # what did not come onto the bus by the next cycle is forgotten
         m.d.sync += requests.level.eq(0)
     _quiet_clear(h, dut, dut.bursts.valid | (requests.level != 0))
@@ -253,7 +242,7 @@ MUTANTS_READ = (
     Mutant("ar_window", "read_master", "gate.window_limit.eq(self.window_limit)", "gate.window_limit.eq(self.window_limit | 8)"),
     Mutant("r_outstanding", "read_master", "(~axi.arvalid | axi.arready) & room", "~axi.arvalid | axi.arready"),
     Mutant("r_busy", "read_master", "with m.If(issue ^ ended):", "with m.If(issue | ended):"),
-    Mutant("r_stop", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
+    Mutant("r_stop", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
     Mutant("r_drain", "read_master", "axi.rready.eq(self.stop | Mux(", "axi.rready.eq(Mux("),
     Mutant("ar_asked", "read_master", "axi.arid.eq(gate.o_source)", "axi.arid.eq(gate.i_source)"),
     Mutant("r_one", "read_master", "gate.i.ready & ~self.fetch.valid", "gate.i.ready"),
@@ -278,7 +267,7 @@ MUTANTS_WRITE = (
         'data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes + 1',
     ),
     Mutant("w_busy", "write_master", "self.busy.eq(issued.o.valid)", "self.busy.eq(lengths.o.valid)"),
-    Mutant("w_stop", "gate", "passed & ~self.stop & ~self.refused", "passed & ~self.refused"),
+    Mutant("w_stop", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
     Mutant("aw_asked", "write_master", "axi.awaddr.eq(gate.o.payload.address)", "axi.awaddr.eq(gate.i.payload.address)"),
     Mutant("b_taken", "write_master", "axi.bready.eq(issued.o.valid)", "axi.bready.eq(issued.o.valid & ~self.stop)"),
     Mutant("b_done", "write_master", "answered & issued.o.payload.last", "answered"),
