@@ -1,16 +1,19 @@
 """Synthesis: what the compute unit's Verilog becomes on an ECP5, and what `loralith synth` says when something is wrong."""
 
 import importlib.util
+import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loralith import cli, synth
 from loralith.spec.config import Config
-from loralith.synth import harness, macros, nextpnr, spread
+from loralith.synth import harness, macros, nextpnr, routing, spread
+from loralith.synth.nextpnr import Run
 from loralith.synth.placement import wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
@@ -258,3 +261,39 @@ Info:   at iteration #20: temp = 0.000000, timing cost = 2563, wirelen = 886324
 def test_a_missing_tool_is_named(tmp_path: Path) -> None:
     with pytest.raises(synth.SynthError, match=r"tool does not start: .*; reinstall it"):
         run_tool("tool", [str(tmp_path / "none")], tmp_path / "log", 60, advice="reinstall it")
+
+
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [
+        ([(101.0, 0)], 0),
+        ([(90.0, 9), (95.0, 3), (95.0, 2), (95.0, 2)], 2),
+        ([(90.0, 9), (88.0, 4)], 0),
+        ([(90.0 + i, 9) for i in range(routing.ROUNDS + 1)], routing.ROUNDS),
+    ],
+)
+def test_late_paths_are_mended_while_that_gains(
+    found: list[tuple[float, int]], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, rounds, ran = Run(tmp_path / "design", 5, "tool"), iter([*found, (200.0, 0)]), []
+    report = {"fmax": {"clk": {"achieved": 50.0}}, "critical_paths": [], "utilization": {}}
+
+    def step(target: synth.Target, command: str, run: Run, name: str, words: list[str], files: dict[str, str], prepare=lambda: None) -> Run:
+        prepare()
+        ran.append(run.stem.name)
+        for suffix, content in ((".report.json", report), (".routed.json", {"path": [], "late": []})):
+            run.stem.with_suffix(suffix).write_text(json.dumps(content), encoding="utf-8")
+        return replace(run, seconds=10)
+
+    monkeypatch.setattr(routing, "placed", lambda target, netlist, seed: start)
+    monkeypatch.setattr(routing, "nextpnr", lambda: ("nextpnr", "tool"))
+    monkeypatch.setattr(routing, "run_step", step)
+    monkeypatch.setattr(routing, "_mended", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
+    monkeypatch.setattr(routing, "_round", lambda target, start, run: routing.Round(*next(rounds)))
+    target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", folder=tmp_path)
+    result = synth.route(target, synth.Netlist.__new__(synth.Netlist), 1)
+    names = [name for name in ran if not name.startswith("from")]
+    assert len(names) == len(result.rounds) == len(found)
+    assert [f"from {name}" for name in names[:-1]] == [name for name in ran if name.startswith("from")]
+    assert (result.round, result.fmax_mhz, result.reported_mhz) == (best, {"clk": found[best][0]}, 50.0)
+    assert (result.config, result.seconds) == (tmp_path / f"{names[best]}.config", 5 + 10 * len(found))
