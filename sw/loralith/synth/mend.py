@@ -56,7 +56,7 @@ def mend(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -
     changed = {bit for name in cells for bits in module["cells"][name]["connections"].values() for bit in bits} | set(last)
     for net in module["netnames"].values():
         route = net["attributes"].pop("ROUTING", "")
-        if route and not whole.intersection(net["bits"]):
+        if ";" in route and not whole.intersection(net["bits"]):  # else a blank: nextpnr would not take an empty one
             wires = set[str]().union(*(last[bit] for bit in net["bits"] if bit in last))
             net["attributes"]["ROUTING"] = _again(route, wires, _WEAK if changed.intersection(net["bits"]) else _LOCKED)
     return done, len(again.union(around.tolist()))
