@@ -231,13 +231,19 @@ def test_a_flip_flop_stays_out_of_tiles_with_others_of_another_enable() -> None:
     assert design.at("c")[:2] == (14, 12)
 
 
-def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
+def far_pair() -> Design:
+    """Two blocks, and far from both a LUT with its flip-flop, which a path goes through."""
     design = Design()
     design.block("a", 10, 10, {"M": 1, "Q": 2})
     design.lut("f", (50, 30, "SLICEB.K1"), {"A": 2, "F": 3})
     design.flip_flop("c", (50, 30, "SLICEB.FF1"), {"DI": 3, "Q": 4})
     design.block("b", 12, 10, {"M": 4})
     design.wires = [("a/Q", "f/A"), ("f/F", "c/DI"), ("c/Q", "b/M")]
+    return design
+
+
+def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
+    design = far_pair()
     done, _ = design.relocate(3.0)
     (x, y, lut), flip_flop = design.at("f"), design.at("c")
     assert x <= 13
@@ -374,12 +380,7 @@ def test_the_clock_s_wires_are_left_alone() -> None:
 
 
 def test_a_wire_within_a_slice_takes_no_time_wherever_the_slice_is() -> None:
-    design = Design()
-    design.block("a", 10, 10, {"M": 1, "Q": 2})
-    design.lut("f", (50, 30, "SLICEB.K1"), {"A": 2, "F": 3})
-    design.flip_flop("c", (50, 30, "SLICEB.FF1"), {"DI": 3, "Q": 4})
-    design.block("b", 12, 10, {"M": 4})
-    design.wires = [("a/Q", "f/A"), ("f/F", "c/DI"), ("c/Q", "b/M")]
+    design = far_pair()
     delays = routed(design).delays()
     done, _ = mend(design.module, delays, GRID, 3.0)
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]

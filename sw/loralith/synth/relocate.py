@@ -20,8 +20,8 @@ from .timing import Delays, Timing
 __all__ = ["ROUTED", "Relocation", "Relocator", "relocate"]
 
 ROUTED = 0.62
-"""A routed wire's delay, of what the placer expects, as measured on the accelerator: of most wires. The router goes longer ways with a few,
-so that the routed clock is below the one that this foretells."""
+"""A routed wire's delay, of what the placer expects, as measured on the accelerator: of most wires. The router goes longer ways with a
+few, so that the routed clock may be below the one that this foretells."""
 MARGIN = 0.8
 """Of the period to reach, the one aimed at here: routed wires are longer or shorter than foretold."""
 ENOUGH_NS = 0.3
