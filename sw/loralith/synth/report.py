@@ -135,7 +135,8 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += [
             f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | |",
             f"| the same before {placed['moved']:,} cells of late paths moved | {placed['before_mhz']:.1f} MHz | |",
-            f"| late end points after placement | {placed['late_points']:,} of {placed['end_points']:,} | aimed at {figures['target_mhz']:g} MHz |",
+            f"| late end points after placement | {placed['late_points']:,} of {placed['end_points']:,}"
+            f" | aimed at {figures['target_mhz']:g} MHz |",
             f"| wires, half perimeters | {', '.join(f'seed {seed}: {tiles:,} tiles' for seed, tiles in figures['wire_tiles'].items())} | |",
         ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
