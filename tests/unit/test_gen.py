@@ -108,6 +108,13 @@ def test_scratchpads_take_bytes_in_a_loop_over_their_lanes() -> None:
     assert not re.search(r"if \(enable\d+ ?\[\d+\]\)", text), "a statement for one byte"
 
 
+def test_every_signal_has_a_name() -> None:
+    """One of two that are made in one assignment would be called $signal: in waveforms, and in the paths that a synthesis reports."""
+    from loralith.gen import verilog
+
+    assert not re.findall(r"\\\$signal\S*", verilog.convert(PRESETS["tiny"]))
+
+
 def test_texts_are_the_same_bytes_in_another_process(texts: dict[str, str]) -> None:
     code = "import json; from loralith.gen import cli; print(json.dumps(cli.texts()))"
     environment = {"PYTHONHASHSEED": "7", "LC_ALL": "C"}

@@ -66,7 +66,8 @@ class FloatArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        accumulate, clear = Signal(), Signal()
+        accumulate = Signal()
+        clear = Signal()
         m.d.sync += accumulate.eq(self.valid)
         with m.If(self.valid):
             m.d.sync += clear.eq(self.clear)
@@ -128,7 +129,8 @@ class _Element(wiring.Component):
         # Two bits below the longer operand: whatever else a shift drops is one sticky bit, and a sum that loses its leading bits
         # came from operands too near to each other to drop any.
         wide = max(f, FP32.fraction) + 2
-        old_exponent, old_sign = Signal(8), acc[-1]
+        old_exponent = Signal(8)
+        old_sign = acc[-1]
         full = Signal(wide + 2)
         old = Signal(wide + 2)
         m.d.comb += [
@@ -143,7 +145,8 @@ class _Element(wiring.Component):
         distance = Signal(range(wide + 4))
         size = Mux(gap < 0, -gap, gap)
         m.d.comb += distance.eq(Mux(size > wide + 3, wide + 3, size))
-        big, small = Mux(ahead, full, old), Signal(wide + 2)
+        big = Mux(ahead, full, old)
+        small = Signal(wide + 2)
         m.d.comb += small.eq(Mux(ahead, old, full))
         moved = Signal(wide + 2)
         m.d.comb += moved.eq(small >> distance)
@@ -153,7 +156,8 @@ class _Element(wiring.Component):
         signs = Mux(ahead, sign, old_sign), Mux(ahead, old_sign, sign)
         one, two = Cat(C(0, 1), big), Cat(lost, moved)
         m.d.comb += total.eq(Mux(signs[0] == signs[1], one + two, one - two))
-        negative, size_of = total[-1], Signal(wide + 4)
+        negative = total[-1]
+        size_of = Signal(wide + 4)
         m.d.comb += size_of.eq(Mux(negative, -total, total))
 
         # The leading one to the top bit; its weight there is 2**2 of the exponent that counts.

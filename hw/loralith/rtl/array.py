@@ -45,8 +45,10 @@ class ColumnControl(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        given, multiplied = Signal(), Signal()
-        base, base_given = Signal(2), Signal(2)
+        given = Signal()
+        multiplied = Signal()
+        base = Signal(2)
+        base_given = Signal(2)
         m.d.sync += [
             given.eq(self.valid),
             multiplied.eq(given),
@@ -109,7 +111,8 @@ class ProcessingArray(wiring.Component):
         product = [[Signal(signed(16), name=f"product_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         acc = [[Signal(32, name=f"acc_{i}_{j}", reset_less=True) for j in cols] for i in rows]
         shadow = [[Signal(32, name=f"shadow_{i}_{j}", reset_less=True) for j in cols] for i in rows]
-        left, right = Signal.like(self.left, reset_less=True), Signal.like(self.right, reset_less=True)
+        left = Signal.like(self.left, reset_less=True)
+        right = Signal.like(self.right, reset_less=True)
         m.d.sync += [left.eq(self.left), right.eq(self.right)]
         for i in rows:
             for j in cols:

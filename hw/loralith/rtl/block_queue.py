@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Module, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from loralith.spec.config import Config
 
 from .interfaces import INDEX_BITS, CommandEntry
 from .memories import block_memory
+from .queue import Ring
 
 __all__ = ["BlockQueue", "CommandQueue", "CommandWord"]
 
@@ -39,40 +40,24 @@ class BlockQueue(wiring.Component):
         depth = self._depth
         m.submodules.memory = memory = block_memory(len(Value.cast(self.i.payload)), depth)
         write, read = memory.write_port(), memory.read_port(transparent_for=())
-        level = Signal(range(depth + 1))
-        some, room = Signal(), Signal(init=1)  # level != 0, level != depth
-        first, last = Signal(range(depth)), Signal(range(depth))
-        put, get, moves = Signal(), Signal(), Signal()
-
-        def after(pointer: Signal) -> Value:
-            return Mux(pointer == depth - 1, 0, pointer + 1)
-
+        ring = Ring(m, depth, self.clear)
+        moves = Signal()
         m.d.comb += [
-            self.i.ready.eq(room),
-            put.eq(self.i.valid & room),
+            self.i.ready.eq(ring.room),
+            ring.put.eq(self.i.valid & ring.room),
             moves.eq(~self.o.valid | self.o.ready),
-            get.eq(some & moves),
-            write.addr.eq(last),
+            ring.get.eq(ring.some & moves),
+            write.addr.eq(ring.last),
             write.data.eq(self.i.payload),
-            write.en.eq(put),
-            read.addr.eq(first),
+            write.en.eq(ring.put),
+            read.addr.eq(ring.first),
             read.en.eq(moves),
             Value.cast(self.o.payload).eq(read.data),
         ]
         with m.If(moves):
-            m.d.sync += self.o.valid.eq(some)
-        with m.If(put):
-            m.d.sync += last.eq(after(last))
-        with m.If(get):
-            m.d.sync += first.eq(after(first))
-        with m.If(put ^ get):
-            m.d.sync += level.eq(Mux(put, level + 1, level - 1))
-        m.d.sync += [
-            some.eq(put | (level > 1) | ((level == 1) & ~get)),
-            room.eq(get | (level < depth - 1) | ((level == depth - 1) & ~put)),
-        ]
+            m.d.sync += self.o.valid.eq(ring.some)
         with m.If(self.clear):
-            m.d.sync += [level.eq(0), first.eq(0), last.eq(0), some.eq(0), room.eq(1), self.o.valid.eq(0)]
+            m.d.sync += self.o.valid.eq(0)
         return m
 
 
@@ -110,8 +95,12 @@ class CommandQueue(wiring.Component):
         m.submodules.words = queue = BlockQueue(CommandWord(self._config), self._config.queue_depth * words)
         wiring.connect(m, wiring.flipped(self.i), queue.i)
         # A word rests in a register: what enables the command's thousand is one too.
-        count, full, last = Signal(range(words)), Signal(), Signal()
-        take, given, word = Signal(), Signal(), Signal(CommandWord(self._config))
+        count = Signal(range(words))
+        full = Signal()
+        last = Signal()
+        take = Signal()
+        given = Signal()
+        word = Signal(CommandWord(self._config))
         m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~full), take.eq(queue.o.valid & ~full)]
         m.d.sync += given.eq(take)
         with m.If(take):

@@ -61,12 +61,20 @@ class BurstSplitter(wiring.Component):
         longest = min(self._max_burst, line)
 
         # Rows: one address per cycle.
-        active, short = Signal(), Signal()
-        rows, row = Signal(16), Signal(Transfer)
+        active = Signal()
+        short = Signal()
+        rows = Signal(16)
+        row = Signal(Transfer)
         # One row, either as a whole or piece by piece.
-        valid, whole, final, sized = Signal(), Signal(), Signal(), Signal()
-        address, left, cap = Signal(64), Signal(BEAT_BITS), Signal(9)
-        take_row, room = Signal(), Signal()
+        valid = Signal()
+        whole = Signal()
+        final = Signal()
+        sized = Signal()
+        address = Signal(64)
+        left = Signal(BEAT_BITS)
+        cap = Signal(9)
+        take_row = Signal()
+        room = Signal()
 
         m.d.comb += [
             self.i.ready.eq(~active),

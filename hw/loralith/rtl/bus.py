@@ -12,6 +12,7 @@ from loralith.spec.version import VERSION
 
 from .axi import Axi4ReadSignature, Axi4Signature, Axi4WriteSignature, AxiLiteSignature
 from .block_queue import CommandQueue, CommandWord
+from .bursts import Burst
 from .controller import Controller
 from .counters import Counters
 from .csr import Registers
@@ -93,10 +94,11 @@ class BusSide(wiring.Component):
         reads, writes = ReadMaster(config), WriteMaster(config)
         queues = [CommandQueue(config) for _ in range(3)]
         ways = [Queue(CommandWord(config), 2) for _ in range(3)]  # a queue lies beside its unit, far from the fetch
+        asked = Queue(Burst, 2)  # as far, to the master
         # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
         m.submodules.registers = ResetInserter(self.reset)(registers)
         blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
-        blocks |= {"reads": reads, "writes": writes, "tokens": tokens}
+        blocks |= {"reads": reads, "writes": writes, "tokens": tokens, "asked": asked}
         for unit, way, queue in zip(("load", "compute", "store"), ways, queues, strict=True):
             blocks |= {f"{unit}_way": way, f"{unit}_queue": queue}
         for name, block in blocks.items():
@@ -129,7 +131,7 @@ class BusSide(wiring.Component):
         connect(m, load.fault, controller.load_fault)
         connect(m, store.fault, controller.store_fault)
         connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, counters, *ways, *queues):
+        for block in (reads, writes, counters, asked, *ways, *queues):
             m.d.comb += block.clear.eq(controller.clear)
         # In the next cycle no unit has a token to give or to ask for yet.
         m.d.sync += tokens.clear.eq(controller.clear)
@@ -157,7 +159,8 @@ class BusSide(wiring.Component):
         m.d.sync += controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done)
 
         # Bursts and beats.
-        connect(m, fetch.bursts, reads.fetch)
+        connect(m, fetch.bursts, asked.i)
+        connect(m, asked.o, reads.fetch)
         connect(m, load.bursts, reads.load)
         connect(m, reads.fetch_beats, fetch.beats)
         connect(m, reads.load_beats, load.beats)

@@ -74,7 +74,8 @@ class ComputeUnit(wiring.Component):
         drain, results = Drain(config), Results(config)
         # ``clear`` comes from far away, long before the first command. Pipelines without a reset of their own empty themselves: nothing
         # comes in once these are reset.
-        clearing, cleared = Signal(), Signal()
+        clearing = Signal()
+        cleared = Signal()
         m.d.sync += [clearing.eq(self.control.clear), cleared.eq(clearing)]
         blocks = {"decoder": decoder, "sequencer": sequencer, "operands": operands, "drain": drain, "results": results}
         for name, block in blocks.items():

@@ -60,15 +60,21 @@ class Controller(wiring.Component):
         units = [getattr(self, name) for name in names]
         faults = [getattr(self, f"{name}_fault") for name in names]
         state = Signal(State)
-        quiet, fault, progress, expired = Signal(), Signal(), Signal(), Signal()
+        quiet = Signal()
+        fault = Signal()
+        progress = Signal()
+        expired = Signal()
         # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``, and after what a master let out
         # in its first cycle, as ``stop`` comes to the masters a cycle later.
         quiet_run = Signal()
-        drains, quiet_drain = Signal(), Signal()
-        all_done, moved = Signal(), Signal()
+        drains = Signal()
+        quiet_drain = Signal()
+        all_done = Signal()
+        moved = Signal()
         completed = Signal(3)
         patience = Signal(32)
-        abort, early_abort = Signal(), Signal()
+        abort = Signal()
+        early_abort = Signal()
         any_fault = Cat(f.valid for f in faults).any()
 
         m.d.comb += [

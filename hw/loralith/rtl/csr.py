@@ -59,7 +59,8 @@ class Registers(wiring.Component):
         index_bits = slice(2, ADDRESS_BITS)
 
         # Reads: the address in one cycle, one word of each eight in the next, and of those the word in the third.
-        asked, ask_index = Signal(2), Signal(ADDRESS_BITS - 2)
+        asked = Signal(2)
+        ask_index = Signal(ADDRESS_BITS - 2)
         m.d.comb += axi.arready.eq(~axi.rvalid & ~asked.any())
         m.d.sync += asked.eq(Cat(axi.arvalid & axi.arready, asked))
         with m.If(axi.arvalid & axi.arready):
@@ -85,8 +86,15 @@ class Registers(wiring.Component):
             m.d.sync += axi.rvalid.eq(0)
 
         # Writes, taken when address and data are both there; judged in the next cycle and done in the one after.
-        take, write, done, mapped, refused, allowed = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
-        index, word, mask = Signal(ADDRESS_BITS - 2), Signal(32), Signal(32)
+        take = Signal()
+        write = Signal()
+        done = Signal()
+        mapped = Signal()
+        refused = Signal()
+        allowed = Signal()
+        index = Signal(ADDRESS_BITS - 2)
+        word = Signal(32)
+        mask = Signal(32)
         control = REGISTERS["CONTROL"]
         start = next(b.lsb for b in control.bits if b.name == "start")
         m.d.sync += [write.eq(take), done.eq(write), allowed.eq(write & ~refused)]

@@ -60,7 +60,8 @@ class ComputeDecoder(wiring.Component):
         rows, cols = config.rows, config.cols
         log_banks = ceil_log2(config.banks)
         log_cols = ceil_log2(cols)
-        row_blocks, col_blocks = Signal(17 - ceil_log2(rows)), Signal(17)
+        row_blocks = Signal(17 - ceil_log2(rows))
+        col_blocks = Signal(17)
         width = Signal(18)
         fold_log2 = command.fold_log2[: ceil_log2(config.max_fold).bit_length()]  # of a command that is no error
         fold_mask = Signal(4)
@@ -122,13 +123,21 @@ class ComputeDecoder(wiring.Component):
         index = Signal(32)
         command = data.View(record_layout(COMPUTE), raw)
 
-        sizes, lengths, start = Signal(), Signal(), Signal()
-        reserved_ok, enum_ok, counts_ok, size_ok = Signal(), Signal(), Signal(), Signal()
+        sizes = Signal()
+        lengths = Signal()
+        start = Signal()
+        reserved_ok = Signal()
+        enum_ok = Signal()
+        counts_ok = Signal()
+        size_ok = Signal()
         reserved = [raw[b] for b in range(len(raw)) if COMPUTE.reserved_mask >> b & 1]
         narrow = command.out_mode == OutMode.INT8
         tensor_scale = narrow & (command.scale_mode == ScaleMode.TENSOR)
-        shifted, length = Signal(34), Signal(35)
-        span, bounds_ok, span_ok = Signal(6), Signal(), Signal()  # of t
+        shifted = Signal(34)
+        length = Signal(35)
+        span = Signal(6)  # of t
+        bounds_ok = Signal()
+        span_ok = Signal()
         # In two steps, as the command's bits are far apart.
         clean = Signal(-(-len(reserved) // 16))
         meant = (
@@ -175,10 +184,18 @@ class ComputeDecoder(wiring.Component):
         for name, _ in data.Layout.cast(CommandFlags):
             m.d.comb += plan.flags[name].eq(command[name])
         # Of a device_shift: the slot's maximum is shifted right, whatever falls out kept as one bit, until it is at most 127.
-        maximum, dropped, t, delta, shift = Signal(48), Signal(), Signal(6), Signal(6), Signal(5)
-        large, more, four, room = Signal(), Signal(), Signal(), Signal()
+        maximum = Signal(48)
+        dropped = Signal()
+        t = Signal(6)
+        delta = Signal(6)
+        shift = Signal(5)
+        large = Signal()
+        more = Signal()
+        four = Signal()
+        room = Signal()
         # Of the states MAXIMUM and SHIFT: registers of their own, as a slot's word comes from far away.
-        takes, shifts = Signal(), Signal()
+        takes = Signal()
+        shifts = Signal()
         m.d.sync += [takes.eq(0), shifts.eq(0)]
         with m.If(takes):
             m.d.sync += maximum.eq(self.exponent.data[:48])

@@ -89,9 +89,13 @@ class Drain(wiring.Component):
         # Stage 0: the tile's columns, one per cycle.
         tile = Signal(Tile)
         active = Signal()
-        left, first = Signal(8), Signal()
-        n, acc_word, index = Signal(16), Signal(16), Signal(32)
-        lane_keys, keys = self._lane_keys(m), Signal(32 * rows)
+        left = Signal(8)
+        first = Signal()
+        n = Signal(16)
+        acc_word = Signal(16)
+        index = Signal(32)
+        lane_keys = self._lane_keys(m)
+        keys = Signal(32 * rows)
         skips = [Signal(config.max_fold, name=f"skips{stage}") for stage in range(self.fold_stages)]
         last = Signal()
         m.d.comb += [last.eq(left == 1), self.shift.eq(self.capture | (active & ~last))]
@@ -149,7 +153,8 @@ class Drain(wiring.Component):
             with m.If(enable):
                 m.d.sync += after.eq(before)
         words = [Signal(16, name=f"acc_word{stage}") for stage in range(1, 5)]
-        scale_word, scaled = Signal(16), Signal()
+        scale_word = Signal(16)
+        scaled = Signal()
         with m.If(active):
             m.d.sync += [
                 words[0].eq(acc_word),
@@ -169,7 +174,9 @@ class Drain(wiring.Component):
             with m.If(enable):
                 m.d.sync += after.eq(before)
         # The memories' words rest in registers before anything is made of them: plain ones, so that they are the memories' own.
-        vector, by_column, added = Signal(), Signal(), Signal()
+        vector = Signal()
+        by_column = Signal()
+        added = Signal()
         plain = Signal(LaneScale)
         narrow = column[2].flags.out_mode == OutMode.INT8
         with m.If(valid[1]):

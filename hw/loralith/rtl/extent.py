@@ -50,7 +50,9 @@ class Extent(wiring.Component):
         # What base and limit leave for the rest, of which the halves are compared for half the carry.
         room = Signal(signed(max(len(self.base), len(self.limit)) + 1))
         half = self._sum_width // 2
-        low_fits, high_below, high_equal = Signal(), Signal(), Signal()
+        low_fits = Signal()
+        high_below = Signal()
+        high_equal = Signal()
         bound = Signal(self._sum_width)
         phase = Signal(range(width + 4))
 

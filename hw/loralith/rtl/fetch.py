@@ -105,8 +105,10 @@ class Fetch(wiring.Component):
             extent.start.eq(self.start),
             checked.eq((state == State.CHECK) & extent.done),
         ]
-        misaligned, below, empty = Signal(), Signal(), Signal()  # long before ``checked``
-        m.d.sync += [
+        misaligned = Signal()
+        below = Signal()
+        empty = Signal()
+        m.d.sync += [  # long before ``checked``
             misaligned.eq(self.list_base[: exact_log2(config.bus_bytes)].any()),
             below.eq(self.list_base < self.window_base),
             empty.eq(self.list_length == 0),
@@ -120,10 +122,12 @@ class Fetch(wiring.Component):
             m.d.sync += state.eq(State.IDLE)
 
         # Requests, one descriptor at a time while there is room for it. One in the cycle after ``stop`` goes no further than to the master.
-        asked, room = Signal(32), Signal(range(self.ahead + 1))
+        asked = Signal(32)
+        room = Signal(range(self.ahead + 1))
         more = Signal()
         address = Signal(64)
-        ask, counted = Signal(), Signal()  # counted: ``more`` is not right yet
+        ask = Signal()
+        counted = Signal()  # ``more`` is not right yet
         m.d.sync += [
             more.eq(asked != self.list_length),
             counted.eq(ask),
@@ -145,9 +149,12 @@ class Fetch(wiring.Component):
         m.submodules.parting = parting = Queue(_Word(config), 2)
         parted = parting.o.payload
         word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
-        arrived, arriving = Signal(range(words)), Signal(INDEX_BITS)  # words of the present command that came, and its index
-        index, word_address = Signal(INDEX_BITS), Signal(64)  # of what leaves
-        take, put = Signal(), Signal()
+        arrived = Signal(range(words))  # words of the present command that came
+        arriving = Signal(INDEX_BITS)  # its index
+        index = Signal(INDEX_BITS)  # of what leaves
+        word_address = Signal(64)
+        take = Signal()
+        put = Signal()
         stopped = Signal()  # what goes on in the cycle of ``stop`` stays in the queues
         m.d.sync += stopped.eq(control.stop)
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
@@ -190,7 +197,8 @@ class Fetch(wiring.Component):
         with m.Elif(parting.i.ready):
             m.d.sync += held.eq(0)
         # A cycle later, as so many registers are far apart: a fault is reported later than that.
-        left, gone = Signal(), Signal()
+        left = Signal()
+        gone = Signal()
         m.d.sync += [left.eq(put), gone.eq(put & parted.final)]
         with m.If(left):
             m.d.sync += word_address.eq(word_address + config.bus_bytes)
@@ -209,7 +217,9 @@ class Fetch(wiring.Component):
 
         # A fault is seen in one cycle and reported in the next, with what it was about.
         bad_list = Mux(misaligned, Code.MISALIGNED, Mux(empty, Code.BAD_FIELD, Code.DRAM_WINDOW))
-        refused_list, error, unknown = Signal(), Signal(), Signal()
+        refused_list = Signal()
+        error = Signal()
+        unknown = Signal()
         m.d.sync += [
             refused_list.eq(checked & (misaligned | empty | outside)),
             error.eq(full & word.error),

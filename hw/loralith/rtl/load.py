@@ -89,7 +89,9 @@ class LoadUnit(wiring.Component):
         for block in (check, splitter, cut, flight, coming, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
-        job, granted, issued_index = check.o.payload, Signal(), Signal(32)
+        job = check.o.payload
+        granted = Signal()
+        issued_index = Signal(32)
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),

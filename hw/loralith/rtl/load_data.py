@@ -65,34 +65,59 @@ class LoadData(wiring.Component):
         fields = OperandWrite(config)
         more = {"scale": 1, "last": 1, "group": 8, "sub": range(max(W // min(R, C), 2)), "data": 8 * W}
         m.submodules.made = made = Queue(data.StructLayout({name: fields[name].shape for name in _WRITE} | more), 2)
-        new, out, taken = made.i.payload, made.o.payload, Signal()
-        may_end, ending, step = Signal(), Signal(), Signal()
+        new = made.i.payload
+        out = made.o.payload
+        taken = Signal()
+        may_end = Signal()
+        ending = Signal()
+        step = Signal()
 
         # What the job is, kept while it runs: the queue that it comes from is far from here.
-        right, is_scale, both, transpose = Signal(), Signal(), Signal(), Signal()
-        block_stride, right_stride = Signal(16), Signal(16)
-        no_pad, one_pad, one_beat = Signal(), Signal(), Signal()
-        last_part, last_sub, tail_sub = Signal(range(max(C // W, 4 * R // W, 2))), Signal.like(new.sub), Signal.like(new.sub)
+        right = Signal()
+        is_scale = Signal()
+        both = Signal()
+        transpose = Signal()
+        block_stride = Signal(16)
+        right_stride = Signal(16)
+        no_pad = Signal()
+        one_pad = Signal()
+        one_beat = Signal()
+        last_part = Signal(range(max(C // W, 4 * R // W, 2)))
+        last_sub = Signal.like(new.sub)
+        tail_sub = Signal.like(new.sub)
 
         # Where the next write goes: ``row`` now, ``row_start`` at the start of this DRAM row.
-        running, padding = Signal(), Signal()
-        rows_left, beats_left = Signal(17), Signal.like(job.beats)
-        last_row, last_beat, finishing = Signal(), Signal(), Signal()  # finishing: the last beat of the last row
-        row, row_start = Signal(16), Signal(16)
-        right_row, right_start = Signal(16), Signal(16)  # the same of the natural half of a load into both
-        bank, lane = Signal(range(W)), Signal(range(max(R, C)))
-        part, sub = Signal.like(last_part), Signal.like(new.sub)
+        running = Signal()
+        padding = Signal()
+        rows_left = Signal(17)
+        beats_left = Signal.like(job.beats)
+        last_row = Signal()
+        last_beat = Signal()
+        finishing = Signal()  # the last beat of the last row
+        row = Signal(16)
+        row_start = Signal(16)
+        right_row = Signal(16)  # the same of the natural half of a load into both
+        right_start = Signal(16)
+        bank = Signal(range(W))
+        lane = Signal(range(max(R, C)))
+        part = Signal.like(last_part)
+        sub = Signal.like(new.sub)
         end_mask = Signal(W)
-        address, next_row, row_stride = Signal(64), Signal(64), Signal.like(job.row_stride)
+        address = Signal(64)
+        next_row = Signal(64)
+        row_stride = Signal.like(job.row_stride)
 
         job_right, job_scale, job_both = (job.target == t for t in (LoadTarget.RIGHT, LoadTarget.SCALE, LoadTarget.BOTH))
         parts = Mux(job_scale, max(4 * R // W, 1), Mux(job_right | job_both, max(C // W, 1), max(R // W, 1)))  # beats per word
         subs = Mux(job.transpose | job_scale, 1, Mux(job_right, max(W // C, 1), max(W // R, 1)))  # words per beat
-        at_last_lane, at_last_bank = Signal(), Signal()
+        at_last_lane = Signal()
+        at_last_bank = Signal()
         row_step = Signal(16)  # from one group of DRAM rows to the next
 
         # An error's address and the error itself a cycle later: so many registers need not follow the step.
-        passed, passed_last, bad = Signal(), Signal(), Signal()
+        passed = Signal()
+        passed_last = Signal()
+        bad = Signal()
         m.d.sync += [passed.eq(0), passed_last.eq(last_beat), bad.eq(running & ~padding & beats.valid & beats.payload.error)]
         failed = self.fault.valid | bad
         begins = ~failed & self.jobs.valid

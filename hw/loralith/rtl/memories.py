@@ -133,7 +133,8 @@ class OutputMemory(wiring.Component):
         config = self.config
         bits = ceil_log2(config.out_depth)
         # Both ways there are registers: the results come from far away, and block RAM answers late in its cycle.
-        row, enables = Signal(bits, reset_less=True), Signal(config.banks)
+        row = Signal(bits, reset_less=True)
+        enables = Signal(config.banks)
         words = [Signal(8 * config.rows, name=f"word{byte}", reset_less=True) for byte in range(4)]
         m.d.sync += [row.eq(self.write_row[:bits]), enables.eq(Mux(self.write_en, self.bank_mask, 0))]
         m.d.sync += [word.eq(given) for word, given in zip(words, self.words, strict=True)]
@@ -152,9 +153,12 @@ class OutputMemory(wiring.Component):
             m.d.sync += found.eq(read.data)
             banks.append(found)
         log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
-        coming_lane, lane = Signal(log_rows), Signal(log_rows)
-        coming_bank, bank = Signal(log_banks), Signal(log_banks)
-        coming, pick = Signal(), Signal()
+        coming_lane = Signal(log_rows)
+        lane = Signal(log_rows)
+        coming_bank = Signal(log_banks)
+        bank = Signal(log_banks)
+        coming = Signal()
+        pick = Signal()
         m.d.sync += [coming.eq(self.read.en), pick.eq(coming)]
         with m.If(self.read.en):
             m.d.sync += [coming_lane.eq(self.read.lane), coming_bank.eq(self.read.bank)]
@@ -274,9 +278,12 @@ class Statistics(wiring.Component):
         merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
         # The slot's old content rests in registers, then what is made of it.
         stage = Signal(3)
-        clear, slot = Signal(), Signal(bits)
-        maximum, saturations = Signal(48), Signal(32)
-        old_maximum, old_saturations = Signal(48), Signal(32)
+        clear = Signal()
+        slot = Signal(bits)
+        maximum = Signal(48)
+        saturations = Signal(32)
+        old_maximum = Signal(48)
+        old_saturations = Signal(32)
         m.d.comb += [merge.addr.eq(self.slot[:bits]), merge.en.eq(self.update)]
         m.d.sync += stage.eq(Cat(self.update, stage))
         with m.If(self.update):

@@ -61,13 +61,18 @@ class OperandPath(wiring.Component):
         log_banks, log_fold = ceil_log2(config.banks), ceil_log2(config.max_fold)
 
         # What comes rests in registers first: the sequencer is far from here, and the memories are far from here too.
-        given, step = Signal(), Signal(Step)
+        given = Signal()
+        step = Signal(Step)
         m.d.sync += [given.eq(self.valid), step.eq(self.step)]
 
         # Stage 0: addresses to the memories.
-        valid0, reads0, last0, base0 = Signal(), Signal(), Signal(), Signal(2)
+        valid0 = Signal()
+        reads0 = Signal()
+        last0 = Signal()
+        base0 = Signal(2)
         fold0 = Signal(4)
-        left_bank0, right_bank0 = Signal(log_banks), Signal(log_banks)
+        left_bank0 = Signal(log_banks)
+        right_bank0 = Signal(log_banks)
         m.d.sync += [valid0.eq(given), self.left_en.eq(0), self.right_en.eq(0)]
         left_bank, right_bank = step.left_position[:log_banks], step.right_position[:log_banks]
         with m.If(given):
@@ -98,8 +103,13 @@ class OperandPath(wiring.Component):
 
         # Stage 1: the memories' words are there; choose one of each group of banks. Slice j of a fold lies in bank position + j; as
         # position is a multiple of the fold, a slice above 0 comes from few banks, and each lane group from few slices.
-        valid1, reads1, last1, base1 = Signal(), Signal(), Signal(), Signal(2)
-        fold1, left_bank1, right_bank1 = Signal(4), Signal(log_banks), Signal(log_banks)
+        valid1 = Signal()
+        reads1 = Signal()
+        last1 = Signal()
+        base1 = Signal(2)
+        fold1 = Signal(4)
+        left_bank1 = Signal(log_banks)
+        right_bank1 = Signal(log_banks)
         m.d.sync += valid1.eq(valid0)
         with m.If(valid0):
             m.d.sync += [
@@ -120,8 +130,13 @@ class OperandPath(wiring.Component):
         right_groups = self._groups(m, "word", needed1[0], list(self.right_data), right_bank1)
 
         # Stage 2: choose among the groups.
-        valid2, reads2, last2, base2 = Signal(), Signal(), Signal(), Signal(2)
-        fold2, left_bank2, right_bank2 = Signal(4), Signal(log_banks), Signal(log_banks)
+        valid2 = Signal()
+        reads2 = Signal()
+        last2 = Signal()
+        base2 = Signal(2)
+        fold2 = Signal(4)
+        left_bank2 = Signal(log_banks)
+        right_bank2 = Signal(log_banks)
         m.d.sync += valid2.eq(valid1)
         with m.If(valid1):
             m.d.sync += [
@@ -134,7 +149,8 @@ class OperandPath(wiring.Component):
             ]
         taken2 = Signal()
         m.d.sync += taken2.eq(needed1[0])
-        slices, right3 = [], Signal(8 * config.cols, reset_less=True)
+        slices = []
+        right3 = Signal(8 * config.cols, reset_less=True)
         for j, words in enumerate(left_groups):
             word = Signal(8 * config.rows, name=f"slice{j}", reset_less=True)
             with m.If(taken2):
@@ -144,8 +160,12 @@ class OperandPath(wiring.Component):
             m.d.sync += right3.eq(self._chosen(right_groups, right_bank2[exact_log2(self.group) :]))
 
         # Stage 3: each lane group chooses among the slices, beside its elements, which lie all over the part.
-        valid3, reads3, last3, base3 = Signal(), Signal(), Signal(), Signal(2)
-        fold3, taken3 = Signal(4), Signal()
+        valid3 = Signal()
+        reads3 = Signal()
+        last3 = Signal()
+        base3 = Signal(2)
+        fold3 = Signal(4)
+        taken3 = Signal()
         m.d.sync += [valid3.eq(valid2), taken3.eq(taken2)]
         with m.If(valid2):
             m.d.sync += [reads3.eq(reads2), last3.eq(last2), base3.eq(base2), fold3.eq(fold2)]

@@ -143,7 +143,9 @@ class PostProcessor(wiring.Component):
         given = Signal()
         values = Signal.like(self.values, name="given_values", reset_less=True)
         scales = Signal.like(self.scales, name="given_scales", reset_less=True)
-        given_stochastic, given_mask, given_narrow = Signal(), Signal(self.lanes), Signal()
+        given_stochastic = Signal()
+        given_mask = Signal(self.lanes)
+        given_narrow = Signal()
         m.d.sync += [
             given.eq(self.valid),
             values.eq(self.values),

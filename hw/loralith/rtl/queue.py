@@ -7,7 +7,40 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Queue"]
+__all__ = ["Queue", "Ring"]
+
+
+class Ring:
+    """Where a ring of ``depth`` entries is written and read next.
+
+    Attributes:
+        first, last: the entry to read, and the one to write.
+        some, room: an entry is full, one is free. Registers, as both reach far; told by ``first`` and ``last``, as a count of the
+            entries would need both ``put`` and ``get``, which are late, in each of its bits.
+        put, get: to drive: one is written, only with ``room``; one is read, only with ``some``.
+    """
+
+    def __init__(self, m: Module, depth: int, clear: Value) -> None:
+        self.first = Signal(range(max(depth, 2)))
+        self.last = Signal(range(max(depth, 2)))
+        self.some = Signal()
+        self.room = Signal(init=1)
+        self.put = Signal()
+        self.get = Signal()
+
+        def after(pointer: Signal) -> Value:
+            return Mux(pointer == depth - 1, 0, pointer + 1)
+
+        with m.If(self.put):
+            m.d.sync += self.last.eq(after(self.last))
+        with m.If(self.get):
+            m.d.sync += self.first.eq(after(self.first))
+        m.d.sync += [
+            self.some.eq(self.put | Mux(self.get, after(self.first) != self.last, self.some)),
+            self.room.eq(self.get | Mux(self.put, after(self.last) != self.first, self.room)),
+        ]
+        with m.If(clear):
+            m.d.sync += [self.first.eq(0), self.last.eq(0), self.some.eq(0), self.room.eq(1)]
 
 
 class Queue(wiring.Component):
@@ -41,7 +74,9 @@ class Queue(wiring.Component):
     def _registers(self, m: Module) -> None:
         """The first entry, and a spare one that takes what comes while the first one stays."""
         spare = Signal.like(self.o.payload)
-        some, room, moves = Signal(), Signal(init=1), Signal()  # room: the spare one is empty
+        some = Signal()
+        room = Signal(init=1)  # the spare one is empty
+        moves = Signal()
         m.d.comb += [self.i.ready.eq(room), self.o.valid.eq(some), moves.eq(~some | self.o.ready)]
         with m.If(room):
             m.d.sync += spare.eq(self.i.payload)
@@ -54,34 +89,15 @@ class Queue(wiring.Component):
     def _memory(self, m: Module) -> None:
         m.submodules.memory = memory = Memory(shape=self._shape, depth=max(self._depth, 2), init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
-        level = Signal(range(self._depth + 1))
-        some, room = Signal(), Signal(init=1)  # level != 0, level != depth: registers, as both reach far
-        first, last = Signal(range(max(self._depth, 2))), Signal(range(max(self._depth, 2)))
-        put, get = Signal(), Signal()
-
-        def after(pointer: Signal) -> Value:
-            return Mux(pointer == self._depth - 1, 0, pointer + 1)
-
+        ring = Ring(m, self._depth, self.clear)
         m.d.comb += [
-            self.i.ready.eq(room),
-            self.o.valid.eq(some),
-            put.eq(self.i.valid & self.i.ready),
-            get.eq(self.o.valid & self.o.ready),
-            write.addr.eq(last),
+            self.i.ready.eq(ring.room),
+            self.o.valid.eq(ring.some),
+            ring.put.eq(self.i.valid & self.i.ready),
+            ring.get.eq(self.o.valid & self.o.ready),
+            write.addr.eq(ring.last),
             write.data.eq(self.i.payload),
-            write.en.eq(room),  # whatever is there: a free entry may hold anything, and ``put`` is late
-            read.addr.eq(first),
+            write.en.eq(ring.room),  # whatever is there: a free entry may hold anything, and ``put`` is late
+            read.addr.eq(ring.first),
             self.o.payload.eq(read.data),
         ]
-        with m.If(put):
-            m.d.sync += last.eq(after(last))
-        with m.If(get):
-            m.d.sync += first.eq(after(first))
-        with m.If(put ^ get):
-            m.d.sync += level.eq(Mux(put, level + 1, level - 1))
-        m.d.sync += [
-            some.eq(put | (level > 1) | ((level == 1) & ~get)),
-            room.eq(get | (level < self._depth - 1) | ((level == self._depth - 1) & ~put)),
-        ]
-        with m.If(self.clear):
-            m.d.sync += [level.eq(0), first.eq(0), last.eq(0), some.eq(0), room.eq(1)]

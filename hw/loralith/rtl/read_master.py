@@ -91,7 +91,8 @@ class ReadMaster(wiring.Component):
         most = config.outstanding_reads
         outstanding = Signal(range(most + 1))
         room = Signal(init=1)  # outstanding != most
-        issue, ended = Signal(), Signal()
+        issue = Signal()
+        ended = Signal()
         m.d.comb += [
             gate.o.ready.eq((~axi.arvalid | axi.arready) & room),
             issue.eq(gate.o.valid & gate.o.ready),

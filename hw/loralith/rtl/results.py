@@ -104,7 +104,8 @@ class Results(wiring.Component):
             m.d.comb += self.out_words[byte].eq(Mux(wide, plane, self.quantized))
 
         # One register for the column's saturation count, which then waits for the column's maximum; the command's running values.
-        counted, clipped = Signal(), Signal(8)
+        counted = Signal()
+        clipped = Signal(8)
         m.d.sync += counted.eq(done)
         with m.If(done):
             m.d.sync += clipped.eq(sum(self.saturated[lane] for lane in range(config.rows)))
@@ -115,8 +116,10 @@ class Results(wiring.Component):
                 m.d.sync += waiting.eq(clipped)
             clipped = waiting
         measured = columns[late]
-        running_max, running_clipped = Signal(48), Signal(32)
-        finish, finished = Signal(), Signal.like(measured.flags)
+        running_max = Signal(48)
+        running_clipped = Signal(32)
+        finish = Signal()
+        finished = Signal.like(measured.flags)
         m.d.sync += finish.eq(valid[late - 1] & measured.last)
         with m.If(valid[late - 1]):
             with m.If(measured.first | (running_max - self.maximum)[48]):
@@ -135,7 +138,8 @@ class Results(wiring.Component):
 
         # The slot is written three cycles after the update; register and fifo take as long.
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=SEMAPHORES, depth=self.queue_depth)
-        settled, settled_mask = Signal(), Signal(SEMAPHORES)
+        settled = Signal()
+        settled_mask = Signal(SEMAPHORES)
         m.d.sync += [settled.eq(finish), settled_mask.eq(finished.signal)]
         m.d.comb += [
             queue.w_en.eq(settled),

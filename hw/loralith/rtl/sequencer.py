@@ -59,15 +59,18 @@ class Sequencer(wiring.Component):
         fold_bits = ceil_log2(config.max_fold).bit_length()
         coming = self.plans.payload
         coming_fold = coming.fold_log2[:fold_bits]
-        accept, load = Signal(), Signal()
+        accept = Signal()
+        load = Signal()
 
         # A command is looked at for a cycle before its first step: what the first decisions need then rests in registers.
         known = Signal()
         coming_steps = [Signal(17, name=f"coming_steps{s}") for s in (0, 1)]
         coming_one_step = [Signal(name=f"coming_one_step{s}") for s in (0, 1)]
         coming_tail = [Signal(5, name=f"coming_tail{s}") for s in (0, 1)]
-        coming_last_rows, coming_last_cols = Signal(), Signal()
-        coming_tile_cols, coming_index_step = Signal(8), Signal(32)
+        coming_last_rows = Signal()
+        coming_last_cols = Signal()
+        coming_tile_cols = Signal(8)
+        coming_index_step = Signal(32)
         fold_mask = Signal(4)
         m.d.comb += [fold_mask.eq((1 << coming_fold) - 1), self.plans.ready.eq(load)]
         m.d.sync += [
@@ -86,17 +89,31 @@ class Sequencer(wiring.Component):
             ]
 
         # Decisions: which step is next. All that they depend on is a register, and so is what they make.
-        active, second, chained, shifting = Signal(), Signal(), Signal(), Signal()
+        active = Signal()
+        second = Signal()
+        chained = Signal()
+        shifting = Signal()
         steps, tail = [Signal(17, name=f"steps{s}") for s in (0, 1)], [Signal(5, name=f"tail{s}") for s in (0, 1)]
         one_step = [Signal(name=f"one_step{s}") for s in (0, 1)]
-        fold_log2, fold, shift, shift_left = Signal(fold_bits), Signal(5), Signal(5), Signal(5)
-        steps_left, last_step = Signal(17), Signal()  # of the segment; the present one counts
-        ends, last_tile = Signal(), Signal()  # the step ends the tile; the tile ends the command
-        first_tile, first_step, waits = Signal(), Signal(), Signal()
-        left_position, right_position = Signal(17), Signal(17)  # zero on a first step: no reset, which would be late
-        wait_mask, read_mask = Signal.like(coming.segment_wait), Signal.like(coming.read_signal)
+        fold_log2 = Signal(fold_bits)
+        fold = Signal(5)
+        shift = Signal(5)
+        shift_left = Signal(5)
+        steps_left = Signal(17)  # of the segment; the present one counts
+        last_step = Signal()
+        ends = Signal()  # the step ends the tile
+        last_tile = Signal()  # the tile ends the command
+        first_tile = Signal()
+        first_step = Signal()
+        waits = Signal()
+        left_position = Signal(17)  # zero on a first step: no reset, which would be late
+        right_position = Signal(17)
+        wait_mask = Signal.like(coming.segment_wait)
+        read_mask = Signal.like(coming.read_signal)
         spaced = Signal(init=1)  # the shadow accumulators can take a tile by the time this step's would come
-        read_pending, closed, go = Signal(), Signal(), Signal()
+        read_pending = Signal()
+        closed = Signal()
+        go = Signal()
         m.d.comb += [
             fold.eq(1 << fold_log2),
             go.eq(active & ~waits & (~ends | (spaced & ~(last_tile & closed)))),
@@ -173,7 +190,10 @@ class Sequencer(wiring.Component):
             m.d.sync += [active.eq(0), waits.eq(0)]
 
         # The step leaves. Where in the memories it reads changes with its tile.
-        valid, last, final, into = Signal(), Signal(), Signal(), Signal()
+        valid = Signal()
+        last = Signal()
+        final = Signal()
+        into = Signal()
         plan = Signal(Plan)
         step = Signal(Step)
         m.d.sync += [valid.eq(go), last.eq(go & ends), final.eq(go & ends & last_tile)]
@@ -197,12 +217,22 @@ class Sequencer(wiring.Component):
             m.d.sync += step.base.eq(Mux(shift_left >= 4, Base.SHIFT4, Base.SHIFT1))
 
         # Rows and columns left include the present tile.
-        rows_left, cols_left, n, rows, cols = Signal(16), Signal(16), Signal(16), Signal(8), Signal(8)
+        rows_left = Signal(16)
+        cols_left = Signal(16)
+        n = Signal(16)
+        rows = Signal(8)
+        cols = Signal(8)
         left_rows, right_rows = [Signal(16, name=f"left{s}") for s in (0, 1)], [Signal(16, name=f"right{s}") for s in (0, 1)]
-        out_row, result_row, acc_row, scale_word = Signal(16), Signal(16), Signal(16), Signal(16)
-        index_row, index_tile = Signal(32), Signal(32)
-        last_cols, first = Signal(), Signal()
-        tile_cols, index_step = Signal(8), Signal(32)
+        out_row = Signal(16)
+        result_row = Signal(16)
+        acc_row = Signal(16)
+        scale_word = Signal(16)
+        index_row = Signal(32)
+        index_tile = Signal(32)
+        last_cols = Signal()
+        first = Signal()
+        tile_cols = Signal(8)
+        index_step = Signal(32)
         m.d.comb += [
             self.active.eq(active | valid),
             self.valid.eq(valid),
@@ -221,7 +251,9 @@ class Sequencer(wiring.Component):
             m.d.sync += [read_pending.eq(1), read_mask.eq(plan.read_signal)]
 
         # What the tile was, in two steps: its size is known a cycle later than its place.
-        ended, loaded, leaves = Signal(), Signal(), Signal()
+        ended = Signal()
+        loaded = Signal()
+        leaves = Signal()
         tile = Signal(Tile)
         m.d.sync += [ended.eq(last), loaded.eq(load)]
         with m.If(last):
@@ -287,7 +319,8 @@ class Sequencer(wiring.Component):
             ]
 
         # A cycle after the tile ended, or its command came: the size of the present tile, and how long to wait for the next one.
-        rows_end, cols_end = Signal(), Signal()
+        rows_end = Signal()
+        cols_end = Signal()
         spacing = Signal(range(max(config.cols, self.least_spacing)))
         m.d.comb += [rows_end.eq(rows_left <= config.rows), cols_end.eq(cols_left <= tile_cols)]
         with m.If(ended | loaded):

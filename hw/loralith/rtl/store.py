@@ -95,7 +95,9 @@ class StoreUnit(wiring.Component):
             m.d.comb += block.clear.eq(control.clear)
 
         # A command starts when all that follows it has room.
-        job, granted, start = check.o.payload, Signal(), Signal()
+        job = check.o.payload
+        granted = Signal()
+        start = Signal()
         takers = (splitter.i, flight.i, signals.i, indices.i)
         for taker in takers:
             m.d.comb += taker.valid.eq(start)

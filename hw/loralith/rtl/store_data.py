@@ -62,12 +62,22 @@ class StoreData(wiring.Component):
         piece_log2 = Signal(range(word_bits + 1))
         pieces = Signal(24)  # per DRAM row
         tail = Signal(word_bits)  # bytes of the last word of a row, or of all when packed; 0: all of it
-        of_stats, turned, packed, block_stride = Signal(), Signal(), Signal(), Signal(16)
-        running, reading = Signal(), Signal()
-        pieces_left, rows_left = Signal(24), Signal(16)
-        one_piece, last_piece, last_row = Signal(), Signal(), Signal()
-        row, row_start = Signal(16), Signal(16)
-        lane, bank, part = Signal(range(R)), Signal(range(W)), Signal(8)
+        of_stats = Signal()
+        turned = Signal()
+        packed = Signal()
+        block_stride = Signal(16)
+        running = Signal()
+        reading = Signal()
+        pieces_left = Signal(24)
+        rows_left = Signal(16)
+        one_piece = Signal()
+        last_piece = Signal()
+        last_row = Signal()
+        row = Signal(16)
+        row_start = Signal(16)
+        lane = Signal(range(R))
+        bank = Signal(range(W))
+        part = Signal(8)
         offset = Signal(word_bits)
         free = Signal(range(self.slots + 1), init=self.slots)
         room = Signal(init=1)  # free != 0
@@ -80,8 +90,13 @@ class StoreData(wiring.Component):
                 m.d.comb += row_log2.eq(i)
         across = exact_log2(min(W, R))
         plain = Mux(stats, exact_log2(min(W, STAT_BYTES)), Mux(by_word, across, word_bits))
-        sized, known, idle_pipe = Signal(), Signal(), Signal()
-        next_piece, next_tail, next_bytes, next_pieces = Signal.like(piece_log2), Signal.like(tail), Signal(24), Signal(24)
+        sized = Signal()
+        known = Signal()
+        idle_pipe = Signal()
+        next_piece = Signal.like(piece_log2)
+        next_tail = Signal.like(tail)
+        next_bytes = Signal(24)
+        next_pieces = Signal(24)
         coming = ~running & self.jobs.valid & ~self.clear
         m.d.sync += [sized.eq(coming & ~known), known.eq(coming & (sized | known))]
         with m.If(coming):
@@ -116,7 +131,9 @@ class StoreData(wiring.Component):
             ]
 
         # One read per cycle.
-        row_ends, job_ends, word_ends = Signal(), Signal(), Signal()
+        row_ends = Signal()
+        job_ends = Signal()
+        word_ends = Signal()
         next_offset = Signal(word_bits)
         parts = Mux(of_stats, max(STAT_BYTES // W, 1), Mux(turned, max(R // W, 1), 1))  # words per read, wide memories
         m.d.comb += [
@@ -181,7 +198,10 @@ class StoreData(wiring.Component):
             m.d.sync += word.eq(self._fit(stat_data, came.part))
         with m.Else():
             m.d.sync += word.eq(Mux(source[0], self._fit(self.out_read.word.as_value(), came.part), self.out_read.lane_data.as_value()))
-        repeats, mask, here, last_strobe = Signal(word_bits), Signal(word_bits), Signal(W), Signal(W)
+        repeats = Signal(word_bits)
+        mask = Signal(word_bits)
+        here = Signal(W)
+        last_strobe = Signal(W)
         m.d.sync += [
             repeats.eq(Cat(piece_log2 <= level for level in range(word_bits))),
             mask.eq(Const(-1, word_bits) << piece_log2),
@@ -191,7 +211,8 @@ class StoreData(wiring.Component):
         word = self._repeated(m, word, repeats)
 
         # Pieces gather in ``beat``; the one that ends the word goes on to the queue with them.
-        beat, gathered = Signal(8 * W), Signal(8 * W)
+        beat = Signal(8 * W)
+        gathered = Signal(8 * W)
         for i in range(W):
             byte = slice(8 * i, 8 * i + 8)
             m.d.comb += gathered[byte].eq(Mux(here[i], word[byte], beat[byte]))

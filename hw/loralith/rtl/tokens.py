@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.data import ArrayLayout
 from amaranth.lib.wiring import In, Out
@@ -46,12 +46,8 @@ class Tokens(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        some = Signal(SEMAPHORES)
+        some = Signal(SEMAPHORES)  # of each counter; registers, as the decision is a long way from them
         full = Signal(SEMAPHORES)
-        m.d.comb += [
-            some.eq(Cat(self.counts[i] != 0 for i in range(SEMAPHORES))),
-            full.eq(Cat(self.counts[i] == SEMAPHORE_MAX for i in range(SEMAPHORES))),
-        ]
         deciding = Signal()
         taken, some_waiter = self._grant(m, self.WAITERS, ~some, deciding)
         given, some_signaller = self._grant(m, self.SIGNALLERS, full, deciding)
@@ -60,9 +56,15 @@ class Tokens(wiring.Component):
         m.d.comb += deciding.eq(~acting & ~self.clear)
         for i in range(SEMAPHORES):
             with m.If(taken[i] ^ given[i]):
-                m.d.sync += self.counts[i].eq(Mux(given[i], self.counts[i] + 1, self.counts[i] - 1))
+                m.d.sync += [
+                    self.counts[i].eq(Mux(given[i], self.counts[i] + 1, self.counts[i] - 1)),
+                    some[i].eq(given[i] | (self.counts[i] > 1)),
+                    full[i].eq(given[i] & (self.counts[i] == SEMAPHORE_MAX - 1)),
+                ]
             with m.If(self.clear):
                 m.d.sync += self.counts[i].eq(0)
+        with m.If(self.clear):
+            m.d.sync += [some.eq(0), full.eq(0)]
         return m
 
     def _grant(self, m: Module, names: tuple[str, ...], blocked: Value, deciding: Value) -> tuple[Value, Value]:

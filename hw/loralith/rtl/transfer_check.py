@@ -75,17 +75,22 @@ class TransferCheck(wiring.Component):
         record = COMMANDS[self._opcode]
         word_bits = exact_log2(self._config.bus_bytes)
         coming = data.View(record_layout(record), self.i.payload.bits)
-        raw, index = Signal(8 * record.size), Signal.like(self.i.payload.index)
+        raw = Signal(8 * record.size)
+        index = Signal.like(self.i.payload.index)
         command = data.View(record_layout(record), raw)
         passes = Signal()
 
         # Verdicts that need no extent, registered: (fails, code, detail).
         reserved, enum, size, address, stride = (Signal(name=name) for name in ("reserved", "enum", "size", "address", "stride"))
         # Lanes and seq positions in one cycle, blocks of lanes and memory rows in the next.
-        lanes, seqs = Signal(24), Signal(24)
+        lanes = Signal(24)
+        seqs = Signal(24)
         # A load into both scratchpads has its second region checked after the first.
-        again, left_failed = Signal(), Signal()
-        count, length, limit = Signal(24), Signal(22), Signal(17)
+        again = Signal()
+        left_failed = Signal()
+        count = Signal(24)
+        length = Signal(22)
+        limit = Signal(17)
         row_beats = Signal(BEAT_BITS)
         state = Signal(State)
         m.d.comb += row_beats.eq((command.row_bytes + self._config.bus_bytes - 1) >> word_bits)
@@ -101,7 +106,9 @@ class TransferCheck(wiring.Component):
         )
         parts, along_lanes, along_seq = look(coming)
         flags = Signal(len(parts))
-        low_below, high_below, high_equal = Signal(), Signal(), Signal()
+        low_below = Signal()
+        high_below = Signal()
+        high_equal = Signal()
         blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
         packed = 0 if load else coming.packed
         both = command.target == LoadTarget.BOTH if load else Const(0)

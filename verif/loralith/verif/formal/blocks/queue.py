@@ -62,11 +62,11 @@ REGISTERS = (
     Mutant("order", "queue", "Mux(room, self.i.payload, spare)", "self.i.payload"),
 )
 MEMORY = (
-    Mutant("held", "queue", "with m.If(get):", "with m.If(self.o.valid):"),
-    Mutant("level", "queue", "(level < self._depth - 1)", "(level < self._depth - 2)"),
-    Mutant("level", "queue", "with m.If(put ^ get):", "with m.If(put):"),
-    Mutant("order", "queue", "[level.eq(0), first.eq(0), last.eq(0), ", "[level.eq(0), first.eq(0), "),
-    Mutant("order", "queue", "Mux(pointer == self._depth - 1, 0, pointer + 1)", "Mux(pointer == self._depth - 2, 0, pointer + 1)"),
+    Mutant("held", "queue", "with m.If(self.get):", "with m.If(self.some):"),
+    Mutant("level", "queue", "Mux(self.put, after(self.last) != self.first, self.room)", "self.room"),
+    Mutant("level", "queue", "Mux(self.get, after(self.first) != self.last, self.some)", "self.some"),
+    Mutant("order", "queue", "[self.first.eq(0), self.last.eq(0), ", "[self.first.eq(0), "),
+    Mutant("level", "queue", "Mux(pointer == depth - 1, 0, pointer + 1)", "Mux(pointer == depth - 2, 0, pointer + 1)"),
 )
 
 PROOFS = tuple(

@@ -62,6 +62,7 @@ def tokens(h: Harness) -> None:
         h.always(name, says, Cat(right).all())
     chosen = Cat(h.inside(dut, f"{name}_chosen") for name in (*Tokens.WAITERS, *Tokens.SIGNALLERS))
     h.invariant(h.inside(dut, "acting") == chosen.any())
+    h.invariant((h.inside(dut, "some") == ~none) & (h.inside(dut, "full") == full))
     h.reach(
         "both",
         "a token is taken in the cycle in which another one is given to the same semaphore",
@@ -72,7 +73,8 @@ def tokens(h: Harness) -> None:
 MUTANTS = (
     Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some, deciding)", "self._grant(m, self.WAITERS, ~some & 1, deciding)"),
     Mutant("all_there", "tokens", "(port.mask & blocked).any()", "(port.mask & blocked).all()"),
-    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX", "self.counts[i] > SEMAPHORE_MAX"),
+    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX - 1", "self.counts[i] == SEMAPHORE_MAX"),
+    Mutant("first_waiter", "tokens", "(self.counts[i] > 1)", "(self.counts[i] > 2)"),
     Mutant("count", "tokens", "with m.If(taken[i] ^ given[i]):", "with m.If(taken[i] | given[i]):"),
     Mutant("count", "tokens", "m.d.sync += self.counts[i].eq(0)", "m.d.sync += self.counts[i].eq(self.counts[i])"),
     Mutant("first_waiter", "tokens", "earlier = earlier | able", "earlier = earlier"),
