@@ -170,6 +170,43 @@ def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
     assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
 
 
+def loop() -> Design:
+    """Two blocks side by side, and at the other end of the part, side by side too, two LUTs that the path between them goes through."""
+    design = Design()
+    design.block("a", 10, 10, {"M": 1, "Q": 2})
+    design.lut("f", (55, 38, "SLICEA.K0"), {"A": 2, "F": 3})
+    design.lut("g", (55, 38, "SLICEB.K0"), {"A": 3, "F": 4})
+    design.block("b", 12, 10, {"M": 4})
+    design.wires = [("a/Q", "f/A"), ("f/F", "g/A"), ("g/F", "b/M")]
+    return design
+
+
+def test_neighbours_of_which_none_gains_alone_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = loop()
+    with monkeypatch.context() as patch:
+        patch.setattr(relocate, "TOGETHER", ())
+        alone.relocate(4.0)
+    design = loop()
+    done, _ = design.relocate(4.0)
+    assert [alone.at(name)[:2] for name in "fg"] == [(55, 38), (55, 38)]
+    assert all(10 <= design.at(name)[0] <= 12 and design.at(name)[1] == 10 for name in "fg"), [design.at(name) for name in "fg"]
+    assert (done.moved, done.late_after) == (2, 0)
+
+
+def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
+    """Blocks beside the LUTs need them as much as the far ones do."""
+    design = loop()
+    design.block("c", 55, 38, {"Q": 5, "M": 3})
+    design.block("d", 55, 38, {"M": 4})
+    design.module["cells"]["f"]["connections"]["B"] = [5]
+    design.wires += [("f/F", "c/M"), ("g/F", "d/M"), ("c/Q", "f/B")]
+    delays = design.delays()
+    before, places = delays.ns.copy(), [design.at(name) for name in "fg"]
+    done = relocate.relocate(design.module, delays, GRID, 2.0)
+    assert [design.at(name) for name in "fg"] == places
+    assert (done.moved, delays.ns.tolist()) == (0, (before * np.where(delays.is_wire, relocate.ROUTED, 1)).tolist())
+
+
 def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
     design = detour()
     design.flip_flop("c", (55, 38, "SLICEA.FF1"), {"M": 8, "Q": 9})
@@ -216,19 +253,47 @@ def test_half_a_slice_of_a_chain_or_a_memory_is_no_place(mode: str) -> None:
     assert design.at("f") == (55, 38, "SLICEA.K0")
 
 
-def test_a_flip_flop_stays_out_of_tiles_with_others_of_another_enable() -> None:
-    """c is late both ways, and belongs between: tiles there have a flip-flop of another enable each, but for one."""
+def between_two(others: dict[str, dict[str, int]], **nets: int) -> tuple[int, int, str]:
+    """Where a flip-flop goes that is late both ways and belongs between two blocks: all tiles but a farther one have `others`, by slot."""
     design = Design()
     design.block("a", 10, 10, {"M": 1, "Q": 2})
-    design.flip_flop("c", (40, 10, "SLICEA.FF0"), {"M": 2, "Q": 3, "CE": 7})
+    design.flip_flop("c", (40, 10, "SLICEA.FF0"), {"M": 2, "Q": 3, **nets})
     design.block("b", 11, 10, {"M": 3})
     design.wires = [("a/Q", "c/M"), ("c/Q", "b/M")]
     for x in GRID.columns:
         for y in GRID.rows:
             if (x, y) not in {(40, 10), (14, 12)}:
-                design.flip_flop(f"other_{x}_{y}", (x, y, "SLICED.FF1"), {"CE": 8})
+                for slot, other in others.items():
+                    if "FF" in slot:
+                        design.flip_flop(f"other_{x}_{y}_{slot}", (x, y, slot), other)
+                    else:
+                        design.lut(f"other_{x}_{y}_{slot}", (x, y, slot), other, "DPRAM")
     design.relocate(2.5)
-    assert design.at("c")[:2] == (14, 12)
+    return design.at("c")
+
+
+def test_a_flip_flop_stays_out_of_slices_with_another_one_of_another_enable() -> None:
+    all_slices = [f"SLICE{slice}.FF1" for slice in "ABCD"]
+    assert between_two({slot: {"CE": 8} for slot in all_slices}, CE=7)[:2] == (14, 12)
+    assert between_two({slot: {"CE": 7} for slot in all_slices}, CE=7)[:2] != (14, 12)
+    x, y, slot = between_two({slot: {"CE": 8} for slot in all_slices[:3]}, CE=7)
+    assert ((x, y) != (14, 12), slot[:6]) == (True, "SLICED")
+
+
+@pytest.mark.parametrize("net", ["LSR", "CLK"])
+def test_a_tile_has_two_sets_of_resets_and_clocks(net: str) -> None:
+    """A third one would not be routed."""
+    slots = ("SLICEA.FF1", "SLICEB.FF1")
+    assert between_two({slots[0]: {net: 8}, slots[1]: {net: 9}}, **{net: 7})[:2] == (14, 12)
+    assert between_two({slots[0]: {net: 8}, slots[1]: {net: 8}}, **{net: 7})[:2] != (14, 12)
+    x, y, slot = between_two({slots[0]: {net: 7}, slots[1]: {net: 9}}, **{net: 7})
+    assert ((x, y) != (14, 12), slot[:6] != "SLICEB") == (True, True)
+
+
+def test_a_memory_in_a_tile_takes_one_of_these_sets() -> None:
+    memory = {"SLICEA.K0": {"WCK": 0, "WRE": 8}}
+    assert between_two({**memory, "SLICED.FF1": {"LSR": 9}}, LSR=7)[:2] == (14, 12)
+    assert between_two({**memory, "SLICED.FF1": {"LSR": 7}}, LSR=7)[:2] != (14, 12)
 
 
 def far_pair() -> Design:

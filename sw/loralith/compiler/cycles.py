@@ -15,30 +15,40 @@ and when its tokens are out:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loralith.compiler.command_list import CommandList, Fields, bytes_in_dram
-from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode, OutMode
+from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode
 from loralith.spec.config import Config
 
 __all__ = ["Activity", "Memory", "Timeline", "model"]
 
-# Latencies of the RTL in cycles, from one event to the next.
-CHECK = 35  # a transfer's check
-CHECK_BOTH = 66  # of a load into both scratchpads
-GRANT = 3  # tokens taken, transfer handed on
-FIRST_BURST = 7  # from there to the first address on the bus
-LOADED = 8  # from the last word to the load's tokens
-DECODE = 27  # a compute's check
-DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
-START = 5  # from its tokens to its first step
-READ_DONE = 4  # from its last step to its read tokens
-PIPELINE = 21  # from a tile's last step to its first result
-STORE_FIRST = 13  # from a store's tokens to its first word
-ANSWERED = 6  # from the last response to the store's tokens
-FETCHED = 16
-REFILL = 4  # from a command taken to the first word of the one that waits for its queue, and from its last word on
+# Latencies of the RTL in cycles, as its waveforms have them. A token is there in the cycle in which it is given.
+FETCHED = 17  # from the doorbell to the first descriptor's address
+ASKING = 3  # from one descriptor's address to the next one's
 FETCH_AHEAD = 8  # descriptors that the fetch asks for before the queues take them
+ARRIVED = 3  # from a descriptor's last word to its last word out of the fetch
+ASKED = 12  # from there to the next address
+QUEUED = 5  # from there to a unit
+CHECK = 32  # a transfer's check
+CHECK_BOTH = 62  # of a load into both scratchpads
+TAKEN = 2  # from the last of a command's tokens to the cycle in which it takes them
+GRANTED = 3  # from there to a transfer's bursts being made
+FIRST_BURST = 6  # from there to the first address on the bus
+BURSTS_AHEAD = 7  # made before their addresses are on the bus
+GATE = 4  # of these, with the fetch's: their order does not change any more
+LOADED = 5  # from a load's last write to its tokens
+LEAST_LOAD = 7  # between the tokens of two loads
+DECODE = 26  # a compute's check
+DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
+START = 4  # from its tokens taken to its first step
+SEGMENT = 2  # from a second segment's tokens taken, which is not before the first one's last step, to its first step
+READ_DONE = 2  # from its last step to its read tokens
+PIPELINE = 27  # from a tile's last step to its first result
+STORE_FIRST = 12  # from a store's tokens taken to its first word
+STORE_BETWEEN = 6  # from one store's last word to the first one of the next
+ANSWERED = 3  # from the last response to the store's tokens
+ENDED = 4  # from the last tokens to the end
 LEAST_SPACING = 5
 IN_FLIGHT = 8
 
@@ -86,26 +96,51 @@ class _Model:
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        # Of each unit, when its commands left its queue, which has room for two more: one whole in a register, and one that comes word by
-        # word. When each command was there; when the fetch asks for each.
-        self.taken: dict[Opcode, list[int]] = {op: [0] * (config.queue_depth + 2) for op in Opcode}
+        # Each unit's commands, and of those, as far as known, when they left their queue, which has room for one more, when a transfer's
+        # check was done, and when that had room for the next one (of a compute command: when its first step was).
+        self.order = {op: [i for i, c in enumerate(commands) if c.opcode == op] for op in Opcode}
+        self.taken: dict[Opcode, list[int]] = {op: [] for op in Opcode}
+        self.checked: dict[Opcode, list[int]] = {op: [] for op in Opcode}
+        self.free: dict[Opcode, list[int]] = {op: [] for op in Opcode}
+        # Of each descriptor, as far as known: when its address can be on the bus, its last word, and when that left the fetch.
+        self.asked = deque(FETCHED + ASKING * i for i in range(min(FETCH_AHEAD, len(commands))))
+        self.came: list[int] = []
         self.dispatched: list[int] = []
         self.sent = dict.fromkeys(Opcode, 0)
-        self.asked = deque([FETCHED] * min(FETCH_AHEAD, len(commands)))
         # Read channel and load unit.
         self.bus = 0
         self.in_flight: deque[int] = deque([0] * config.outstanding_reads, config.outstanding_reads)
-        self.address = 0
-        self.load_moved = self.load_issued = 0
-        self.checked_ahead = False  # the next load has been checked already
+        self.gate: deque[int] = deque([0] * GATE, GATE)
+        self.addresses: deque[int] = deque([0] * BURSTS_AHEAD, BURSTS_AHEAD)
         self.loads: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
         # Compute unit.
-        self.accepted = self.final = 0
+        self.final = 0
         self.tile_end, self.spacing = 0, 0
-        self.drained = 0
         # Store unit.
-        self.store_moved = self.store_issued = self.written = self.answered = 0
+        self.written = self.answered = 0
         self.stores: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
+
+    def run(self) -> Timeline:
+        walk = {Opcode.LOAD: self.load, Opcode.COMPUTE: self.compute, Opcode.STORE: self.store}
+        done = dict.fromkeys(Opcode, 0)
+        activities: list[tuple[int, Opcode, int, int, int]] = []
+        while len(activities) < len(self.commands):
+            self.advance()
+            found = self.soonest(done)
+            if self.asked and (found is None or self.asked[0] <= found[0]):
+                self.read_descriptor()
+                continue
+            if found is None:
+                raise IndexError("the list waits for a token that nothing before it gives")
+            granted, opcode = found
+            index = self.order[opcode][done[opcode]]
+            activities.append((index, opcode, *walk[opcode](index, granted, done[opcode])))
+            done[opcode] += 1
+        self.result.activities = [Activity(*activity) for activity in sorted(activities)]
+        self.result.cycles = max((a.end for a in self.result.activities), default=0) + ENDED
+        return self.result
+
+    # Tokens.
 
     def ready(self, mask: int) -> int | None:
         """The cycle in which one token of each semaphore of `mask` is there; None while that of one is not known."""
@@ -130,61 +165,76 @@ class _Model:
             if mask >> i & 1:
                 self.tokens[i].append(when)
 
-    def fetch(self) -> None:
-        """Follows the fetch as far as is known: to the first command whose queue has room only after one that is not modelled yet."""
-        while (index := len(self.dispatched)) < len(self.commands):
+    # Commands on their way to the units.
+
+    def read_descriptor(self) -> None:
+        """The next descriptor's words on the bus, after all bursts that are there already."""
+        address = max(self.asked.popleft(), self.in_flight[0] + 1)
+        self.bus = max(self.bus, address + self.memory.read_latency) + self.descriptor
+        self.in_flight.append(self.bus)
+        self.gate.append(address)
+        self.came.append(self.bus - 1)
+
+    def advance(self) -> None:
+        """Follows the fetch and the checks as far as is known."""
+        moved = True
+        while moved:
+            moved = self.dispatch()
+            for opcode, order in self.order.items():
+                taken, checked, free = self.taken[opcode], self.checked[opcode], self.free[opcode]
+                place = len(taken)
+                before = free if opcode == Opcode.COMPUTE else checked
+                if place < len(order) and order[place] < len(self.dispatched) and len(before) >= place:
+                    taken.append(max(self.dispatched[order[place]] + QUEUED, before[place - 1] if place else 0))
+                    moved = True
+                place = len(checked)
+                if opcode != Opcode.COMPUTE and place < len(taken) and len(free) >= place:
+                    both = opcode == Opcode.LOAD and self.commands[order[place]]["target"] == LoadTarget.BOTH
+                    checked.append(max(taken[place] + (CHECK_BOTH if both else CHECK), free[place - 1] if place else 0))
+                    moved = True
+
+    def dispatch(self) -> bool:
+        """Follows the fetch to the first command that has not come, or whose queue has room only after one that is not known."""
+        moved = False
+        while (index := len(self.dispatched)) < len(self.came):
             opcode = self.commands[index].opcode
-            taken, place = self.taken[opcode], self.sent[opcode]
-            if place >= len(taken):
-                break
-            before = self.dispatched[-1] if index else FETCHED + self.memory.read_latency
-            when = max(before + self.descriptor, taken[place] + REFILL + self.descriptor)
+            when, place = self.came[index] + ARRIVED, self.sent[opcode] - self.config.queue_depth - 1
+            if index:
+                when = max(when, self.dispatched[-1] + self.descriptor)
+            if place >= 0:
+                if place >= len(self.taken[opcode]):
+                    break
+                when = max(when, self.taken[opcode][place] + self.descriptor - 1)
             self.dispatched.append(when)
             self.sent[opcode] += 1
             if index + FETCH_AHEAD < len(self.commands):
-                self.asked.append(when + FIRST_BURST)
+                self.asked.append(when + ASKED)
+            moved = True
+        return moved
 
-    def check_load(self, c: Command, at: int) -> None:
-        begun = max(at, self.load_moved)
-        self.taken[Opcode.LOAD].append(begun + 1)
-        self.load_moved = max(begun + (CHECK_BOTH if c["target"] == LoadTarget.BOTH else CHECK), self.load_issued)
-
-    def look_ahead(self, index: int) -> None:
-        """The next load leaves its queue while this one's words come, and the fetch goes on: its descriptors come among those words."""
-        self.fetch()
-        following = next((i for i in range(index + 1, len(self.dispatched)) if self.commands[i].opcode == Opcode.LOAD), None)
-        if following is not None:
-            self.check_load(self.commands[following], self.dispatched[following])
-            self.checked_ahead = True
-            self.fetch()
-
-    def soonest(self, waiting: dict[Opcode, deque[int]]) -> Opcode:
-        """The unit whose next command can start first, of those whose tokens are known."""
-        best, when = None, 0
-        for opcode, free in ((Opcode.LOAD, self.load_moved), (Opcode.COMPUTE, self.final), (Opcode.STORE, self.store_moved)):
-            if waiting[opcode] and (index := waiting[opcode][0]) < len(self.dispatched):
-                command = self.commands[index]
+    def soonest(self, done: dict[Opcode, int]) -> tuple[int, Opcode] | None:
+        """The cycle in which a command takes its tokens, and its unit: the first one, of those that are known."""
+        best: tuple[int, Opcode] | None = None
+        for opcode, order in self.order.items():
+            place, known = done[opcode], self.taken[opcode] if opcode == Opcode.COMPUTE else self.checked[opcode]
+            if place < len(known):
+                command = self.commands[order[place]]
                 tokens = self.ready(command["wait"] | (command["segment_wait"] if opcode == Opcode.COMPUTE else 0))
                 if tokens is not None:
-                    start = max(tokens, free, self.dispatched[index])
-                    if best is None or start < when:
-                        best, when = opcode, start
-        if best is None:
-            raise IndexError("the list waits for a token that nothing before it gives")
+                    ready = known[place] + (DECODE if opcode == Opcode.COMPUTE else 1)
+                    tokens = self.ready(command["wait"])
+                    assert tokens is not None
+                    granted = max(ready, tokens + TAKEN)
+                    if best is None or granted < best[0]:
+                        best = granted, opcode
         return best
 
-    # Units. Each takes a command's place in the list and returns (ready but for tokens, start, end).
+    # Units. Each takes a command's number, the cycle in which it takes its tokens and its place among the unit's commands, and returns
+    # (ready but for tokens, start, end).
 
-    def load(self, index: int) -> tuple[int, int, int]:
-        c, at, config = self.commands[index], self.dispatched[index], self.config
-        if self.checked_ahead:
-            self.checked_ahead = False
-        else:
-            self.check_load(c, at)
-        moved = self.load_moved
-        tokens = self.take(c["wait"])
-        granted = max(moved, tokens) + GRANT
-        issue = max(granted, self.loads[0])
+    def load(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
+        c, config = self.commands[index], self.config
+        self.take(c["wait"])
         words = -(-bytes_in_dram(Fields(c)) // config.bus_bytes)
         rows = c["rows"]
         # A word of a packed load is written in two, and a beat that spans several blocks of lanes once for each.
@@ -192,43 +242,45 @@ class _Model:
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
         row_writes = -(-c["row_bytes"] // (lanes if split else config.bus_bytes))
         start = 0
-        # The check's place is free for the next load once the splitter has this one: after the last row of the one before.
-        self.load_issued = max(issue, self.address - FIRST_BURST)
-        self.look_ahead(index)
-        address = max(issue + FIRST_BURST, self.address)
-        longest = min(config.max_burst, 4096 // config.bus_bytes)
-        last, asked, in_flight, latency = self.bus, self.asked, self.in_flight, self.memory.read_latency
+        issue = max(granted + GRANTED, self.loads[0], self.addresses[0])
+        self.free[Opcode.LOAD].append(issue)
+        self.advance()
+        made = issue + FIRST_BURST - 1
+        line = 4096 // config.bus_bytes
+        longest = min(config.max_burst, line)
+        first_byte, stride = c["address"], c["row_stride"]
+        asked, in_flight, latency = self.asked, self.in_flight, self.memory.read_latency
         for row in range(rows):
-            left, place = words, (c["address"] + row * c["row_stride"]) % 4096 // config.bus_bytes
+            left, at = words, (first_byte + row * stride) % 4096 // config.bus_bytes
             while left:
-                burst = min(left, longest, 4096 // config.bus_bytes - place)
-                address = max(address + 1, in_flight[0] + 1)
+                burst = min(left, longest, line - at)
+                made = max(made + 1, self.gate[0] + GATE)
                 # The fetch goes first, and the memory answers in the order in which it was asked.
-                while asked and asked[0] <= address:
-                    last = max(last, max(asked.popleft(), in_flight[0] + 1) + latency) + self.descriptor
-                    in_flight.append(last)
-                    address = max(address, in_flight[0] + 1)
-                first = max(address + latency, last)
-                last = first + row_writes * burst // words
-                in_flight.append(last)
+                while asked and asked[0] <= made:
+                    self.read_descriptor()
+                    self.advance()
+                    made = max(made, self.gate[0] + GATE)
+                address = max(made, self.gate[-1] + 1, in_flight[0] + 1)
+                self.gate.append(address)
+                first = max(address + latency, self.bus)
+                self.bus = first + row_writes * burst // words
+                in_flight.append(self.bus)
+                self.addresses.append(address)
                 start = start or first
-                left, place = left - burst, 0
-        self.address = address
+                left, at = left - burst, 0
         self.result.read_words += rows * words
         extra = c["pad_rows"] * row_writes
-        self.bus = last + extra + 1
-        end = self.bus + LOADED
+        end = max(self.bus + extra + LOADED, self.loads[-1] + LEAST_LOAD)
+        self.bus += extra + 1
         self.loads.append(end)
         self.give(c["signal"], end)
-        return moved, max(issue, start - self.memory.read_latency), end
+        return self.checked[Opcode.LOAD][place] + 1, max(issue, start - latency), end
 
-    def compute(self, index: int) -> tuple[int, int, int]:
-        c, at, config = self.commands[index], self.dispatched[index], self.config
-        decoded = max(at, self.accepted) + DECODE
-        self.taken[Opcode.COMPUTE].append(max(at, self.accepted) + 1)
-        ready = max(decoded, self.take(c["wait"])) + (DEVICE_SHIFT if c["device_shift"] else 0)
-        start = max(ready + START, self.final + 1)
-        self.accepted = start - 1
+    def compute(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
+        c, config = self.commands[index], self.config
+        self.take(c["wait"])
+        start = max(granted + (DEVICE_SHIFT if c["device_shift"] else 0) + START, self.final + 1)
+        self.free[Opcode.COMPUTE].append(start)
         fold = 1 << c["fold_log2"]
         width = config.cols // fold
         steps = [-(-c["k0"] // fold)]
@@ -245,7 +297,7 @@ class _Model:
         now += steps[0]
         if c["chained"]:
             if c["segment_wait"]:
-                now = max(now, self.take(c["segment_wait"]) + 3)
+                now = max(now, self.take(c["segment_wait"]) + TAKEN) + SEGMENT
             now += steps[1]
         now = max(now, self.tile_end + self.spacing)
         full, narrow = max(tile, width, LEAST_SPACING), max(tile, last_cols, LEAST_SPACING)
@@ -257,19 +309,14 @@ class _Model:
         self.tile_end, self.spacing = now, max(last_cols, LEAST_SPACING)
         self.result.busy += tiles_m * tiles_n * (tile - (0 if not c["chained"] else steps[1] - -(-c["k1"] // fold)))
         self.give(c["read_signal"], self.final + READ_DONE)
-        end = self.final + PIPELINE + last_cols + (2 if c["out_mode"] == OutMode.INT32 else 0)
-        self.drained = end
+        end = self.final + PIPELINE + last_cols
         self.give(c["signal"], end)
-        return decoded, start, end
+        return self.taken[Opcode.COMPUTE][place] + DECODE, start, end
 
-    def store(self, index: int) -> tuple[int, int, int]:
-        c, at, config = self.commands[index], self.dispatched[index], self.config
-        begun = max(at, self.store_moved)
-        self.taken[Opcode.STORE].append(begun + 1)
-        self.store_moved = max(begun + CHECK, self.store_issued)
-        granted = max(self.store_moved, self.take(c["wait"])) + GRANT
-        issue = max(granted, self.stores[0])
-        self.store_issued = issue
+    def store(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
+        c, config = self.commands[index], self.config
+        self.take(c["wait"])
+        self.free[Opcode.STORE].append(max(granted + GRANTED, self.stores[0]))
         rows, row_bytes = c["rows"], c["row_bytes"]
         if c["packed"]:
             reads, words = rows, -(-rows * row_bytes // config.bus_bytes)
@@ -278,29 +325,20 @@ class _Model:
             words = rows * -(-row_bytes // config.bus_bytes)
         else:
             reads = words = rows * -(-row_bytes // config.bus_bytes)
-        first = max(issue + STORE_FIRST, self.written)
-        self.written = first + reads + 5
+        first = max(self.free[Opcode.STORE][-1] + STORE_FIRST - GRANTED, self.written + STORE_BETWEEN)
+        self.written = first + reads
         self.result.write_words += words
-        self.answered = max(self.answered, self.written + self.memory.write_latency)
+        self.answered = max(self.answered, self.written - 1 + self.memory.write_latency)
         end = self.answered + ANSWERED
         self.stores.append(end)
         self.give(c["signal"], end)
-        return self.store_moved, first, end
+        return self.checked[Opcode.STORE][place] + 1, first, end
 
 
 def model(commands: CommandList, config: Config, memory: Memory | None = None) -> Timeline:
     """The modelled run of a legal list. Raises IndexError for a list that waits for a token that nothing before it gives."""
-    machine = _Model(commands.commands, config, memory or Memory())
-    machine.result.read_words = len(commands.commands) * machine.descriptor
-    run = {Opcode.LOAD: machine.load, Opcode.COMPUTE: machine.compute, Opcode.STORE: machine.store}
-    waiting = {op: deque(i for i, c in enumerate(commands.commands) if c.opcode == op) for op in run}
-    activities: list[Activity | None] = [None] * len(commands.commands)
-    for _ in activities:
-        machine.fetch()
-        opcode = machine.soonest(waiting)
-        index = waiting[opcode].popleft()
-        note = commands.notes[index] if commands.notes else ""
-        activities[index] = Activity(index, opcode, *run[opcode](index), note)
-    machine.result.activities = [a for a in activities if a]
-    machine.result.cycles = max((a.end for a in machine.result.activities), default=0)
-    return machine.result
+    timeline = _Model(commands.commands, config, memory or Memory()).run()
+    timeline.read_words += len(commands.commands) * (COMMAND_BYTES // config.bus_bytes)
+    if commands.notes:
+        timeline.activities = [replace(a, note=commands.notes[a.command]) for a in timeline.activities]
+    return timeline

@@ -73,8 +73,8 @@ class _Mender(Relocator):
     def _wires(self) -> None:
         """All but dedicated wires, which have no delay, and the clock's."""
         d = self.delays
-        self.named = {name.replace("\\", ""): name for name in self.cells}
-        clock = np.array([name in self.named and self.cells[self.named[name]]["type"] == "DCCA" for name, _ in d.pins])
+        self.named = {name.replace("\\", ""): name for name in self.slices.cells}
+        clock = np.array([name in self.named and self.slices.cells[self.named[name]]["type"] == "DCCA" for name, _ in d.pins])
         self.is_clock = clock[d.source]
         self.follows = self.known & ((d.ns > 0) | self.logic[d.sink]) & ~self.is_clock
         self.fixed = self.follows
@@ -92,12 +92,12 @@ class _Mender(Relocator):
     def net(self, arc: int) -> int:
         """That of a wire."""
         cell, port = self.delays.pins[self.delays.source[arc]]
-        return self._net(self.named[cell], port)
+        return self.slices.net(self.named[cell], port)
 
     def last_wire(self, arc: int) -> str | None:
         """The name of a wire's last step, at a pin of a LUT or a flip-flop; None at others, of other names."""
         cell, port = self.delays.pins[self.delays.sink[arc]]
-        x, y, bel = self.place[self.named[cell]]
+        x, y, bel = self.slices.place[self.named[cell]]
         if not (match := _PIN.fullmatch(bel)):
             return None
         slice = "ABCD".index(match[1])

@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import macros, relocate, spread, timing
+from . import macros, relocate, slices, spread, timing
 from .error import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
@@ -17,7 +17,7 @@ from .timing import LatePaths
 
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
-_STEPS = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (macros, relocate, spread, timing))
+_STEPS = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (macros, relocate, slices, spread, timing))
 """Text of what is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 

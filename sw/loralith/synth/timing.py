@@ -166,6 +166,11 @@ class Timing:
             at = int(d.source[arc])
         return steps
 
+    def path(self, end: int, arrival: np.ndarray) -> list[int]:
+        """Pins of the latest path to a pin, the first one first."""
+        arcs = self._path(end, arrival)
+        return [*(int(self.delays.source[arc]) for arc in reversed(arcs)), end]
+
     def report(self, period_ns: float) -> dict:
         """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`). Raises SynthError where nothing is clocked."""
         d, arrival = self.delays, self.arrival()
