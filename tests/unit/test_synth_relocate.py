@@ -91,6 +91,10 @@ def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:
     return 80 * (6 + max(dx - 5, 0) + max(dy - 5, 0) + 2 * (min(dx, 5) + min(dy, 5)))
 
 
+def routed_ns(ps: float) -> float:
+    return relocate.FIRST_NS + relocate.ROUTED * ps / 1000
+
+
 class Design:
     """Cells at places and wires between their pins, as nextpnr writes them, and the SDF that it writes beside."""
 
@@ -163,10 +167,10 @@ def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
     assert (10 <= x <= 12, y) == (True, 10)
     assert slot in {f"SLICE{slice}.K{half}" for slice in "ABCD" for half in "01"}
     assert (done.late_before, done.late_after, done.tns_after) == (1, 0, 0.0)
-    there_and_back = wire_ps((10, 10), (55, 38)) + wire_ps((55, 38), (12, 10))
-    assert done.tns_before == round(4.0 * relocate.MARGIN - 0.74 - relocate.ROUTED * there_and_back / 1000, 1)
+    there_and_back = routed_ns(wire_ps((10, 10), (55, 38))) + routed_ns(wire_ps((55, 38), (12, 10)))
+    assert done.tns_before == round(4.0 * relocate.MARGIN - 0.74 - there_and_back, 1)
     assert "reserved_X11/Y10/SLICEA.K0" not in design.module["cells"]
-    expected = 0.74 + relocate.ROUTED * (wire_ps((10, 10), (x, y)) + wire_ps((x, y), (12, 10))) / 1000
+    expected = 0.74 + routed_ns(wire_ps((10, 10), (x, y))) + routed_ns(wire_ps((x, y), (12, 10)))
     assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
 
 
@@ -204,7 +208,8 @@ def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
     before, places = delays.ns.copy(), [design.at(name) for name in "fg"]
     done = relocate.relocate(design.module, delays, GRID, 2.0)
     assert [design.at(name) for name in "fg"] == places
-    assert (done.moved, delays.ns.tolist()) == (0, (before * np.where(delays.is_wire, relocate.ROUTED, 1)).tolist())
+    expected = [routed_ns(1000 * ns) if wire and ns else ns for wire, ns in zip(delays.is_wire.tolist(), before.tolist(), strict=True)]
+    assert (done.moved, delays.ns.tolist()) == (0, pytest.approx(expected))
 
 
 def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
@@ -217,7 +222,7 @@ def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
     assert delays.ns[arc] == 0
     relocate.relocate(design.module, delays, GRID, 8.0)
     assert design.at("f") != (55, 38, "SLICEA.K0")
-    assert delays.ns[arc] == pytest.approx(relocate.ROUTED * wire_ps((55, 38), design.at("f")[:2]) / 1000)
+    assert delays.ns[arc] == pytest.approx(routed_ns(wire_ps((55, 38), design.at("f")[:2])))
 
 
 def test_nothing_moves_while_nothing_is_late() -> None:
@@ -329,12 +334,12 @@ def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
     relocate.relocate(design.module, delays, GRID, 2.7)
     x, y, _ = design.at("c")
-    assert 15 < x < 40
+    assert 12 < x < 40
     assert design.at("chain") == (10, 11, "SLICEB.K1")
     cell = design.module["cells"]["c"]
     assert (cell["connections"], cell["parameters"]["SD"]) == ({"CLK": [0], "M": [3], "Q": [4]}, "0 ")
     assert cell["port_directions"]["M"] == "input"
-    assert delays.ns[arc] == pytest.approx(relocate.ROUTED * wire_ps((10, 11), (x, y)) / 1000)
+    assert delays.ns[arc] == pytest.approx(routed_ns(wire_ps((10, 11), (x, y))))
 
 
 def test_a_flip_flop_stays_with_its_carry_chain_where_that_is_best() -> None:
@@ -365,7 +370,7 @@ def routed(design: Design) -> Design:
     """Ten pairs of blocks beside it, joined by wires of usual delay; and all nets have routes."""
     for i in range(10):
         design.block(f"from{i}", 20, 2 * i + 1, {"M": 100 + i, "Q": 200 + i})
-        design.block(f"to{i}", 24, 2 * i + 1, {"M": 200 + i})
+        design.block(f"to{i}", 24 + i, 2 * i + 1, {"M": 200 + i})
         design.wires.append((f"from{i}/Q", f"to{i}/M"))
     nets = {net for cell in design.module["cells"].values() for bits in cell["connections"].values() for net in bits}
     design.module["netnames"] = {f"net{net}": {"bits": [net], "attributes": {"ROUTING": "wire;pip;1"}} for net in sorted(nets)}
@@ -382,11 +387,11 @@ def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, ag
     design = routed(Design())
     delays = design.delays()
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
-    usual = wire_ps((20, 7), (24, 7)) / 1000
+    usual = wire_ps((20, 7), (27, 7)) / 1000
     delays.ns[arc] = times * usual
     done, wires = mend(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
     assert (done.moved, wires, without_route(design)) == (0, len(again), again)
-    assert delays.ns[arc] == pytest.approx(usual if again else times * usual)
+    assert delays.ns[arc] == pytest.approx(usual if again else times * usual, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ __all__ = ["mend"]
 
 MARGIN = 0.995
 """Of the period to reach, the one aimed at here. Little is changed at a time: amid locked nets not every new route is a better one."""
-USUAL = 0.5
-"""This share of routed wires is faster, for its length, than what a new one is taken for."""
 AROUND = 1.1
 """Times the usual delay, from which a wire goes a long way round."""
+
+FITS, LEAST_OFF_NS = 20, 0.001
+"""Rounds of fitting wires' usual delays, and what counts as on the line."""
 
 _WEAK, _LOCKED = "1", "5"
 """Of a step of a route, as nextpnr has them: whether its router may take it for another net."""
@@ -78,8 +79,9 @@ class _Mender(Relocator):
         self.is_clock = clock[d.source]
         self.follows = self.known & ((d.ns > 0) | self.logic[d.sink]) & ~self.is_clock
         self.fixed = self.follows
-        distance, some = self._distance(), self.follows & (d.ns > 0)
-        self.unit_ns = float(np.quantile(d.ns[some] / distance[some], USUAL)) if some.any() else 0.0
+        some = self.follows & (d.ns > 0)
+        if some.any():
+            self.first_ns, self.unit_ns = _line(self._distance()[some], d.ns[some])
 
     def straighten(self) -> np.ndarray:
         """Takes the usual delay for wires on late paths that go a long way round. Returns them."""
@@ -102,3 +104,13 @@ class _Mender(Relocator):
             return None
         slice = "ABCD".index(match[1])
         return f"X{x}/Y{y}/{port}{2 * slice + int(match[2]) if port in _OF_A_HALF else slice}_SLICE"
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Where a line begins and how it rises from which y is not far off in all: few far ones do not count for more."""
+    at = np.stack([np.ones(len(x)), x], axis=1)
+    weight, line = np.ones(len(x)), np.zeros(2)
+    for _ in range(FITS):
+        line = np.linalg.lstsq(at * weight[:, None], y * weight, rcond=None)[0]
+        weight = 1 / np.sqrt(np.maximum(np.abs(y - at @ line), LEAST_OFF_NS))
+    return float(line[0]), float(line[1])

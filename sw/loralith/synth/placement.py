@@ -23,7 +23,7 @@ _STEPS = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for modu
 
 @dataclass(frozen=True)
 class Placement:
-    """A placed netlist by the delays that its placer expects, times `relocate.ROUTED`.
+    """A placed netlist by the delays that its placer expects, see `relocate.routed`.
 
     Attributes:
         expected_mhz: of the longest path between two clocked pins.
@@ -97,9 +97,9 @@ def _relocated(target: Target, run: Run) -> None:
     period_ns = 1000 / target.frequency_mhz
     content = json.loads(run.stem.with_suffix(".first").read_text(encoding="utf-8"))
     delays = read_delays(run.stem.with_suffix(".sdf"))
-    paths, wires = timing.Timing(delays), delays.is_wire
+    paths = timing.Timing(delays)
     before = delays.ns.copy()
-    delays.ns[wires] *= relocate.ROUTED
+    relocate.routed(delays)
     before_mhz = paths.report(period_ns)["expected_mhz"]
     delays.ns[:] = before
     done = relocate.relocate(top_module(content), delays, grid, period_ns)
