@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import macros, relocate, slices, spread, timing
+from . import legality, macros, relocate, slices, spread, timing
 from .error import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
@@ -102,7 +102,12 @@ def _relocated(target: Target, run: Run) -> None:
     relocate.routed(delays)
     before_mhz = paths.report(period_ns)["expected_mhz"]
     delays.ns[:] = before
-    done = relocate.relocate(top_module(content), delays, grid, period_ns)
+    module = top_module(content)
+    done = relocate.relocate(module, delays, grid, period_ns)
+    if problems := legality.problems(module):
+        raise SynthError(
+            f"cells moved to where they cannot be: {problems[0]} ({len(problems)} in all); this is a mistake in synth/slices.py"
+        )
     found = paths.report(period_ns)
     target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
