@@ -77,7 +77,7 @@ def test_a_mutant_is_in_force_only_inside() -> None:
     assert queue.Queue is original
 
 
-@pytest.mark.parametrize(("old", "times"), [("no such text", 0), ("Mux(", 3)])
+@pytest.mark.parametrize(("old", "times"), [("no such text", 0), ("Mux(", 4)])
 def test_a_mutant_without_its_place_is_an_error(old: str, times: int) -> None:
     with pytest.raises(MutantError, match=f"stands {times} times in loralith.rtl.queue, not once"), in_force(Mutant("", "queue", old, "")):
         pass

@@ -14,7 +14,7 @@ from loralith.mutants import CONTROL, Mutant, MutantError, read_catalogue
 from loralith.mutants.catalogue import RTL
 
 # Structures and ports alone, or wiring that every other mutant runs through.
-WITHOUT = {"__init__", "axi", "interfaces", "tile", "top", "bus"}
+WITHOUT = {"__init__", "axi", "interfaces", "tile", "top"}
 
 
 @pytest.fixture(scope="module")
