@@ -284,6 +284,9 @@ def test_the_doorbell_is_refused_while_a_list_runs_and_works_again_after_a_fault
             await machine.ring(ctx, chain(3))
             again = await machine.end(ctx)
             assert (again["done"], again["error"], again["code"], again["commands_done"], again["error_address"]) == (1, 0, 0, 9, 0)
+        await machine.ring(ctx, [*chain(1), bad])
+        last = await machine.end(ctx)
+        assert (last["code"], last["unit"], last["error_command"]) == (Code.MISALIGNED, Unit.LOAD, 3), "numbered from each list's own start"
 
     machine.simulate(scenario)
 
