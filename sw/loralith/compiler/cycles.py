@@ -31,7 +31,7 @@ ARRIVED = 3  # from a descriptor's last word to its last word out of the fetch
 ASKED = 12  # from there to the next address
 QUEUED = 5  # from there to a unit
 CHECK = 32  # a transfer's check
-CHECK_BOTH = 62  # of a load into both scratchpads
+CHECK_BOTH = 62  # of a load into both scratchpads, which goes through all states but the first and last twice
 TAKEN = 2  # from the last of a command's tokens to the cycle in which it takes them
 GRANTED = 3  # from there to a transfer's bursts being made
 FIRST_BURST = 6  # from there to the first address on the bus
@@ -219,11 +219,10 @@ class _Model:
             place, known = done[opcode], self.taken[opcode] if opcode == Opcode.COMPUTE else self.checked[opcode]
             if place < len(known):
                 command = self.commands[order[place]]
-                tokens = self.ready(command["wait"] | (command["segment_wait"] if opcode == Opcode.COMPUTE else 0))
-                if tokens is not None:
+                segment = command["segment_wait"] if opcode == Opcode.COMPUTE else 0
+                tokens = self.ready(command["wait"])
+                if tokens is not None and self.ready(segment) is not None:
                     ready = known[place] + (DECODE if opcode == Opcode.COMPUTE else 1)
-                    tokens = self.ready(command["wait"])
-                    assert tokens is not None
                     granted = max(ready, tokens + TAKEN)
                     if best is None or granted < best[0]:
                         best = granted, opcode

@@ -21,8 +21,8 @@ from .timing import Delays, Timing
 __all__ = ["FIRST_NS", "ROUTED", "Relocation", "Relocator", "relocate", "routed"]
 
 ROUTED, FIRST_NS = 0.61, 0.33
-"""A routed wire's delay is this share of what the placer expects, and so much more. On the accelerator half of all wires take 0.46 ns more,
-but those of late paths, which the router looks after, less. It goes longer ways with a few, so that the routed clock may be below the one
+"""A routed wire's delay is this share of what the placer expects, and so much more, as fitted to the accelerator's late paths; wires of
+others, which the router looks after less, take somewhat more. It goes longer ways with a few, so that the routed clock may be below the one
 that this foretells."""
 MARGIN = 0.8
 """Of the period to reach, the one aimed at here: routed wires are longer or shorter than foretold."""
