@@ -11,7 +11,7 @@ __all__ = ["Queue", "Ring"]
 
 
 class Ring:
-    """Where a ring of ``depth`` entries is written and read next.
+    """Where a ring of ``depth`` entries is written and read next, in the module ``m``; ``clear`` empties it.
 
     Attributes:
         first, last: the entry to read, and the one to write.

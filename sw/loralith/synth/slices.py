@@ -50,6 +50,7 @@ class Slices:
     """Those of the flat netlist `cells` that nextpnr placed, on the tiles of `grid`.
 
     Attributes:
+        cells: the netlist's, changed by `move` (inputs) and `write` (places) alone.
         place: of each placed cell x, y and what it is there.
         tiles, tile_x, tile_y: where there may be room; `room` and `move` have their numbers.
     """
@@ -118,7 +119,7 @@ class Slices:
         return np.nonzero(fits & free.any(axis=1))[0]
 
     def move(self, unit: Unit, tile: int) -> None:
-        """To a tile with room for it."""
+        """To a tile with room for it, one of `room`; raises StopIteration at any other."""
         if unit.leaves:
             self._to_input_m(*unit.cells.values())
             unit.leaves = False
