@@ -47,10 +47,13 @@ def test_an_element_has_the_registers_that_it_says(liberty: Path, tmp_path: Path
     assert said.count("yosys: bf16-1x1") == 1
 
 
-def test_a_module_has_its_own_cells_alone() -> None:
-    small = {"num_cells_by_type": {"INV": 3}, "area": 3.0}
-    large = {"num_cells_by_type": {"NAND2": 5, "\\core.part$12": 2}, "area": 16.0}
-    assert areas({"modules": {"\\core.part$12": small, "\\core": large}}) == {"core": Area(5, 10.0), "core.part": Area(3, 3.0)}
+def test_a_module_has_its_own_cells_alone_of_all_its_instances() -> None:
+    """Two pairs of a part of three inverters, and a twin of the part with one more."""
+    part, twin = {"num_cells_by_type": {"INV": 3}, "area": 3.0}, {"num_cells_by_type": {"INV": 4}, "area": 4.0}
+    pair = {"num_cells_by_type": {"\\core.part$12": 2}, "area": 6.0}
+    core = {"num_cells_by_type": {"NAND2": 5, "\\core.pair": 2, "\\core.part$13": 1}, "area": 26.0}
+    found = areas({"modules": {"\\core.part$12": part, "\\core.part$13": twin, "\\core.pair": pair, "\\core": core}})
+    assert found == {"core.part": Area(16, 16.0), "core": Area(5, 10.0), "core.pair": Area(0, 0.0)}
     with pytest.raises(SynthError, match=r"core has cells that the library lacks: \$_DLATCH_P_; another --liberty may have them"):
         areas({"modules": {"\\core": {"num_cells_by_type": {"$_DLATCH_P_": 1}}}})
 

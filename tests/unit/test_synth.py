@@ -13,6 +13,8 @@ import pytest
 from loralith import cli, synth
 from loralith.spec.config import Config
 from loralith.synth import harness, macros, nextpnr, routing, spread
+from loralith.synth.flow import FLOWS
+from loralith.synth.netlist import count
 from loralith.synth.nextpnr import Run
 from loralith.synth.placement import wire_length
 from loralith.synth.process import run_tool
@@ -43,9 +45,20 @@ def test_scratchpads_and_buffers_are_block_ram(small: synth.Netlist) -> None:
 
 @needs_pyosys
 def test_each_element_and_each_half_of_a_lane_is_one_multiplier(small: synth.Netlist) -> None:
-    assert small.modules["loralith.compute.array"]["dsp"] == SMALL.processing_elements
+    assert small.modules["loralith.compute.array.columns"]["dsp"] == SMALL.processing_elements
     assert small.modules["loralith.compute.ppu"]["dsp"] == DSP_PER_LANE * SMALL.rows
     assert small.total["dsp"] == SMALL.processing_elements + DSP_PER_LANE * SMALL.rows
+
+
+def test_cells_of_a_module_count_for_each_instance() -> None:
+    def stat(kind: str) -> dict[str, dict[str, dict]]:
+        types = {"top": {"\\a.part": 1, "\\a": 2}, "\\a": {"\\a.part": 3, kind: 1}, "\\a.part": {kind: 5, "$mem_v2": 1}}
+        return {"modules": {name: {"num_cells_by_type": counts} for name, counts in types.items()}}
+
+    flow = FLOWS["nextpnr-ecp5"]
+    found = count(flow, stat("$dlatch"), stat("LUT4"), path=Path("x"), key="", seconds=0.0, tool="")
+    assert {name: counts["lut"] for name, counts in found.modules.items()} == {"a.part": 35, "a": 2, "top": 0}
+    assert (found.total["lut"], found.cells["LUT4"], found.latches, found.soft_memories) == (37, 37, 37, ["a.part"] * 7)
 
 
 @needs_pyosys
@@ -55,9 +68,10 @@ def test_nothing_is_a_latch(small: synth.Netlist) -> None:
 
 @needs_pyosys
 def test_accumulators_and_nothing_more_are_the_array_s_flip_flops(small: synth.Netlist) -> None:
-    """Product, accumulator and shadow: 80 bits an element; an operand: 8 bits of each row and fold, and of each column."""
-    array, elements, operands = small.modules["loralith.compute.array"], SMALL.processing_elements, SMALL.rows * SMALL.max_fold + SMALL.cols
-    assert 80 * elements <= array["ff"] <= 80 * elements + 8 * operands
+    """Product, accumulator and shadow: 80 bits an element; an operand: 8 bits of each row and fold, and of each column; control."""
+    ff = small.modules["loralith.compute.array.columns"]["ff"]
+    elements, operands, control = SMALL.processing_elements, SMALL.rows * SMALL.max_fold + SMALL.cols, 12
+    assert 80 * elements + control <= ff <= 80 * elements + control + 8 * operands
 
 
 VERILOG = """\
@@ -289,6 +303,7 @@ def test_late_paths_are_mended_while_that_gains(
     monkeypatch.setattr(routing, "nextpnr", lambda: ("nextpnr", "tool"))
     monkeypatch.setattr(routing, "run_step", step)
     monkeypatch.setattr(routing, "_mended", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
+    monkeypatch.setattr(routing, "_wires", lambda start, run: (0.5, float(run.stem.name == ran[0])))
     monkeypatch.setattr(routing, "_round", lambda target, start, run: routing.Round(*next(rounds)))
     target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", folder=tmp_path)
     result = synth.route(target, synth.Netlist.__new__(synth.Netlist), 1)
@@ -296,4 +311,5 @@ def test_late_paths_are_mended_while_that_gains(
     assert len(names) == len(result.rounds) == len(found)
     assert [f"from {name}" for name in names[:-1]] == [name for name in ran if name.startswith("from")]
     assert (result.round, result.fmax_mhz, result.reported_mhz) == (best, {"clk": found[best][0]}, 50.0)
+    assert result.wires == (0.5, 1.0), "of the first round"
     assert (result.config, result.seconds) == (tmp_path / f"{names[best]}.config", 5 + 10 * len(found))

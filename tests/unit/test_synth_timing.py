@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from loralith.synth import SynthError, routing
 from loralith.synth.timing import Timing, read_sdf
+from loralith.synth.wires import by_line
 
 SDF = r"""
   (CELL
@@ -66,6 +69,24 @@ def test_cells_delays_of_another_run_go_with_these_wires() -> None:
     arcs, end = Timing(both).longest()
     assert both.ns[arcs].tolist() == [1.5, 0.24, 0.5]
     assert (both.pins[end], both.start[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
+
+
+def test_routed_wires_are_told_by_a_line() -> None:
+    """Half the expected delay and 0.3 ns; but for one without delay, before or after, and one whose cell has moved."""
+    slower = re.sub(r"(INTERCONNECT \S+ \S+) \(\S*?(\d+)\)", lambda wire: f"{wire[1]} ({float(wire[2]) / 2 + 300})", SDF)
+    for before, after in (
+        (SDF, slower),
+        (SDF, slower.replace("(400.0)", "(0)")),
+        (SDF.replace("(200:200:200)", "(0:0:0)"), slower),
+        (SDF, slower.replace("(800.0)", "(1900)")),
+    ):
+        assert by_line(read_sdf(before.splitlines()), read_sdf(after.splitlines())) == (0.5, 0.3)
+
+
+def test_a_line_needs_three_wires() -> None:
+    few = [line for line in SDF.splitlines() if "INTERCONNECT" not in line or "DI" in line]
+    with pytest.raises(SynthError, match="2 wires have a delay before and after routing, and a line through them needs three"):
+        by_line(read_sdf(SDF.splitlines()), read_sdf(few))
 
 
 def test_the_longest_path_is_told_from_register_to_register() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from loralith.spec.config import Config
 
 from .error import SynthError
-from .netlist import plain, without_zeros
+from .netlist import instances, plain, without_zeros
 from .process import Progress, run_tool
 from .yosys import key_of, run_script
 
@@ -130,15 +130,20 @@ class CellFlow:
 
 
 def areas(stat: dict) -> dict[str, Area]:
-    """Of Yosys's `stat -json -liberty`: each module's own cells, the largest first. Raises SynthError for a cell without area."""
-    modules = {plain(name): module for name, module in stat["modules"].items()}
-    found = {}
-    for name, module in modules.items():
-        kinds = {plain(kind): number for kind, number in module["num_cells_by_type"].items()}
+    """Of Yosys's `stat -json -liberty`: each module's own cells, of all its instances, the largest first.
+
+    Raises SynthError for a cell without area.
+    """
+    modules, times = stat["modules"], instances(stat["modules"])
+    found: dict[str, Area] = {}
+    for module, content in modules.items():
+        name, kinds = plain(module), content["num_cells_by_type"]
         own = {kind: number for kind, number in kinds.items() if kind not in modules}
         unmapped = [kind for kind in own if kind.startswith("$")]
         if unmapped:
             raise SynthError(f"{name} has cells that the library lacks: {', '.join(unmapped)}; another --liberty may have them")
         below = sum(number * modules[kind].get("area", 0.0) for kind, number in kinds.items() if kind in modules)  # Yosys counts them in
-        found[name] = Area(sum(own.values()), float(module.get("area", 0.0) - below))
+        before = found.get(name, Area(0, 0.0))
+        area = float(content.get("area", 0.0) - below)
+        found[name] = Area(before.cells + sum(own.values()) * times[module], before.area + area * times[module])
     return dict(sorted(found.items(), key=lambda item: (-item[1].area, item[0])))

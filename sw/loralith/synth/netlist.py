@@ -20,7 +20,7 @@ from .process import run_tool
 from .target import PARTS, Target
 from .yosys import key_of, run_script, version
 
-__all__ = ["PASSES", "Netlist", "count", "emit", "plain", "refine", "synthesize", "without_zeros"]
+__all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
 PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
 """Text of what `refine` does: a netlist depends on it."""
@@ -112,15 +112,13 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
     """A Netlist from Yosys's `stat -json` before and after technology mapping."""
     modules: dict[str, Counter[str]] = {}
     cells: Counter[str] = Counter()
-    for name, module in final["modules"].items():
-        types = module["num_cells_by_type"]
+    for name, types in _by_module(final).items():
         counts = modules.setdefault(plain(name), Counter())
         for resource, costs in flow.costs.items():
             counts[resource] += math.ceil(sum(costs.get(kind, 0) * number for kind, number in types.items()))
         cells.update({kind: number for kind, number in types.items() if kind not in final["modules"]})
     latches, soft = 0, []
-    for name, module in coarse["modules"].items():
-        types = module["num_cells_by_type"]
+    for name, types in _by_module(coarse).items():
         latches += sum(number for kind, number in types.items() if "latch" in kind)
         soft += [plain(name)] * types.get("$mem_v2", 0)
     ordered = sorted(modules.items(), key=lambda item: (-item[1]["lut"] - item[1]["ff"], item[0]))
@@ -135,9 +133,35 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
     )
 
 
+def instances(modules: dict[str, Any]) -> dict[str, int]:
+    """How often each of the `modules` of Yosys's `stat -json` is there in all; once if it is no other's."""
+    above: dict[str, list[tuple[str, int]]] = {name: [] for name in modules}
+    for name, module in modules.items():
+        for kind, number in module["num_cells_by_type"].items():
+            if kind in modules:
+                above[kind].append((name, number))
+    found: dict[str, int] = {}
+
+    def of(name: str) -> int:
+        if name not in found:
+            found[name] = sum(number * of(parent) for parent, number in above[name]) if above[name] else 1
+        return found[name]
+
+    return {name: of(name) for name in modules}
+
+
+def _by_module(stat: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Cells by type of all instances of each module together."""
+    times = instances(stat["modules"])
+    return {
+        name: {kind: number * times[name] for kind, number in module["num_cells_by_type"].items()}
+        for name, module in stat["modules"].items()
+    }
+
+
 def plain(module: str) -> str:
-    """The designer's name of a module: Amaranth and Yosys number what would otherwise be twins."""
-    return re.sub(r"\$\d+$", "", module.lstrip("\\"))
+    """The designer's name of a module, without the numbers of its instances and of Amaranth's and Yosys's twins."""
+    return re.sub(r"\d*(\$\d+)?$", "", module.lstrip("\\"))
 
 
 def without_zeros(verilog: str) -> str:

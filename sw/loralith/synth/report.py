@@ -74,6 +74,7 @@ def summary(
         "clocks_mhz": best.fmax_mhz if best else {},
         "rounds": [asdict(entry) for entry in best.rounds] if best else [],
         "late_routed": [asdict(entry) for entry in best.late] if best else [],
+        "wires": best.wires if best else None,
         "seeds": {str(r.seed): {"fmax_mhz": r.worst_mhz, "seconds": r.seconds} for r in routings},
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
         "placed": asdict(placed) if placed else None,
@@ -130,6 +131,9 @@ def markdown(figures: dict[str, Any]) -> str:
     if figures["rounds"]:
         late = sum(group["count"] for group in figures["late_routed"])
         lines.append(f"| late end points after routing | {late:,} | aimed at {figures['target_mhz']:g} MHz |")
+    if figures["wires"]:
+        share, first_ns = figures["wires"]
+        lines.append(f"| a routed wire's delay, by a line | {share:.2f} of the expected one, and {first_ns:.2f} ns | |")
     placed = figures["placed"]
     if placed:
         lines += [

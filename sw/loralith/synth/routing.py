@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import mend, timing
+from . import mend, timing, wires
 from .board import RESOURCES
 from .error import SynthError
 from .names import designer
@@ -61,6 +61,8 @@ class Routing:
         critical_path: of the slowest clock, from flip-flop to flip-flop.
         seconds: time that nextpnr took. tool: name and version.
         rounds: all of them. round: the number of this one. late: what is late then, by modules.
+        wires: share and ns of the line by which wires' delays follow from those that the placer expected (`wires.by_line`), in the
+            first round: what `relocate.py` foretells them by.
         config: for `ecppack`, which makes the bitstream of it.
     """
 
@@ -74,6 +76,7 @@ class Routing:
     rounds: list[Round] = field(default_factory=list)
     round: int = 0
     late: list[timing.LatePaths] = field(default_factory=list)
+    wires: tuple[float, float] | None = None
     config: Path | None = None
 
     @property
@@ -122,8 +125,18 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         late=[timing.LatePaths(**group) for group in kept["late"]],
         rounds=rounds,
         round=number,
+        wires=_wires(start, found[0][0]),
         config=run.stem.with_suffix(".config"),
     )
+
+
+def _wires(start: Run, run: Run) -> tuple[float, float]:
+    kept = run.stem.with_suffix(".wires.json")
+    if not kept.is_file():
+        line = wires.by_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
+        kept.write_text(json.dumps(line), encoding="utf-8")
+    share, first_ns = json.loads(kept.read_text(encoding="utf-8"))
+    return share, first_ns
 
 
 def _gained(before: Round, after: Round) -> bool:
