@@ -277,6 +277,19 @@ def test_a_missing_tool_is_named(tmp_path: Path) -> None:
         run_tool("tool", [str(tmp_path / "none")], tmp_path / "log", 60, advice="reinstall it")
 
 
+def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
+    def placement(seed: int, late: int, wire: int) -> synth.Placement:
+        return synth.Placement(seed, 100.0 - late, 60.0, 9, 1000, late, [], wire, 1.0, "tool")
+
+    tried = [placement(1, 12, 650), placement(2, 3, 640), placement(3, 3, 610), placement(4, 9, 600)]
+    assert synth.best_placement(tried).seed == 3
+    target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute")
+    netlist = synth.Netlist(Path("x"), "", {}, dict.fromkeys(("lut", "ff", "dsp", "bram"), 1), {}, 0, [], 0.0, "pyosys")
+    figures = synth.summary(target, netlist, (), tried)
+    assert (figures["placed"]["seed"], figures["expected_mhz"]["4"], figures["wire_tiles"]["1"]) == (3, 91.0, 650)
+    assert "| expected after placement, seed 3 | 97.0 MHz | seed 1: 88.0, seed 2: 97.0, seed 4: 91.0 |" in synth.markdown(figures)
+
+
 @pytest.mark.parametrize(
     ("found", "best"),
     [

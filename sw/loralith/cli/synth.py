@@ -26,7 +26,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     stop.add_argument("--place-only", action="store_true", help="stop before routing: the clock that is foretold, and what is late")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="how many seeds to place; the one with the least wire is routed (default: 1)"
+        "--seeds",
+        type=int,
+        default=4,
+        metavar="N",
+        help="most seeds to place: one after another until none of its paths is foretold to be late (default: 4)",
     )
     parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="clock to aim at (default: the board's)")
     parser.add_argument("--timeout", type=float, default=120, metavar="MINUTES", help="for one call of a tool (default: 120)")
@@ -62,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         for seed in range(args.seed, args.seed + args.seeds):
             placements.append(synth.place(target, netlist, seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
+            if placements[-1].late_points == 0:
+                break
         if not args.place_only:
-            # The placer's luck differs from seed to seed, and too much wire cannot be routed.
-            least = min(placements, key=lambda placement: placement.wire_tiles)
-            routings.append(synth.route(target, netlist, least.seed))
+            routings.append(synth.route(target, netlist, synth.best_placement(placements).seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
     if args.json:
         output.emit_json(figures)

@@ -15,7 +15,7 @@ from .error import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
 from .placement import Placement, place
-from .report import markdown, summary
+from .report import best_placement, markdown, summary
 from .routing import Routing, route
 from .simulation import netlist_source
 from .target import PARTS, Target
@@ -29,6 +29,7 @@ __all__ = [
     "Routing",
     "SynthError",
     "Target",
+    "best_placement",
     "boards",
     "load_board",
     "markdown",

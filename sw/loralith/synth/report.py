@@ -14,7 +14,7 @@ from .placement import Placement
 from .routing import Arc, Routing
 from .target import Target
 
-__all__ = ["MOST_OF_THE_PART", "markdown", "summary"]
+__all__ = ["MOST_OF_THE_PART", "best_placement", "markdown", "summary"]
 
 MOST_OF_THE_PART = 0.9
 """A part that is fuller than this routes badly; `fits` says no."""
@@ -23,6 +23,14 @@ LATE_SHOWN = 40
 
 
 _ESTIMATE = "**An estimate by Yosys.** The part's own tool packs otherwise; nothing was placed or routed."
+
+
+def best_placement(placements: Sequence[Placement]) -> Placement:
+    """The one to route: with the fewest late end points, and of several the one with the least wire.
+
+    A placer's luck differs from seed to seed, by 15 MHz and by a tenth of the wire, and too much wire cannot be routed.
+    """
+    return min(placements, key=lambda placement: (placement.late_points, placement.wire_tiles))
 
 
 def summary(
@@ -38,12 +46,14 @@ def summary(
 
     `estimate`: Yosys's counts for a part that another tool places and routes. `fits`: no resource over `MOST_OF_THE_PART` of the part,
     except multipliers, of which all may be used. `fmax_mhz`, `meets` and the critical path are the best seed's, and null without a routing.
-    `placed`: of `placements` the one that was routed, or else the one with the least wire; null without one. `wire_tiles`: of all, by seed.
+    `placed`: of `placements` the one that was routed, or else the `best_placement`; null without one. `wire_tiles` and `expected_mhz`: of
+    all, by seed.
     `rounds`: of the best seed's routing; `late_routed`: what is late in the best one.
     """
     flow = FLOWS[target.board.tool]
     best = max(routings, key=lambda r: r.worst_mhz, default=None)
-    placed = min(placements, key=lambda p: (best is not None and p.seed != best.seed, p.wire_tiles), default=None)
+    routed = [placement for placement in placements if best and placement.seed == best.seed]
+    placed = best_placement(routed or placements) if placements else None
     used = best.used if best else netlist.total
     available = target.board.available
     share = {r: used[r] / available[r] for r in RESOURCES}
@@ -79,6 +89,7 @@ def summary(
         "critical_path": [{"kind": a.kind, "delay_ns": a.delay_ns, "signal": a.signal} for a in best.critical_path] if best else [],
         "placed": asdict(placed) if placed else None,
         "wire_tiles": {str(p.seed): p.wire_tiles for p in placements},
+        "expected_mhz": {str(p.seed): p.expected_mhz for p in placements},
         "synthesis_seconds": netlist.seconds,
         "modules": netlist.modules,
         "cells": netlist.cells,
@@ -137,7 +148,7 @@ def markdown(figures: dict[str, Any]) -> str:
     placed = figures["placed"]
     if placed:
         lines += [
-            f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | |",
+            f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | {_others(figures, placed['seed'])} |",
             f"| the same before {placed['moved']:,} cells of late paths moved | {placed['before_mhz']:.1f} MHz | |",
             f"| late end points after placement | {placed['late_points']:,} of {placed['end_points']:,}"
             f" | aimed at {figures['target_mhz']:g} MHz |",
@@ -165,6 +176,10 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += ["", "## Late after placement", "", "By module, wires' delays as foretold; the latest path of each."]
         lines += ["", *_late(placed["late"])]
     return "\n".join(lines) + "\n"
+
+
+def _others(figures: dict[str, Any], seed: int) -> str:
+    return ", ".join(f"seed {other}: {mhz:.1f}" for other, mhz in figures["expected_mhz"].items() if other != str(seed))
 
 
 def _late(groups: list[dict[str, Any]]) -> list[str]:
