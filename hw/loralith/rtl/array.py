@@ -34,7 +34,7 @@ class Columns(wiring.Component):
 
     Members:
         left: [lanes][R] INT8; right: [columns] INT8; valid, base, capture, shift: the array's.
-        neighbour: the shadow set of the column on the right; shadow: [columns][R] INT32, those of these.
+        neighbour: [R] INT32, the shadow set of the column on the right; shadow: [columns][R], those of these.
     """
 
     def __init__(self, rows: int, columns: int, lanes: int) -> None:
@@ -47,8 +47,8 @@ class Columns(wiring.Component):
                 "base": In(2),
                 "capture": In(1),
                 "shift": In(1),
-                "neighbour": In(32 * rows),
-                "shadow": Out(data.ArrayLayout(32 * rows, columns)),
+                "neighbour": In(data.ArrayLayout(32, rows)),
+                "shadow": Out(data.ArrayLayout(data.ArrayLayout(32, rows), columns)),
             }
         )
 
@@ -85,15 +85,16 @@ class Columns(wiring.Component):
                 up4.eq(base_given == Base.SHIFT4),
             ]
 
-        # Names that sort by column: Yosys writes signals in that order, and a simulator's compiler then takes a column as one vector.
-        rows, columns = range(self.rows), range(self.columns)
-        left = [[Signal(signed(8), name=f"left_{lane:02}_{i:02}", reset_less=True) for i in rows] for lane in range(self.lanes)]
+        # Names that sort by column: Yosys writes signals in that order, and a simulator's compiler then takes a column as one vector. For
+        # synthesis a row's elements are those that belong together (`synth/fanout.py`).
+        rows, columns, lanes = range(self.rows), range(self.columns), range(self.lanes)
+        left = [[Signal(signed(8), name=f"left_{lane:02}_{i:02}", reset_less=True) for i in rows] for lane in lanes]
         right = [Signal(signed(8), name=f"right_{j:02}", reset_less=True) for j in columns]
         product = [[Signal(signed(16), name=f"product_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
         acc = [[Signal(32, name=f"acc_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
-        shadow = [Signal(32 * self.rows, name=f"shadow_{j:02}", reset_less=True) for j in columns]
-        m.d.comb += self.shadow.as_value().eq(Cat(shadow))
-        m.d.sync += [left[lane][i].eq(self.left[lane][8 * i : 8 * i + 8]) for lane in range(self.lanes) for i in rows]
+        shadow = [[Signal(32, name=f"shadow_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
+        m.d.comb += self.shadow.as_value().eq(Cat(Cat(column) for column in shadow))
+        m.d.sync += [left[lane][i].eq(self.left[lane][8 * i : 8 * i + 8]) for lane in lanes for i in rows]
         m.d.sync += [right[j].eq(self.right[j]) for j in columns]
         m.d.sync += [product[j][i].eq(left[j * self.lanes // self.columns][i] * right[j]) for j in columns for i in rows]
         with m.If(accumulate):
@@ -106,9 +107,10 @@ class Columns(wiring.Component):
                     m.d.sync += old.eq(start.as_signed() + product[j][i])
         with m.If(move):
             with m.If(load):
-                m.d.sync += [shadow[j].eq(Cat(acc[j])) for j in columns]
+                m.d.sync += [shadow[j][i].eq(acc[j][i]) for j in columns for i in rows]
             with m.Else():
-                m.d.sync += [old.eq(new) for old, new in zip(shadow, [*shadow[1:], self.neighbour], strict=True)]
+                right_of = [*shadow[1:], [self.neighbour[i] for i in rows]]
+                m.d.sync += [shadow[j][i].eq(right_of[j][i]) for j in columns for i in rows]
         return m
 
 
@@ -160,7 +162,7 @@ class ProcessingArray(wiring.Component):
                 columns.right.eq(self.right[at.start : at.stop]),
                 columns.neighbour.eq(neighbour),
             ]
-            heads |= {j // group: columns.shadow[j - first] for j in at if j % group == 0}
-            neighbour = columns.shadow[0]
+            heads |= {j // group: columns.shadow[j - first].as_value() for j in at if j % group == 0}
+            neighbour = columns.shadow[0].as_value()
         m.d.comb += [self.heads[g].eq(head) for g, head in heads.items()]
         return m
