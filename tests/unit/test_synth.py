@@ -277,10 +277,22 @@ def test_a_missing_tool_is_named(tmp_path: Path) -> None:
         run_tool("tool", [str(tmp_path / "none")], tmp_path / "log", 60, advice="reinstall it")
 
 
-def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
-    def placement(seed: int, late: int, wire: int) -> synth.Placement:
-        return synth.Placement(seed, 100.0 - late, 60.0, 9, 1000, late, [], wire, 1.0, "tool")
+def placement(seed: int, late: int, wire: int) -> synth.Placement:
+    return synth.Placement(seed, 100.0 - late, 60.0, 9, 1000, late, [], wire, 1.0, "tool")
 
+
+@pytest.mark.parametrize(("late", "placed"), [([0], [1]), ([3, 0], [1, 2]), ([3, 2, 1, 4], [1, 2, 3, 4])])
+def test_seeds_are_placed_until_one_has_no_late_path(
+    late: list[int], placed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    netlist = synth.Netlist(Path("x"), "", {}, dict.fromkeys(("lut", "ff", "dsp", "bram"), 1), {}, 0, [], 0.0, "pyosys")
+    monkeypatch.setattr(synth, "synthesize", lambda target: netlist)
+    monkeypatch.setattr(synth, "place", lambda target, netlist, seed: placement(seed, [*late, 0][seed - 1], 600))
+    assert cli.main(["synth", "--board", "ulx3s-85f", "--place-only", "--output", str(tmp_path / "page"), "--json"]) == 0
+    assert [int(seed) for seed in json.loads(capsys.readouterr().out)["expected_mhz"]] == placed
+
+
+def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
     tried = [placement(1, 12, 650), placement(2, 3, 640), placement(3, 3, 610), placement(4, 9, 600)]
     assert synth.best_placement(tried).seed == 3
     target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute")
