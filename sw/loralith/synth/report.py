@@ -28,7 +28,7 @@ _ESTIMATE = "**An estimate by Yosys.** The part's own tool packs otherwise; noth
 def best_placement(placements: Sequence[Placement]) -> Placement:
     """The one to route: with the fewest late end points, and of several the one with the least wire.
 
-    A placer's luck differs from seed to seed, by 15 MHz and by a tenth of the wire, and too much wire cannot be routed.
+    Both are luck and differ from seed to seed; a clock that is missed counts first, and too much wire cannot be routed.
     """
     return min(placements, key=lambda placement: (placement.late_points, placement.wire_tiles))
 

@@ -131,6 +131,7 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
 
 
 def _wires(start: Run, run: Run) -> tuple[float, float]:
+    """`Routing.wires` of a routing; its .wires.json has it."""
     kept = run.stem.with_suffix(".wires.json")
     if not kept.is_file():
         line = wires.by_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
