@@ -11,7 +11,7 @@ from loralith.spec.commands import SEMAPHORES, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
-from .bursts import Burst, BurstSplitter
+from .bursts import BEAT_BITS, Burst, BurstSplitter
 from .completion import Completion
 from .fault import FaultLatch
 from .interfaces import CommandEntry, FaultSignature, OutReadSignature, SignalSignature, StatReadSignature, UnitControl, WaitSignature
@@ -107,6 +107,8 @@ class StoreUnit(wiring.Component):
             with m.If(job.row_bytes[i]):
                 m.d.comb += stretch.eq(job.rows << i)
         packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
+        beats = Signal(BEAT_BITS)  # a register: a job stays for a cycle at least before it starts
+        m.d.sync += beats.eq(Mux(job.packed, packed_beats, job.beats))
         # Whether all have room is a register: only a start takes it, and after one it is looked at anew.
         room = Signal()
         m.d.sync += room.eq(Cat(taker.ready for taker in takers).all() & ~start)
@@ -123,7 +125,7 @@ class StoreUnit(wiring.Component):
             indices.i.payload.eq(job.index),
             splitter.i.payload.address.eq(job.address),
             splitter.i.payload.rows.eq(Mux(job.packed, 1, job.rows)),
-            splitter.i.payload.beats.eq(Mux(job.packed, packed_beats, job.beats)),
+            splitter.i.payload.beats.eq(beats),
             splitter.i.payload.stride.eq(job.row_stride),
         ]
         issued_index = Signal(32)
