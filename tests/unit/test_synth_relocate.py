@@ -126,6 +126,31 @@ def test_neighbours_of_which_none_gains_alone_move_together(monkeypatch: pytest.
     assert (done.moved, done.late_after) == (2, 0)
 
 
+def test_neighbours_that_are_moved_back_are_not_moved_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For another path a pass may undo what neighbours gained: that is no reason to start over."""
+    rounds, first = [], {}
+    together = relocate.Relocator._together
+
+    def counted(self: relocate.Relocator) -> set[int]:
+        rounds.append(together(self))
+        return rounds[-1]
+
+    def undone(self: relocate.Relocator) -> set[int]:
+        for index, unit in enumerate(self.units):
+            place, cells = first.setdefault(index, (self.slices.where(unit), dict(unit.cells)))
+            self.slices.put(unit, *place, dict(cells))
+            self._follow(unit)
+        self._measure()
+        return set()
+
+    monkeypatch.setattr(relocate.Relocator, "_together", counted)
+    monkeypatch.setattr(relocate.Relocator, "_passes", undone)
+    design = loop()
+    design.relocate(4.0)
+    assert [design.at(name)[:2] for name in "fg"] == [(55, 38), (55, 38)]
+    assert [len(group) for group in rounds] == [2, 2, 0], "to the one before, to the one behind, and no more"
+
+
 def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
     """Blocks beside the LUTs need them as much as the far ones do."""
     design = loop()

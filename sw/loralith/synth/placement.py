@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from . import legality, macros, relocate, slices, spread, timing
 from .error import SynthError
@@ -17,8 +20,17 @@ from .timing import LatePaths
 
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
-_STEPS = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (macros, relocate, slices, spread, timing))
-"""Text of what is done to a netlist before it is placed, and after it: a placement depends on it."""
+PLACEMENTS = 3
+"""The second has about a tenth less wire than the first, the third a twentieth less than the second."""
+
+
+
+def _text(*modules: ModuleType) -> str:
+    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
+
+
+_BEFORE, _AFTER = _text(macros, spread), _text(relocate, slices, timing)
+"""What is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +63,14 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
     run = placed(target, netlist, seed)
     content = json.loads(run.stem.with_suffix(".late.json").read_text(encoding="utf-8"))
     content["late"] = [LatePaths(**late) for late in content["late"]]
-    wires = wire_length(run.stem.with_suffix(".placed.log").read_text(encoding="utf-8", errors="replace"))
-    return Placement(seed=seed, seconds=run.seconds, tool=run.tool, wire_tiles=wires, **content)
+    return Placement(seed=seed, seconds=run.seconds, tool=run.tool, **content)
 
 
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     """`netlist` as placed with `seed`: the stem's .placed and .late.json; from the netlist's folder where the same was made before.
 
-    Twice, the second time with its macros where the first one shows that they belong (`macros.py`); then cells of late paths move
-    (`relocate.py`). Raises SynthError.
+    `PLACEMENTS` times, each but the first with its macros where the one before shows that they belong (`macros.py`); then cells of late
+    paths move (`relocate.py`). Raises SynthError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
@@ -68,34 +79,41 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     spread.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
-    text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), _STEPS, pins, tool])
+    text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
 
-    def prepare() -> None:
+    def prepare(before: Path | None) -> None:
+        if before:
+            macros.lock(module, macros.assign(top_module(json.loads(before.read_text(encoding="utf-8")))))
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
-    def prepare_again() -> None:
-        macros.lock(module, macros.assign(top_module(json.loads(stem.with_suffix(".sketch").read_text(encoding="utf-8")))))
-        prepare()
-
     words = [*part_words(target), *words]
     files = {"--json": ".json", "--lpf": ".lpf"}
-    sketch = run_step(target, command, Run(stem, 0, tool), "sketched", words, files | {"--write": ".sketch"}, prepare)
-    run = run_step(target, command, sketch, "placed", words, files | {"--sdf": ".sdf", "--write": ".first"}, prepare_again)
-    _relocated(target, run)
-    return replace(run, seconds=sketch.seconds + run.seconds)
+    run, before, seconds = Run(stem, 0, tool), None, 0.0
+    for sketch in [f"sketch{number}" for number in range(1, PLACEMENTS)]:
+        written = {**files, "--write": f".{sketch}"}
+        run = run_step(target, command, run, sketch, words, written, partial(prepare, before))
+        before, seconds = stem.with_suffix(f".{sketch}"), seconds + run.seconds
+    written = {**files, "--sdf": ".sdf", "--write": ".first"}
+    run = run_step(target, command, run, "placed", words, written, partial(prepare, before))
+    return _relocated(target, replace(run, seconds=seconds + run.seconds))
 
 
-def _relocated(target: Target, run: Run) -> None:
-    """The .first placement's cells of late paths to better places: .placed; .late.json says what is late then."""
-    late, grid = run.stem.with_suffix(".late.json"), target.board.grid
-    if late.is_file() or grid is None:
-        return
+def _relocated(target: Target, first: Run) -> Run:
+    """A .first placement's cells of late paths to better places: .placed; .late.json says what is late then; the .sdf is as before."""
+    grid = target.board.grid
+    assert grid is not None, "boards of tools that place have one"
+    text = f"{_AFTER}{grid}{target.frequency_mhz}"
+    run = replace(first, stem=first.stem.with_name(f"{first.stem.name}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"))
+    late = run.stem.with_suffix(".late.json")
+    if late.is_file():
+        return run
     target.progress("relocate: late paths")
     period_ns = 1000 / target.frequency_mhz
-    content = json.loads(run.stem.with_suffix(".first").read_text(encoding="utf-8"))
+    content = json.loads(first.stem.with_suffix(".first").read_text(encoding="utf-8"))
+    shutil.copyfile(first.stem.with_suffix(".sdf"), run.stem.with_suffix(".sdf"))
     delays = read_delays(run.stem.with_suffix(".sdf"))
     paths = timing.Timing(delays)
     before = delays.ns.copy()
@@ -103,7 +121,7 @@ def _relocated(target: Target, run: Run) -> None:
     before_mhz = paths.report(period_ns)["expected_mhz"]
     delays.ns[:] = before
     module = top_module(content)
-    done = relocate.relocate(module, delays, grid, period_ns)
+    done = relocate.relocate(module, delays, grid, period_ns, target.progress)
     if problems := legality.problems(module):
         raise SynthError(
             f"cells moved to where they cannot be: {problems[0]} ({len(problems)} in all); this is a mistake in synth/slices.py"
@@ -111,8 +129,10 @@ def _relocated(target: Target, run: Run) -> None:
     found = paths.report(period_ns)
     target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
-    kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved}
+    tiles = wire_length(first.stem.with_suffix(".placed.log").read_text(encoding="utf-8", errors="replace"))
+    kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved, "wire_tiles": tiles}
     late.write_text(json.dumps(kept), encoding="utf-8")
+    return run
 
 
 def wire_length(log: str) -> int:

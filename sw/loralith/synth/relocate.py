@@ -9,6 +9,7 @@ own function of the distance, see `routed`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ ENDS = 20
 """Of so many of the latest paths."""
 ROUNDS = 100
 """Most times that neighbours move together."""
+SAID = 10
+"""Rounds from one line of progress to the next."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,17 @@ class Relocation:
     tns_after: float
 
 
-def relocate(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -> Relocation:
-    """Moves cells of the flat `module` of a design that nextpnr placed and wrote. `delays` becomes that of routed wires after it.
+def relocate(
+    module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float, progress: Callable[[str], None] = lambda line: None
+) -> Relocation:
+    """Moves cells of the flat `module` of a design that nextpnr placed and wrote. `delays` becomes that of routed wires after it;
+    `progress` gets a line now and then.
 
     Cells named reserved_* are taken away: nothing else is placed after this.
     """
     for name in [name for name in module["cells"] if name.startswith("reserved_")]:
         del module["cells"][name]
-    return Relocator(module, delays, grid, period_ns * MARGIN).run()
+    return Relocator(module, delays, grid, period_ns * MARGIN, progress).run()
 
 
 def routed(delays: Delays) -> None:
@@ -73,8 +79,12 @@ def routed(delays: Delays) -> None:
 class Relocator:
     """Moves cells of late paths of `module`; `run` does it, `has_moved` tells which pins did, `follows` the wires that it reckons with."""
 
-    def __init__(self, module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -> None:
-        self.delays, self.period_ns = delays, period_ns
+    def __init__(
+        self, module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float, progress: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.delays, self.period_ns, self.progress = delays, period_ns, progress
+        self.in_vain: set[tuple[int, ...]] = set()
+        """Units that were moved together, and the pin to which."""
         self.has_moved = np.zeros(len(delays.pins), bool)
         self.slices = Slices(module["cells"], grid)
         at = {name.replace("\\", ""): place[:2] for name, place in self.slices.place.items()}
@@ -112,12 +122,15 @@ class Relocator:
         return self.first_ns + self.unit_ns * (6 + far + 2 * near)
 
     def _measure(self) -> None:
-        """The delays of wires as their ends are now."""
+        """The delays of wires as their ends are now, and the times that follow."""
         d = self.delays
         arcs = np.nonzero(self.follows & (~self.fixed | self.has_moved[d.source] | self.has_moved[d.sink]))[0]
         source, sink = d.source[arcs], d.sink[arcs]
         d.ns[arcs] = self._delay(self.x[source] - self.x[sink], self.y[source] - self.y[sink])
-        self.arrival, self.required = self.timing.arrival(), self.timing.required(self.period_ns)
+        self.arrival = self.timing.arrival()
+
+    def _slacks(self) -> None:
+        self.required = self.timing.required(self.period_ns)
         self.slack = self.required - self.arrival
 
     def _units(self) -> None:
@@ -139,11 +152,16 @@ class Relocator:
     def run(self) -> Relocation:
         self._measure()
         before, moved = self._late(), self._passes()
-        for _ in range(ROUNDS):
+        for number in range(1, ROUNDS + 1):
+            late = self._late_slacks()
             now = self._together()
             if not now:
                 break
             moved |= now | self._passes()
+            if self._gained(late):
+                self.in_vain.clear()
+            if not number % SAID:
+                self.progress(f"relocate: {number} of at most {ROUNDS} rounds, longest path {self.period_ns - late.min():.2f} ns")
         self.slices.write()
         after = self._late()
         return Relocation(len(moved), before[0], after[0], before[1], after[1])
@@ -151,6 +169,7 @@ class Relocator:
     def _passes(self) -> set[int]:
         moved: set[int] = set()
         for _ in range(PASSES):
+            self._slacks()
             now = self._pass()
             if not now:
                 break
@@ -188,7 +207,10 @@ class Relocator:
         return moved
 
     def _together(self) -> set[int]:
-        """Moves neighbours on one of the latest paths to the one before or behind them, where that gains. Returns which."""
+        """Moves neighbours on one of the latest paths to the one before or behind them, where that gains. Returns which.
+
+        What was tried is not tried again before something has gained: the passes that follow may undo it.
+        """
         ends = self.period_ns - self.delays.setup - self.arrival
         late = np.nonzero(ends < 0)[0]
         for end in late[np.argsort(ends[late], kind="stable")][:ENDS]:
@@ -208,7 +230,10 @@ class Relocator:
     def _gains(self, group: list[int], pin: int, late: np.ndarray) -> bool:
         """Moves units as near to a pin as there is room; back again where that is worse for the latest path or all of them, late by `late`
         before, or better for neither."""
-        before, delays, moved = [], self.delays.ns.copy(), self.has_moved.copy()
+        if (*group, pin) in self.in_vain:
+            return False
+        self.in_vain.add((*group, pin))
+        before, delays, moved, arrival = [], self.delays.ns.copy(), self.has_moved.copy(), self.arrival
         for index in group:
             unit = self.units[index]
             tiles = self.slices.room(unit)
@@ -217,16 +242,19 @@ class Relocator:
                 distance = np.abs(self.slices.tile_x[tiles] - self.x[pin]) + np.abs(self.slices.tile_y[tiles] - self.y[pin])
                 self._move(unit, int(tiles[np.argmin(distance)]))
         self._measure()
-        now = self._late_slacks()
-        first, all_late = now.min(initial=0) - late.min(), now.sum() - late.sum()
-        if min(first, all_late) >= 0 and max(first, all_late) > LEAST_NS:
+        if self._gained(late):
             return True
         for unit, *old in reversed(before):
             self.slices.put(unit, *old)
             self._follow(unit)
-        self.delays.ns[:], self.has_moved = delays, moved
-        self._measure()
+        self.delays.ns[:], self.has_moved, self.arrival = delays, moved, arrival
         return False
+
+    def _gained(self, late: np.ndarray) -> bool:
+        """Whether the latest path or all of them are less late than by `late`, and neither is more."""
+        now = self._late_slacks()
+        first, all_late = now.min(initial=0) - late.min(initial=0), now.sum() - late.sum()
+        return bool(min(first, all_late) >= 0 and max(first, all_late) > LEAST_NS)
 
     def _around(self, unit: Unit) -> np.ndarray:
         """Pins of other cells that wires join a unit to."""
