@@ -108,6 +108,29 @@ def test_scratchpads_take_bytes_in_a_loop_over_their_lanes() -> None:
     assert not re.search(r"if \(enable\d+ ?\[\d+\]\)", text), "a statement for one byte"
 
 
+def test_columns_are_one_module() -> None:
+    """All but the last, whose neighbour is no column: a simulator has one code for all of them."""
+    from loralith.gen import verilog
+
+    text = verilog.convert(PRESETS["ecp5"])
+    name = r"\\loralith\.compute\.array\.columns(\d*)"
+    assert sorted(re.findall(rf"^module {name} ", text, flags=re.MULTILINE)) == ["", "14"]
+    instances = re.findall(rf"^  {name}  (columns\d+) \(", text, flags=re.MULTILINE)
+    assert sorted(instances) == sorted(("14" if j == 14 else "", f"columns{j}") for j in range(0, 16, 2))
+
+
+def test_modules_that_differ_are_not_taken_for_one() -> None:
+    from loralith.gen import verilog
+
+    one = "module \\top.a1 (i, o);\n  input i;\n  wire \\$procmux$7_Y ;\n  assign o = i;\nendmodule\n"
+    same = one.replace("a1", "a2").replace("$7", "$9")
+    other = one.replace("a1", "a3").replace("= i", "= ~i")
+    top = "module top (i, o);\n" + "".join(f"  \\top.a{k}  a{k} (\n    .i(i)\n  );\n" for k in (1, 2, 3)) + "endmodule\n"
+    text = verilog.modules_once(one + same + other + top)
+    assert re.findall(r"^module (\S+)", text, flags=re.MULTILINE) == ["\\top.a", "\\top.a3", "top"]
+    assert re.findall(r"^  (\S+)  (a\d) \(", text, flags=re.MULTILINE) == [("\\top.a", "a1"), ("\\top.a", "a2"), ("\\top.a3", "a3")]
+
+
 def test_every_signal_has_a_name() -> None:
     """One of two that are made in one assignment would be called $signal: in waveforms, and in the paths that a synthesis reports."""
     from loralith.gen import verilog

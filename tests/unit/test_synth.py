@@ -45,7 +45,7 @@ def test_scratchpads_and_buffers_are_block_ram(small: synth.Netlist) -> None:
 
 @needs_pyosys
 def test_each_element_and_each_half_of_a_lane_is_one_multiplier(small: synth.Netlist) -> None:
-    assert small.modules["loralith.compute.array"]["dsp"] == SMALL.processing_elements
+    assert small.modules["loralith.compute.array.columns"]["dsp"] == SMALL.processing_elements
     assert small.modules["loralith.compute.ppu"]["dsp"] == DSP_PER_LANE * SMALL.rows
     assert small.total["dsp"] == SMALL.processing_elements + DSP_PER_LANE * SMALL.rows
 
@@ -68,10 +68,10 @@ def test_nothing_is_a_latch(small: synth.Netlist) -> None:
 
 @needs_pyosys
 def test_accumulators_and_nothing_more_are_the_array_s_flip_flops(small: synth.Netlist) -> None:
-    """Product, accumulator and shadow: 80 bits an element; an operand: 8 bits of each row and fold, and of each column."""
-    ff = small.modules["loralith.compute.array"]["ff"]
-    elements, operands = SMALL.processing_elements, SMALL.rows * SMALL.max_fold + SMALL.cols
-    assert 80 * elements <= ff <= 80 * elements + 8 * operands
+    """Product, accumulator and shadow: 80 bits an element; an operand: 8 bits of each row and fold, and of each column; control."""
+    ff = small.modules["loralith.compute.array.columns"]["ff"]
+    elements, operands, control = SMALL.processing_elements, SMALL.rows * SMALL.max_fold + SMALL.cols, 12
+    assert 80 * elements + control <= ff <= 80 * elements + control + 8 * operands
 
 
 VERILOG = """\

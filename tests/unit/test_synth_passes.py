@@ -164,6 +164,21 @@ def test_a_register_read_by_many_is_copied_with_all_that_it_takes() -> None:
     assert all(cell["connections"]["CLK"] == [netlist.bits["clk"]] for cell in cells.values())
 
 
+def test_rows_of_the_array_share_copies() -> None:
+    """Two columns, which the names tell first; six rows of two bits: a copy for two rows."""
+    netlist = Netlist("clk", "d")
+    netlist.cell("flop", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="d", Q="q")
+    names = {(i, bit): [f"acc_{j:02}_{i:02}_FF_{bit}" for j in range(2)] for i in range(6) for bit in range(2)}
+    for name in (name for pair in names.values() for name in pair):
+        netlist.cell(name, "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="q", Q=f"{name}_q")
+    assert fanout.split(netlist.module, limit=8) == 2
+    rows: dict[int, set[int]] = {}
+    for (i, _), pair in names.items():
+        rows.setdefault(i, set()).update(netlist.module["cells"][name]["connections"]["DI"][0] for name in pair)
+    assert all(len(drivers) == 1 for drivers in rows.values())
+    assert rows[0] == rows[1] != rows[2] == rows[3] != rows[4] == rows[5]
+
+
 def test_copies_of_copies_have_names_of_their_own() -> None:
     """Copies of the LUTs read the register more often, which then is copied in the next round: each net keeps its driver."""
     netlist = Netlist("clk", "d")

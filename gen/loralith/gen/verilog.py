@@ -12,7 +12,7 @@ from typing import Any
 from loralith.spec.config import Config
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "convert_baseline", "describe", "emit"]
+__all__ = ["MODULE", "convert", "convert_baseline", "describe", "emit", "modules_once"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -48,7 +48,35 @@ def _text(component: Any, name: str) -> str:
     text = to_rtlil(component, name=name, emit_src=False)
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
     yosys = find_yosys(lambda version: version >= (0, 40))
-    return _lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True)))
+    return modules_once(_lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True))))
+
+
+def modules_once(verilog: str) -> str:
+    """One module where Amaranth writes one for each instance: for modules that differ in a number at the end of their names alone."""
+    module = r"^module (\\\S+) (\(.*?^endmodule\n)"
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, body in re.findall(module, verilog, flags=re.MULTILINE | re.DOTALL):
+        alike.setdefault((name.rstrip("0123456789"), _numbered(body)), []).append(name)
+    shared = {name: stem for (stem, _), names in alike.items() if len(names) > 1 for name in names}
+    written: set[str] = set()
+
+    def once(match: re.Match[str]) -> str:
+        name, body = match.groups()
+        if name not in shared:
+            return match[0]
+        if shared[name] in written:
+            return ""
+        written.add(shared[name])
+        return f"module {shared[name]} {_numbered(body)}"
+
+    verilog = re.sub(module, once, verilog, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^  (\\\S+) (?= \S+ \()", lambda match: f"  {shared.get(match[1], match[1])} ", verilog, flags=re.MULTILINE)
+
+
+def _numbered(body: str) -> str:
+    """``body`` with Yosys's numbers, which count through all modules, from 0 on."""
+    numbers: dict[str, str] = {}
+    return re.sub(r"(?<=\\\$procmux\$)\d+", lambda match: numbers.setdefault(match[0], str(len(numbers))), body)
 
 
 def _zeros_as_loops(verilog: str) -> str:

@@ -1,10 +1,11 @@
 """The processing elements: R x C output-stationary INT8 multiply-accumulate with shadow accumulators."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,37 +25,55 @@ class Base(IntEnum):
     """By four."""
 
 
-class ColumnControl(wiring.Component):
-    """What a few columns do, in registers of their own: one register for all elements would be far from most of them.
+class Columns(wiring.Component):
+    """Columns of elements that lie together, with registers of their own for what all of them do.
+
+    Operands and products rest in registers that have neither enable nor reset: those are a multiplier block's own
+    (`synth/registers.py`). Verilator keeps this a module of its own, whose code serves all instances (`device/native/modules.vlt`).
+
+    Parameters: rows, columns; lanes: how many left operands there are, each for columns / lanes of the columns.
 
     Members:
-        valid, base, capture, shift: the array's.
-        accumulate: three cycles later: add the product.
-        keep, up1, up4: to what: to the sum as it is, or shifted up by one or by four; else to zero. One register for each, so that
-            an element's adder and one level of logic do.
-        move, load: in the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
+        left: [lanes][R] INT8; right: [columns] INT8; valid, base, capture, shift: the array's.
+        neighbour: [R] INT32, the shadow set of the column on the right; shadow: [columns][R], those of these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int, columns: int, lanes: int) -> None:
+        self.rows, self.columns, self.lanes = rows, columns, lanes
         super().__init__(
-            {name: In(1) for name in ("valid", "capture", "shift")}
-            | {name: Out(1) for name in ("accumulate", "move", "load")}
-            | {name: Out(1) for name in ("keep", "up1", "up4")}
-            | {"base": In(2)}
+            {
+                "left": In(data.ArrayLayout(8 * rows, lanes)),
+                "right": In(data.ArrayLayout(8, columns)),
+                "valid": In(1),
+                "base": In(2),
+                "capture": In(1),
+                "shift": In(1),
+                "neighbour": In(32).array(rows),
+                "shadow": Out(data.ArrayLayout(data.ArrayLayout(32, rows), columns)),
+            }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        # Three cycles later: add the product, to the sum as it is, or shifted up by one or by four, else to zero. A register for each,
+        # so that an element's adder and one level of logic do.
         given = Signal()
         multiplied = Signal()
+        accumulate = Signal()
         base = Signal(2)
         base_given = Signal(2)
+        keep = Signal()
+        up1 = Signal()
+        up4 = Signal()
+        # In the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
+        move = Signal()
+        load = Signal()
         m.d.sync += [
             given.eq(self.valid),
             multiplied.eq(given),
-            self.accumulate.eq(multiplied),
-            self.move.eq(self.capture | self.shift),
-            self.load.eq(self.capture),
+            accumulate.eq(multiplied),
+            move.eq(self.capture | self.shift),
+            load.eq(self.capture),
         ]
         with m.If(self.valid):
             m.d.sync += base.eq(self.base)
@@ -62,10 +81,37 @@ class ColumnControl(wiring.Component):
             m.d.sync += base_given.eq(base)
         with m.If(multiplied):
             m.d.sync += [
-                self.keep.eq(base_given == Base.KEEP),
-                self.up1.eq(base_given == Base.SHIFT1),
-                self.up4.eq(base_given == Base.SHIFT4),
+                keep.eq(base_given == Base.KEEP),
+                up1.eq(base_given == Base.SHIFT1),
+                up4.eq(base_given == Base.SHIFT4),
             ]
+
+        # Names that sort by column: Yosys writes signals in that order, and a simulator's compiler then takes a column as one vector. For
+        # synthesis a row's elements are those that belong together (`synth/fanout.py`).
+        rows, columns, lanes = range(self.rows), range(self.columns), range(self.lanes)
+        left = [[Signal(signed(8), name=f"left_{lane:02}_{i:02}", reset_less=True) for i in rows] for lane in lanes]
+        right = [Signal(signed(8), name=f"right_{j:02}", reset_less=True) for j in columns]
+        product = [[Signal(signed(16), name=f"product_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
+        acc = [[Signal(32, name=f"acc_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
+        shadow = [[Signal(32, name=f"shadow_{j:02}_{i:02}", reset_less=True) for i in rows] for j in columns]
+        m.d.comb += self.shadow.as_value().eq(Cat(Cat(column) for column in shadow))
+        m.d.sync += [left[lane][i].eq(self.left[lane][8 * i : 8 * i + 8]) for lane in lanes for i in rows]
+        m.d.sync += [right[j].eq(self.right[j]) for j in columns]
+        m.d.sync += [product[j][i].eq(left[j * self.lanes // self.columns][i] * right[j]) for j in columns for i in rows]
+        with m.If(accumulate):
+            for j in reversed(columns):
+                for i in reversed(rows):
+                    # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
+                    old = acc[j][i]
+                    starts = ((keep, old), (up1, Cat(Const(0, 1), old[:31])), (up4, Cat(Const(0, 4), old[:28])))
+                    start = reduce(or_, (Mux(chosen, value, Const(0, 32)) for chosen, value in starts))
+                    m.d.sync += old.eq(start.as_signed() + product[j][i])
+        with m.If(move):
+            with m.If(load):
+                m.d.sync += [shadow[j][i].eq(acc[j][i]) for j in columns for i in rows]
+            with m.Else():
+                right_of = [*shadow[1:], self.neighbour]
+                m.d.sync += [shadow[j][i].eq(right_of[j][i]) for j in columns for i in rows]
         return m
 
 
@@ -73,8 +119,7 @@ class ProcessingArray(wiring.Component):
     """R x C elements, each acc = base(acc) + left * right in one step per cycle.
 
     The columns form ``max_fold`` lane groups of C / max_fold columns; group l takes the left operand ``left[l]``, R bytes.
-    All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32. Operands and products rest in registers
-    that have neither enable nor reset: those are a multiplier block's own (`synth/registers.py`).
+    All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32.
 
     Members:
         valid: a step is on the operand ports in the next cycle.
@@ -86,7 +131,7 @@ class ProcessingArray(wiring.Component):
     """
 
     accumulate_delay = 3
-    columns_per_control = 2
+    columns_together = 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -106,34 +151,19 @@ class ProcessingArray(wiring.Component):
         m = Module()
         config = self.config
         group = config.cols // config.max_fold
-        # Registers of a kind next to each other, so that a simulator's compiler can treat several at once.
-        rows, cols = range(config.rows), range(config.cols)
-        product = [[Signal(signed(16), name=f"product_{i}_{j}", reset_less=True) for j in cols] for i in rows]
-        acc = [[Signal(32, name=f"acc_{i}_{j}", reset_less=True) for j in cols] for i in rows]
-        shadow = [[Signal(32, name=f"shadow_{i}_{j}", reset_less=True) for j in cols] for i in rows]
-        left = Signal.like(self.left, reset_less=True)
-        right = Signal.like(self.right, reset_less=True)
-        m.d.sync += [left.eq(self.left), right.eq(self.right)]
-        for i in rows:
-            for j in cols:
-                m.d.sync += product[i][j].eq(left[j // group][8 * i : 8 * i + 8].as_signed() * right[j].as_signed())
-        for first in range(0, config.cols, self.columns_per_control):
-            m.submodules[f"control{first}"] = control = ColumnControl()
-            m.d.comb += [getattr(control, name).eq(getattr(self, name)) for name in ("valid", "base", "capture", "shift")]
-            elements = [(i, j) for i in rows for j in cols[first : first + self.columns_per_control]]
-            with m.If(control.accumulate):
-                for i, j in elements:
-                    # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
-                    old = acc[i][j]
-                    starts = ((control.keep, old), (control.up1, Cat(Const(0, 1), old[:31])), (control.up4, Cat(Const(0, 4), old[:28])))
-                    start = reduce(or_, (Mux(chosen, value, Const(0, 32)) for chosen, value in starts))
-                    m.d.sync += old.eq(start.as_signed() + product[i][j])
-            with m.If(control.move):
-                with m.If(control.load):
-                    m.d.sync += [shadow[i][j].eq(acc[i][j]) for i, j in elements]
-                with m.Else():
-                    m.d.sync += [shadow[i][j].eq(shadow[i][j + 1] if j + 1 < config.cols else 0) for i, j in elements]
-        for i in rows:
-            for g in range(config.max_fold):
-                m.d.comb += self.heads[g][32 * i : 32 * i + 32].eq(shadow[i][g * group])
+        heads: dict[int, Value] = {}
+        neighbour: Sequence[ValueLike] = [Const(0, 32)] * config.rows
+        for first in reversed(range(0, config.cols, self.columns_together)):
+            at = range(first, min(first + self.columns_together, config.cols))
+            left = self.left[at[0] // group : at[-1] // group + 1]
+            m.submodules[f"columns{first}"] = columns = Columns(config.rows, len(at), len(left))
+            m.d.comb += [getattr(columns, name).eq(getattr(self, name)) for name in ("valid", "base", "capture", "shift")]
+            m.d.comb += [
+                columns.left.eq(left),
+                columns.right.eq(self.right[at.start : at.stop]),
+                *(port.eq(value) for port, value in zip(columns.neighbour, neighbour, strict=True)),
+            ]
+            heads |= {j // group: columns.shadow[j - first].as_value() for j in at if j % group == 0}
+            neighbour = [columns.shadow[0][i] for i in range(config.rows)]
+        m.d.comb += [self.heads[g].eq(head) for g, head in heads.items()]
         return m

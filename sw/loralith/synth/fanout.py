@@ -76,5 +76,6 @@ def _groups(pins: list[tuple[str, str, int]], limit: int) -> list[list[tuple[str
 
 
 def _natural(pin: tuple[str, str, int]) -> list[tuple[int, str]]:
-    """Numbers by their value."""
-    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", pin[0])]
+    """Numbers by their value; of the array's elements, `name_column_row`, the row first: what a row gives goes to one lane of results."""
+    name = re.sub(r"_(\d\d)_(\d\d)(?=\D|$)", r"_\2_\1", pin[0])
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]

@@ -75,7 +75,9 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     """
     verilator = find_verilator()
     source = source or verilog(config)
-    native = sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *((SOURCES / "exercise.py",) if profiled else ())))
+    native = sorted(
+        (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "exercise.py",) if profiled else ()))
+    )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
     key = _digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
@@ -85,7 +87,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
             *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", folder / "obj"),
             *("--compiler-include", SOURCES / "arithmetic.h"),
             *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", folder / LIBRARY),
-            *(source, SOURCES / "model.cpp"),
+            *(SOURCES / "modules.vlt", source, SOURCES / "model.cpp"),
         )
         # The object files' paths name the profile's: the second compilation takes place in the same folder.
         shutil.rmtree(folder / "obj")
