@@ -24,7 +24,6 @@ PLACEMENTS = 3
 """The second has about a tenth less wire than the first, the third a twentieth less than the second."""
 
 
-
 def _text(*modules: ModuleType) -> str:
     return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
 
