@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,27 +130,26 @@ def test_neighbours_of_which_none_gains_alone_move_together(monkeypatch: pytest.
 
 def test_neighbours_that_are_moved_back_are_not_moved_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """For another path a pass may undo what neighbours gained: that is no reason to start over."""
-    rounds, first = [], {}
+    rounds = []
     together = relocate.Relocator._together
 
-    def counted(self: relocate.Relocator) -> set[int]:
+    def counted(self: relocate.Relocator) -> bool:
         rounds.append(together(self))
         return rounds[-1]
 
-    def undone(self: relocate.Relocator) -> set[int]:
-        for index, unit in enumerate(self.units):
-            place, cells = first.setdefault(index, (self.slices.where(unit), dict(unit.cells)))
-            self.slices.put(unit, *place, dict(cells))
-            self._follow(unit)
+    def undone(self: relocate.Relocator) -> None:
+        for index, place in reversed(self.moves):
+            self.slices.back(self.units[index], place)
+            self._follow(self.units[index])
+        self.moves.clear()
         self._measure()
-        return set()
 
     monkeypatch.setattr(relocate.Relocator, "_together", counted)
     monkeypatch.setattr(relocate.Relocator, "_passes", undone)
     design = loop()
-    design.relocate(4.0)
+    done, _ = design.relocate(4.0)
     assert [design.at(name)[:2] for name in "fg"] == [(55, 38), (55, 38)]
-    assert [len(group) for group in rounds] == [2, 2, 0], "to the one before, to the one behind, and no more"
+    assert (rounds, done.moved) == ([True, True, False], 0), "to the one before, to the one behind, and no more"
 
 
 def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
@@ -166,11 +167,17 @@ def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
     assert (done.moved, delays.ns.tolist()) == (0, pytest.approx(expected))
 
 
-def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
+def direct() -> Design:
+    """A detour with a wire within the tile that has no delay."""
     design = detour()
     design.flip_flop("c", (55, 38, "SLICEA.FF1"), {"M": 8, "Q": 9})
     design.module["cells"]["f"]["connections"]["B"] = [9]
     design.wires.append(("c/Q", "f/B"))
+    return design
+
+
+def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
+    design = direct()
     delays = design.delays()
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("f", "B")))[0]
     assert delays.ns[arc] == 0
@@ -275,8 +282,8 @@ def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
     assert done.late_after == 0
 
 
-def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
-    """The chain is beside the one block, far from the other; the flip-flop goes halfway, with a wire from the chain."""
+def chained() -> Design:
+    """A carry chain beside the one block, far from the other, and the flip-flop behind it."""
     design = Design()
     design.block("a", 10, 10, {"M": 1, "Q": 2})
     design.lut("chain", (10, 11, "SLICEB.K1"), {"A": 2, "F": 3}, mode="CCU2")
@@ -284,6 +291,12 @@ def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
     design.module["cells"]["c"]["parameters"]["SD"] = "1 "
     design.block("b", 40, 10, {"M": 4})
     design.wires = [("a/Q", "chain/A"), ("chain/F", "c/DI"), ("c/Q", "b/M")]
+    return design
+
+
+def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
+    """It goes halfway, with a wire from the chain."""
+    design = chained()
     delays = design.delays()
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
     relocate.relocate(design.module, delays, GRID, 2.7)
@@ -294,6 +307,25 @@ def test_a_flip_flop_leaves_the_carry_chain_in_front_of_it() -> None:
     assert (cell["connections"], cell["parameters"]["SD"]) == ({"CLK": [0], "M": [3], "Q": [4]}, "0 ")
     assert cell["port_directions"]["M"] == "input"
     assert delays.ns[arc] == pytest.approx(routed_ns(wire_ps((10, 11), (x, y))))
+
+
+@pytest.mark.parametrize("make", [detour, direct, chained])
+def test_passes_that_gain_nothing_are_taken_back(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Design]) -> None:
+    """With places, inputs and delays as they were, and what is known of direct wires."""
+    design = make()
+    before, delays = copy.deepcopy(design.module), design.delays()
+    expected = copy.deepcopy(delays)
+    relocate.routed(expected)
+    tried = []
+    run = relocate.Relocator._pass
+    monkeypatch.setattr(relocate.Relocator, "_pass", lambda self: tried.append(run(self)) or tried[-1])
+    monkeypatch.setattr(relocate.Relocator, "_late_slacks", lambda self: np.array([-1.0]))
+    relocator = relocate.Relocator(design.module, delays, GRID, 2.0)
+    done = relocator.run()
+    assert (tried[0], done.moved, design.module) == (True, 0, before)
+    assert delays.ns.tolist() == pytest.approx(expected.ns.tolist())
+    relocator._measure()
+    assert delays.ns.tolist() == pytest.approx(expected.ns.tolist())
 
 
 def test_a_flip_flop_stays_with_its_carry_chain_where_that_is_best() -> None:

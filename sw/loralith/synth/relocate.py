@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .board import Grid
-from .slices import Slices, Unit
+from .slices import Place, Slices, Unit
 from .timing import Delays, Timing
 
 __all__ = ["FIRST_NS", "ROUTED", "Relocation", "Relocator", "relocate", "routed"]
@@ -36,6 +36,8 @@ NEAR_NS = 0.05
 REACH = 6
 """Tiles around what a cell is joined to that are looked at."""
 PASSES = 40
+PATIENCE = 3
+"""So many passes in a row without a gain are the last ones: each moves what is best for one path, and may be worse for others."""
 TOGETHER = (2, 3, 4, 5)
 """Of so many neighbours on a late path it is tried whether they gain together."""
 ENDS = 20
@@ -44,6 +46,9 @@ ROUNDS = 100
 """Most times that neighbours move together."""
 SAID = 10
 """Rounds from one line of progress to the next."""
+
+_State = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+"""How many moves were made, the wires' delays, which pins moved, and the arrival times."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Relocator:
         self, module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float, progress: Callable[[str], None] = lambda line: None
     ) -> None:
         self.delays, self.period_ns, self.progress = delays, period_ns, progress
+        self.moves: list[tuple[int, Place]] = []
+        """Which unit moved, and from where."""
         self.in_vain: set[tuple[int, ...]] = set()
         """Units that were moved together, and the pin to which."""
         self.has_moved = np.zeros(len(delays.pins), bool)
@@ -151,31 +158,34 @@ class Relocator:
 
     def run(self) -> Relocation:
         self._measure()
-        before, moved = self._late(), self._passes()
+        before = self._late()
+        self._passes()
         for number in range(1, ROUNDS + 1):
             late = self._late_slacks()
-            now = self._together()
-            if not now:
+            if not self._together():
                 break
-            moved |= now | self._passes()
+            self._passes()
             if self._gained(late):
                 self.in_vain.clear()
             if not number % SAID:
                 self.progress(f"relocate: {number} of at most {ROUNDS} rounds, longest path {self.period_ns - late.min():.2f} ns")
         self.slices.write()
         after = self._late()
-        return Relocation(len(moved), before[0], after[0], before[1], after[1])
+        return Relocation(len({index for index, _ in self.moves}), before[0], after[0], before[1], after[1])
 
-    def _passes(self) -> set[int]:
-        moved: set[int] = set()
+    def _passes(self) -> None:
+        """Passes as long as there is a gain, and back to the best one: the latest path counts before all others."""
+        best, late, vain = self._state(), self._late_slacks(), 0
         for _ in range(PASSES):
             self._slacks()
-            now = self._pass()
-            if not now:
+            if vain == PATIENCE or not self._pass():
                 break
-            moved |= now
             self._measure()
-        return moved
+            vain += 1
+            if self._gained(late) or self._late_slacks().min(initial=0) > late.min(initial=0) + LEAST_NS:
+                best, late, vain = self._state(), self._late_slacks(), 0
+        if vain:
+            self._back(best)
 
     def _late(self) -> tuple[int, float]:
         late = self._late_slacks()
@@ -185,14 +195,26 @@ class Relocator:
         ends = self.period_ns - self.delays.setup - self.arrival
         return ends[~np.isnan(ends) & (ends < 0)]
 
-    def _pass(self) -> set[int]:
-        """Moves late units, none next to another that moved: its times would no longer be right. Returns which."""
+    def _state(self) -> _State:
+        return len(self.moves), self.delays.ns.copy(), self.has_moved.copy(), self.arrival
+
+    def _back(self, state: _State) -> None:
+        """To a `_state` of before."""
+        count, ns, has_moved, self.arrival = state
+        while len(self.moves) > count:
+            index, place = self.moves.pop()
+            self.slices.back(self.units[index], place)
+            self._follow(self.units[index])
+        self.delays.ns[:], self.has_moved[:] = ns, has_moved
+
+    def _pass(self) -> bool:
+        """Moves late units, none next to another that moved: its times would no longer be right. Whether one did."""
         late = np.nonzero((self.slack < 0) & np.isfinite(self.slack) & (self.unit_of >= 0))[0]
         worst: dict[int, float] = {}
         for pin in late:
             unit = int(self.unit_of[pin])
             worst[unit] = min(worst.get(unit, 0.0), float(self.slack[pin]))
-        moved: set[int] = set()
+        count = len(self.moves)
         waiting: set[int] = set()
         for index in sorted(worst, key=lambda unit: worst[unit]):
             if index in waiting:
@@ -201,13 +223,12 @@ class Relocator:
             around = self._around(unit)
             tile = self._best(index, unit, around) if len(around) else None
             if tile is not None:
-                self._move(unit, tile)
-                moved.add(index)
+                self._move(index, tile)
                 waiting |= {int(self.unit_of[pin]) for pin in around if self.slack[pin] < ENOUGH_NS}
-        return moved
+        return len(self.moves) > count
 
-    def _together(self) -> set[int]:
-        """Moves neighbours on one of the latest paths to the one before or behind them, where that gains. Returns which.
+    def _together(self) -> bool:
+        """Moves neighbours on one of the latest paths to the one before or behind them, where that gains. Whether some did.
 
         What was tried is not tried again before something has gained: the passes that follow may undo it.
         """
@@ -224,8 +245,8 @@ class Relocator:
                         continue
                     for beside in (first - 1, first + count):
                         if 0 <= beside < len(path) and path[beside] not in group and self._gains(group, pins[beside], ends[late]):
-                            return set(group)
-        return set()
+                            return True
+        return False
 
     def _gains(self, group: list[int], pin: int, late: np.ndarray) -> bool:
         """Moves units as near to a pin as there is room; back again where that is worse for the latest path or all of them, late by `late`
@@ -233,21 +254,16 @@ class Relocator:
         if (*group, pin) in self.in_vain:
             return False
         self.in_vain.add((*group, pin))
-        before, delays, moved, arrival = [], self.delays.ns.copy(), self.has_moved.copy(), self.arrival
+        before = self._state()
         for index in group:
-            unit = self.units[index]
-            tiles = self.slices.room(unit)
+            tiles = self.slices.room(self.units[index])
             if len(tiles):
-                before.append((unit, *self.slices.where(unit), dict(unit.cells)))
                 distance = np.abs(self.slices.tile_x[tiles] - self.x[pin]) + np.abs(self.slices.tile_y[tiles] - self.y[pin])
-                self._move(unit, int(tiles[np.argmin(distance)]))
+                self._move(index, int(tiles[np.argmin(distance)]))
         self._measure()
         if self._gained(late):
             return True
-        for unit, *old in reversed(before):
-            self.slices.put(unit, *old)
-            self._follow(unit)
-        self.delays.ns[:], self.has_moved, self.arrival = delays, moved, arrival
+        self._back(before)
         return False
 
     def _gained(self, late: np.ndarray) -> bool:
@@ -310,7 +326,9 @@ class Relocator:
                     slack = np.minimum(slack, self.required[sink] - time - wire(arc, sink))
         return slack, length
 
-    def _move(self, unit: Unit, tile: int) -> None:
+    def _move(self, index: int, tile: int) -> None:
+        unit = self.units[index]
+        self.moves.append((index, self.slices.at(unit)))
         self.slices.move(unit, tile)
         self._follow(unit)
 

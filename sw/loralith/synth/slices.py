@@ -14,7 +14,7 @@ import numpy as np
 
 from .board import Grid
 
-__all__ = ["Slices", "Unit"]
+__all__ = ["Place", "Slices", "Unit"]
 
 _SLICES = "ABCD"
 _PLACE = re.compile(r"X(\d+)/Y(\d+)/(.*)")
@@ -44,6 +44,10 @@ class Unit:
     cells: dict[str, str]
     leaves: bool = False
     pins: list[int] = field(default_factory=list)
+
+
+Place = tuple[int, int, str, dict[str, str], bool]
+"""Of a unit: x, y, slice, its cells by slot, and whether it `leaves` from there."""
 
 
 class Slices:
@@ -121,7 +125,7 @@ class Slices:
     def move(self, unit: Unit, tile: int) -> None:
         """To a tile with room for it, one of `room`; raises StopIteration at any other."""
         if unit.leaves:
-            self._to_input_m(*unit.cells.values())
+            self._rename("DI", "M", *unit.cells.values())
             unit.leaves = False
         ours = [self._slice_set[name] for slot, name in unit.cells.items() if slot.startswith("FF")]
         number = next(
@@ -146,6 +150,18 @@ class Slices:
         for place in {old, (x, y)}:
             if place in self._tile_of:
                 self._look(self._tile_of[place])
+
+    def back(self, unit: Unit, place: Place) -> None:
+        """A unit to where it was before it moved; all that moved after it are back already."""
+        x, y, slice, cells, leaves = place
+        self.put(unit, x, y, slice, dict(cells))
+        if leaves and not unit.leaves:
+            self._rename("M", "DI", *unit.cells.values())
+            unit.leaves = True
+
+    def at(self, unit: Unit) -> Place:
+        """Where a unit is, for `back`."""
+        return *self.where(unit), dict(unit.cells), unit.leaves
 
     def where(self, unit: Unit) -> tuple[int, int, str]:
         """A unit's x, y and slice."""
@@ -200,8 +216,9 @@ class Slices:
     def _is_mux(self, lut: str) -> bool:
         return any(self.net(lut, port) is not None for port in ("OFX", "F1", "FXA", "FXB"))
 
-    def _to_input_m(self, flip_flop: str) -> None:
-        cell = self.cells[flip_flop]
-        for ports in (cell["connections"], cell["port_directions"]):
-            ports["M"] = ports.pop("DI")
-        cell["parameters"]["SD"] = "0 "  # nextpnr's way to write a text of digits
+    def _rename(self, old: str, new: str, *flip_flops: str) -> None:
+        """Flip-flops that took their data at one input to the other: DI is a LUT's, M comes from anywhere."""
+        for cell in (self.cells[name] for name in flip_flops):
+            for ports in (cell["connections"], cell["port_directions"]):
+                ports[new] = ports.pop(old)
+            cell["parameters"]["SD"] = {"M": "0 ", "DI": "1 "}[new]  # nextpnr's way to write a text of digits
