@@ -35,7 +35,7 @@ class StoreData(wiring.Component):
         clear: forget everything.
     """
 
-    slots = 8
+    slots = 9  # one more than the reads on the way: a read is counted a cycle late
 
     def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
         # A read leaves from registers: the memories are far from here.
@@ -80,7 +80,7 @@ class StoreData(wiring.Component):
         part = Signal(8)
         offset = Signal(word_bits)
         free = Signal(range(self.slots + 1), init=self.slots)
-        room = Signal(init=1)  # free != 0
+        room = Signal(init=1)  # 2 <= free: one may be taken that is not counted yet
 
         # What a job needs is found in three cycles, most often while the reads of the one before it come in.
         row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
@@ -225,10 +225,10 @@ class StoreData(wiring.Component):
             queue.clear.eq(self.clear),
         ]
         connect(m, queue.o, flipped(self.beats))
-        put, get = reading & word_ends, self.beats.valid & self.beats.ready
+        put, get = stages[1].valid & stages[1].word_ends, self.beats.valid & self.beats.ready
         with m.If(put ^ get):
             m.d.sync += free.eq(Mux(put, free - 1, free + 1))
-        m.d.sync += room.eq(get | (free > 1) | ((free == 1) & ~put))
+        m.d.sync += room.eq((free > 2) | ((free == 2) & (get | ~put)) | ((free == 1) & get & ~put))
         with m.If(self.clear):
             m.d.sync += [running.eq(0), free.eq(self.slots), room.eq(1), *(stage.valid.eq(0) for stage in stages[1:])]
         return m

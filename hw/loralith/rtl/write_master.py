@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -71,27 +71,31 @@ class WriteMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        length = data.StructLayout({"left": 8, "last": 1})  # beats after the next one, which is the last one
-        m.submodules.lengths = lengths = Queue(length, config.outstanding_writes)
+        # One less than the beats. The memory of ``lengths`` lies where it lies: a burst goes by it where nothing waits there.
+        m.submodules.lengths = lengths = Queue(8, config.outstanding_writes)
+        m.submodules.sending = sending = Queue(8, 2)
         m.submodules.issued = issued = Queue(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)
 
         wiring.connect(m, wiring.flipped(self.bursts), gate.i)
         issue = Signal()
-        direct = Signal()  # to the register of the burst that is sent
         m.d.comb += [
             gate.window_base.eq(self.window_base),
             gate.window_limit.eq(self.window_limit),
             gate.stop.eq(self.stop),
             gate.clear.eq(self.clear),
             lengths.clear.eq(self.clear),
+            sending.clear.eq(self.clear),
             issued.clear.eq(self.clear),
             self.refused.eq(gate.refused),
             self.refused_address.eq(gate.refused_address),
             # A burst's beats end before its response, so that ``lengths`` is never fuller than ``issued``.
             gate.o.ready.eq((~axi.awvalid | axi.awready) & issued.i.ready),
             issue.eq(gate.o.valid & gate.o.ready),
-            lengths.i.valid.eq(issue & ~direct),
-            lengths.i.payload.eq(Cat((gate.o.payload.beats - 1)[:8], gate.o.payload.beats == 1)),
+            lengths.i.valid.eq(issue & (lengths.o.valid | ~sending.i.ready)),
+            lengths.i.payload.eq(gate.o.payload.beats - 1),
+            lengths.o.ready.eq(sending.i.ready),
+            sending.i.valid.eq(lengths.o.valid | issue),
+            sending.i.payload.eq(Mux(lengths.o.valid, lengths.o.payload, lengths.i.payload)),
             issued.i.valid.eq(issue),
             issued.i.payload.address.eq(gate.o.payload.address),
             issued.i.payload.last.eq(gate.o.payload.last),
@@ -107,26 +111,17 @@ class WriteMaster(wiring.Component):
         with m.Elif(axi.awready):
             m.d.sync += axi.awvalid.eq(0)
 
-        # The burst that is sent, in registers: a look at ``lengths`` and WREADY are both late.
-        sends = Signal()
-        burst = Signal(length)
-        done = Signal()
+        sent = Signal(8)
         m.d.comb += [
-            axi.wvalid.eq(self.beats.valid & sends),
+            axi.wvalid.eq(self.beats.valid & sending.o.valid),
             axi.wdata.eq(self.beats.payload.data),
             axi.wstrb.eq(self.beats.payload.strobe),
-            axi.wlast.eq(burst.last),
-            self.beats.ready.eq(axi.wready & sends),
-            done.eq(~sends | (self.beat & burst.last)),
-            lengths.o.ready.eq(done),
-            direct.eq(done & ~lengths.o.valid),
+            axi.wlast.eq(sent == sending.o.payload),
+            self.beats.ready.eq(axi.wready & sending.o.valid),
+            sending.o.ready.eq(self.beat & axi.wlast),
         ]
-        with m.If(done):
-            m.d.sync += [sends.eq(lengths.o.valid | issue), burst.eq(Mux(lengths.o.valid, lengths.o.payload, lengths.i.payload))]
-        with m.Elif(self.beat):
-            m.d.sync += [burst.left.eq(burst.left - 1), burst.last.eq(burst.left == 1)]
-        with m.If(self.clear):
-            m.d.sync += sends.eq(0)
+        with m.If(self.beat):
+            m.d.sync += sent.eq(Mux(axi.wlast, 0, sent + 1))
 
         answered = Signal()
         m.d.comb += [

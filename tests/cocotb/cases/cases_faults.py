@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles
 
@@ -87,7 +88,7 @@ async def write_errors(dut) -> None:
             await it.good_list_runs()
 
 
-@case
+@cocotb.test(timeout_time=1000, timeout_unit="ms")  # two lists for each bit of one
 async def flipped_bits(dut) -> None:
     it = Faulty(dut)
     await it.open()
