@@ -197,6 +197,64 @@ def test_copies_of_copies_have_names_of_their_own() -> None:
     assert all(sum(bit in cell["connections"].get(port, []) for cell in cells for port in ("DI", "A")) <= 4 for bit in driven)
 
 
+def placed(**at: tuple[int, int]) -> dict:
+    """What nextpnr writes of cells at places, as far as `regroup` looks at it."""
+    return {"cells": {name.replace("__", "$"): {"attributes": {"NEXTPNR_BEL": f"X{x}/Y{y}/SLICEA.K0"}} for name, (x, y) in at.items()}}
+
+
+def of_two_ends() -> tuple[Netlist, dict, dict]:
+    """Eight readers of a flip-flop and its copy; even numbers are at one end of the part, odd ones at the other."""
+    netlist = Netlist("clk", "d")
+    netlist.cell("flop", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="d", Q="q")
+    for i in range(7):
+        netlist.cell(f"reader_{i}", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="q", Q=f"q{i}")
+    netlist.cell("reader_7", "CCU2C", {}, ("S0",), A0="q", S0="q7")
+    assert fanout.split(netlist.module, limit=4) == 1
+    at = {f"reader_{i}": (5 + 80 * (i % 2), 5 + i) for i in range(7)} | {"reader_7__CCU2_COMB0": (85, 30), "reader_7__CCU2_COMB1": (85, 30)}
+    return netlist, netlist.module["cells"], at
+
+
+def driver(cells: dict, name: str) -> int:
+    (bit,) = cells[name]["connections"]["DI" if "DI" in cells[name]["connections"] else "A0"]
+    return bit
+
+
+def test_readers_change_to_the_copy_that_others_near_them_read() -> None:
+    netlist, cells, at = of_two_ends()
+    before = {name: dict(cell["connections"]) for name, cell in cells.items() if not name.startswith("reader")}
+    assert fanout.regroup(netlist.module, placed(**at)) == 4
+    ends = [{driver(cells, f"reader_{i}") for i in range(end, 8, 2)} for end in range(2)]
+    assert [len(end) for end in ends] == [1, 1]
+    assert ends[0] != ends[1]
+    assert {name: dict(cell["connections"]) for name, cell in cells.items() if not name.startswith("reader")} == before
+    assert fanout.regroup(netlist.module, placed(**at)) == 0, "they are where they belong"
+
+
+def test_a_reader_without_a_place_keeps_its_copy() -> None:
+    netlist, cells, at = of_two_ends()
+    del at["reader_1"]
+    kept = driver(cells, "reader_1")
+    fanout.regroup(netlist.module, placed(**at))
+    assert driver(cells, "reader_1") == kept
+    assert len({driver(cells, f"reader_{i}") for i in (3, 5, 7)}) == 1
+
+
+def test_enables_and_data_do_not_change_places() -> None:
+    """Copies for enables have limits of their own: a tile's flip-flops share them."""
+    netlist = Netlist("clk", "d")
+    netlist.cell("flop", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="d", Q="q")
+    for i in range(8):
+        netlist.cell(f"reader_{i}", "TRELLIS_FF", {}, ("Q",), CLK="clk", DI="q", CE="q", Q=f"q{i}")
+    assert fanout.split(netlist.module, limit=4, control_limit=4) == 3
+    cells = netlist.module["cells"]
+    nets = {port: {cells[f"reader_{i}"]["connections"][port][0] for i in range(8)} for port in ("DI", "CE")}
+    assert fanout.regroup(netlist.module, placed(**{f"reader_{i}": (5 + 80 * (i % 2), 5) for i in range(8)})) == 8
+    for port in ("DI", "CE"):
+        ends = [{cells[f"reader_{i}"]["connections"][port][0] for i in range(end, 8, 2)} for end in range(2)]
+        assert [len(end) for end in ends] == [1, 1]
+        assert ends[0] | ends[1] == nets[port]
+
+
 def multiplier(netlist: Netlist, name: str, a: str, b: str) -> None:
     """Of one bit each; the second bits are constant and a copy of the first one, as signs are."""
     netlist.cell(name, "MULT18X18D", {}, ("P0", "P1"), A0=a, A1="0", B0=b, B1=b, P0=f"{name}_p0", P1=f"{name}_p1")

@@ -99,7 +99,7 @@ def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
     assert slot in {f"SLICE{slice}.K{half}" for slice in "ABCD" for half in "01"}
     assert (done.late_before, done.late_after, done.tns_after) == (1, 0, 0.0)
     there_and_back = routed_ns(wire_ps((10, 10), (55, 38))) + routed_ns(wire_ps((55, 38), (12, 10)))
-    assert done.tns_before == round(4.0 * relocate.MARGIN - 0.74 - there_and_back, 1)
+    assert done.tns_before == round(4.0 * relocate.MARGINS[0] - 0.74 - there_and_back, 1)
     assert "reserved_X11/Y10/SLICEA.K0" not in design.module["cells"]
     expected = 0.74 + routed_ns(wire_ps((10, 10), (x, y))) + routed_ns(wire_ps((x, y), (12, 10)))
     assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
@@ -149,7 +149,8 @@ def test_neighbours_that_are_moved_back_are_not_moved_there_again(monkeypatch: p
     design = loop()
     done, _ = design.relocate(4.0)
     assert [design.at(name)[:2] for name in "fg"] == [(55, 38), (55, 38)]
-    assert (rounds, done.moved) == ([True, True, False], 0), "to the one before, to the one behind, and no more"
+    each = [True, True, False]  # to the one before, to the one behind, and no more
+    assert (rounds, done.moved) == (each * len(relocate.MARGINS), 0)
 
 
 def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
@@ -321,7 +322,7 @@ def test_passes_that_gain_nothing_are_taken_back(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(relocate.Relocator, "_pass", lambda self: tried.append(run(self)) or tried[-1])
     monkeypatch.setattr(relocate.Relocator, "_late_slacks", lambda self: np.array([-1.0]))
     relocator = relocate.Relocator(design.module, delays, GRID, 2.0)
-    done = relocator.run()
+    done = relocator.run(2.0)
     assert (tried[0], done.moved, design.module) == (True, 0, before)
     assert delays.ns.tolist() == pytest.approx(expected.ns.tolist())
     relocator._measure()

@@ -1,4 +1,7 @@
-"""Copies of what drives very many: on a large part one register is far from most of its readers, and Yosys makes no copies."""
+"""Copies of what drives very many: on a large part one register is far from most of its readers, and Yosys makes no copies.
+
+Which readers share a copy is told by their names at first (`split`), and by where they are once a placement shows it (`regroup`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "split"]
+__all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "regroup", "split"]
 
 LIMIT = 64
 """Readers of one flip-flop or LUT."""
@@ -19,6 +22,10 @@ _CONTROL = ("CE", "LSR")
 _BLOCKS = ("DP16KD", "MULT18X18D")
 
 _OUTPUTS = {"TRELLIS_FF": "Q", "LUT4": "Z"}
+_COPY = re.compile(r"(\$copy\d+)+$")
+_PLACE = re.compile(r"X(\d+)/Y(\d+)/")
+_PART = re.compile(r"\$(CCU2_COMB|DPRAM_COMB|RAMW_BLOCK|RAMW_COMB)\d*$")
+"""What nextpnr puts behind the name of a cell that it makes several of."""
 _ROUNDS = 3
 """A copied LUT has its inputs read more often, so that these may need copies too."""
 
@@ -29,6 +36,68 @@ def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTR
     Readers of like names, which most often belong together, share a copy.
     """
     return sum(_round(module, limit, control_limit, block_limit) for _ in range(_ROUNDS))
+
+
+def regroup(module: dict[str, Any], placed: dict[str, Any]) -> int:
+    """Readers of the copies that `split` made in `module` to the copy whose other readers are near, by where they are in a placed
+    netlist of it; each copy has about as many readers as the others of its kind. Returns how many readers change their copy.
+    """
+    cells = module["cells"]
+    at = _places(placed)
+    copies: dict[str, list[str]] = defaultdict(list)
+    for name, cell in cells.items():
+        if cell["type"] in _OUTPUTS:
+            copies[_COPY.sub("", name)].append(name)
+    families = {original: names for original, names in copies.items() if len(names) > 1}
+    family_of = {
+        cells[name]["connections"][_OUTPUTS[cells[name]["type"]]][0]: original for original in families for name in families[original]
+    }
+    readers: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    for name, cell in cells.items():
+        for port, bits in cell["connections"].items():
+            if cell["port_directions"][port] != "output":
+                for index, bit in enumerate(bits):
+                    if bit in family_of:
+                        readers[bit].append((name, port, index))
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for bit, pins in readers.items():
+        groups[family_of[bit], _kind(cells, pins[0])].append(bit)
+    changed = 0
+    for bits in groups.values():
+        pins = [pin for bit in bits for pin in readers[bit] if pin[0] in at]
+        for bit, group in zip(bits, _near(pins, at, len(bits)), strict=True):
+            for reader, port, index in group:
+                now = cells[reader]["connections"][port]
+                changed += now[index] != bit
+                now[index] = bit
+    return changed
+
+
+def _kind(cells: dict[str, Any], pin: tuple[str, str, int]) -> str:
+    if cells[pin[0]]["type"] in _BLOCKS:
+        return "block"
+    return "control" if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL else "other"
+
+
+def _near(pins: list[tuple[str, str, int]], at: dict[str, tuple[int, int]], count: int) -> list[list[tuple[str, str, int]]]:
+    """`count` groups of about the same size of pins that are near each other: halved across where they reach furthest, over and over."""
+    if count == 1 or not pins:
+        return [pins] + [[]] * (count - 1)
+    x, y = zip(*(at[pin[0]] for pin in pins), strict=True)
+    axis = 0 if max(x) - min(x) >= max(y) - min(y) else 1
+    ordered = sorted(pins, key=lambda pin: (at[pin[0]][axis], at[pin[0]], pin))
+    half = count // 2
+    cut = len(pins) * half // count
+    return [*_near(ordered[:cut], at, half), *_near(ordered[cut:], at, count - half)]
+
+
+def _places(placed: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Of cells by the names that they had before they were packed: an adder and a memory are several cells then."""
+    at = {}
+    for name, cell in placed["cells"].items():
+        if match := _PLACE.match(cell["attributes"].get("NEXTPNR_BEL", "")):
+            at.setdefault(_PART.sub("", name), (int(match[1]), int(match[2])))
+    return at
 
 
 def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: int) -> int:

@@ -42,7 +42,7 @@ def mend(module: dict[str, Any], delays: Delays, grid: Grid, period_ns: float) -
     """
     mender = _Mender(module, delays, grid, period_ns * MARGIN)
     around = mender.straighten()
-    done = mender.run()
+    done = mender.run(mender.period_ns)
     moved = mender.has_moved
     again = set(np.nonzero(delays.is_wire & (moved[delays.source] | moved[delays.sink]))[0].tolist())
     whole = {mender.net(arc) for arc in again if moved[delays.source[arc]]}

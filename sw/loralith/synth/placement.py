@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from . import legality, macros, relocate, slices, spread, timing
+from . import fanout, legality, macros, relocate, slices, spread, timing
 from .error import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
@@ -28,7 +28,7 @@ def _text(*modules: ModuleType) -> str:
     return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
 
 
-_BEFORE, _AFTER = _text(macros, spread), _text(relocate, slices, timing)
+_BEFORE, _AFTER = _text(fanout, macros, spread), _text(relocate, slices, timing)
 """What is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 
@@ -68,8 +68,8 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     """`netlist` as placed with `seed`: the stem's .placed and .late.json; from the netlist's folder where the same was made before.
 
-    `PLACEMENTS` times, each but the first with its macros where the one before shows that they belong (`macros.py`); then cells of late
-    paths move (`relocate.py`). Raises SynthError.
+    `PLACEMENTS` times, each but the first with its macros where the one before shows that they belong (`macros.py`), and with copies of
+    drivers for readers that it shows near each other (`fanout.py`); then cells of late paths move (`relocate.py`). Raises SynthError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
@@ -84,7 +84,9 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
 
     def prepare(before: Path | None) -> None:
         if before:
-            macros.lock(module, macros.assign(top_module(json.loads(before.read_text(encoding="utf-8")))))
+            shown = top_module(json.loads(before.read_text(encoding="utf-8")))
+            macros.lock(module, macros.assign(shown))
+            target.progress(f"fanout: {fanout.regroup(module, shown)} readers to a nearer copy of their driver")
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
