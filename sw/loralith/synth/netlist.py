@@ -116,7 +116,7 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
         counts = modules.setdefault(plain(name), Counter())
         for resource, costs in flow.costs.items():
             counts[resource] += math.ceil(sum(costs.get(kind, 0) * number for kind, number in types.items()))
-        cells.update({kind: number for kind, number in types.items() if kind not in final["modules"]})
+        cells.update({kind: number for kind, number in types.items() if "\\" + kind.lstrip("\\") not in final["modules"]})
     latches, soft = 0, []
     for name, types in _by_module(coarse).items():
         latches += sum(number for kind, number in types.items() if "latch" in kind)
@@ -136,16 +136,17 @@ def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any
 def instances(modules: dict[str, Any]) -> dict[str, int]:
     """How often each of the `modules` of Yosys's `stat -json` is there in all; once if it is no other's."""
     above: dict[str, list[tuple[str, int]]] = {name: [] for name in modules}
+    named = {name.lstrip("\\"): name for name in modules}  # a module's name has a backslash in front, its instances' type has none
     for name, module in modules.items():
         for kind, number in module["num_cells_by_type"].items():
-            if kind in modules:
-                above[kind].append((name, number))
-    found: dict[str, int] = {}
+            if found := named.get(kind.lstrip("\\")):
+                above[found].append((name, number))
+    times: dict[str, int] = {}
 
     def of(name: str) -> int:
-        if name not in found:
-            found[name] = sum(number * of(parent) for parent, number in above[name]) if above[name] else 1
-        return found[name]
+        if name not in times:
+            times[name] = sum(number * of(parent) for parent, number in above[name]) if above[name] else 1
+        return times[name]
 
     return {name: of(name) for name in modules}
 
