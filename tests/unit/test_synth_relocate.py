@@ -187,6 +187,17 @@ def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
     assert delays.ns[arc] == pytest.approx(routed_ns(wire_ps((55, 38), design.at("f")[:2])))
 
 
+@pytest.mark.parametrize(("good", "aims"), [(10.0, 1), (0.0, len(relocate.MARGINS))])
+def test_a_shorter_period_is_aimed_at_only_while_the_longest_path_is_not_good(
+    monkeypatch: pytest.MonkeyPatch, good: float, aims: int
+) -> None:
+    aimed, run = [], relocate.Relocator.run
+    monkeypatch.setattr(relocate, "GOOD", good)
+    monkeypatch.setattr(relocate.Relocator, "run", lambda self, period_ns: aimed.append(period_ns) or run(self, period_ns))
+    detour().relocate(4.0)
+    assert aimed == [4.0 * share for share in relocate.MARGINS[:aims]]
+
+
 def test_nothing_moves_while_nothing_is_late() -> None:
     design = detour()
     done, _ = design.relocate(20.0)
