@@ -35,7 +35,7 @@ class StoreData(wiring.Component):
         clear: forget everything.
     """
 
-    slots = 9  # one more than the reads on the way: a read is counted a cycle late
+    slots = 9  # one for the word whose read is not counted yet
 
     def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
         # A read leaves from registers: the memories are far from here.

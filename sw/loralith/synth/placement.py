@@ -21,7 +21,7 @@ from .timing import LatePaths
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
 PLACEMENTS = 3
-"""The second has about a tenth less wire than the first, the third a twentieth less than the second."""
+"""Each has less wire than the one before; more were not tried."""
 
 
 def _text(*modules: ModuleType) -> str:
