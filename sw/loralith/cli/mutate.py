@@ -78,7 +78,10 @@ def _chosen(args: argparse.Namespace) -> list:
     if not chosen:
         raise MutationError(f"no mutant's name holds {' or '.join(map(repr, args.only))}")
     for mutant in chosen:
-        _ = mutant.module
+        try:
+            _ = mutant.module
+        except MutationError as error:
+            raise MutationError(f"mutant {mutant.name!r}: {error}") from None
     return chosen
 
 
