@@ -37,7 +37,7 @@ class Case:
     """Attributes:
         seed: of DRAM's content.
         lists: commands of each list, which run one after another on a machine that starts from reset.
-        raw: (list, command, descriptor in hexadecimal): a descriptor in place of a command, in an illegal case.
+        broken: (list, command, bits in hexadecimal): which of a descriptor's bits are inverted, in an illegal case.
         timing: fields of the native model's `MemoryTiming`.
         window: first byte and first byte past the window, from DRAM's start.
     """
@@ -45,7 +45,7 @@ class Case:
     config: Config
     seed: int
     lists: tuple[tuple[Fields, ...], ...]
-    raw: tuple[int, int, str] | None = None
+    broken: tuple[int, int, str] | None = None
     timing: dict[str, Any] = field(default_factory=dict)
     window: tuple[int, int] = (0, Layout.size)
 
@@ -56,10 +56,15 @@ class Case:
     def packed(self, index: int) -> bytes:
         """Descriptors of a list."""
         data = b"".join(pack(command) for command in self.lists[index])
-        if self.raw and self.raw[0] == index:
-            start = COMMAND_BYTES * self.raw[1]
-            data = data[:start] + bytes.fromhex(self.raw[2]) + data[start + COMMAND_BYTES :]
+        if self.broken and self.broken[0] == index:
+            start = COMMAND_BYTES * self.broken[1]
+            changed = bytes(a ^ b for a, b in zip(data[start : start + COMMAND_BYTES], bytes.fromhex(self.broken[2]), strict=True))
+            data = data[:start] + changed + data[start + COMMAND_BYTES :]
         return data
+
+    def place(self, index: int) -> int:
+        """Offset in DRAM of a list."""
+        return self.config.bus_bytes * ((7 * self.seed + 61 * index) % 97)
 
     def image(self) -> np.ndarray:
         """DRAM at the start, uint8."""
@@ -88,12 +93,12 @@ class Case:
         """Raises ValueError or KeyError for text that `as_json` did not write."""
         content = json.loads(text)
         lists = tuple(tuple(fields_of(**command) for command in commands) for commands in content["lists"])
-        raw = content["raw"]
+        broken = content["broken"]
         return cls(
             Config(**content["config"]),
             content["seed"],
             lists,
-            (raw[0], raw[1], raw[2]) if raw else None,
+            (broken[0], broken[1], broken[2]) if broken else None,
             content["timing"],
             (content["window"][0], content["window"][1]),
         )

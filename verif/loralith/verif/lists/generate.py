@@ -16,7 +16,7 @@ from loralith.verif.lists.probe import probes
 from loralith.verif.lists.tokens import TokenPlacer
 from loralith.verif.lists.transfer import draw_load, draw_store
 
-__all__ = ["generate", "timing"]
+__all__ = ["draw_timing", "generate"]
 
 
 def generate(config: Config, seed: int, most: int = 40) -> Case:
@@ -55,10 +55,10 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
         if not placer.commands:
             add(fields_of(Opcode.LOAD, rows=1, row_bytes=1, address=BASE + layout.data))
         lists.append(tuple(placer.commands))
-    return Case(config, seed, tuple(lists), timing=timing(rng))
+    return Case(config, seed, tuple(lists), timing=draw_timing(rng))
 
 
-def timing(rng: np.random.Generator) -> dict:
+def draw_timing(rng: np.random.Generator) -> dict:
     """Latency, rates and stalls of the native memory."""
     stall = {channel: float(rng.choice([0.0, rng.uniform(0, 0.5)])) for channel in ("ar", "r", "aw", "w", "b")}
     return {

@@ -27,7 +27,9 @@ class Counts:
     saturations: int | None = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    read_bursts: int = 0
     write_bursts: int = 0
+    busy: int = 0
 
 
 @dataclass
@@ -69,10 +71,11 @@ class Oracle:
         """A doorbell: counters start at zero, memories keep their content."""
         self.counts = Counts()
 
-    def execute(self, c: Fields) -> None:
-        """One legal command, tokens aside."""
+    def execute(self, c: Fields, address: int = 0) -> None:
+        """One legal command, tokens aside, fetched from this address."""
         self.counts.commands += 1
         self.counts.bytes_read += 128
+        self.counts.read_bursts += self._bursts(address, 128)
         {Opcode.LOAD: self._load, Opcode.COMPUTE: self._compute, Opcode.STORE: self._store}[Opcode(c["opcode"])](c)
 
     # LOAD
@@ -80,6 +83,7 @@ class Oracle:
     def _load(self, c: Fields) -> None:
         W, stored = self.config.bus_bytes, dram_row_bytes(c)
         self.counts.bytes_read += c["rows"] * ceil_div(stored, W) * W
+        self.counts.read_bursts += sum(self._bursts(c["address"] + i * c["row_stride"], stored) for i in range(c["rows"]))
         at = c["address"] - self.base + np.arange(c["rows"])[:, None] * (c["row_stride"] if c["rows"] > 1 else 0) + np.arange(stored)
         data, unknown = self.dram.data[at], self.dram.unknown[at]
         if c["packed4"]:
@@ -171,6 +175,8 @@ class Oracle:
         sums = self.sums(c)
         v, unknown = sums.v, sums.unknown
         self.counts.macs += M * N * (c["k0"] + c["k1"])
+        steps = sum(ceil_div(c[name], 1 << c["fold_log2"]) for name in ("k0", "k1"))
+        self.counts.busy += ceil_div(M, R) * ceil_div(N, self.config.cols >> c["fold_log2"]) * steps
         blocks = ceil_div(M, R)
         past = [(0, blocks * R - M), (0, 0)]  # the lanes past M are written too, with unspecified content
         m, n = np.arange(blocks * R)[:, None], np.arange(N)[None, :]
@@ -244,14 +250,18 @@ class Oracle:
         for row in range(rows):
             start = c["address"] - self.base + row * c["row_stride"]
             self.dram.data[start : start + row_bytes], self.dram.unknown[start : start + row_bytes] = data[row], unknown[row]
-            self._count_row(c["address"] + row * c["row_stride"], row_bytes)
+        # Packed rows are one stretch of DRAM.
+        transfers = [(0, rows * row_bytes)] if c["packed"] else [(row * c["row_stride"], row_bytes) for row in range(rows)]
+        for offset, nbytes in transfers:
+            self.counts.bytes_written += ceil_div(nbytes, config.bus_bytes) * config.bus_bytes
+            self.counts.write_bursts += self._bursts(c["address"] + offset, nbytes)
 
-    def _count_row(self, address: int, row_bytes: int) -> None:
-        """A row's words, in bursts that end at 4 KiB lines, at `max_burst` words or at the row's end."""
-        W = self.config.bus_bytes
-        first, end = address // W, (address + row_bytes - 1) // W + 1
-        self.counts.bytes_written += (end - first) * W
+    def _bursts(self, address: int, nbytes: int) -> int:
+        """How many move this stretch: they end at 4 KiB lines, at `max_burst` words or at its end."""
+        W, count = self.config.bus_bytes, 0
+        first, end = address // W, (address + nbytes - 1) // W + 1
         while first < end:
             line = (first * W // 4096 + 1) * 4096 // W
             first = min(end, line, first + self.config.max_burst)
-            self.counts.write_bursts += 1
+            count += 1
+        return count

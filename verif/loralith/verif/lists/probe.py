@@ -52,7 +52,7 @@ def probes(draw: Draw) -> Iterator[Fields]:
             yield product(m_rows=R, n_cols=W, k0=W, left0_base=row, right0_base=at, right0_stride=1)
             yield store(R, 4 * W)
     # The accumulate buffer, plus zeros.
-    zeros = {"address": BASE + layout.constants + W * W, "rows": 1, "row_bytes": 1}
+    zeros = {"address": BASE + layout.constants + W * W, "rows": 1, "row_bytes": R}
     words = min(config.acc_depth, MOST // 4, config.out_depth * W // 4)
     at = _row(draw, "left", 1)
     yield fields_of(Opcode.LOAD, target=0, base=at, pad_rows=W - 1, **zeros)
@@ -61,9 +61,7 @@ def probes(draw: Draw) -> Iterator[Fields]:
         if blocks <= config.right_depth:
             for _ in range(2):
                 start = draw.upto(config.acc_depth - words, 0)
-                yield fields_of(
-                    Opcode.COMPUTE, out_mode=2, to_out=1, acc_read=1, acc_base=start, m_rows=R, n_cols=words, k0=1, left0_base=at
-                )
+                yield product(acc_read=1, acc_base=start, m_rows=R, n_cols=words, k0=1, left0_base=at, right0_stride=1)
                 yield store(R, 4 * words)
 
 
