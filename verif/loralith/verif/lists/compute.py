@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from loralith.spec.commands import Opcode
+from loralith.spec.commands import COMPUTE, Opcode
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, Q8_MAX, SHIFT_MAX
 from loralith.verif.lists.draw import Draw
 from loralith.verif.lists.footprint import overlaps_itself
 from loralith.verif.lists.places import Fields, compute_regions, fields_of
 
-__all__ = ["draw_compute"]
+__all__ = ["UNUSED", "draw_compute"]
 
 # Base and stride of each region by the name of its check.
 NAMES = {
@@ -32,16 +32,17 @@ UNUSED = ("left1_base", "left1_stride", "right1_base", "right1_stride", "out_bas
 def draw_compute(draw: Draw) -> Fields | None:
     config, rng, R, W = draw.config, draw.rng, draw.config.rows, draw.config.bus_bytes
     fields = fields_of(Opcode.COMPUTE)
-    widths = {f.name: f.width for f in _record_fields()}
-    c = fields | {name: draw.bits(widths[name]) for name in UNUSED}
+    c = fields | {name: draw.bits(COMPUTE.fields[name].width) for name in UNUSED}
     fold_log2 = int(rng.integers(config.max_fold.bit_length()))
     width = config.cols >> fold_log2
-    M = draw.upto(draw.upto(3) * R)
-    N = draw.upto(draw.upto(4) * width) if draw.chance(0.8) else draw.upto(3)
+    earlier = draw.last_compute
+    close = earlier is not None and draw.close > 0
+    M = draw.upto(draw.upto(1 if close else 3) * R)
+    N = draw.upto(3) if close or draw.chance(0.2) else draw.upto(draw.upto(4) * width)
     mode = int(rng.choice([0, 1, 1, 2]))
-    c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": _length(draw, W)}
+    c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": draw.upto(2) if close else _length(draw, W)}
     if draw.chance(0.35):
-        c |= {"chained": 1, "k1": _length(draw, W)}
+        c |= {"chained": 1, "k1": draw.upto(2) if close else _length(draw, W)}
         shift = int(rng.choice([0, draw.upto(6, 0), draw.upto(16, 0)]))
         while (c["k0"] << shift) + c["k1"] > K_LIMIT:
             shift -= 1
@@ -64,6 +65,8 @@ def draw_compute(draw: Draw) -> Fields | None:
         c[base] = place[0]
         if stride:
             c[stride] = place[1]
+    if close and draw.chance(0.8):
+        _follow(draw, c, earlier)
     if draw.chance(0.3):
         _device_shift(draw, c)
     reads, writes = compute_regions(c, config)
@@ -71,17 +74,35 @@ def draw_compute(draw: Draw) -> Fields | None:
     written = [r for r in writes if r.memory == "left"]
     if any(overlaps_itself([a, b]) for a in operands for b in written) or overlaps_itself(writes):
         return None
-    return _scaled(draw, c)
+    scaled = _scaled(draw, c)
+    if scaled is not None:
+        draw.last_compute = scaled
+        if close:
+            draw.close -= 1
+        elif c["k0"] >= 3 * W or draw.chance(0.1):
+            draw.close = draw.upto(4, 0)
+    return scaled
 
 
-def _record_fields():
-    from loralith.spec.commands import COMPUTE
-
-    return COMPUTE.fields.values()
+def _follow(draw: Draw, c: Fields, earlier: Fields) -> None:
+    """Have the command read what the earlier one writes last: accumulator words, or its left result as an operand."""
+    if earlier["acc_write"]:
+        c["acc_read"] = 1
+        first = earlier["acc_base"] + (draw.upto((earlier["m_rows"] - 1) // draw.config.rows, 0)) * earlier["acc_stride"]
+        c["acc_base"] = max(first + earlier["n_cols"] - draw.upto(c["n_cols"] + 2), 0)
+        c["acc_stride"] = max(earlier["acc_stride"], c["n_cols"]) & 0xFFFF
+        # What cannot be a region any more is drawn again by the caller's caller.
+        blocks = (c["m_rows"] - 1) // draw.config.rows
+        if c["acc_base"] + blocks * c["acc_stride"] + c["n_cols"] > draw.config.acc_depth:
+            c["acc_base"], c["acc_stride"] = 0, c["n_cols"]
+            c["m_rows"] = min(c["m_rows"], draw.config.rows)
+    if earlier["to_left"] and draw.chance(0.5):
+        name = "left1" if c["chained"] and draw.chance(0.5) else "left0"
+        c[f"{name}_base"] = earlier["result_base"]
 
 
 def _length(draw: Draw, W: int) -> int:
-    return draw.upto(int(draw.rng.choice([3, 2 * W, 2 * W, 3 * W, 12 * W])))
+    return draw.upto(int(draw.rng.choice([3, 2 * W, 3 * W, 12 * W])))
 
 
 def _slot(draw: Draw) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from loralith.spec.config import Config
 from loralith.verif.lists.oracle import Oracle
-from loralith.verif.lists.places import Region
+from loralith.verif.lists.places import Fields, Region
 
 __all__ = ["Draw"]
 
@@ -16,7 +16,9 @@ MEMORIES = ("left", "right", "out", "acc", "scale")
 class Draw:
     """Draws for one list. Regions lie within a short stretch of each memory, and often where an earlier one was.
 
-    Attributes: `oracle`, the machine before the command that is drawn.
+    Attributes: `oracle`, the machine before the command that is drawn; `last_compute`, the COMPUTE drawn last; `close`, how many of the next commands
+    should be short COMPUTEs: they are fetched while a long one runs, and follow it without a gap; `used`, base and stride of
+    earlier regions.
     """
 
     def __init__(self, config: Config, rng: np.random.Generator, oracle: Oracle) -> None:
@@ -27,7 +29,9 @@ class Draw:
             size = min(depth, int(rng.integers(4, 40)) * (4 if memory == "acc" else 1))
             start = int(rng.choice([0, depth - size, rng.integers(0, depth - size + 1)]))
             self._stretch[memory] = (start, size)
-        self.used: dict[str, list[tuple[int, int]]] = {memory: [] for memory in MEMORIES}  # base and stride
+        self.close = 0
+        self.last_compute: Fields | None = None
+        self.used: dict[str, list[tuple[int, int]]] = {memory: [] for memory in MEMORIES}
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)

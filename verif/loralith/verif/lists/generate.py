@@ -34,7 +34,7 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
         placer = TokenPlacer(config, BASE, rng, int(rng.integers(8, SEMAPHORES + 1)), spare)
         length = int(rng.integers(1, most + 1))
         weights = rng.dirichlet([4, 5, 2])
-        kinds = [draw_load, draw_compute, draw_store]
+        kinds, kind = [draw_load, draw_compute, draw_store], 0
 
         def add(command: Fields | None, placer: TokenPlacer = placer) -> bool:
             if command is None or not placer.add(command):
@@ -48,7 +48,11 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
         for _ in range(8 * length):
             if len(placer.commands) >= length:
                 break
-            add(kinds[rng.choice(3, p=weights)](draw))
+            if draw.close and rng.random() < 0.9:
+                kind = 1
+            elif rng.random() < 0.6:  # else one more of the same
+                kind = int(rng.choice(3, p=weights))
+            add(kinds[kind](draw))
         if number == count - 1:
             for command in probes(draw):
                 add(command)

@@ -9,14 +9,15 @@ import numpy as np
 
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.checks import check_command
+from loralith.verif.lists.compute import UNUSED
 from loralith.verif.lists.places import Fields, pack
 from loralith.verif.lists.tokens import place_tokens
 
 __all__ = ["shrink"]
 
 SIZES = ("rows", "row_bytes", "pad_rows", "m_rows", "n_cols", "k0", "k1")
-FLAGS = ("transpose", "packed4", "packed", "fold_log2", "shift", "acc_read", "acc_write", "to_out", "to_left", "stochastic", "scale_mode",
-         "stat_enable", "stat_clear", "device_shift", "shift_up", "block_stride", "base", "right_base", "right_stride")  # fmt: skip
+FLAGS = ("transpose", "packed4", "packed", "fold_log2", "shift", "acc_read", "acc_write", "to_out", "to_left", "scale_mode",
+         "stat_enable", "device_shift", "block_stride", "base", "right_base", "right_stride")  # fmt: skip
 ATTEMPTS = 2
 """Drawings of tokens for each smaller list: a fault of timing may need a certain order."""
 
@@ -24,21 +25,22 @@ ATTEMPTS = 2
 def shrink(case: Case, fails: Callable[[Case], bool], most: int = 2000) -> Case:
     """The smallest case found that still fails, after at most ``most`` calls of ``fails``; ``case`` itself must fail."""
     calls = 0
-    progress = True
-    while progress:
-        progress = False
-        for smaller in _smaller(case):
-            if calls >= most:
-                return case
-            calls += 1
-            if fails(smaller):
-                case, progress = smaller, True
-                break
+    for step in (_fewer, _simpler_values, _fewer, _simpler_values):
+        progress = True
+        while progress:
+            progress = False
+            for smaller in step(case):
+                if calls >= most:
+                    return case
+                calls += 1
+                if fails(smaller):
+                    case, progress = smaller, True
+                    break
     return case
 
 
-def _smaller(case: Case) -> Iterator[Case]:
-    """Candidates, the most reducing ones first. All are legal but for what `case` has broken."""
+def _fewer(case: Case) -> Iterator[Case]:
+    """The case without a list or some commands, the most reducing ones first. All are legal but for what `case` has broken."""
     keep = case.broken[:2] if case.broken else None
     if len(case.lists) > 1:
         for i in range(len(case.lists)):
@@ -56,9 +58,14 @@ def _smaller(case: Case) -> Iterator[Case]:
                     broken = (i, broken[1] - min(size, len(commands) - start), broken[2])
                 yield from _ordered(replace(case, broken=broken), i, kept)
             size //= 2
-    if case.timing:
-        yield replace(case, timing={})
-        yield replace(case, timing={"read_latency": 1, "write_latency": 1})
+
+
+def _simpler_values(case: Case) -> Iterator[Case]:
+    """The case with a plain memory, or with one field of one command smaller."""
+    keep = case.broken[:2] if case.broken else None
+    plain = {"read_latency": 1, "write_latency": 1}
+    if case.timing != plain:
+        yield replace(case, timing=plain)
     for i, commands in enumerate(case.lists):
         for j, command in enumerate(commands):
             if keep == (i, j):
@@ -70,6 +77,10 @@ def _smaller(case: Case) -> Iterator[Case]:
 
 
 def _simpler(command: Fields) -> Iterator[dict[str, int]]:
+    unused = {name: 0 for name in UNUSED if command.get(name)}
+    if unused:
+        yield unused
+        yield from ({name: 0} for name in unused)
     if command.get("chained"):
         yield {"chained": 0, "k1": 0, "shift": 0, "segment_wait": 0, "device_shift": 0}
     for name in SIZES:
