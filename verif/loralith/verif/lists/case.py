@@ -35,11 +35,11 @@ class Layout:
 @dataclass(frozen=True)
 class Case:
     """Attributes:
-        seed: of DRAM's content.
-        lists: commands of each list, which run one after another on a machine that starts from reset.
-        broken: (list, command, bits in hexadecimal): which of a descriptor's bits are inverted, in an illegal case.
-        timing: fields of the native model's `MemoryTiming`.
-        window: first byte and first byte past the window, from DRAM's start.
+    seed: of DRAM's content.
+    lists: commands of each list, which run one after another on a machine that starts from reset.
+    broken: (list, command, bits in hexadecimal): which of a descriptor's bits are inverted, in an illegal case.
+    timing: fields of the native model's `MemoryTiming`.
+    window: first byte and first byte past the window, from DRAM's start.
     """
 
     config: Config

@@ -38,16 +38,16 @@ def draw_compute(draw: Draw) -> Fields | None:
     earlier = draw.last_compute
     close = earlier is not None and draw.close > 0
     M = draw.upto(draw.upto(1 if close else 3) * R)
-    N = draw.upto(3) if close or draw.chance(0.2) else draw.upto(draw.upto(4) * width)
+    N = draw.upto(draw.upto(3)) if close or draw.chance(0.2) else draw.upto(draw.upto(4) * width)
     mode = int(rng.choice([0, 1, 1, 2]))
-    c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": draw.upto(2) if close else _length(draw, W)}
-    if draw.chance(0.35):
+    c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": draw.upto(draw.upto(3)) if close else _length(draw, W)}
+    if draw.chance(0.2 if close else 0.35):
         c |= {"chained": 1, "k1": draw.upto(2) if close else _length(draw, W)}
         shift = int(rng.choice([0, draw.upto(6, 0), draw.upto(16, 0)]))
         while (c["k0"] << shift) + c["k1"] > K_LIMIT:
             shift -= 1
         c["shift"] = shift
-    c["acc_read"], c["acc_write"] = int(draw.chance(0.25)), int(draw.chance(0.3))
+    c["acc_read"], c["acc_write"] = int(draw.chance(0.25)), int(draw.chance(0.4))
     c["to_out"] = int(mode > 0 and draw.chance(0.8))
     c["to_left"] = int(mode == 1 and draw.chance(0.35))
     c["scale_mode"] = int(rng.choice([0, 0, 1, 2]))

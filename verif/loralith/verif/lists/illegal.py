@@ -74,5 +74,9 @@ def _value(value: int, name: str, width: int, case: Case, rng: np.random.Generat
         int(rng.choice(depths)) - int(rng.integers(0, 8)),
     ]
     if name == "address":
-        choices += [value | int(rng.integers(config.bus_bytes)), BASE + case.window[1] - config.bus_bytes * int(rng.integers(8)), BASE - config.bus_bytes]
+        choices += [
+            value | int(rng.integers(config.bus_bytes)),
+            BASE + case.window[1] - config.bus_bytes * int(rng.integers(8)),
+            BASE - config.bus_bytes,
+        ]
     return int(rng.choice(np.array(choices, dtype=object)))

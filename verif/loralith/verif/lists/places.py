@@ -51,7 +51,9 @@ class Region(NamedTuple):
         return self.base + (self.blocks - 1) * self.stride + self.rows
 
 
-def elements(base: int, stride: int, lane: np.ndarray, seq: np.ndarray, lanes: int, banks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def elements(
+    base: int, stride: int, lane: np.ndarray, seq: np.ndarray, lanes: int, banks: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Memory row, bank and lane of the elements (lane index, seq index): broadcast arrays."""
     return base + lane // lanes * stride + seq // banks, seq % banks, lane % lanes
 

@@ -1,0 +1,124 @@
+"""Random raw command lists with fixed seeds on the oracle, the reference device, the checker and the RTL; `loralith soak --lists` runs more."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loralith.cli import main
+from loralith.cli.list_runner import Machines
+from loralith.spec.config import PRESETS, Config
+from loralith.verif.lists.case import Case
+from loralith.verif.lists.generate import generate
+from loralith.verif.lists.illegal import illegal
+from loralith.verif.lists.shrink import shrink
+
+# More columns than rows, both of them few; BOTH is legal; bursts, queues and memories as small as they may be.
+NARROW = Config(
+    "narrow",
+    2,
+    8,
+    8,
+    8,
+    1024,
+    2048,
+    1024,
+    256,
+    scale_bytes=64,
+    stat_slots=8,
+    queue_depth=2,
+    outstanding_reads=3,
+    outstanding_writes=2,
+    max_burst=5,
+)
+CONFIGS = (PRESETS["tiny"], NARROW)
+SEEDS = 40
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: config.name)
+def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
+    each = Machines(request.param)
+    yield each
+    each.close()
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 10))
+def test_legal_lists_do_what_the_oracle_says(machines: Machines, first: int) -> None:
+    for seed in range(first, first + 10):
+        assert machines.compare(generate(machines.config, seed)) is None, f"seed {seed}"
+
+
+@pytest.mark.parametrize("first", range(0, 2 * SEEDS, 20))
+def test_illegal_lists_are_refused_alike(machines: Machines, first: int) -> None:
+    for seed in range(first, first + 20):
+        assert machines.compare(illegal(machines.config, seed)) is None, f"seed {seed}"
+
+
+def test_a_wrong_device_is_found_made_small_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that loses the last row of padding."""
+    from loralith.device import units
+
+    right = units.load
+
+    def wrong(c, *rest):
+        right({**c, "pad_rows": max(c["pad_rows"] - 1, 0)}, *rest)
+
+    monkeypatch.setattr(units, "load", wrong)
+    failure = tmp_path / "failure.json"
+    arguments = ["soak", "--lists", "--device", "reference", "--commands", "20000", "--seed", "1", "--failure", str(failure)]
+    assert main(arguments) == 1
+    case = Case.from_json(json.dumps(json.loads(failure.read_text())["case"]))
+    assert case.commands <= 4
+    assert any(c.get("pad_rows") for commands in case.lists for c in commands)
+    assert main(["soak", "--replay", str(failure), "--device", "reference"]) == 1
+    monkeypatch.setattr(units, "load", right)
+    assert main(["soak", "--replay", str(failure), "--device", "reference"]) == 0
+
+
+def test_a_soak_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state.json"
+    base = ["soak", "--lists", "--device", "reference", "--seed", "5", "--configs", "tiny,random:3", "--json"]
+
+    def figures(*more: str) -> dict:
+        assert main([*base, *more]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return {key: found[key] for key in ("cases", "lists", "illegal", "commands", "difference")}
+
+    figures("--commands", "100", "--state", str(state))
+    assert figures("--commands", "300", "--state", str(state)) == figures("--commands", "300")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--commands", "0"], "--commands must be over 0, not 0"),
+        (["--seconds", "-1"], "--seconds must be over 0, not -1"),
+        (["--configs", "random:x"], "random:SEED"),
+        (["--replay", "missing.json"], "missing.json"),
+    ],
+)
+def test_wrong_settings_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["soak", "--lists", "--device", "reference", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cases_survive_json() -> None:
+    for case in (generate(NARROW, 2), illegal(NARROW, 2)):
+        assert Case.from_json(case.as_json()) == replace(case, lists=Case.from_json(case.as_json()).lists)
+        assert [Case.from_json(case.as_json()).packed(i) for i in range(len(case.lists))] == [
+            case.packed(i) for i in range(len(case.lists))
+        ]
+
+
+def test_shrinking_keeps_what_fails() -> None:
+    """Whatever still has a STORE of a packed row: one command is left."""
+
+    def fails(case: Case) -> bool:
+        return any(c.get("packed") for commands in case.lists for c in commands)
+
+    case = next(case for case in (generate(NARROW, seed) for seed in range(100)) if fails(case))
+    small = shrink(case, fails)
+    assert small.commands == 1
+    assert fails(small)
