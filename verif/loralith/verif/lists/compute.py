@@ -8,7 +8,7 @@ from loralith.spec.commands import COMPUTE, Opcode
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, Q8_MAX, SHIFT_MAX
 from loralith.verif.lists.draw import Draw
 from loralith.verif.lists.footprint import overlaps_itself
-from loralith.verif.lists.places import Fields, compute_regions, fields_of
+from loralith.verif.lists.places import Fields, ceil_div, compute_regions, fields_of
 
 __all__ = ["UNUSED", "draw_compute"]
 
@@ -33,12 +33,14 @@ def draw_compute(draw: Draw) -> Fields | None:
     config, rng, R, W = draw.config, draw.rng, draw.config.rows, draw.config.bus_bytes
     fields = fields_of(Opcode.COMPUTE)
     c = fields | {name: draw.bits(COMPUTE.fields[name].width) for name in UNUSED}
-    fold_log2 = int(rng.integers(config.max_fold.bit_length()))
+    fold_log2 = 0 if draw.chance(0.3) else int(rng.integers(config.max_fold.bit_length()))
     width = config.cols >> fold_log2
     earlier = draw.last_compute
     close = earlier is not None and draw.close > 0
     M = draw.upto(draw.upto(1 if close else 3) * R)
     N = draw.upto(draw.upto(3)) if close or draw.chance(0.2) else draw.upto(draw.upto(4) * width)
+    if not close and draw.chance(0.4):
+        N = ceil_div(N, width) * width  # a last tile that takes longest to drain
     mode = int(rng.choice([0, 1, 1, 2]))
     c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": draw.upto(draw.upto(3)) if close else _length(draw, W)}
     if draw.chance(0.2 if close else 0.35):
