@@ -1,4 +1,4 @@
-"""Random raw command lists with fixed seeds on the oracle, the reference device, the checker and the RTL; `loralith soak --lists` runs more."""
+"""Random raw command lists with fixed seeds on oracle, reference device, checker and RTL; `loralith soak --lists` runs more."""
 
 import json
 from collections.abc import Iterator

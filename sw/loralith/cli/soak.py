@@ -1,4 +1,4 @@
-"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy; or, with `--lists`, random command lists."""
+"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy; with `--lists`, random command lists."""
 
 import argparse
 import secrets

@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
         output.emit_json(tally)
     elif difference is None:
         print(
-            f"{tally['commands']} commands in {tally['lists']} lists, and {tally['illegal']} lists with an illegal command, all as the oracle "
-            f"says (seed {tally['seed']}, {tally['cycles']} cycles, {tally['seconds']:.0f} s)"
+            f"{tally['commands']} commands in {tally['lists']} legal and {tally['illegal']} illegal lists, all as the oracle says "
+            f"(seed {tally['seed']}, {tally['cycles']} cycles, {tally['seconds']:.0f} s)"
         )
     else:
         print(f"case {tally['cases'] - 1} of seed {tally['seed']} differs: {difference}")
@@ -198,12 +198,13 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace, names: list[str], configs: list[Config], tally: dict[str, Any]) -> None:
-    command = f"loralith soak --lists --commands {args.commands} --seed {tally['seed']} --configs {','.join(names)} --device {args.device}"
+    command = f"loralith soak --lists --commands {tally['commands']} --seed {tally['seed']} --configs {','.join(names)}"
+    command += f" --device {args.device}"
     page = [
-        "Random raw lists of LOADs, COMPUTEs and STOREs with every field drawn, tokens at random, latency and stalls of memory drawn for each; every",
-        f"{ILLEGAL}th has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them, statistics, counters",
-        "and status of the device and of the `reference` device are compared with an oracle that executes the list in order, and the compiler's",
-        "checker must take each legal list.",
+        "Random raw lists of LOADs, COMPUTEs and STOREs: every field is drawn, tokens, memory latency and stalls too. Every",
+        f"{ILLEGAL}th case has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them, statistics,",
+        "counters and status of the device and of the `reference` device are compared with an oracle that executes lists in order. The",
+        "compiler's checker must accept each legal list, and refuse it where a token less makes it illegal or lets it race.",
         "",
         "| figure | value |",
         "|---|---|",

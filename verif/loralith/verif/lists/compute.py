@@ -24,15 +24,14 @@ NAMES = {
     "SCALE": ("scale_base", ""),
 }
 # Fields that nothing looks at unless `draw_compute` sets them.
-UNUSED = ("left1_base", "left1_stride", "right1_base", "right1_stride", "out_base", "out_stride", "result_base", "result_stride", "acc_base",
-          "acc_stride", "scale_m", "scale_n", "stat_slot", "scale_base", "exponent_slot", "t_low", "t_high", "shift_up", "stat_clear",
+UNUSED = ("left1_base", "left1_stride", "right1_base", "right1_stride", "out_base", "out_stride", "result_base", "result_stride",
+          "acc_base", "acc_stride", "scale_m", "scale_n", "stat_slot", "scale_base", "exponent_slot", "t_low", "t_high", "shift_up", "stat_clear",
           "key0", "key1", "index_base", "index_row_stride", "index_col_stride", "stochastic")  # fmt: skip
 
 
 def draw_compute(draw: Draw) -> Fields | None:
     config, rng, R, W = draw.config, draw.rng, draw.config.rows, draw.config.bus_bytes
-    fields = fields_of(Opcode.COMPUTE)
-    c = fields | {name: draw.bits(COMPUTE.fields[name].width) for name in UNUSED}
+    c = fields_of(Opcode.COMPUTE) | {name: draw.bits(COMPUTE.fields[name].width) for name in UNUSED}
     fold_log2 = 0 if draw.chance(0.3) else int(rng.integers(config.max_fold.bit_length()))
     width = config.cols >> fold_log2
     earlier = draw.last_compute
@@ -93,7 +92,6 @@ def _follow(draw: Draw, c: Fields, earlier: Fields) -> None:
         first = earlier["acc_base"] + (draw.upto((earlier["m_rows"] - 1) // draw.config.rows, 0)) * earlier["acc_stride"]
         c["acc_base"] = max(first + earlier["n_cols"] - draw.upto(c["n_cols"] + 2), 0)
         c["acc_stride"] = max(earlier["acc_stride"], c["n_cols"]) & 0xFFFF
-        # What cannot be a region any more is drawn again by the caller's caller.
         blocks = (c["m_rows"] - 1) // draw.config.rows
         if c["acc_base"] + blocks * c["acc_stride"] + c["n_cols"] > draw.config.acc_depth:
             c["acc_base"], c["acc_stride"] = 0, c["n_cols"]

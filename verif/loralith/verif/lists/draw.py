@@ -16,9 +16,11 @@ MEMORIES = ("left", "right", "out", "acc", "scale")
 class Draw:
     """Draws for one list. Regions lie within a short stretch of each memory, and often where an earlier one was.
 
-    Attributes: `oracle`, the machine before the command that is drawn; `last_compute`, the COMPUTE drawn last; `close`, how many of the next commands
-    should be short COMPUTEs: they are fetched while a long one runs, and follow it without a gap; `used`, base and stride of
-    earlier regions.
+    Attributes:
+        oracle: the machine before the command that is drawn.
+        last_compute: the COMPUTE drawn last.
+        close: how many of the next commands should be short COMPUTEs: fetched while a long one runs, they follow it without a gap.
+        used: base and stride of earlier regions.
     """
 
     def __init__(self, config: Config, rng: np.random.Generator, oracle: Oracle) -> None:
@@ -44,7 +46,7 @@ class Draw:
         return int(self.rng.integers(0, 1 << width, dtype=np.uint64))
 
     def region(self, memory: str, blocks: int, rows: int) -> tuple[int, int] | None:
-        """Base and stride of a region whose blocks do not overlap; the stride is anything where there is one block. None if it does not fit."""
+        """Base and stride of a region whose blocks do not overlap; any stride where there is one block. None if it does not fit."""
         depth, rng = self.config.depth(memory), self.rng
         if self.used[memory] and self.chance(0.5):
             base, stride = self.used[memory][int(rng.integers(len(self.used[memory])))]

@@ -27,11 +27,14 @@ class Event(IntEnum):
 
 @dataclass
 class Footprint:
-    """Rows by (memory, event): read no earlier than ``first`` and no later than ``last`` of `reads`, written from ``first`` of `writes` on until DONE."""
+    """Attributes:
+    reads: (memory, rows, first, last): read at ``first`` at the earliest, at ``last`` at the latest.
+    writes: (memory, rows, first): written from ``first`` on until DONE.
+    """
 
     unit: Opcode
-    reads: list[tuple[str, int, Event, Event]] = field(default_factory=list)  # memory, rows, first, last
-    writes: list[tuple[str, int, Event]] = field(default_factory=list)  # memory, rows, first
+    reads: list[tuple[str, int, Event, Event]] = field(default_factory=list)
+    writes: list[tuple[str, int, Event]] = field(default_factory=list)
 
 
 def _rows(region: Region) -> int:
@@ -81,7 +84,6 @@ def footprint(c: Fields, config: Config, base: int) -> Footprint:
                 it.reads.append((r.memory, _rows(r), late if r.role.endswith("2") else Event.START, Event.READ))
             elif r.memory != "stat":
                 it.reads.append((r.memory, _rows(r), late, Event.DONE))
-        if c["device_shift"]:
-            it.reads.append(("stat", 1 << c["exponent_slot"], Event.START, Event.START))
+        # Slots are read and written by COMPUTEs alone, but for STATS: what their queue orders is left out.
         it.writes += [(r.memory, _rows(r), late) for r in writes]
     return it

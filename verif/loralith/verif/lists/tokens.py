@@ -1,8 +1,8 @@
 """Tokens that order all that conflicts in a list, and more at random: legal by docs/machine.md, section Tokens.
 
-Commands come one by one, in list order. What an earlier command must have done before the new one goes on is found from their footprints; where
-the tokens so far do not say it, a semaphore is chosen at random among those that may: of a semaphore the n-th token given is the n-th taken, since
-units complete in list order.
+Commands come one by one, in list order. What an earlier command must have done before the new one goes on is found from their footprints;
+where the tokens so far do not say it, a semaphore is chosen at random among those that may: of a semaphore the n-th token given is the n-th
+taken, since units complete in list order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loralith.spec.config import Config
 from loralith.verif.lists.footprint import Event, Footprint, footprint
 from loralith.verif.lists.places import Fields
 
-__all__ = ["TokenPlacer", "place_tokens"]
+__all__ = ["TokenPlacer", "needed_order", "place_tokens", "queue_order"]
 
 GIVES = {Event.READ: "read_signal", Event.DONE: "signal"}
 TAKES = {Event.START: "wait", Event.SEGMENT: "segment_wait"}
@@ -59,8 +59,8 @@ class TokenPlacer:
         saved = copy.deepcopy(self._semaphores)
         touched = footprint(command, self.config, self.base)
         added: list[tuple[int, int, Event, Event]] = []  # semaphore, giver, its event, the taker's event
-        before = self._own(j, unit)
-        needs = [(i, source, event) for i, it in enumerate(self._prints) for source, event in _order(it, touched)]
+        before = queue_order(self._before[self._latest[unit]] if unit in self._latest else None, j, unit)
+        needs = [(i, source, event) for i, it in enumerate(self._prints) for source, event in needed_order(it, touched)]
         for at in self.rng.permutation(len(needs)):
             i, source, event = needs[at]
             if not command.get("chained") and event is Event.SEGMENT:
@@ -84,15 +84,6 @@ class TokenPlacer:
         self._before.append(before)
         self._latest[unit] = j
         return True
-
-    def _own(self, j: int, unit: Opcode) -> list[int]:
-        """What comes before each event of command j by the order of its queue alone, the events themselves included."""
-        latest = self._before[self._latest[unit]] if unit in self._latest else [0] * 4
-        before, so_far = [], 0
-        for event in Event:
-            so_far |= latest[event] | 1 << (4 * j + event)
-            before.append(so_far)
-        return before
 
     def _order(
         self, i: int, source: Event, j: int, event: Event, unit: Opcode, added: list[tuple[int, int, Event, Event]], before: list[int]
@@ -132,16 +123,30 @@ class TokenPlacer:
         return True
 
 
-def _order(earlier: Footprint, later: Footprint) -> set[tuple[Event, Event]]:
+def queue_order(latest: list[int] | None, j: int, unit: Opcode) -> list[int]:
+    """What comes before each event of command j by the order of its queue alone, the events themselves included, as sets of bits.
+
+    ``latest``: the same of the command before it in that queue, None where there is none. A queue starts and completes in list order, and a
+    COMPUTE takes its first step after the last one of the command before.
+    """
+    latest = latest or [0] * 4
+    before, so_far = [], latest[Event.READ] if unit is Opcode.COMPUTE else 0
+    for event in Event:
+        so_far |= latest[event] | 1 << (4 * j + event)
+        before.append(so_far)
+    return before
+
+
+def needed_order(earlier: Footprint, later: Footprint) -> set[tuple[Event, Event]]:
     """Which event of the earlier command must come before which one of the later command; what one queue keeps by itself is left out."""
     needs = set()
+    same = earlier.unit is later.unit
     for memory, rows, _ in earlier.writes:
         for other, others, first, _ in later.reads:
-            # Operands and the slot of device_shift are read ahead of what the command before still writes.
-            ahead = memory == "left" or (memory == "stat" and later.unit is Opcode.COMPUTE)
-            if memory == other and rows & others and (earlier.unit is not later.unit or (ahead and later.unit is Opcode.COMPUTE)):
+            # Of what a COMPUTE still writes, the next one waits for all but its operands.
+            if memory == other and rows & others and (not same or memory == "left"):
                 needs.add((Event.DONE, first))
-    if earlier.unit is later.unit:
+    if same:
         return needs
     for memory, rows, first in later.writes:
         for other, others, _, last in earlier.reads:
