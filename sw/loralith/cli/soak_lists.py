@@ -202,9 +202,10 @@ def _record(args: argparse.Namespace, names: list[str], configs: list[Config], t
     command += f" --device {args.device}"
     page = [
         "Random raw lists of LOADs, COMPUTEs and STOREs: every field is drawn, tokens, memory latency and stalls too. Every",
-        f"{ILLEGAL}th case has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them, statistics,",
-        "counters and status of the device and of the `reference` device are compared with an oracle that executes lists in order. The",
-        "compiler's checker must accept each legal list, and refuse it where a token less makes it illegal or lets it race.",
+        f"{ILLEGAL}th case has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them,",
+        "statistics, counters and status of the device and of the `reference` device are compared with an oracle that executes",
+        "lists in order. The compiler's checker must accept each legal list, and refuse it where a token less makes it illegal or lets",
+        "it race.",
         "",
         "| figure | value |",
         "|---|---|",

@@ -24,8 +24,9 @@ NAMES = {
     "SCALE": ("scale_base", ""),
 }
 # Fields that nothing looks at unless `draw_compute` sets them.
-UNUSED = ("left1_base", "left1_stride", "right1_base", "right1_stride", "out_base", "out_stride", "result_base", "result_stride",
-          "acc_base", "acc_stride", "scale_m", "scale_n", "stat_slot", "scale_base", "exponent_slot", "t_low", "t_high", "shift_up", "stat_clear",
+UNUSED = ("left1_base", "left1_stride", "right1_base", "right1_stride", "out_base", "out_stride",
+          "result_base", "result_stride", "acc_base", "acc_stride", "scale_m", "scale_n", "stat_slot", "scale_base",
+          "exponent_slot", "t_low", "t_high", "shift_up", "stat_clear",
           "key0", "key1", "index_base", "index_row_stride", "index_col_stride", "stochastic")  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def draw_compute(draw: Draw) -> Fields | None:
         c[base] = place[0]
         if stride:
             c[stride] = place[1]
-    if close and draw.chance(0.8):
+    if close and earlier is not None and draw.chance(0.8):
         _follow(draw, c, earlier)
     if draw.chance(0.3):
         _device_shift(draw, c)

@@ -29,7 +29,7 @@ class Draw:
         for memory in MEMORIES:
             depth = config.depth(memory)
             size = min(depth, int(rng.integers(4, 40)) * (4 if memory == "acc" else 1))
-            start = int(rng.choice([0, depth - size, rng.integers(0, depth - size + 1)]))
+            start = int(rng.choice([0, depth - size, int(rng.integers(0, depth - size + 1))]))
             self._stretch[memory] = (start, size)
         self.close = 0
         self.last_compute: Fields | None = None

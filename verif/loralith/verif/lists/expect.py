@@ -58,9 +58,10 @@ def expect(case: Case) -> Expected:
 
 
 def _forget_stores(case: Case, index: int, oracle: Oracle) -> None:
-    W = case.config.bus_bytes
+    W, words_in_all = case.config.bus_bytes, oracle.dram.unknown.size // case.config.bus_bytes
     for command in case.lists[index]:
         for memory, words, _ in footprint(command, case.config, BASE).writes:
             if memory == "dram":
-                touched = np.array([words >> word & 1 for word in range(oracle.dram.unknown.size // W)], bool)
+                bits = np.frombuffer(words.to_bytes(words_in_all // 8, "little"), np.uint8)
+                touched = np.unpackbits(bits, bitorder="little").astype(bool)
                 oracle.dram.unknown |= np.repeat(touched, W)

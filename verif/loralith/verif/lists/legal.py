@@ -66,7 +66,7 @@ def fault(commands: Sequence[Fields], config: Config, base: int = BASE) -> str:
 
 
 def loosen(case: Case, rng: np.random.Generator) -> Case:
-    """The first list of a case without one of its takes, or one of its gives, or with one given elsewhere: often not legal, or with a race."""
+    """The first list of a case without one of its gives or takes, or with it in another command: often not legal, or with a race."""
     commands = [dict(c) for c in case.lists[0]]
     names = [name for _, name in (*GIVES, *TAKES)]
     places = [(i, name, s) for i, c in enumerate(commands) for name in names for s in _semaphores(c.get(name, 0))]

@@ -166,7 +166,7 @@ class Oracle:
         count = c["m_rows"] if c["scale_mode"] == 1 else c["n_cols"]
         start = 4 * c["scale_base"] * self.config.rows
         entries = self.scale.data[start : start + 4 * count].view("<u4").astype(np.int64)
-        unknown = self.scale.unknown[start : start + 4 * count].reshape(-1, 4)[:, :3].any(axis=1)
+        unknown = np.asarray(self.scale.unknown[start : start + 4 * count].reshape(-1, 4)[:, :3].any(axis=1))
         shape = (-1, 1) if c["scale_mode"] == 1 else (1, -1)
         return (entries & 0xFFFF).reshape(shape), (entries >> 16 & 63).reshape(shape), unknown.reshape(shape)
 

@@ -7,7 +7,6 @@ taken, since units complete in list order.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +30,13 @@ class _Semaphore:
     taker: Opcode | None = None
     gives: list[int] = field(default_factory=list)
     takes: list[tuple[int, Event]] = field(default_factory=list)
+
+    def forget_last(self) -> None:
+        """Take back the latest give and take."""
+        self.gives.pop()
+        self.takes.pop()
+        if not self.gives:
+            self.kind = self.taker = None
 
     def most(self, first: int) -> int:
         """Most tokens that it holds at the end of command ``first`` or a later one, in list order."""
@@ -56,7 +62,6 @@ class TokenPlacer:
     def add(self, command: Fields) -> bool:
         """Append the command, ordered after all that it conflicts with; False, and nothing changes, where no semaphore is left for that."""
         j, unit = len(self.commands), Opcode(command["opcode"])
-        saved = copy.deepcopy(self._semaphores)
         touched = footprint(command, self.config, self.base)
         added: list[tuple[int, int, Event, Event]] = []  # semaphore, giver, its event, the taker's event
         before = queue_order(self._before[self._latest[unit]] if unit in self._latest else None, j, unit)
@@ -68,7 +73,8 @@ class TokenPlacer:
             if before[event] >> (4 * i + source) & 1:
                 continue
             if not self._order(i, source, j, event, unit, added, before):
-                self._semaphores = saved
+                for name, *_ in reversed(added):
+                    self._semaphores[name].forget_last()
                 return False
         while self.commands and self.rng.random() < self.spare:
             i = int(self.rng.integers(max(0, j - 40), j))
@@ -115,11 +121,10 @@ class TokenPlacer:
             return False
         it.gives.append(g)
         it.takes.append((j, event))
-        if it.most(g) > SEMAPHORE_MAX:
-            it.gives.pop()
-            it.takes.pop()
-            return False
         it.kind, it.taker = kind, unit
+        if it.most(g) > SEMAPHORE_MAX:
+            it.forget_last()
+            return False
         return True
 
 
