@@ -131,8 +131,9 @@ def _soak(args: argparse.Namespace, tally: dict[str, Any], configs: list[Config]
         cycles = machines[at].cycles
         difference = machines[at].compare(case)
         tally["cases"] += 1
-        tally["lists"] += len(case.lists) if case.broken is None else 0
-        tally["illegal"] += case.broken is not None
+        legal = machines[at].legal
+        tally["lists"] += len(case.lists) if legal else 0
+        tally["illegal"] += not legal
         tally["commands"] += case.commands
         tally["cycles"] += machines[at].cycles - cycles
         tally["seconds"] = round(before["seconds"] + time.monotonic() - started, 1)

@@ -79,7 +79,7 @@ class Case:
         constants[:] = 0
         constants[: W * W] = np.eye(W, dtype=np.uint8).reshape(-1)
         scales = dram[layout.scales : layout.data].view("<u4")
-        shift = np.where(rng.random(scales.size) < 0.6, rng.integers(16, 31, scales.size), rng.integers(0, 48, scales.size))
+        shift = np.where(rng.random(scales.size) < 0.6, rng.integers(16, 31, scales.size), rng.integers(0, 64, scales.size))
         mantissa = np.where(rng.random(scales.size) < 0.95, rng.integers(1 << 15, 1 << 16, scales.size), scales & 0xFFFF)
         scales[:] = (scales & 0xFFC0_0000) | shift.astype(np.uint32) << 16 | mantissa.astype(np.uint32)
         return dram

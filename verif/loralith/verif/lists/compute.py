@@ -130,8 +130,7 @@ def _scaled(draw: Draw, c: Fields) -> Fields | None:
     if c["out_mode"] != 1:
         return c
     if c["scale_mode"]:
-        _, shift, unknown = draw.oracle.scales(c)
-        return None if unknown.any() or (shift > SHIFT_MAX).any() else c
+        return None if draw.oracle.scales(c)[2].any() else c
     c["scale_m"] |= MANTISSA_MIN
     if draw.chance(0.7):
         largest = int(np.abs(sums.v).max()) * c["scale_m"]

@@ -11,6 +11,7 @@ from loralith.spec.status import Check, Code, Unit
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.checks import check_command
 from loralith.verif.lists.footprint import footprint
+from loralith.verif.lists.legal import starved
 from loralith.verif.lists.oracle import Counts, Oracle
 
 __all__ = ["Ending", "Expected", "expect"]
@@ -38,7 +39,7 @@ class Expected:
 
 
 def expect(case: Case) -> Expected:
-    """A case ends with the first list that a check stops; what any command of that list stores to is then not defined."""
+    """A case ends with the first list that a check or the watchdog stops; what any command of that list stores to is then not defined."""
     window = (BASE + case.window[0], BASE + case.window[1])
     oracle = Oracle(case.config, BASE, case.image())
     endings = []
@@ -46,6 +47,10 @@ def expect(case: Case) -> Expected:
         data, place = case.packed(index), case.place(index)
         oracle.dram.data[place : place + len(data)] = np.frombuffer(data, np.uint8)
         oracle.begin()
+        if starved(commands):
+            endings.append(Ending(Code.WATCHDOG))
+            _forget_stores(case, index, oracle)
+            return Expected(tuple(endings), oracle.dram.data, oracle.dram.unknown)
         for i, command in enumerate(commands):
             refusal = check_command(data[COMMAND_BYTES * i : COMMAND_BYTES * (i + 1)], case.config, window)
             if refusal is not None:

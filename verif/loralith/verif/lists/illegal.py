@@ -1,4 +1,4 @@
-"""Breaks one command of a legal case so that a check refuses it."""
+"""Breaks one command of a legal case so that a check refuses it, or takes a token that it needs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Opcode
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.checks import check_command, dram_row_bytes
 from loralith.verif.lists.generate import generate
+from loralith.verif.lists.legal import loosen, starved
 from loralith.verif.lists.places import Fields, pack
 
 __all__ = ["break_case", "illegal"]
 
+STARVED = 0.08
+"""How many of the illegal cases have a list that waits for ever in place of a command that a check refuses."""
 # Not checked: a list that waits for other tokens may hang.
 TOKENS = ("wait", "signal", "segment_wait", "read_signal")
 
@@ -21,7 +24,13 @@ TOKENS = ("wait", "signal", "segment_wait", "read_signal")
 def illegal(config, seed: int, most: int = 12) -> Case:
     """The illegal case of a seed: one list."""
     rng = np.random.default_rng((seed, 1))
-    return break_case(generate(config, seed, most), rng)
+    case = generate(config, seed, most)
+    if rng.random() < STARVED:
+        for _ in range(20):
+            loose = loosen(case, rng)
+            if starved(loose.lists[0]):
+                return loose
+    return break_case(case, rng)
 
 
 def break_case(case: Case, rng: np.random.Generator) -> Case:

@@ -15,7 +15,7 @@ from loralith.verif.lists.footprint import Event, footprint
 from loralith.verif.lists.places import Fields
 from loralith.verif.lists.tokens import needed_order, queue_order
 
-__all__ = ["fault", "loosen"]
+__all__ = ["fault", "loosen", "starved"]
 
 GIVES = ((Event.READ, "read_signal"), (Event.DONE, "signal"))
 TAKES = ((Event.START, "wait"), (Event.SEGMENT, "segment_wait"))
@@ -63,6 +63,17 @@ def fault(commands: Sequence[Fields], config: Config, base: int = BASE) -> str:
         prints.append(touched)
         latest[unit] = j
     return ""
+
+
+def starved(commands: Sequence[Fields]) -> bool:
+    """Whether some semaphore is taken more often than it is given: then the list cannot end, in whatever order."""
+    balance: dict[int, int] = defaultdict(int)
+    for command in commands:
+        for sign, names in ((1, GIVES), (-1, TAKES)):
+            for _, name in names:
+                for s in _semaphores(command.get(name, 0)):
+                    balance[s] += sign
+    return min(balance.values(), default=0) < 0
 
 
 def loosen(case: Case, rng: np.random.Generator) -> Case:

@@ -168,7 +168,7 @@ class Oracle:
         entries = self.scale.data[start : start + 4 * count].view("<u4").astype(np.int64)
         unknown = np.asarray(self.scale.unknown[start : start + 4 * count].reshape(-1, 4)[:, :3].any(axis=1))
         shape = (-1, 1) if c["scale_mode"] == 1 else (1, -1)
-        return (entries & 0xFFFF).reshape(shape), (entries >> 16 & 63).reshape(shape), unknown.reshape(shape)
+        return (entries & 0xFFFF).reshape(shape), np.minimum(entries >> 16 & 63, SHIFT_MAX).reshape(shape), unknown.reshape(shape)
 
     def _compute(self, c: Fields) -> None:
         R, M, N = self.config.rows, c["m_rows"], c["n_cols"]
@@ -188,9 +188,9 @@ class Oracle:
             mantissa, shift, unknown_scale = self.scales(c)
             if c["device_shift"] and not c["chained"]:
                 shift = np.array([[sums.t]])
-            unknown = unknown | unknown_scale | (shift > SHIFT_MAX)
+            unknown = unknown | unknown_scale
             p = v * mantissa
-            result, clipped = self._requantize(p, np.minimum(shift, SHIFT_MAX), c)
+            result, clipped = self._requantize(p, shift, c)
             saturated = int((clipped & ~unknown).sum())
             self._saturate(saturated, bool(unknown.any()))
         if c["stat_enable"]:
