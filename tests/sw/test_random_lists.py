@@ -5,14 +5,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loralith.cli import main
 from loralith.cli.list_runner import Machines
+from loralith.spec.commands import COMMANDS, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import PRESETS, Config
 from loralith.verif.lists.case import Case
+from loralith.verif.lists.configs import random_config
 from loralith.verif.lists.generate import generate
 from loralith.verif.lists.illegal import illegal
+from loralith.verif.lists.legal import fault, loosen
+from loralith.verif.lists.places import Fields
 from loralith.verif.lists.shrink import shrink
 
 # More columns than rows, both of them few; BOTH is legal; bursts, queues and memories as small as they may be.
@@ -122,3 +127,63 @@ def test_shrinking_keeps_what_fails() -> None:
     small = shrink(case, fails)
     assert small.commands == 1
     assert fails(small)
+
+
+def test_the_generator_draws_every_choice() -> None:
+    """Every value of every flag and choice, in a command that uses it, and some semaphore in every field of tokens."""
+    seen: set[tuple] = set()
+    for seed in range(60):
+        for command in (c for commands in generate(NARROW, seed).lists for c in commands):
+            opcode = Opcode(command["opcode"])
+            names = [f.name for f in COMMANDS[opcode].fields.values() if f.width <= 4]
+            seen |= {(opcode, name, command[name]) for name in names if used(command, name)}
+            seen |= {(opcode, name, True) for name in ("wait", "signal", "segment_wait", "read_signal") if command.get(name)}
+    flags = {
+        Opcode.LOAD: {"transpose": 2, "packed4": 2, "target": len(LoadTarget)},
+        Opcode.COMPUTE: {
+            **dict.fromkeys(("chained", "acc_read", "acc_write", "to_out", "to_left", "stochastic"), 2),
+            **dict.fromkeys(("stat_enable", "stat_clear", "device_shift", "shift_up"), 2),
+            "fold_log2": len(NARROW.folds),
+            "out_mode": len(OutMode),
+            "scale_mode": len(ScaleMode),
+        },
+        Opcode.STORE: {"transpose": 2, "packed": 2, "source": len(StoreSource)},
+    }
+    wanted = {(opcode, name, value) for opcode, of in flags.items() for name, count in of.items() for value in range(count)}
+    wanted |= {(opcode, name, True) for opcode in Opcode for name in ("wait", "signal")}
+    wanted |= {(Opcode.COMPUTE, name, True) for name in ("segment_wait", "read_signal")}
+    assert wanted - seen == set()
+
+
+def used(command: Fields, name: str) -> bool:
+    """Whether a command's other fields let this one matter."""
+    needs = {
+        "stochastic": ("out_mode", 1),
+        "scale_mode": ("out_mode", 1),
+        "stat_clear": ("stat_enable", 1),
+        "shift_up": ("device_shift", 1),
+    }
+    if name not in needs:
+        return True
+    other, value = needs[name]
+    return command[other] == value and (name != "shift_up" or bool(command["chained"]))
+
+
+def test_tokens_are_legal_and_needed() -> None:
+    """By a reading of the finished lists; with a token less, many are not legal or race."""
+    loose = 0
+    for seed in range(30):
+        case = generate(NARROW, seed)
+        assert [fault(commands, NARROW) for commands in case.lists] == [""] * len(case.lists), f"seed {seed}"
+        loose += bool(fault(loosen(case, np.random.default_rng(seed)).lists[0], NARROW))
+    assert loose >= 10
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_configurations_are_filled(seed: int) -> None:
+    """On the reference device: rows and columns that differ, every bus width, small memories."""
+    config = random_config(seed)
+    machines = Machines(config, native=False)
+    for number in range(4):
+        assert machines.compare(generate(config, number, 15)) is None, f"seed {number} of {config}"
+        assert machines.compare(illegal(config, number)) is None, f"seed {number} of {config}"

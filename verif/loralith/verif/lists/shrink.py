@@ -24,63 +24,84 @@ ATTEMPTS = 2
 
 def shrink(case: Case, fails: Callable[[Case], bool], most: int = 2000) -> Case:
     """The smallest case found that still fails, after at most ``most`` calls of ``fails``; ``case`` itself must fail."""
-    calls = 0
-    for step in (_fewer, _simpler_values, _fewer, _simpler_values):
-        progress = True
-        while progress:
-            progress = False
-            for smaller in step(case):
-                if calls >= most:
-                    return case
-                calls += 1
-                if fails(smaller):
-                    case, progress = smaller, True
-                    break
-    return case
+    return _Search(case, fails, most).run()
 
 
-def _fewer(case: Case) -> Iterator[Case]:
-    """The case without a list or some commands, the most reducing ones first. All are legal but for what `case` has broken."""
-    keep = case.broken[:2] if case.broken else None
-    if len(case.lists) > 1:
-        for i in range(len(case.lists)):
-            if keep is None:
-                yield replace(case, lists=case.lists[:i] + case.lists[i + 1 :])
-    for i, commands in enumerate(case.lists):
-        size = len(commands) // 2
-        while size >= 1:
-            for start in range(0, len(commands), size):
-                kept = commands[:start] + commands[start + size :]
-                if not kept or (keep and keep[0] == i and start <= keep[1] < start + size):
-                    continue
-                broken = case.broken
-                if broken and broken[0] == i and start < broken[1]:
-                    broken = (i, broken[1] - min(size, len(commands) - start), broken[2])
-                yield from _ordered(replace(case, broken=broken), i, kept)
-            size //= 2
+class _Search:
+    """Attributes: `case`, the smallest one so far. Candidates are legal but for what `case` has broken."""
 
+    def __init__(self, case: Case, fails: Callable[[Case], bool], most: int) -> None:
+        self.case, self._fails, self._left = case, fails, most
 
-def _simpler_values(case: Case) -> Iterator[Case]:
-    """The case with a plain memory, or with one field of one command smaller."""
-    keep = case.broken[:2] if case.broken else None
-    plain = {"read_latency": 1, "write_latency": 1}
-    if case.timing != plain:
-        yield replace(case, timing=plain)
-    for i, commands in enumerate(case.lists):
-        for j, command in enumerate(commands):
-            if keep == (i, j):
-                continue
-            for change in _simpler(command):
-                changed = {**command, **change}
-                if check_command(pack(changed), case.config, (BASE + case.window[0], BASE + case.window[1])) is None:
-                    yield from _ordered(case, i, (*commands[:j], changed, *commands[j + 1 :]))
+    def run(self) -> Case:
+        self._drop_lists()
+        for _ in range(2):
+            self._drop_commands()
+            self._simplify()
+        return self.case
+
+    def _try(self, smaller: Case) -> bool:
+        if self._left <= 0 or not self._fails_counted(smaller):
+            return False
+        self.case = smaller
+        return True
+
+    def _fails_counted(self, case: Case) -> bool:
+        self._left -= 1
+        return self._fails(case)
+
+    def _drop_lists(self) -> None:
+        i = 0
+        while self.case.broken is None and len(self.case.lists) > 1 and i < len(self.case.lists):
+            lists = self.case.lists
+            i += not self._try(replace(self.case, lists=lists[:i] + lists[i + 1 :]))
+
+    def _drop_commands(self) -> None:
+        for i in range(len(self.case.lists)):
+            size = max(1, len(self.case.lists[i]) // 2)
+            while size:
+                start = 0
+                while start < len(self.case.lists[i]):
+                    start += 0 if self._drop(i, start, size) else size
+                size //= 2
+
+    def _drop(self, i: int, start: int, size: int) -> bool:
+        commands, broken = self.case.lists[i], self.case.broken
+        kept = commands[:start] + commands[start + size :]
+        if not kept:
+            return False
+        if broken and broken[0] == i and start <= broken[1]:
+            if broken[1] < start + size:
+                return False
+            broken = (i, broken[1] - size, broken[2])
+        return any(self._try(smaller) for smaller in _ordered(replace(self.case, broken=broken), i, kept))
+
+    def _simplify(self) -> None:
+        """A plain memory, and every field of every command as small as it can be."""
+        plain = {"read_latency": 1, "write_latency": 1}
+        if self.case.timing != plain:
+            self._try(replace(self.case, timing=plain))
+        for i, commands in enumerate(self.case.lists):
+            for j in range(len(commands)):
+                while (self.case.broken is None or self.case.broken[:2] != (i, j)) and self._simplify_command(i, j):
+                    pass
+
+    def _simplify_command(self, i: int, j: int) -> bool:
+        case = self.case
+        commands, window = case.lists[i], (BASE + case.window[0], BASE + case.window[1])
+        for change in _simpler(commands[j]):
+            changed = {**commands[j], **change}
+            if check_command(pack(changed), case.config, window) is None:
+                if any(self._try(smaller) for smaller in _ordered(case, i, (*commands[:j], changed, *commands[j + 1 :]))):
+                    return True
+        return False
 
 
 def _simpler(command: Fields) -> Iterator[dict[str, int]]:
     unused = {name: 0 for name in UNUSED if command.get(name)}
-    if unused:
+    if len(unused) > 1:
         yield unused
-        yield from ({name: 0} for name in unused)
+    yield from ({name: 0} for name in unused)
     if command.get("chained"):
         yield {"chained": 0, "k1": 0, "shift": 0, "segment_wait": 0, "device_shift": 0}
     for name in SIZES:
