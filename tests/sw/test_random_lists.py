@@ -10,9 +10,11 @@ import pytest
 
 from loralith.cli import main
 from loralith.cli.list_runner import Machines
+from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import PRESETS, Config
-from loralith.verif.lists.case import Case
+from loralith.verif.lists.case import BASE, Case, Layout
+from loralith.verif.lists.checks import check_list
 from loralith.verif.lists.configs import random_config
 from loralith.verif.lists.generate import generate
 from loralith.verif.lists.illegal import illegal
@@ -59,6 +61,33 @@ def test_legal_lists_do_what_the_oracle_says(machines: Machines, first: int) -> 
 def test_illegal_lists_are_refused_alike(machines: Machines, first: int) -> None:
     for seed in range(first, first + 20):
         assert machines.compare(illegal(machines.config, seed)) is None, f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("base", "length"),
+    [
+        (BASE + 4, 1),
+        (BASE + 1, 0),
+        (BASE, 0),
+        (BASE - 128, 1),
+        (BASE - 128, 2),
+        (BASE + Layout.size - 128, 2),
+        (BASE + Layout.size, 1),
+        (BASE, Layout.size // 128 + 1),
+        (BASE, (1 << 32) - 1),
+        ((1 << 64) - 128, 1),
+        ((1 << 64) - 128, 2),
+        (0, 1),
+    ],
+)
+def test_bad_lists_are_refused_alike(machines: Machines, base: int, length: int) -> None:
+    refusal = check_list(base, length, machines.config, (BASE, BASE + Layout.size))
+    assert refusal is not None
+    assert machines.native is not None
+    machines.native.power_cycle()
+    for device in (ReferenceDevice(machines.config, Layout.size, BASE), machines.native):
+        status = device.run_at(base, length).status
+        assert (status.code, status.detail, status.unit, status.address, status.command) == (*refusal, 0), device
 
 
 def test_a_wrong_device_is_found_made_small_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

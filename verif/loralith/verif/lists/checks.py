@@ -34,7 +34,7 @@ def check_list(base: int, length: int, config: Config, window: tuple[int, int]) 
     if base % config.bus_bytes:
         return Refusal(Code.MISALIGNED, Check.LIST, Unit.FETCH, base)
     if length < 1:
-        return Refusal(Code.BAD_FIELD, Check.LIST, Unit.FETCH)
+        return Refusal(Code.BAD_FIELD, Check.LIST, Unit.FETCH, base)
     if base < window[0] or base + 128 * length > window[1]:
         return Refusal(Code.DRAM_WINDOW, Check.LIST, Unit.FETCH, base)
     return None

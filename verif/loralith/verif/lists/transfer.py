@@ -58,7 +58,7 @@ def draw_load(draw: Draw) -> Fields | None:
     if target == 3 or draw.chance(0.5):
         c |= {"transpose": 1, "rows": draw.upto(most), "row_bytes": draw.upto(seq)}
     else:
-        c |= {"rows": draw.upto(seq), "row_bytes": draw.upto(most), "pad_rows": draw.upto(2 * W, 0) if draw.chance(0.4) else 0}
+        c |= {"rows": draw.upto(seq), "row_bytes": draw.upto(most), "pad_rows": draw.upto(draw.upto(2 * W)) if draw.chance(0.4) else 0}
     names = (("base", "block_stride"), ("right_base", "right_stride"))
     for region, (base, stride) in zip(load_regions(c, config), names, strict=False):
         place = draw.region(region.memory, region.blocks, region.rows)
