@@ -10,7 +10,7 @@ from loralith.compiler.checker import IllegalList, check
 from loralith.compiler.command_list import CommandList
 from loralith.device.errors import DeviceError
 from loralith.device.verilator import VerilatorDevice
-from loralith.spec.commands import Opcode
+from loralith.spec.commands import SEMAPHORE_MAX, Opcode
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.registers import REGISTERS
 from loralith.spec.status import Code
@@ -125,6 +125,19 @@ def test_a_semaphore_that_a_segment_and_the_next_command_take(machines: Machines
     last = store(R, 4, 0, 0) | {"wait": 1 << 2}
     start = [load_left, load_right | {"signal": 1 << 4}, product(wait=1 << 0 | 1 << 4), scales]
     agree_or_refused(machines, case([*start, first, scales | {"wait": 1 << 3}, second, last], ordered=False))
+
+
+@pytest.mark.parametrize("left", [0, SEMAPHORE_MAX])
+def test_a_full_semaphore_holds_its_giver(machines: Machines, left: int) -> None:
+    """Behind a long product, loads fill a semaphore; more come to it before a product takes its first token. ``left`` stay in it."""
+    load_left, load_right = operands()
+    load_right["signal"] = 1 << 0
+    give = fields_of(Opcode.LOAD, target=2, rows=1, row_bytes=4 * R, address=BASE + Layout.scales, signal=1 << 1)
+    take = product(n_cols=1, k0=1, wait=1 << 1, out_mode=2, to_out=1)
+    long = product(n_cols=4 * C, right0_stride=0, wait=1 << 0)
+    commands = [load_left, load_right, long, *[give] * SEMAPHORE_MAX, *[take, give] * 4, *[take] * (SEMAPHORE_MAX - left)]
+    commands += [product(n_cols=1, k0=1, signal=1 << 2), store(R, 4, 0, 0) | {"wait": 1 << 2}]
+    assert machines.compare(case(commands, ordered=False)) is None
 
 
 @pytest.mark.parametrize("register", ["LIST_LENGTH", "LIST_BASE", "WINDOW_BASE", "WINDOW_LIMIT", "WATCHDOG"])

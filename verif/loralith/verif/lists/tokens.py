@@ -57,6 +57,7 @@ class TokenPlacer:
         self._before: list[list[int]] = []  # per command and event: the events that surely came before, bit 4 * command + event
         self._latest: dict[Opcode, int] = {}
         self._names = [int(s) for s in rng.permutation(SEMAPHORES)[:semaphores]]
+        self._lag = int(rng.choice([1, 10, 30]))  # commands between the two ends of a token that nothing needs
         self._semaphores = {name: _Semaphore() for name in self._names}
 
     def add(self, command: Fields) -> bool:
@@ -77,7 +78,7 @@ class TokenPlacer:
                     self._semaphores[name].forget_last()
                 return False
         while self.commands and self.rng.random() < self.spare:
-            i = int(self.rng.integers(max(0, j - 40), j))
+            i = int(self.rng.integers(max(0, j - self._lag - 3), max(1, j - self._lag + 1)))
             giver = Opcode(self.commands[i]["opcode"])
             source = Event.READ if giver is Opcode.COMPUTE and self.rng.random() < 0.5 else Event.DONE
             event = Event.SEGMENT if command.get("chained") and self.rng.random() < 0.5 else Event.START
@@ -105,13 +106,18 @@ class TokenPlacer:
         events = [event] if event is Event.START else [event, Event.START]
         for e in events:
             for g, s in choices:
-                for name in self.rng.permutation(self._names):
-                    if self._pair(int(name), g, s, j, e, unit):
-                        added.append((int(name), g, s, e))
+                for name in self._names_in_turn():
+                    if self._pair(name, g, s, j, e, unit):
+                        added.append((name, g, s, e))
                         for follower in range(e, 4):
                             before[follower] |= self._before[g][s]
                         return True
         return False
+
+    def _names_in_turn(self) -> list[int]:
+        """The semaphores in random order, half the time those in use first: they fill up."""
+        names = [int(name) for name in self.rng.permutation(self._names)]
+        return sorted(names, key=lambda name: self._semaphores[name].kind is None) if self.rng.random() < 0.5 else names
 
     def _pair(self, name: int, g: int, source: Event, j: int, event: Event, unit: Opcode) -> bool:
         it, kind = self._semaphores[name], (Opcode(self.commands[g]["opcode"]), source)
