@@ -188,7 +188,7 @@ def test_a_left_result_needs_a_token_to_be_read_as_operand(devices: tuple[Verila
         ]
 
     assert_same(devices, commands(TOKEN))
-    with pytest.raises(IllegalList, match="command 3: reads rows 8..8 of left"):
+    with pytest.raises(IllegalList, match=r"command 3: reads rows 8\.\.8 of left"):
         check(CommandList.of(commands(0)), CONFIG)
 
 

@@ -75,7 +75,7 @@ REGISTERS: dict[str, Register] = {
             "CONTROL",
             0x10,
             Access.WO,
-            "commands to the machine; a doorbell is refused with SLVERR while a list runs or drains, an abort in the same write still counts",
+            "commands to the machine; a doorbell is refused with SLVERR while a list runs or drains, an abort beside it counts",
             bits=(
                 Bits("start", 0, 1, "doorbell: run the list at LIST_BASE"),
                 Bits("abort", 1, 1, "stop the list, take in all outstanding responses"),
