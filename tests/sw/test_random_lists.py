@@ -130,6 +130,8 @@ def test_a_soak_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureF
         (["--commands", "0"], "--commands must be over 0, not 0"),
         (["--seconds", "-1"], "--seconds must be over 0, not -1"),
         (["--configs", "random:x"], "random:SEED"),
+        (["--failure", "."], ". cannot be written: it is a folder"),
+        (["--state", "/dev/null/state.json"], "/dev/null is not a folder"),
         (["--replay", "missing.json"], "missing.json"),
     ],
 )

@@ -51,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise SoakError(f"--{name} must be over 0, not {value:g}")
+    for file in (args.state, args.failure):
+        if file is not None and (file.is_dir() or not _folder(file.parent)):
+            raise SoakError(f"{file} cannot be written: {'it is' if file.is_dir() else f'{file.parent} is not'} a folder")
     from loralith.cli.list_runner import Machines
 
     names = (args.configs or args.config).split(",")
@@ -78,6 +81,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"case {tally['cases'] - 1} of seed {tally['seed']} differs: {difference}")
     return 0 if difference is None else 1
+
+
+def _folder(path: Path) -> bool:
+    """Whether it is a folder, made where nothing is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _config(name: str) -> Config:
