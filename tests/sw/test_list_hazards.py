@@ -140,6 +140,19 @@ def test_a_full_semaphore_holds_its_giver(machines: Machines, left: int) -> None
     assert machines.compare(case(commands, ordered=False)) is None
 
 
+@pytest.mark.parametrize("signal", ["read_signal", "signal"])
+def test_a_full_semaphore_holds_every_products_signal(machines: Machines, signal: str) -> None:
+    """Behind a long load; the products that follow find the semaphore full one after another, and none of their tokens is lost."""
+    load_left, load_right = operands()
+    load_right["signal"] = 1 << 0
+    give = product(n_cols=1, k0=1, **{signal: 1 << 1})
+    take = fields_of(Opcode.LOAD, target=2, rows=1, row_bytes=4 * R, address=BASE + Layout.scales, wait=1 << 1)
+    long = fields_of(Opcode.LOAD, target=1, rows=300, row_bytes=C, row_stride=W, base=64, address=DATA)
+    commands = [load_left, load_right, give | {"wait": 1 << 0}, *[give] * (SEMAPHORE_MAX - 1)]
+    commands += [long, *[take, give] * 6, *[take] * SEMAPHORE_MAX]
+    assert machines.compare(case(commands, ordered=False)) is None
+
+
 @pytest.mark.parametrize("register", ["LIST_LENGTH", "LIST_BASE", "WINDOW_BASE", "WINDOW_LIMIT", "WATCHDOG"])
 @pytest.mark.parametrize("after", [0, 20, 100])
 def test_a_running_list_does_not_see_its_registers_written(register: str, after: int) -> None:
