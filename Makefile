@@ -10,7 +10,7 @@ CONFIG ?= base
 PYTEST_FLAGS ?=
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
-SOAK_FLAGS ?= --lists --configs tiny,random:1,random:8 --commands 1000000 --seconds 3600 --failure build/soak-failure.json
+SOAK_FLAGS ?= --lists --configs tiny,narrow,random:1,random:8 --commands 1000000 --seconds 3600 --failure build/soak-failure.json
 
 # The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \

@@ -12,34 +12,16 @@ from loralith.cli import main
 from loralith.cli.list_runner import Machines
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
-from loralith.spec.config import PRESETS, Config
+from loralith.spec.config import PRESETS
 from loralith.verif.lists.case import BASE, Case, Layout
 from loralith.verif.lists.checks import check_list
-from loralith.verif.lists.configs import random_config
+from loralith.verif.lists.configs import NARROW, random_config
 from loralith.verif.lists.generate import generate
 from loralith.verif.lists.illegal import illegal
 from loralith.verif.lists.legal import fault, loosen
 from loralith.verif.lists.places import Fields
 from loralith.verif.lists.shrink import shrink
 
-# More columns than rows, both of them few; BOTH is legal; bursts, queues and memories as small as they may be.
-NARROW = Config(
-    "narrow",
-    2,
-    8,
-    8,
-    8,
-    1024,
-    2048,
-    1024,
-    256,
-    scale_bytes=64,
-    stat_slots=8,
-    queue_depth=2,
-    outstanding_reads=3,
-    outstanding_writes=2,
-    max_burst=5,
-)
 CONFIGS = (PRESETS["tiny"], NARROW)
 SEEDS = 40
 

@@ -36,7 +36,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--commands", type=int, default=20_000, metavar="N", help="how many commands, at least (default: 20000)")
     group.add_argument("--seconds", type=float, metavar="S", help="stop after this time, whatever the number of commands")
     group.add_argument(
-        "--configs", metavar="LIST", help="presets, JSON files and random:SEED, separated by commas, in turn (default: that of --config)"
+        "--configs",
+        metavar="LIST",
+        help="presets, JSON files, narrow and random:SEED, separated by commas, in turn (default: that of --config)",
     )
     group.add_argument("--state", type=Path, metavar="FILE", help="keep how far it came in this file, and go on from there")
     group.add_argument("--failure", type=Path, metavar="FILE", help="write the first case that differs there, made small, as JSON")
@@ -93,8 +95,10 @@ def _folder(path: Path) -> bool:
 
 
 def _config(name: str) -> Config:
-    from loralith.verif.lists.configs import random_config
+    from loralith.verif.lists.configs import NARROW, random_config
 
+    if name == NARROW.name:
+        return NARROW
     kind, _, seed = name.partition(":")
     if kind != "random":
         return load_config(name)

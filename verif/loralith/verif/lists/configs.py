@@ -1,4 +1,4 @@
-"""Random configurations that are small enough to build and to fill."""
+"""Configurations that are small enough to build and to fill."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ import numpy as np
 
 from loralith.spec.config import Config, ConfigError
 
-__all__ = ["random_config"]
+__all__ = ["NARROW", "random_config"]
+
+# More columns than rows, both of them few; BOTH is legal; bursts, queues and memories as small as they may be.
+NARROW = Config(
+    "narrow",
+    2,
+    8,
+    8,
+    8,
+    1024,
+    2048,
+    1024,
+    256,
+    scale_bytes=64,
+    stat_slots=8,
+    queue_depth=2,
+    outstanding_reads=3,
+    outstanding_writes=2,
+    max_burst=5,
+)
 
 
 def random_config(seed: int, most: int = 16) -> Config:
