@@ -10,6 +10,7 @@ CONFIG ?= base
 PYTEST_FLAGS ?=
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
+SOAK_FLAGS ?= --lists --configs tiny,narrow,random:1,random:8 --commands 1000000 --seconds 3600 --failure build/soak-failure.json
 
 # The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim test test-slow test-outside synth gen lint format lock clean distclean
+.PHONY: help setup sim test test-slow test-outside soak synth gen lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -52,6 +53,9 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	$(BIN)/python -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
+	$(BIN)/loralith soak $(SOAK_FLAGS)
 
 test-outside: $(STAMP) ## compare quantizers and products with torchao's, which it installs in build/outside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/outside \

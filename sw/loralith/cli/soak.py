@@ -1,4 +1,4 @@
-"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy."""
+"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy; with `--lists`, random command lists."""
 
 import argparse
 import secrets
@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from loralith.cli import output, results
+from loralith.cli import output, results, soak_lists
 
 BATCH = 200
 
@@ -18,12 +18,17 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
     parser.add_argument("--device", default="verilator", help="reference or verilator (default: verilator)")
     parser.add_argument("--stall", type=float, default=0.2, help="most probable stall per bus channel and cycle (default: 0.2)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there (with --lists, lists.json and lists.md)"
+    )
+    soak_lists.register(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when a product came out wrong."""
+    """Returns 1 when a product or a list came out wrong."""
+    if args.lists or args.replay:
+        return soak_lists.run(args)
     import numpy as np
 
     from loralith.device import open_device

@@ -141,6 +141,10 @@ class Device(ABC):
             raise DeviceFault(result.status, self._blame(data, result))
         return result
 
+    def run_at(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
+        """Run the `length` commands that lie at `address`, and return how they ended, a fault included. Raises DeviceTimeout."""
+        return self._execute(address, length, timeout)
+
     def _list_buffer(self, nbytes: int) -> int:
         if self._list is None or self._list[1] < nbytes:
             if self._list is not None:

@@ -154,10 +154,6 @@ class VerilatorDevice(Device):
 
     # What only a simulation offers.
 
-    def run_at(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
-        """Run the `length` commands that lie at `address`, and return how they ended, a fault included. Raises DeviceTimeout."""
-        return self._execute(address, length, timeout)
-
     @property
     def used_bytes(self) -> int:
         """Bytes from the start of device memory to the end of the last allocation."""
