@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,16 +170,11 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with (
-        output.plain_warnings(),
-        stop_on_interrupt() as stop,
-        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
-    ):
-        if fp32:
-            result = finetune(settings, None, bar, stop, resume=args.resume)
-        else:
-            with open_device(args.device, args.config) as device:
-                result = finetune(settings, attacher(device, args.verify), bar, stop, resume=args.resume)
+    with output.plain_warnings(), ExitStack() as stack:
+        attach = None if fp32 else attacher(stack.enter_context(open_device(args.device, args.config)), args.verify)
+        stop = stack.enter_context(stop_on_interrupt())  # after the device: Ctrl-C ends its build at once
+        bar = stack.enter_context(Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps))
+        result = finetune(settings, attach, bar, stop, resume=args.resume)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

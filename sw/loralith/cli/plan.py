@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output
+from loralith.cli import output, results
+from loralith.files import check_output, write_json
 from loralith.spec.config import PRESETS
 
 
@@ -25,7 +26,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from loralith.diffusion.checkpoint import write_json
     from loralith.diffusion.settings import choose_targets
     from loralith.errors import LoralithError
     from loralith.mapping.configs import find_model
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
     config, source = load_config(args.config), find_model(args.model)
+    if args.output:
+        check_output(args.output, [*results.config_files(args), *([source.file] if source.file else [])])
     with output.plain_warnings():
         traced = trace_model(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch, modules=args.map)
     settings = {"model": source.name, "map": args.map, "rank": args.rank, "targets": args.targets, "batch": args.batch}
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     figures = {**settings, **plan(traced, config, args.weight_bits)}
     if args.output:
         write_json(figures, args.output)
+        output.wrote(args.output)
     if args.json:
         output.emit_json(figures)
     else:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in (args.output / "rtl", args.output / "fp32"):
         shutil.rmtree(folder, ignore_errors=True)
     output.log(f"building or loading the Verilated {args.config} configuration")
-    with stop_on_interrupt() as stop, open_device("verilator", args.config) as device:
+    with open_device("verilator", args.config) as device, stop_on_interrupt() as stop:  # Ctrl-C ends a build at once
         attach = attacher(device, verify=True)
         if args.steps is None:
             each = seconds_per_step(settings, attach)

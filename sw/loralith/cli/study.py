@@ -165,8 +165,8 @@ def study(args: argparse.Namespace) -> int:
         if store.baseline is None or FP32 not in names:
             raise LoralithError(f"{args.output} has no finished point of fp32, which all others are held against; leave out --finished")
     else:
-        with stop_on_interrupt() as stop, Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
-            with attacher(args.device, args.config) as attach:
+        with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
+            with Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
                 for point in run_study(store, names, seeds, attach, bars.step, stop):
                     bars.point(point)
     summary = publish(args, store, names, list(seeds))
@@ -232,7 +232,7 @@ def rerun(args: argparse.Namespace) -> int:
     settings = StudySettings.from_identity(content["settings"])
     whole = args.steps in (None, settings.steps)
     settings = settings if whole else settings.shortened(int(args.steps))
-    with stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars, attacher(args.device, args.config) as attach:
+    with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars:
         point = run_point(
             settings, args.rerun, args.seed, attach, lambda n: bars.step(args.rerun, args.seed, n), stop, in_scheme=args.device is None
         )

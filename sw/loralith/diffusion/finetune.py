@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from loralith.diffusion.attachment import Attach, Attachment
-from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint, write_bytes, write_json
+from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.curve import look
 from loralith.diffusion.determinism import repeatable
@@ -25,6 +25,7 @@ from loralith.diffusion.report import build_picture, build_report, read_report
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.unet import load_model
+from loralith.files import write_bytes, write_json, write_text
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Interrupted, Method, TrainingError
 
@@ -105,7 +106,7 @@ def finetune(
             content = build_report(settings, session, session.before, after, subject)
             method.save(folder)
             write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
-            write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)
+            write_text(build_html(content, subject, session, after), folder / HTML)
             write_json(content, folder / REPORT)
             (folder / CHECKPOINT).unlink(missing_ok=True)
     return FinetuneResult(content, folder)

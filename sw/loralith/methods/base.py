@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loralith.diffusion.prompt import PromptEncoder
-from loralith.errors import LoralithError
+from loralith.errors import INTERRUPTED, LoralithError
 
 if TYPE_CHECKING:
     from loralith.diffusion.attachment import Attachment
@@ -33,6 +33,8 @@ class TrainingError(LoralithError):
 class Interrupted(LoralithError):
     """A run that was asked to stop and can be resumed; `step` steps are in its checkpoint."""
 
+    status = INTERRUPTED
+
     def __init__(self, step: int, folder: Path) -> None:
         super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
         self.step = step
@@ -40,6 +42,8 @@ class Interrupted(LoralithError):
 
 class Abandoned(LoralithError):
     """A run that was asked to stop before it had anything to resume from."""
+
+    status = INTERRUPTED
 
 
 @dataclass(frozen=True)

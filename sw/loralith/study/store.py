@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loralith.diffusion.checkpoint import describe_difference, write_json
+from loralith.diffusion.checkpoint import describe_difference
 from loralith.errors import LoralithError
+from loralith.files import write_json
 from loralith.study.settings import StudySettings
 
 SETTINGS_FILE = "settings.json"
