@@ -110,7 +110,7 @@ def test_sideways_16_bit_and_marked_files_are_learned_from_as_they_show(folder):
     (folder / "1.txt").write_text(PROMPT, encoding="utf-8-sig")
     subject = folder_subject(folder)
     assert subject.captions[0] == PROMPT
-    assert subject.images[0, 0, :, 8:].unique().tolist() == pytest.approx([1.0 - 128 / 127.5])
+    assert subject.images[0, 0, :, 8:].unique().tolist() == pytest.approx([1.0 - 128 / 127.5], abs=1e-6)
     assert subject.images[0, 0, :, :8].unique().tolist() == [1.0]
     (folder / "1.txt").write_text(PROMPT, encoding="utf-16")
     with pytest.raises(DataError, match=r"1\.txt is not a caption: it is UTF-16 text; save it as UTF-8"):
