@@ -138,8 +138,10 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is finished; an interrupted one can be resumed."""
     from loralith.device import open_device
     from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.folder import check_folder
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
 
     fp32 = args.device == FP32
     options = options_of(args)
@@ -170,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
+    check_folder(args.output, resume=args.resume)
+    check_sizes(settings)
     with output.plain_warnings(), ExitStack() as stack:
         attach = None if fp32 else attacher(stack.enter_context(open_device(args.device, args.config)), args.verify)
         stop = stack.enter_context(stop_on_interrupt())  # after the device: Ctrl-C ends its build at once

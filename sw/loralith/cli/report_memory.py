@@ -42,6 +42,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a method that does not exist, SettingsError for settings out of range."""
     from loralith.diffusion.memory import METHODS, measure_method
     from loralith.diffusion.settings import FinetuneSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
     from loralith.mapping.memory import PARTS
     from loralith.spec.config import load_config
 
@@ -51,6 +52,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     settings = FinetuneSettings(Path("."), batch=args.batch, rank=args.rank, targets=choose_targets(args.targets))
     config = load_config(args.config)
+    check_sizes(settings)
     methods = {name: measure_method(name, settings, config) for name in names}
     for name, method in methods.items():
         method["saved_ratio"] = saved_ratio(method, methods[BASELINE])

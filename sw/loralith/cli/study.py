@@ -146,6 +146,7 @@ def weight_errors() -> dict[str, list[float]]:
 def study(args: argparse.Namespace) -> int:
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import EvaluationSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
     from loralith.study.run import pending, run_study
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.settings import StudySettings
@@ -158,6 +159,7 @@ def study(args: argparse.Namespace) -> int:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
     settings = StudySettings(targets=choose_targets(args.targets), evaluation=EvaluationSettings(samples=args.samples))
     settings = settings if args.steps is None else settings.shortened(args.steps)
+    check_sizes(settings.run(0))
     store, seeds = Store(args.output, settings), range(args.seeds)
     left = pending(store, names, seeds)
     if args.finished:
