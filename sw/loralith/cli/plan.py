@@ -26,6 +26,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.output:  # before torch is loaded
+        model = Path(args.model)
+        places = (model, model / "config.json", model / "unet" / "config.json")
+        check_output(args.output, [*results.config_files(args), *(place for place in places if place.is_file())])
     from loralith.diffusion.settings import choose_targets
     from loralith.errors import LoralithError
     from loralith.mapping.configs import find_model
@@ -37,8 +41,6 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
     config, source = load_config(args.config), find_model(args.model)
-    if args.output:
-        check_output(args.output, [*results.config_files(args), *([source.file] if source.file else [])])
     with output.plain_warnings():
         traced = trace_model(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch, modules=args.map)
     settings = {"model": source.name, "map": args.map, "rank": args.rank, "targets": args.targets, "batch": args.batch}
