@@ -43,7 +43,7 @@ class PynqDevice(Device):
         try:
             overlay = pynq.Overlay(str(bitfile))
             cores = sorted(overlay.ip_dict)
-            self._mmio = getattr(overlay, core).mmio if core in cores else None
+            self._mmio: Any = getattr(overlay, core).mmio if core in cores else None
         except Exception as error:  # of PYNQ, its libraries and the kernel's drivers: no common class
             raise DeviceError(f"{bitfile} cannot be loaded: {_told(error)}") from error
         if self._mmio is None:

@@ -203,7 +203,7 @@ def _triples(tensors: Mapping[str, Tensor], a: str, b: str, path: Path) -> dict[
         if two is None:
             raise AdapterError(f"{path} lacks the tensor {name}{b}")
         alpha = tensors.get(f"{name}.alpha")
-        factors = (readable(tensor, f"{letter} of {name}", path) for tensor, letter in ((one, "A"), (two, "B")))
+        factors = readable(one, f"A of {name}", path), readable(two, f"B of {name}", path)
         triples[name] = *factors, None if alpha is None else scalar(alpha, f"{name}.alpha", path)
     known = {name + ending for name in triples for ending in (a, b, ".alpha")}
     for name in tensors:
