@@ -1,6 +1,6 @@
 """Which part of loralith may import which.
 
-    spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
+    files <- spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
 
 A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
 too: a type is a dependency as well.
@@ -40,21 +40,22 @@ SW = "<sw>"
 BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transformers")}
 
 RULES = (
-    Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec"), never=("torch",)),
+    Rule("loralith.files", "gen", (), third_party=()),
+    Rule("loralith.spec", "gen", ("loralith.spec", "loralith.files"), third_party=()),
+    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec", "loralith.files"), never=("torch",)),
     # The pages of mutants and formal properties are generated as well.
     Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
-    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
+    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     # These look into the blocks.
     Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
     Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
-    Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
-    Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
-    Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
+    Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
+    Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
 )
 
@@ -64,7 +65,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
+BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec", "loralith.files")
 
 
 def within(name: str, prefix: str) -> bool:
@@ -158,6 +159,7 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.spec.config", "gen", "import numpy"),
         ("loralith.spec.config", "gen", "from loralith.rtl import top"),
         ("loralith.spec.config", "gen", "from loralith import errors"),
+        ("loralith.files", "gen", "from loralith.spec import config"),
         ("loralith.spec.config", "gen", "from ..rtl import top"),
         ("loralith.spec.config", "gen", "def late():\n    import torch"),
         ("loralith.rtl.pe.array", "hw", "import torch"),

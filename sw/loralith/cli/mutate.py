@@ -30,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from loralith.mutants.campaign import STAGES
     from loralith.verif.mutation import MutationError
 
+    usual = results.REPO / "tests" / "mutants" / "mutants.toml"
+    if not usual.is_file():
+        raise mutants.MutantError(f"mutate breaks the sources of a clone of the repository, and {results.REPO} is none; run it in one")
     try:
         chosen = _chosen(args)
     except MutationError as error:
@@ -41,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     for stage in stages:
         if stage not in STAGES:
             raise mutants.MutantError(f"stages are {', '.join(STAGES)}, not {stage!r}")
+    if args.output:
+        results.check(args.output / "mutants", [args.catalogue] if args.catalogue else [])
     folder = results.REPO / "build" / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
     if args.fresh:
