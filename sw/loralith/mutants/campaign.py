@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from loralith.mutants.catalogue import CONTROL, REPO, RTL, Mutant, MutantError
 from loralith.mutants.model import build, environment
+from loralith.toolchain import python_module
 
 __all__ = ["STAGES", "Campaign", "Verdict"]
 
@@ -97,7 +97,8 @@ class Campaign:
 
     def _failed(self, stage: str, files: Sequence[str], work: Path) -> str | None:
         """The first test that fails on the mutant, None where all pass. Raises MutantError where pytest itself comes to grief."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
+        command = python_module("pytest")
+        command += ["-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
         command += ["--basetemp", str(work / "tmp"), *(str(TESTS / file) for file in files)]
         variables = environment(work)
         if stage != "unit":

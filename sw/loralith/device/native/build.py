@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata, util
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from loralith.errors import LoralithError
 from loralith.spec.config import Config
-from loralith.toolchain import ToolchainError, find_verilator
+from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
 __all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "verilog"]
 
@@ -53,8 +52,7 @@ def verilog(config: Config) -> Path:
 
     def make(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
-        command = [sys.executable, "-m", "loralith.gen", "verilog"]
-        command += ["--config", str(folder / "config.json"), "--output", str(folder / f"{MODULE}.v")]
+        command = python_module("loralith.gen", "verilog", "--config", folder / "config.json", "--output", folder / f"{MODULE}.v")
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
@@ -82,38 +80,50 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
     key = _digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
-    def compiled(folder: Path, options: str = "") -> None:
+    def compiled(folder: Path, objects: Path, options: str = "") -> None:
+        sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
         verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", folder / "obj"),
-            *("--compiler-include", SOURCES / "arithmetic.h"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", folder / LIBRARY),
-            *(SOURCES / "modules.vlt", source, SOURCES / "model.cpp"),
+            *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
+            *("--compiler-include", sources / "arithmetic.h"),
+            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
+            *(sources / "modules.vlt", design, sources / "model.cpp"),
         )
         # The object files' paths name the profile's: the second compilation takes place in the same folder.
-        shutil.rmtree(folder / "obj")
+        shutil.rmtree(objects)
 
     def make(folder: Path) -> None:
-        if profiled and _exercised(config, folder, compiled):
-            return
-        compiled(folder)
+        with _objects(folder) as objects:
+            if profiled and _exercised(config, folder, objects, compiled):
+                return
+            compiled(folder, objects)
 
     return _cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
 
 
-def _exercised(config: Config, folder: Path, compiled: Callable[[Path, str], None]) -> bool:
+@contextlib.contextmanager
+def _objects(folder: Path) -> Iterator[Path]:
+    """Where make works: in `folder`, or in a temporary folder where there are spaces in its path, which Verilator's makefiles refuse."""
+    if without_spaces(folder.parent) == folder.parent.absolute():
+        yield folder / "obj"
+    else:
+        with tempfile.TemporaryDirectory(prefix="loralith-") as other:
+            yield Path(other) / "obj"
+
+
+def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[Path, Path, str], None]) -> bool:
     """Compile, run, and compile by what the run showed; whether that could be done."""
-    profile, description = folder / "profile", folder / "config.json"
+    profile, description = without_spaces(folder.parent) / folder.name / "profile", folder / "config.json"
     description.write_text(json.dumps(config.as_dict()), encoding="utf-8")
     try:
-        compiled(folder, GENERATE.format(profile))
-        command = [sys.executable, "-m", "loralith.device.native.exercise", str(folder / LIBRARY), str(description)]
+        compiled(folder, objects, GENERATE.format(profile))
+        command = python_module("loralith.device.native.exercise", folder / LIBRARY, description)
         subprocess.run(command, check=True, capture_output=True)
-        compiled(folder, USE.format(profile))
+        compiled(folder, objects, USE.format(profile))
     except (ToolchainError, subprocess.CalledProcessError):
         return False
     finally:
         shutil.rmtree(profile, ignore_errors=True)
-        shutil.rmtree(folder / "obj", ignore_errors=True)
+        shutil.rmtree(objects, ignore_errors=True)
     return True
 
 
