@@ -20,7 +20,7 @@ from typing import Any
 
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "markdown", "svd", "description")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")

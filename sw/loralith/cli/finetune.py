@@ -47,7 +47,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         choices=("lora", "all"),
         help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
-    parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
+    parser.add_argument(
+        "--device", default="reference", help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: reference)"
+    )
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument(
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"

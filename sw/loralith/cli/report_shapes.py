@@ -8,7 +8,6 @@ from typing import Any
 
 from loralith.cli.results import REPO
 from loralith.errors import LoralithError
-from loralith.shapes import compare, peers
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
 FOLDER = REPO / "docs" / "results" / "shapes"
@@ -30,6 +29,8 @@ PICTURES = {
 
 def _peers(figures: dict[str, Any]) -> list[str]:
     """Other systems on the same products."""
+    from loralith.shapes import peers
+
     lines = [
         "## Other systems on the same products",
         "",
@@ -72,6 +73,8 @@ def command(args: argparse.Namespace) -> str:
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a folder without results."""
+    from loralith.shapes import compare, peers
+
     paths = sorted(args.folder.glob("*.json"))
     if not paths:
         raise LoralithError(f"no results in {args.folder}; `loralith bench shapes --output {args.folder}/NAME` writes one")
