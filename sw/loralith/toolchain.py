@@ -16,6 +16,7 @@ from pathlib import Path
 from loralith.errors import LoralithError
 
 MIN_PYTHON = (3, 11)
+BOARD_PYTHON = (3, 10)  # of the images of PYNQ's boards; devices, compiler and the numpy half of lora run on it
 MIN_VERILATOR = (5, 36)  # cocotb 2 needs it
 
 # What Verilator's and cocotb's builds call, and the Debian package of each.
@@ -221,9 +222,14 @@ def check_all() -> list[Check]:
 
 def _check_python() -> Check:
     wanted = ".".join(map(str, MIN_PYTHON))
-    ok = sys.version_info >= MIN_PYTHON
+    ok = sys.version_info >= BOARD_PYTHON
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", ok, True, version, sys.executable if ok else f"Python {wanted} or newer is needed")
+    detail = f"Python {wanted} or newer is needed"
+    if sys.version_info >= MIN_PYTHON:
+        detail = sys.executable
+    elif ok:
+        detail = f"enough for a board; simulation, synthesis and training need {wanted}"
+    return Check("python", ok, True, version, detail)
 
 
 def _check_tool(tool: str, package: str) -> Check:

@@ -51,6 +51,7 @@ RULES = (
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
+    Rule("loralith.__main__", "sw", ("loralith.cli",)),
 )
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
@@ -59,7 +60,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
+BOARD_ALSO = ("loralith.errors", "loralith.places", "loralith.toolchain", "loralith.spec")
 
 
 def within(name: str, prefix: str) -> bool:

@@ -83,7 +83,7 @@ def test_defects_keep_their_traceback(defect: type[Exception], monkeypatch: pyte
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help_and_json(command: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "loralith.cli", command, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "loralith", command, "--help"], capture_output=True, text=True, check=True)
     assert "--json" in done.stdout
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, write
+from loralith.cli.results import write
 from loralith.errors import LoralithError
+from loralith.places import data
 
 if TYPE_CHECKING:
     from loralith.study.methods import Where
 
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
-RESULTS = REPO / "docs" / "results" / "methods"
+RESULTS = data("docs/results/methods")
 TITLE = "What the training methods learn"
 DEVICE = "direct"
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
+from loralith.places import checkout
 from loralith.spec.config import load_config
+from loralith.toolchain import MIN_PYTHON
 
 __all__ = ["FP32", "check"]
 
@@ -36,6 +39,11 @@ def check(args: argparse.Namespace) -> None:
             raise LoralithError(f"{name} must be above 0 and finite, not {value:g}")
     if getattr(args, "device", None) is not None:
         _device(args)
+    if sys.version_info < MIN_PYTHON and (args.command in ("synth", "mutate") or getattr(args, "what", None) == "area"):
+        wanted, here = (".".join(map(str, version)) for version in (MIN_PYTHON, sys.version_info[:2]))
+        raise LoralithError(f"{args.command} needs Python {wanted}, and this is {here}, on which only a board's part runs")
+    if getattr(args, "publish", False) and checkout() is None:
+        raise LoralithError("--publish writes docs/results of a checkout, and this is an installed package; leave it out")
     own = OF_COMMANDS.get(args.command)
     if own:
         own(args)

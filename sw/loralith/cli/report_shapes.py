@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from loralith.cli.results import REPO
 from loralith.errors import LoralithError
+from loralith.places import data
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
-FOLDER = REPO / "docs" / "results" / "shapes"
+FOLDER = data("docs/results/shapes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

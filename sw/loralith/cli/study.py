@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, commit
+from loralith.cli.results import commit
 from loralith.errors import LoralithError
+from loralith.places import data
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
     from loralith.study.store import Store
 
-RESULTS = REPO / "docs" / "results" / "study.json"
+RESULTS = data("docs/results/study.json")
 SEEDS = 5
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loralith.places import builds
 from loralith.spec.config import Config
 from loralith.toolchain import python_module, without_spaces
 
@@ -68,7 +69,7 @@ class CellFlow:
 
     liberty: Path
     timeout: float = 3600
-    folder: Path = field(default_factory=lambda: Path(__file__).resolve().parents[3] / "build" / "synth" / "cells")
+    folder: Path = field(default_factory=lambda: builds() / "synth" / "cells")
     progress: Progress = lambda line: None
 
     def int8_array(self, rows: int, cols: int) -> Area:

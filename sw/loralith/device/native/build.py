@@ -21,6 +21,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from loralith.errors import LoralithError
+from loralith.places import builds
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
@@ -128,11 +129,8 @@ def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: `build/verilator` of a source checkout, else `loralith/verilator` in the user's cache folder."""
-    root = SOURCES.parents[3]
-    if (root / "pyproject.toml").is_file() and (root / "gen" / "loralith").is_dir():
-        return root / "build" / "verilator"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loralith" / "verilator"
+    """Where models are kept, see `places.builds`."""
+    return builds() / "verilator"
 
 
 def _hardware_key(config: Config) -> str:
