@@ -60,7 +60,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.places", "loralith.toolchain", "loralith.spec")
+BOARD_ALSO = ("loralith.errors", "loralith.places", "loralith.progress", "loralith.toolchain", "loralith.spec")
 
 
 def within(name: str, prefix: str) -> bool:

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(named).parse_args(arguments)
         import_module("loralith.cli.checks").check(args)  # here, since a parser alone has no need of it
+        output.show_progress()
         return args.run(args)
     except EXPECTED as error:
         output.error(str(error))

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from loralith.errors import LoralithError
 from loralith.places import builds
+from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
@@ -41,6 +42,10 @@ CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 GENERATE, USE = "-fprofile-generate={0} -fprofile-update=single", "-fprofile-use={0} -fprofile-correction -Wno-missing-profile"
 
 
+RUNTIME = 3
+"""Files of Verilator's own and ours that are compiled beside those that it writes."""
+
+
 class BuildError(LoralithError):
     """The Verilog or the model could not be made; the message carries the end of the failing tool's output."""
 
@@ -54,6 +59,7 @@ def verilog(config: Config) -> Path:
     def make(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
         command = python_module("loralith.gen", "verilog", "--config", folder / "config.json", "--output", folder / f"{MODULE}.v")
+        tell(f"writing the Verilog of configuration {config.name}, once: tens of seconds")
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
@@ -83,12 +89,14 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
         sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
-        verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
-            *("--compiler-include", sources / "arithmetic.h"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
-            *(sources / "modules.vlt", design, sources / "model.cpp"),
-        )
+        tell(f"compiling the native model of configuration {config.name}, once: from half a minute (tiny) to several (paper)")
+        with every(10, lambda seconds: _so_far(objects, seconds)):
+            verilator.run(
+                *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
+                *("--compiler-include", sources / "arithmetic.h"),
+                *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
+                *(sources / "modules.vlt", design, sources / "model.cpp"),
+            )
         # The object files' paths name the profile's: the second compilation takes place in the same folder.
         shutil.rmtree(objects)
 
@@ -99,6 +107,14 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
             compiled(folder, objects)
 
     return _cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
+
+
+def _so_far(objects: Path, seconds: float) -> str:
+    """How far Verilator and the compiler are."""
+    files, done = len(list(objects.glob("*.cpp"))), len(list(objects.glob("*.o")))
+    if not files:
+        return f"{seconds:.0f} s: Verilator reads the Verilog"
+    return f"{seconds:.0f} s: {done} of {files + RUNTIME} files compiled"
 
 
 @contextlib.contextmanager
