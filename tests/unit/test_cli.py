@@ -104,6 +104,11 @@ def worker(command: str) -> str:
         ("finetune --device gpu", "device must be reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch, not 'gpu'"),
         ("soak --device fp32", "device must be reference, direct, verilator or pynq:<bitfile>, not 'fp32'"),
         ("finetune --config huge", "config must be one of tiny"),
+        ("finetune --images 140", "images must be an integer from 1 to 139, not 140"),
+        ("finetune --digit 3", "digit must be 8 or 9, the classes that the model has never seen, not 3"),
+        ("finetune --targets to_z", "targets must be all, kv or some of"),
+        ("finetune --rank-pattern to_q", "a pattern is NAME=VALUE"),
+        ("finetune --bits 4", "--bits is a setting of tuneqdm, not of lora"),
         ("finetune --device fp32 --verify", "--verify does nothing with --device fp32"),
         ("finetune --device fp32 --config tiny", "--config does nothing with --device fp32"),
         ("finetune --data x --images 4", "--images does nothing with --data"),
@@ -178,12 +183,27 @@ def test_both_versions_are_told_apart(capsys: pytest.CaptureFixture[str], repo: 
     assert f"name: ::loralith:{loralith.__version__}\n" in (repo / "loralith.core").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "words", ["finetune --config huge", "finetune --device gpu", "plan sd15 --rank 0", "study --seed 3", "--help", "report --help"]
+AT_ONCE = (
+    "finetune --config huge",
+    "finetune --device gpu",
+    "finetune --images 999",
+    "finetune --method zoodip --mu -1",
+    "plan sd15 --rank 0",
+    "plan nowhere",
+    "plan sd15 --targets to_z",
+    "adapter x --model nowhere",
+    "study --seed 3",
+    "study --schemes int5",
+    "report memory --targets to_z",
+    "--help",
+    "report --help",
 )
+
+
+@pytest.mark.parametrize("words", AT_ONCE)
 def test_what_is_told_at_once_waits_for_no_library(words: str) -> None:
     """torch takes up to a minute to load."""
-    code = "import contextlib, sys; from loralith.cli import main\nwith contextlib.suppress(SystemExit): main(sys.argv[1:])\n"
+    code = "import contextlib, sys; from loralith.cli import main\nwith contextlib.suppress(SystemExit): assert main(sys.argv[1:]) == 2\n"
     code += "assert not {'torch', 'amaranth', 'diffusers', 'sklearn', 'numpy', 'matplotlib', 'rich'} & set(sys.modules), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, *words.split()], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

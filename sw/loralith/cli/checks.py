@@ -10,10 +10,14 @@ import math
 import sys
 from collections.abc import Callable
 
+from loralith.cli import finetune
+from loralith.diffusion.settings import choose_targets
 from loralith.errors import LoralithError
+from loralith.mapping.configs import find_model
 from loralith.methods.options import OPTIONS
 from loralith.places import checkout
 from loralith.spec.config import load_config
+from loralith.study.schemes import scheme_named
 from loralith.toolchain import MIN_PYTHON
 
 __all__ = ["FP32", "check"]
@@ -44,6 +48,8 @@ def check(args: argparse.Namespace) -> None:
         raise LoralithError(f"{args.command} needs Python {wanted}, and this is {here}, on which only a board's part runs")
     if getattr(args, "publish", False) and checkout() is None:
         raise LoralithError("--publish writes docs/results of a checkout, and this is an installed package; leave it out")
+    if isinstance(getattr(args, "targets", None), str):
+        choose_targets(args.targets)
     own = OF_COMMANDS.get(args.command)
     if own:
         own(args)
@@ -75,6 +81,13 @@ def _finetune(args: argparse.Namespace) -> None:
     if not OPTIONS[args.method].adapter:
         adapter = "rank alpha targets rank_pattern alpha_pattern rslora"
         _idle(args, adapter, f"with --method {args.method}, which trains no adapter")
+    if not args.resume:  # a resumed run's settings are the checkpoint's
+        finetune.settings_of(args)
+
+
+def _model(args: argparse.Namespace) -> None:
+    if args.model != "small":  # whose configuration lies beside torch
+        find_model(args.model)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -93,6 +106,8 @@ def _study(args: argparse.Namespace) -> None:
         _idle(args, "seed", "without --rerun: a study takes seeds 0 to --seeds less 1")
     if args.finished:
         _idle(args, "device config", "with --finished, which computes nothing")
+    for name in args.schemes.split(",") if args.schemes else ([args.rerun] if args.rerun else []):
+        scheme_named(name)
     if args.device is None:
         _idle(args, "config", "without --device: the torch reference has no configuration")
 
@@ -128,6 +143,8 @@ def _gen(args: argparse.Namespace) -> None:
 
 OF_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "finetune": _finetune,
+    "plan": _model,
+    "adapter": _model,
     "bench": _bench,
     "study": _study,
     "soak": _soak,

@@ -135,17 +135,13 @@ class Bar:
             output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Returns 0 when the run is finished; an interrupted one can be resumed."""
-    from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.interrupt import stop_on_interrupt
+def settings_of(args: argparse.Namespace) -> FinetuneSettings:
+    """The settings of a new run; loads no torch. Raises LoralithError for what is out of range."""
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
 
-    fp32 = args.device == FP32
     options = options_of(args)
     usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
-    settings = FinetuneSettings(
+    return FinetuneSettings(
         output=args.output,
         method=args.method,
         options=options,
@@ -165,18 +161,28 @@ def run(args: argparse.Namespace) -> int:
         targets=choose_targets(args.targets),
         start_from=args.start_from,
         device=args.device,
-        config=None if fp32 else args.config,
+        config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32
+
+    settings = settings_of(args)
     with (
         output.plain_warnings(),
         stop_on_interrupt() as stop,
         Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
     ):
-        if fp32:
+        if args.device == FP32:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
             with open_device(args.device, args.config) as device:
