@@ -100,7 +100,7 @@ def test_control_changes_nothing() -> None:
 @pytest.mark.timeout(3600)
 def test_named_mutants_are_killed_natively() -> None:
     names = ("dropped tile", "wrong rounding", "swapped sign", "stuck token")
-    command = [sys.executable, "-m", "loralith.cli", "mutate", "--json", "--stages", "native,golden,faults"]
+    command = [sys.executable, "-m", "loralith", "mutate", "--json", "--stages", "native,golden,faults"]
     done = subprocess.run([*command, *(word for name in names for word in ("--only", name))], capture_output=True, text=True)
     figures = json.loads(done.stdout)
     assert (figures["mutants"], figures["killed"]) == (4, 4), figures

@@ -50,13 +50,14 @@ RULES = (
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     # These look into the blocks.
     Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
-    Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
+    Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec", "loralith.files")),
     Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
+    Rule("loralith.__main__", "sw", ("loralith.cli",)),
 )
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
@@ -65,7 +66,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec", "loralith.files")
+BOARD_ALSO = ("loralith.errors", "loralith.places", "loralith.progress", "loralith.toolchain", "loralith.spec", "loralith.files")
 
 
 def within(name: str, prefix: str) -> bool:

@@ -16,6 +16,7 @@ from loralith.files import FileError
 from loralith.spec.config import PRESETS, ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
+from loralith.spec.version import VERSION
 from loralith.toolchain import SYSTEM_TOOLS
 
 
@@ -105,8 +106,129 @@ def test_defects_keep_their_traceback(defect: type[Exception], monkeypatch: pyte
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help_and_json(command: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "loralith.cli", command, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "loralith", command, "--help"], capture_output=True, text=True, check=True)
     assert "--json" in done.stdout
+
+
+def worker(command: str) -> str:
+    """The module whose `run` does the command's work."""
+    return "loralith.gen.cli" if command == "gen" else f"loralith.cli.{command}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sim --steps 0", "steps must be at least 1, not 0"),
+        ("sim --seconds -1", "seconds must be above 0 and finite, not -1"),
+        ("sim --seconds nan", "seconds must be above 0 and finite, not nan"),
+        ("finetune --lr 0", "lr must be above 0"),
+        ("finetune --seed -1", "seed must be at least 0, not -1"),
+        ("finetune --curve-every -1", "curve-every must be at least 0, not -1"),
+        ("finetune --device gpu", "device must be reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch, not 'gpu'"),
+        ("soak --device fp32", "device must be reference, direct, verilator or pynq:<bitfile>, not 'fp32'"),
+        ("finetune --config huge", "config must be one of tiny"),
+        ("finetune --images 140", "images must be an integer from 1 to 139, not 140"),
+        ("finetune --digit 3", "digit must be 8 or 9, the classes that the model has never seen, not 3"),
+        ("finetune --targets to_z", "targets must be all, kv or some of"),
+        ("finetune --rank-pattern to_q", "a pattern is NAME=VALUE"),
+        ("finetune --bits 4", "--bits is a setting of tuneqdm, not of lora"),
+        ("finetune --device fp32 --verify", "--verify does nothing with --device fp32"),
+        ("finetune --device fp32 --config tiny", "--config does nothing with --device fp32"),
+        ("finetune --data x --images 4", "--images does nothing with --data"),
+        ("finetune --method zoodip --alpha-pattern a=2", "--alpha-pattern does nothing with --method zoodip, which trains no adapter"),
+        ("bench methods --device fp32 --config tiny", "--config does nothing with --device fp32"),
+        ("bench methods --seeds 0", "seeds must be at least 1, not 0"),
+        ("bench shapes --dataflow fixed-os --modelled", "--modelled does nothing with --dataflow fixed-os"),
+        ("bench sd15 --first 0", "first must be at least 1, not 0"),
+        ("bench simulator --repeat 0", "repeat must be at least 1, not 0"),
+        ("capture --steps 0", "steps must be at least 1, not 0"),
+        ("pretrain --steps 0", "steps must be at least 1, not 0"),
+        ("soak --device reference --stall 0.5", "--stall does nothing but with --device verilator"),
+        ("soak --stall 1", "stall must be a probability of at least 0 and below 1, not 1"),
+        ("soak --products 0", "products must be at least 1, not 0"),
+        ("study --results --seeds 2", "--seeds does nothing with --results"),
+        ("study --rerun fp32 --publish", "--publish does nothing with --rerun"),
+        ("study --seed 3", "--seed does nothing without --rerun"),
+        ("study --config tiny", "--config does nothing without --device"),
+        ("study --finished --device direct", "--device does nothing with --finished"),
+        ("synth --board kv260 --place-only", "--place-only does nothing with --board kv260"),
+        ("synth --board zcu104 --seeds 2", "--seeds does nothing with --board zcu104"),
+        ("synth --part smoke --config tiny", "--config does nothing with --part smoke"),
+        ("synth --synth-only --frequency 50", "--frequency does nothing with --synth-only"),
+        ("synth --timeout 0", "timeout must be above 0"),
+        ("report area --rows 0", "rows must be at least 1, not 0"),
+        ("gen --check --config tiny", "--config does nothing with a check"),
+        ("gen --check verilog", "--check compares committed texts and does nothing with `gen verilog`"),
+        ("gen --config tiny baseline", "--config does nothing with `gen baseline`"),
+        ("gen baseline --rows 0", "rows must be at least 1, not 0"),
+    ],
+)
+def test_what_a_command_line_may_not_say_is_told_before_the_work(
+    words: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = words.split()[0]
+
+    def work(args: argparse.Namespace) -> int:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(f"{worker(command)}.run", work)
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_defaults_pass_the_checks(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    required = {"bench": ["methods"], "report": ["area"], "plan": ["sd15"], "adapter": ["x"], "disasm": ["x"]}
+    monkeypatch.setattr(f"{worker(command)}.run", lambda args: 7)
+    assert cli.main([command, *required.get(command, [])]) == 7
+
+
+def test_a_sim_has_a_length_of_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sim", "--steps", "3", "--seconds", "3"])
+    assert stop.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_models_have_one_name_each() -> None:
+    from loralith import energy
+    from loralith.mapping import configs
+    from loralith.shapes import models
+
+    assert set(energy.MODELS) <= set(configs.MODELS) == set(models.MODELS)
+
+
+def test_both_versions_are_told_apart(capsys: pytest.CaptureFixture[str], repo: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"loralith {loralith.__version__}, interface {'.'.join(map(str, VERSION))} ")
+    assert f"name: ::loralith:{loralith.__version__}\n" in (repo / "loralith.core").read_text(encoding="utf-8")
+
+
+AT_ONCE = (
+    "finetune --config huge",
+    "finetune --device gpu",
+    "finetune --images 999",
+    "finetune --method zoodip --mu -1",
+    "plan sd15 --rank 0",
+    "plan nowhere",
+    "plan sd15 --targets to_z",
+    "adapter x --model nowhere",
+    "study --seed 3",
+    "study --schemes int5",
+    "report memory --targets to_z",
+    "--help",
+    "report --help",
+)
+
+
+@pytest.mark.parametrize("words", AT_ONCE)
+def test_what_is_told_at_once_waits_for_no_library(words: str) -> None:
+    """torch takes up to a minute to load."""
+    code = "import contextlib, sys; from loralith.cli import main\nwith contextlib.suppress(SystemExit): assert main(sys.argv[1:]) == 2\n"
+    code += "assert not {'torch', 'amaranth', 'diffusers', 'sklearn', 'numpy', 'matplotlib', 'rich'} & set(sys.modules), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code, *words.split()], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

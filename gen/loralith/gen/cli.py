@@ -21,7 +21,7 @@ from typing import Any
 from loralith.files import FileError, check_output, write_text
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description", "mutants")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "markdown", "svd", "description", "mutants")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
@@ -59,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
 
     With `args.json`, stdout gets one object: `written` and `verilog`, the Verilog's description; or of a check `ok` and `stale`.
     """
-    if args.check or args.action == "check":
+    checks = args.check or args.action == "check"
+    if (checks or args.action in (None, "all")) and not _in_checkout():
+        print(
+            "error: the generated texts are part of a checkout, and this is none; `loralith gen verilog` writes the Verilog",
+            file=sys.stderr,
+        )
+        return 2
+    if checks:
         stale = check()
         for path, why in stale.items():
             print(f"{path} {why}", file=sys.stderr)
@@ -83,8 +90,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def root() -> Path:
-    """The checkout's root folder: generated texts are part of the source tree."""
-    return Path(__file__).resolve().parents[3]
+    """The checkout's root folder: generated texts are part of the source tree. Of an installed package the working folder."""
+    return Path(__file__).resolve().parents[3] if _in_checkout() else Path.cwd()
+
+
+def _in_checkout() -> bool:
+    return (Path(__file__).resolve().parents[3] / "pyproject.toml").is_file()
 
 
 def texts() -> dict[str, str]:

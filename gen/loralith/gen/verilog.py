@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from loralith.spec.config import Config
@@ -45,8 +48,24 @@ def _text(component: Any, name: str) -> str:
     # The ports come from the component's signature: all of them and no other.
     text = to_rtlil(component, name=name, emit_src=False)
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
-    yosys = find_yosys(lambda version: version >= (0, 40))
-    return modules_once(_lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True))))
+    with _without_working_folder():
+        yosys = find_yosys(lambda version: version >= (0, 40))
+        verilog = yosys.run(["-q", "-"], script, ignore_warnings=True)
+    return modules_once(_lanes_as_loops(_zeros_as_loops(verilog)))
+
+
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Amaranth runs its Yosys by `python -m`, which looks for modules in the working folder first: a random.py there would be imported."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def modules_once(verilog: str) -> str:

@@ -24,6 +24,7 @@ from loralith.errors import INTERRUPTED, LoralithError
 from loralith.spec.config import ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
+from loralith.spec.version import VERSION
 
 EXPECTED = (LoralithError, ConfigError, FieldError, SchemeError)
 """Errors with a message for the person at the command line. Those of `loralith.spec` are no LoralithError: spec imports nothing of sw."""
@@ -52,12 +53,15 @@ COMMANDS = (
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser with the named commands registered; imports exactly their modules."""
     parser = argparse.ArgumentParser(prog="loralith", description="INT8 LoRA training accelerator: generate, simulate, train, report.")
-    parser.add_argument("--version", action="version", version=f"loralith {loralith.__version__}")
+    interface = ".".join(map(str, VERSION))
+    about = f"loralith {loralith.__version__}, interface {interface} (what VERSION of the hardware reads: commands, registers and numbers)"
+    parser.add_argument("--version", action="version", version=about)
     subparsers = parser.add_subparsers(dest="command", metavar="<command>", required=True)
     for name in commands:
         import_module(f"loralith.cli.{name}").register(subparsers)
     for subparser in subparsers.choices.values():
         output.add_json_option(subparser)
+        subparser.set_defaults(parser=subparser)
     return parser
 
 
@@ -67,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
     try:
         args = build_parser(named).parse_args(arguments)
+        import_module("loralith.cli.checks").check(args)  # here, since a parser alone has no need of it
+        output.show_progress()
         return args.run(args)
     except EXPECTED as error:
         output.error(str(error))

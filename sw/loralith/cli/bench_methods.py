@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, write
+from loralith.cli.results import write
 from loralith.errors import LoralithError
 from loralith.files import check_output_folder
+from loralith.places import data
 
 if TYPE_CHECKING:
     from loralith.study.methods import Where
 
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
-RESULTS = REPO / "docs" / "results" / "methods"
+RESULTS = data("docs/results/methods")
 TITLE = "What the training methods learn"
 DEVICE = "direct"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
-    parser.add_argument("--device", default=DEVICE, help="what trains: direct (default), reference, verilator, or fp32 for torch")
+    parser.add_argument(
+        "--device", default=DEVICE, help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: direct)"
+    )
     parser.add_argument("--config", default="paper", help="preset or JSON file of the device; changes time, no bit (default: paper)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")

@@ -48,7 +48,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         choices=("lora", "all"),
         help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
-    parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
+    parser.add_argument(
+        "--device", default="reference", help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: reference)"
+    )
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument(
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
@@ -134,19 +136,13 @@ class Bar:
             output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Returns 0 when the run is finished; an interrupted one can be resumed."""
-    from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.folder import check_folder
-    from loralith.diffusion.interrupt import stop_on_interrupt
+def settings_of(args: argparse.Namespace) -> FinetuneSettings:
+    """The settings of a new run; loads no torch. Raises LoralithError for what is out of range."""
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
-    from loralith.diffusion.sizes import check_sizes
 
-    fp32 = args.device == FP32
     options = options_of(args)
     usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
-    settings = FinetuneSettings(
+    return FinetuneSettings(
         output=args.output,
         method=args.method,
         options=options,
@@ -166,16 +162,28 @@ def run(args: argparse.Namespace) -> int:
         targets=choose_targets(args.targets),
         start_from=args.start_from,
         device=args.device,
-        config=None if fp32 else args.config,
+        config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.folder import check_folder
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32
+    from loralith.diffusion.sizes import check_sizes
+
+    settings = settings_of(args)
     check_folder(args.output, resume=args.resume)
     check_sizes(settings)
     with output.plain_warnings(), ExitStack() as stack:
-        attach = None if fp32 else attacher(stack.enter_context(open_device(args.device, args.config)), args.verify)
+        attach = None if args.device == FP32 else attacher(stack.enter_context(open_device(args.device, args.config)), args.verify)
         stop = stack.enter_context(stop_on_interrupt())  # after the device: Ctrl-C ends its build at once
         bar = stack.enter_context(Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps))
         result = finetune(settings, attach, bar, stop, resume=args.resume)

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO
 from loralith.errors import LoralithError
 from loralith.files import FileError, check_output, named, read_json, write_bytes
-from loralith.shapes import compare, peers
+from loralith.places import data
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
-FOLDER = REPO / "docs" / "results" / "shapes"
+FOLDER = data("docs/results/shapes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +30,8 @@ PICTURES = {
 
 def _peers(figures: dict[str, Any]) -> list[str]:
     """Other systems on the same products."""
+    from loralith.shapes import peers
+
     lines = [
         "## Other systems on the same products",
         "",
@@ -89,6 +90,8 @@ def command(args: argparse.Namespace) -> str:
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a folder without results, and for a file in it that is none."""
+    from loralith.shapes import compare, peers
+
     paths = sorted(args.folder.glob("*.json"))
     if not paths:
         raise LoralithError(f"no results in {args.folder}; `loralith bench shapes --output {args.folder}/NAME` writes one")

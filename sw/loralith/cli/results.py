@@ -9,12 +9,15 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.files import check_output, named, write_json, write_text
+from loralith.places import checkout
 
 REPO = Path(__file__).resolve().parents[3]
 
 
 def commit(*folders: str) -> str:
     """The checkout's commit, with a plus sign where one of `folders` differs from it; empty outside a checkout."""
+    if checkout() is None:  # an installed package may lie in somebody's repository
+        return ""
     try:
         name = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", *folders)

@@ -18,8 +18,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("sim", help="fine-tune on the simulated hardware for a while, verify it, compare with FP32")
     parser.add_argument("--output", type=Path, default=Path("build/sim"), help="folder of the results, made anew (default: build/sim)")
     parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
-    parser.add_argument("--seconds", type=float, default=70.0, help="about how long to train on the device (default: 70)")
-    parser.add_argument("--steps", type=int, help="steps instead; by default as many as --seconds allow")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=70.0, help="about how long to train on the device (default: 70)")
+    length.add_argument("--steps", type=int, help="steps instead; by default as many as --seconds allow")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         digit=args.digit,
         rank=args.rank,
         seed=args.seed,
-        steps=args.steps or 1,
+        steps=1 if args.steps is None else args.steps,
         device="verilator",
         config=args.config,
         verify=True,

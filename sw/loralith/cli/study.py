@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, commit
+from loralith.cli.results import commit
 from loralith.errors import LoralithError
+from loralith.places import data
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
     from loralith.study.store import Store
 
-RESULTS = REPO / "docs" / "results" / "study.json"
+RESULTS = data("docs/results/study.json")
 SEEDS = 5
 
 
@@ -37,7 +38,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     what.add_argument("--results", action="store_true", help="print the results in docs/results and compute nothing")
     what.add_argument("--rerun", metavar="SCHEME", help="compute one point of docs/results again and compare every number")
     parser.add_argument("--seed", type=int, default=0, help="seed of the point that is run again (default: 0)")
-    parser.add_argument("--device", help="run it on a device of `loralith finetune` (default: on the torch reference, the same bits)")
+    parser.add_argument(
+        "--device", help="reference, direct, verilator or pynq:<bitfile> (default: none, but the torch reference, whose bits are the same)"
+    )
     parser.add_argument("--config", default="base", help=f"of the device: {', '.join(PRESETS)} or a JSON file (default: base)")
     parser.set_defaults(run=run)
 

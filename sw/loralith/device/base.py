@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from loralith.spec.numerics import K_LIMIT
 from loralith.spec.status import Code, Unit
 
 __all__ = ["Device"]
+
+Own = TypeVar("Own", bound="Device")
+"""Not `Self`, which Python 3.11 added: a board has 3.10."""
 
 PAGE = 4096
 
@@ -190,7 +193,7 @@ class Device(ABC):
 
         return run_matmul(self, left, right, timeout)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(self, *_: object) -> None:

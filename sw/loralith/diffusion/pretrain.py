@@ -16,8 +16,9 @@ from torch import Tensor
 
 from loralith.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from loralith.diffusion.classifier import CLASSIFIER_FILE
-from loralith.diffusion.data import KNOWN, labelled_images
+from loralith.diffusion.data import labelled_images
 from loralith.diffusion.determinism import repeatable, seed_global
+from loralith.diffusion.digits import KNOWN
 from loralith.diffusion.folder import FolderError
 from loralith.diffusion.objective import denoising_loss, draw_step
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt, tokenize

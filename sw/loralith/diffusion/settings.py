@@ -1,15 +1,18 @@
-"""What a fine-tune is told, checked as a whole before anything is read or written."""
+"""What a fine-tune is told, checked as a whole before anything is read or written, and before torch is loaded."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loralith.diffusion.data import HELD_OUT, class_images
-from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
-from loralith.diffusion.unet import model_digest
+from loralith.diffusion.digits import HELD_OUT, TRAINING_IMAGES
 from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
 from loralith.spec.scheme import FQT, SchemeError
+
+if TYPE_CHECKING:
+    from loralith.diffusion.subject import Subject
 
 METHODS = tuple(OPTIONS)
 MODULES = ("lora", "all")
@@ -123,7 +126,7 @@ class FinetuneSettings:
         if self.digit not in HELD_OUT:
             wanted = " or ".join(str(digit) for digit in HELD_OUT)
             raise SettingsError(f"digit must be {wanted}, the classes that the model has never seen, not {self.digit!r}")
-        whole("images", self.images, 1, len(class_images(self.digit, evaluation=False)))
+        whole("images", self.images, 1, TRAINING_IMAGES[self.digit])
         whole("rank", self.rank, 1)
         real("alpha", self.alpha, positive=True)
         whole("steps", self.steps, 1, 2**32 - 1)
@@ -167,6 +170,8 @@ class FinetuneSettings:
 
     def subject(self) -> Subject:
         """What the run learns. Raises DataError for a folder that it cannot learn from."""
+        from loralith.diffusion.subject import digit_subject, folder_subject
+
         return digit_subject(self.digit, self.images, self.seed) if self.data is None else folder_subject(self.data)
 
     def adapter(self) -> dict[str, Any]:
@@ -179,6 +184,9 @@ class FinetuneSettings:
 
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
+        from loralith.diffusion.subject import folder_digest
+        from loralith.diffusion.unet import model_digest
+
         own = asdict(self)
         assert self.options is not None
         unused = () if self.options.adapter else ADAPTER

@@ -10,13 +10,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loralith.mutants.model import MutantError, build, environment
+from loralith.toolchain import python_module
 from loralith.verif.mutation.catalogue import CONTROL, Mutant
 from loralith.verif.mutation.sites import RTL
 
@@ -99,7 +99,8 @@ class Campaign:
 
     def _failed(self, stage: str, files: Sequence[str], work: Path) -> str | None:
         """The first test that fails on the mutant, None where all pass. Raises MutantError where pytest itself comes to grief."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
+        command = python_module("pytest")
+        command += ["-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
         command += ["--basetemp", str(work / "tmp"), *(str(TESTS / file) for file in files)]
         variables = environment(work)
         if stage != "unit":

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from loralith.device.native.build import LIBRARY, MODULE, SOURCES, VERILATOR_FLAGS
 from loralith.errors import LoralithError
-from loralith.toolchain import find_verilator
+from loralith.toolchain import find_verilator, python_module, without_spaces
 from loralith.verif.mutation import MutationError
 from loralith.verif.mutation.catalogue import Mutant
 from loralith.verif.mutation.sites import RTL
@@ -48,9 +47,10 @@ def build(mutant: Mutant, folder: Path, runtime: Path, config: str = "tiny") -> 
             raise MutantError(f"{mutant.name}: {error}") from None
         (rtl / edit.path.relative_to(RTL)).write_text(edit.source(), encoding="utf-8")
     verilog, objects = folder / f"{MODULE}.v", folder / "obj"
-    _run(mutant, folder, sys.executable, "-m", "loralith.gen", "verilog", "--config", config, "--output", verilog)
+    _run(mutant, folder, *python_module("loralith.gen", "verilog", "--config", config, "--output", verilog))
     verilator = find_verilator()
-    verilator.run("--cc", *VERILATOR_FLAGS, "--output-split", "0", "--top-module", MODULE, "-Mdir", objects, verilog)
+    plain = without_spaces(folder)
+    verilator.run("--cc", *VERILATOR_FLAGS, "--output-split", "0", "--top-module", MODULE, "-Mdir", plain / "obj", plain / verilog.name)
     files = [*sorted(objects.glob("*.cpp")), SOURCES / "model.cpp"]
     whole = objects / "whole.cc"
     whole.write_text("".join(f'#include "{file}"\n' for file in files), encoding="utf-8")

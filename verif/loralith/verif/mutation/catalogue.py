@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from loralith.files import FileError, read_text
+
 from .change import Change, MutationError
 
 __all__ = ["CATALOGUE", "CONTROL", "Mutant", "read_catalogue"]
@@ -41,7 +43,13 @@ CHANGE = {field.name for field in fields(Change)}
 def read_catalogue(path: Path = CATALOGUE) -> list[Mutant]:
     """The mutants of a file, in its order. Raises MutationError for an unknown or missing key, and for a name that stands twice."""
     mutants = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]:
+    try:
+        entries = tomllib.loads(read_text(path))["mutant"]
+    except (FileError, tomllib.TOMLDecodeError) as error:
+        raise MutationError(f"{path} is no list of mutants: {getattr(error, 'reason', error)}") from None
+    except KeyError:
+        raise MutationError(f"{path} is no list of mutants: it has no [[mutant]]") from None
+    for entry in entries:
         try:
             change = Change(**{key: value for key, value in entry.items() if key in CHANGE})
             rest = {key: value for key, value in entry.items() if key not in CHANGE}
