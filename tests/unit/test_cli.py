@@ -10,7 +10,7 @@ import pytest
 import loralith
 from loralith import cli
 from loralith.cli import doctor
-from loralith.errors import LoralithError
+from loralith.errors import LoralithError, StopRequested
 from loralith.spec.config import ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
@@ -54,6 +54,7 @@ def test_what_needs_neither_torch_nor_amaranth_imports_neither(call: str) -> Non
         (FieldError("LOAD.rows must be in 0..65535, not -1"), 2, "LOAD.rows must be in 0..65535, not -1"),
         (SchemeError("call must be in 0..255, not 256"), 2, "call must be in 0..255, not 256"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (StopRequested("stopped after step 3"), 130, "stopped after step 3"),
     ],
 )
 def test_errors_have_a_status_and_no_traceback(

@@ -8,7 +8,8 @@ A command is a module of this package with two functions:
 At its top a command's module imports only the standard library, `loralith.spec` and its neighbours here; what is heavy (torch,
 amaranth) or belongs to another part is imported inside `register` or `run`, so that one command never pays for another's imports.
 
-Exit status: what `run` returns (0 for success), 2 for wrong usage or an error of `EXPECTED`, 130 when interrupted.
+Exit status: what `run` returns (0 for success), 2 for wrong usage or an error of `EXPECTED`, 130 after Ctrl-C, also where the work
+ends in good order and can be resumed.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except EXPECTED as error:
         output.error(str(error))
-        return 2
+        return getattr(error, "exit_status", LoralithError.exit_status)
     except KeyboardInterrupt:
         output.error("interrupted")
         return 130

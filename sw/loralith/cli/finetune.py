@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.cli.given import record_given
 from loralith.cli.method_options import method_arguments, options_of, usual_text
+from loralith.cli.resume import resumed
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("finetune", help="personalize the small diffusion model on a device, by one of four methods")
+    record_given(parser)
     parser.add_argument("--method", choices=tuple(OPTIONS), default="lora", help="training method (default: lora)")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
@@ -58,7 +61,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output, with its settings, to the same bits; --steps may be more"
+    )
     parser.add_argument(
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
@@ -133,17 +138,24 @@ class Bar:
             output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Returns 0 when the run is finished; an interrupted one can be resumed."""
-    from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
+def readers() -> dict[str, Callable[[str], Any]]:
+    """How an option's text becomes the setting's value, by destination, where argparse does not say."""
+    from loralith.diffusion.settings import choose_targets
 
-    fp32 = args.device == FP32
-    options = options_of(args)
+    return {
+        "targets": choose_targets,
+        "rank_pattern": lambda text: pattern(text, int),
+        "alpha_pattern": lambda text: pattern(text, float),
+    }
+
+
+def settings_of(args: argparse.Namespace) -> FinetuneSettings:
+    """The settings of a new run. Raises LoralithError for what is out of range."""
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+
+    options, read = options_of(args), readers()
     usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
-    settings = FinetuneSettings(
+    return FinetuneSettings(
         output=args.output,
         method=args.method,
         options=options,
@@ -154,31 +166,39 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         model=args.model,
         curve_every=args.curve_every,
-        rank_pattern=pattern(args.rank_pattern, int),
-        alpha_pattern=pattern(args.alpha_pattern, float),
+        rank_pattern=read["rank_pattern"](args.rank_pattern),
+        alpha_pattern=read["alpha_pattern"](args.alpha_pattern),
         rslora=args.rslora,
         steps=args.steps,
         **usual,
         seed=args.seed,
-        targets=choose_targets(args.targets),
+        targets=read["targets"](args.targets),
         start_from=args.start_from,
         device=args.device,
-        config=None if fp32 else args.config,
+        config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with (
-        output.plain_warnings(),
-        stop_on_interrupt() as stop,
-        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
-    ):
-        if fp32:
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32
+
+    settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
+    name = settings.data.name if settings.data else f"digit {settings.digit}"
+    with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"{name} on {settings.device}", settings.steps) as bar:
+        if settings.device == FP32:
             result = finetune(settings, None, bar, stop, resume=args.resume)
         else:
-            with open_device(args.device, args.config) as device:
-                result = finetune(settings, attacher(device, args.verify), bar, stop, resume=args.resume)
+            assert settings.config is not None
+            with open_device(settings.device, settings.config) as device:
+                result = finetune(settings, attacher(device, settings.verify), bar, stop, resume=args.resume)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from loralith.diffusion.attachment import Attach, Attachment
-from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint, write_bytes, write_json
+from loralith.diffusion.checkpoint import save_checkpoint, write_bytes, write_json
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.curve import look
 from loralith.diffusion.determinism import repeatable
@@ -22,6 +22,7 @@ from loralith.diffusion.folder import CHECKPOINT, HTML, PICTURE, REPORT, check_f
 from loralith.diffusion.html import build_html
 from loralith.diffusion.objective import step_loss
 from loralith.diffusion.report import build_picture, build_report, read_report
+from loralith.diffusion.resume import checkpoint_to_resume
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.unet import load_model
@@ -66,17 +67,22 @@ def finetune(
     attach : called with the model and the settings before the first step; see `Attachment`. None trains in FP32.
     progress : called after each step and at the start of each phase.
     stop : asked after each step; when it says True, a checkpoint is written and Interrupted raised.
-    resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is.
+    resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is; with more steps it
+    goes on from its end, to the same bits as a run of that many, see `resume.checkpoint_to_resume`.
 
     Raises FolderError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss or gradient that is not
     finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json comes last and marks a
-    finished run.
+    finished run. The checkpoint stays, so that more steps can follow.
     """
     folder, identity = settings.output, dict(settings.identity())
     check_folder(folder, resume=resume)
-    if resume and (folder / REPORT).exists():
-        return FinetuneResult(read_report(folder, identity), folder)
-    checkpoint = load_checkpoint(folder / CHECKPOINT, identity) if resume else None
+    checkpoint = None
+    if resume:
+        # A folder that an earlier version finished has no checkpoint.
+        checkpoint = checkpoint_to_resume(settings, identity) if (folder / CHECKPOINT).exists() else None
+        if (folder / REPORT).exists() and (checkpoint is None or checkpoint.settings["steps"] == settings.steps == checkpoint.step):
+            return FinetuneResult(read_report(folder, identity), folder)
+        assert checkpoint is not None, "check_folder has seen one of the two"
     subject = settings.subject()
     with repeatable():
         method = make_method(settings, subject)
@@ -90,6 +96,9 @@ def finetune(
             )
             if checkpoint:
                 session.restore(checkpoint)
+                if settings.steps != checkpoint.settings["steps"]:
+                    save_checkpoint(session.state(), identity, folder / CHECKPOINT)
+                (folder / REPORT).unlink(missing_ok=True)
             else:
                 method.begin(bench)
                 report("before")
@@ -107,7 +116,6 @@ def finetune(
             write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
             write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)
             write_json(content, folder / REPORT)
-            (folder / CHECKPOINT).unlink(missing_ok=True)
     return FinetuneResult(content, folder)
 
 
@@ -139,6 +147,12 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
     settings, method, path = session.settings, session.method, session.settings.output / CHECKPOINT
     method.model.train()
     report.begin()
+
+    def look_is_due() -> bool:
+        return bool(settings.curve_every) and session.step % settings.curve_every == 0 and 0 < session.step < settings.steps
+
+    if look_is_due() and all(earlier.step != session.step for earlier in session.looks):
+        session.looks.append(look(method, session.step))  # the end of a run that now goes on
     while session.step < settings.steps:
         began = time.monotonic()
         step = session.step
@@ -148,7 +162,7 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
         session.step = step + 1
         session.losses.append(loss)
         session.seconds += time.monotonic() - began
-        if settings.curve_every and session.step % settings.curve_every == 0 and session.step < settings.steps:
+        if look_is_due():
             session.looks.append(look(method, session.step))
         stopping = stop is not None and stop()
         if session.step % settings.checkpoint_every == 0 or session.step == settings.steps or stopping:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from loralith.diffusion.checkpoint import settings_hash
+from loralith.diffusion.checkpoint import describe_difference, settings_hash
 from loralith.diffusion.determinism import THREADS
 from loralith.diffusion.evaluate import Evaluation
-from loralith.diffusion.folder import REPORT
+from loralith.diffusion.folder import CHECKPOINT, REPORT
 from loralith.diffusion.picture import Panel, render
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
@@ -33,7 +33,11 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoralithError(f"{path} is not a report of a finished run: {error}") from error
     if there != own:
-        raise LoralithError(f"{folder} holds a finished run with settings {there}, this run has {own}; give another output folder")
+        differing = describe_difference(content.get("settings", {}), identity)
+        raise LoralithError(
+            f"{folder} holds a finished run with settings {there}, this run has {own}: {differing}; it cannot go on without its "
+            f"checkpoint ({CHECKPOINT}); give another output folder"
+        )
     return content
 
 
