@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from loralith.diffusion.settings import FinetuneSettings
 
 
+UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of the steps; no stalls are counted"}
+
+
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("finetune", help="personalize the small diffusion model on a device, by one of four methods")
     record_given(parser)
@@ -131,7 +134,7 @@ class Bar:
         if state.note:
             facts.append(state.note)
         if "cycles" in state.counters:
-            facts.append(f"{state.counters['cycles'] / 1e6:.2f} M cycles")
+            facts.append(f"{state.counters['cycles'] / 1e6:.2f} M {state.counters.get('cycle_unit', 'cycles')}")
         text = ", ".join(facts)
         self.progress.update(self.task, completed=state.step, facts=text, description=f"{self.title} ({state.phase})")
         if not self.terminal and (state.phase not in ("train", "prepare") or state.step % 10 == 0 or state.step == state.steps):
@@ -218,6 +221,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "bit_exact": counters.get("bit_exact"),
         "elements_compared": counters.get("elements_compared"),
         "cycles": counters.get("cycles"),
+        "cycle_unit": counters.get("cycle_unit"),
         "macs": counters.get("macs"),
         "utilization": counters.get("utilization"),
         "seconds": report["seconds"],
@@ -237,7 +241,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     if accuracy["after"] is not None:
         rows.append(("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"))
     if summary["cycles"] is not None:
-        rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
+        unit = summary["cycle_unit"] or "cycles"
+        rows += [(unit, f"{summary['cycles']:,}"), (UTILIZATION[unit], f"{summary['utilization']:.1%}")]
     if summary["bit_exact"] is not None:
         exact = "yes" if summary["bit_exact"] else "no"
         rows.append(("bit-exact with the reference", f"{exact}, {summary['elements_compared']:,} elements"))

@@ -8,6 +8,7 @@ from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS
 
 HELP = "memory of a training step by part, measured: weights, saved tensors, gradients, optimizer, scratch"
+ON_RTL = False
 BASELINE = "fp32-lora"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output, results
+from loralith.cli.rtl_hash import rtl_hash
 
 SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
 """The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         progress=output.log,
     )
     stem = args.output or target.folder / target.label
-    context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
+    context = {"commit": results.commit("hw", "gen"), "command": _command(args), "rtl": rtl_hash()}
     netlist = synth.synthesize(target)
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []
