@@ -132,7 +132,7 @@ def test_a_page_needs_no_other_file_and_looks_survive_an_interruption(whole: Fin
     assert result.report["losses"] == whole.report["losses"][:4], "looking changes nothing"
     assert [step for step, _ in result.report["curve"]] == [1, 2, 3]
     page = (result.folder / "report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 6
     assert "href" not in page
     assert "http" not in page
     for loss in (result.report["held_out_loss"]["after"], result.report["curve"][1][1]):

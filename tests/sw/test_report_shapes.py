@@ -170,7 +170,9 @@ def test_results_of_older_rtl_are_named(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_index_of_results_says_what_the_results_say() -> None:
     """Dates, commits and hashes; which RTL is beside the page changes with every change of it."""
     index = json.loads((REPO / "docs" / "results" / "index.json").read_text(encoding="utf-8"))
-    assert index["results"] == report_results.figures(argparse.Namespace(folder=report_results.FOLDER))["results"]
+    assert index["results"] == report_results.figures(argparse.Namespace(folder=report_results.FOLDER))["results"], (
+        "`loralith report results --output docs/results/index` makes it anew"
+    )
 
 
 def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:

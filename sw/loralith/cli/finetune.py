@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.given import record_given
 from loralith.cli.method_options import method_arguments, options_of, usual_text
+from loralith.cli.results import commit
 from loralith.cli.resume import resumed
+from loralith.cli.rtl_hash import rtl_hash
+from loralith.cli.run_command import run_command
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
@@ -71,7 +74,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
     method_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
@@ -194,14 +197,16 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.settings import FP32
 
     settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
+    run_on = {"rtl": rtl_hash()} if settings.device == "verilator" else {}
+    origin = {"command": run_command(settings, args.parser), "commit": commit("hw", "gen", "sw"), **run_on}
     name = settings.data.name if settings.data else f"digit {settings.digit}"
     with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"{name} on {settings.device}", settings.steps) as bar:
         if settings.device == FP32:
-            result = finetune(settings, None, bar, stop, resume=args.resume)
+            result = finetune(settings, None, bar, stop, resume=args.resume, origin=origin)
         else:
             assert settings.config is not None
             with open_device(settings.device, settings.config) as device:
-                result = finetune(settings, attacher(device, settings.verify), bar, stop, resume=args.resume)
+                result = finetune(settings, attacher(device, settings.verify), bar, stop, resume=args.resume, origin=origin)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

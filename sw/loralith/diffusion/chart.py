@@ -47,7 +47,7 @@ def loss_chart(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> st
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">',
         *(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#eef0f2"/>' for level in levels),
-        line(list(enumerate(losses, 1)), f'stroke="{EACH}"'),
+        line(list(enumerate(losses, 1)), f'stroke="{EACH}"') if window > 1 else "",
         line(list(enumerate(means, 1)), f'stroke="{MEAN}" stroke-width="2"'),
         line(held, f'stroke="{HELD_OUT}" stroke-dasharray="4 3"'),
         *(
@@ -60,9 +60,10 @@ def loss_chart(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> st
         text(14, middle, "middle", "loss (mean squared error)", f'transform="rotate(-90 14 {middle:.1f})"'),
         "</svg>",
     ]
-    moving = f"mean of the last {window} steps" if window > 1 else "the same: too few steps for a moving mean"
+    moving = f"mean of the last {window} steps" if window > 1 else "each step"
     legend = [
-        '<p class="soft">Grey: each step. ',
+        '<p class="soft">',
+        "Grey: each step. " if window > 1 else "",
         f'<span style="color:{MEAN}">Green</span>: {moving}. ',
         f'<span style="color:{HELD_OUT}">Orange</span>: held-out loss, in FP32.',
         "</p>" if low <= 0 else f" The axis begins at {low:.{digits}f}.</p>",

@@ -5,7 +5,7 @@ one without it see the same images, time steps and noise, and a resumed run ends
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def finetune(
     stop: Callable[[], bool] | None = None,
     *,
     resume: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> FinetuneResult:
     """Trains by the settings' method and writes its result to settings.output (of LoRA an adapter for PEFT, adapter_model.safetensors and
     adapter_config.json, and for diffusers, pytorch_lora_weights.safetensors), with samples.png, report.html and report.json.
@@ -69,6 +70,7 @@ def finetune(
     stop : asked after each step; when it says True, a checkpoint is written and Interrupted raised.
     resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is; with more steps it
     goes on from its end, to the same bits as a run of that many, see `resume.checkpoint_to_resume`.
+    origin : what the report says of where the run comes from, see `build_report`.
 
     Raises FolderError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss or gradient that is not
     finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json comes last and marks a
@@ -111,7 +113,7 @@ def finetune(
             report("after")
             after = _judge(method)
             assert session.before is not None
-            content = build_report(settings, session, session.before, after, subject)
+            content = build_report(settings, session, session.before, after, subject, origin or {})
             method.save(folder)
             write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
             write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)

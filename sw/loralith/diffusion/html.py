@@ -79,8 +79,7 @@ def _line(label: str, settings: Mapping[str, Any]) -> str:
 def _made_by(report: Mapping[str, Any]) -> str:
     """Version, commit, date and command."""
     facts = [f"loralith {report['versions']['loralith']}"]
-    facts += [f"commit {report['commit']}"] * bool(report.get("commit"))
-    facts += [f"hardware sources {report['hardware']}"] * bool(report.get("hardware"))
+    facts += [f"{text} {report[name]}" for name, text in (("commit", "commit"), ("rtl", "RTL")) if report.get(name)]
     facts.append(report["date"])
     command = report.get("command")
     return html.escape(", ".join(facts)) + (f"<br><code>{html.escape(command)}</code>" if command else "")
@@ -99,7 +98,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{_words(name)} {_text(own)}" for name, own in value.items()) or "none"
+        return ", ".join(f"{name}={_text(own)}" for name, own in value.items()) or "none"
     return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
 
 

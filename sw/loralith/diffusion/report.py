@@ -3,12 +3,14 @@
 import json
 import platform
 from collections.abc import Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import loralith
 from loralith.diffusion.checkpoint import describe_difference, settings_hash
 from loralith.diffusion.determinism import THREADS
 from loralith.diffusion.evaluate import Evaluation
@@ -41,11 +43,18 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject) -> dict[str, Any]:
-    """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds."""
+def build_report(
+    settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds.
+
+    origin : what only the caller knows of where the run comes from: `command`, `commit`, `rtl`, as far as there are such.
+    """
     identity = dict(settings.identity())
     return {
         "format": "loralith-finetune-1",
+        "date": date.today().isoformat(),
+        **origin,
         "settings": identity,
         "settings_hash": settings_hash(identity),
         "held_out_loss": {"before": before.held_out_loss, "after": after.held_out_loss},
@@ -61,6 +70,7 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         "energy": _energy(counters),
         "seconds": session.seconds,
         "versions": {
+            "loralith": loralith.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "diffusers", "peft", "safetensors", "scikit-learn")},
         },
