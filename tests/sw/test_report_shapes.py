@@ -7,6 +7,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import loralith
@@ -107,7 +108,7 @@ def test_axes_begin_at_zero_or_say_where_and_span_what_they_show(runs: list[dict
     assert f"from {end.get_xlim()[0]:.0%} on" in end.get_xlabel()
     roof = plots.roofline(runs).axes[0]
     assert f"begins at {roof.get_ylim()[0]:.0%}" in roof.get_ylabel()
-    seen = [axis.get_data()[0][0] for axis in roof.lines if len(axis.get_xdata()) == 1]
+    seen = [np.asarray(line.get_xdata())[0] for line in roof.lines if len(line.get_xdata()) == 1]
     left, right = roof.get_xlim()
     assert left <= min(seen) <= max(seen) <= right
     ridge = 16

@@ -34,7 +34,7 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
     held, accuracy = report["held_out_loss"], report["sample_accuracy"]
     facts = [("held-out loss", f"{held['before']:.5f}", f"{held['after']:.5f}")]
     if accuracy["after"] is not None:
-        facts.append((f"samples recognized as {subject.digit}", *(f"{accuracy[when]:.0%}" for when in ("before", "after"))))
+        facts.append((f"samples recognized as {subject.digit}", f"{accuracy['before']:.0%}", f"{accuracy['after']:.0%}"))
     steps = int(settings["steps"])
     curve = [(0, held["before"]), *(tuple(point) for point in report["curve"]), (steps, held["after"])]
     title = f"Learning {html.escape(subject.name)}"
