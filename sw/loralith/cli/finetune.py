@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.given import record_given
 from loralith.cli.method_options import method_arguments, options_of, usual_text
-from loralith.cli.results import commit
+from loralith.cli.results import made
 from loralith.cli.resume import resumed
-from loralith.cli.rtl_hash import rtl_hash
 from loralith.cli.run_command import run_command
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
@@ -197,8 +196,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.settings import FP32
 
     settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
-    run_on = {"rtl": rtl_hash()} if settings.device == "verilator" else {}
-    origin = {"command": run_command(settings, args.parser), "commit": commit("hw", "gen", "sw"), **run_on}
+    origin = made(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
     name = settings.data.name if settings.data else f"digit {settings.digit}"
     with output.plain_warnings(), stop_on_interrupt() as stop, Bar(f"{name} on {settings.device}", settings.steps) as bar:
         if settings.device == FP32:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import loralith
 from loralith.diffusion.checkpoint import describe_difference, settings_hash
 from loralith.diffusion.determinism import THREADS
 from loralith.diffusion.evaluate import Evaluation
@@ -70,9 +69,8 @@ def build_report(
         "energy": _energy(counters),
         "seconds": session.seconds,
         "versions": {
-            "loralith": loralith.__version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "peft", "safetensors", "scikit-learn")},
+            **{name: version(name) for name in ("loralith", "torch", "diffusers", "peft", "safetensors", "scikit-learn")},
         },
         "machine": {"architecture": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": THREADS},
     }
