@@ -83,8 +83,8 @@ def _sentence(figures: dict[str, Any]) -> str:
     where = "on the RTL, every result equal to the products' definition" if figures["on_rtl"] else "by the cycle model"
     return (
         f"{figures['linears']} linears, rank {figures['rank']}, {figures['config']}: {figures['macs']:,} MACs in {figures['cycles']:,} "
-        f"cycles, {figures['utilization']:.2%} of the array, {where}. {_share(figures)}Each linear that reads the image is a list of its own, its first "
-        "load and last store in the open."
+        f"cycles, {figures['utilization']:.2%} of the array, {where}. {_share(figures)}Each linear that reads the image is a list of "
+        "its own, its first load and last store in the open."
     )
 
 

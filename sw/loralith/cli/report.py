@@ -1,7 +1,8 @@
 """`loralith report <what>`: pages of figures, computed or (memory) allocated, none of which depends on how fast this machine is.
 
-A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `ON_RTL`, whether its figures are of the RTL, `arguments(parser)`, `command(args) -> str`, which repeats it,
-`figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
+A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `ON_RTL`, whether its figures are of the RTL, `arguments(parser)`,
+`command(args) -> str`, which repeats it, `figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and
+`page(figures) -> list[str]`, the same as Markdown.
 """
 
 import argparse
@@ -14,7 +15,9 @@ REPORTS = ("area", "energy", "memory", "results", "shapes")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("report", help="area, energy and memory of a training step, use of the array, which RTL each result is of")
+    parser = subparsers.add_parser(
+        "report", help="area, energy and memory of a training step, use of the array, which RTL each result is of"
+    )
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
         module = import_module(f"loralith.cli.report_{name}")

@@ -55,8 +55,8 @@ def title(figures: dict[str, Any]) -> str:
 
 def page(figures: dict[str, Any]) -> list[str]:
     lines = [
-        f"The RTL beside this page has the hash `{figures['rtl']}`, which is over the code of `hw/loralith/rtl` without its comments. A result",
-        "of older RTL was right for that: cycles, areas and clocks may have changed since, and its command measures them again.",
+        f"The RTL beside this page has the hash `{figures['rtl']}`, over the code of `hw/loralith/rtl` without its comments. A result of",
+        "older RTL was right for that: cycles, areas and clocks may have changed since, and its command measures them again.",
         "",
         "| result | date | commit | RTL | |",
         "|---|---|---|---|---|",

@@ -142,7 +142,8 @@ def print_summary(result: dict[str, Any]) -> None:
     )
     if steps < RECOGNIZED_FROM:
         print(
-            f"The loss falls from the first steps on; samples of the new digit are recognized after about {RECOGNIZED_FROM}."
+            f"The loss falls from the first steps on; which samples are recognized says little before some {RECOGNIZED_FROM} steps,"
+            f" and most are after {MOST_STEPS}."
         )
     output.table(
         "The machine",

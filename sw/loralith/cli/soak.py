@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             if soak.lists % 10 == 0:
                 output.log(f"{soak.done} products, {time.monotonic() - started:.0f} s")
         counters = device.counters()
-    seconds = time.monotonic() - started
+    seconds, unit = time.monotonic() - started, device.cycle_unit or ReferenceDevice.cycle_unit  # a soak runs lists, on any device
     result = {
         "seed": seed,
         "config": args.config,
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         "mismatches": 0 if mismatch is None else 1,
         "first_mismatch": None if mismatch is None else asdict(mismatch),
         "cycles": counters.cycles,
-        "cycle_unit": device.cycle_unit or ReferenceDevice.cycle_unit,  # a soak runs lists, on any device
+        "cycle_unit": unit,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.emit_json(result)
     elif mismatch is None:
-        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} {result['cycle_unit']}, {seconds:.0f} s)")
+        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} {unit}, {seconds:.0f} s)")
     else:
         print(f"product {mismatch.product} of seed {seed} is wrong: {mismatch}")
     return 0 if mismatch is None else 1
