@@ -14,3 +14,9 @@ class LoralithError(Exception):
     """
 
     status: ClassVar[int] = 2
+
+
+class StopRequested(LoralithError):
+    """Work that Ctrl-C or a termination signal ended at a point that it can go on from, or before it had any."""
+
+    status = INTERRUPTED

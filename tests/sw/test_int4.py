@@ -379,7 +379,7 @@ def train(device, bits, steps=3):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    read, weights = attachment.counters()["bytes_read"], sum(layer.weight_bytes()[0] for layer in attachment.layers)
+    read, weights = attachment.counters().get("bytes_read"), sum(layer.weight_bytes()[0] for layer in attachment.layers)
     trained = [p.detach().clone() for p in net.parameters() if p.requires_grad]
     loralith.detach(net)
     return losses, trained, read, weights

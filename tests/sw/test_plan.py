@@ -14,6 +14,7 @@ from loralith.errors import LoralithError
 from loralith.mapping.configs import Source, find_model
 from loralith.mapping.plan import plan
 from loralith.mapping.trace import trace_model
+from loralith.shapes.models import BESIDE_LORA
 from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT
 
@@ -94,6 +95,8 @@ def test_stable_diffusion_is_planned_without_weights():
     traced = trace_model(find_model("sd15"), targets=PROJECTIONS, rank=4, batch=1)
     assert traced.parameters == 859_520_964 + 797_184, "the published U-Net's, and LoRA's of rank 4"
     assert traced.macs == sum(step.macs for step in traced.steps)
+    rest = sum(step.macs for step in traced.steps if step.choice.kind != "lora")
+    assert rest == BESIDE_LORA["sd15"], "what pages of LoRA layers call the rest of a step"
 
 
 def test_small_unet_from_the_command_line(capsys, tmp_path):

@@ -11,17 +11,13 @@ import pytest
 import loralith
 from loralith import cli
 from loralith.cli import doctor
-from loralith.errors import INTERRUPTED, LoralithError
+from loralith.errors import LoralithError, StopRequested
 from loralith.files import FileError
 from loralith.spec.config import PRESETS, ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
 from loralith.spec.version import VERSION
 from loralith.toolchain import SYSTEM_TOOLS
-
-
-class Stopped(LoralithError):
-    status = INTERRUPTED
 
 
 def test_doctor_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +57,7 @@ def test_what_needs_neither_torch_nor_amaranth_imports_neither(call: str) -> Non
         (FieldError("LOAD.rows must be in 0..65535, not -1"), 2, "LOAD.rows must be in 0..65535, not -1"),
         (SchemeError("call must be in 0..255, not 256"), 2, "call must be in 0..255, not 256"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Stopped("stopped after step 3"), 130, "stopped after step 3"),
+        (StopRequested("stopped after step 3"), 130, "stopped after step 3"),
         (FileNotFoundError(2, "No such file or directory", "a/b"), 2, "a/b: No such file or directory"),
         (PermissionError(13, "Permission denied", "a", None, "b"), 2, "a and b: Permission denied"),
         (OSError(28, "No space left on device"), 2, "No space left on device"),

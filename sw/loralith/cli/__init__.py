@@ -8,8 +8,9 @@ A command is a module of this package with two functions:
 At its top a command's module imports only the standard library, `loralith.spec` and its neighbours here; what is heavy (torch,
 amaranth) or belongs to another part is imported inside `register` or `run`, so that one command never pays for another's imports.
 
-Exit status: what `run` returns (0 for success), 130 when interrupted, 2 for wrong usage, an error of `EXPECTED`, and what the outside
-world answers: files, memory, packages that are not installed (`outside.reason`). Each of these is one line on stderr.
+Exit status: what `run` returns (0 for success); 130 after Ctrl-C, also where the work ends in good order and can be resumed; 2 for wrong
+usage, an error of `EXPECTED`, and what the outside world answers: files, memory, packages that are not installed (`outside.reason`). Each
+of these is one line on stderr.
 """
 
 import argparse

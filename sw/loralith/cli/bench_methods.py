@@ -65,9 +65,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         told = {"--device": (args.device, DEVICE), "--seeds": (args.seeds, 3), "--only": (args.only and f"'{args.only}'", None)}
         words = [f"{name} {value}" for name, (value, usual) in told.items() if value != usual]
         stem = RESULTS / ("methods" if args.device == DEVICE else f"methods-{args.device}")
-        write(
-            stem, TITLE, " ".join(["loralith bench methods", *words]), figures, [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
-        )
+        lines = [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
+        write(stem, TITLE, " ".join(["loralith bench methods", *words]), figures, lines, on_rtl=args.device == "verilator")
         plot(figures, stem.with_suffix(".png"))
         output.wrote(stem.with_suffix(".png"))
     return figures

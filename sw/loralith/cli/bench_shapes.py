@@ -3,7 +3,6 @@
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "subset": args.subset,
         "dataflow": args.dataflow,
     }
-    figures = {"date": date.today().isoformat(), "commit": results.commit("hw", "gen", "sw"), "command": _command(args)} | figures
+    figures = results.made(_command(args), on_rtl=not args.modelled and args.dataflow == "flexible") | figures
     figures |= run.total(found, config)
     if args.dataflow == "fixed-os":
         figures = _fixed(figures)

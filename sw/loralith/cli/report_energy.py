@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 HELP = "energy of a training step's LoRA layers, by tiers"
+ON_RTL = False
 
 CAUSES = ("arithmetic", "post_processing", "on_chip", "dram")
 PUBLISHED = 5.50

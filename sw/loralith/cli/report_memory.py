@@ -11,6 +11,7 @@ from loralith.files import check_output, write_bytes
 from loralith.spec.config import PRESETS
 
 HELP = "memory of a training step by part, measured: weights, saved tensors, gradients, optimizer, scratch"
+ON_RTL = False
 BASELINE = "fp32-lora"
 PICTURES = (".png", ".svg", ".pdf")
 

@@ -2,15 +2,20 @@
 
 import argparse
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
+from loralith.cli.results import rtl_text
+from loralith.cli.rtl_hash import rtl_hash
 from loralith.errors import LoralithError
 from loralith.files import FileError, check_output, named, read_json, write_bytes
 from loralith.places import data
+from loralith.shapes.models import BESIDE_LORA
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
+ON_RTL = True
 FOLDER = data("docs/results/shapes")
 
 
@@ -105,7 +110,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
             write_bytes(plots.png(figure), files[name])
             output.wrote(files[name])
     by_product = compare.by_product(runs, scalesim=args.with_scalesim)
-    return {"runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
+    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
 
 
 RUN = ("rows", "cols", "model", "subset", "rank", "macs", "cycles", "utilization", "fixed_os_utilization", "speedup_over_fixed_os")
@@ -132,6 +137,35 @@ def title(figures: dict[str, Any]) -> str:
     return "The array's use on published shapes"
 
 
+def _share_of_a_step(runs: list[dict[str, Any]]) -> list[str]:
+    """How little of a training step these layers are."""
+    shares = {run["model"]: run["macs"] / (run["macs"] + BESIDE_LORA[run["model"]]) for run in reversed(runs) if run["subset"] == "all"}
+    ranks = {run["model"]: run["rank"] for run in reversed(runs) if run["subset"] == "all"}
+    words = [f"{share:.0%} of {model}'s at rank {ranks[model]}" for model, share in sorted(shares.items())]
+    return [
+        "These are LoRA layers alone, a step's as one list. Of the multiply-accumulates of a training step (`loralith plan`) they are",
+        f"{' and '.join(words) or 'a part'}; convolutions, attention's products and other linear layers are not on this page.",
+    ]
+
+
+def _rtl_of(run: dict[str, Any]) -> str:
+    """A run of the cycle model alone has none."""
+    return rtl_text(run) if "rtl" in run else ""
+
+
+def _rtl(figures: dict[str, Any]) -> list[str]:
+    """How many rows are of which RTL."""
+    counts = Counter(_rtl_of(run) for run in figures["runs"] if "rtl" in run)
+    told = [f"{count} of `{rtl}`" for rtl, count in counts.most_common() if rtl != "unknown"]
+    told += [f"{counts['unknown']} of RTL with changes that were not committed"] * bool(counts["unknown"])
+    same = counts[figures["rtl"]]
+    others = "" if same == len(figures["runs"]) else " The others are older: their cycles may have changed since."
+    return [
+        f"The last column is the RTL of a row: {', '.join(told) or 'none was run on RTL'}.",
+        f"The RTL beside this page is `{figures['rtl']}`, of which {same or 'none'} of the rows are.{others}",
+    ]
+
+
 def page(figures: dict[str, Any]) -> list[str]:
     lines = [
         "Useful multiply-accumulates over (cycles x elements), forward and backward, one image, INT8 results; memory answers after 100",
@@ -139,8 +173,12 @@ def page(figures: dict[str, Any]) -> list[str]:
         "its drain hidden, no fill, no bus. *WS*: weight stationary in closed form, the better operand of each product staying.",
         "*Model off* is the largest error of the cycle model against the counters of a distinct shape.",
         "",
-        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model off | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *_share_of_a_step(figures["runs"]),
+        "",
+        *_rtl(figures),
+        "",
+        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model off | commit | RTL |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in figures["runs"]:
         off = max((abs(layer["model_error"]) for layer in run["layers"] if layer["measured"]), default=None)
@@ -148,7 +186,7 @@ def page(figures: dict[str, Any]) -> list[str]:
             f"| {run['rows']} x {run['cols']} | {run['model']} | {run['subset']} | {run['rank']} | {run['macs']:,} | {run['cycles']:,} "
             f"| {run['utilization']:.2%} | {run['fixed_os_utilization']:.2%} | {run['speedup_over_fixed_os']:.3f} "
             f"| {run['weight_stationary_utilization']:.2%} "
-            f"| {run['measured_cycles_share']:.0%} | {'' if off is None else f'{off:.2%}'} | {run['commit']} |"
+            f"| {run['measured_cycles_share']:.0%} | {'' if off is None else f'{off:.2%}'} | {run['commit']} | {_rtl_of(run)} |"
         )
     lines += ["", *(f"![{text}](shapes-{name}.png)" for name, text in PICTURES.items()), "", *_peers(figures)]
     for run in figures["runs"]:

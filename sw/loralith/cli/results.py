@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
+from loralith.cli.rtl_hash import rtl_hash
 from loralith.files import check_output, named, write_json, write_text
 from loralith.places import checkout
 
@@ -40,12 +41,29 @@ def check(stem: Path | None, inputs: Iterable[Path] = (), suffixes: Sequence[str
             check_output(path, sources)
 
 
-def write(stem: Path, title: str, command: str, figures: Mapping[str, Any], page: Sequence[str]) -> None:
-    """Write STEM.json, the figures with date, commit and the command that repeats them, and STEM.md, `page` below the same."""
-    context = {"date": date.today().isoformat(), "commit": commit("hw", "gen", "sw"), "command": command}
+def made(command: str, *, on_rtl: bool = True) -> dict[str, str]:
+    """What says where figures come from: date, commit, the hash of the RTL that they were measured on, if any, and the command."""
+    rtl = {"rtl": rtl_hash()} if on_rtl else {}
+    return {"date": date.today().isoformat(), "commit": commit("hw", "gen", "sw"), **rtl, "command": command}
+
+
+def origin(figures: Mapping[str, Any]) -> str:
+    """Date, commit and RTL of figures, in words."""
+    words = [figures["date"], f"commit {figures['commit'] or 'unknown'}", *([f"RTL {rtl_text(figures)}"] if "rtl" in figures else [])]
+    return ", ".join(words)
+
+
+def rtl_text(figures: Mapping[str, Any]) -> str:
+    """The hash of the RTL that figures were measured on; uncommitted changes of earlier versions left none."""
+    return figures["rtl"] or "unknown"
+
+
+def write(stem: Path, title: str, command: str, figures: Mapping[str, Any], page: Sequence[str], *, on_rtl: bool = True) -> None:
+    """Write STEM.json, the figures with date, commit, RTL and the command that repeats them, and STEM.md, `page` below the same."""
+    context = made(command, on_rtl=on_rtl)
     data, text = named(stem, ".json", ".md")
     write_json({**context, **figures}, data)
-    head = [f"# {title}", "", f"{context['date']}, commit {context['commit'] or 'unknown'}.", "", "```", command, "```", ""]
+    head = [f"# {title}", "", f"{origin(context)}.", "", "```", command, "```", ""]
     write_text("\n".join([*head, *page]) + "\n", text)
     output.wrote(data, text)
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.cli.finetune import Bar, attacher
+from loralith.cli.results import made
 
 MOST_STEPS = 200
+RECOGNIZED_FROM = 30
+"""Steps from which on samples say something: of 40 in FP32 with the default settings 10 % are recognized after 15, 28 % after 30."""
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -84,16 +87,21 @@ def run(args: argparse.Namespace) -> int:
             settings = replace(settings, steps=max(1, min(MOST_STEPS, int(args.seconds / each))))
             output.log(f"{each:.2f} s per step: {settings.steps} steps")
         with Bar(f"digit {args.digit} on RTL", settings.steps) as bar:
-            rtl = finetune(settings, attach, bar, stop)
+            rtl = finetune(settings, attach, bar, stop, origin=made(_command(args, settings.steps)))
         plain = replace(settings, output=args.output / "fp32", device=FP32, config=None, verify=False)
         with Bar(f"digit {args.digit} in FP32", settings.steps) as bar:
-            fp32 = finetune(plain, None, bar, stop)
+            fp32 = finetune(plain, None, bar, stop, origin=made(_command(args, settings.steps), on_rtl=False))
     result = summarize(rtl.report, fp32.report, args, settings.steps, time.monotonic() - started)
     if args.json:
         output.emit_json(result)
     else:
         print_summary(result)
     return 0
+
+
+def _command(args: argparse.Namespace, steps: int) -> str:
+    """What repeats the run, whatever this machine's speed."""
+    return f"loralith sim --config {args.config} --steps {steps} --digit {args.digit} --rank {args.rank} --seed {args.seed}"
 
 
 def summarize(rtl: dict[str, Any], fp32: dict[str, Any], args: argparse.Namespace, steps: int, seconds: float) -> dict[str, Any]:
@@ -123,23 +131,29 @@ def summarize(rtl: dict[str, Any], fp32: dict[str, Any], args: argparse.Namespac
 
 
 def print_summary(result: dict[str, Any]) -> None:
-    loss, accuracy = result["held_out_loss"], result["sample_accuracy"]
+    loss, accuracy, steps = result["held_out_loss"], result["sample_accuracy"], result["steps"]
     exact = "yes" if result["bit_exact"] else "no"
+    rows = [
+        ("held-out loss, the same noise each time", *(f"{loss[k]:.4f}" for k in ("before", "rtl", "fp32"))),
+        ("change", "", *(f"{loss[k] / loss['before'] - 1:+.1%}" for k in ("rtl", "fp32"))),
+    ]
+    if steps >= RECOGNIZED_FROM:
+        rows.append(("samples recognized as the new digit", *(f"{accuracy[k]:.0%}" for k in ("before", "rtl", "fp32"))))
     output.table(
-        f"{result['steps']} steps of LoRA fine-tuning on the Verilated RTL ({result['config']})",
-        ("", "before", "RTL, INT8", "torch, FP32"),
-        [
-            ("held-out loss", *(f"{loss[k]:.4f}" for k in ("before", "rtl", "fp32"))),
-            ("samples recognized as the new digit", *(f"{accuracy[k]:.0%}" for k in ("before", "rtl", "fp32"))),
-        ],
+        f"{steps} steps of LoRA fine-tuning on the Verilated RTL ({result['config']})", ("", "before", "RTL, INT8", "torch, FP32"), rows
     )
+    if steps < RECOGNIZED_FROM:
+        print(
+            f"The loss falls from the first steps on; which samples are recognized says little before some {RECOGNIZED_FROM} steps,"
+            f" and most are after {MOST_STEPS}."
+        )
     output.table(
         "The machine",
         ("", ""),
         [
             ("bit-exact with the reference", f"{exact}, {result['elements_compared']:,} elements compared"),
             ("cycles", f"{result['cycles']:,}"),
-            ("array utilization", f"{result['utilization']:.1%}"),
+            ("array utilization, layer by layer", f"{result['utilization']:.1%}"),
             ("picture", result["picture"]),
             ("adapter", result["adapter"]),
             ("seconds", str(result["seconds"])),

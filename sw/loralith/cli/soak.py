@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from loralith.device import open_device
+    from loralith.device.reference import ReferenceDevice
     from loralith.device.soak import Soak
 
     if args.output:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             if soak.lists % 10 == 0:
                 output.log(f"{soak.done} products, {time.monotonic() - started:.0f} s")
         counters = device.counters()
-    seconds = time.monotonic() - started
+    seconds, unit = time.monotonic() - started, device.cycle_unit or ReferenceDevice.cycle_unit  # a soak runs lists, on any device
     result = {
         "seed": seed,
         "config": args.config,
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "mismatches": 0 if mismatch is None else 1,
         "first_mismatch": None if mismatch is None else asdict(mismatch),
         "cycles": counters.cycles,
+        "cycle_unit": unit,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.emit_json(result)
     elif mismatch is None:
-        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} cycles, {seconds:.0f} s)")
+        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} {unit}, {seconds:.0f} s)")
     else:
         print(f"product {mismatch.product} of seed {seed} is wrong: {mismatch}")
     return 0 if mismatch is None else 1
@@ -89,12 +91,12 @@ def _record(args: argparse.Namespace, result: dict) -> None:
         f"| seed | {result['seed']} |",
         f"| products | {result['products']:,} |",
         f"| wrong products | {result['mismatches']} |",
-        f"| simulated cycles | {result['cycles']:,} |",
+        f"| {'simulated cycles' if result['cycle_unit'] == 'cycles' else result['cycle_unit']} | {result['cycles']:,} |",
         f"| seconds | {result['seconds']:,} ({result['cpu_seconds']:,} of CPU time) |",
     ]
     if result["first_mismatch"]:
         page += ["", f"The first wrong one: {result['first_mismatch']}."]
-    results.write(args.output / "soak", "Random products on the RTL", command, result, page)
+    results.write(args.output / "soak", "Random products on the RTL", command, result, page, on_rtl=args.device == "verilator")
 
 
 def _stall(device, rng, most: float) -> None:

@@ -84,24 +84,25 @@ def show_results(args: argparse.Namespace) -> int:
 
 
 def print_summary(content: dict[str, Any]) -> None:
-    from loralith.study.report import verdict
+    from loralith.study.report import percent, signed, verdict
+    from loralith.study.schemes import FP32
 
     rows = []
     for name, own in content["schemes"].items():
-        error = own["heldout_loss_ratio_to_fp32_se"] or 0.0
+        itself = name == FP32  # against itself there is neither difference nor error
         rows.append(
             (
                 name,
-                len(own["seeds"]),
+                f"n = {len(own['seeds'])}",
                 f"{own['heldout_loss']:.5f}",
-                f"{100 * (own['heldout_loss_ratio_to_fp32'] - 1):+.2f} ± {100 * error:.2f} %",
-                f"{own['improvement_recovered']:.1%}",
-                f"{own['accuracy']:.0%} ± {100 * (own['accuracy_se'] or 0.0):.0f} %",
+                "" if itself else signed(own["heldout_loss_ratio_to_fp32"] - 1, own["heldout_loss_ratio_to_fp32_se"]),
+                "" if itself else f"{own['improvement_recovered']:.1%}",
+                percent(own["accuracy"], own["accuracy_se"], 0),
                 f"{own['gradient_cosine']:.4f}",
             )
         )
     columns = ("scheme", "seeds", "held-out loss", "against FP32", "recovered", "accuracy", "gradient cosine")
-    output.table("Training schemes against FP32, mean ± standard error over seeds", columns, rows)
+    output.table("Training schemes against FP32, mean ± standard error over n seeds; none for one seed", columns, rows)
     for line in verdict(content) if "bar" in content else []:
         print(line)
 

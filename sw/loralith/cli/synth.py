@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output, results
+from loralith.cli.rtl_hash import rtl_hash
 from loralith.files import named, write_json, write_text
 
 SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     )
     stem = args.output or target.folder / target.label
     results.check(stem, results.config_files(args))
-    context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
+    context = {"commit": results.commit("hw", "gen"), "command": _command(args), "rtl": rtl_hash()}
     netlist = synth.synthesize(target)
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []

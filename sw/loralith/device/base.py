@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -38,9 +38,12 @@ class Device(ABC):
         memory_base, memory_bytes: the stretch of memory that `alloc` hands out and that the DRAM window opens.
         last_counters: counters of the latest list.
         direct: whether products are computed without lists, see `DirectDevice`.
+        cycle_unit: what the counter `cycles` counts, in words: cycles of the clock, the array's steps, or nothing (None) where the counters
+            do not tell of all that was computed.
     """
 
     direct = False
+    cycle_unit: ClassVar[str | None] = "cycles"
 
     def __init__(self, config: Config, memory_base: int, memory_bytes: int) -> None:
         self.config = config

@@ -12,3 +12,4 @@ class DirectDevice(ReferenceDevice):
     only what still runs as lists, which LoRA layers do."""
 
     direct = True
+    cycle_unit = None

@@ -35,6 +35,8 @@ class ReferenceDevice(Device):
         window: first DRAM byte that commands may reach, and the first past it; all of the memory if None.
     """
 
+    cycle_unit = "array steps"
+
     def __init__(
         self, config: Config, memory_bytes: int = DEFAULT_MEMORY, memory_base: int = 0x1000_0000, window: tuple[int, int] | None = None
     ) -> None:

@@ -8,13 +8,13 @@ interrupted run that is resumed ends with the same bits on the same machine.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from loralith.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_header, save_checkpoint
 from loralith.diffusion.classifier import CLASSIFIER_FILE
 from loralith.diffusion.data import labelled_images
 from loralith.diffusion.determinism import repeatable, seed_global
@@ -101,6 +101,17 @@ def check_pretrain_folder(folder: Path) -> None:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if path.name not in names and not path.name.endswith(".part"):
                 raise FolderError(f"output {folder} holds files that are not this command's ({path}); give another folder")
+
+
+def resumed_settings(output: Path, *, steps: int | None, seed: int | None) -> PretrainSettings:
+    """The settings of the run whose checkpoint is in ``output``. Raises CheckpointError where steps or seed, if any, are others: the
+    learning rate falls to zero over the steps of the run, so that another number of them would have begun otherwise."""
+    path = output / CHECKPOINT
+    there = read_header(path)["settings"]
+    for name, own, why in (("steps", steps, ": the learning rate follows them from the first step on"), ("seed", seed, "")):
+        if own is not None and own != there[name]:
+            raise CheckpointError(f"--{name} {own} contradicts the run in {output}, which has {there[name]}{why}; leave it out")
+    return PretrainSettings(**{own.name: there[own.name] for own in fields(PretrainSettings)})
 
 
 def pretrain(settings: PretrainSettings, output: Path, *, resume: bool = False, progress: Progress | None = None) -> None:

@@ -282,15 +282,18 @@ class Attachment:
 
     def counters(self) -> dict[str, Any]:
         """Counts since the attachment was made: `cycles`, `macs`, `bytes_read`, `bytes_written`, `saturations`; `utilization`, useful
-        MACs over cycles times processing elements; `layers`, the same by layer; `memory`; those of `Observer`, where it has `counters`."""
-        now = self.device.counters().minus(self._before)
-        counts: dict[str, Any] = dict(_named(now, ("cycles", "macs", "bytes_read", "bytes_written", "saturations")))
-        peak = now.cycles * self.device.config.processing_elements
-        counts["utilization"] = now.macs / peak if peak else 0.0
-        names = ("cycles", "macs", "bytes_read", "bytes_written")
+        MACs over cycles times processing elements; `cycle_unit`, what cycles are (see `Device`); `layers`, the same by layer; `memory`;
+        those of `Observer`, where it has `counters`. A device without an array of its own has memory and the layers' kinds alone."""
+        names = ("cycles", "macs", "bytes_read", "bytes_written") if self.device.cycle_unit else ()
+        counts: dict[str, Any] = {}
+        if self.device.cycle_unit:
+            now = self.device.counters().minus(self._before)
+            elements = self.device.config.processing_elements
+            counts = {**_named(now, (*names, "saturations")), "cycle_unit": self.device.cycle_unit}
+            counts["utilization"] = now.macs / (now.cycles * elements) if now.cycles else 0.0
+            counts["processing_elements"] = float(elements)  # a figure: it does not add up over sessions
         counts["layers"] = {layer.name: {"kind": layer.kind, **_named(layer.counters, names)} for layer in self.layers}
         counts["memory"] = self.memory()
-        counts["processing_elements"] = float(self.device.config.processing_elements)  # a figure: it does not add up over sessions
         own = getattr(self.observer, "counters", None)
         return counts | (own() if own else {})
 

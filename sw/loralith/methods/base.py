@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loralith.diffusion.prompt import PromptEncoder
-from loralith.errors import INTERRUPTED, LoralithError
+from loralith.errors import LoralithError, StopRequested
 
 if TYPE_CHECKING:
     from loralith.diffusion.attachment import Attachment
@@ -30,20 +31,16 @@ class TrainingError(LoralithError):
     """A step whose loss or gradient is not finite; the last checkpoint stays."""
 
 
-class Interrupted(LoralithError):
+class Interrupted(StopRequested):
     """A run that was asked to stop and can be resumed; `step` steps are in its checkpoint."""
 
-    status = INTERRUPTED
-
     def __init__(self, step: int, folder: Path) -> None:
-        super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
+        super().__init__(f"stopped after step {step}; to go on: loralith finetune --resume --output {shlex.quote(str(folder))}")
         self.step = step
 
 
-class Abandoned(LoralithError):
+class Abandoned(StopRequested):
     """A run that was asked to stop before it had anything to resume from."""
-
-    status = INTERRUPTED
 
 
 @dataclass(frozen=True)
