@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except EXPECTED as error:
         output.error(str(error))
-        return getattr(error, "status", 2)
+        return getattr(error, "exit_status", 2)
     except KeyboardInterrupt:
         output.error("interrupted")
         return INTERRUPTED
