@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from loralith.device.base import Device
 from loralith.device.products import Resident, product
-from loralith.spec.scheme import FQT, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize
 
@@ -65,7 +65,7 @@ class FrozenLinear:
         self.weight.free(self.device)
 
     def _stream(self, role: Role, step: int, call: int) -> Stream | None:
-        return Stream(self.scheme.seed, step, tensor_id(self.layer, role, call)) if self.scheme.is_stochastic(role) else None
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
 
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
         """Y [T, O] from x [T, I], float32 or float16."""

@@ -143,7 +143,7 @@ class LayerNumerics:
         """The random numbers of a tensor, None where it rounds to nearest."""
         if not self.scheme.is_stochastic(role):
             return None
-        return Stream(self.scheme.seed, step, spec.tensor_id(self.layer, role, call))
+        return Stream(*spec.hash_words(self.scheme.seed, step, self.layer, role, call))
 
     def must_measure(self, name: str) -> bool:
         """Whether the exponent of ``"H"`` or ``"dH"`` needs this pass's own maximum, from a measuring run.

@@ -16,7 +16,7 @@ from torch import Tensor
 from loralith.spec import scheme as spec
 from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Chain, Role, SchemeError, hash_words
 
 from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
 
@@ -146,7 +146,7 @@ class LoraLayer:
     def _stream(self, step: int, role: Role, call: int) -> Stream | None:
         if not self.scheme.is_stochastic(role):
             return None
-        return Stream(self.scheme.seed, step, tensor_id(self.layer, role, call))
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call))
 
     def _maximum(self, name: str, acc: Tensor, record: bool) -> tuple[int, float, bool]:
         """(largest magnitude of the accumulators, what the exponent is made from, measured)."""
@@ -160,7 +160,7 @@ class LoraLayer:
         """Y = X W^T + s (X A^T) B^T.
 
         Parameters: ``x`` [T, I], ``a`` [r, I], ``b`` [O, r], float32 (or float16, bfloat16); ``step`` 0..2**32-1; ``call``, see
-        `scheme.tensor_id`; ``record`` False leaves the history as it is (evaluation).
+        `scheme.hash_words`; ``record`` False leaves the history as it is (evaluation).
         """
         O, I = self.weight.q.shape
         qmax, power = self.scheme.activation_qmax, self.scheme.power_of_two
