@@ -10,7 +10,7 @@ from torch import nn
 
 from loralith.errors import LoralithError
 
-__all__ = ["CONTRACTS", "MODULES", "AttachError", "Choice", "select"]
+__all__ = ["CONTRACTS", "MODULES", "PROCESSORS", "AttachError", "Choice", "select"]
 
 MODULES = ("lora", "all")
 """What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
@@ -29,6 +29,10 @@ class Choice:
     module: nn.Module
     kind: str
     reason: str = ""
+
+
+PROCESSORS = (AttnProcessor, AttnProcessor2_0)
+"""The attention processors whose products are mapped."""
 
 
 def _linear(module: nn.Linear) -> str:
@@ -52,7 +56,7 @@ def _frozen(module: nn.Module) -> str:
 
 
 def _attention(module: Attention) -> str:
-    if type(module.processor) not in (AttnProcessor, AttnProcessor2_0):
+    if type(module.processor) not in PROCESSORS:
         return f"its processor is {type(module.processor).__name__}; AttnProcessor and AttnProcessor2_0 are mapped"
     if module.added_kv_proj_dim is not None:
         return "it has projections of its own for added keys and values"
