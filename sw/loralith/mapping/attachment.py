@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from loralith.device.base import Device
@@ -21,7 +20,7 @@ from loralith.lora.quantize import Float32, Int8
 from loralith.mapping.forward import is_mapped
 from loralith.mapping.inputs import Inputs
 from loralith.mapping.mapped import Mapped
-from loralith.mapping.passes import Passes, Pending, recomputing
+from loralith.mapping.passes import Passes, Pending, recomputing, training
 from loralith.mapping.select import AttachError, Choice, select
 from loralith.spec.scheme import FQT, Role
 
@@ -158,8 +157,8 @@ class Attachment:
         return None if self.scheme.is_stochastic(Role.X) else self.inputs.find(x)
 
     def passing(self) -> None:
-        """A forward pass starts: the first of a step, where gradients are enabled and a backward pass has come."""
-        if self._returned and not self._explicit and torch.is_grad_enabled() and not recomputing():
+        """A forward pass starts: the first of a step, where it is one of training and a backward pass has come."""
+        if self._returned and not self._explicit and not recomputing() and training():
             self._begin((self.step + 1) % (1 << 32))
 
     def returning(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 
 from loralith.device.base import Device
 from loralith.lora.layer import Activation
@@ -18,7 +20,7 @@ from loralith.lora.layer import Activation
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Mapped
 
-__all__ = ["Numbers", "Passes", "Pending", "Place", "fingerprint", "recomputing"]
+__all__ = ["Numbers", "Passes", "Pending", "Place", "fingerprint", "recomputing", "training"]
 
 SAMPLE = 1024
 REMEMBERED = 1024
@@ -34,6 +36,16 @@ def fingerprint(tensor: Tensor) -> int:
 def recomputing() -> bool:
     """Whether autograd is at work on this thread: a forward pass now is one that checkpointing does again."""
     return torch._C._current_graph_task_id() != -1
+
+
+def training() -> bool:
+    """Whether a backward pass may come through a forward pass now: gradients are enabled, or a reentrant checkpoint has disabled them."""
+    if torch.is_grad_enabled():
+        return True
+    frame, code = sys._getframe(), CheckpointFunction.forward.__code__
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 @dataclass(frozen=True)
