@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import types
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class DeviceForward:
     @property
     def plain(self) -> Callable[..., Any]:
         """The module's own forward."""
-        return self._before or types.MethodType(type(self.module).forward, self.module)
+        return self._before or partial(type(self.module).forward, self.module)
 
     def install(self) -> None:
         self.module.forward = self  # type: ignore[method-assign]
@@ -57,12 +57,12 @@ class DeviceForward:
         if self._before is not None:
             return copy.deepcopy(self._before, memo)
         module = self.module
-        return types.MethodType(type(module).forward, memo.get(id(module)) or copy.deepcopy(module, memo))
+        return partial(type(module).forward, memo.get(id(module)) or copy.deepcopy(module, memo))
 
     def __reduce__(self) -> Any:
         if self._before is not None:
             return copy.copy, (self._before,)
-        return types.MethodType, (type(self.module).forward, self.module)
+        return partial, (type(self.module).forward, self.module)
 
 
 def is_mapped(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from loralith.errors import LoralithError
+from loralith.mapping.multiplies import reason
 
 __all__ = ["CONTRACTS", "MODULES", "PROCESSORS", "AttachError", "Choice", "select"]
 
@@ -70,8 +71,6 @@ def _attention(module: Attention) -> str:
 CONTRACTS = {nn.Linear: ("linear", _linear), nn.Conv2d: ("conv", _conv), Attention: ("attention", _attention)}
 """The kind of a module's type, and what says why one is not mapped."""
 
-NO_PRODUCT = (nn.Embedding, nn.GroupNorm, nn.LayerNorm)
-
 
 def select(model: nn.Module, modules: str) -> list[Choice]:
     """Every module of ``model`` that multiplies: LoRA layers first, then the others, each in order of name.
@@ -89,11 +88,11 @@ def select(model: nn.Module, modules: str) -> list[Choice]:
             continue
         for kind, (word, contract) in CONTRACTS.items():
             if isinstance(module, kind):
-                reason = contract(module) if modules == "all" else "only LoRA layers are mapped"
-                rest.append(Choice(name, module, word, reason))
+                why = contract(module) if modules == "all" else "only LoRA layers are mapped"
+                rest.append(Choice(name, module, word, why))
                 break
         else:
-            own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
-            if own and not isinstance(module, NO_PRODUCT):
-                rest.append(Choice(name, module, "other", f"nothing maps {type(module).__name__}"))
+            stays = reason(module)
+            if stays:
+                rest.append(Choice(name, module, "other", stays))
     return lora + rest
