@@ -14,7 +14,6 @@ from torch import nn
 import loralith
 from loralith.cli.verification import ReferenceObserver
 from loralith.mapping.select import AttachError
-from loralith.spec.scheme import FQT
 
 
 class Small(nn.Module):
@@ -380,15 +379,3 @@ def test_a_function_around_an_attached_one_stays(device):
     assert torch.equal(model(x()), want)
     assert not torch.equal(got, want)
     assert len(calls) == 2
-
-
-def test_adapters_of_other_types(device):
-    for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        model = peft_model()
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)
-        loralith.attach(model, device, FQT())
-        found = results(model)
-        assert all(value.dtype == dtype for name, value in found.items() if "lora_" in name)
-        loralith.detach(model)

@@ -178,7 +178,7 @@ def test_a_deleted_model_frees_its_memory(device):
 
 
 def test_memory_that_only_garbage_holds_is_found():
-    with loralith.open_device("reference", config="tiny", memory_bytes=1 << 16) as device:
+    with loralith.open_device("reference", config="tiny", memory_bytes=1 << 15) as device:
         gc.disable()
         try:
             for _ in range(20):
@@ -340,16 +340,6 @@ def test_no_gradient_is_finite_behind_one_that_is_not(device, bad):
     (y * weight).sum().backward()
     assert not x.grad.isfinite().any()
     assert not attachment.open
-
-
-def test_half_precision_models(device):
-    for dtype in (torch.bfloat16, torch.float16):
-        model = peft_model().to(dtype)
-        loralith.attach(model, device, modules="all")
-        y = model(inputs().to(dtype))
-        assert y.dtype == dtype
-        y.float().square().sum().backward()
-        assert all(p.grad.dtype == dtype for p in trained(model).values())
 
 
 def test_inference_mode(device):
