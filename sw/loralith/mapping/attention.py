@@ -139,7 +139,7 @@ class MappedAttention(Mapped):
             attachment.observer.frozen(index, self.name, choice.module, attachment.scheme)
 
     def install(self) -> None:
-        self.forward_function = DeviceForward(self.module, self.run, compiled=True)
+        self.forward_function = DeviceForward(self.module, self.run)
         self.forward_function.install()
         self._process(self.module.processor)
 

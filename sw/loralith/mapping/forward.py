@@ -11,20 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["DeviceForward"]
+__all__ = ["DeviceForward", "OpaqueForward", "is_mapped"]
 
 
 class DeviceForward:
-    """`forward` of a mapped module, from `install` to `remove`.
+    """`forward` of a mapped module, from `install` to `remove`. A copy or a pickle of the module has the module's own: it runs in torch."""
 
-    A copy or a pickle of the module has the module's own forward: it runs in torch. torch.compile leaves ``run`` as it is, unless
-    ``compiled``.
-    """
-
-    def __init__(self, module: nn.Module, run: Callable[..., Any], *, compiled: bool = False) -> None:
+    def __init__(self, module: nn.Module, run: Callable[..., Any]) -> None:
         self._module = weakref.ref(module)
         self._before = module.__dict__.get("forward")
-        self.run = run if compiled else torch.compiler.disable(run)
+        self.run = run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
@@ -63,6 +59,14 @@ class DeviceForward:
         if self._before is not None:
             return copy.copy, (self._before,)
         return partial, (type(self.module).forward, self.module)
+
+
+class OpaqueForward(DeviceForward):
+    """One that torch.compile does not look into."""
+
+    @torch.compiler.disable
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
 
 
 def is_mapped(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from loralith.compiler.regions import DoesNotFit
 from loralith.device.errors import OutOfMemory
 from loralith.device.status import Counters
-from loralith.mapping.forward import DeviceForward
+from loralith.mapping.forward import DeviceForward, OpaqueForward
 from loralith.mapping.passes import Numbers, Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import SchemeError
@@ -64,7 +64,7 @@ class Mapped(ABC):
 
     def install(self) -> None:
         """Makes the module run on the device."""
-        self.forward_function = DeviceForward(self.module, self.run)
+        self.forward_function: DeviceForward = OpaqueForward(self.module, self.run)
         self.forward_function.install()
 
     def remove(self) -> None:
