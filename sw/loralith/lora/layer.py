@@ -16,7 +16,7 @@ from loralith.device.base import Device
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.device_shift import DeviceShift
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT, Chain, Role
+from loralith.spec.scheme import FQT, Chain, Role, SchemeError
 
 from .quantize import Float32, Quantized, QuantizedWeight, Stream
 from .step import BackwardPlan, ForwardPlan, LayerNumerics
@@ -129,6 +129,13 @@ class DeviceLayer:
         self.zeros = zeros
         self.saturations = {"H": 0, "dH": 0}
 
+    def replace(self, weight: QuantizedWeight) -> None:
+        """Another W of the same shape from now on, in the same memory. Raises SchemeError for another shape."""
+        if weight.q.shape != (self.O, self.I):
+            raise SchemeError(f"W must have the shape {(self.O, self.I)}, not {weight.q.shape}")
+        self.device.write(self.weight.address, self.weight.pack(weight.q))
+        self.numerics.weight = weight
+
     def close(self) -> None:
         """Free the layer's device memory."""
         while self._addresses:
@@ -194,14 +201,25 @@ class DeviceLayer:
     def _key(stream: Stream | None) -> tuple[int, int] | None:
         return stream.key if stream else None
 
-    def forward(self, x: Float32 | Activation, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
-        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``record`` False leaves delayed scales as they are.
+    def forward(
+        self,
+        x: Float32 | Activation,
+        a: Float32,
+        b: Float32,
+        step: int,
+        call: int = 0,
+        *,
+        alpha: float | None = None,
+        record: bool = True,
+    ) -> Saved:
+        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``alpha`` of this pass, by default the layer's; ``record`` False
+        leaves delayed scales as they are.
 
         X may be on the device already, where another layer reads the same. Its device memory stays taken until `release` (or `backward`,
         which releases it).
         """
         numerics, config = self.numerics, self.config
-        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call)
+        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call, alpha)
         kept: list[int] = []
         if isinstance(x, Activation):
             activation = x.hold()
@@ -273,26 +291,30 @@ class DeviceLayer:
         *,
         need_dx: bool = True,
         record: bool = True,
+        release: bool = True,
     ) -> Gradients:
-        """dX, dA and dB from dY [T, O] float32; releases ``saved``. ``adapter``: the A and B of the forward pass, after `Saved.keep`."""
+        """dX, dA and dB from dY [T, O] float32; releases ``saved`` unless ``release`` is False, and does not change it. ``adapter``: the A
+        and B of the forward pass, after `Saved.keep`."""
         try:
+            forward = saved.plan
             if adapter is not None:
-                before = saved.plan.operands
+                before = forward.operands
                 x = Quantized(before.xq, before.sx, before.clipped["X"])
-                again = self.numerics.forward_operands(x, *adapter, before.step, before.call)
-                saved.plan = replace(saved.plan, operands=again)
-            return self._backward(saved, dy, need_dx, record)
+                again = self.numerics.forward_operands(x, *adapter, before.step, before.call, before.alpha)
+                forward = replace(forward, operands=again)
+            return self._backward(saved, forward, dy, need_dx, record)
         finally:
-            self.release(saved)
+            if release:
+                self.release(saved)
 
-    def _backward(self, saved: Saved, dy: Float32, need_dx: bool, record: bool) -> Gradients:
+    def _backward(self, saved: Saved, forward: ForwardPlan, dy: Float32, need_dx: bool, record: bool) -> Gradients:
         numerics, config = self.numerics, self.config
-        operands = numerics.backward_operands(saved.plan, dy)
+        operands = numerics.backward_operands(forward, dy)
         T = saved.x.layout.rows
         with self.device.arena():
             temporary: list[int] = []
             dys = self._place(row_major(T, self.O, config), operands.dyq, temporary)
-            right = self._place_skinny_right(saved.plan.operands.bq, temporary)
+            right = self._place_skinny_right(forward.operands.bq, temporary)
             stats = self.device.alloc(SKINNY_STATS_BYTES)
             bounds = plan = None
             chain: Chain | None
@@ -325,7 +347,7 @@ class DeviceLayer:
                     base_first=chain.base_first if chain else True,
                     shift=chain.shift if chain else 0,
                     requantization=scale,
-                    stochastic=self._key(numerics.stream(Role.DH, saved.plan.operands.step, saved.plan.operands.call)),
+                    stochastic=self._key(numerics.stream(Role.DH, forward.operands.step, forward.operands.call)),
                     stats=stats,
                     zeros=self.zeros,
                 ),
