@@ -42,11 +42,16 @@ BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transfor
 RULES = (
     Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
     Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec"), never=("torch",)),
+    # The pages of mutants and formal properties are generated as well.
+    Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
-    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.rtl", "loralith.spec")),  # it looks into the blocks
+    # These look into the blocks.
+    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
+    Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
     Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
+    Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),

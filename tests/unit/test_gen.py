@@ -67,7 +67,7 @@ def test_check_names_a_changed_file(path: str, change: str, checkout: Path, caps
     assert loralith_cli.main(["gen", "check", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"ok": False, "stale": [path]}
-    assert captured.err == f"{path} differs from what loralith.spec says; `loralith gen` writes it\n"
+    assert captured.err == f"{path} is not what its sources say; `loralith gen` writes it\n"
 
 
 def test_check_names_a_file_that_no_emitter_writes(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

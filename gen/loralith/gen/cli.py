@@ -20,7 +20,7 @@ from typing import Any
 
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description")
+TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description", "mutants")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
@@ -94,7 +94,7 @@ def check() -> dict[str, str]:
     stale = {}
     for path, text in expected.items():
         if _read(root() / path) != text:
-            stale[path] = "differs from what loralith.spec says; `loralith gen` writes it"
+            stale[path] = "is not what its sources say; `loralith gen` writes it"
     for folder in GENERATED:
         for file in sorted((root() / folder).rglob("*")):
             path = file.relative_to(root()).as_posix()

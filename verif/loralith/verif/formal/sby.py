@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .mutation import Mutant
-from .proof import Method, Proof
+from .proof import Method, Mutant, Proof
 
 __all__ = ["FormalError", "Outcome", "cover", "prove", "refute", "run"]
 
