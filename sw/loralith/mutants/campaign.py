@@ -26,7 +26,7 @@ REPO = Path(__file__).resolve().parents[3]
 TESTS = REPO / "tests"
 STAGES = ("native", "golden", "faults", "unit", "cocotb")
 FILES = {
-    "native": ("sw/test_verilator.py", "sw/test_device_shift.py"),
+    "native": ("sw/test_verilator.py", "sw/test_device_shift.py", "sw/test_raw_lists.py", "sw/test_registers.py"),
     "golden": ("sw/test_golden_layers.py",),
     "faults": ("sw/test_verilator_faults.py",),
     "cocotb": ("cocotb/test_command_kinds.py", "cocotb/test_golden.py", "cocotb/test_cocotb.py"),
