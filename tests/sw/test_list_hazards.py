@@ -94,6 +94,30 @@ def test_a_left_result_is_read_after_its_command(machines: Machines, at: int) ->
     assert machines.compare(case([*operands(), write, read, chained, store(R, 12, 0, 0)])) is None
 
 
+def short_padding(config: Config, rows: int, pad_rows: int) -> Case:
+    """Rows of several bus words, with zeros below, over a right operand that had no zero there."""
+    width = 3 * config.bus_bytes
+    blocks = -(-width // config.cols)
+    full = fields_of(Opcode.LOAD, target=1, rows=16, row_bytes=width, row_stride=width, address=DATA + 64 * K, block_stride=4)
+    left = fields_of(Opcode.LOAD, target=0, rows=16, row_bytes=config.rows, row_stride=config.bus_bytes, address=DATA)
+    total = rows + pad_rows
+    read = fields_of(
+        Opcode.COMPUTE, m_rows=config.rows, n_cols=blocks * config.cols, k0=total, right0_stride=4, out_mode=2, to_out=1
+    )  # fmt: skip
+    out = fields_of(Opcode.STORE, rows=config.rows, row_bytes=4 * width, row_stride=4 * width, address=DUMP)
+    commands = place_tokens(
+        [left, full, full | {"rows": rows, "pad_rows": pad_rows}, read, out], config, BASE, np.random.default_rng(0), spare=0.0
+    )
+    assert commands is not None
+    return Case(config, 1, (tuple(commands),), timing=QUICK)
+
+
+@pytest.mark.parametrize("pad_rows", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_padding_covers_whole_rows(machines: Machines, rows: int, pad_rows: int) -> None:
+    assert machines.compare(short_padding(TINY, rows, pad_rows)) is None
+
+
 def agree_or_refused(machines: Machines, it: Case) -> None:
     """What the checker passes must do on every device what the oracle says."""
     try:
