@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(named).parse_args(arguments)
         import_module("loralith.cli.checks").check(args)  # here, since a parser alone has no need of it
         output.show_progress()
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # a full disk is told here, and not by the interpreter at its end
+        return status
     except EXPECTED as error:
         output.error(str(error))
         return getattr(error, "exit_status", 2)
@@ -82,12 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has gone (`| head`); without this the interpreter complains once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()  # its reader has gone (`| head`)
         return 141
     except Exception as error:
         told = outside.reason(error)
         if told is None:
             raise
         output.error(told)
+        _drop_stdout()
         return 2
+
+
+def _drop_stdout() -> None:
+    """Where stdout takes no more: what it still holds would make the interpreter complain once more when it flushes at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,6 @@ from loralith.cli.rtl_hash import rtl_hash
 from loralith.errors import LoralithError
 from loralith.files import FileError, check_output, named, read_json, write_bytes
 from loralith.places import data
-from loralith.shapes.models import BESIDE_LORA
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
 ON_RTL = True
@@ -139,6 +138,8 @@ def title(figures: dict[str, Any]) -> str:
 
 def _share_of_a_step(runs: list[dict[str, Any]]) -> list[str]:
     """How little of a training step these layers are."""
+    from loralith.shapes.models import BESIDE_LORA
+
     shares = {run["model"]: run["macs"] / (run["macs"] + BESIDE_LORA[run["model"]]) for run in reversed(runs) if run["subset"] == "all"}
     ranks = {run["model"]: run["rank"] for run in reversed(runs) if run["subset"] == "all"}
     words = [f"{share:.0%} of {model}'s at rank {ranks[model]}" for model, share in sorted(shares.items())]

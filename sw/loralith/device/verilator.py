@@ -15,6 +15,7 @@ from loralith.device.native.build import build
 from loralith.device.native.library import Library, Model, Stats
 from loralith.device.native.memory import Faults, MemoryTiming, settings_for
 from loralith.device.status import RunResult, Status
+from loralith.files import FileError, check_output
 from loralith.spec.config import Config
 
 __all__ = ["Faults", "MemoryTiming", "ProtocolViolation", "VerilatorDevice"]
@@ -68,6 +69,11 @@ class VerilatorDevice(Device):
         library: Path | None = None,
     ) -> None:
         super().__init__(config, memory_base, memory_bytes)
+        if waveform is not None:  # before a build of minutes
+            try:
+                check_output(Path(waveform))
+            except FileError as error:
+                raise DeviceError(str(error)) from None
         self.max_cycles, self.progress = max_cycles, progress
         self.seconds = 0.0
         self.record, self.recording = False, b""
