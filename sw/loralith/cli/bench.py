@@ -9,7 +9,7 @@ from importlib import import_module
 
 from loralith.cli import output
 
-MEASUREMENTS = ("sd15", "shapes", "simulator", "methods")
+MEASUREMENTS = ("sd15", "shapes", "simulator", "methods", "attach")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
