@@ -16,6 +16,7 @@ from loralith.spec.scheme import (
     chain,
     float32,
     h_exponent,
+    hash_words,
     power_exponent,
     predicted_maximum,
     quantize_power_value,
@@ -73,6 +74,16 @@ def test_tensor_ids_do_not_collide():
     assert max(ids) < 1 << 32
     with pytest.raises(SchemeError, match=r"call must be in 0\.\.255, not 256"):
         tensor_id(0, Role.X, 256)
+
+
+def test_every_use_of_a_layer_has_random_numbers_of_its_own():
+    assert hash_words(7, 3, 5, Role.DY, 255) == (7, 3, tensor_id(5, Role.DY, 255))
+    assert hash_words(7, 3, 5, Role.DY, 256) == (7 + (1 << 32), 3, tensor_id(5, Role.DY, 0))
+    assert hash_words((1 << 64) - 1, 0, 0, Role.X, 517) == ((1 << 33) - 1, 0, tensor_id(0, Role.X, 5))
+    words = {hash_words(1, 0, layer, role, call) for layer in (0, 1) for role in Role for call in range(1000)}
+    assert len(words) == 2 * len(Role) * 1000
+    with pytest.raises(SchemeError, match=r"call must be in 0\.\.2\*\*32-1, not -1"):
+        hash_words(0, 0, 0, Role.X, -1)
 
 
 def test_float32_rounds_half_to_even_and_keeps_subnormals():

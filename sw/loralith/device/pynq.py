@@ -91,6 +91,7 @@ class PynqDevice(Device):
         return status
 
     def close(self) -> None:
+        super().close()
         if self._buffer is not None:
             self._buffer.freebuffer()
             self._buffer = None

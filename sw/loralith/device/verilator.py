@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loralith.device.base import Device
+from loralith.device.base import SIMULATED_BYTES, Device
 from loralith.device.driver import Registers
 from loralith.device.errors import DeviceError, DeviceTimeout
 from loralith.device.native.build import build
@@ -58,7 +58,7 @@ class VerilatorDevice(Device):
         config: Config,
         *,
         memory_base: int = 1 << 32,
-        memory_bytes: int = 1 << 30,
+        memory_bytes: int = SIMULATED_BYTES,
         timing: MemoryTiming | None = None,
         max_cycles: int | None = None,
         progress: Callable[[int], None] | None = None,
@@ -200,4 +200,5 @@ class VerilatorDevice(Device):
             self.registers.set("WINDOW_LIMIT", window[1])
 
     def close(self) -> None:
+        super().close()
         self.model.close()

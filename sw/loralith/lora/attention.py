@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from loralith.device.base import Device
 from loralith.device.products import Resident, product
 from loralith.spec.numerics import Q8_MAX
-from loralith.spec.scheme import FQT, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, Stream, dequantize, finite32, quantize
 
@@ -71,7 +71,7 @@ class AttentionProducts:
     def _quantize(self, x: NDArray, name: str, role: Role, heads: Heads) -> tuple[Int8, float]:
         stream = None
         if self.scheme.is_stochastic(role):
-            stream = Stream(self.scheme.seed, heads.step, tensor_id(self.layer, role, heads.call))
+            stream = Stream(*hash_words(self.scheme.seed, heads.step, self.layer, role, heads.call))
         q, scale, _ = quantize(finite32(x, name), stream=stream)
         return q, scale
 

@@ -9,7 +9,7 @@ import numpy as np
 from loralith.compiler.layout import MatrixLayout, int_layout, row_major
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.device.base import Device
-from loralith.spec.scheme import FQT
+from loralith.spec.scheme import FQT, SchemeError
 
 from .direct import DirectPasses
 from .listed import ListedPasses
@@ -123,6 +123,13 @@ class DeviceLayer:
         self.passes: Passes = (DirectPasses if device.direct else ListedPasses)(memory, self.numerics)
         self.saturations = {"H": 0, "dH": 0}
 
+    def replace(self, weight: QuantizedWeight) -> None:
+        """Another W of the same shape from now on, in the same memory. Raises SchemeError for another shape."""
+        if weight.q.shape != (self.O, self.I):
+            raise SchemeError(f"W must have the shape {(self.O, self.I)}, not {weight.q.shape}")
+        self.device.write(self.weight.address, self.weight.pack(weight.q))
+        self.numerics.weight = weight
+
     def close(self) -> None:
         """Free the layer's device memory."""
         while self._addresses:
@@ -142,14 +149,25 @@ class DeviceLayer:
         self.device.write(layout.address, image)
         return layout
 
-    def forward(self, x: Float32 | Activation, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
-        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``record`` False leaves delayed scales as they are.
+    def forward(
+        self,
+        x: Float32 | Activation,
+        a: Float32,
+        b: Float32,
+        step: int,
+        call: int = 0,
+        *,
+        alpha: float | None = None,
+        record: bool = True,
+    ) -> Saved:
+        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``alpha`` of this pass, by default the layer's; ``record`` False
+        leaves delayed scales as they are.
 
         X may be on the device already, where another layer reads the same. Its device memory stays taken until `release` (or `backward`,
         which releases it).
         """
         numerics = self.numerics
-        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call)
+        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call, alpha)
         kept: list[int] = []
         if isinstance(x, Activation):
             activation = x.hold()
@@ -183,20 +201,24 @@ class DeviceLayer:
         *,
         need_dx: bool = True,
         record: bool = True,
+        release: bool = True,
     ) -> Gradients:
-        """dX, dA and dB from dY [T, O] float32; releases ``saved``. ``adapter``: the A and B of the forward pass, after `Saved.keep`."""
+        """dX, dA and dB from dY [T, O] float32; releases ``saved`` unless ``release`` is False, and does not change it. ``adapter``: the A
+        and B of the forward pass, after `Saved.keep`."""
         try:
+            forward = saved.plan
             if adapter is not None:
-                before = saved.plan.operands
+                before = forward.operands
                 x = Quantized(before.xq, before.sx, before.clipped["X"])
-                again = self.numerics.forward_operands(x, *adapter, before.step, before.call)
-                saved.plan = replace(saved.plan, operands=again)
-            return self._backward(saved, dy, need_dx, record)
+                again = self.numerics.forward_operands(x, *adapter, before.step, before.call, before.alpha)
+                forward = replace(forward, operands=again)
+            return self._backward(saved, forward, dy, need_dx, record)
         finally:
-            self.release(saved)
+            if release:
+                self.release(saved)
 
-    def _backward(self, saved: Saved, dy: Float32, need_dx: bool, record: bool) -> Gradients:
-        operands = self.numerics.backward_operands(saved.plan, dy)
+    def _backward(self, saved: Saved, forward: ForwardPlan, dy: Float32, need_dx: bool, record: bool) -> Gradients:
+        operands = self.numerics.backward_operands(forward, dy)
         result = self.passes.backward(operands, saved.x.layout, saved.skinny, need_dx=need_dx)
         if record:
             self.numerics.record("dH", result.maximum)

@@ -37,7 +37,7 @@ _CHUNK = 1 << 15
 
 @dataclass(frozen=True)
 class Stream:
-    """The random numbers of one tensor at one step: ``seed`` (64 bit), ``step`` and ``tensor`` (32 bit; `scheme.tensor_id`)."""
+    """The random numbers of one tensor at one step: ``seed`` (64 bit), ``step`` and ``tensor`` (32 bit; `scheme.hash_words`)."""
 
     seed: int
     step: int
