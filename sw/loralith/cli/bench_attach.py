@@ -26,7 +26,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the process's CPU time by device and modules, of the first step (which compiles lists) and of a later one.
 
     The model is a diffusers BasicTransformerBlock with self-attention, cross-attention and a GEGLU feed-forward network; a step is
-    forward and backward passes of one image. Torch runs in one thread; what numpy's BLAS does in others counts as CPU time too.
+    forward and backward passes of one image. Torch and numpy's BLAS run in one thread.
     """
     for name in ("tokens", "width", "rank", "steps"):
         if getattr(args, name) < 1:
@@ -35,11 +35,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise LoralithError(f"--width must be a multiple of 8, the number of heads, not {args.width}")
 
     import torch
+    from threadpoolctl import threadpool_limits
 
     import loralith
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    limit = threadpool_limits(1)  # numpy's BLAS
     try:
         block, inputs = _block(args)
         figures: dict[str, Any] = {name: getattr(args, name) for name in ("config", "tokens", "width", "rank")}
@@ -61,6 +63,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 figures[f"{stem}_over_torch"] = round(later / plain, 2)
                 output.log(f"{name.strip()}, modules={modules!r}: {later:.3f} CPU seconds a step, {later / plain:.2f} times torch's")
     finally:
+        limit.restore_original_limits()
         torch.set_num_threads(threads)
     return figures
 

@@ -89,7 +89,8 @@ class AttentionProducts:
 
         Pq = 127 e rounded to nearest; each row of P is that over its sum, so that rows sum to one exactly.
         """
-        pq = np.rint(finite32(e, "P") * np.float32(Q8_MAX)).astype(np.int8)
+        scaled = finite32(e, "P") * np.float32(Q8_MAX)
+        pq = np.rint(scaled, out=scaled).astype(np.int8)
         heads.rows = rows = pq.sum(axis=2, dtype=np.int32)
         if not rows.all():
             raise SchemeError("a row of P sums to zero; its largest value before rounding must be 1")
@@ -120,7 +121,7 @@ class AttentionProducts:
         p = heads.resident["P"]
         layout = p.layout(self.device)
         pq = layout.unpack(self.device.read(layout.address, layout.nbytes), np.int8).reshape(p.shape)
-        return (pq / heads.rows.astype(np.float64)[:, :, None]).astype(np.float32)
+        return np.divide(pq, heads.rows[:, :, None], out=np.empty(p.shape, np.float32), dtype=np.float64, casting="unsafe")
 
     def score_gradients(self, ds: NDArray, heads: Heads, *, need_q: bool, need_k: bool) -> tuple[Int8, Values | None, Values | None]:
         """dS [n, Tq, Tk] as INT8, dQ and dK where they are asked for."""

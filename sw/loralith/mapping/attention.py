@@ -63,16 +63,26 @@ class Processor:
 
 
 def exponentials(s: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32."""
-    z = s * scale
-    if mask is not None:
-        z = z + mask
-    return torch.exp(z - z.amax(dim=-1, keepdim=True))
+    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32 [n, Tq, Tk]."""
+    masks = None if mask is None else mask.expand_as(s)
+    result = torch.empty_like(s)
+    for n, z in enumerate(result):  # one head at a time: the caches hold it
+        torch.mul(s[n], scale, out=z)
+        if masks is not None:
+            z += masks[n]
+        z -= z.amax(dim=-1, keepdim=True)
+        z.exp_()
+    return result
 
 
 def score_gradient(p: Tensor, dp: Tensor, scale: float) -> Tensor:
     """dS from P and dP [n, Tq, Tk]. float32."""
-    return p * (dp - (p * dp).sum(dim=-1, keepdim=True)) * scale
+    result = torch.empty_like(p)
+    for ds, p_head, dp_head in zip(result, p, dp, strict=True):
+        torch.sub(dp_head, (p_head * dp_head).sum(dim=-1, keepdim=True), out=ds)
+        ds *= p_head
+        ds *= scale
+    return result
 
 
 class _Attend(torch.autograd.Function):
