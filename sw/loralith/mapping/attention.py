@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from loralith.lora.attention import AttentionProducts, Heads
 from loralith.mapping.attachment import Mapped, Pending, float32
+from loralith.mapping.masks import additive
 from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import SchemeError
 
@@ -24,10 +25,14 @@ Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 
 class Processor:
-    """diffusers' AttnProcessor with its two products and its softmax given as one function."""
+    """diffusers' AttnProcessor and AttnProcessor2_0 with their two products and their softmax given as one function.
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
+    ``name``: of the module, for errors. ``original``: the module's own processor, which decides the scale of the scores.
+    """
+
+    def __init__(self, attend: Attend, name: str, original: object) -> None:
+        self.attend, self.name = attend, name
+        self.torchs_scale = isinstance(original, AttnProcessor2_0)  # which does not look at the module's
 
     def __call__(
         self,
@@ -43,8 +48,8 @@ class Processor:
         if len(shape) == 4:
             hidden_states = hidden_states.view(shape[0], shape[1], -1).transpose(1, 2)
         if attention_mask is not None:
-            source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-            attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], source.shape[0])
+            keys = (hidden_states if encoder_hidden_states is None else encoder_hidden_states).shape[1]
+            attention_mask = additive(attention_mask, self.name, len(hidden_states), attn.heads, hidden_states.shape[1], keys)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         if encoder_hidden_states is None:
@@ -53,7 +58,8 @@ class Processor:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
         query, key, value = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         query, key, value = (attn.head_to_batch_dim(tensor) for tensor in (query, key, value))
-        hidden_states = attn.batch_to_head_dim(self.attend(query, key, value, attn.scale, attention_mask))
+        scale = query.shape[-1] ** -0.5 if self.torchs_scale else attn.scale
+        hidden_states = attn.batch_to_head_dim(self.attend(query, key, value, scale, attention_mask))
         hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
         if len(shape) == 4:
             hidden_states = hidden_states.transpose(-1, -2).reshape(shape)
@@ -120,7 +126,7 @@ class MappedAttention(Mapped):
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
             return _Attend.apply(q, k, v, scale, mask, self, torch.is_grad_enabled())  # type: ignore[return-value]
 
-        self.module.processor = Processor(attend)  # type: ignore[assignment]
+        self.module.processor = Processor(attend, self.name, self.original)  # type: ignore[assignment]
 
     def remove(self) -> None:
         self.module.processor = self.original
@@ -139,7 +145,7 @@ class MappedAttention(Mapped):
         try:
             with self.use():
                 scores = products.scores(qkv[0], qkv[1], heads)
-            e = exponentials(torch.from_numpy(scores.s), scale, mask).numpy()
+            e = exponentials(torch.from_numpy(scores.s), scale, None if mask is None else mask.cpu()).numpy()
             with self.use():
                 p, values = products.values(e, qkv[2], heads)
         except BaseException:
