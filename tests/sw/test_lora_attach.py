@@ -62,17 +62,20 @@ def test_device_memory_is_given_back(device):
     model, x = peft_model(), torch.randn(4, 12)
     attachment = loralith.attach(model, device)
     gradients(model, x)
-    taken = set(device._heap.taken)
+    attachment.step_begin(0)
+    taken = set(device.heap.taken)
     for step in range(3):
         attachment.step_begin(step)
         gradients(model, x)
-        model(x)  # a forward pass without backward, dropped by the next step
+        model(x)  # a forward pass whose result nobody keeps
     attachment.step_begin(9)
-    assert set(device._heap.taken) == taken
+    assert set(device.heap.taken) == taken
     with torch.no_grad():
         model(x)
-    assert set(device._heap.taken) == taken
+    attachment.step_begin(10)
+    assert set(device.heap.taken) == taken
     attachment.detach()
+    assert len(device.heap.taken) == 1, "the list's buffer alone"
 
 
 def test_same_step_same_bits_other_step_other_bits(device):
@@ -129,7 +132,8 @@ def test_other_refusals(device):
         loralith.attach(Small(), device)
     model = peft_model()
     model.add_adapter("other", LoraConfig(r=2, target_modules=["first"]))
-    with pytest.raises(AttachError, match="exactly one adapter"):
+    model.base_model.set_adapter(["default", "other"])
+    with pytest.raises(AttachError, match="first: exactly one adapter may be active, not default, other"):
         loralith.attach(model, device)
     model = peft_model()
     loralith.attach(model, device)
