@@ -20,6 +20,7 @@ from loralith.device.products import Resident, product
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
+from .loss import Loss, mass_loss, row_loss
 from .quantize import Float32, Int8, Stream, dequantize, finite32, quantize
 
 __all__ = ["AttentionProducts", "Heads", "Scores", "Values"]
@@ -29,7 +30,7 @@ __all__ = ["AttentionProducts", "Heads", "Scores", "Values"]
 class Heads:
     """What one pass keeps on the device: INT8 Q, K, V [n, T, d] and P [n, Tq, Tk], as far as its backward pass needs them.
 
-    ``scale`` of Q, K and V by name; ``rows`` int32 [n, Tq], the sums of P's rows: P = Pq / rows.
+    ``scale`` of Q, K and V by name; ``rows`` int32 [n, Tq], the sums of P's rows: P = Pq / rows. ``losses`` by name.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Heads:
     resident: dict[str, Resident] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     rows: NDArray[np.int32] | None = None
+    losses: dict[str, Loss] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class AttentionProducts:
         if self.scheme.is_stochastic(role):
             stream = Stream(*hash_words(self.scheme.seed, heads.step, self.layer, role, heads.call))
         q, scale, _ = quantize(finite32(x, name), stream=stream)
+        heads.losses[name] = row_loss(x, scale, stochastic=stream is not None)
         return q, scale
 
     def scores(self, q: NDArray, k: NDArray, heads: Heads) -> Scores:
@@ -94,6 +97,7 @@ class AttentionProducts:
         heads.rows = rows = pq.sum(axis=2, dtype=np.int32)
         if not rows.all():
             raise SchemeError("a row of P sums to zero; its largest value before rounding must be 1")
+        heads.losses["P"] = mass_loss(e, rows)
         vq, sv = self._quantize(v, "V", Role.V, heads)
         heads.scale["V"] = sv
         heads.resident["V"] = Resident.place(self.device, vq)

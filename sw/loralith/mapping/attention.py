@@ -19,7 +19,7 @@ from loralith.mapping.masks import additive
 from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import PROCESSORS, AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
-from loralith.spec.scheme import SchemeError
+from loralith.spec.scheme import Role, SchemeError
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
@@ -184,6 +184,13 @@ class MappedAttention(Mapped):
         with self.attachment.device.lock:
             return _Attend.apply(q, k, v, scale, mask, self, torch.is_grad_enabled(), place)  # type: ignore[return-value]
 
+    def _losses(self, heads: Heads) -> None:
+        scheme = self.attachment.scheme
+        for name, loss in heads.losses.items():
+            role = {"Q": Role.Q, "K": Role.K, "V": Role.V, "dO": Role.DY, "dO / rows": Role.DY_ROWS, "dS": Role.DS}.get(name)
+            self.attachment.health.quantized(self.name, name, loss, stochastic=role is not None and scheme.is_stochastic(role))
+        heads.losses.clear()
+
     def weight_bytes(self) -> tuple[int, int]:
         return 0, 0
 
@@ -206,6 +213,7 @@ class MappedAttention(Mapped):
         if owner.observer:
             owner.observer.scores(self.index, qkv[0], qkv[1], heads.step, heads.call, scores)
             owner.observer.values(self.index, e, qkv[2], heads.step, heads.call, p, values)
+        self._losses(heads)
         products.keep(heads, names)
         token = None
         if names:
@@ -243,4 +251,5 @@ class MappedAttention(Mapped):
                 for name, values in (("dQ", dq), ("dK", dk)):
                     if values is not None:
                         seen(name, {"dS": ds}, values)
+            self._losses(heads)
         return results.get("dQ"), results.get("dK"), results.get("dV")
