@@ -29,7 +29,7 @@ from loralith.spec.scheme import Role, SchemeError, remember_maximum
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["MappedLora"]
+__all__ = ["MappedLora", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,15 @@ def refuse(name: str, module: nn.Module) -> Linear:
     if module.get_base_layer().weight.requires_grad:
         raise AttachError(f"{name}: the base weight is trainable; freeze it (requires_grad False)")
     return module
+
+
+def unsupported(choice: Choice) -> str:
+    """Why a LoRA layer's settings keep it in torch, "" where they do not."""
+    try:
+        refuse(choice.name, choice.module)
+    except AttachError as error:
+        return str(error).removeprefix(f"{choice.name}: ")
+    return ""
 
 
 class MappedLora(Mapped):
