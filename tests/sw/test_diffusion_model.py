@@ -129,7 +129,7 @@ def test_damaged_weights_are_named(tmp_path) -> None:
     for changed, message in (
         ({"in_channels": 4}, r"config\.json has in_channels 4; the images and prompts here need 1"),
         ({"cross_attention_dim": 768}, "has cross_attention_dim 768; .* need 64"),
-        ({"_class_name": "AutoencoderKL"}, "is of a AutoencoderKL; a UNet2DConditionModel can be trained"),
+        ({"_class_name": "AutoencoderKL"}, "is of a AutoencoderKL; a UNet2DConditionModel is what can be used here"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(LoralithError, match=message):

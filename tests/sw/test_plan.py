@@ -128,10 +128,10 @@ def test_bad_input_is_named(capsys, words, message):
 def test_other_models_are_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"_class_name": "FluxTransformer2DModel"}')
-    with pytest.raises(LoralithError, match="is of a FluxTransformer2DModel; a UNet2DConditionModel can be planned"):
+    with pytest.raises(LoralithError, match="is of a FluxTransformer2DModel; a UNet2DConditionModel is what can be used here"):
         find_model(str(tmp_path))
     path.write_text("[")
-    with pytest.raises(LoralithError, match="is not a model's configuration"):
+    with pytest.raises(LoralithError, match="is not a U-Net's configuration"):
         find_model(str(tmp_path))
     with pytest.raises(LoralithError, match="the U-Net of odd cannot be built"):
         trace_model(Source("odd", {**CONFIG, "block_out_channels": (8,)}), targets=PROJECTIONS, rank=2, batch=1)

@@ -1,6 +1,6 @@
 """Which part of loralith may import which.
 
-    spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
+    files <- spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
 
 A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
 too: a type is a dependency as well.
@@ -40,16 +40,17 @@ SW = "<sw>"
 BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transformers")}
 
 RULES = (
-    Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec"), never=("torch",)),
+    Rule("loralith.files", "gen", (), third_party=()),
+    Rule("loralith.spec", "gen", ("loralith.spec", "loralith.files"), third_party=()),
+    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec", "loralith.files"), never=("torch",)),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
-    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
+    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.rtl", "loralith.spec")),  # it looks into the blocks
-    Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
-    Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
+    Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
 )
 
@@ -59,7 +60,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
+BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec", "loralith.files")
 
 
 def within(name: str, prefix: str) -> bool:
@@ -153,6 +154,7 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.spec.config", "gen", "import numpy"),
         ("loralith.spec.config", "gen", "from loralith.rtl import top"),
         ("loralith.spec.config", "gen", "from loralith import errors"),
+        ("loralith.files", "gen", "from loralith.spec import config"),
         ("loralith.spec.config", "gen", "from ..rtl import top"),
         ("loralith.spec.config", "gen", "def late():\n    import torch"),
         ("loralith.rtl.pe.array", "hw", "import torch"),

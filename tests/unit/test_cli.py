@@ -4,17 +4,23 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import loralith
 from loralith import cli
 from loralith.cli import doctor
-from loralith.errors import LoralithError
-from loralith.spec.config import ConfigError
+from loralith.errors import INTERRUPTED, LoralithError
+from loralith.files import FileError
+from loralith.spec.config import PRESETS, ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
 from loralith.toolchain import SYSTEM_TOOLS
+
+
+class Stopped(LoralithError):
+    status = INTERRUPTED
 
 
 def test_doctor_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +60,24 @@ def test_what_needs_neither_torch_nor_amaranth_imports_neither(call: str) -> Non
         (FieldError("LOAD.rows must be in 0..65535, not -1"), 2, "LOAD.rows must be in 0..65535, not -1"),
         (SchemeError("call must be in 0..255, not 256"), 2, "call must be in 0..255, not 256"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped("stopped after step 3"), 130, "stopped after step 3"),
+        (FileNotFoundError(2, "No such file or directory", "a/b"), 2, "a/b: No such file or directory"),
+        (PermissionError(13, "Permission denied", "a", None, "b"), 2, "a and b: Permission denied"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (FileError("output x is a folder"), 2, "output x is a folder"),
+        (MemoryError(), 2, "not enough memory; smaller sizes need less"),
+        (MemoryError("Unable to allocate 9 GiB"), 2, "not enough memory: Unable to allocate 9 GiB"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't"), 2, "not enough memory: [enforce fail] DefaultCPUAllocator: can't"),
+        (
+            ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"),
+            2,
+            "this needs torch, which is not installed; `pip install 'loralith[torch]'` installs it",
+        ),
+        (
+            ModuleNotFoundError("No module named 'amaranth'", name="amaranth"),
+            2,
+            "this needs amaranth, which is not installed; `pip install 'loralith[sim]'` installs it",
+        ),
     ],
 )
 def test_errors_have_a_status_and_no_traceback(
@@ -69,7 +93,7 @@ def test_errors_have_a_status_and_no_traceback(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("defect", [ZeroDivisionError, ValueError])
+@pytest.mark.parametrize("defect", [ZeroDivisionError, ValueError, RuntimeError, ImportError, ModuleNotFoundError])
 def test_defects_keep_their_traceback(defect: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(args: argparse.Namespace) -> int:
         raise defect
@@ -99,3 +123,114 @@ def test_unknown_attribute_is_named() -> None:
 
 def test_lazy_attributes_are_listed() -> None:
     assert {"open_device", "attach", "detach", "LoralithError"} <= set(dir(loralith))
+
+
+NEEDS = {
+    "sim": [["gen", "verilog"], ["gen", "baseline"], ["bench", "simulator"]],
+    "torch": [["plan", "small"], ["adapter", "x"], ["finetune"], ["pretrain"], ["sim"], ["study"], ["capture"], ["report", "memory"]],
+}
+
+
+def test_a_command_without_its_extra_says_which(tmp_path: Path) -> None:
+    """As after a plain `pip install .`: nothing but numpy and safetensors can be imported."""
+    missing = ("torch", "diffusers", "peft", "transformers", "PIL", "sklearn", "matplotlib", "rich", "amaranth", "cocotb", "threadpoolctl")
+    code = f"import sys\nfor name in {missing}: sys.modules[name] = None\nfrom loralith.cli import main\n"
+    commands = [words for extra in NEEDS.values() for words in extra]
+    code += f"for words in {commands}: print(main(words), *words, file=sys.stderr)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    expected = []
+    for extra, own in NEEDS.items():
+        for words in own:
+            expected += [f"`pip install 'loralith[{extra}]'` installs it", f"2 {' '.join(words)}"]
+    assert len(lines) == len(expected), done.stderr
+    for line, end in zip(lines, expected, strict=True):
+        assert line.endswith(end)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gen", "verilog", "--config", "CONFIG", "--output", "OUT"],
+        ["gen", "verilog", "--config", "CONFIG", "--output", "x.v", "--description", "OUT"],
+        ["explain", "--config", "CONFIG", "--trace", "OUT"],
+        ["plan", "small", "--config", "CONFIG", "--output", "OUT"],
+        ["report", "energy", "--config", "CONFIG", "--output", "OUT"],
+        ["report", "area", "--config", "CONFIG", "--output", "OUT"],
+        ["report", "memory", "--config", "CONFIG", "--output", "OUT"],
+        ["bench", "sd15", "--config", "CONFIG", "--output", "OUT"],
+        ["bench", "shapes", "--config", "CONFIG", "--output", "OUT"],
+        ["bench", "simulator", "--config", "CONFIG", "--output", "OUT"],
+        ["synth", "--config", "CONFIG", "--output", "OUT"],
+    ],
+    ids=" ".join,
+)
+def test_no_output_is_the_configuration_that_is_read(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor a folder, nor below a file; all told before the work, which takes none of these milliseconds."""
+    monkeypatch.chdir(tmp_path)
+    content = json.dumps({"name": "mine", **{key: value for key, value in PRESETS["tiny"].as_dict().items() if key != "name"}})
+    (tmp_path / "t.json").write_text(content)
+    for name in ("d", "d.json", "d.md"):
+        (tmp_path / name).mkdir()
+    for output, message in (("t.json", "is what this command reads"), ("d", "is a folder"), ("t.json/x", "is not a folder")):
+        assert cli.main([{"CONFIG": "t.json", "OUT": output}.get(word, word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("error: output ")
+        assert message in error
+    assert (tmp_path / "t.json").read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d.json", "d.md", "t.json"]
+
+
+def test_gen_verilog_writes_what_is_named_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--output t.v` once took t.json, the configuration that it was made from, for its description."""
+    from loralith.gen import verilog
+
+    monkeypatch.setattr(verilog, "convert", lambda config: f"module loralith; // {config.name}\n")
+    content = json.dumps({"name": "mine", **{key: value for key, value in PRESETS["tiny"].as_dict().items() if key != "name"}})
+    (tmp_path / "t.json").write_text(content)
+    (tmp_path / "real.v").write_text("old")
+    (tmp_path / "t.v").symlink_to("real.v")
+    words = ["gen", "verilog", "--config", str(tmp_path / "t.json"), "--output", str(tmp_path / "t.v")]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().err == f"wrote {tmp_path / 't.v'}\n"
+    assert (tmp_path / "t.json").read_text() == content
+    assert (tmp_path / "t.v").is_symlink()
+    assert (tmp_path / "real.v").read_text() == "module loralith; // mine\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["real.v", "t.json", "t.v"]
+    assert cli.main([*words, "--description", str(tmp_path / "what.json")]) == 0
+    assert json.loads((tmp_path / "what.json").read_text())["config"]["name"] == "mine"
+
+
+def test_a_verilog_that_is_interrupted_ends_with_130(tmp_path: Path) -> None:
+    code = "import signal, threading; from loralith.gen import verilog; from loralith.cli import main\n"
+    code += "verilog.convert = lambda config: signal.raise_signal(signal.SIGINT)\n"
+    code += f"raise SystemExit(main(['gen', 'verilog', '--output', {str(tmp_path / 'x.v')!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_shapes_names_a_file_that_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, message in (
+        ("{}", "x.json is no result of `loralith bench shapes`: it has no rows"),
+        ("[1]", "it has no rows"),
+        ("{", "x.json cannot be read: it is not JSON"),
+    ):
+        (tmp_path / "x.json").write_text(content)
+        assert cli.main(["report", "shapes", "--folder", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_mutate_works_in_a_clone_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("loralith.cli.results.REPO", tmp_path)
+    assert cli.main(["mutate"]) == 2
+    assert f"a clone of the repository, and {tmp_path} is none" in capsys.readouterr().err
+    monkeypatch.undo()
+    (tmp_path / "m.toml").write_text("[x]")
+    assert cli.main(["mutate", "--catalogue", str(tmp_path / "m.toml")]) == 2
+    assert "m.toml is no list of mutants: it has no [[mutant]]" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loralith.spec.device_shift import device_shift, expected_maximum
-from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, chain_shift_limit, least_shift
+from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, Requantization, chain_shift_limit, least_shift
 from loralith.spec.scheme import (
     FQT,
     Role,
@@ -130,6 +130,19 @@ def test_power_exponent_is_the_smallest_that_holds_the_maximum(maximum):
     e = power_exponent(maximum)
     assert maximum <= math.ldexp(127, e)
     assert maximum > math.ldexp(127, e - 1)
+
+
+def test_a_ratio_that_no_pair_stands_for_is_refused():
+    assert Requantization.from_ratio(2.0**-32) == Requantization(32768, 47)
+    assert Requantization.from_ratio(65535.4) == Requantization(65535, 0)
+    for ratio, bound in (
+        (math.nextafter(2.0**-32, 0) * (1 - 2**-17), "at least"),
+        (1e-12, "at least"),
+        (65536.0, "below"),
+        (5e-324, "at least"),
+    ):
+        with pytest.raises(ValueError, match=f"ratio must be {bound} .*, not {ratio!r}"):
+            Requantization.from_ratio(ratio)
 
 
 def test_h_exponent_always_gives_a_ratio_that_the_hardware_holds():

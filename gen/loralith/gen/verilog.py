@@ -1,18 +1,16 @@
-"""The accelerator's Verilog and, beside it, a JSON file that says what it was made from."""
+"""The accelerator's Verilog, and a description of what it was made from."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 from loralith.spec.config import Config
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "convert_baseline", "describe", "emit", "modules_once"]
+__all__ = ["MODULE", "convert", "convert_baseline", "describe", "modules_once"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -127,7 +125,7 @@ def _lanes_as_loops(verilog: str) -> str:
 
 
 def describe(config: Config, text: str) -> dict[str, Any]:
-    """What lies beside the Verilog: configuration, its hash, the interface version and the text's SHA-256."""
+    """What the Verilog was made from: configuration, its hash, the interface version and the text's SHA-256."""
     return {
         "module": MODULE,
         "version": list(VERSION),
@@ -135,13 +133,3 @@ def describe(config: Config, text: str) -> dict[str, Any]:
         "config_hash": f"0x{config.hash:08X}",
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-
-
-def emit(config: Config, output: Path) -> dict[str, Any]:
-    """Write the Verilog to `output` and its description beside it (suffix .json); returns the description."""
-    text = convert(config)
-    description = describe(config, text)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    output.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return description

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from loralith.files import FileError, read_json
+
 from .version import VERSION
 
 __all__ = ["PRESETS", "Config", "ConfigError", "load_config"]
@@ -176,9 +178,9 @@ def load_config(source: str | Path | Config) -> Config:
     if not path.is_file():
         raise ConfigError(f"config must be one of {', '.join(PRESETS)} or a JSON file, not {str(source)!r}")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
+        content = read_json(path)
+    except FileError as error:
+        raise ConfigError(f"{path}: {error.reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object, not {type(content).__name__}")
     known = {f.name for f in fields(Config)}

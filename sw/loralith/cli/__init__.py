@@ -8,7 +8,8 @@ A command is a module of this package with two functions:
 At its top a command's module imports only the standard library, `loralith.spec` and its neighbours here; what is heavy (torch,
 amaranth) or belongs to another part is imported inside `register` or `run`, so that one command never pays for another's imports.
 
-Exit status: what `run` returns (0 for success), 2 for wrong usage or an error of `EXPECTED`, 130 when interrupted.
+Exit status: what `run` returns (0 for success), 130 when interrupted, 2 for wrong usage, an error of `EXPECTED`, and what the outside
+world answers: files, memory, packages that are not installed (`outside.reason`). Each of these is one line on stderr.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import loralith
-from loralith.cli import output
-from loralith.errors import LoralithError
+from loralith.cli import output, outside
+from loralith.errors import INTERRUPTED, LoralithError
 from loralith.spec.config import ConfigError
 from loralith.spec.fields import FieldError
 from loralith.spec.scheme import SchemeError
@@ -69,11 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except EXPECTED as error:
         output.error(str(error))
-        return 2
+        return getattr(error, "status", 2)
     except KeyboardInterrupt:
         output.error("interrupted")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); without this the interpreter complains once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        told = outside.reason(error)
+        if told is None:
+            raise
+        output.error(told)
+        return 2

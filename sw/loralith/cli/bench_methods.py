@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.results import REPO, write
 from loralith.errors import LoralithError
+from loralith.files import check_output_folder
 
 if TYPE_CHECKING:
     from loralith.study.methods import Where
@@ -43,12 +44,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"there is no study {name!r}; there are {'; '.join(STUDIES)}")
     if args.seeds < 1:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
+    check_output_folder(args.output)
 
     def progress(name: str, variant: str, seed: int, step: int) -> None:
         if step % 100 == 0:
             output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
 
-    with stop_on_interrupt() as stop, where(args.device, args.config) as place:
+    with where(args.device, args.config) as place, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
         total = len(pending(args.output, names, args.seeds, place))
         missing = () if args.finished else run(args.output, names, args.seeds, place, progress, stop)
         for done, point in enumerate(missing, 1):
@@ -64,6 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             stem, TITLE, " ".join(["loralith bench methods", *words]), figures, [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
         )
         plot(figures, stem.with_suffix(".png"))
+        output.wrote(stem.with_suffix(".png"))
     return figures
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from loralith.cli import output, results
 
 HELP = "a whole SD-1.5 LoRA step, all 128 linears, every result checked"
+SUFFIXES = (".json", ".md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +138,10 @@ def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is finished; an interrupted one can be resumed."""
     from loralith.device import open_device
     from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.folder import check_folder
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
 
     fp32 = args.device == FP32
     options = options_of(args)
@@ -169,16 +172,13 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with (
-        output.plain_warnings(),
-        stop_on_interrupt() as stop,
-        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
-    ):
-        if fp32:
-            result = finetune(settings, None, bar, stop, resume=args.resume)
-        else:
-            with open_device(args.device, args.config) as device:
-                result = finetune(settings, attacher(device, args.verify), bar, stop, resume=args.resume)
+    check_folder(args.output, resume=args.resume)
+    check_sizes(settings)
+    with output.plain_warnings(), ExitStack() as stack:
+        attach = None if fp32 else attacher(stack.enter_context(open_device(args.device, args.config)), args.verify)
+        stop = stack.enter_context(stop_on_interrupt())  # after the device: Ctrl-C ends its build at once
+        bar = stack.enter_context(Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps))
+        result = finetune(settings, attach, bar, stop, resume=args.resume)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)

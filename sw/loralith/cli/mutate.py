@@ -22,7 +22,10 @@ def run(args: argparse.Namespace) -> int:
     from loralith import mutants
     from loralith.mutants.campaign import STAGES
 
-    catalogue = mutants.read_catalogue(args.catalogue or results.REPO / "tests" / "mutants" / "mutants.toml")
+    usual = results.REPO / "tests" / "mutants" / "mutants.toml"
+    if not usual.is_file():
+        raise mutants.MutantError(f"mutate breaks the sources of a clone of the repository, and {results.REPO} is none; run it in one")
+    catalogue = mutants.read_catalogue(args.catalogue or usual)
     chosen = [mutant for mutant in catalogue if not args.only or any(text in mutant.name for text in args.only)]
     if not chosen:
         raise mutants.MutantError(f"no mutant's name holds {' or '.join(map(repr, args.only))}")
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
             raise mutants.MutantError(f"stages are {', '.join(STAGES)}, not {stage!r}")
     for mutant in chosen:
         mutant.source()  # one that does not apply is told before hours of others
+    if args.output:
+        results.check(args.output / "mutants", [args.catalogue] if args.catalogue else [])
     folder = results.REPO / "build" / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
     if args.fresh:

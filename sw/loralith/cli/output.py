@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -51,6 +52,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 def log(message: str) -> None:
     """Print one line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def wrote(*paths: Path | str) -> None:
+    """Say on stderr what the command has written."""
+    for path in paths:
+        log(f"wrote {path}")
 
 
 @contextmanager

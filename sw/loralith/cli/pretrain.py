@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.classifier import save_classifier, train_classifier
-    from loralith.diffusion.pretrain import PretrainSettings, pretrain
+    from loralith.diffusion.pretrain import PretrainSettings, check_pretrain_folder, pretrain
 
     settings = PretrainSettings(seed=args.seed) if args.steps is None else PretrainSettings(steps=args.steps, seed=args.seed)
     losses: list[float] = []
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         if step % 50 == 0 or step == settings.steps:
             output.log(f"step {step}/{settings.steps}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    check_pretrain_folder(args.output)
     model, accuracy = train_classifier(seed=settings.seed)
     save_classifier(model, args.output)
     output.log(f"classifier: {accuracy:.1%} of the evaluation images")

@@ -2,6 +2,7 @@
 
 A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `arguments(parser)`, `command(args) -> str`, which repeats it,
 `figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
+It may have `check(args)`, which raises before the work for outputs of its own that cannot be written.
 """
 
 import argparse
@@ -27,6 +28,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    results.check(args.output, results.config_files(args))
+    if hasattr(args.module, "check"):
+        args.module.check(args)
     figures = args.module.figures(args)
     page = args.module.page(figures)
     if args.output:

@@ -1,13 +1,14 @@
 """`loralith report shapes`: the last results of `loralith bench shapes` side by side, with published systems on the same products."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from loralith.cli import output
 from loralith.cli.results import REPO
 from loralith.errors import LoralithError
+from loralith.files import FileError, check_output, named, read_json, write_bytes
 from loralith.shapes import compare, peers
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
@@ -66,25 +67,62 @@ def _peers(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
+def pictures(stem: Path) -> dict[str, Path]:
+    """The files of `PICTURES` that `--output STEM` writes beside STEM.json and STEM.md."""
+    page = named(stem, ".json", ".md")[1]
+    return {name: page.with_name(f"{page.stem}-{name}.png") for name in PICTURES}
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises FileError for an output that cannot be written or is one of the results that are read, which include what is in --folder."""
+    if args.output:
+        sources = sorted(args.folder.glob("*.json"))
+        for path in (*named(args.output, ".json", ".md"), *pictures(args.output).values()):
+            check_output(path, sources)
+            if path.suffix == ".json" and path.parent.absolute() == args.folder.absolute():
+                raise LoralithError(f"output {path} would be one of the results in --folder {args.folder}; give another folder")
+
+
 def command(args: argparse.Namespace) -> str:
     return "loralith report shapes" + " --with-scalesim" * args.with_scalesim
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """Raises LoralithError for a folder without results."""
+    """Raises LoralithError for a folder without results, and for a file in it that is none."""
     paths = sorted(args.folder.glob("*.json"))
     if not paths:
         raise LoralithError(f"no results in {args.folder}; `loralith bench shapes --output {args.folder}/NAME` writes one")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    runs = [_run(path) for path in paths]
     runs.sort(key=lambda run: (run["rows"] * run["cols"], run["model"], run["subset"], run["rank"]))
     if args.output:
         from loralith.shapes import plots
 
-        args.output.parent.mkdir(parents=True, exist_ok=True)
+        files = pictures(args.output)
         for name, figure in (("use", plots.heat_map(runs)), ("roofline", plots.roofline(runs)), ("cycles", plots.stalls(runs))):
-            args.output.with_name(f"{args.output.name}-{name}.png").write_bytes(plots.png(figure))
+            write_bytes(plots.png(figure), files[name])
+            output.wrote(files[name])
     by_product = compare.by_product(runs, scalesim=args.with_scalesim)
     return {"runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
+
+
+RUN = ("rows", "cols", "model", "subset", "rank", "macs", "cycles", "utilization", "fixed_os_utilization", "speedup_over_fixed_os")
+RUN += ("weight_stationary_utilization", "measured_cycles_share", "layers", "commit", "command", "date")
+LAYER = ("name", "count", "utilization", "measured", "model_error", "wait_load", "wait_store", "bytes_read", "bytes_written", "dx")
+"""What a result and its layers must have; a fixed dataflow's closed form has no waits and is no result of this report."""
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """A result of `loralith bench shapes`. Raises LoralithError."""
+    try:
+        run = read_json(path)
+    except FileError as error:
+        raise LoralithError(str(error)) from None
+    missing = [name for name in RUN if not isinstance(run, dict) or name not in run]
+    if not missing and isinstance(run["layers"], list):
+        missing = [f"layers.{name}" for layer in run["layers"] for name in LAYER if not isinstance(layer, dict) or name not in layer]
+    if missing:
+        raise LoralithError(f"{path} is no result of `loralith bench shapes`: it has no {missing[0]}; give the folder of its outputs")
+    return run
 
 
 def title(figures: dict[str, Any]) -> str:

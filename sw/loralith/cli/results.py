@@ -1,11 +1,14 @@
 """Results that the documents quote: a JSON file with every figure, and a page beside it."""
 
-import json
+import argparse
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from loralith.cli import output
+from loralith.files import check_output, named, write_json, write_text
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -20,13 +23,28 @@ def commit(*folders: str) -> str:
     return name + ("+" if changed else "")
 
 
+def config_files(args: argparse.Namespace) -> list[Path]:
+    """The configuration that the command reads, where it is a file."""
+    named = getattr(args, "config", None)
+    return [Path(named)] if named and Path(named).is_file() else []
+
+
+def check(stem: Path | None, inputs: Iterable[Path] = (), suffixes: Sequence[str] = (".json", ".md")) -> None:
+    """Before the work: raises FileError unless STEM with each suffix can be written and is none of ``inputs``."""
+    if stem is not None:
+        sources = list(inputs)
+        for path in named(stem, *suffixes):
+            check_output(path, sources)
+
+
 def write(stem: Path, title: str, command: str, figures: Mapping[str, Any], page: Sequence[str]) -> None:
-    """Write `stem`.json, the figures with date, commit and the command that repeats them, and `stem`.md, `page` below the same."""
+    """Write STEM.json, the figures with date, commit and the command that repeats them, and STEM.md, `page` below the same."""
     context = {"date": date.today().isoformat(), "commit": commit("hw", "gen", "sw"), "command": command}
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({**context, **figures}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    data, text = named(stem, ".json", ".md")
+    write_json({**context, **figures}, data)
     head = [f"# {title}", "", f"{context['date']}, commit {context['commit'] or 'unknown'}.", "", "```", command, "```", ""]
-    stem.with_suffix(".md").write_text("\n".join([*head, *page]) + "\n", encoding="utf-8")
+    write_text("\n".join([*head, *page]) + "\n", text)
+    output.wrote(data, text)
 
 
 def _git(*words: str) -> str:

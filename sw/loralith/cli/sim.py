@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +55,10 @@ def seconds_per_step(settings: Any, attach: Any) -> float:
 def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
     from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.folder import clear_folders
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.diffusion.sizes import check_sizes
 
     started = time.monotonic()
     settings = FinetuneSettings(
@@ -72,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=MOST_STEPS,
         evaluation=EvaluationSettings(rounds=8, samples=40),
     )
-    for folder in (args.output / "rtl", args.output / "fp32"):
-        shutil.rmtree(folder, ignore_errors=True)
+    check_sizes(settings)
+    clear_folders(args.output / "rtl", args.output / "fp32")
     output.log(f"building or loading the Verilated {args.config} configuration")
-    with stop_on_interrupt() as stop, open_device("verilator", args.config) as device:
+    with open_device("verilator", args.config) as device, stop_on_interrupt() as stop:  # Ctrl-C ends a build at once
         attach = attacher(device, verify=True)
         if args.steps is None:
             each = seconds_per_step(settings, attach)

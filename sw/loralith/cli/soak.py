@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
     from loralith.device.soak import Soak
 
+    if args.output:
+        results.check(args.output / "soak", results.config_files(args))
     seed = secrets.randbits(32) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     output.log(f"seed {seed}")

@@ -146,6 +146,7 @@ def weight_errors() -> dict[str, list[float]]:
 def study(args: argparse.Namespace) -> int:
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import EvaluationSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
     from loralith.study.run import pending, run_study
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.settings import StudySettings
@@ -158,6 +159,7 @@ def study(args: argparse.Namespace) -> int:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
     settings = StudySettings(targets=choose_targets(args.targets), evaluation=EvaluationSettings(samples=args.samples))
     settings = settings if args.steps is None else settings.shortened(args.steps)
+    check_sizes(settings.run(0))
     store, seeds = Store(args.output, settings), range(args.seeds)
     left = pending(store, names, seeds)
     if args.finished:
@@ -165,8 +167,8 @@ def study(args: argparse.Namespace) -> int:
         if store.baseline is None or FP32 not in names:
             raise LoralithError(f"{args.output} has no finished point of fp32, which all others are held against; leave out --finished")
     else:
-        with stop_on_interrupt() as stop, Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
-            with attacher(args.device, args.config) as attach:
+        with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
+            with Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
                 for point in run_study(store, names, seeds, attach, bars.step, stop):
                     bars.point(point)
     summary = publish(args, store, names, list(seeds))
@@ -232,7 +234,7 @@ def rerun(args: argparse.Namespace) -> int:
     settings = StudySettings.from_identity(content["settings"])
     whole = args.steps in (None, settings.steps)
     settings = settings if whole else settings.shortened(int(args.steps))
-    with stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars, attacher(args.device, args.config) as attach:
+    with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars:
         point = run_point(
             settings, args.rerun, args.seed, attach, lambda n: bars.step(args.rerun, args.seed, n), stop, in_scheme=args.device is None
         )

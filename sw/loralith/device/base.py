@@ -203,7 +203,9 @@ class Device(ABC):
     @staticmethod
     def _blame(data: bytes, result: RunResult) -> str:
         index = result.status.command
-        if result.status.unit is Unit.HOST or index * COMMAND_BYTES >= len(data):
+        if result.status.unit in (Unit.NONE, Unit.HOST):
+            return f"{result.commands_done} of {len(data) // COMMAND_BYTES} commands were complete"
+        if index * COMMAND_BYTES >= len(data):
             return ""
         return format_raw(data[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES], index)
 

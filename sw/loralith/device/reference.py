@@ -127,10 +127,10 @@ class _Run:
         if fault is not None:
             return fault
         if not (self.take(c["wait"]) and self.take(c.get("segment_wait", 0))):
-            return Status(Code.WATCHDOG, Check.NONE, UNITS[opcode], index)
+            return Status(Code.WATCHDOG)
         self.effect(opcode, c)
         if not (self.give(c.get("read_signal", 0)) and self.give(c["signal"])):
-            return Status(Code.WATCHDOG, Check.NONE, UNITS[opcode], index)
+            return Status(Code.WATCHDOG)
         return None
 
     def take(self, mask: int) -> bool:

@@ -13,7 +13,7 @@ from loralith.device.onchip import Memories
 from loralith.device.requantize import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
-from loralith.spec.numerics import least_shift
+from loralith.spec.numerics import SHIFT_MAX, least_shift
 
 __all__ = ["compute", "load", "store"]
 
@@ -105,7 +105,7 @@ def _scales(c: Fields, memories: Memories, config: Config) -> tuple[np.ndarray |
     first = c["scale_base"] * config.rows
     entries = memories.scale.reshape(-1)[first : first + count].astype(np.int64)
     entries = entries[:, None] if per_row else entries[None, :]
-    return entries & 0xFFFF, entries >> 16 & 0x3F
+    return entries & 0xFFFF, np.minimum(entries >> 16 & 0x3F, SHIFT_MAX)
 
 
 def _t(c: Fields, memories: Memories) -> int:
@@ -176,8 +176,19 @@ def store(c: Fields, dram: np.ndarray, address: int, memories: Memories) -> None
         image[:, 1] = memories.stat_saturations[slots]
         target[0] = image.reshape(-1).view(np.int8)
     elif c["transpose"]:
+        rows = np.empty(target.shape, np.int8)
         for cells, lanes in memories.out.pieces(base, c["block_stride"], c["row_bytes"], c["rows"]):
-            target[:, lanes] = cells
+            rows[:, lanes] = cells
+        _in_order(target, rows)
     else:
         for cells, lanes in memories.out.pieces(base, c["block_stride"], c["rows"], c["row_bytes"]):
-            target[lanes] = cells.T
+            _in_order(target[lanes], cells.T)
+
+
+def _in_order(target: np.ndarray, rows: np.ndarray) -> None:
+    """Each row's bytes to its place, a later row over an earlier one where they overlap: numpy promises no order of its own."""
+    if target.strides[0] >= target.shape[1]:
+        target[:] = rows
+    else:
+        for place, row in zip(target, rows, strict=True):
+            place[:] = row

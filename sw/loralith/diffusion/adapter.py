@@ -20,7 +20,7 @@ __all__ = [
     "add_adapter",
     "check_tensors",
     "load_adapter",
-    "module_names",
+    "module_shapes",
     "save_adapter",
     "with_adapter",
 ]
@@ -93,9 +93,13 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     write_peft(adapter_of(model), folder, _config(model))
 
 
-def module_names(model: torch.nn.Module) -> set[str]:
-    """Names of a U-Net's modules, with or without an adapter in it."""
-    return {name.removesuffix(".base_layer") for name, _ in model.named_modules()}
+def module_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a U-Net's modules by name, with or without an adapter in it; () for a module without."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        shapes[name.removesuffix(".base_layer")] = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    return shapes
 
 
 def with_adapter(unet: UNet2DConditionModel, adapter: Adapter) -> PeftModel:
@@ -120,7 +124,7 @@ def load_adapter(model: PeftModel, path: Path) -> None:
     shapes.
     """
     own = adapter_of(model)
-    found = read_adapter(path, module_names(model.base_model.model))  # type: ignore[arg-type]
+    found = read_adapter(path, module_shapes(model.base_model.model))  # type: ignore[arg-type]
     if found.rslora != own.rslora:
         raise AdapterError(f"the adapter in {path} has use_rslora {found.rslora}, this run has {own.rslora}; give the same")
     for name in sorted({*found.layers} & {*own.layers}):

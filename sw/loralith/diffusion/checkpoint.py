@@ -1,14 +1,11 @@
-"""Files that are whole or absent, and the checkpoints that a run resumes from.
+"""Files of tensors, and the checkpoints that a run resumes from.
 
-Every file is written beside its final name, flushed to the disk and renamed over it, so that a process killed at any moment
-leaves the old file or the new one. A checkpoint is one safetensors file: the tensors, and in its header the settings, their hash, the
-step, any further JSON state and a SHA-256 of all tensors.
+Every file is written as `loralith.files` does it, whole or not at all. A checkpoint is one safetensors file: the tensors, and in its
+header the settings, their hash, the step, any further JSON state and a SHA-256 of all tensors.
 """
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loralith.errors import LoralithError
+from loralith.files import write_bytes
 
 FORMAT = "loralith-checkpoint-1"
 
@@ -34,26 +32,6 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def write_bytes(content: bytes, path: Path) -> None:
-    """Replaces `path` by `content`, all or nothing."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Replaces `path` by indented JSON; NaN and infinity are refused, since JSON has none."""
-    write_bytes((json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from loralith.diffusion.attachment import Attach, Attachment
-from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint, write_bytes, write_json
+from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.curve import look
 from loralith.diffusion.determinism import repeatable
@@ -24,7 +24,9 @@ from loralith.diffusion.objective import step_loss
 from loralith.diffusion.report import build_picture, build_report, read_report
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.sizes import check_sizes
 from loralith.diffusion.unet import load_model
+from loralith.files import write_bytes, write_json, write_text
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Interrupted, Method, TrainingError
 
@@ -68,12 +70,13 @@ def finetune(
     stop : asked after each step; when it says True, a checkpoint is written and Interrupted raised.
     resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is.
 
-    Raises FolderError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss or gradient that is not
-    finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json comes last and marks a
-    finished run.
+    Raises FolderError, FileError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss, gradient or
+    judgement that is not finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json
+    comes last and marks a finished run.
     """
     folder, identity = settings.output, dict(settings.identity())
     check_folder(folder, resume=resume)
+    check_sizes(settings)
     if resume and (folder / REPORT).exists():
         return FinetuneResult(read_report(folder, identity), folder)
     checkpoint = load_checkpoint(folder / CHECKPOINT, identity) if resume else None
@@ -105,7 +108,7 @@ def finetune(
             content = build_report(settings, session, session.before, after, subject)
             method.save(folder)
             write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
-            write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)
+            write_text(build_html(content, subject, session, after), folder / HTML)
             write_json(content, folder / REPORT)
             (folder / CHECKPOINT).unlink(missing_ok=True)
     return FinetuneResult(content, folder)
@@ -114,7 +117,9 @@ def finetune(
 def _judge(method: Method) -> Evaluation:
     model, encoder = method.judged()
     settings = method.settings
-    return evaluate(model, encoder, load_classifier(), settings.digit, settings.evaluation, method.subject)
+    found = evaluate(model, encoder, load_classifier(), settings.digit, settings.evaluation, method.subject)
+    method.finite(found.held_out_loss, "the held-out loss")
+    return found
 
 
 class _Reporter:
@@ -150,6 +155,7 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
         session.seconds += time.monotonic() - began
         if settings.curve_every and session.step % settings.curve_every == 0 and session.step < settings.steps:
             session.looks.append(look(method, session.step))
+            method.finite(session.looks[-1].held_out_loss, f"the held-out loss after step {step}")
         stopping = stop is not None and stop()
         if session.step % settings.checkpoint_every == 0 or session.step == settings.steps or stopping:
             save_checkpoint(session.state(), identity, path)

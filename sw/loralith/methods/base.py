@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loralith.diffusion.prompt import PromptEncoder
-from loralith.errors import LoralithError
+from loralith.errors import INTERRUPTED, LoralithError
 
 if TYPE_CHECKING:
     from loralith.diffusion.attachment import Attachment
@@ -33,6 +33,8 @@ class TrainingError(LoralithError):
 class Interrupted(LoralithError):
     """A run that was asked to stop and can be resumed; `step` steps are in its checkpoint."""
 
+    status = INTERRUPTED
+
     def __init__(self, step: int, folder: Path) -> None:
         super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
         self.step = step
@@ -40,6 +42,8 @@ class Interrupted(LoralithError):
 
 class Abandoned(LoralithError):
     """A run that was asked to stop before it had anything to resume from."""
+
+    status = INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,23 @@ class Method(ABC):
     def step(self, step: int) -> float:
         """One optimizer step; its loss. Raises TrainingError for a loss or gradient that is not finite."""
         loss = self.loss(step)
-        self.finite(loss.item(), step)
+        self.finite(loss.item(), f"the loss of step {step}")
         self.optimizer.zero_grad()
         loss.backward()
         for name, tensor in self.parameters.items():
             if (tensor.grad is None and not self.sparse) or (tensor.grad is not None and not tensor.grad.isfinite().all()):
-                raise TrainingError(f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help")
+                raise TrainingError(
+                    f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help: "
+                    "start again with one and another --output"
+                )
         self.optimizer.step()
         return loss.item()
 
-    def finite(self, loss: float, step: int) -> None:
-        """Raises TrainingError."""
+    def finite(self, loss: float, what: str) -> None:
+        """Raises TrainingError that says ``what`` is not finite; a resumed run would come to the same."""
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of step {step} is {loss}; a lower --lr than {self.settings.lr} may help")
+            lr = self.settings.lr
+            raise TrainingError(f"{what} is {loss}; a lower --lr than {lr} may help: start again with one and another --output")
 
     def state(self) -> State:
         """What a resumed run needs, beside parameters and optimizer."""

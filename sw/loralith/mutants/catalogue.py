@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loralith.errors import LoralithError
+from loralith.files import FileError, read_text
 
 __all__ = ["CONTROL", "RTL", "Mutant", "MutantError", "read_catalogue"]
 
@@ -46,7 +47,13 @@ CONTROL = Mutant("control: nothing wrong", "top", "", "")
 def read_catalogue(path: Path) -> list[Mutant]:
     """The mutants of a file, in its order. Raises MutantError for an unknown or missing key, and for a name that stands twice."""
     mutants = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]:
+    try:
+        entries = tomllib.loads(read_text(path))["mutant"]
+    except (FileError, tomllib.TOMLDecodeError) as error:
+        raise MutantError(f"{path} is no list of mutants: {getattr(error, 'reason', error)}") from None
+    except KeyError:
+        raise MutantError(f"{path} is no list of mutants: it has no [[mutant]]") from None
+    for entry in entries:
         try:
             mutants.append(Mutant(**{**entry, "unit": tuple(entry.get("unit", ()))}))
         except TypeError as error:

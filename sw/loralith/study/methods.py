@@ -19,13 +19,13 @@ from torch import Tensor
 
 from loralith.diffusion.adapter import add_adapter
 from loralith.diffusion.attachment import Attach
-from loralith.diffusion.checkpoint import write_json
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FP32, FinetuneSettings
 from loralith.diffusion.unet import load_model
+from loralith.files import write_json
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Method
 from loralith.methods.hollow.method import HollowedNet, kept_targets

@@ -22,7 +22,7 @@ from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.prompt import digit_prompt
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
-from loralith.errors import LoralithError
+from loralith.errors import INTERRUPTED, LoralithError
 from loralith.spec.scheme import FQT
 from loralith.study.gradients import ExactModel, compare_gradients, copy_parameters
 from loralith.study.schemes import scheme_named
@@ -42,6 +42,8 @@ Attach = Callable[[nn.Module, FQT, Tally], Attached]
 
 class Stopped(LoralithError):
     """A study that was asked to stop; the points that it has finished stay."""
+
+    status = INTERRUPTED
 
 
 def baseline(settings: StudySettings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from loralith.diffusion.checkpoint import write_bytes, write_json
+from loralith.files import write_bytes, write_json, write_text
 from loralith.study.figures import Points, compact
 from loralith.study.schemes import DEFAULT, FP32
 
@@ -25,8 +25,8 @@ def write_reports(folder: Path, context: Mapping[str, Any], summary: Mapping[str
     paths = {kind: folder / f"study.{kind}" for kind in ("json", "csv", "md", "png")}
     ordered = [points[key] for key in sorted(points, key=lambda key: (list(summary["schemes"]).index(key[0]), key[1]))]
     write_json({"format": FORMAT, **context, **summary, "points": [compact(point) for point in ordered]}, paths["json"])
-    write_bytes(table(summary, ordered).encode(), paths["csv"])
-    write_bytes(page(context, summary).encode(), paths["md"])
+    write_text(table(summary, ordered), paths["csv"])
+    write_text(page(context, summary), paths["md"])
     write_bytes(curves(context, summary, ordered), paths["png"])
     return paths
 

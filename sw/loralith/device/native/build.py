@@ -55,6 +55,7 @@ def verilog(config: Config) -> Path:
         (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
         command = [sys.executable, "-m", "loralith.gen", "verilog"]
         command += ["--config", str(folder / "config.json"), "--output", str(folder / f"{MODULE}.v")]
+        command += ["--description", str(folder / f"{MODULE}.json")]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")

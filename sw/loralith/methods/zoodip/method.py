@@ -113,8 +113,8 @@ class Zoodip(Method):
         draw = draw_evaluation("zoodip", settings.seed, step, batch=settings.batch, images=self.subject.images)
         u = directions("zoodip direction", settings.seed, step, self.own.perturbations, self.token.numel())
         loss, slopes = differences(lambda tokens, at: self.losses(self.model, tokens, at), self.token.detach(), u, self.mu, draw)
-        self.finite(loss, step)
-        self.finite(float(slopes.abs().max()), step)
+        self.finite(loss, f"the loss of step {step}")
+        self.finite(float(slopes.abs().max()), f"a difference of losses of step {step}")
         self.token.grad = self.subspace.project(estimate(slopes, u))
         return torch.tensor(loss, dtype=torch.float64)
 

@@ -65,7 +65,9 @@ def registers(h: Harness) -> None:
     mask, data = before(Cat(strobe.replicate(8) for strobe in axi.wstrb), 2), before(axi.wdata, 2)
     does = before(took_aw, 2)
     start = next(b.lsb for b in REGISTERS["CONTROL"].bits if b.name == "start")
-    refused = before(dut.refuse_start, 1) & (word[0] == REGISTERS["CONTROL"].offset // 4) & (data & mask)[start]
+    locked = Cat(word[0] == r.offset // 4 + i for r in REGISTERS.values() if r.locked for i in range(r.width // 32)).any()
+    doorbell = (word[0] == REGISTERS["CONTROL"].offset // 4) & (data & mask)[start]
+    refused = before(dut.running, 1) & (locked | doorbell)
     kept, right = {}, []
     for r in REGISTERS.values():
         if r.access is not Access.RW:
@@ -74,12 +76,13 @@ def registers(h: Harness) -> None:
         used = Const((1 << r.width) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits), r.width)
         for i in range(r.width // 32):
             part = slice(32 * i, 32 * i + 32)
-            with m.If(does & (word[0] == r.offset // 4 + i)):
+            with m.If(does & ~refused & (word[0] == r.offset // 4 + i)):
                 m.d.sync += value[part].eq(((value[part] & ~mask) | (data & mask)) & used[part])
         right.append(getattr(dut, member_name(r.name)) == value)
     h.always(
         "write",
-        "a write changes the strobed bytes of the register at its address, in the bits that it has, and nothing else",
+        "a write changes the strobed bytes of the register at its address, in the bits that it has, and nothing else; while a list runs "
+        "none that the list depends on",
         Cat(right).all(),
     )
 
@@ -99,9 +102,10 @@ def registers(h: Harness) -> None:
     to_control = does & (word[0] == REGISTERS["CONTROL"].offset // 4)
     h.always(
         "control",
-        "start and abort for the one cycle after a one is written to them; nothing of a refused write arrives",
+        "start and abort for the one cycle after a one is written to them; of a refused write abort arrives, and start does not",
         Cat(
-            getattr(dut, member_name("CONTROL", name)) == h.past(to_control & (data & mask)[lsb] & ~refused) for name, lsb in pulses.items()
+            getattr(dut, member_name("CONTROL", name)) == h.past(to_control & (data & mask)[lsb] & ~(refused & (name == "start")))
+            for name, lsb in pulses.items()
         ).all(),
     )
 
@@ -110,7 +114,7 @@ def registers(h: Harness) -> None:
 
     h.always(
         "resp",
-        "SLVERR to what is no register and to a doorbell while a list runs, OKAY to all else",
+        "SLVERR to what is no register, and while a list runs to a doorbell and to what the list depends on, OKAY to all else",
         (~axi.bvalid | (axi.bresp == h.past(Mux(does, Mux(mapped(word[0]) & ~refused, Resp.OKAY, Resp.SLVERR), axi.bresp))))
         & (~axi.rvalid | (axi.rresp == h.past(Mux(before(took_ar, 2), h.past(Mux(mapped(word[1]), Resp.OKAY, Resp.SLVERR)), axi.rresp)))),
     )
@@ -140,7 +144,7 @@ def registers(h: Harness) -> None:
         "a read gives the register at its address as it was a cycle after the address was taken; zero where none is",
         ~axi.rvalid | (axi.rdata == h.past(Mux(before(took_ar, 2), h.past(now), axi.rdata))),
     )
-    h.reach("refused", "a doorbell is refused", h.past(does & refused) & (axi.bresp == Resp.SLVERR))
+    h.reach("refused", "a doorbell is refused", h.past(does & refused & doorbell) & (axi.bresp == Resp.SLVERR))
     h.reach(
         "together",
         "a write and a read are answered in the same cycle, both late",
@@ -161,9 +165,11 @@ MUTANTS = (
     Mutant("ready", "csr", "& ~axi.bvalid & ~write & ~done", "& ~axi.bvalid & ~write & ~done & axi.bready"),
     Mutant("write", "csr", "((kept[part] & ~mask) | (data & mask)) & used", "(data & mask) & used"),
     Mutant("write", "csr", "part = slice(32 * word, 32 * word + 32)", "part = slice(0, 32)"),
+    Mutant("write", "csr", "(locked | (", "(("),
     Mutant("irq", "csr", "self._pending.eq(self._pending & ~(data & mask))", "self._pending.eq(self._pending & ~data)"),
     Mutant("irq", "csr", "self.irq_enable & values", "values"),
     Mutant("control", "csr", "with m.If(allowed):", "with m.If(done):"),
+    Mutant("control", "csr", "with m.If(done & (index == control.offset >> 2)):", "with m.If(allowed & (index == control.offset >> 2)):"),
     Mutant("resp", "csr", "Mux(mapped & allowed, Resp.OKAY, Resp.SLVERR)", "Mux(allowed, Resp.OKAY, Resp.SLVERR)"),
     Mutant("resp", "csr", "axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)", "axi.rdata.eq(0), axi.rresp.eq(Resp.OKAY)"),
     Mutant("read", "csr", "values[r.name][32 * i : 32 * i + 32]", "values[r.name][:32]"),
