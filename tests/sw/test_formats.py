@@ -1,6 +1,7 @@
 """Adapter files: what we write is loaded by stock PEFT and diffusers, what they and kohya write is loaded by us, with the same outputs."""
 
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -270,6 +271,38 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, change, message):
     path = altered(tmp_path, change)
     with pytest.raises(AdapterError, match=message):
         read_adapter(path, SHAPES)
+
+
+@pytest.mark.parametrize("tool", ["kohya", "diffusers"])
+def test_the_unet_alone_is_taken_on_request(tool, tmp_path, capsys):
+    adapter, path = adapter_of(ours("plain")), tmp_path / "x.safetensors"
+    tensors = kohya(adapter, path) if tool == "kohya" else adapter.tensors("unet.")
+    if tool == "kohya":
+        left = ["lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_te2_text_projection"]
+        more = {f"{name}.{end}": torch.ones(3, 3) for name in left for end in ("lora_down.weight", "lora_up.weight")}
+        more[f"{left[0]}.alpha"] = torch.tensor(3.0)
+    else:
+        left = ["text_encoder.layers.0.q_proj", "text_encoder_2.layers.0.q_proj"]
+        more = {f"{name}.lora_{letter}.weight": torch.ones(3, 3) for name in left for letter in "AB"}
+    save_file({name: tensor.contiguous() for name, tensor in {**tensors, **more}.items()}, path)
+    with pytest.raises(AdapterError, match=r"has layers of a text encoder .*; --unet-only takes those alone"):
+        read_adapter(path, SHAPES)
+    with pytest.warns(UserWarning, match=f"2 layers of a text encoder are left out: {', '.join(left)}"):
+        found = read_adapter(path, SHAPES, unet_only=True)
+    assert found.left_out == tuple(left)
+    assert {name: layer.rank for name, layer in found.layers.items()} == {name: layer.rank for name, layer in adapter.layers.items()}
+    assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
+    folder = tmp_path / "unet"
+    unet().save_config(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["adapter", str(path), "--model", str(folder), "--unet-only", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["left_out"] == left
+    assert f"left out: {', '.join(left)}" in told.err
+    save_file(more, path)
+    with pytest.raises(AdapterError, match="holds no LoRA tensors of a U-Net"):
+        read_adapter(path, SHAPES, unet_only=True)
 
 
 def test_settings_that_differ_or_are_not_supported(tmp_path):

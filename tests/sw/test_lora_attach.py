@@ -127,6 +127,43 @@ def test_unsupported_settings_are_refused_by_name(device, settings, message):
     assert not device._heap.taken
 
 
+@pytest.mark.parametrize(
+    ("settings", "left", "reason"),
+    [
+        ({"target_modules": ["first", "conv"]}, "conv", "LoRA on Conv2d is not supported; target linear layers"),
+        ({"exclude": "second"}, "second", "lora_dropout must be 0, not 0.05"),
+    ],
+)
+def test_unsupported_layers_stay_in_torch_on_request(device, settings, left, reason):
+    dropped = settings.pop("exclude", None)
+    model = peft_model(**settings)
+    modules = {name: module for name, module in model.named_modules() if name.split(".")[-1] == left}
+    ((name, module),) = modules.items()
+    if dropped:
+        module.lora_dropout["default"] = nn.Dropout(0.05)
+    with pytest.warns(UserWarning, match=f"1 LoRA layers stay in torch .*{left}: {reason}"):
+        attachment = loralith.attach(model, device, unsupported="leave")
+    assert [(choice.name, choice.kind, choice.reason) for choice in attachment.unmapped if choice.kind == "lora"] == [
+        (name, "lora", reason)
+    ]
+    assert all(layer.name != name for layer in attachment.layers)
+    assert any(layer.name.endswith("first") for layer in attachment.layers)
+    assert "forward" not in vars(module), "it is torch's own"
+    loralith.detach(model)
+    with pytest.raises(AttachError, match=reason):
+        loralith.attach(model, device)
+    with pytest.raises(AttachError, match="unsupported must be refuse or leave, not 'skip'"):
+        loralith.attach(model, device, unsupported="skip")
+
+
+def test_a_model_of_unsupported_layers_alone_is_refused(device):
+    with (
+        pytest.warns(UserWarning, match="stay in torch"),
+        pytest.raises(AttachError, match=r"nothing of the model can run on the device \(.*lora_dropout must be 0, not 0.5"),
+    ):
+        loralith.attach(peft_model(lora_dropout=0.5), device, unsupported="leave")
+
+
 def test_other_refusals(device):
     with pytest.raises(AttachError, match="no LoRA layers"):
         loralith.attach(Small(), device)

@@ -8,9 +8,11 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from loralith.device.requantize import hash_array
 from loralith.spec.numerics import HASH_VECTORS, hash32, hash_key
 
 N = 1 << 16
@@ -38,6 +40,11 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("seed", "step", "tensor", "index", "expected"), HASH_VECTORS)
 def test_vectors_on_tensors(seed, step, tensor, index, expected):
     assert hash32(hash_key(seed, step, tensor), torch.tensor([index]))[0].item() == expected
+
+
+@pytest.mark.parametrize(("seed", "step", "tensor", "index", "expected"), HASH_VECTORS)
+def test_vectors_on_arrays(seed, step, tensor, index, expected):
+    assert hash_array(hash_key(seed, step, tensor), np.array([index], np.uint32)).tolist() == [expected]
 
 
 STREAMS = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1), (1 << 40, 1000, 17 << 12 | 3)]

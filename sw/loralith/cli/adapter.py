@@ -16,6 +16,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="a new or empty folder: PEFT's files and diffusers' are written there"
     )
+    parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that the file has, named in a warning")
     parser.set_defaults(run=run)
 
 
@@ -36,12 +37,18 @@ def run(args: argparse.Namespace) -> int:
         source = find_model(args.model)
         with torch.device("meta"):
             shapes = module_shapes(build_unet(source.config, source.file or source.name))
-        adapter = read_adapter(args.path, shapes)
+        adapter = read_adapter(args.path, shapes, unet_only=args.unet_only)
     layers = [
         {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
         for name, layer in sorted(adapter.layers.items())
     ]
-    figures: dict[str, Any] = {"source": adapter.source, "rslora": adapter.rslora, "layers": layers, "written": []}
+    figures: dict[str, Any] = {
+        "source": adapter.source,
+        "rslora": adapter.rslora,
+        "layers": layers,
+        "left_out": adapter.left_out,
+        "written": [],
+    }
     if args.output:
         write_diffusers(adapter, args.output)
         write_peft(adapter, args.output)

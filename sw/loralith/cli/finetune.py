@@ -75,6 +75,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
+    parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that --start-from's adapter has")
     method_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
 
@@ -182,6 +183,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         seed=args.seed,
         targets=read["targets"](args.targets),
         start_from=args.start_from,
+        unet_only=args.unet_only,
         device=args.device,
         config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,

@@ -26,7 +26,7 @@ def is_device(name: str) -> bool:
 def open_device(name: str = "reference", config: str | Path | Config = "base", **options: Any) -> Device:
     """Open a device.
 
-    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "direct" (the same bits without lists for most products),
+    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "direct" (the same bits without lists),
     "verilator" (the RTL, cycle-exact) or "pynq:<bitfile>" (an FPGA);
     `config` a preset's name, a JSON file or a Config; `options` go to the device's class, which documents them.
     Raises DeviceError for an unknown name or configuration.

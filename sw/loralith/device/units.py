@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from loralith.device.checks import dram_row_bytes
+from loralith.device.exact import exact_product
 from loralith.device.onchip import Memories
 from loralith.device.requantize import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
@@ -17,9 +18,6 @@ from loralith.spec.numerics import SHIFT_MAX, least_shift
 __all__ = ["compute", "load", "store"]
 
 Fields = Mapping[str, int]
-
-FLOAT32_EXACT_K = 1 << 10
-"""Up to this K a sum of INT8 products stays within 2**24, so that float32 holds every partial sum exactly."""
 
 
 def _dram_rows(dram: np.ndarray, address: int, c: Fields) -> np.ndarray:
@@ -75,9 +73,7 @@ def _segment(c: Fields, i: int, memories: Memories, config: Config) -> np.ndarra
     right = np.empty((K, tiles, width), np.int8)
     for t in range(tiles):
         right[:, t] = memories.right.block(c[f"right{i}_base"], c[f"right{i}_stride"], t, steps).reshape(K, width)
-    exact = np.float32 if K <= FLOAT32_EXACT_K else np.float64
-    product = left.astype(exact) @ right.reshape(K, tiles * width)[:, :N].astype(exact)
-    return product.astype(np.int64)
+    return exact_product(left, right.reshape(K, tiles * width)[:, :N]).astype(np.int64)
 
 
 def _wrapped(values: np.ndarray) -> np.ndarray:

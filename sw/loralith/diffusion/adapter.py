@@ -116,15 +116,15 @@ def _copy(source: Adapter, target: Adapter) -> None:
         layer.b.copy_(source.layers[name].b)
 
 
-def load_adapter(model: PeftModel, path: Path) -> None:
-    """Copies an adapter, of PEFT, diffusers or kohya (see `formats.read_adapter`), into a model that has one of the same ranks, alphas and
-    layers.
+def load_adapter(model: PeftModel, path: Path, *, unet_only: bool = False) -> None:
+    """Copies an adapter, of PEFT, diffusers or kohya (see `formats.read_adapter`, ``unet_only`` too), into a model that has one of the same
+    ranks, alphas and layers.
 
     Raises AdapterError, before anything is changed, for a missing or damaged file, other ranks or alphas, or tensors of other names or
     shapes.
     """
     own = adapter_of(model)
-    found = read_adapter(path, module_shapes(model.base_model.model))  # type: ignore[arg-type]
+    found = read_adapter(path, module_shapes(model.base_model.model), unet_only=unet_only)  # type: ignore[arg-type]
     if found.rslora != own.rslora:
         raise AdapterError(f"the adapter in {path} has use_rslora {found.rslora}, this run has {own.rslora}; give the same")
     for name in sorted({*found.layers} & {*own.layers}):

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r."""
+    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r.
+
+    ``left_out``: layers of text encoders that the file has too.
+    """
 
     layers: Mapping[str, Layer]
     rslora: bool = False
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     def config(self) -> LoraConfig:
         """PEFT's configuration: the most common rank and alpha, and patterns for the others."""
@@ -135,10 +140,11 @@ def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = 
 # Reading.
 
 
-def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> Adapter:
+def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
     """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers or kohya. FP8 becomes FP16.
 
     ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
+    ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
 
     Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
     and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
@@ -150,7 +156,7 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> Adapter:
         if not candidates:
             raise AdapterError(f"{path} does not hold a PEFT adapter or one of diffusers: there is no {PEFT_FILE} and no {DIFFUSERS_FILE}")
         path = candidates[0]
-    tensors, header = _read(path)
+    tensors, header, left = _read(path, unet_only)
     if path.name == PEFT_FILE:
         config = _json(path.with_name(PEFT_CONFIG))
         adapter = _named(tensors, config, PEFT_PREFIX, path)
@@ -163,26 +169,36 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> Adapter:
             raise AdapterError(f"{path} has the layer {name}, which this model does not have")
         check_factors(name, layer.a, layer.b, modules[name], path)
     if not adapter.layers:
-        raise AdapterError(f"{path} holds no LoRA tensors")
-    return adapter
+        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
+    if left:
+        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
+    return replace(adapter, left_out=left)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+TEXT_ENCODER = ("text_encoder", "lora_te")
+"""How names of tensors begin that are of a text encoder's layers."""
+
+
+def _read(path: Path, unet_only: bool) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """Tensors, the header, and names of the text encoders' layers that are left out."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path} does not hold an adapter: {error}") from error
+    text = [name for name in tensors if name.startswith(TEXT_ENCODER)] if unet_only else []
+    for name in text:
+        del tensors[name]
     for name in tensors:
         for part, what in UNSUPPORTED.items():
             if part in name:
                 raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is")
-        if name.startswith(("text_encoder", "lora_te")):
-            raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported")
+        if name.startswith(TEXT_ENCODER):
+            raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported; --unet-only takes those alone")
         if name.endswith(".bias"):
             raise AdapterError(f"{path} has a LoRA bias ({name}), which is not supported")
-    return tensors, header
+    return tensors, header, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ USUAL: Mapping[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "rslora": False,
+    "unet_only": False,
     "adapter_scales": FQT().adapter_scales,
     "weight_bits": FQT().weight_bits,
 }
@@ -77,6 +78,7 @@ class FinetuneSettings:
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
+    unet_only : leave out the text encoders' layers of start_from.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     adapter_scales, weight_bits : of the device's scheme, see `spec.scheme.FQT`.
@@ -108,6 +110,7 @@ class FinetuneSettings:
     rslora: bool = False
     dropout: float = 0.0
     start_from: Path | None = None
+    unet_only: bool = False
     device: str = FP32
     config: str | None = None
     adapter_scales: str = FQT().adapter_scales

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from loralith.device.products import Resident
 from loralith.lora.frozen import FrozenLinear
 from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
+from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.mapping.frozen import FrozenProducts, Product
 from loralith.mapping.mapped import Mapped
@@ -23,12 +24,12 @@ from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
-from loralith.spec.scheme import SchemeError, remember_maximum
+from loralith.spec.scheme import Role, SchemeError, remember_maximum
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["MappedLora"]
+__all__ = ["MappedLora", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,15 @@ def refuse(name: str, module: nn.Module) -> Linear:
     return module
 
 
+def unsupported(choice: Choice) -> str:
+    """Why a LoRA layer's settings keep it in torch, "" where they do not."""
+    try:
+        refuse(choice.name, choice.module)
+    except AttachError as error:
+        return str(error).removeprefix(f"{choice.name}: ")
+    return ""
+
+
 class MappedLora(Mapped):
     """A LoRA layer: Y, dX, dA and dB; without an active adapter, its base layer's Y and dX."""
 
@@ -132,6 +142,7 @@ class MappedLora(Mapped):
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
         self.own(self.device_layer)
+        attachment.health.quantized(self.name, "W", self.weight.loss)
         self.alone: _Base | None = None
         if attachment.observer:
             attachment.observer.layer(index, self.name, self.device_layer)
@@ -184,6 +195,7 @@ class MappedLora(Mapped):
 
     def _replace(self, weight: QuantizedWeight) -> None:
         self.device_layer.replace(weight)
+        self.attachment.health.quantized(self.name, "W", self.weight.loss)
         if self.alone:
             self.alone.product.scale = weight.scale
         observer = self.attachment.observer
@@ -235,6 +247,9 @@ class MappedLora(Mapped):
         sizes = {"X": operands.xq.size, "A": operands.aq.size, "B": operands.bq.size, "H": len(operands.xq) * len(operands.aq)}
         for name, count in saturated.items():
             owner.health.values(self.name, name, count, sizes[name])
+        scales = {"X": (arrays[0], operands.sx), "A": (arrays[1], operands.sa), "B": (operands.b_units, math.ldexp(1.0, operands.b))}
+        for name, (values, scale) in scales.items():
+            self._lost(name, Role[name], values, scale)
         if owner.observer:
             owner.observer.forward(self.index, *arrays, one.place.step, one.place.call, one.keep, saved)
         y = tensor(saved.y, x, output_dtype(x)).reshape(*x.shape[:-1], -1)
@@ -244,6 +259,12 @@ class MappedLora(Mapped):
             return y, None
         pending = Pending(self, lambda: layer.release(saved), saved.skinny.nbytes, saved.host_bytes(), saved.x)
         return y, owner.passes.keep(saved, pending)
+
+    def _lost(self, name: str, role: Role, values: Float32, scale: float, factor: Float32 | None = None) -> None:
+        stochastic = self.attachment.scheme.is_stochastic(role)
+        self.attachment.health.quantized(
+            self.name, name, row_loss(values, scale, factor=factor, stochastic=stochastic), stochastic=stochastic
+        )
 
     def backward(self, token: Tensor, dy: Tensor, a: Tensor, b: Tensor, need_dx: bool, one: _Pass) -> Gradients | None:
         """None where dY is not finite."""
@@ -258,6 +279,7 @@ class MappedLora(Mapped):
             gradients = layer.backward(saved, array, adapter, need_dx=need_dx, release=False)
             dyq, forward = gradients.plan.operands.dyq, gradients.plan.operands.forward.operands
             owner.health.values(self.name, "dY", gradients.plan.operands.clipped, dyq.size)
+            self._lost("dY", Role.DY, array, gradients.plan.operands.g, layer.numerics.weight.scale)
             owner.health.values(self.name, "dH", layer.saturations["dH"] - before, len(dyq) * len(forward.aq))
             owner.health.gradients(
                 self.name,

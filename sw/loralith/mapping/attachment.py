@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -75,12 +76,27 @@ def _named(counters: Counters, names: tuple[str, ...]) -> dict[str, int]:
     return {name: int(getattr(counters, name)) for name in names}
 
 
+def _left(choices: list[Choice]) -> list[Choice]:
+    """LoRA layers whose settings the device does not run have the reason, and a warning names them."""
+    from loralith.mapping.adapted import unsupported
+
+    judged = [replace(choice, reason=unsupported(choice)) if choice.kind == "lora" and not choice.reason else choice for choice in choices]
+    left = [after for before, after in zip(choices, judged, strict=True) if after.reason != before.reason]
+    if left:
+        names = "; ".join(f"{choice.name}: {choice.reason}" for choice in left)
+        warnings.warn(f"{len(left)} LoRA layers stay in torch ({names})", UserWarning, stacklevel=5)
+    return judged
+
+
 def _weights(choices: list[Choice], bits: int) -> int:
     """Bytes of the frozen weights of modules to be mapped, about."""
     modules = [getattr(choice.module, "base_layer", choice.module) for choice in choices]
     weights = [getattr(module, "weight", None) for module in modules]
     return sum(weight.numel() for weight in weights if isinstance(weight, Tensor)) * bits // 8
 
+
+UNSUPPORTED = ("refuse", "leave")
+"""What `attach` does with LoRA layers whose settings the device does not run."""
 
 # Weak on both sides: a model may itself be one of the modules that its attachment holds.
 _attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Attachment]] = weakref.WeakKeyDictionary()
@@ -110,11 +126,16 @@ class Attachment:
         observer: Observer | None = None,
         modules: str = "lora",
         kinds: Mapping[str, Maker | None] | None = None,
+        unsupported: str = "refuse",
     ) -> None:
+        if unsupported not in UNSUPPORTED:
+            raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
         table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
         choices = [_kept(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)]
+        if unsupported == "leave":
+            choices = _left(choices)
         mapped = [choice for choice in choices if not choice.reason]
-        if modules == "lora" and not mapped:
+        if modules == "lora" and not any(choice.kind == "lora" for choice in choices):
             raise AttachError("the model has no LoRA layers; add them with peft.get_peft_model or the model's add_adapter")
         if not mapped:
             stay = "; ".join(f"{choice.name}: {choice.reason}" for choice in choices[:5]) or "it has no layer that multiplies"
@@ -274,6 +295,7 @@ def attach(
     observer: Observer | None = None,
     modules: str = "lora",
     kinds: Mapping[str, Maker | None] | None = None,
+    unsupported: str = "refuse",
 ) -> Attachment:
     """Run a model's layers, forward and backward, on a device.
 
@@ -281,7 +303,8 @@ def attach(
     `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
     linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
     what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
-    None for a kind that stays in torch.
+    None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run: "refuse" the
+    model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
 
     Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
     weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
@@ -294,7 +317,7 @@ def attach(
     """
     if _attachment_of(model) is not None:
         raise AttachError("the model is attached already; detach it first")
-    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds)
+    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds, unsupported)
     _attached[model] = weakref.ref(attachment)
     return attachment
 

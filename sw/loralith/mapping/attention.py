@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -15,10 +15,11 @@ from loralith.lora.attention import AttentionProducts, Heads
 from loralith.lora.quantize import Float32
 from loralith.mapping.forward import DeviceForward
 from loralith.mapping.mapped import Mapped
+from loralith.mapping.masks import additive
 from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import PROCESSORS, AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
-from loralith.spec.scheme import SchemeError
+from loralith.spec.scheme import Role, SchemeError
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
@@ -30,10 +31,14 @@ Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 
 class Processor:
-    """diffusers' AttnProcessor with its two products and its softmax given as one function."""
+    """diffusers' AttnProcessor and AttnProcessor2_0 with their two products and their softmax given as one function.
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
+    ``name``: of the module, for errors. ``original``: the module's own processor, which decides the scale of the scores.
+    """
+
+    def __init__(self, attend: Attend, name: str, original: object) -> None:
+        self.attend, self.name = attend, name
+        self.torchs_scale = isinstance(original, AttnProcessor2_0)  # which does not look at the module's
 
     def __call__(
         self,
@@ -49,8 +54,8 @@ class Processor:
         if len(shape) == 4:
             hidden_states = hidden_states.view(shape[0], shape[1], -1).transpose(1, 2)
         if attention_mask is not None:
-            source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-            attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], source.shape[0])
+            keys = (hidden_states if encoder_hidden_states is None else encoder_hidden_states).shape[1]
+            attention_mask = additive(attention_mask, self.name, len(hidden_states), attn.heads, hidden_states.shape[1], keys)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         if encoder_hidden_states is None:
@@ -59,7 +64,8 @@ class Processor:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
         query, key, value = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         query, key, value = (attn.head_to_batch_dim(tensor) for tensor in (query, key, value))
-        hidden_states = attn.batch_to_head_dim(self.attend(query, key, value, attn.scale, attention_mask))
+        scale = query.shape[-1] ** -0.5 if self.torchs_scale else attn.scale
+        hidden_states = attn.batch_to_head_dim(self.attend(query, key, value, scale, attention_mask))
         hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
         if len(shape) == 4:
             hidden_states = hidden_states.transpose(-1, -2).reshape(shape)
@@ -69,23 +75,33 @@ class Processor:
 
 
 def exponentials(s: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32."""
-    z = s * scale
-    if mask is not None:
-        z = z + mask
-    return torch.exp(z - z.amax(dim=-1, keepdim=True))
+    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32 [n, Tq, Tk]."""
+    masks = None if mask is None else mask.expand_as(s)
+    result = torch.empty_like(s)
+    for n, z in enumerate(result):  # one head at a time: the caches hold it
+        torch.mul(s[n], scale, out=z)
+        if masks is not None:
+            z += masks[n]
+        z -= z.amax(dim=-1, keepdim=True)
+        z.exp_()
+    return result
 
 
 def score_gradient(p: Tensor, dp: Tensor, scale: float) -> Tensor:
     """dS from P and dP [n, Tq, Tk]. float32."""
-    return p * (dp - (p * dp).sum(dim=-1, keepdim=True)) * scale
+    result = torch.empty_like(p)
+    for ds, p_head, dp_head in zip(result, p, dp, strict=True):
+        torch.sub(dp_head, (p_head * dp_head).sum(dim=-1, keepdim=True), out=ds)
+        ds *= p_head
+        ds *= scale
+    return result
 
 
 class DeviceProcessor(Processor):
     """That of a mapped module; ``original`` is what stood there. A copy or a pickle of it is one of ``original``."""
 
-    def __init__(self, attend: Attend, original: Any) -> None:
-        super().__init__(attend)
+    def __init__(self, attend: Attend, name: str, original: Any) -> None:
+        super().__init__(attend, name, original)
         self.original = original
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -144,7 +160,7 @@ class MappedAttention(Mapped):
         self._process(self.module.processor)
 
     def _process(self, original: Any) -> None:
-        self.processor = DeviceProcessor(cast(Attend, torch.compiler.disable(self._attend)), original)
+        self.processor = DeviceProcessor(cast(Attend, torch.compiler.disable(self._attend)), self.name, original)
         self.module.processor = self.processor
 
     def remove(self) -> None:
@@ -168,6 +184,13 @@ class MappedAttention(Mapped):
         with self.attachment.device.lock:
             return _Attend.apply(q, k, v, scale, mask, self, torch.is_grad_enabled(), place)  # type: ignore[return-value]
 
+    def _losses(self, heads: Heads) -> None:
+        scheme = self.attachment.scheme
+        for name, loss in heads.losses.items():
+            role = {"Q": Role.Q, "K": Role.K, "V": Role.V, "dO": Role.DY, "dO / rows": Role.DY_ROWS, "dS": Role.DS}.get(name)
+            self.attachment.health.quantized(self.name, name, loss, stochastic=role is not None and scheme.is_stochastic(role))
+        heads.losses.clear()
+
     def weight_bytes(self) -> tuple[int, int]:
         return 0, 0
 
@@ -181,7 +204,7 @@ class MappedAttention(Mapped):
         try:
             with self.use():
                 scores = products.scores(qkv[0], qkv[1], heads)
-            e = exponentials(torch.from_numpy(scores.s), scale, mask).numpy()
+            e = exponentials(torch.from_numpy(scores.s), scale, None if mask is None else mask.cpu()).numpy()
             with self.use():
                 p, values = products.values(e, qkv[2], heads)
         except BaseException:
@@ -190,6 +213,7 @@ class MappedAttention(Mapped):
         if owner.observer:
             owner.observer.scores(self.index, qkv[0], qkv[1], heads.step, heads.call, scores)
             owner.observer.values(self.index, e, qkv[2], heads.step, heads.call, p, values)
+        self._losses(heads)
         products.keep(heads, names)
         token = None
         if names:
@@ -227,4 +251,5 @@ class MappedAttention(Mapped):
                 for name, values in (("dQ", dq), ("dK", dk)):
                     if values is not None:
                         seen(name, {"dS": ds}, values)
+            self._losses(heads)
         return results.get("dQ"), results.get("dK"), results.get("dV")

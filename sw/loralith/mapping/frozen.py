@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from loralith.lora.frozen import FrozenConv, FrozenLinear, Input, Window
+from loralith.lora.loss import Loss, row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.mapping.mapped import Mapped
 from loralith.mapping.passes import Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
-from loralith.spec.scheme import SchemeError
+from loralith.spec.scheme import Role, SchemeError
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
@@ -37,6 +39,10 @@ class LinearShapes:
     def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
         return y.reshape(*shape[:-1], y.shape[-1])
 
+    def _channels(self, x: Float32) -> Float32:
+        """X as rows whose loss is judged."""
+        return x
+
 
 class ConvShapes(LinearShapes):
     """What a convolution's products see: images as they are."""
@@ -49,6 +55,9 @@ class ConvShapes(LinearShapes):
 
     def _shaped(self, y: Tensor, shape: torch.Size) -> Tensor:
         return y
+
+    def _channels(self, x: Float32) -> Float32:
+        return x.reshape(x.shape[0] * x.shape[1], -1)
 
 
 class FrozenProducts(LinearShapes):
@@ -67,6 +76,9 @@ class FrozenProducts(LinearShapes):
     def _returns(self, dy: Any, shape: tuple[int, ...], step: int, call: int) -> Input:
         return self.product.backward(dy, step, call)
 
+    def _gradient_loss(self, dy: Float32, g: float, stochastic: bool) -> Loss:
+        return row_loss(dy, g, factor=self.product.scale, stochastic=stochastic)
+
     def forward(self, x: Tensor, step: int, call: int) -> Tensor:
         """Y without bias; called inside `use`."""
         owner, array = self.attachment, float32(self._flat(x))
@@ -74,6 +86,8 @@ class FrozenProducts(LinearShapes):
         if owner.observer:
             owner.observer.frozen_forward(self.index, array, step, call, output)
         owner.health.values(self.name, "X", output.clipped, output.xq.size)
+        stochastic = owner.scheme.is_stochastic(Role.X)
+        owner.health.quantized(self.name, "X", row_loss(self._channels(array), output.sx, stochastic=stochastic), stochastic=stochastic)
         return self._shaped(tensor(output.y, x, output_dtype(x)), x.shape)
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], step: int, call: int) -> Tensor | None:
@@ -85,6 +99,8 @@ class FrozenProducts(LinearShapes):
         if owner.observer:
             owner.observer.frozen_backward(self.index, array, shape, step, call, result)
         owner.health.values(self.name, "dY", result.clipped, result.dyq.size)
+        stochastic = owner.scheme.is_stochastic(Role.DY)
+        owner.health.quantized(self.name, "dY", self._gradient_loss(array, result.g, stochastic), stochastic=stochastic)
         return tensor(result.dx, dy).reshape(shape)
 
 
@@ -120,6 +136,7 @@ class MappedLinear(FrozenProducts, Mapped):
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
         self.own(self.product)
+        attachment.health.quantized(self.name, "W", self.weight.loss)
         if attachment.observer:
             attachment.observer.frozen(index, self.name, choice.module, attachment.scheme)
 
@@ -134,6 +151,7 @@ class MappedLinear(FrozenProducts, Mapped):
 
     def _replace(self, weight: QuantizedWeight) -> None:
         self.product.replace(weight)
+        self.attachment.health.quantized(self.name, "W", self.weight.loss)
         if self.attachment.observer:
             self.attachment.observer.frozen(self.index, self.name, self.module, self.attachment.scheme)
 
@@ -159,6 +177,10 @@ class MappedConv(ConvShapes, MappedLinear):
 
     def _row_scales(self) -> Float32:
         return self.product.scale[:, None, None]
+
+    def _gradient_loss(self, dy: Float32, g: float, stochastic: bool) -> Loss:
+        scale = self.product.scale.astype(np.float64)
+        return row_loss(dy.reshape(dy.shape[0] * dy.shape[1], -1), np.tile(g / scale, len(dy)), stochastic=stochastic)
 
     def _returns(self, dy: Any, shape: tuple[int, ...], step: int, call: int) -> Input:
         assert isinstance(self.product, FrozenConv)

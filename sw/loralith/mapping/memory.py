@@ -134,7 +134,7 @@ def _attributed(choices: list[Choice], saved: _Saved) -> Iterator[None]:
                     scores = torch.baddbmm(start, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
                     return torch.bmm(scores.softmax(dim=-1), v)
 
-            original, module.processor = module.processor, Processor(attend)
+            original, module.processor = module.processor, Processor(attend, choice.name, module.processor)
             undo.append(lambda module=module, original=original: setattr(module, "processor", original))
         elif choice.kind != "other":
 

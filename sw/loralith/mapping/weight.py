@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loralith.lora.loss import NOTHING, row_loss
 from loralith.lora.quantize import QuantizedWeight, quantize_weight
 from loralith.mapping.passes import fingerprint
 from loralith.mapping.select import AttachError
@@ -22,21 +23,26 @@ class FrozenWeight:
 
     Parameters: ``read`` gives the tensor, whose first dimension is O; ``state``, what else says that it may have changed.
 
+    `loss`: what its quantization lost, once it is `quantized`.
+
     `generation` counts the changes. Seen are those that torch counts, another tensor or storage in its place, and writes past torch's
     count (`.data`, numpy) that change most of it.
     """
 
     def __init__(self, name: str, read: Callable[[], Tensor], scheme: FQT, state: Callable[[], Any] = lambda: None) -> None:
         self.name, self.read, self.scheme, self.state = name, read, scheme, state
-        self.generation = 0
+        self.generation, self.loss = 0, NOTHING
         self._seen = self._now()
 
     def quantized(self) -> QuantizedWeight:
-        """Raises AttachError for values that cannot be quantized."""
+        """Notes what it loses, as `loss`. Raises AttachError for values that cannot be quantized."""
+        weight = float32(self.read()).reshape(len(self.read()), -1)
         try:
-            return quantize_weight(float32(self.read()).reshape(len(self.read()), -1), self.scheme)
+            quantized = quantize_weight(weight, self.scheme)
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
+        self.loss = row_loss(weight, quantized.scale)
+        return quantized
 
     def _now(self) -> tuple[Any, ...]:
         w = self.read()
