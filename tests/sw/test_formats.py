@@ -290,6 +290,10 @@ def test_the_unet_alone_is_taken_on_request(tool, tmp_path, capsys):
     with pytest.warns(UserWarning, match=f"2 layers of a text encoder are left out: {', '.join(left)}"):
         found = read_adapter(path, SHAPES, unet_only=True)
     assert found.left_out == tuple(left)
+    model = add_adapter(unet(), targets=TARGETS, seed=0, rank=3, alpha=6 if tool == "kohya" else 3)  # without a header alpha is r
+    with pytest.warns(UserWarning, match="are left out"):
+        load_adapter(model, path, unet_only=True)
+    assert all(torch.equal(layer.b, adapter.layers[name].b) for name, layer in adapter_of(model).layers.items())
     assert {name: layer.rank for name, layer in found.layers.items()} == {name: layer.rank for name, layer in adapter.layers.items()}
     assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
     folder = tmp_path / "unet"

@@ -152,6 +152,8 @@ class FinetuneSettings:
             self.scheme()
         except SchemeError as error:
             raise SettingsError(str(error)) from error
+        if self.unet_only and (self.start_from is None or not self.options.adapter):  # type: ignore[union-attr]
+            raise SettingsError("unet_only goes with an adapter to start from; give start_from too")
         real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
