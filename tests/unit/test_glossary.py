@@ -1,0 +1,62 @@
+"""docs/glossary.md: each term once, in order, and used elsewhere; and the links of all pages lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCES = (("docs", "*.md"), ("gen", "*.py"), ("hw", "*.py"), ("sw", "*.py"), ("verif", "*.py"))
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMES = ["architecture", "dataflow", "fpga", "glossary", "machine", "models", "numerics", "programmers-guide", "verification"]
+NAMES += ["methods/hollowed-net", "methods/lora", "methods/tuneqdm", "methods/zoodip"]
+PAGES = ["README.md", *sorted(f"docs/{name}.md" for name in NAMES)]
+
+
+def rows(repo: Path) -> list[list[str]]:
+    """The cells of the glossary's rows, the heading left out."""
+    lines = [line for line in (repo / "docs/glossary.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_terms_are_unique_complete_and_in_order(repo: Path) -> None:
+    terms = [row[0] for row in rows(repo)]
+    assert terms == sorted(set(terms), key=str.casefold)
+    assert len(terms) > 40
+    assert [row for row in rows(repo) if len(row) != 4 or not (row[0] and row[1] and row[3])] == []
+
+
+def test_every_term_is_used_outside_the_glossary(repo: Path) -> None:
+    files = (path for folder, name in SOURCES for path in (repo / folder).rglob(name) if path.name != "glossary.md")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    unused = [row[0] for row in rows(repo) if not re.search(rf"\b{re.escape(row[0])}(s|es)?\b".replace(r"\ ", r"\s+"), text, re.IGNORECASE)]
+    assert unused == []
+
+
+def test_paths_of_the_glossary_exist(repo: Path) -> None:
+    roots = [repo / "sw/loralith", repo / "hw/loralith", repo / "gen/loralith", repo / "verif/loralith"]
+    paths = [path for row in rows(repo) for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", row[1] + row[3])]
+    assert paths
+    missing = [path for path in paths if not any((root / path).exists() or (root / root.name / path).exists() for root in roots)]
+    assert missing == []
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", CODE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_anchors_of_the_page_exist(name: str, repo: Path) -> None:
+    page = repo / name
+    text = page.read_text(encoding="utf-8")
+    broken = []
+    for link in LINK.findall(CODE.sub("", text)):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert broken == []
