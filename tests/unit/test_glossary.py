@@ -9,7 +9,7 @@ SOURCES = (("docs", "*.md"), ("gen", "*.py"), ("hw", "*.py"), ("sw", "*.py"), ("
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMES = ["architecture", "dataflow", "fpga", "glossary", "machine", "models", "numerics", "programmers-guide", "verification"]
-NAMES += ["methods/hollowed-net", "methods/lora", "methods/tuneqdm", "methods/zoodip"]
+NAMES += ["methods/hollowed-net", "methods/lora", "methods/tuneqdm", "methods/zoodip", "tutorial", "usage"]
 PAGES = ["README.md", *sorted(f"docs/{name}.md" for name in NAMES)]
 
 
