@@ -24,11 +24,3 @@ def test_every_term_is_used_outside_the_glossary(repo: Path) -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     unused = [row[0] for row in rows(repo) if not re.search(rf"\b{re.escape(row[0])}(s|es)?\b".replace(r"\ ", r"\s+"), text, re.IGNORECASE)]
     assert unused == []
-
-
-def test_paths_of_the_glossary_exist(repo: Path) -> None:
-    roots = [repo / "sw/loralith", repo / "hw/loralith", repo / "gen/loralith", repo / "verif/loralith"]
-    paths = [path for row in rows(repo) for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", row[1] + row[3])]
-    assert paths
-    missing = [path for path in paths if not any((root / path).exists() or (root / root.name / path).exists() for root in roots)]
-    assert missing == []

@@ -1,4 +1,4 @@
-"""README and docs: links and anchors exist, and the commands in their blocks are accepted by the command line."""
+"""README and docs: links, anchors and paths exist, and the commands in their blocks are accepted by the command line."""
 
 import re
 import shlex
@@ -35,6 +35,14 @@ def test_links_and_anchors_of_the_page_exist(name: str, repo: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paths_of_the_page_exist(name: str, repo: Path) -> None:
+    """The paths in backquotes that name a Python file, from the checkout or from a part's package."""
+    roots = [repo, *(repo / part / "loralith" for part in ("gen", "hw", "verif", "sw")), repo / "verif"]
+    paths = re.findall(r"`([a-z]+/[a-z_/]+\.py)`", (repo / name).read_text(encoding="utf-8"))
+    assert [path for path in paths if not any((root / path).exists() for root in roots)] == []
 
 
 def commands(text: str) -> list[str]:
