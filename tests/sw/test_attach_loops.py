@@ -238,13 +238,40 @@ def test_two_losses_over_one_pass_add_up(device):
     assert all(value.abs().max() > 0 for value in second.values())
 
 
-def test_gradients_of_gradients_are_refused(device):
-    model = peft_model()
-    loralith.attach(model, device)
-    x = inputs().requires_grad_()
+def differentiate_twice(model, x):
     (dx,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+    dx.sum().backward()
+
+
+def penalize_gradients(model, x):
+    """The gradients of a last layer under a linear loss: torch has a graph for them, and lost it without a word."""
+    loss = model(x).sum()
+    ours = torch.autograd.grad(loss, list(trained(model).values()), create_graph=True)
+    (loss + ours[-1].square().sum()).backward()
+
+
+@pytest.mark.parametrize("modules", ["lora", "all"])
+@pytest.mark.parametrize(
+    ("through", "message"),
+    [
+        pytest.param(differentiate_twice, "gradients of gradients", id="twice"),
+        pytest.param(penalize_gradients, "gradients of gradients", id="penalty"),
+        pytest.param(
+            lambda model, x: torch.autograd.functional.hessian(lambda one: model(one).square().sum(), x),
+            "gradients of gradients",
+            id="hessian",
+        ),
+        pytest.param(lambda model, x: torch.func.vmap(model)(x), "torch.func", id="vmap"),
+        pytest.param(lambda model, x: torch.func.grad(lambda one: model(one).sum())(x), "torch.func", id="grad"),
+        pytest.param(lambda model, x: torch.func.jvp(model, (x,), (x,)), "torch.func", id="jvp"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, where it loads jvp
+def test_what_torch_cannot_see_through_is_refused(device, modules, through, message):
+    model = peft_model()
+    loralith.attach(model, device, modules=modules)
+    with pytest.raises(AttachError, match=rf"(first|second): {message}"):
+        through(model, inputs().requires_grad_())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -226,6 +226,15 @@ def test_without_alpha_it_is_the_rank(tmp_path):
     assert torch.equal(read(tmp_path / "bare.safetensors"), output(stock))
 
 
+def test_a_header_of_a_text_encoder_alone_says_nothing_of_the_unet(tmp_path):
+    adapter, path = adapter_of(ours("plain")), tmp_path / "x.safetensors"
+    header = json.dumps({"text_encoder.r": 17, "text_encoder.lora_alpha": 34, "text_encoder.target_modules": ["q_proj"]})
+    save_file({name: tensor.clone() for name, tensor in adapter.tensors("unet.").items()}, path, {"lora_adapter_metadata": header})
+    found = read_adapter(path, SHAPES)
+    assert all(layer.alpha == layer.rank for layer in found.layers.values())
+    assert found.layers.keys() == adapter.layers.keys()
+
+
 def test_names_from_before_peft_are_read(tmp_path):
     adapter = adapter_of(ours("plain"))
     old = {}

@@ -30,6 +30,20 @@ def test_the_loss_is_the_error_of_the_other_rows(outlier, stochastic):
     assert found.rms == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("scales", ["tensor", "row"])
+def test_the_loss_is_the_error_of_the_other_columns(scales, stochastic):
+    """A channel of large values is most of each row, whose error beside it is small."""
+    x = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
+    x[:, 3] += 300
+    scale = np.full(300, 300 / 127) if scales == "tensor" else np.abs(x).max(axis=1) / 127
+    found = row_loss(x, scale, stochastic=stochastic)
+    assert found.of == "column"
+    assert found.share == pytest.approx(300 / 127 / (6 if stochastic else 12) ** 0.5, rel=0.1)
+    assert found.rms == pytest.approx(1.0, rel=0.2)
+    assert row_loss(x[:15], scale[:15]).of == "row", "too few values to judge a column by"
+
+
 def test_rows_of_zeros_do_not_count_and_columns_are_weighted():
     x = np.zeros((10, 4), np.float32)
     assert row_loss(x, 1.0).share == 0.0
@@ -73,6 +87,14 @@ def test_much_is_said_once_with_layer_numbers_and_setting(scheme, tensor, stocha
         assert messages == [f"{lost}: a few large values set the scale; {mend}"]
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.24, 0), (0.26, 1)])
+def test_channels_may_lose_more_than_rows(share, said):
+    messages: list[str] = []
+    Health(FQT(), messages.append).quantized("ff.out", "X", Loss(share, 0.25, 0.5, "column"))
+    assert len(messages) == said
+    assert all("26% of a typical column of X" in message for message in messages)
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
@@ -84,11 +106,11 @@ class Block(nn.Module):
         return self.conv(y[:, None]).square().mean()
 
 
-def losses(outlier):
+def losses(outlier, where=(0, 0, 0)):
     torch.manual_seed(0)
     model = get_peft_model(Block(), LoraConfig(r=2, target_modules=["adapted"], init_lora_weights=False))
     x = torch.randn(2, 32, 8)
-    x[0, 0, 0] += outlier
+    x[where] += outlier
     with loralith.open_device("direct", config="tiny") as device, warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         attachment = loralith.attach(model, device, modules="all")
@@ -112,3 +134,9 @@ def test_an_outlier_in_the_input_is_named():
     found, said = losses(300.0)
     assert found["adapted", "X"].share == pytest.approx(300 / 127 / 12**0.5, rel=0.3)
     assert any(message.startswith("adapted: quantization loses") and "of X" in message for message in said)
+
+
+def test_an_outlying_channel_is_named():
+    found, said = losses(300.0, (..., 3))
+    assert found["adapted", "X"].of == "column"
+    assert any(message.startswith("adapted: quantization loses") and "of a typical column of X" in message for message in said)

@@ -74,7 +74,7 @@ def alpha_of(name: str, rank: int, config: Mapping[str, Any], path: Path) -> flo
     ranks, alphas = (config.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
     wanted = ranks.get(get_pattern_key(list(ranks), name), config.get("r", usual.r))
     if wanted != rank:
-        raise AdapterError(f"{path}: {name} has A of rank {rank}, the configuration has {wanted}")
+        raise AdapterError(f"{path}: {name} has A of rank {rank}, the configuration has {wanted!r}")
     targets = {
         key: config[key] for key in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern") if config.get(key)
     }

@@ -284,6 +284,8 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
             raise AdapterError(f"{path} has a header {DIFFUSERS_HEADER} that is no JSON object")
         if any(name.startswith(DIFFUSERS_PREFIX) for name in config):
             config = {name.removeprefix(DIFFUSERS_PREFIX): value for name, value in config.items() if name.startswith(DIFFUSERS_PREFIX)}
+        else:  # of a text encoder alone: the U-Net has none, as diffusers reads it
+            config = {name: value for name, value in config.items() if not name.startswith(TEXT_ENCODER)} or None
     names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX)) for name in tensors}
     _once(names, path)
     return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)

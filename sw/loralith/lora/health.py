@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 from loralith.spec.scheme import FQT
 
-from .loss import Loss
+from .loss import COLUMNS, Loss
 
 __all__ = ["Health", "TrainingWarning"]
 
 SATURATION_BOUND = 0.01
 """Share of a tensor's values that may saturate before a warning. A measured scale saturates the largest value at most."""
 LOSS_BOUND = 0.1
-"""Share of a typical row that a quantizer may lose before a warning; normal values lose 1 to 2 %, products of activations up to 7 %."""
+"""Share of a typical row that a quantizer may lose before a warning, and `COLUMNS` times that of a typical column. Normal values lose 1 to
+2 %; products of activations up to 7 % of a row and 13 % of a column."""
 COARSE_BOUND = 0.5
 """The same for W of 4 bits, and for gradients that round to nearest: a few positions often have most of a gradient."""
 GRADIENTS = ("dY", "dO", "dO / rows", "dS")
@@ -72,8 +73,10 @@ class Health:
         if stochastic and tensor in GRADIENTS:
             return  # noise of the mean zero, which steps average
         coarse = tensor in GRADIENTS or (tensor == "W" and self.scheme.weight_bits == 4)
-        if loss.share > (COARSE_BOUND if coarse else LOSS_BOUND):
-            lost = f"quantization loses {loss.share:.0%} of a typical row of {tensor} (RMS {loss.rms:.3g}, in steps of {loss.step:.3g})"
+        if loss.share > (COARSE_BOUND if coarse else LOSS_BOUND) * (COLUMNS if loss.of == "column" else 1):
+            lost = (
+                f"quantization loses {loss.share:.0%} of a typical {loss.of} of {tensor} (RMS {loss.rms:.3g}, in steps of {loss.step:.3g})"
+            )
             self._say(layer, f"loss of {tensor}", f"{lost}: a few large values set the scale; {self._mend(tensor)}")
 
     def _mend(self, tensor: str) -> str:

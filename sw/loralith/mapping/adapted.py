@@ -11,7 +11,6 @@ import torch
 from peft.tuners.lora import Linear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from loralith.device.products import Resident
 from loralith.lora.frozen import FrozenLinear
@@ -19,7 +18,7 @@ from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
 from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.mapping.frozen import FrozenProducts, Product
-from loralith.mapping.mapped import Mapped
+from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
@@ -55,7 +54,7 @@ class _Product(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         a, b, token = ctx.saved_tensors
         need_dx = ctx.needs_input_grad[0]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from loralith.lora.attention import AttentionProducts, Heads
 from loralith.lora.quantize import Float32
 from loralith.mapping.forward import DeviceForward
-from loralith.mapping.mapped import Mapped
+from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.masks import additive
 from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import PROCESSORS, AttachError, Choice
@@ -126,7 +125,7 @@ class _Attend(torch.autograd.Function):
         return o
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (token,) = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from loralith.lora.frozen import FrozenConv, FrozenLinear, Input, Window
 from loralith.lora.loss import Loss, row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
-from loralith.mapping.mapped import Mapped
+from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.passes import Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
@@ -113,7 +112,7 @@ class Product(torch.autograd.Function):
         return layer.forward(x, place.step, place.call)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if not ctx.needs_input_grad[0]:
             return None, None, None, None

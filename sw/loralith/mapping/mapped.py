@@ -6,8 +6,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from loralith.compiler.regions import DoesNotFit
@@ -21,7 +23,26 @@ from loralith.spec.scheme import SchemeError
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["Mapped"]
+__all__ = ["Mapped", "first_order"]
+
+
+def _traceable(name: str) -> None:
+    """Raises AttachError under a transform of torch.func and in torch.jit.trace, which look for torch's operations."""
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+        raise AttachError(f"{name}: torch.func and torch.jit.trace do not see what the device computes; detach the model")
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For the backward pass of an autograd function whose context has the `Mapped` as ``layer``: AttachError where torch would go through
+    the gradients once more, since what they depend on is not in its graph."""
+
+    @wraps(backward)
+    def first(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise AttachError(f"{ctx.layer.name}: gradients of gradients are not computed; leave out create_graph=True")
+        return backward(ctx, *gradients)
+
+    return first
 
 
 class Resource(Protocol):
@@ -93,6 +114,7 @@ class Mapped(ABC):
 
     def place(self, x: Tensor) -> Place:
         """Of the pass over ``x`` that starts now. Not to be called inside an autograd function, which has no gradients enabled."""
+        _traceable(self.name)
         self.attachment.passing()
         return self.numbers.place(x, self.attachment.step)
 

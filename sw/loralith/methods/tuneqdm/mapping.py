@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import Kept, TunedConv, TunedLinear
 from loralith.mapping.frozen import ConvShapes, LinearShapes, window_of
-from loralith.mapping.mapped import Mapped
+from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import Choice
 from loralith.mapping.tensors import finite, float32, tensor, unknown
@@ -35,7 +34,7 @@ class _Product(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         s_out, s_in, token = ctx.saved_tensors
         found = ctx.layer.backward(token, dy, s_out, s_in)
