@@ -106,10 +106,16 @@ def print_summary(content: dict[str, Any]) -> None:
 @contextmanager
 def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
     """What puts a scheme on the torch reference, or on a device."""
-    if device is None:
-        from loralith.verif.attachment import ReferenceAttachment
+    from loralith.spec.step import StepScheme
+    from loralith.verif.attachment import ReferenceAttachment
+    from loralith.verif.step.attachment import StepAttachment
 
-        yield ReferenceAttachment
+    if device is None:
+        yield (
+            lambda model, scheme, tally: (
+                StepAttachment(model, scheme) if isinstance(scheme, StepScheme) else ReferenceAttachment(model, scheme, tally)
+            )
+        )
         return
     from loralith.device import open_device
     from loralith.mapping.attachment import attach
