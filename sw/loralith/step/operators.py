@@ -27,14 +27,12 @@ class Operator:
         name: torch's, without "aten::" (``mm``, ``native_group_norm_backward``).
         inputs, outputs: shapes of its tensors, in order.
         backward: whether it belongs to the backward pass.
-        stride: of a convolution, the same in both directions; 1 elsewhere.
     """
 
     name: str
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     backward: bool
-    stride: int = 1
 
     @property
     def elements(self) -> int:
@@ -45,7 +43,7 @@ class Operator:
     def product(self) -> tuple[int, int, int, int] | None:
         """(count, M, N, K) of what it multiplies, None for an operator that is no product.
 
-        A convolution has the places of its result as M; of its backward pass, which gives dX alone, those of its input.
+        A convolution has the places of its result as M, in its backward pass too, which gives dX alone.
         """
         name, shapes = self.name, self.inputs
         if name in ("addmm", "baddbmm"):
@@ -62,8 +60,8 @@ class Operator:
             return 1, n * H * W, O, C * h * w
         if name == "convolution_backward":
             (n, _, H, W), _, (O, C, h, w) = shapes[:3]
-            # dX of a strided convolution: as many products as forward, by phases of the input's places.
-            return 1, n * H * W * self.stride**2, C, O * h * w // self.stride**2
+            # By the phases of a strided convolution's input, each of as many places as the gradient: all its taps together are the kernel.
+            return 1, n * H * W, C, O * h * w
         return None
 
     @property
@@ -105,9 +103,8 @@ class _Recorder(TorchDispatchMode):
             return tuple(tuple(v.shape) for v in values if isinstance(v, Tensor))
 
         name = func._schema.name.removeprefix("aten::")
-        stride = args[4 if name.endswith("backward") else 3][0] if name.startswith("convolution") else 1
         inputs = shapes(args[0] if name == "cat" else args)
-        self.found.append(Operator(name, inputs, shapes(outputs), self.backward, stride))
+        self.found.append(Operator(name, inputs, shapes(outputs), self.backward))
         return result
 
 

@@ -24,10 +24,10 @@ def round_to(x: Tensor, fraction_bits: int) -> Tensor:
     """``x`` [...] float64, rounded half to even to ``fraction_bits`` bits after the leading one; float64. Below 2^-126: zero."""
     drop = 52 - fraction_bits
     bits = x.contiguous().view(torch.int64)
-    half = (1 << (drop - 1)) - 1
-    rounded = (bits + half + ((bits >> drop) & 1)) & ~((1 << drop) - 1)
+    rounded = bits >> drop
+    rounded.bitwise_and_(1).add_((1 << (drop - 1)) - 1).add_(bits).bitwise_and_(-(1 << drop))
     y = rounded.view(torch.float64)
-    return torch.where(y.abs() < SMALLEST, torch.zeros_like(y), y)
+    return y.masked_fill_(y.abs() < SMALLEST, 0.0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class VectorFormat:
     def round(self, x: Tensor) -> Tensor:
         """A float64 tensor as the nearest values of the format, as float32."""
         y = round_to(x.double(), self.fraction_bits)
-        if not bool((y.abs() < LARGEST_EXPONENT).all()):
+        if y.numel() and not float(y.abs().amax()) < LARGEST_EXPONENT:
             raise SchemeError("a result of the vector unit is not finite: NaN, infinity or at least 2^128")
         return y.float()
 

@@ -28,7 +28,8 @@ class StepAdamW:
         self.parameters, self.scheme, self.lr, self.betas, self.eps = parameters, scheme, lr, betas, eps
         self.v = VectorFormat(scheme.optimizer_bits)
         self.step_count = 0
-        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        count = sum(parameter.numel() for parameter in parameters)
+        self.moments = (torch.zeros(count), torch.zeros(count))
         self._random = torch.Generator().manual_seed(scheme.seed + 1)
 
     def zero_grad(self) -> None:
@@ -37,15 +38,15 @@ class StepAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
+        """One update of all parameters, each of which must have a gradient."""
         self.step_count += 1
-        for index, parameter in enumerate(self.parameters):
-            if parameter.grad is None:
-                continue
-            m, s = self.moments[index]
-            grad = self.v.round(parameter.grad)
-            change, m, s = programs.adamw(self.v, parameter, grad, m, s, self.step_count, self.lr, self.betas, self.eps)
-            self.moments[index] = (m, s)
-            parameter.copy_(self._stochastic(parameter, change) if self.scheme.stochastic_update else self.v.sub(parameter, change))
+        value = torch.cat([parameter.flatten() for parameter in self.parameters])
+        grad = self.v.round(torch.cat([parameter.grad.flatten() for parameter in self.parameters]))  # type: ignore[union-attr]
+        change, *moments = programs.adamw(self.v, value, grad, *self.moments, self.step_count, self.lr, self.betas, self.eps)
+        self.moments = (moments[0], moments[1])
+        value = self._stochastic(value, change) if self.scheme.stochastic_update else self.v.sub(value, change)
+        for parameter, own in zip(self.parameters, value.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.copy_(own.reshape(parameter.shape))
 
     def _stochastic(self, value: Tensor, change: Tensor) -> Tensor:
         exact = value.double() - change.double()
