@@ -10,6 +10,7 @@ CONFIG ?= base
 PYTEST_FLAGS ?=
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
+SOAK_FLAGS ?= --lists --configs tiny,narrow,random:1,random:8 --commands 1000000 --seconds 3600 --failure build/soak-failure.json
 
 # The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim test test-slow test-outside synth gen lint format lock clean distclean
+.PHONY: help setup sim test test-slow test-outside soak synth gen lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -35,12 +36,12 @@ $(STAMP):
 			"and 'make PYTHON=/path/to/python3 setup' takes another" >&2; exit 1; fi
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is not a Python of at least 3.11" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-		"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	@$(BIN)/python -P -m pip --version >/dev/null 2>&1 || { \
+		"$(PYTHON)" -P -c 'import ensurepip, venv' 2>/dev/null || { \
 			echo "error: $(PYTHON) has no venv module; 'apt-get install python3-venv' installs it" >&2; exit 1; }; \
-		echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+		echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -P -m venv --clear $(VENV); }
+	$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/loralith doctor
 	@rm -f $(VENV)/.setup-*; touch $@
 
@@ -48,15 +49,18 @@ sim: $(STAMP) ## train on the Verilated RTL and compare every bit with the refer
 	$(BIN)/loralith sim --config $(CONFIG)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)
+	$(BIN)/python -P -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
-	$(BIN)/python -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+	$(BIN)/python -P -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
+	$(BIN)/loralith soak $(SOAK_FLAGS)
 
 test-outside: $(STAMP) ## compare quantizers and products with torchao's, which it installs in build/outside
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/outside \
+	$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/outside \
 		$(shell sed -n 's/^ *"\(torchao==[0-9.]*\)".*/\1/p' pyproject.toml)
-	PYTHONPATH=build/outside $(BIN)/python -m pytest tests/unit/test_outside.py $(PYTEST_FLAGS)
+	PYTHONPATH=build/outside $(BIN)/python -P -m pytest tests/unit/test_outside.py $(PYTEST_FLAGS)
 
 synth: $(STAMP) ## synthesize, place and route for BOARD; CONFIG= and SYNTH_FLAGS= choose more
 	$(BIN)/loralith synth --board $(BOARD) $(if $(filter-out file,$(origin CONFIG)),--config $(CONFIG)) $(SYNTH_FLAGS)

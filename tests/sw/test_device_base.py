@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -173,3 +174,64 @@ def test_devices_and_compiler_import_neither_torch_nor_amaranth() -> None:
         "assert not {'torch', 'amaranth'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_share_a_device() -> None:
+    """Products of four threads at once; each is exact, and nothing stays allocated but the list's buffer."""
+    device = open_device("reference", "tiny")
+    rng = np.random.default_rng(3)
+    pairs = [(rng.integers(-9, 9, (5, 11 + n)).astype(np.int8), rng.integers(-9, 9, (11 + n, 6)).astype(np.int8)) for n in range(4)]
+
+    def work(pair: tuple[np.ndarray, np.ndarray]) -> int:
+        left, right = pair
+        want = left.astype(np.int32) @ right
+        return sum((device.matmul(left, right) == want).all() for _ in range(12))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(work, pairs)) == [12] * 4
+    finally:
+        sys.setswitchinterval(before)
+    assert len(device.heap.taken) == 1
+
+
+def test_an_arena_keeps_its_own_though_older_memory_is_freed_within(device: ReferenceDevice) -> None:
+    old = device.alloc(64)
+    with device.arena():
+        device.free(old)
+        assert device.alloc(64) == old
+    assert not device.heap.taken
+
+
+def test_deferred_releases_come_before_the_next_allocation(device: ReferenceDevice) -> None:
+    whole = device.alloc(SIZE)
+    device.defer(lambda: device.free(whole))
+    assert device.alloc(SIZE) == whole
+
+
+def test_out_of_memory_says_what_would_do() -> None:
+    device = ReferenceDevice(PRESETS["tiny"], memory_bytes=1 << 14)
+    device.alloc(5000)
+    with pytest.raises(OutOfMemory, match=r"no 20000 bytes.*memory_bytes=32768 or more instead of 16384, or take smaller batches"):
+        device.alloc(20000)
+    with ReferenceDevice(PRESETS["tiny"], memory_bytes=32768) as larger:
+        larger.alloc(5000)
+        larger.alloc(20000)
+
+
+def test_a_closed_device_says_so(device: ReferenceDevice) -> None:
+    address = device.alloc(64)
+    device.close()
+    device.close()
+    for operation in (
+        lambda: device.alloc(64),
+        lambda: device.read(address, 1),
+        lambda: device.write(address, b"a"),
+        lambda: device.run(bytes(128)),
+        lambda: device.matmul(np.ones((2, 2), np.int8), np.ones((2, 2), np.int8)),
+    ):
+        with pytest.raises(DeviceError, match="the device is closed"):
+            operation()
+    device.free(address)

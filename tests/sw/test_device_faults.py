@@ -8,6 +8,7 @@ from loralith.compiler.command_list import CommandList
 from loralith.compiler.rules import problems
 from loralith.device import DeviceError, DeviceFault, open_device
 from loralith.device.reference import ReferenceDevice
+from loralith.device.status import Status
 from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check, Code, Unit
@@ -179,12 +180,13 @@ def test_an_earlier_check_wins(device: ReferenceDevice) -> None:
 def test_unmet_wait_and_full_semaphore_are_the_watchdogs(device: ReferenceDevice) -> None:
     waits = Command.make(Opcode.COMPUTE, **CHAIN, segment_wait=2)
     gives = Command.make(Opcode.LOAD, **LOAD, signal=2)
-    status = fault_of(device, waits).status
-    assert (status.code, status.unit, status.command) == (Code.WATCHDOG, Unit.COMPUTE, 0)
+    fault = fault_of(device, waits)
+    assert fault.status == Status(Code.WATCHDOG)  # of the whole machine, as the RTL has it
+    assert str(fault) == "WATCHDOG\n0 of 1 commands were complete"
     device.run(CommandList.of([gives, waits]))
-    assert fault_of(device, gives, waits, waits).status.command == 2
+    assert fault_of(device, gives, waits, waits).disassembly == "2 of 3 commands were complete"
     device.run(CommandList.of([gives] * 15))
-    assert fault_of(device, *[gives] * 16).status.command == 15
+    assert fault_of(device, *[gives] * 16).disassembly == "15 of 16 commands were complete"
 
 
 def test_list_outside_the_window() -> None:

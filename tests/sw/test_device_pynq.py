@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from loralith.compiler.command_list import CommandList
-from loralith.device import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, open_device
+from loralith.device import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, OutOfMemory, open_device
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
@@ -104,6 +104,7 @@ def mmio(monkeypatch: pytest.MonkeyPatch) -> Mmio:
 def bitfile(tmp_path: Path) -> str:
     path = tmp_path / "loralith.bit"
     path.touch()
+    path.with_suffix(".hwh").touch()
     return f"pynq:{path}"
 
 
@@ -144,4 +145,57 @@ def test_what_is_missing_is_named(mmio: Mmio, bitfile: str, monkeypatch: pytest.
         open_device(bitfile, CONFIG, core="other")
     monkeypatch.setitem(sys.modules, "pynq", None)
     with pytest.raises(DeviceError, match="the pynq package is missing"):
+        open_device(bitfile, CONFIG)
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_arguments: Any, **_named: Any) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "allocate",
+            RuntimeError("Failed to allocate Memory!"),
+            r"1,048,576 bytes .* Failed to allocate Memory!; give a smaller memory_bytes",
+        ),
+        ("allocate", MemoryError(), "cannot be had: MemoryError; give a smaller memory_bytes"),
+        ("Overlay", PermissionError(13, "Permission denied"), r"loralith\.bit cannot be loaded: .*Permission denied \(run as root"),
+        ("Overlay", RuntimeError("Root permission needed by the library."), r"cannot be loaded: Root permission .* \(run as root"),
+        ("Overlay", RuntimeError("Unable to parse\n metadata"), "cannot be loaded: Unable to parse metadata$"),
+        ("Overlay", TimeoutError("FPGA manager"), "cannot be loaded: FPGA manager$"),
+    ],
+)
+def test_what_pynq_refuses_is_one_line(mmio: Mmio, bitfile: str, name: str, error: Exception, message: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["pynq"], name, raising(error))
+    with pytest.raises(DeviceError, match=message) as caught:
+        open_device(bitfile, CONFIG, memory_bytes=SIZE)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, OutOfMemory) == (name == "allocate")
+
+
+def test_a_bitfile_without_its_description_is_named(mmio: Mmio, bitfile: str) -> None:
+    Path(bitfile.removeprefix("pynq:")).with_suffix(".hwh").unlink()
+    with pytest.raises(DeviceError, match=r"loralith\.bit has no loralith\.hwh beside it"):
+        open_device(bitfile, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import absent_library", "pynq is installed, but absent_library, which it needs, is not: install that"),
+        ("raise OSError('no device tree')", "pynq is installed, but does not start: no device tree"),
+        ("from pathlib import absent", "pynq is installed, but does not start: cannot import name 'absent'"),
+    ],
+)
+def test_a_pynq_that_does_not_start_is_not_called_missing(bitfile: str, text: str, message: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "pynq", raising=False)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "pynq.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    with pytest.raises(DeviceError, match=message):
         open_device(bitfile, CONFIG)

@@ -17,10 +17,9 @@ from loralith.diffusion.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     settings_hash,
-    write_bytes,
-    write_json,
 )
 from loralith.diffusion.folder import FolderError, check_folder, locked
+from loralith.files import write_bytes, write_json
 
 SETTINGS = {"rank": 4, "alpha": 4.0, "targets": ["to_k", "to_q"]}
 

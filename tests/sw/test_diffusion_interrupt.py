@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loralith.diffusion.checkpoint import CheckpointError
 from loralith.diffusion.interrupt import stop_on_interrupt
-from loralith.diffusion.pretrain import PretrainSettings, pretrain
+from loralith.diffusion.pretrain import PretrainSettings, pretrain, resumed_settings
 from loralith.diffusion.unet import TOKENS_FILE, WEIGHTS_FILE
 
 
@@ -43,6 +44,11 @@ def test_pretraining_resumes_to_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         pretrain(settings, tmp_path / "cut", progress=cut)
     steps: list[int] = []
+    assert resumed_settings(tmp_path / "cut", steps=None, seed=None) == settings
+    with pytest.raises(CheckpointError, match=r"--steps 9 contradicts .*, which has 5: the learning rate follows them"):
+        resumed_settings(tmp_path / "cut", steps=9, seed=None)
+    with pytest.raises(CheckpointError, match=r"--seed 1 contradicts .*, which has 0"):
+        resumed_settings(tmp_path / "cut", steps=5, seed=1)
     pretrain(settings, tmp_path / "cut", resume=True, progress=lambda step, _loss, _rate: steps.append(step))
     assert steps == [3, 4, 5]
     for name in (WEIGHTS_FILE, TOKENS_FILE):

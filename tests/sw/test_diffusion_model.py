@@ -10,7 +10,8 @@ pytest.importorskip("diffusers")
 from diffusers import UNet2DConditionModel
 
 from loralith.diffusion.classifier import classify, load_classifier
-from loralith.diffusion.data import DIGITS, HELD_OUT, KNOWN, class_images, labelled_images, personal_images
+from loralith.diffusion.data import class_images, labelled_images, personal_images
+from loralith.diffusion.digits import DIGITS, HELD_OUT, KNOWN, TRAINING_IMAGES
 from loralith.diffusion.draws import generator
 from loralith.diffusion.objective import draw_step, held_out_loss
 from loralith.diffusion.prompt import TOKENS, PromptEncoder, digit_prompt, tokenize
@@ -129,7 +130,7 @@ def test_damaged_weights_are_named(tmp_path) -> None:
     for changed, message in (
         ({"in_channels": 4}, r"config\.json has in_channels 4; the images and prompts here need 1"),
         ({"cross_attention_dim": 768}, "has cross_attention_dim 768; .* need 64"),
-        ({"_class_name": "AutoencoderKL"}, "is of a AutoencoderKL; a UNet2DConditionModel can be trained"),
+        ({"_class_name": "AutoencoderKL"}, "is of a AutoencoderKL; a UNet2DConditionModel is what can be used here"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(LoralithError, match=message):
@@ -137,3 +138,8 @@ def test_damaged_weights_are_named(tmp_path) -> None:
     (tmp_path / "classifier.safetensors").write_bytes(b"not a tensor")
     with pytest.raises(LoralithError, match=r"classifier\.safetensors"):
         load_classifier(tmp_path)
+
+
+def test_settings_know_how_many_images_there_are():
+    """A constant, so that settings are checked before torch and the images are loaded."""
+    assert {digit: len(class_images(digit, evaluation=False)) for digit in HELD_OUT} == TRAINING_IMAGES

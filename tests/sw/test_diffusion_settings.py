@@ -30,6 +30,7 @@ from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, Se
         ({"targets": ()}, "targets must be all, kv or some of to_q"),
         ({"targets": ("to_q", "ff.net.2")}, r"targets must be all, kv or some of .*not \['to_q', 'ff\.net\.2'\]"),
         ({"targets": ("to_q", "to_q")}, "each once"),
+        ({"unet_only": True}, "unet_only goes with an adapter to start from; give start_from too"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and less than 1, not 1\.0"),
         ({"adapter_scales": "device"}, "adapter_scales must be 'measured' without a device, not 'device'"),
         ({"weight_bits": 4}, "weight_bits must be 8 without a device, not 4"),

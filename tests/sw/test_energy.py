@@ -81,7 +81,7 @@ def test_the_report_says_its_tier_and_has_wider_numbers_cost_more(capsys: pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "sd-9"], "model must be one of sd-1.5, not 'sd-9'"),
+        (["--model", "sd-9"], "model must be one of sd15, not 'sd-9'"),
         (["--ranks", "0"], "a rank must be in 1..128, not 0"),
         (["--node", "3nm"], "node must be one of 45nm, 7nm, not '3nm'"),
     ],

@@ -1,6 +1,8 @@
 """Adapter files: what we write is loaded by stock PEFT and diffusers, what they and kohya write is loaded by us, with the same outputs."""
 
 import json
+import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loralith.cli import main
-from loralith.diffusion.adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_names, save_adapter, with_adapter
-from loralith.diffusion.formats import _sgm_blocks, _sgm_name, read_adapter
+from loralith.diffusion.adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_shapes, save_adapter, with_adapter
+from loralith.diffusion.formats import _sgm_blocks, _sgm_name, read_adapter, write_peft
 from loralith.mapping.configs import find_model
 
 CONFIG = {
@@ -60,10 +62,22 @@ def output(model):
 
 
 PLAIN = output(unet())
+SHAPES = module_shapes(unet())
+
+
+@cache
+def made(kind="plain"):
+    """The adapter of `ours`, which no test changes."""
+    return adapter_of(ours(kind))
+
+
+@cache
+def wanted(kind="plain"):
+    return output(ours(kind))
 
 
 def read(path: Path):
-    model = with_adapter(unet(), read_adapter(path, module_names(unet())))
+    model = with_adapter(unet(), read_adapter(path, SHAPES))
     return output(model.eval())
 
 
@@ -91,7 +105,7 @@ def test_what_we_write_is_read_back_the_same(kind, tmp_path):
     save_adapter(model, tmp_path)
     assert content == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for file in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
-        found = read_adapter(tmp_path / file, module_names(unet()))
+        found = read_adapter(tmp_path / file, SHAPES)
         mine = adapter_of(model)
         assert found.rslora == mine.rslora
         assert {name: (layer.rank, layer.alpha) for name, layer in found.layers.items()} == {
@@ -180,7 +194,7 @@ def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
     assert sum("_blocks_" in key or "middle" in key for key in tensors) == len(tensors)
     assert not any("attentions" in key for key in tensors)
     save_file(tensors, tmp_path / "kohya.safetensors")
-    found = read_adapter(tmp_path / "kohya.safetensors", module_names(unet()))
+    found = read_adapter(tmp_path / "kohya.safetensors", SHAPES)
     assert sorted(found.layers) == sorted(adapter.layers)
     loader = StableDiffusionXLPipeline
     state, alphas = loader.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors", unet_config=unet().config)  # pyright: ignore[reportAssignmentType]
@@ -191,7 +205,7 @@ def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
 
 def test_every_module_of_sdxl_has_one_name_of_stabilitys():
     with torch.device("meta"):
-        names = module_names(UNet2DConditionModel(**find_model("sdxl").config))
+        names = module_shapes(UNet2DConditionModel(**find_model("sdxl").config))
     blocks = _sgm_blocks(names)
     leaves = [name for name in names if name.endswith(("conv1", "to_q", "proj_in", "conv", "time_emb_proj", "conv_shortcut", "linear_1"))]
     sgm = {_sgm_name(name, blocks) for name in leaves}
@@ -204,7 +218,7 @@ def test_every_module_of_sdxl_has_one_name_of_stabilitys():
 def test_without_alpha_it_is_the_rank(tmp_path):
     adapter = adapter_of(ours("patterns"))
     kohya(adapter, tmp_path / "kohya.safetensors", alpha=False)
-    found = read_adapter(tmp_path / "kohya.safetensors", module_names(unet()))
+    found = read_adapter(tmp_path / "kohya.safetensors", SHAPES)
     assert all(layer.alpha == layer.rank for layer in found.layers.values())
     save_file({name: tensor.clone() for name, tensor in adapter.tensors("unet.").items()}, tmp_path / "bare.safetensors")
     stock = unet()
@@ -220,14 +234,14 @@ def test_names_from_before_peft_are_read(tmp_path):
         old |= {f"unet.{stem}.processor.{last}_lora.down.weight": layer.a.clone()}
         old |= {f"unet.{stem}.processor.{last}_lora.up.weight": layer.b.clone()}
     save_file(old, tmp_path / "old.safetensors")
-    found = read_adapter(tmp_path / "old.safetensors", module_names(unet()))
+    found = read_adapter(tmp_path / "old.safetensors", SHAPES)
     assert sorted(found.layers) == sorted(adapter.layers)
     assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
 
 
 def altered(tmp_path, change, name="x.safetensors"):
     """A file of diffusers with its tensors changed."""
-    tensors = {key: tensor.clone() for key, tensor in adapter_of(ours("plain")).tensors("unet.").items()}
+    tensors = {key: tensor.clone() for key, tensor in made().tensors("unet.").items()}
     change(tensors)
     save_file(tensors, tmp_path / name)
     return tmp_path / name
@@ -256,7 +270,43 @@ FIRST = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 def test_what_is_not_supported_is_refused_by_name(tmp_path, change, message):
     path = altered(tmp_path, change)
     with pytest.raises(AdapterError, match=message):
-        read_adapter(path, module_names(unet()))
+        read_adapter(path, SHAPES)
+
+
+@pytest.mark.parametrize("tool", ["kohya", "diffusers"])
+def test_the_unet_alone_is_taken_on_request(tool, tmp_path, capsys):
+    adapter, path = adapter_of(ours("plain")), tmp_path / "x.safetensors"
+    tensors = kohya(adapter, path) if tool == "kohya" else adapter.tensors("unet.")
+    if tool == "kohya":
+        left = ["lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_te2_text_projection"]
+        more = {f"{name}.{end}": torch.ones(3, 3) for name in left for end in ("lora_down.weight", "lora_up.weight")}
+        more[f"{left[0]}.alpha"] = torch.tensor(3.0)
+    else:
+        left = ["text_encoder.layers.0.q_proj", "text_encoder_2.layers.0.q_proj"]
+        more = {f"{name}.lora_{letter}.weight": torch.ones(3, 3) for name in left for letter in "AB"}
+    save_file({name: tensor.contiguous() for name, tensor in {**tensors, **more}.items()}, path)
+    with pytest.raises(AdapterError, match=r"has layers of a text encoder .*; --unet-only takes those alone"):
+        read_adapter(path, SHAPES)
+    with pytest.warns(UserWarning, match=f"2 layers of a text encoder are left out: {', '.join(left)}"):
+        found = read_adapter(path, SHAPES, unet_only=True)
+    assert found.left_out == tuple(left)
+    model = add_adapter(unet(), targets=TARGETS, seed=0, rank=3, alpha=6 if tool == "kohya" else 3)  # without a header alpha is r
+    with pytest.warns(UserWarning, match="are left out"):
+        load_adapter(model, path, unet_only=True)
+    assert all(torch.equal(layer.b, adapter.layers[name].b) for name, layer in adapter_of(model).layers.items())
+    assert {name: layer.rank for name, layer in found.layers.items()} == {name: layer.rank for name, layer in adapter.layers.items()}
+    assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
+    folder = tmp_path / "unet"
+    unet().save_config(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["adapter", str(path), "--model", str(folder), "--unet-only", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["left_out"] == left
+    assert f"left out: {', '.join(left)}" in told.err
+    save_file(more, path)
+    with pytest.raises(AdapterError, match="holds no LoRA tensors of a U-Net"):
+        read_adapter(path, SHAPES, unet_only=True)
 
 
 def test_settings_that_differ_or_are_not_supported(tmp_path):
@@ -274,14 +324,14 @@ def test_settings_that_differ_or_are_not_supported(tmp_path):
     for setting, value in (("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True)):
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, setting: value}))
         with pytest.raises(AdapterError, match=f"has {setting} {value!r}, which is not supported"):
-            read_adapter(tmp_path, module_names(unet()))
+            read_adapter(tmp_path, SHAPES)
     with pytest.raises(AdapterError, match="the pattern 'to_nothing' fits no layer with an adapter"):
         add_adapter(unet(), targets=TARGETS, seed=0, rank=3, alpha=6, rank_pattern={"to_nothing": 4})
     with pytest.raises(AdapterError, match="does not hold a PEFT adapter or one of diffusers"):
-        read_adapter(tmp_path.parent, module_names(unet()))
+        read_adapter(tmp_path.parent, SHAPES)
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(AdapterError, match=r"broken\.safetensors does not hold an adapter"):
-        read_adapter(tmp_path / "broken.safetensors", module_names(unet()))
+        read_adapter(tmp_path / "broken.safetensors", SHAPES)
 
 
 def test_command_shows_and_converts(tmp_path, capsys):
@@ -298,3 +348,161 @@ def test_command_shows_and_converts(tmp_path, capsys):
     assert set(load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")) == set(adapter_of(ours("plain")).tensors("unet."))
     assert main(words) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+# Every field and tensor is used or refused.
+
+
+@pytest.mark.parametrize("first", ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "mica"])
+def test_first_values_that_change_the_base_model_are_refused(first, tmp_path):
+    written(tmp_path)
+    edit(tmp_path, init_lora_weights=first)
+    with pytest.raises(AdapterError, match=rf"has init_lora_weights '{first}', which changes the base model's weights"):
+        read_adapter(tmp_path, SHAPES)
+
+
+def test_a_pissa_adapter_as_peft_writes_it_is_refused_and_its_conversion_read(tmp_path):
+    """Its A and B belong to W less their product: read as plain LoRA, the principal part of W would count twice."""
+    peft = get_peft_model(unet(), LoraConfig(r=3, lora_alpha=3, target_modules=list(TARGETS), init_lora_weights="pissa"))
+    peft.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    want = output(peft)
+    peft.save_pretrained(tmp_path / "trained")
+    with pytest.raises(AdapterError, match="has init_lora_weights 'pissa'"):
+        read(tmp_path / "trained")
+    peft.peft_config["default"].init_lora_weights = True
+    peft.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    assert torch.allclose(read(tmp_path / "plain"), want, atol=1e-5)
+
+
+def written(folder):
+    """What `save_adapter` writes of `ours`, without making the model again."""
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=list(TARGETS))
+    write_peft(made(), folder, config)
+
+
+def edit(folder, **settings):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("peft_type", "LOHA", "is an adapter of the type LOHA"),
+        ("lora_bias", True, "has lora_bias True, which is not supported"),
+        ("use_qalora", True, "has use_qalora True"),
+        ("modules_to_save", ["conv_out"], r"has modules_to_save \['conv_out'\]"),
+        ("layer_replication", [[0, 1]], r"has layer_replication \[\[0, 1\]\]"),
+        ("trainable_token_indices", [1], r"has trainable_token_indices \[1\]"),
+        ("bias", "lora_only", "has bias 'lora_only'"),
+        ("r", 4, "has A of rank 3, the configuration has 4"),
+        ("rank_pattern", {"to_q": 2}, "to_q has A of rank 3, the configuration has 2"),
+        ("rank_pattern", 2, "has rank_pattern 2, which is no JSON object"),
+        ("lora_alpha", 0, "has the alpha of .* 0; it must be a number other than 0"),
+        ("lora_alpha", "8", "has the alpha of .* '8'"),
+        ("target_modules", ["to_q"], r"has the layer .*, which its configuration's target_modules do not name"),
+        ("exclude_modules", ["to_v"], r"has the layer .*to_v, which its configuration's target_modules do not name"),
+    ],
+)
+def test_settings_are_used_or_refused(setting, value, message, tmp_path):
+    written(tmp_path)
+    edit(tmp_path, **{setting: value})
+    with pytest.raises(AdapterError, match=message):
+        read_adapter(tmp_path, SHAPES)
+
+
+def test_a_setting_that_peft_does_not_know_is_ignored_with_a_warning(tmp_path):
+    written(tmp_path)
+    edit(tmp_path, of_a_later_version={"scale": 2}, another=None, lora_dropout=0.5)
+    with pytest.warns(UserWarning, match="has of_a_later_version {'scale': 2}, which PEFT does not know; ignored"):
+        got = read(tmp_path)
+    assert torch.equal(got, wanted())
+
+
+def test_a_configuration_with_a_byte_order_mark_is_read_and_utf_16_is_named(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert torch.equal(read(tmp_path), wanted())
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(AdapterError, match=r"does not hold a PEFT adapter: it is UTF-16 text; save it as UTF-8"):
+        read(tmp_path)
+
+
+def test_alphas_beside_names_of_peft_are_used_as_stock_diffusers_uses_them(tmp_path):
+    adapter = made("patterns")
+    tensors = {name: tensor.clone() for name, tensor in adapter.tensors("unet.").items()}
+    tensors |= {f"unet.{name}.alpha": torch.tensor(layer.alpha) for name, layer in adapter.layers.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = read_adapter(tmp_path / "x.safetensors", SHAPES)
+    assert {name: layer.alpha for name, layer in found.layers.items()} == {name: layer.alpha for name, layer in adapter.layers.items()}
+    assert torch.equal(read(tmp_path / "x.safetensors"), wanted("patterns"))
+
+
+def test_alphas_that_differ_from_the_configuration_are_refused(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, f"base_model.model.{FIRST}.alpha": torch.tensor(6.0)}, path)
+    assert torch.equal(read(tmp_path), wanted())
+    save_file({**tensors, f"base_model.model.{FIRST}.alpha": torch.tensor(3.0)}, path)
+    with pytest.raises(AdapterError, match=rf"has the alpha 3 of {FIRST} as a tensor, and 6 in its configuration"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_other_floats_are_read(kind, tmp_path):
+    adapter = made()
+    tensors = {name: tensor.to(kind) for name, tensor in adapter.tensors("unet.").items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = read_adapter(tmp_path / "x.safetensors", SHAPES)
+    assert all(torch.equal(layer.a.float(), tensors[f"unet.{name}.lora_A.weight"].float()) for name, layer in found.layers.items())
+    read(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, a, b: t.update({a: torch.ones(3, 9)}), r"has A of shape \[3, 9\] and B of shape \[8, 3\]: A must be \[r, 8\]"),
+        (lambda t, a, b: t.update({b: torch.ones(7, 3)}), r"and B of shape \[7, 3\]: A must be \[r, 8\] and B \[8, r\]"),
+        (lambda t, a, b: t.update({a: t[b], b: t[a]}), "A and B are exchanged"),
+        (lambda t, a, b: t.update({a: torch.ones(0, 8), b: torch.ones(8, 0)}), "has an adapter of rank 0"),
+        (lambda t, a, b: t.update({a: torch.ones(3, 8, 1, 1), b: torch.ones(8, 3, 1, 1)}), r"A must be \[r, 8\]"),
+        (lambda t, a, b: t.update({a: torch.ones(3), b: torch.ones(8)}), r"A of shape \[3\] and B of shape \[8\]"),
+        (lambda t, a, b: t.update({a: t[a].to(torch.int8)}), "A of .* of type int8, which is not supported"),
+        (lambda t, a, b: t.update({"unet.nothing.alpha": torch.tensor(3.0)}), r"has the tensor nothing\.alpha, which is none of a LoRA"),
+        (lambda t, a, b: t.update({a.replace("lora_A.weight", "alpha"): torch.ones(2)}), r"alpha of shape \(2,\); an alpha is one number"),
+        (lambda t, a, b: t.update({a.replace("lora_A.weight", "alpha"): torch.tensor(0.0)}), "it must be a number other than 0"),
+        (lambda t, a, b: t.update({a.removeprefix("unet."): t[a].clone()}), "lora_A.weight twice, as"),
+        (lambda t, a, b: t.update({"unet.conv_out.weight": torch.ones(1, 8, 3, 3)}), r"has the tensor conv_out\.weight, which is none"),
+        (
+            lambda t, a, b: t.update(
+                {"unet.conv_norm_out.lora_A.weight": torch.ones(3, 8), "unet.conv_norm_out.lora_B.weight": torch.ones(8, 3)}
+            ),
+            "has the layer conv_norm_out, which is no Linear and no convolution",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, message, tmp_path, capsys):
+    path = altered(tmp_path, lambda t: change(t, f"unet.{FIRST}.lora_A.weight", f"unet.{FIRST}.lora_B.weight"))
+    with pytest.raises(AdapterError, match=message):
+        read_adapter(path, SHAPES)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert main(["adapter", str(path), "--model", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_kohya_file_with_one_layer_under_two_names_is_refused(tmp_path):
+    adapter = made()
+    tensors = kohya(adapter, tmp_path / "k.safetensors")
+    name = "down_blocks_1_attentions_0"
+    twice = {key.replace(name, "input_blocks_3_1"): tensor.clone() for key, tensor in tensors.items() if name in key}
+    save_file({**tensors, **twice}, tmp_path / "k.safetensors")
+    with pytest.raises(AdapterError, match=r"has down_blocks\.1.* twice, as lora_unet_"):
+        read_adapter(tmp_path / "k.safetensors", SHAPES)

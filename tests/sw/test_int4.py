@@ -274,7 +274,8 @@ def layer_step(device, T, I, O, r, scheme, *, need_dx=True, seed=0):
     reference = LoraLayer(QuantizedWeight(torch.from_numpy(weight.q), torch.from_numpy(weight.scale)), 8.0, scheme, 3)
     read, run = [], device.run
 
-    def counting(commands, timeout=60.0):
+    def counting(data, timeout=60.0):
+        commands = CommandList.unpack(data)
         check(commands, device.config, (device.memory_base, device.memory_base + device.memory_bytes))
         result = run(commands, timeout)
         read.append(device.last_counters.bytes_read)
@@ -379,7 +380,7 @@ def train(device, bits, steps=3):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    read, weights = attachment.counters()["bytes_read"], sum(layer.weight_bytes()[0] for layer in attachment.layers)
+    read, weights = attachment.counters().get("bytes_read"), sum(layer.weight_bytes()[0] for layer in attachment.layers)
     trained = [p.detach().clone() for p in net.parameters() if p.requires_grad]
     loralith.detach(net)
     return losses, trained, read, weights

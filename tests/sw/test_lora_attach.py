@@ -62,17 +62,20 @@ def test_device_memory_is_given_back(device):
     model, x = peft_model(), torch.randn(4, 12)
     attachment = loralith.attach(model, device)
     gradients(model, x)
-    taken = set(device._heap.taken)
+    attachment.step_begin(0)
+    taken = set(device.heap.taken)
     for step in range(3):
         attachment.step_begin(step)
         gradients(model, x)
-        model(x)  # a forward pass without backward, dropped by the next step
+        model(x)  # a forward pass whose result nobody keeps
     attachment.step_begin(9)
-    assert set(device._heap.taken) == taken
+    assert set(device.heap.taken) == taken
     with torch.no_grad():
         model(x)
-    assert set(device._heap.taken) == taken
+    attachment.step_begin(10)
+    assert set(device.heap.taken) == taken
     attachment.detach()
+    assert len(device.heap.taken) == 1, "the list's buffer alone"
 
 
 def test_same_step_same_bits_other_step_other_bits(device):
@@ -124,12 +127,50 @@ def test_unsupported_settings_are_refused_by_name(device, settings, message):
     assert not device._heap.taken
 
 
+@pytest.mark.parametrize(
+    ("settings", "left", "reason"),
+    [
+        ({"target_modules": ["first", "conv"]}, "conv", "LoRA on Conv2d is not supported; target linear layers"),
+        ({"exclude": "second"}, "second", "lora_dropout must be 0, not 0.05"),
+    ],
+)
+def test_unsupported_layers_stay_in_torch_on_request(device, settings, left, reason):
+    dropped = settings.pop("exclude", None)
+    model = peft_model(**settings)
+    modules = {name: module for name, module in model.named_modules() if name.split(".")[-1] == left}
+    ((name, module),) = modules.items()
+    if dropped:
+        module.lora_dropout["default"] = nn.Dropout(0.05)
+    with pytest.warns(UserWarning, match=f"1 LoRA layers stay in torch .*{left}: {reason}"):
+        attachment = loralith.attach(model, device, unsupported="leave")
+    assert [(choice.name, choice.kind, choice.reason) for choice in attachment.unmapped if choice.kind == "lora"] == [
+        (name, "lora", reason)
+    ]
+    assert all(layer.name != name for layer in attachment.layers)
+    assert any(layer.name.endswith("first") for layer in attachment.layers)
+    assert "forward" not in vars(module), "it is torch's own"
+    loralith.detach(model)
+    with pytest.raises(AttachError, match=reason):
+        loralith.attach(model, device)
+    with pytest.raises(AttachError, match="unsupported must be refuse or leave, not 'skip'"):
+        loralith.attach(model, device, unsupported="skip")
+
+
+def test_a_model_of_unsupported_layers_alone_is_refused(device):
+    with (
+        pytest.warns(UserWarning, match="stay in torch"),
+        pytest.raises(AttachError, match=r"nothing of the model can run on the device \(.*lora_dropout must be 0, not 0.5"),
+    ):
+        loralith.attach(peft_model(lora_dropout=0.5), device, unsupported="leave")
+
+
 def test_other_refusals(device):
     with pytest.raises(AttachError, match="no LoRA layers"):
         loralith.attach(Small(), device)
     model = peft_model()
     model.add_adapter("other", LoraConfig(r=2, target_modules=["first"]))
-    with pytest.raises(AttachError, match="exactly one adapter"):
+    model.base_model.set_adapter(["default", "other"])
+    with pytest.raises(AttachError, match="first: exactly one adapter may be active, not default, other"):
         loralith.attach(model, device)
     model = peft_model()
     loralith.attach(model, device)

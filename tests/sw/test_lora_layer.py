@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from loralith.compiler import checker
+from loralith.compiler import checker, layer_lists
+from loralith.compiler.command_list import CommandList
+from loralith.compiler.emit import Emitter
 from loralith.device import open_device
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight
@@ -74,12 +76,39 @@ def test_the_rtl_sets_the_scales(T, I, O, r, alpha, up):
     """Base first and adapter first: one list forward and one backward, with the reference's bits."""
     with open_device("verilator", config="tiny") as device:
         run, lists = device.run, []
-        device.run = lambda commands, timeout=60.0: lists.append(commands) or run(commands, timeout)
+        device.run = lambda data, timeout=60.0: lists.append(CommandList.unpack(data)) or run(data, timeout)
         compare(device, T, I, O, r, alpha, FQT(adapter_scales="device"), steps=3)
     assert len(lists) == 6
     assert {c["shift_up"] for commands in lists for c in commands if c.opcode is Opcode.COMPUTE and c["device_shift"] and c["chained"]} == {
         up
     }
+
+
+@pytest.mark.parametrize("scales", ["measured", "device", "delayed"])
+@pytest.mark.parametrize(
+    ("T", "I", "O", "r", "alpha"), [(33, 40, 24, 5, 1.0), (16, 24, 16, 3, 64.0), (9, 2100, 1030, 3, 8.0), (1300, 8, 8, 1, 2.0)]
+)
+@pytest.mark.parametrize("weight_bits", [8, 4])
+def test_direct_computes_layers_without_lists(T, I, O, r, alpha, scales, weight_bits):
+    with open_device("direct", config="tiny") as device:
+        compare(device, T, I, O, r, alpha, FQT(adapter_scales=scales, weight_bits=weight_bits, stochastic=("X", "dY", "H", "dH", "A", "B")))
+        assert device.counters().macs == 0
+
+
+def test_lists_of_a_shape_are_compiled_once(monkeypatch):
+    """Layers, steps, scales, seeds and addresses differ; the compiler runs once for each list that they share."""
+    finished = []
+    finish = Emitter.finish
+    monkeypatch.setattr(Emitter, "finish", lambda *args: finished.append(args) or finish(*args))
+    for cached in (layer_lists.compile_measuring, layer_lists.compile_layer):
+        cached.cache_clear()
+    with open_device("reference", config="tiny") as device:
+        compare(device, 13, 40, 24, 3, 1.0, FQT(seed=1))
+        lists = len(finished)
+        assert lists == 4  # H and dH measured, forward, backward
+        device.alloc(4096)
+        compare(device, 13, 40, 24, 3, 1.0, FQT(seed=2), steps=4, seed=9)
+        assert len(finished) == lists
 
 
 def test_leaf_layer_has_no_dx():
@@ -92,10 +121,11 @@ def test_every_list_is_legal_and_free_of_races(monkeypatch):
     with open_device("reference", config=config) as device:
         run, checked = device.run, []
 
-        def checking(commands, timeout=60.0):
+        def checking(data, timeout=60.0):
+            commands = CommandList.unpack(data)
             checker.check(commands, config)
             checked.append(len(commands))
-            return run(commands, timeout)
+            return run(data, timeout)
 
         monkeypatch.setattr(device, "run", checking)
         compare(device, 77, 40, 24, 5, 8.0, FQT())

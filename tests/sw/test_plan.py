@@ -14,6 +14,7 @@ from loralith.errors import LoralithError
 from loralith.mapping.configs import Source, find_model
 from loralith.mapping.plan import plan
 from loralith.mapping.trace import trace_model
+from loralith.shapes.models import BESIDE_LORA
 from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT
 
@@ -94,6 +95,8 @@ def test_stable_diffusion_is_planned_without_weights():
     traced = trace_model(find_model("sd15"), targets=PROJECTIONS, rank=4, batch=1)
     assert traced.parameters == 859_520_964 + 797_184, "the published U-Net's, and LoRA's of rank 4"
     assert traced.macs == sum(step.macs for step in traced.steps)
+    rest = sum(step.macs for step in traced.steps if step.choice.kind != "lora")
+    assert rest == BESIDE_LORA["sd15"], "what pages of LoRA layers call the rest of a step"
 
 
 def test_small_unet_from_the_command_line(capsys, tmp_path):
@@ -128,10 +131,10 @@ def test_bad_input_is_named(capsys, words, message):
 def test_other_models_are_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"_class_name": "FluxTransformer2DModel"}')
-    with pytest.raises(LoralithError, match="is of a FluxTransformer2DModel; a UNet2DConditionModel can be planned"):
+    with pytest.raises(LoralithError, match="is of a FluxTransformer2DModel; a UNet2DConditionModel is what can be used here"):
         find_model(str(tmp_path))
     path.write_text("[")
-    with pytest.raises(LoralithError, match="is not a model's configuration"):
+    with pytest.raises(LoralithError, match="is not a U-Net's configuration"):
         find_model(str(tmp_path))
     with pytest.raises(LoralithError, match="the U-Net of odd cannot be built"):
         trace_model(Source("odd", {**CONFIG, "block_out_channels": (8,)}), targets=PROJECTIONS, rank=2, batch=1)

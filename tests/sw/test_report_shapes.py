@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import loralith
-from loralith.cli import main, report_shapes
+from loralith.cli import main, report_results, report_shapes
+from loralith.cli.results import REPO
+from loralith.cli.rtl_hash import hash_of, rtl_hash
 from loralith.compiler.workload import Linear
 from loralith.errors import LoralithError
 from loralith.shapes import peers, plots
-from loralith.shapes.models import MODELS, image_linears, step_linears, text_linears
+from loralith.shapes.models import BESIDE_LORA, MODELS, image_linears, step_linears, text_linears
 from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
 from loralith.spec.config import load_config
 
@@ -96,6 +100,80 @@ def test_a_picture_follows_its_figures(runs: list[dict]) -> None:
     assert f"{runs[1]['layers'][0]['utilization']:.1%}" in cells
     points = [line for line in plots.roofline(runs).axes[0].lines if len(line.get_xdata()) == 1]
     assert len(points) == sum(len(run["layers"]) for run in runs)
+
+
+def test_axes_begin_at_zero_or_say_where_and_span_what_they_show(runs: list[dict]) -> None:
+    whole, end = plots.stalls(runs).axes
+    assert whole.get_xlim() == (0, 1)
+    assert f"from {end.get_xlim()[0]:.0%} on" in end.get_xlabel()
+    roof = plots.roofline(runs).axes[0]
+    assert f"begins at {roof.get_ylim()[0]:.0%}" in roof.get_ylabel()
+    seen = [np.asarray(line.get_xdata())[0] for line in roof.lines if len(line.get_xdata()) == 1]
+    left, right = roof.get_xlim()
+    assert left <= min(seen) <= max(seen) <= right
+    ridge = 16
+    assert right <= 1.4 * max(*seen, ridge), "not half empty"
+
+
+def test_the_map_of_use_has_each_layer_of_a_model_once(runs: list[dict]) -> None:
+    part = {**runs[0], "subset": "kv", "layers": runs[0]["layers"][1:]}
+    other = {**part, "rows": 8, "cols": 16}
+    panels = [axes for axes in plots.heat_map([*runs, part, other]).axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == ["sd15: this machine", "sd15: ideal fixed output stationary"]
+    for axes in panels:
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["image", "text"]
+        columns = [label.get_text() for label in axes.get_xticklabels()]
+        assert columns == ["16 x 16\nall, r2", "16 x 16\nall, r4", "8 x 16\nkv, r2"], "the part of a run that is there is not shown again"
+        assert len(axes.texts) == 2 + 2 + 1
+
+
+def test_rows_of_other_rtl_than_the_pages_are_told(runs: list[dict]) -> None:
+    now = rtl_hash()
+    told = [{**runs[0], "rtl": now}, {**runs[1], "rtl": "00000000"}, {**runs[1], "rtl": ""}, runs[1]]
+    page = report_shapes.page({"rtl": now, "runs": told, "others": [], "by_product": None, "peers": {"systems": {}}})
+    text = "\n".join(page)
+    assert f"1 of `{now}`, 1 of `00000000`, 1 of RTL with changes that were not committed." in text
+    assert f"The RTL beside this page is `{now}`, of which 1 of the rows are. The others are older" in text
+    ends = [line.rsplit(" | ", 1)[1] for line in page if line.startswith("| 16 x 16 | sd15")]
+    assert ends == [f"{now} |", "00000000 |", "unknown |", " |"]
+    share = f"{runs[0]['macs'] / (runs[0]['macs'] + BESIDE_LORA['sd15']):.0%} of sd15's at rank 2"
+    assert share in text
+
+
+def test_the_hash_of_rtl_sees_code_and_no_comments() -> None:
+    source = 'class A:\n    """Says."""\n    def f(self):\n        """Does."""\n        return 1  # why\n'
+    one = hash_of({"a.py": source})
+    assert hash_of({"a.py": "class A:\n    def f(self): return (1)\n"}) == one
+    assert hash_of({"a.py": source.replace("1", "2")}) != one
+    assert hash_of({"b.py": source}) != one
+    assert hash_of({"a.py": source, "b.py": ""}) != one
+    assert len(rtl_hash()) == 8
+
+
+def test_results_of_older_rtl_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    origin = {"date": "2000-01-01", "commit": "abc", "command": "x"}
+    kept = {"new": {"rtl": rtl_hash()}, "old": {"rtl": "00000000"}, "lost": {"rtl": ""}, "none": {}, "pages": {"runs": [origin]}}
+    for name, own in kept.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(origin | own), encoding="utf-8")
+    assert main(["report", "results", "--folder", str(tmp_path), "--output", str(tmp_path / "index")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "2000-01-01" in line]
+    assert [line.split(" | ")[0][2:] + ": " + line.split(" | ")[-1][:-2] for line in lines] == [
+        "lost: older: it was changed and not committed",
+        "new: this one",
+        "none: no RTL in it",
+        "old: older",
+    ]
+    assert main(["report", "results", "--folder", str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 4, "the index is not among them"
+    assert main(["report", "results", "--folder", str(tmp_path / "nothing")]) == 2
+
+
+def test_the_index_of_results_says_what_the_results_say() -> None:
+    """Dates, commits and hashes; which RTL is beside the page changes with every change of it."""
+    index = json.loads((REPO / "docs" / "results" / "index.json").read_text(encoding="utf-8"))
+    assert index["results"] == report_results.figures(argparse.Namespace(folder=report_results.FOLDER))["results"], (
+        "`loralith report results --output docs/results/index` makes it anew"
+    )
 
 
 def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:

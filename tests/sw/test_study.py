@@ -186,6 +186,17 @@ def test_the_bar_is_met_or_not(losses: tuple, accuracies: tuple, wanted: tuple) 
     assert tuple(study_of(*rows)["bar"].values()) == wanted
 
 
+def test_a_single_seed_has_no_error_and_is_not_judged_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    one = study_of((FP32, 0, 0.1, 0.5), (FP32, 1, 0.1, 0.5), (DEFAULT, 0, 0.1005, 0.5))
+    command.print_summary(one)
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if DEFAULT in line)
+    assert "n = 1" in row
+    assert "±" not in row
+    assert "±" in next(line for line in shown.splitlines() if FP32 in line and "n = 2" in line), "two seeds have one"
+    assert "within one standard error: not judged by one seed" in shown
+
+
 def test_schemes_are_told_apart_by_their_intervals() -> None:
     rows = [(FP32, seed, 0.1, 0.5) for seed in range(3)]
     for name, losses in (("int4", (0.11, 0.111, 0.109)), ("delayed", (0.09, 0.11, 0.1)), ("nearest", (0.09, 0.091, 0.089))):

@@ -98,3 +98,20 @@ def test_the_settings_know_the_files_content(folder):
     (folder / "3.txt").write_text("a drawing of digit 9")
     assert settings() != before
     assert "data" not in FinetuneSettings(folder / "out").identity(), "as before there was a choice"
+
+
+def test_sideways_16_bit_and_marked_files_are_learned_from_as_they_show(folder):
+    """EXIF orientation, 16 bits and a byte order mark of the caption; each once was lost, white, or refused."""
+    level = np.zeros((16, 16), np.uint16)
+    level[:8] = 32768
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(level).save(folder / "1.png", exif=exif)
+    (folder / "1.txt").write_text(PROMPT, encoding="utf-8-sig")
+    subject = folder_subject(folder)
+    assert subject.captions[0] == PROMPT
+    assert subject.images[0, 0, :, 8:].unique().tolist() == pytest.approx([1.0 - 128 / 127.5], abs=1e-6)
+    assert subject.images[0, 0, :, :8].unique().tolist() == [1.0]
+    (folder / "1.txt").write_text(PROMPT, encoding="utf-16")
+    with pytest.raises(DataError, match=r"1\.txt is not a caption: it is UTF-16 text; save it as UTF-8"):
+        folder_subject(folder)

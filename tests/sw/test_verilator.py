@@ -231,6 +231,14 @@ def test_doorbell_is_refused_while_a_list_runs() -> None:
         assert device.registers.result().commands_done == len(it.commands)
 
 
+def test_a_waveform_that_cannot_be_written_is_told_before_the_build(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("loralith.device.verilator.build", lambda *_a, **_n: pytest.fail("built"))
+    (tmp_path / "file").touch()
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "x.vcd", "is not a folder")):
+        with pytest.raises(DeviceError, match=message):
+            VerilatorDevice(load_config("tiny"), memory_bytes=BYTES, waveform=path)
+
+
 def test_waveform_is_written(tmp_path: Path) -> None:
     file = tmp_path / "run.vcd"
     with VerilatorDevice(load_config("tiny"), memory_bytes=BYTES, waveform=file) as device:

@@ -1,6 +1,6 @@
 """Which part of loralith may import which.
 
-    spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
+    files <- spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
 
 A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
 too: a type is a dependency as well.
@@ -40,17 +40,24 @@ SW = "<sw>"
 BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transformers")}
 
 RULES = (
-    Rule("loralith.spec", "gen", ("loralith.spec",), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec"), never=("torch",)),
+    Rule("loralith.files", "gen", (), third_party=()),
+    Rule("loralith.spec", "gen", ("loralith.spec", "loralith.files"), third_party=()),
+    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.baseline", "loralith.spec", "loralith.files"), never=("torch",)),
+    # The pages of mutants and formal properties are generated as well.
+    Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
-    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec")),
-    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.rtl", "loralith.spec")),  # it looks into the blocks
-    Rule("loralith", "sw", (SW, "loralith.spec"), never=("amaranth", "cocotb")),
-    Rule("loralith.device", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.compiler", "sw", (SW, "loralith.spec"), **BOARD),
-    Rule("loralith.lora", "sw", (SW, "loralith.spec"), **BOARD),
+    Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
+    # These look into the blocks.
+    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
+    Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec", "loralith.files")),
+    Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
+    Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
+    Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.cli", "sw", ("loralith",)),
+    Rule("loralith.__main__", "sw", ("loralith.cli",)),
 )
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
@@ -59,7 +66,7 @@ BOARD_PARTS = (
     "loralith.compiler",
     "loralith.lora",
 )
-BOARD_ALSO = ("loralith.errors", "loralith.toolchain", "loralith.spec")
+BOARD_ALSO = ("loralith.errors", "loralith.places", "loralith.progress", "loralith.toolchain", "loralith.spec", "loralith.files")
 
 
 def within(name: str, prefix: str) -> bool:
@@ -153,6 +160,7 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.spec.config", "gen", "import numpy"),
         ("loralith.spec.config", "gen", "from loralith.rtl import top"),
         ("loralith.spec.config", "gen", "from loralith import errors"),
+        ("loralith.files", "gen", "from loralith.spec import config"),
         ("loralith.spec.config", "gen", "from ..rtl import top"),
         ("loralith.spec.config", "gen", "def late():\n    import torch"),
         ("loralith.rtl.pe.array", "hw", "import torch"),

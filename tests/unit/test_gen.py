@@ -1,5 +1,6 @@
 """What `loralith gen` writes: committed texts up to date, and each of them saying what `loralith.spec` says."""
 
+import dataclasses
 import json
 import random
 import re
@@ -14,7 +15,7 @@ from loralith import cli as loralith_cli
 from loralith.gen import cli, facts
 from loralith.gen.markdown import table
 from loralith.spec.commands import COMMANDS, Command, Opcode
-from loralith.spec.config import PRESETS
+from loralith.spec.config import PRESETS, Config, ConfigError, load_config
 from loralith.spec.numerics import HASH_VECTORS
 from loralith.spec.registers import REGISTERS, Access
 from loralith.spec.status import Code
@@ -22,6 +23,7 @@ from loralith.spec.status import Code
 HEADER = "sw/include/loralith.h"
 REGISTERS_PAGE = "docs/generated/registers.md"
 COMMANDS_PAGE = "docs/generated/commands.md"
+CONFIGURATION_PAGE = "docs/generated/configuration.md"
 SVD = "docs/generated/loralith.svd"
 JSON = "docs/generated/loralith.json"
 
@@ -55,7 +57,7 @@ def test_check_passes_where_nothing_changed(checkout: Path, capsys: pytest.Captu
     assert captured.err == ""
 
 
-@pytest.mark.parametrize("path", [HEADER, REGISTERS_PAGE, COMMANDS_PAGE, SVD, JSON])
+@pytest.mark.parametrize("path", [HEADER, CONFIGURATION_PAGE, REGISTERS_PAGE, COMMANDS_PAGE, SVD, JSON])
 @pytest.mark.parametrize("change", ["edited", "missing", "line endings"])
 def test_check_names_a_changed_file(path: str, change: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = checkout / path
@@ -67,7 +69,7 @@ def test_check_names_a_changed_file(path: str, change: str, checkout: Path, caps
     assert loralith_cli.main(["gen", "check", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"ok": False, "stale": [path]}
-    assert captured.err == f"{path} differs from what loralith.spec says; `loralith gen` writes it\n"
+    assert captured.err == f"{path} is not what its sources say; `loralith gen` writes it\n"
 
 
 def test_check_names_a_file_that_no_emitter_writes(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +145,45 @@ def test_texts_are_the_same_bytes_in_another_process(texts: dict[str, str]) -> N
     environment = {"PYTHONHASHSEED": "7", "LC_ALL": "C"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
     assert json.loads(done.stdout) == texts
+
+
+# The configuration: its page, and the files that it describes.
+
+
+def test_configuration_page_has_every_field_and_preset(texts: dict[str, str]) -> None:
+    page = texts[CONFIGURATION_PAGE]
+    fields_table, presets_table = page.split("## Presets")
+    rows = {row[0].strip("`"): row[1:] for row in rows_of(fields_table)}
+    for field in dataclasses.fields(Config):
+        default, meaning = rows[field.name]
+        assert default == ("" if field.default is dataclasses.MISSING else str(field.default))
+        assert len(meaning) > 10, field.name
+    presets = {row[0].strip("`"): row[1:] for row in rows_of(presets_table)}
+    assert presets["rows"] == [str(config.rows) for config in PRESETS.values()]
+
+
+def test_the_page_s_example_is_a_configuration(texts: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "narrow.json").write_text(re.findall(r"```json\n(.*?)```", texts[CONFIGURATION_PAGE], re.DOTALL)[0])
+    config = load_config(tmp_path / "narrow.json")
+    assert config == dataclasses.replace(PRESETS["base"], name="narrow", bus_bytes=8, max_fold=8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"rows": 4, "cols": 4}, 'no bus_bytes, max_fold, left_bytes, right_bytes, out_bytes, acc_bytes; give them, or .* "base": "tiny"'),
+        ({"base": "huge"}, "base must be one of tiny, ecp5, base, large, paper, not 'huge'"),
+        ({"base": 3}, "base must be one of .*, not 3"),
+        ({"base": "tiny", "row": 4}, "unknown field row; known are base, acc_bytes"),
+        ({"base": "tiny", "rows": 12}, "rows must be a power of two in 2..64, not 12"),
+        ({"base": "tiny", "name": "../x"}, "name must be a name without '/', not '../x'"),
+        ({"base": "tiny", "name": 3}, "name must be a name without '/', not 3"),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_built_is_refused(content: dict, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "own.json")
 
 
 # The C header, through a program that uses it.

@@ -5,10 +5,14 @@ statistics are looked at together.
 """
 
 import math
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from loralith.device.requantize import hash_array
 from loralith.spec.numerics import HASH_VECTORS, hash32, hash_key
 
 N = 1 << 16
@@ -36,6 +40,11 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("seed", "step", "tensor", "index", "expected"), HASH_VECTORS)
 def test_vectors_on_tensors(seed, step, tensor, index, expected):
     assert hash32(hash_key(seed, step, tensor), torch.tensor([index]))[0].item() == expected
+
+
+@pytest.mark.parametrize(("seed", "step", "tensor", "index", "expected"), HASH_VECTORS)
+def test_vectors_on_arrays(seed, step, tensor, index, expected):
+    assert hash_array(hash_key(seed, step, tensor), np.array([index], np.uint32)).tolist() == [expected]
 
 
 STREAMS = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1), (1 << 40, 1000, 17 << 12 | 3)]
@@ -98,3 +107,30 @@ def test_one_flipped_input_bit_flips_half_the_output():
 
 def test_hash_is_a_bijection_of_the_index():
     assert torch.unique(sample()).numel() == N
+
+
+def test_the_pages_definition_is_the_hash(repo: Path) -> None:
+    """The round as the page prints it, run as it stands there, and the key of its lanes and words."""
+    page = (repo / "docs" / "numerics.md").read_text(encoding="utf-8")
+    steps = [step.strip().removeprefix("x = ") for step in re.findall(r"^    (x = x \+ k;.*)$", page, re.M)[0].split(";")]
+    lanes = [int(lane, 16) for lane in re.findall(r"L = (0x[0-9A-F]{8})", page)]
+
+    def mix(x: int, k: int) -> int:
+        for step in steps:
+            x = eval(step, {"x": x, "k": k}) % 2**32
+        return x
+
+    def key_of(seed: int, step: int, tensor: int) -> list[int]:
+        key = list(lanes)
+        for i, lane in enumerate(lanes):
+            for word in (seed % 2**32, seed >> 32, step, tensor):
+                key[i] = mix(mix(key[i], word), lane)
+        return key
+
+    assert (len(steps), len(lanes)) == (7, 2)
+    for seed, step, tensor, index, expected in HASH_VECTORS:
+        key = key_of(seed, step, tensor)
+        assert mix(mix(index, key[0]), key[1]) == expected
+    printed = re.search(r"Seed 1, step 2, tensor 3 have the key \((\w+), (\w+)\), and index 4 has the hash (\w+)", page)
+    key = key_of(1, 2, 3)
+    assert [int(word, 16) for word in printed.groups()] == [*key, mix(mix(4, key[0]), key[1])]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loralith.spec.device_shift import device_shift, expected_maximum
-from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, chain_shift_limit, least_shift
+from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, Requantization, chain_shift_limit, least_shift
 from loralith.spec.scheme import (
     FQT,
     Role,
@@ -16,6 +16,7 @@ from loralith.spec.scheme import (
     chain,
     float32,
     h_exponent,
+    hash_words,
     power_exponent,
     predicted_maximum,
     quantize_power_value,
@@ -75,6 +76,16 @@ def test_tensor_ids_do_not_collide():
         tensor_id(0, Role.X, 256)
 
 
+def test_every_use_of_a_layer_has_random_numbers_of_its_own():
+    assert hash_words(7, 3, 5, Role.DY, 255) == (7, 3, tensor_id(5, Role.DY, 255))
+    assert hash_words(7, 3, 5, Role.DY, 256) == (7 + (1 << 32), 3, tensor_id(5, Role.DY, 0))
+    assert hash_words((1 << 64) - 1, 0, 0, Role.X, 517) == ((1 << 33) - 1, 0, tensor_id(0, Role.X, 5))
+    words = {hash_words(1, 0, layer, role, call) for layer in (0, 1) for role in Role for call in range(1000)}
+    assert len(words) == 2 * len(Role) * 1000
+    with pytest.raises(SchemeError, match=r"call must be in 0\.\.2\*\*32-1, not -1"):
+        hash_words(0, 0, 0, Role.X, -1)
+
+
 def test_float32_rounds_half_to_even_and_keeps_subnormals():
     assert float32(1 + 2**-24) == 1.0
     assert float32(1 + 3 * 2**-24) == 1 + 2**-22
@@ -119,6 +130,19 @@ def test_power_exponent_is_the_smallest_that_holds_the_maximum(maximum):
     e = power_exponent(maximum)
     assert maximum <= math.ldexp(127, e)
     assert maximum > math.ldexp(127, e - 1)
+
+
+def test_a_ratio_that_no_pair_stands_for_is_refused():
+    assert Requantization.from_ratio(2.0**-32) == Requantization(32768, 47)
+    assert Requantization.from_ratio(65535.4) == Requantization(65535, 0)
+    for ratio, bound in (
+        (math.nextafter(2.0**-32, 0) * (1 - 2**-17), "at least"),
+        (1e-12, "at least"),
+        (65536.0, "below"),
+        (5e-324, "at least"),
+    ):
+        with pytest.raises(ValueError, match=f"ratio must be {bound} .*, not {ratio!r}"):
+            Requantization.from_ratio(ratio)
 
 
 def test_h_exponent_always_gives_a_ratio_that_the_hardware_holds():

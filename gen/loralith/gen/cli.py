@@ -2,7 +2,7 @@
 
 - no subcommand, or `all`: write every generated text and the Verilog of one configuration;
 - `check` (or `--check`): compare the committed texts with what would be written;
-- `verilog`: the Verilog of one configuration, wherever it is asked for;
+- `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
 - `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
@@ -18,9 +18,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from loralith.files import FileError, check_output, write_text
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "markdown", "svd", "description")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "markdown", "svd", "description", "mutants")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
@@ -31,11 +32,17 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments, `--json` apart, which the caller adds. `run(args)` does the work, whichever subcommand was named."""
     parser.add_argument("--check", action="store_true", help="compare the committed files with what would be written; 1 if one differs")
     parser.add_argument("--config", default="base", help="preset or JSON file for the Verilog (default: base)")
-    parser.set_defaults(output=None)
+    parser.set_defaults(output=None, description=None)
     actions = parser.add_subparsers(dest="action", metavar="<what>")
-    verilog = actions.add_parser("verilog", help="the Verilog of one configuration, with a JSON description beside it")
+    verilog = actions.add_parser("verilog", help="the Verilog of one configuration")
     verilog.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file (default: base)")
     verilog.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>.v)")
+    verilog.add_argument(
+        "--description",
+        type=Path,
+        metavar="FILE",
+        help="write what it was made from, as JSON (without --output: build/verilog/<name>.json)",
+    )
     baseline = actions.add_parser("baseline", help="the Verilog of a floating-point array that the INT8 one is compared with")
     baseline.add_argument("--format", choices=("fp16", "bf16", "fp32"), default="fp16", help="of operands; sums are FP32 (default: fp16)")
     baseline.add_argument("--rows", type=int, default=4, help="rows of elements (default: 4)")
@@ -48,11 +55,18 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status: 0, 1 where `check` found a difference, 2 for a configuration that cannot be built.
+    """Exit status: 0, 1 where `check` found a difference, 2 for a configuration that cannot be built or a file that cannot be written.
 
-    With `args.json`, stdout gets one object: `written` and `verilog`, what lies beside the Verilog; or of a check `ok` and `stale`.
+    With `args.json`, stdout gets one object: `written` and `verilog`, the Verilog's description; or of a check `ok` and `stale`.
     """
-    if args.check or args.action == "check":
+    checks = args.check or args.action == "check"
+    if (checks or args.action in (None, "all")) and not _in_checkout():
+        print(
+            "error: the generated texts are part of a checkout, and this is none; `loralith gen verilog` writes the Verilog",
+            file=sys.stderr,
+        )
+        return 2
+    if checks:
         stale = check()
         for path, why in stale.items():
             print(f"{path} {why}", file=sys.stderr)
@@ -68,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 _write(root() / path, text)
                 written.append(path)
         verilog = _verilog(args)
-    except ConfigError as error:
+    except (ConfigError, FileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _report(args, {"written": written, "verilog": verilog})
@@ -76,8 +90,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def root() -> Path:
-    """The checkout's root folder: generated texts are part of the source tree."""
-    return Path(__file__).resolve().parents[3]
+    """The checkout's root folder: generated texts are part of the source tree. Of an installed package the working folder."""
+    return Path(__file__).resolve().parents[3] if _in_checkout() else Path.cwd()
+
+
+def _in_checkout() -> bool:
+    return (Path(__file__).resolve().parents[3] / "pyproject.toml").is_file()
 
 
 def texts() -> dict[str, str]:
@@ -94,7 +112,7 @@ def check() -> dict[str, str]:
     stale = {}
     for path, text in expected.items():
         if _read(root() / path) != text:
-            stale[path] = "differs from what loralith.spec says; `loralith gen` writes it"
+            stale[path] = "is not what its sources say; `loralith gen` writes it"
     for folder in GENERATED:
         for file in sorted((root() / folder).rglob("*")):
             path = file.relative_to(root()).as_posix()
@@ -104,13 +122,23 @@ def check() -> dict[str, str]:
 
 
 def _verilog(args: argparse.Namespace) -> dict[str, Any]:
-    from loralith.gen.verilog import emit
+    from loralith.gen.verilog import convert, describe
 
     config = load_config(args.config)
-    output = args.output or root() / "build" / "verilog" / f"{config.name}.v"
-    description = emit(config, output)
-    print(f"wrote {output}", file=sys.stderr)
-    return {"path": str(output), **description}
+    output, description = args.output, args.description
+    if output is None:
+        output = root() / "build" / "verilog" / f"{config.name}.v"
+        description = description or output.with_suffix(".json")
+    inputs = [Path(args.config)] if Path(args.config).is_file() else []
+    check_output(output, inputs)
+    if description:
+        check_output(description, [*inputs, output])
+    text = convert(config)
+    described = describe(config, text)
+    _write(output, text)
+    if description:
+        _write(description, json.dumps(described, indent=2) + "\n")
+    return {"path": str(output), "description": None if description is None else str(description), **described}
 
 
 def _baseline(args: argparse.Namespace) -> str:
@@ -119,6 +147,7 @@ def _baseline(args: argparse.Namespace) -> str:
     if args.rows < 1 or args.cols < 1:
         raise ConfigError(f"rows and columns must be at least 1, not {args.rows} and {args.cols}")
     output = args.output or root() / "build" / "verilog" / f"{args.format}-{args.rows}x{args.cols}.v"
+    check_output(output)
     _write(output, convert_baseline(args.format, args.rows, args.cols))
     return str(output)
 
@@ -134,6 +163,5 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())
+    write_text(text, path)
     print(f"wrote {path}", file=sys.stderr)

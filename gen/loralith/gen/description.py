@@ -46,6 +46,7 @@ def _register(r: Register) -> dict[str, Any]:
         "width": r.width,
         "access": r.access.value,
         "reset": facts.reset_of(r),
+        "locked": r.locked,
         "doc": r.doc,
         "bits": [asdict(b) for b in r.bits],
     }

@@ -50,7 +50,9 @@ def _registers() -> str:
         "# Registers\n",
         _NOTE,
         f"The AXI4-Lite port has {1 << ADDRESS_BITS} bytes of address space and takes 32-bit accesses. A 64-bit register is two words, "
-        "the low one first. docs/programmers-guide.md shows the order in which a driver uses them.\n",
+        "the low one first. While a list runs or drains, a write to a register that the list depends on is refused with SLVERR and changes "
+        f"nothing: {', '.join(r.name for r in REGISTERS.values() if r.locked)}. "
+        "docs/programmers-guide.md shows the order in which a driver uses them.\n",
         table(
             ["offset", "register", "bits", "access", "reset", "meaning"],
             [(f"`0x{r.offset:03X}`", r.name, r.width, r.access.value, _reset(r), r.doc) for r in REGISTERS.values()],

@@ -1,18 +1,19 @@
-"""The accelerator's Verilog and, beside it, a JSON file that says what it was made from."""
+"""The accelerator's Verilog, and a description of what it was made from."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
+import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from loralith.spec.config import Config
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "convert_baseline", "describe", "emit", "modules_once"]
+__all__ = ["MODULE", "convert", "convert_baseline", "describe", "modules_once"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -47,8 +48,24 @@ def _text(component: Any, name: str) -> str:
     # The ports come from the component's signature: all of them and no other.
     text = to_rtlil(component, name=name, emit_src=False)
     script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
-    yosys = find_yosys(lambda version: version >= (0, 40))
-    return modules_once(_lanes_as_loops(_zeros_as_loops(yosys.run(["-q", "-"], script, ignore_warnings=True))))
+    with _without_working_folder():
+        yosys = find_yosys(lambda version: version >= (0, 40))
+        verilog = yosys.run(["-q", "-"], script, ignore_warnings=True)
+    return modules_once(_lanes_as_loops(_zeros_as_loops(verilog)))
+
+
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Amaranth runs its Yosys by `python -m`, which looks for modules in the working folder first: a random.py there would be imported."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def modules_once(verilog: str) -> str:
@@ -127,7 +144,7 @@ def _lanes_as_loops(verilog: str) -> str:
 
 
 def describe(config: Config, text: str) -> dict[str, Any]:
-    """What lies beside the Verilog: configuration, its hash, the interface version and the text's SHA-256."""
+    """What the Verilog was made from: configuration, its hash, the interface version and the text's SHA-256."""
     return {
         "module": MODULE,
         "version": list(VERSION),
@@ -135,13 +152,3 @@ def describe(config: Config, text: str) -> dict[str, Any]:
         "config_hash": f"0x{config.hash:08X}",
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-
-
-def emit(config: Config, output: Path) -> dict[str, Any]:
-    """Write the Verilog to `output` and its description beside it (suffix .json); returns the description."""
-    text = convert(config)
-    description = describe(config, text)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    output.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return description

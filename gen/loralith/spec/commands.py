@@ -121,7 +121,7 @@ LOAD = Record(
         Field("right_stride", 9, 16, 16, "BOTH: right scratchpad rows from one block of lanes to the next"),
     ),
     "Copy a row-major matrix of bytes from DRAM to a scratchpad. A natural load fills the last lanes of a row up to a "
-    "multiple of bus_bytes with zeros. Completes when its last byte is readable.",
+    "multiple of bus_bytes with zeros (of the lanes, where the memory has fewer). Completes when its last byte is readable.",
 )
 
 COMPUTE = Record(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+
+from loralith.files import FileError, read_json
 
 from .version import VERSION
 
@@ -27,20 +29,20 @@ class Config:
     """What is fixed when the Verilog is emitted. Sizes are in bytes.
 
     Attributes:
-        name: label of the configuration; not part of its hash.
-        rows: rows R of processing elements, the lanes of the left operand. Power of two, 2..64.
+        name: label of the configuration, also in names of files; not part of its hash.
+        rows: rows R of processing elements, the lanes of the left operand. Power of two, 2..64, at least ``bus_bytes`` / 4.
         cols: columns C of processing elements, the lanes of the right operand. Power of two, 2..64.
         bus_bytes: bytes per AXI data beat W: 8, 16, 32 or 64; also the number of banks of each scratchpad.
-        max_fold: most column groups that can share one output. Power of two, at most ``cols`` and ``bus_bytes``.
-        left_bytes: left scratchpad (INT8).
-        right_bytes: right scratchpad (INT8).
-        out_bytes: output buffer (INT8 or INT32 results on their way to DRAM).
-        acc_bytes: INT32 accumulate buffer, for sums over blocks.
-        scale_bytes: vectors of per-row or per-column requantization scales, 4 bytes each.
-        stat_slots: slots that hold a maximum and a saturation count each, 16 bytes in DRAM.
-        queue_depth: commands that wait in each of the three queues.
-        outstanding_reads: read bursts in flight.
-        outstanding_writes: write bursts in flight.
+        max_fold: most column groups that can share one output. Power of two, at most ``cols``, ``bus_bytes`` and 16.
+        left_bytes: left scratchpad (INT8). ``bus_bytes`` x ``rows`` times a power of two in 4..32768.
+        right_bytes: right scratchpad (INT8). ``bus_bytes`` x ``cols`` times a power of two in 4..32768.
+        out_bytes: output buffer (INT8 or INT32 results on their way to DRAM). As ``left_bytes``.
+        acc_bytes: INT32 accumulate buffer, for sums over blocks. 4 x ``rows`` times a power of two in 4..32768.
+        scale_bytes: vectors of per-row or per-column requantization scales, 4 bytes each. As ``acc_bytes``.
+        stat_slots: slots that hold a maximum and a saturation count each, 16 bytes in DRAM. Power of two, 8..256.
+        queue_depth: commands that wait in each of the three queues, 2..64.
+        outstanding_reads: read bursts in flight, 1..128.
+        outstanding_writes: write bursts in flight, 1..128.
         max_burst: beats per AXI burst at most, 1..256.
     """
 
@@ -65,6 +67,7 @@ class Config:
             if not ok:
                 raise ConfigError(f"{field} must be {rule}, not {getattr(self, field)!r}")
 
+        need(isinstance(self.name, str) and self.name.strip(". ") != "" and "/" not in self.name, "name", "a name without '/'")
         for f in fields(self):
             if f.name != "name":
                 value = getattr(self, f.name)
@@ -166,7 +169,8 @@ PRESETS: dict[str, Config] = {
 def load_config(source: str | Path | Config) -> Config:
     """A preset's name, a JSON file's path, or a Config as it is.
 
-    Raises ConfigError for an unknown name or field.
+    A file with "base", a preset's name, has what differs from it; one without has every field that has no default.
+    Raises ConfigError for an unknown name or field, and for fields that are missing.
     """
     if isinstance(source, Config):
         return source
@@ -176,16 +180,22 @@ def load_config(source: str | Path | Config) -> Config:
     if not path.is_file():
         raise ConfigError(f"config must be one of {', '.join(PRESETS)} or a JSON file, not {str(source)!r}")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
+        content = read_json(path)
+    except FileError as error:
+        raise ConfigError(f"{path}: {error.reason}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object, not {type(content).__name__}")
+    base = content.pop("base", None)
+    if base is not None and (not isinstance(base, str) or base not in PRESETS):
+        raise ConfigError(f"{path}: base must be one of {', '.join(PRESETS)}, not {base!r}")
     known = {f.name for f in fields(Config)}
     unknown = sorted(set(content) - known)
     if unknown:
-        raise ConfigError(f"{path}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    try:
-        return Config(**{"name": path.stem, **content})
-    except TypeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: unknown field {', '.join(unknown)}; known are base, {', '.join(sorted(known))}")
+    content = {"name": path.stem, **content}
+    if base is not None:
+        return replace(PRESETS[base], **content)
+    missing = [f.name for f in fields(Config) if f.default is MISSING and f.name not in content]
+    if missing:
+        raise ConfigError(f'{path}: no {", ".join(missing)}; give them, or a preset to start from, such as "base": "tiny"')
+    return Config(**content)

@@ -121,9 +121,7 @@ class Requantization:
     def from_ratio(cls, ratio: float) -> Requantization:
         """Nearest (mantissa, shift) to a float64 ``ratio``, by frexp and round half even, carry renormalized.
 
-        A ratio too small for shift 47 becomes mantissa 32768, shift 47 (every INT32 value then requantizes to less than
-        one half of 2**16 steps or saturates as usual); one of 65536 or more is refused, as is one that is not a
-        positive finite number.
+        Raises ValueError for one that no pair stands for: below 2**-32 or, rounded, 65536 or more, or no positive finite number.
         """
         if not math.isfinite(ratio) or ratio <= 0.0:
             raise ValueError(f"ratio must be a positive finite number, not {ratio!r}")
@@ -135,7 +133,7 @@ class Requantization:
         if shift < 0:
             raise ValueError(f"ratio must be below 65536, not {ratio!r}")
         if shift > SHIFT_MAX:
-            mantissa, shift = MANTISSA_MIN, SHIFT_MAX
+            raise ValueError(f"ratio must be at least 2**-32, not {ratio!r}")
         return cls(mantissa, shift)
 
     @property

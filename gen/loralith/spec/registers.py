@@ -32,7 +32,10 @@ class Bits:
 
 @dataclass(frozen=True)
 class Register:
-    """``width`` is 32 or 64 bits; a 64-bit register lies at ``offset`` (low) and ``offset`` + 4 (high)."""
+    """``width`` is 32 or 64 bits; a 64-bit register lies at ``offset`` (low) and ``offset`` + 4 (high).
+
+    ``locked``: a list depends on it, and a write while one runs or drains is refused with SLVERR.
+    """
 
     name: str
     offset: int
@@ -41,6 +44,7 @@ class Register:
     width: int = 32
     reset: int = 0
     bits: tuple[Bits, ...] = ()
+    locked: bool = False
 
 
 COUNTERS: tuple[tuple[str, str], ...] = (
@@ -71,7 +75,7 @@ REGISTERS: dict[str, Register] = {
             "CONTROL",
             0x10,
             Access.WO,
-            "commands to the machine; a doorbell is refused with SLVERR while a list runs or drains",
+            "commands to the machine; a doorbell is refused with SLVERR while a list runs or drains, an abort beside it counts",
             bits=(
                 Bits("start", 0, 1, "doorbell: run the list at LIST_BASE"),
                 Bits("abort", 1, 1, "stop the list, take in all outstanding responses"),
@@ -106,11 +110,13 @@ REGISTERS: dict[str, Register] = {
             "pending events; irq is high while an enabled one is pending",
             bits=(Bits("done", 0, 1, "the list ended"), Bits("error", 1, 1, "the list was stopped and has drained")),
         ),
-        Register("LIST_BASE", 0x20, Access.RW, "DRAM address of the command list, a multiple of bus_bytes", width=64),
-        Register("LIST_LENGTH", 0x28, Access.RW, "commands in the list, at least 1"),
-        Register("WATCHDOG", 0x2C, Access.RW, "cycles without any progress that stop a list, at least 1", reset=WATCHDOG_RESET),
-        Register("WINDOW_BASE", 0x30, Access.RW, "first DRAM byte that may be accessed", width=64),
-        Register("WINDOW_LIMIT", 0x38, Access.RW, "first DRAM byte past the window", width=64),
+        Register("LIST_BASE", 0x20, Access.RW, "DRAM address of the command list, a multiple of bus_bytes", width=64, locked=True),
+        Register("LIST_LENGTH", 0x28, Access.RW, "commands in the list, at least 1", locked=True),
+        Register(
+            "WATCHDOG", 0x2C, Access.RW, "cycles without any progress that stop a list, at least 1", reset=WATCHDOG_RESET, locked=True
+        ),
+        Register("WINDOW_BASE", 0x30, Access.RW, "first DRAM byte that may be accessed", width=64, locked=True),
+        Register("WINDOW_LIMIT", 0x38, Access.RW, "first DRAM byte past the window", width=64, locked=True),
         Register("ERROR_COMMAND", 0x40, Access.RO, "index in the list of the command that stopped it"),
         Register("COMMANDS_DONE", 0x44, Access.RO, "commands completed"),
         Register("ERROR_ADDRESS", 0x48, Access.RO, "DRAM address of the fault, 0 if it has none", width=64),

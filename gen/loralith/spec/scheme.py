@@ -39,6 +39,7 @@ __all__ = [
     "quantize_value",
     "remember_maximum",
     "scale_of",
+    "hash_words",
     "tensor_id",
     "vanishes",
     "weight_scales",
@@ -100,6 +101,17 @@ def tensor_id(layer: int, role: Role, call: int = 0) -> int:
         if not 0 <= value < limit:
             raise SchemeError(f"{name} must be in 0..{limit - 1}, not {value}")
     return layer << 12 | call << 4 | Role(role)
+
+
+def hash_words(seed: int, step: int, layer: int, role: Role, call: int = 0) -> tuple[int, int, int]:
+    """The words (seed, step, tensor) of `numerics.hash_key` for one tensor of one pass.
+
+    Parameters: as `tensor_id`'s, but ``call`` is 0..2**32-1: `tensor_id` takes its low eight bits, and the rest adds to the upper half of
+    ``seed``, modulo 2**64. Raises SchemeError.
+    """
+    if not 0 <= call < 1 << 32:
+        raise SchemeError(f"call must be in 0..2**32-1, not {call}")
+    return (seed + (call >> 8 << 32)) % (1 << 64), step, tensor_id(layer, role, call & 0xFF)
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class BusSide(wiring.Component):
         for name in ("busy", "done", "error", "draining", "code", "detail", "unit"):
             m.d.comb += getattr(registers, f"status_{name}").eq(getattr(controller, name))
         m.d.comb += [
-            registers.refuse_start.eq(controller.busy),
+            registers.running.eq(controller.busy),
             registers.irq_status_done.eq(controller.done_event),
             registers.irq_status_error.eq(controller.error_event),
             *(getattr(registers, name).eq(getattr(counters, f"{name}_count")) for name, _ in COUNTERS),

@@ -110,6 +110,8 @@ class ComputeUnit(wiring.Component):
             decoder.stop.eq(stop),
             sequencer.stop.eq(stop),
             sequencer.hold.eq(results.full),
+            decoder.segment_due.eq(sequencer.segment_due),
+            decoder.recorded.eq(statistics.recorded),
             results.started.eq(sequencer.final),
             self.step.eq(sequencer.valid & sequencer.step.reads),
             self.draining.eq(sequencer.active | results.pending),

@@ -23,15 +23,16 @@ def member_name(register: str, bits: str | None = None) -> str:
 class Registers(wiring.Component):
     """All registers. Write and read take four cycles each and do not wait for one another.
 
-    A read-only register takes writes and ignores them; a write-only one reads as zero. An address that is no register, and a
-    write to CONTROL with its start bit while ``refuse_start``, have no effect and answer SLVERR. Byte strobes are honoured.
+    A read-only register takes writes and ignores them; a write-only one reads as zero. A write to an address that is no register, or to a
+    locked one while ``running``, has no effect and answers SLVERR; so does a start bit in CONTROL while ``running``, but an abort bit
+    beside it has its effect. Byte strobes are honoured.
 
     Parameter: constants, the values of the read-only registers that never change, by name.
 
     Members:
         axi: the bus.
         irq: an enabled event is pending.
-        refuse_start: a list runs; refuse the doorbell.
+        running: a list runs or drains; refuse the doorbell, and writes to what the list depends on.
         <register>: Out for read-write ones, In for read-only ones but the constants.
         <register>_<part>: in place of the register where parts are declared: In for read-only ones; for write-only ones an Out
             that is high for one cycle with a write of one; for write-one-to-clear ones an In that sets the pending bit.
@@ -39,7 +40,7 @@ class Registers(wiring.Component):
 
     def __init__(self, constants: Mapping[str, int]) -> None:
         self._constants = dict(constants)
-        members: dict[str, object] = {"axi": Out(AxiLiteSignature(ADDRESS_BITS)), "irq": Out(1), "refuse_start": In(1)}
+        members: dict[str, object] = {"axi": Out(AxiLiteSignature(ADDRESS_BITS)), "irq": Out(1), "running": In(1)}
         for r in REGISTERS.values():
             if r.name in self._constants:
                 continue
@@ -96,7 +97,8 @@ class Registers(wiring.Component):
         word = Signal(32)
         mask = Signal(32)
         control = REGISTERS["CONTROL"]
-        start = next(b.lsb for b in control.bits if b.name == "start")
+        bit_of = {b.name: b.lsb for b in control.bits}
+        locked = Cat(index == offset >> 2 for offset, (r, _) in words.items() if r.locked).any()
         m.d.sync += [write.eq(take), done.eq(write), allowed.eq(write & ~refused)]
         with m.If(take):
             m.d.sync += [
@@ -108,7 +110,7 @@ class Registers(wiring.Component):
             take.eq(axi.awvalid & axi.wvalid & ~axi.bvalid & ~write & ~done),
             axi.awready.eq(take),
             axi.wready.eq(take),
-            refused.eq(self.refuse_start & (index == control.offset >> 2) & (word & mask)[start]),
+            refused.eq(self.running & (locked | ((index == control.offset >> 2) & (word & mask)[bit_of["start"]]))),
         ]
         m.d.sync += [getattr(self, member_name(r.name, b.name)).eq(0) for r in REGISTERS.values() if r.access is Access.WO for b in r.bits]
         with m.Switch(index):
@@ -117,6 +119,8 @@ class Registers(wiring.Component):
                     m.d.comb += mapped.eq(1)
                     with m.If(allowed):
                         self._write(m, r, i, word, mask)
+        with m.If(done & (index == control.offset >> 2)):  # also beside a start bit that is refused
+            m.d.sync += getattr(self, member_name("CONTROL", "abort")).eq((word & mask)[bit_of["abort"]])
         with m.If(done):
             m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(mapped & allowed, Resp.OKAY, Resp.SLVERR))]
         with m.Elif(axi.bready):

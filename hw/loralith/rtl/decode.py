@@ -5,13 +5,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from loralith.spec.commands import COMPUTE, OutMode, ScaleMode
+from loralith.spec.commands import COMPUTE, SEMAPHORES, OutMode, ScaleMode
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code
 
 from .extent import Extent
 from .interfaces import CommandEntry, FaultSignature, StatReadSignature, WaitSignature, record_layout
+from .results import Results
 from .tile import CommandFlags, Plan
 
 __all__ = ["ComputeDecoder"]
@@ -25,15 +26,22 @@ class ComputeDecoder(wiring.Component):
     The next command is checked while the sequencer runs the present one; a check takes about as many cycles as the
     longest extent (some twenty).
 
+    Attributes:
+        most_unrecorded: commands that may be handed on and not recorded: those that `Results` has room for, and two in the sequencer.
+
     Members:
         commands: the compute queue.
         plans: checked commands.
         wait: tokens of the command.
-        exponent: the statistics slot of a command with ``device_shift``, read after its tokens.
+        segment_due: semaphores of which the command before will still take tokens: this one takes none of them before that.
+        exponent: the statistics slot of a command with ``device_shift``, read after its tokens and after all records of earlier commands.
+        recorded: pulse: a command's record is in its slot from the next cycle but one on.
         fault: the first bad command; nothing more is taken.
         stop: take no command and no token.
         active: a command is taken and not yet handed on.
     """
+
+    most_unrecorded = Results.queue_depth + 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -42,7 +50,9 @@ class ComputeDecoder(wiring.Component):
                 "commands": In(stream.Signature(CommandEntry)),
                 "plans": Out(stream.Signature(Plan)),
                 "wait": Out(WaitSignature),
+                "segment_due": In(SEMAPHORES),
                 "exponent": Out(StatReadSignature),
+                "recorded": In(1),
                 "fault": Out(FaultSignature),
                 "stop": In(1),
                 "active": Out(1),
@@ -209,7 +219,23 @@ class ComputeDecoder(wiring.Component):
         m.d.comb += self.exponent.slot.eq(command.exponent_slot)
         m.d.comb += [self.wait.mask.eq(command.wait), self.fault.command.eq(index)]
         waits = Signal()  # in state WAIT: a register of its own, as the semaphores are far away
+        disputed = Signal()  # falls at most while a command is here: the one before it was handed on earlier
         m.d.comb += self.wait.valid.eq(waits)
+        m.d.sync += disputed.eq((command.wait & self.segment_due).any())
+
+        # Slots that commands handed on may still record in: all of them, until none is left.
+        unrecorded = Signal(range(self.most_unrecorded + 1))
+        dirty = Signal(config.stat_slots)
+        slot_dirty = Signal()
+        records = self.plans.valid & self.plans.ready & command.stat_enable
+        m.d.sync += [
+            slot_dirty.eq(dirty.bit_select(command.exponent_slot[: ceil_log2(config.stat_slots)], 1)),
+            unrecorded.eq(unrecorded + records - (self.recorded & (unrecorded != 0))),
+        ]
+        with m.If(unrecorded == 0):
+            m.d.sync += dirty.eq(0)
+        with m.If(records):
+            m.d.sync += dirty.bit_select(command.stat_slot[: ceil_log2(config.stat_slots)], 1).eq(1)
 
         def fail(code: Code, detail: Check) -> None:
             m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code), self.fault.detail.eq(detail), waits.eq(0)]
@@ -243,13 +269,14 @@ class ComputeDecoder(wiring.Component):
                 all_done = Cat(done for done, _, _ in extents).all()
                 # Extents start in the cycle before and drop done in this one, so that old results are not taken.
                 with m.If(all_done):
-                    m.d.sync += waits.eq(1)
+                    m.d.sync += waits.eq(~disputed)
                     m.next = "WAIT"
                     for _, ok, check in reversed(extents):
                         with m.If(~ok):
                             fail(Code.SCRATCHPAD_BOUNDS, check)
             with m.State("WAIT"):
                 m.d.comb += self.active.eq(1)
+                m.d.sync += waits.eq(~disputed)
                 with m.If(self.wait.ready | self.stop):
                     m.d.sync += waits.eq(0)
                 with m.If(self.wait.ready & ~self.stop):
@@ -258,8 +285,9 @@ class ComputeDecoder(wiring.Component):
                         m.next = "SLOT"
             with m.State("SLOT"):
                 m.d.comb += [self.active.eq(1), self.exponent.en.eq(1)]
-                m.d.sync += takes.eq(1)
-                m.next = "MAXIMUM"
+                with m.If(~slot_dirty):
+                    m.d.sync += takes.eq(1)
+                    m.next = "MAXIMUM"
             with m.State("MAXIMUM"):
                 m.d.comb += self.active.eq(1)
                 m.d.sync += [dropped.eq(0), t.eq(0)]

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from loralith.spec.config import Config
+from loralith.spec.numerics import SHIFT_MAX
 
 from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
 
@@ -208,7 +209,10 @@ class AccumulateMemory(wiring.Component):
 
 
 class ScaleMemory(wiring.Component):
-    """R scale entries of 4 bytes a word, written a bus beat at a time; read data one cycle after ``read_en``."""
+    """R scale entries of 4 bytes a word, written a bus beat at a time; read data one cycle after ``read_en``.
+
+    An entry's shift above ``SHIFT_MAX`` is written as that one, so that nobody who reads it need look.
+    """
 
     delay = 1
 
@@ -232,9 +236,17 @@ class ScaleMemory(wiring.Component):
         m.submodules.memory = memory = block_memory(32 * config.rows, config.scale_depth)
         write = memory.write_port(granularity=8 * config.bus_bytes)
         read = memory.read_port(transparent_for=())
+        data = Signal.like(self.write.data.as_value(), name="limited")
+        m.d.comb += data.eq(self.write.data.as_value())
+        assert SHIFT_MAX == 0b101111
+        for entry in range(0, 8 * config.bus_bytes, 32):
+            shift = data[entry + 16 : entry + 22]
+            given = self.write.data.as_value()[entry + 16 : entry + 22]
+            over = given[4] & given[5]
+            m.d.comb += shift.eq(Cat(given[:4] | over.replicate(4), given[4] & ~over, given[5]))
         m.d.comb += [
             write.addr.eq(self.write.row[:bits]),
-            write.data.eq(self.write.data.as_value().replicate(groups)),
+            write.data.eq(data.replicate(groups)),
             write.en.eq(Mux(self.write_en, Const(1, groups) << self.write.group[: ceil_log2(groups)], 0)),
             read.addr.eq(self.read_row[:bits]),
             read.en.eq(self.read_en),
@@ -248,7 +260,7 @@ class Statistics(wiring.Component):
 
     Members:
         update: pulse with slot, clear (start anew), maximum and saturations; takes ``update_cycles`` cycles, in which
-            no other update comes.
+            no other update comes. recorded: pulse: reads from the next cycle but one on find the update.
         read: the store unit's port, see ``StatReadSignature``. exponent: the decoder's, for a command with ``device_shift``.
     """
 
@@ -264,6 +276,7 @@ class Statistics(wiring.Component):
                 "clear": In(1),
                 "maximum": In(48),
                 "saturations": In(32),
+                "recorded": Out(1),
                 "read": In(StatReadSignature),
                 "exponent": In(StatReadSignature),
             }
@@ -304,6 +317,7 @@ class Statistics(wiring.Component):
                 saturations.eq(saturations + old_saturations),
             ]
         m.d.comb += [
+            self.recorded.eq(stage[1]),
             write.en.eq(stage[2]),
             write.addr.eq(slot),
             write.data.eq(Cat(maximum, saturations)),

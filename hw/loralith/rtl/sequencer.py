@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from loralith.spec.commands import SEMAPHORES
 from loralith.spec.config import Config
 
 from .array import Base
@@ -24,15 +25,21 @@ class Sequencer(wiring.Component):
         final: pulse: the last step of a command leaves.
         hold: no command may end now (its completion could not be queued).
         stop: no step leaves from two cycles later on, and no command is accepted.
-        segment: tokens that a second segment waits for.
+        segment: tokens that a second segment waits for. segment_due: those that the present command will still take so.
         read_signal: tokens given when a command has read its last operand.
         active: a command is in progress.
 
+    A command that adds sums which the one before it writes, or that records a maximum as that one does, ends its first tile late enough
+    for that one's last column to be past: ``result_spacing`` cycles more than its columns after that one's last step.
+
     Attributes:
         least_spacing: fewest cycles from one tile's last step to the next one's; the drain relies on it.
+        result_spacing: cycles from a column's way into the drain to the first one that finds its sum in the accumulate buffer and its
+            maximum recorded, less one. Commands further apart than neighbours are so by ``least_spacing``.
     """
 
     least_spacing = 5
+    result_spacing = 3
     tile_delay = 3
 
     def __init__(self, config: Config) -> None:
@@ -47,6 +54,7 @@ class Sequencer(wiring.Component):
                 "hold": In(1),
                 "stop": In(1),
                 "segment": Out(WaitSignature),
+                "segment_due": Out(SEMAPHORES),
                 "read_signal": Out(SignalSignature),
                 "active": Out(1),
             }
@@ -71,6 +79,7 @@ class Sequencer(wiring.Component):
         coming_last_cols = Signal()
         coming_tile_cols = Signal(8)
         coming_index_step = Signal(32)
+        coming_follows = Signal()  # it reads what the command before it writes
         fold_mask = Signal(4)
         m.d.comb += [fold_mask.eq((1 << coming_fold) - 1), self.plans.ready.eq(load)]
         m.d.sync += [
@@ -110,7 +119,11 @@ class Sequencer(wiring.Component):
         right_position = Signal(17)
         wait_mask = Signal.like(coming.segment_wait)
         read_mask = Signal.like(coming.read_signal)
-        spaced = Signal(init=1)  # the shadow accumulators can take a tile by the time this step's would come
+        apart = Signal(init=1)  # the shadow accumulators can take a tile by the time this step's would come
+        held = Signal()  # the command before has results on their way that this one's would overtake
+        spaced = Signal(init=1)  # neither keeps a tile from its end
+        writes_sums = Signal()
+        records = Signal()
         read_pending = Signal()
         closed = Signal()
         go = Signal()
@@ -125,7 +138,26 @@ class Sequencer(wiring.Component):
         # Both change but every ``least_spacing`` cycles.
         m.d.sync += closed.eq(self.hold | read_pending)
         with m.If(self.segment.valid & self.segment.ready):
-            m.d.sync += waits.eq(0)
+            m.d.sync += [waits.eq(0), self.segment_due.eq(0)]
+
+        spacing = Signal(range(max(config.cols, self.least_spacing)))
+        columns_left = Signal(range(config.cols + 1))  # of the last command's last tile, with some cycles before its first
+        final = Signal()
+        finished = Signal()
+        apart_next = Signal()
+        held_next = Signal()
+        under_way = final | finished | (columns_left > 1)
+        m.d.comb += [
+            apart_next.eq((apart & ~(go & ends)) | (spacing == 1)),
+            held_next.eq(Mux(accept, coming_follows & (active | under_way), held & under_way)),
+        ]
+        m.d.sync += [
+            coming_follows.eq((coming.flags.acc_read & writes_sums) | (coming.flags.stat_enable & records)),
+            apart.eq(apart_next),
+            held.eq(held_next),
+            spaced.eq(apart_next & ~held_next),
+            finished.eq(final),
+        ]
 
         def shifts(amount: Value) -> Value:
             """The shift takes steps of its own: all but the last stage, which rides on the segment's first product."""
@@ -166,10 +198,8 @@ class Sequencer(wiring.Component):
             with m.Else():
                 begin(0, steps[0], one_step[0], chained, shift)
                 m.d.sync += first_tile.eq(0)
-        with m.If(go & ends):
-            m.d.sync += spaced.eq(0)
-            with m.If(last_tile):
-                m.d.sync += active.eq(0)
+        with m.If(go & ends & last_tile):
+            m.d.sync += active.eq(0)
         with m.If(accept):
             begin(0, coming_steps[0], coming_one_step[0], coming.chained, coming.shift)
             m.d.sync += [
@@ -181,6 +211,9 @@ class Sequencer(wiring.Component):
                 chained.eq(coming.chained),
                 shift.eq(coming.shift),
                 wait_mask.eq(coming.segment_wait),
+                self.segment_due.eq(coming.segment_wait),
+                writes_sums.eq(coming.flags.acc_write),
+                records.eq(coming.flags.stat_enable),
                 first_tile.eq(1),
                 last_tile.eq(coming_last_rows & coming_last_cols),
             ]
@@ -192,7 +225,6 @@ class Sequencer(wiring.Component):
         # The step leaves. Where in the memories it reads changes with its tile.
         valid = Signal()
         last = Signal()
-        final = Signal()
         into = Signal()
         plan = Signal(Plan)
         step = Signal(Step)
@@ -321,14 +353,15 @@ class Sequencer(wiring.Component):
         # A cycle after the tile ended, or its command came: the size of the present tile, and how long to wait for the next one.
         rows_end = Signal()
         cols_end = Signal()
-        spacing = Signal(range(max(config.cols, self.least_spacing)))
         m.d.comb += [rows_end.eq(rows_left <= config.rows), cols_end.eq(cols_left <= tile_cols)]
         with m.If(ended | loaded):
             m.d.sync += [rows.eq(Mux(rows_end, rows_left, config.rows)), cols.eq(Mux(cols_end, cols_left, tile_cols))]
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
-        with m.If(spacing == 1):
-            m.d.sync += spaced.eq(1)
+        with m.If(finished):
+            m.d.sync += columns_left.eq(cols)
+        with m.Elif(columns_left != 0):
+            m.d.sync += columns_left.eq(columns_left - 1)
         with m.If(ended):
             # Not over what the next command, should it just have come, brought with it.
             with m.If(~load):

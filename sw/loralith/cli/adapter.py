@@ -16,30 +16,40 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="a new or empty folder: PEFT's files and diffusers' are written there"
     )
+    parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that the file has, named in a warning")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
-    from diffusers import UNet2DConditionModel
 
-    from loralith.diffusion.adapter import module_names
+    from loralith.diffusion.adapter import module_shapes
     from loralith.diffusion.formats import read_adapter, write_diffusers, write_peft
     from loralith.errors import LoralithError
-    from loralith.mapping.configs import find_model
+    from loralith.files import check_output_folder
+    from loralith.mapping.configs import build_unet, find_model
 
-    with output.plain_warnings(), torch.device("meta"):
-        names = module_names(UNet2DConditionModel(**find_model(args.model).config))
-    adapter = read_adapter(args.path, names)
+    if args.output:
+        check_output_folder(args.output)
+        if args.output.exists() and any(args.output.iterdir()):
+            raise LoralithError(f"output {args.output} is not empty; give a new or empty folder")
+    with output.plain_warnings():
+        source = find_model(args.model)
+        with torch.device("meta"):
+            shapes = module_shapes(build_unet(source.config, source.file or source.name))
+        adapter = read_adapter(args.path, shapes, unet_only=args.unet_only)
     layers = [
         {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
         for name, layer in sorted(adapter.layers.items())
     ]
-    figures: dict[str, Any] = {"source": adapter.source, "rslora": adapter.rslora, "layers": layers, "written": []}
+    figures: dict[str, Any] = {
+        "source": adapter.source,
+        "rslora": adapter.rslora,
+        "layers": layers,
+        "left_out": adapter.left_out,
+        "written": [],
+    }
     if args.output:
-        if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-            raise LoralithError(f"output {args.output} is not empty; give a new or empty folder")
-        args.output.mkdir(parents=True, exist_ok=True)
         write_diffusers(adapter, args.output)
         write_peft(adapter, args.output)
         figures["written"] = [str(path) for path in sorted(args.output.iterdir())]

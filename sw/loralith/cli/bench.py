@@ -1,15 +1,16 @@
 """`loralith bench <what>`: measurements that the documents quote.
 
 A measurement is a module `loralith.cli.bench_<what>` with a line of `HELP`, `arguments(parser)` and `measure(args) -> dict`: the figures by
-name, which `--json` prints as they are; a `show(figures)` replaces the plain table. Whatever is slow is imported inside `measure`.
+name, which `--json` prints as they are; a `show(figures)` replaces the plain table. It may have `SUFFIXES`, of the files of
+`--output STEM`, which are checked before the work. Whatever is slow is imported inside `measure`.
 """
 
 import argparse
 from importlib import import_module
 
-from loralith.cli import output
+from loralith.cli import output, results
 
-MEASUREMENTS = ("sd15", "shapes", "simulator", "methods")
+MEASUREMENTS = ("sd15", "shapes", "simulator", "methods", "attach")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -20,11 +21,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         kind = kinds.add_parser(name, help=module.HELP)
         kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
         module.arguments(kind)
-        kind.set_defaults(measure=module.measure, show=getattr(module, "show", None))
+        kind.set_defaults(suffixes=getattr(module, "SUFFIXES", None), measure=module.measure, show=getattr(module, "show", None))
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.suffixes:
+        results.check(args.output, results.config_files(args), args.suffixes)
     figures = args.measure(args)
     if args.json:
         output.emit_json(figures)

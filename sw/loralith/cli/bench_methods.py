@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, write
+from loralith.cli.results import write
 from loralith.errors import LoralithError
+from loralith.files import check_output_folder
+from loralith.places import data
 
 if TYPE_CHECKING:
     from loralith.study.methods import Where
 
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
-RESULTS = REPO / "docs" / "results" / "methods"
+RESULTS = data("docs/results/methods")
 TITLE = "What the training methods learn"
 DEVICE = "direct"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
-    parser.add_argument("--device", default=DEVICE, help="what trains: direct (default), reference, verilator, or fp32 for torch")
+    parser.add_argument(
+        "--device", default=DEVICE, help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: direct)"
+    )
     parser.add_argument("--config", default="paper", help="preset or JSON file of the device; changes time, no bit (default: paper)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument("--only", help="names of studies, separated by semicolons (default: all)")
@@ -43,12 +47,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"there is no study {name!r}; there are {'; '.join(STUDIES)}")
     if args.seeds < 1:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
+    check_output_folder(args.output)
 
     def progress(name: str, variant: str, seed: int, step: int) -> None:
         if step % 100 == 0:
             output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
 
-    with stop_on_interrupt() as stop, where(args.device, args.config) as place:
+    with where(args.device, args.config) as place, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
         total = len(pending(args.output, names, args.seeds, place))
         missing = () if args.finished else run(args.output, names, args.seeds, place, progress, stop)
         for done, point in enumerate(missing, 1):
@@ -60,10 +65,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         told = {"--device": (args.device, DEVICE), "--seeds": (args.seeds, 3), "--only": (args.only and f"'{args.only}'", None)}
         words = [f"{name} {value}" for name, (value, usual) in told.items() if value != usual]
         stem = RESULTS / ("methods" if args.device == DEVICE else f"methods-{args.device}")
-        write(
-            stem, TITLE, " ".join(["loralith bench methods", *words]), figures, [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
-        )
+        lines = [*page(figures), "", f"![held-out losses]({stem.name}.png)"]
+        write(stem, TITLE, " ".join(["loralith bench methods", *words]), figures, lines, on_rtl=args.device == "verilator")
         plot(figures, stem.with_suffix(".png"))
+        output.wrote(stem.with_suffix(".png"))
     return figures
 
 

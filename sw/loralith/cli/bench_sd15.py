@@ -2,13 +2,14 @@
 
 import argparse
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from loralith.cli import output, results
 
-HELP = "a whole SD-1.5 LoRA step, all 128 linears, every result checked"
+HELP = "the LoRA layers of an SD-1.5 step, all 128 linears, every result checked"
+TITLE = "The LoRA layers of an SD-1.5 step"
+SUFFIXES = (".json", ".md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cycles, macs = sum(row["cycles"] for row in rows), sum(row["macs"] for row in rows)
     command = f"loralith bench sd15 --config {args.config} --rank {args.rank}" + " --rtl" * args.rtl
     figures = {
-        "date": date.today().isoformat(),
-        "commit": results.commit("hw", "gen", "sw"),
-        "command": command + (f" --first {args.first}" if args.first else ""),
+        **results.made(command + (f" --first {args.first}" if args.first else ""), on_rtl=args.rtl),
         "config": config.name,
         "rank": args.rank,
         "on_rtl": args.rtl,
@@ -77,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"| {row['name']} | {row['macs']:,} | {row['cycles']:,} | {row['utilization']:.2%} | {row['model_error']:+.2%} |"
             for row in rows
         ]
-        results.write(args.output, "A whole SD-1.5 LoRA step", figures["command"], figures, page)
+        results.write(args.output, TITLE, figures["command"], figures, page, on_rtl=args.rtl)
     return figures
 
 
@@ -85,9 +84,19 @@ def _sentence(figures: dict[str, Any]) -> str:
     where = "on the RTL, every result equal to the products' definition" if figures["on_rtl"] else "by the cycle model"
     return (
         f"{figures['linears']} linears, rank {figures['rank']}, {figures['config']}: {figures['macs']:,} MACs in {figures['cycles']:,} "
-        f"cycles, {figures['utilization']:.2%} of the array, {where}. Each linear that reads the image is a list of its own, its first "
-        "load and last store in the open."
+        f"cycles, {figures['utilization']:.2%} of the array, {where}. {_share(figures)}Each linear that reads the image is a list of "
+        "its own, its first load and last store in the open."
     )
+
+
+def _share(figures: dict[str, Any]) -> str:
+    """How much of a training step the linears are, where all of them were run."""
+    from loralith.shapes.models import BESIDE_LORA, step_linears, text_linears
+
+    if figures["linears"] < len(step_linears("sd15", figures["rank"])) + len(text_linears("sd15", figures["rank"])):
+        return ""
+    share = figures["macs"] / (figures["macs"] + BESIDE_LORA["sd15"])
+    return f"They are {share:.0%} of the multiply-accumulates of a training step, whose other layers are not in these figures. "
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from loralith.cli import output, results
+from loralith.files import named, write_json, write_text
 
 HELP = "cycles and utilisation of SD-1.5's and SDXL's LoRA layers"
+SUFFIXES = (".json", ".csv")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "subset": args.subset,
         "dataflow": args.dataflow,
     }
-    figures = {"date": date.today().isoformat(), "commit": results.commit("hw", "gen", "sw"), "command": _command(args)} | figures
+    figures = results.made(_command(args), on_rtl=not args.modelled and args.dataflow == "flexible") | figures
     figures |= run.total(found, config)
     if args.dataflow == "fixed-os":
         figures = _fixed(figures)
@@ -105,15 +106,17 @@ def _fixed(figures: dict[str, Any]) -> dict[str, Any]:
 
 def _write(stem: Path, figures: dict[str, Any]) -> None:
     import csv
-    import json
+    import io
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        columns = dict.fromkeys(name for layer in figures["layers"] for name in layer)
-        writer = csv.DictWriter(file, list(columns), restval="")
-        writer.writeheader()
-        writer.writerows(figures["layers"])
+    data, rows = named(stem, *SUFFIXES)
+    write_json(figures, data, indent=1)
+    text = io.StringIO(newline="")
+    columns = dict.fromkeys(name for layer in figures["layers"] for name in layer)
+    writer = csv.DictWriter(text, list(columns), restval="")
+    writer.writeheader()
+    writer.writerows(figures["layers"])
+    write_text(text.getvalue(), rows)
+    output.wrote(data, rows)
 
 
 def show(figures: dict[str, Any]) -> None:

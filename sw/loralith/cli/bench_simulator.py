@@ -10,6 +10,7 @@ from typing import Any
 from loralith.cli import results
 
 HELP = "simulated cycles per second, native and under cocotb"
+SUFFIXES = (".json", ".md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

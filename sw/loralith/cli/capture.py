@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from loralith.cli import output
+from loralith.files import check_output
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.rows < 2:
         raise LoralithError(f"rows must be at least 2, not {args.rows}")
+    check_output(args.output)
     settings = FinetuneSettings(Path("."), steps=args.steps, batch=args.batch, rank=args.rank, seed=args.seed)
     layers = []
     for index, taken in enumerate(take(settings, args.rows)):
@@ -38,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         case = LayerCase(taken.name, T, I, O, args.rank, settings.alpha, FQT(seed=args.seed), layer=index, step=args.steps)
         inputs = {name: getattr(taken, name) for name in ("x", "w", "a", "b", "dy")}
         layers.append(CapturedLayer(case, inputs, taken.timesteps))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     write_captured(args.output, layers)
+    output.wrote(args.output)
     timesteps = sorted({step for layer in layers for step in layer.timesteps})
     size = args.output.stat().st_size
     if args.json:

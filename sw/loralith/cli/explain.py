@@ -1,12 +1,12 @@
 """`loralith explain`: the schedule of a LoRA layer, why it was chosen, and what limits it; a timeline for Perfetto."""
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output
+from loralith.cli import output, results
+from loralith.files import check_output, write_json
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if min(T, I, O, r) < 1:
         raise LoralithError(f"T, I, O and R must be at least 1, not {args.layer}")
     config = load_config(args.config)
+    if args.trace:
+        check_output(args.trace, results.config_files(args))
     linear = Linear("layer", T, I, O, r, not args.no_dx)
     tensors, _ = place(linear, 0, config)
     commands = compile_step([(linear, tensors)], config)
@@ -103,8 +105,8 @@ def _write_trace(path: Path, timeline: Any) -> None:
                 "args": {"command": activity.command, "ready but for tokens": activity.ready},
             }
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+    write_json({"traceEvents": events, "displayTimeUnit": "ms"}, path, indent=None)
+    output.wrote(path)
 
 
 def _print(figures: dict[str, Any]) -> None:

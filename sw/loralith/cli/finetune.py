@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.cli.given import record_given
 from loralith.cli.method_options import method_arguments, options_of, usual_text
+from loralith.cli.results import made
+from loralith.cli.resume import resumed
+from loralith.cli.run_command import run_command
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
@@ -19,8 +24,12 @@ if TYPE_CHECKING:
     from loralith.diffusion.settings import FinetuneSettings
 
 
+UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of the steps; no stalls are counted"}
+
+
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("finetune", help="personalize the small diffusion model on a device, by one of four methods")
+    record_given(parser)
     parser.add_argument("--method", choices=tuple(OPTIONS), default="lora", help="training method (default: lora)")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
@@ -47,7 +56,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         choices=("lora", "all"),
         help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
-    parser.add_argument("--device", default="reference", help="reference (default), direct, verilator, pynq:<bitfile>, or fp32 for torch")
+    parser.add_argument(
+        "--device", default="reference", help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: reference)"
+    )
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument(
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
@@ -58,12 +69,15 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output, to the same bits")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output, with its settings, to the same bits; --steps may be more"
+    )
     parser.add_argument(
         "--start-from", type=Path, help="adapter to start from: a folder of PEFT or diffusers, or a .safetensors file, kohya's too"
     )
+    parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that --start-from's adapter has")
     method_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
@@ -126,24 +140,31 @@ class Bar:
         if state.note:
             facts.append(state.note)
         if "cycles" in state.counters:
-            facts.append(f"{state.counters['cycles'] / 1e6:.2f} M cycles")
+            facts.append(f"{state.counters['cycles'] / 1e6:.2f} M {state.counters.get('cycle_unit', 'cycles')}")
         text = ", ".join(facts)
         self.progress.update(self.task, completed=state.step, facts=text, description=f"{self.title} ({state.phase})")
         if not self.terminal and (state.phase not in ("train", "prepare") or state.step % 10 == 0 or state.step == state.steps):
             output.log(f"{self.title} ({state.phase}) {state.step}/{state.steps}  {text}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Returns 0 when the run is finished; an interrupted one can be resumed."""
-    from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings, choose_targets
+def readers() -> dict[str, Callable[[str], Any]]:
+    """How an option's text becomes the setting's value, by destination, where argparse does not say."""
+    from loralith.diffusion.settings import choose_targets
 
-    fp32 = args.device == FP32
-    options = options_of(args)
+    return {
+        "targets": choose_targets,
+        "rank_pattern": lambda text: pattern(text, int),
+        "alpha_pattern": lambda text: pattern(text, float),
+    }
+
+
+def settings_of(args: argparse.Namespace) -> FinetuneSettings:
+    """The settings of a new run; loads no torch. Raises LoralithError for what is out of range."""
+    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+
+    options, read = options_of(args), readers()
     usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
-    settings = FinetuneSettings(
+    return FinetuneSettings(
         output=args.output,
         method=args.method,
         options=options,
@@ -154,31 +175,46 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         model=args.model,
         curve_every=args.curve_every,
-        rank_pattern=pattern(args.rank_pattern, int),
-        alpha_pattern=pattern(args.alpha_pattern, float),
+        rank_pattern=read["rank_pattern"](args.rank_pattern),
+        alpha_pattern=read["alpha_pattern"](args.alpha_pattern),
         rslora=args.rslora,
         steps=args.steps,
         **usual,
         seed=args.seed,
-        targets=choose_targets(args.targets),
+        targets=read["targets"](args.targets),
         start_from=args.start_from,
+        unet_only=args.unet_only,
         device=args.device,
-        config=None if fp32 else args.config,
+        config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
         evaluation=EvaluationSettings(samples=args.samples),
     )
-    with (
-        output.plain_warnings(),
-        stop_on_interrupt() as stop,
-        Bar(f"{args.data.name if args.data else f'digit {args.digit}'} on {args.device}", args.steps) as bar,
-    ):
-        if fp32:
-            result = finetune(settings, None, bar, stop, resume=args.resume)
-        else:
-            with open_device(args.device, args.config) as device:
-                result = finetune(settings, attacher(device, args.verify), bar, stop, resume=args.resume)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.device import open_device
+    from loralith.diffusion.finetune import finetune
+    from loralith.diffusion.folder import check_folder
+    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.diffusion.settings import FP32
+    from loralith.diffusion.sizes import check_sizes
+
+    settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
+    check_folder(settings.output, resume=args.resume)
+    check_sizes(settings)
+    origin = made(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
+    name = settings.data.name if settings.data else f"digit {settings.digit}"
+    with output.plain_warnings(), ExitStack() as stack:
+        attach = None
+        if settings.device != FP32:
+            assert settings.config is not None
+            attach = attacher(stack.enter_context(open_device(settings.device, settings.config)), settings.verify)
+        stop = stack.enter_context(stop_on_interrupt())  # after the device: Ctrl-C ends its build at once
+        bar = stack.enter_context(Bar(f"{name} on {settings.device}", settings.steps))
+        result = finetune(settings, attach, bar, stop, resume=args.resume, origin=origin)
     summary = summarize(result.report, result.folder)
     if args.json:
         output.emit_json(summary)
@@ -198,6 +234,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "bit_exact": counters.get("bit_exact"),
         "elements_compared": counters.get("elements_compared"),
         "cycles": counters.get("cycles"),
+        "cycle_unit": counters.get("cycle_unit"),
         "macs": counters.get("macs"),
         "utilization": counters.get("utilization"),
         "seconds": report["seconds"],
@@ -217,7 +254,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     if accuracy["after"] is not None:
         rows.append(("samples recognized as the new digit", f"{accuracy['before']:.0%} -> {accuracy['after']:.0%}"))
     if summary["cycles"] is not None:
-        rows += [("cycles", f"{summary['cycles']:,}"), ("array utilization", f"{summary['utilization']:.1%}")]
+        unit = summary["cycle_unit"] or "cycles"
+        rows += [(unit, f"{summary['cycles']:,}"), (UTILIZATION[unit], f"{summary['utilization']:.1%}")]
     if summary["bit_exact"] is not None:
         exact = "yes" if summary["bit_exact"] else "no"
         rows.append(("bit-exact with the reference", f"{exact}, {summary['elements_compared']:,} elements"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from loralith.methods.options import OPTIONS, Options, SettingsError
 
-__all__ = ["method_arguments", "options_of", "usual_text"]
+__all__ = ["OWN", "field_of", "method_arguments", "options_of", "usual_text"]
 
 OWN: Mapping[str, Mapping[str, str]] = {
     "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary", "train": "--train"},
@@ -22,6 +22,11 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Arguments of one method, by their destination."""
+
+
+def field_of(dest: str) -> str:
+    """The field of a method's options that an argument of OWN sets."""
+    return {"samples_stored": "samples"}.get(dest, dest)
 
 
 def usual_text(name: str) -> str:
@@ -58,5 +63,4 @@ def options_of(args: argparse.Namespace) -> Options:
         for name in fields:
             if name in given and method != args.method:
                 raise SettingsError(f"{fields[name]} is a setting of {method}, not of {args.method}")
-    names = {"samples_stored": "samples"}
-    return OPTIONS[args.method](**{names.get(name, name): value for name, value in given.items()})
+    return OPTIONS[args.method](**{field_of(name): value for name, value in given.items()})

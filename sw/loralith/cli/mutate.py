@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from loralith.cli import output, results
@@ -9,9 +10,15 @@ from loralith.cli import output, results
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("mutate", help="break the RTL in one place at a time and see whether the tests notice")
+    parser.add_argument("--list", action="store_true", help="print the chosen mutants and run nothing")
     parser.add_argument("--only", metavar="TEXT", action="append", help="mutants whose name holds TEXT; may be given again")
     parser.add_argument("--stages", metavar="NAMES", help="of native,golden,faults,unit,cocotb, in this order (default: all)")
     parser.add_argument("--catalogue", type=Path, help="TOML file of mutants (default: tests/mutants/mutants.toml)")
+    parser.add_argument(
+        "--generic", metavar="BLOCK", help="instead of the catalogue: operators of a class of loralith.rtl, drawn at random"
+    )
+    parser.add_argument("--count", type=int, default=20, help="how many of --generic (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones of --generic (default: 0)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write mutants.json and mutants.md there")
     parser.add_argument("--fresh", action="store_true", help="forget the verdicts of earlier runs, which are kept in build/mutants")
     parser.set_defaults(run=run)
@@ -21,17 +28,24 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 when a mutant survived or could not be made."""
     from loralith import mutants
     from loralith.mutants.campaign import STAGES
+    from loralith.verif.mutation import MutationError
 
-    catalogue = mutants.read_catalogue(args.catalogue or results.REPO / "tests" / "mutants" / "mutants.toml")
-    chosen = [mutant for mutant in catalogue if not args.only or any(text in mutant.name for text in args.only)]
-    if not chosen:
-        raise mutants.MutantError(f"no mutant's name holds {' or '.join(map(repr, args.only))}")
+    usual = results.REPO / "tests" / "mutants" / "mutants.toml"
+    if not usual.is_file():
+        raise mutants.MutantError(f"mutate breaks the sources of a clone of the repository, and {results.REPO} is none; run it in one")
+    try:
+        chosen = _chosen(args)
+    except MutationError as error:
+        raise mutants.MutantError(str(error)) from None
+    if args.list:
+        _list(args, chosen)
+        return 0
     stages = args.stages.split(",") if args.stages else STAGES
     for stage in stages:
         if stage not in STAGES:
             raise mutants.MutantError(f"stages are {', '.join(STAGES)}, not {stage!r}")
-    for mutant in chosen:
-        mutant.source()  # one that does not apply is told before hours of others
+    if args.output:
+        results.check(args.output / "mutants", [args.catalogue] if args.catalogue else [])
     folder = results.REPO / "build" / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
     if args.fresh:
@@ -53,8 +67,40 @@ def run(args: argparse.Namespace) -> int:
     return 0 if counts["killed"] == len(verdicts) else 1
 
 
+def _chosen(args: argparse.Namespace) -> list:
+    """The mutants that the arguments name. Raises MutationError for one that does not apply, before hours of others."""
+    from loralith.verif.mutation import MutationError
+    from loralith.verif.mutation.catalogue import read_catalogue
+    from loralith.verif.mutation.drawn import drawn
+
+    if args.generic:
+        if args.count < 1:
+            raise MutationError(f"--count must be at least 1, not {args.count}")
+        mutants = drawn(args.generic, args.count, args.seed)
+    else:
+        mutants = read_catalogue(*([args.catalogue] if args.catalogue else []))
+    chosen = [mutant for mutant in mutants if not args.only or any(text in mutant.name for text in args.only)]
+    if not chosen:
+        raise MutationError(f"no mutant's name holds {' or '.join(map(repr, args.only))}")
+    for mutant in chosen:
+        try:
+            _ = mutant.module
+        except MutationError as error:
+            raise MutationError(f"mutant {mutant.name!r}: {error}") from None
+    return chosen
+
+
+def _list(args: argparse.Namespace, chosen: Sequence) -> None:
+    if args.json:
+        output.emit_json({"mutants": [{"name": mutant.name, **asdict(mutant.change)} for mutant in chosen]})
+    else:
+        output.table("mutants", ["mutant", "what is wrong"], [[mutant.name, mutant.change.says] for mutant in chosen])
+
+
 def _command(args: argparse.Namespace) -> str:
     words = ["loralith mutate", *(f"--only {text!r}" for text in args.only or ())]
+    if args.generic:
+        words.append(f"--generic {args.generic} --count {args.count} --seed {args.seed}")
     if args.stages:
         words.append(f"--stages {args.stages}")
     return " ".join(words)
@@ -62,16 +108,16 @@ def _command(args: argparse.Namespace) -> str:
 
 def _page(figures: dict, verdicts: Sequence) -> list[str]:
     lines = [
-        "Each is the hardware of configuration tiny with one text of its source changed, as tests/mutants/mutants.toml says. Tests",
+        "Each is the hardware of configuration tiny with one expression changed ([list](../generated/mutants.md)). Tests",
         "run from the cheapest to the dearest until one fails: products and lists on the native model, golden layers, faults, the",
         "block's own tests, cocotb.",
         "",
         f"{figures['mutants']} mutants: {figures['killed']} killed, {figures['survived']} survived, {figures['invalid']} invalid.",
         "",
-        "| mutant | module | outcome | first test that fails |",
+        "| mutant | block | outcome | first test that fails |",
         "|---|---|---|---|",
     ]
     for v in verdicts:
         by = v.by.splitlines()[0].replace("|", "\\|") if v.by else ""
-        lines.append(f"| {v.name} | {v.module} | {v.outcome} | {by} |")
+        lines.append(f"| {v.name} | {v.block} | {v.outcome} | {by} |")
     return lines

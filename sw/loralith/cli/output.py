@@ -5,11 +5,17 @@ With `--json`, stdout holds exactly one JSON object.
 
 import argparse
 import json
+import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from loralith.cli.layout import table_lines
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -26,31 +32,37 @@ def emit_json(result: Mapping[str, Any]) -> None:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under named columns on stdout; every row is as long as `columns`.
 
-    Drawn by rich where it is installed, in plain columns where it is not: a board's installation has no need of rich.
+    As wide as the terminal at most (or as $COLUMNS says), and as wide as it is where stdout is none.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-        print(title)
-        for line in [list(columns), *cells]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        return
-    drawn = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
-    for row in cells:
-        drawn.add_row(*(Text(cell) for cell in row))  # Text: a cell's [brackets] are not markup
-    Console().print(drawn)
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size().columns if terminal else None
+    print("\n".join(table_lines(title, columns, [[str(cell) for cell in row] for row in rows], width)), end="\n\n")
 
 
 def log(message: str) -> None:
     """Print one line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def wrote(*paths: Path | str) -> None:
+    """Say on stderr what the command has written."""
+    for path in paths:
+        log(f"wrote {path}")
+
+
+class _Lines(logging.Handler):
+    """Messages of `loralith.progress` as lines of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
+def show_progress() -> None:
+    """From now on, slow work says how far it is. Idempotent."""
+    logger = logging.getLogger("loralith")
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+        logger.setLevel(logging.INFO)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loralith.cli import output
+from loralith.cli import output, results
+from loralith.files import check_output, write_json
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from loralith.diffusion.checkpoint import write_json
+    if args.output:  # before torch is loaded
+        model = Path(args.model)
+        places = (model, model / "config.json", model / "unet" / "config.json")
+        check_output(args.output, [*results.config_files(args), *(place for place in places if place.is_file())])
     from loralith.diffusion.settings import choose_targets
     from loralith.errors import LoralithError
     from loralith.mapping.configs import find_model
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     figures = {**settings, **plan(traced, config, args.weight_bits)}
     if args.output:
         write_json(figures, args.output)
+        output.wrote(args.output)
     if args.json:
         output.emit_json(figures)
     else:

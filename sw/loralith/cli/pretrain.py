@@ -11,16 +11,19 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("pretrain", help="train the package's small diffusion model and digit classifier anew")
     parser.add_argument("--output", type=Path, default=Path("build/pretrain"), help="folder of the weights (default: build/pretrain)")
     parser.add_argument("--steps", type=int, help="training steps (default: 3600, about 15 minutes on one core)")
-    parser.add_argument("--seed", type=int, default=0, help="of every draw (default: 0)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--seed", type=int, help="of every draw (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its settings")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.classifier import save_classifier, train_classifier
-    from loralith.diffusion.pretrain import PretrainSettings, pretrain
+    from loralith.diffusion.pretrain import PretrainSettings, check_pretrain_folder, pretrain, resumed_settings
 
-    settings = PretrainSettings(seed=args.seed) if args.steps is None else PretrainSettings(steps=args.steps, seed=args.seed)
+    if args.resume:
+        settings = resumed_settings(args.output, steps=args.steps, seed=args.seed)
+    else:
+        settings = PretrainSettings(**{name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None})
     losses: list[float] = []
 
     def progress(step: int, loss: float, rate: float) -> None:
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         if step % 50 == 0 or step == settings.steps:
             output.log(f"step {step}/{settings.steps}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    check_pretrain_folder(args.output)
     model, accuracy = train_classifier(seed=settings.seed)
     save_classifier(model, args.output)
     output.log(f"classifier: {accuracy:.1%} of the evaluation images")

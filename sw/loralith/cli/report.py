@@ -1,7 +1,9 @@
 """`loralith report <what>`: pages of figures, computed or (memory) allocated, none of which depends on how fast this machine is.
 
-A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `arguments(parser)`, `command(args) -> str`, which repeats it,
-`figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
+A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `ON_RTL`, whether its figures are of the RTL, `arguments(parser)`,
+`command(args) -> str`, which repeats it, `figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and
+`page(figures) -> list[str]`, the same as Markdown.
+It may have `check(args)`, which raises before the work for outputs of its own that cannot be written.
 """
 
 import argparse
@@ -10,11 +12,13 @@ from pathlib import Path
 
 from loralith.cli import output, results
 
-REPORTS = ("area", "energy", "memory", "shapes")
+REPORTS = ("area", "energy", "memory", "results", "shapes")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("report", help="area, energy and memory of a training step, use of the array")
+    parser = subparsers.add_parser(
+        "report", help="area, energy and memory of a training step, use of the array, which RTL each result is of"
+    )
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
         module = import_module(f"loralith.cli.report_{name}")
@@ -27,10 +31,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    results.check(args.output, results.config_files(args))
+    if hasattr(args.module, "check"):
+        args.module.check(args)
     figures = args.module.figures(args)
     page = args.module.page(figures)
     if args.output:
-        results.write(args.output, args.module.title(figures), args.module.command(args), figures, page)
+        results.write(args.output, args.module.title(figures), args.module.command(args), figures, page, on_rtl=args.module.ON_RTL)
     if args.json:
         output.emit_json(figures)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from loralith.cli import output
 
 HELP = "area in standard cells: the INT8 array beside FP16, BF16 and FP32, and the accelerator's blocks"
+ON_RTL = True
 
 TIER = "tier (ii): Yosys's mapping onto an open cell library; no layout, no clock aimed at, no memories"
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 HELP = "energy of a training step's LoRA layers, by tiers"
+ON_RTL = False
 
 CAUSES = ("arithmetic", "post_processing", "on_chip", "dram")
 PUBLISHED = 5.50
@@ -22,7 +23,7 @@ _COMPARABLE = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="base", help="preset or JSON file (default: base)")
-    parser.add_argument("--model", default="sd-1.5", help="model whose adapted layers make the step (default: sd-1.5)")
+    parser.add_argument("--model", default="sd15", help="model whose adapted layers make the step (default: sd15)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16, 32], metavar="R", help="ranks (default: 4 8 16 32)")
     parser.add_argument("--node", action="append", help="node of the energy table, may be repeated (default: all)")
 

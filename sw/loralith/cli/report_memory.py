@@ -1,14 +1,19 @@
 """`loralith report memory`: bytes of a training step by part, on device and host, measured on this machine, beside FP32 LoRA in torch."""
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
+from loralith.cli import output, results
 from loralith.errors import LoralithError
+from loralith.files import check_output, write_bytes
 from loralith.spec.config import PRESETS
 
 HELP = "memory of a training step by part, measured: weights, saved tensors, gradients, optimizer, scratch"
+ON_RTL = False
 BASELINE = "fp32-lora"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--methods", help="names with commas; FP32 LoRA is always among them (default: all)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as PNG, SVG or PDF")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises FileError and LoralithError for a picture that cannot be drawn or written."""
+    if args.plot:
+        if args.plot.suffix.lower() not in PICTURES:
+            raise LoralithError(f"--plot takes a name that ends in {', '.join(PICTURES)}, not {args.plot}")
+        check_output(args.plot, results.config_files(args))
 
 
 def command(args: argparse.Namespace) -> str:
@@ -30,6 +43,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a method that does not exist, SettingsError for settings out of range."""
     from loralith.diffusion.memory import METHODS, measure_method
     from loralith.diffusion.settings import FinetuneSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
     from loralith.mapping.memory import PARTS
     from loralith.spec.config import load_config
 
@@ -39,6 +53,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     settings = FinetuneSettings(Path("."), batch=args.batch, rank=args.rank, targets=choose_targets(args.targets))
     config = load_config(args.config)
+    check_sizes(settings)
     methods = {name: measure_method(name, settings, config) for name in names}
     for name, method in methods.items():
         method["saved_ratio"] = saved_ratio(method, methods[BASELINE])
@@ -118,10 +133,8 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("MB, device and host")
     axes.set_title("Memory of a training step, measured")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix in (".svg", ".pdf") else None)
-    except ValueError as error:
-        raise LoralithError(f"{path} cannot be drawn: {error}") from None
-    finally:
-        pyplot.close(figure)
+    form, buffer = path.suffix.lower().removeprefix("."), io.BytesIO()
+    figure.savefig(buffer, format=form, metadata={"Date" if form == "svg" else "CreationDate": None} if form in ("svg", "pdf") else None)
+    pyplot.close(figure)
+    write_bytes(buffer.getvalue(), path)
+    output.wrote(path)

@@ -1,17 +1,21 @@
 """`loralith report shapes`: the last results of `loralith bench shapes` side by side, with published systems on the same products."""
 
 import argparse
-import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from loralith.cli.results import REPO
+from loralith.cli import output
+from loralith.cli.results import rtl_text
+from loralith.cli.rtl_hash import rtl_hash
 from loralith.errors import LoralithError
-from loralith.shapes import compare, peers
+from loralith.files import FileError, check_output, named, read_json, write_bytes
+from loralith.places import data
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
-FOLDER = REPO / "docs" / "results" / "shapes"
+ON_RTL = True
+FOLDER = data("docs/results/shapes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +34,8 @@ PICTURES = {
 
 def _peers(figures: dict[str, Any]) -> list[str]:
     """Other systems on the same products."""
+    from loralith.shapes import peers
+
     lines = [
         "## Other systems on the same products",
         "",
@@ -66,29 +72,99 @@ def _peers(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
+def pictures(stem: Path) -> dict[str, Path]:
+    """The files of `PICTURES` that `--output STEM` writes beside STEM.json and STEM.md."""
+    page = named(stem, ".json", ".md")[1]
+    return {name: page.with_name(f"{page.stem}-{name}.png") for name in PICTURES}
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises FileError for an output that cannot be written or is one of the results that are read, which include what is in --folder."""
+    if args.output:
+        sources = sorted(args.folder.glob("*.json"))
+        for path in (*named(args.output, ".json", ".md"), *pictures(args.output).values()):
+            check_output(path, sources)
+            if path.suffix == ".json" and path.parent.absolute() == args.folder.absolute():
+                raise LoralithError(f"output {path} would be one of the results in --folder {args.folder}; give another folder")
+
+
 def command(args: argparse.Namespace) -> str:
     return "loralith report shapes" + " --with-scalesim" * args.with_scalesim
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """Raises LoralithError for a folder without results."""
+    """Raises LoralithError for a folder without results, and for a file in it that is none."""
+    from loralith.shapes import compare, peers
+
     paths = sorted(args.folder.glob("*.json"))
     if not paths:
         raise LoralithError(f"no results in {args.folder}; `loralith bench shapes --output {args.folder}/NAME` writes one")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    runs = [_run(path) for path in paths]
     runs.sort(key=lambda run: (run["rows"] * run["cols"], run["model"], run["subset"], run["rank"]))
     if args.output:
         from loralith.shapes import plots
 
-        args.output.parent.mkdir(parents=True, exist_ok=True)
+        files = pictures(args.output)
         for name, figure in (("use", plots.heat_map(runs)), ("roofline", plots.roofline(runs)), ("cycles", plots.stalls(runs))):
-            args.output.with_name(f"{args.output.name}-{name}.png").write_bytes(plots.png(figure))
+            write_bytes(plots.png(figure), files[name])
+            output.wrote(files[name])
     by_product = compare.by_product(runs, scalesim=args.with_scalesim)
-    return {"runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
+    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
+
+
+RUN = ("rows", "cols", "model", "subset", "rank", "macs", "cycles", "utilization", "fixed_os_utilization", "speedup_over_fixed_os")
+RUN += ("weight_stationary_utilization", "measured_cycles_share", "layers", "commit", "command", "date")
+LAYER = ("name", "count", "utilization", "measured", "model_error", "wait_load", "wait_store", "bytes_read", "bytes_written", "dx")
+"""What a result and its layers must have; a fixed dataflow's closed form has no waits and is no result of this report."""
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """A result of `loralith bench shapes`. Raises LoralithError."""
+    try:
+        run = read_json(path)
+    except FileError as error:
+        raise LoralithError(str(error)) from None
+    missing = [name for name in RUN if not isinstance(run, dict) or name not in run]
+    if not missing and isinstance(run["layers"], list):
+        missing = [f"layers.{name}" for layer in run["layers"] for name in LAYER if not isinstance(layer, dict) or name not in layer]
+    if missing:
+        raise LoralithError(f"{path} is no result of `loralith bench shapes`: it has no {missing[0]}; give the folder of its outputs")
+    return run
 
 
 def title(figures: dict[str, Any]) -> str:
     return "The array's use on published shapes"
+
+
+def _share_of_a_step(runs: list[dict[str, Any]]) -> list[str]:
+    """How little of a training step these layers are."""
+    from loralith.shapes.models import BESIDE_LORA
+
+    shares = {run["model"]: run["macs"] / (run["macs"] + BESIDE_LORA[run["model"]]) for run in reversed(runs) if run["subset"] == "all"}
+    ranks = {run["model"]: run["rank"] for run in reversed(runs) if run["subset"] == "all"}
+    words = [f"{share:.0%} of {model}'s at rank {ranks[model]}" for model, share in sorted(shares.items())]
+    return [
+        "These are LoRA layers alone, a step's as one list. Of the multiply-accumulates of a training step (`loralith plan`) they are",
+        f"{' and '.join(words) or 'a part'}; convolutions, attention's products and other linear layers are not on this page.",
+    ]
+
+
+def _rtl_of(run: dict[str, Any]) -> str:
+    """A run of the cycle model alone has none."""
+    return rtl_text(run) if "rtl" in run else ""
+
+
+def _rtl(figures: dict[str, Any]) -> list[str]:
+    """How many rows are of which RTL."""
+    counts = Counter(_rtl_of(run) for run in figures["runs"] if "rtl" in run)
+    told = [f"{count} of `{rtl}`" for rtl, count in counts.most_common() if rtl != "unknown"]
+    told += [f"{counts['unknown']} of RTL with changes that were not committed"] * bool(counts["unknown"])
+    same = counts[figures["rtl"]]
+    others = "" if same == len(figures["runs"]) else " The others are older: their cycles may have changed since."
+    return [
+        f"The last column is the RTL of a row: {', '.join(told) or 'none was run on RTL'}.",
+        f"The RTL beside this page is `{figures['rtl']}`, of which {same or 'none'} of the rows are.{others}",
+    ]
 
 
 def page(figures: dict[str, Any]) -> list[str]:
@@ -98,8 +174,12 @@ def page(figures: dict[str, Any]) -> list[str]:
         "its drain hidden, no fill, no bus. *WS*: weight stationary in closed form, the better operand of each product staying.",
         "*Model off* is the largest error of the cycle model against the counters of a distinct shape.",
         "",
-        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model off | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *_share_of_a_step(figures["runs"]),
+        "",
+        *_rtl(figures),
+        "",
+        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model off | commit | RTL |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in figures["runs"]:
         off = max((abs(layer["model_error"]) for layer in run["layers"] if layer["measured"]), default=None)
@@ -107,7 +187,7 @@ def page(figures: dict[str, Any]) -> list[str]:
             f"| {run['rows']} x {run['cols']} | {run['model']} | {run['subset']} | {run['rank']} | {run['macs']:,} | {run['cycles']:,} "
             f"| {run['utilization']:.2%} | {run['fixed_os_utilization']:.2%} | {run['speedup_over_fixed_os']:.3f} "
             f"| {run['weight_stationary_utilization']:.2%} "
-            f"| {run['measured_cycles_share']:.0%} | {'' if off is None else f'{off:.2%}'} | {run['commit']} |"
+            f"| {run['measured_cycles_share']:.0%} | {'' if off is None else f'{off:.2%}'} | {run['commit']} | {_rtl_of(run)} |"
         )
     lines += ["", *(f"![{text}](shapes-{name}.png)" for name, text in PICTURES.items()), "", *_peers(figures)]
     for run in figures["runs"]:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import REPO, commit
+from loralith.cli.results import commit
 from loralith.errors import LoralithError
+from loralith.places import data
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
     from loralith.study.store import Store
 
-RESULTS = REPO / "docs" / "results" / "study.json"
+RESULTS = data("docs/results/study.json")
 SEEDS = 5
 
 
@@ -37,7 +38,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     what.add_argument("--results", action="store_true", help="print the results in docs/results and compute nothing")
     what.add_argument("--rerun", metavar="SCHEME", help="compute one point of docs/results again and compare every number")
     parser.add_argument("--seed", type=int, default=0, help="seed of the point that is run again (default: 0)")
-    parser.add_argument("--device", help="run it on a device of `loralith finetune` (default: on the torch reference, the same bits)")
+    parser.add_argument(
+        "--device", help="reference, direct, verilator or pynq:<bitfile> (default: none, but the torch reference, whose bits are the same)"
+    )
     parser.add_argument("--config", default="base", help=f"of the device: {', '.join(PRESETS)} or a JSON file (default: base)")
     parser.set_defaults(run=run)
 
@@ -81,24 +84,25 @@ def show_results(args: argparse.Namespace) -> int:
 
 
 def print_summary(content: dict[str, Any]) -> None:
-    from loralith.study.report import verdict
+    from loralith.study.report import percent, signed, verdict
+    from loralith.study.schemes import FP32
 
     rows = []
     for name, own in content["schemes"].items():
-        error = own["heldout_loss_ratio_to_fp32_se"] or 0.0
+        itself = name == FP32  # against itself there is neither difference nor error
         rows.append(
             (
                 name,
-                len(own["seeds"]),
+                f"n = {len(own['seeds'])}",
                 f"{own['heldout_loss']:.5f}",
-                f"{100 * (own['heldout_loss_ratio_to_fp32'] - 1):+.2f} ± {100 * error:.2f} %",
-                f"{own['improvement_recovered']:.1%}",
-                f"{own['accuracy']:.0%} ± {100 * (own['accuracy_se'] or 0.0):.0f} %",
+                "" if itself else signed(own["heldout_loss_ratio_to_fp32"] - 1, own["heldout_loss_ratio_to_fp32_se"]),
+                "" if itself else f"{own['improvement_recovered']:.1%}",
+                percent(own["accuracy"], own["accuracy_se"], 0),
                 f"{own['gradient_cosine']:.4f}",
             )
         )
     columns = ("scheme", "seeds", "held-out loss", "against FP32", "recovered", "accuracy", "gradient cosine")
-    output.table("Training schemes against FP32, mean ± standard error over seeds", columns, rows)
+    output.table("Training schemes against FP32, mean ± standard error over n seeds; none for one seed", columns, rows)
     for line in verdict(content) if "bar" in content else []:
         print(line)
 
@@ -152,6 +156,7 @@ def weight_errors() -> dict[str, list[float]]:
 def study(args: argparse.Namespace) -> int:
     from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.diffusion.settings import EvaluationSettings, choose_targets
+    from loralith.diffusion.sizes import check_sizes
     from loralith.study.run import pending, run_study
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.settings import StudySettings
@@ -164,6 +169,7 @@ def study(args: argparse.Namespace) -> int:
         raise LoralithError(f"seeds must be at least 1, not {args.seeds}")
     settings = StudySettings(targets=choose_targets(args.targets), evaluation=EvaluationSettings(samples=args.samples))
     settings = settings if args.steps is None else settings.shortened(args.steps)
+    check_sizes(settings.run(0))
     store, seeds = Store(args.output, settings), range(args.seeds)
     left = pending(store, names, seeds)
     if args.finished:
@@ -171,8 +177,8 @@ def study(args: argparse.Namespace) -> int:
         if store.baseline is None or FP32 not in names:
             raise LoralithError(f"{args.output} has no finished point of fp32, which all others are held against; leave out --finished")
     else:
-        with stop_on_interrupt() as stop, Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
-            with attacher(args.device, args.config) as attach:
+        with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
+            with Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
                 for point in run_study(store, names, seeds, attach, bars.step, stop):
                     bars.point(point)
     summary = publish(args, store, names, list(seeds))
@@ -238,7 +244,7 @@ def rerun(args: argparse.Namespace) -> int:
     settings = StudySettings.from_identity(content["settings"])
     whole = args.steps in (None, settings.steps)
     settings = settings if whole else settings.shortened(int(args.steps))
-    with stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars, attacher(args.device, args.config) as attach:
+    with attacher(args.device, args.config) as attach, stop_on_interrupt() as stop, Bars(1, 0, settings.steps) as bars:
         point = run_point(
             settings, args.rerun, args.seed, attach, lambda n: bars.step(args.rerun, args.seed, n), stop, in_scheme=args.device is None
         )

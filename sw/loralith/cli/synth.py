@@ -1,11 +1,12 @@
 """`loralith synth`: emit, synthesize, place and route; prints what it takes of the part, how fast it runs, and what limits it."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from loralith.cli import output, results
+from loralith.cli.rtl_hash import rtl_hash
+from loralith.files import named, write_json, write_text
 
 SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
 """The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         progress=output.log,
     )
     stem = args.output or target.folder / target.label
-    context = {"commit": results.commit("hw", "gen"), "command": _command(args)}
+    results.check(stem, results.config_files(args))
+    context = {"commit": results.commit("hw", "gen"), "command": _command(args), "rtl": rtl_hash()}
     netlist = synth.synthesize(target)
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.place_only:
             routings.append(synth.route(target, netlist, synth.best_placement(placements).seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
+    output.wrote(*named(stem, ".json", ".md"))
     if args.json:
         output.emit_json(figures)
     else:
@@ -82,9 +85,9 @@ def _write(stem: Path, figures: dict[str, Any]) -> dict[str, Any]:
     """After every step, so that an interrupted run leaves what it had."""
     from loralith.synth import markdown
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    stem.with_suffix(".md").write_text(markdown(figures), encoding="utf-8")
+    data, page = named(stem, ".json", ".md")
+    write_json(figures, data, indent=1)
+    write_text(markdown(figures), page)
     return figures
 
 

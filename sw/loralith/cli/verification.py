@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class ReferenceObserver:
         self.names: dict[int, str] = {}
         self.layers: dict[int, LoraLayer] = {}
         self.device_layers: dict[int, DeviceLayer] = {}
-        self.open: dict[int, Forward] = {}
+        self.open: WeakKeyDictionary[Saved, Forward] = WeakKeyDictionary()
         self.compared = 0
         self.products: dict[int, FrozenLinear | Attention] = {}
 
@@ -46,7 +47,10 @@ class ReferenceObserver:
         numerics = layer.numerics
         weight = QuantizedWeight(torch.from_numpy(numerics.weight.q), torch.from_numpy(numerics.weight.scale))
         self.names[index], self.device_layers[index] = name, layer
-        self.layers[index] = LoraLayer(weight, numerics.alpha, numerics.scheme, index)
+        reference = LoraLayer(weight, numerics.alpha, numerics.scheme, index)
+        if index in self.layers:  # with another W
+            reference.history = self.layers[index].history
+        self.layers[index] = reference
 
     def _state(self, index: int, name: str) -> None:
         """A resumed run's device layers start from a checkpoint's history; so must the reference, once."""
@@ -64,18 +68,18 @@ class ReferenceObserver:
     def forward(self, index: int, x: Float32, a: Float32, b: Float32, step: int, call: int, record: bool, saved: Saved) -> None:
         self._state(index, "H")
         tensors = (torch.from_numpy(value) for value in (x, a, b))
-        forward = self.layers[index].forward(*tensors, step=step, call=call, record=record)
+        forward = self.layers[index].forward(*tensors, step=step, call=call, alpha=saved.plan.operands.alpha, record=record)
         expected = {"X": forward.xq, "A": forward.aq, "B": forward.bq, "Y accumulators": forward.y_acc, "Y": forward.y}
         operands = saved.plan.operands
         self._compare(
             index, step, expected, dict(zip(expected, (operands.xq, operands.aq, operands.bq, saved.y_acc, saved.y), strict=True))
         )
         if record:
-            self.open[id(saved)] = forward
+            self.open[saved] = forward
 
     def backward(self, index: int, saved: Saved, dy: Float32, a: Float32, record: bool, gradients: Gradients) -> None:
         self._state(index, "dH")
-        forward = self.open.pop(id(saved))
+        forward = self.open[saved]
         want = self.layers[index].backward(
             forward, torch.from_numpy(dy), torch.from_numpy(a), need_dx=gradients.dx is not None, record=record
         )

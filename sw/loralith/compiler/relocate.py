@@ -1,4 +1,4 @@
-"""Lists that are compiled once for a shape and run wherever their operands lie."""
+"""Lists that are compiled once for a shape and run wherever their operands lie, with the scales, shifts and keys of each run."""
 
 from __future__ import annotations
 
@@ -40,11 +40,22 @@ class Relocatable:
         offset = np.array([max(address, 0) & ((1 << OPERAND_BITS) - 1) for address in addresses], np.uint64)
         return cls(data, operand, offset)
 
-    def at(self, *addresses: int) -> bytes:
-        """The list with its operands at ``addresses``."""
+    def at(self, *addresses: int, **values: int) -> bytes:
+        """The list with its operands at ``addresses``.
+
+        ``values`` replace COMPUTE fields by name, in every command where the field was compiled as other than zero. Raises FieldError for
+        a name that COMPUTE does not have and a value that its field cannot hold.
+        """
         data = self.data.copy()
         moved = self.operand >= 0
         where = np.array(addresses, np.uint64)[self.operand[moved]] + self.offset[moved]
         first = COMMANDS[Opcode.LOAD].fields["address"].offset // 8  # a STORE's is the same field
         data[moved, first : first + 8] = where.astype("<u8")[:, None].view(np.uint8)
+        COMMANDS[Opcode.COMPUTE].pack(values)
+        for name, value in values.items():
+            field = COMMANDS[Opcode.COMPUTE].fields[name]
+            words = data.view("<u4")[:, field.word]
+            mask = np.uint32(((1 << field.width) - 1) << field.lsb)
+            compiled = ~moved & (words & mask != 0)
+            words[compiled] = words[compiled] & ~mask | np.uint32(value << field.lsb)
         return data.tobytes()

@@ -92,7 +92,8 @@ def _compute(c: Fields, config: Config) -> Iterator[Access]:
         rows = _rows(c[f"right{i}_base"], c[f"right{i}_stride"], N, (k - 1) // fold + 1, config.cols // fold, W)
         yield Access(Stage.READ, "right", False, rows, i == 1)
     if c["device_shift"]:
-        yield Access(Stage.READ, "stat", False, np.array([c["exponent_slot"]]))
+        # The machine reads it when all earlier commands of the queue have recorded, and before this one does.
+        yield Access(Stage.DONE, "stat", False, np.array([c["exponent_slot"]]))
     if c["to_out"]:
         seqs = 4 * N if c["out_mode"] == OutMode.INT32 else N
         yield Access(Stage.DONE, "out", True, _rows(c["out_base"], c["out_stride"], M, seqs, R, W), chained)

@@ -20,6 +20,7 @@ from loralith.compiler.pass_plan import PassPlan, plan_passes
 from loralith.compiler.passes import SKINNY_STATS_BYTES, Pass, PassSteps, interleave
 from loralith.compiler.regions import DoesNotFit, Window
 from loralith.compiler.skinny import skinny_shape
+from loralith.progress import Steps
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
 
@@ -201,7 +202,11 @@ def tried_plans(linear: Linear, backward: bool, config: Config, parts: Parts, tu
         interleave(steps, *_between(gradients, parts))
         return model(emitter.finish(AHEAD), config).cycles / few.T
 
-    return tuple(sorted(((cycles_per_token(plan), plan) for plan in plans), key=lambda entry: entry[0]))
+    tried, progress = [], Steps(f"plans of the {'backward' if backward else 'forward'} pass", len(plans))
+    for plan in plans:
+        tried.append((cycles_per_token(plan), plan))
+        progress.step()
+    return tuple(sorted(tried, key=lambda entry: entry[0]))
 
 
 def _gradient(emitter: Emitter, linear: Linear, t: Tensors, name: str, parts: Parts) -> GradientSteps:

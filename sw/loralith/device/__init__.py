@@ -11,36 +11,45 @@ from loralith.spec.config import Config, ConfigError, load_config
 if TYPE_CHECKING:
     from loralith.device.base import Device
 
-__all__ = ["ConfigMismatch", "DeviceError", "DeviceFault", "DeviceTimeout", "OutOfMemory", "open_device"]
+DEVICES = "reference, direct, verilator or pynq:<bitfile>"
+"""What `open_device` takes, as messages and help have it."""
+
+__all__ = ["DEVICES", "ConfigMismatch", "DeviceError", "DeviceFault", "DeviceTimeout", "OutOfMemory", "is_device", "open_device"]
+
+
+def is_device(name: str) -> bool:
+    """Whether `open_device` knows a device of this name; nothing is opened."""
+    kind, colon, argument = name.partition(":")
+    return bool(argument) if kind == "pynq" else kind in ("reference", "direct", "verilator") and not colon
 
 
 def open_device(name: str = "reference", config: str | Path | Config = "base", **options: Any) -> Device:
     """Open a device.
 
-    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "direct" (the same bits without lists for most products),
+    Parameters: `name` is "reference" (numpy, bit-exact, no timing), "direct" (the same bits without lists),
     "verilator" (the RTL, cycle-exact) or "pynq:<bitfile>" (an FPGA);
     `config` a preset's name, a JSON file or a Config; `options` go to the device's class, which documents them.
     Raises DeviceError for an unknown name or configuration.
     """
+    if not is_device(name):
+        raise DeviceError(f"device must be {DEVICES}, not {name!r}")
     kind, _, argument = name.partition(":")
     try:
         configuration = load_config(config)
     except ConfigError as error:
         raise DeviceError(str(error)) from None
-    if kind == "reference" and not argument:
+    if kind == "reference":
         from loralith.device.reference import ReferenceDevice
 
         return ReferenceDevice(configuration, **options)
-    if kind == "direct" and not argument:
+    if kind == "direct":
         from loralith.device.direct import DirectDevice
 
         return DirectDevice(configuration, **options)
-    if kind == "verilator" and not argument:
+    if kind == "verilator":
         from loralith.device.verilator import VerilatorDevice
 
         return VerilatorDevice(configuration, **options)
-    if kind == "pynq" and argument:
-        from loralith.device.pynq import PynqDevice
+    from loralith.device.pynq import PynqDevice
 
-        return PynqDevice(configuration, argument, **options)
-    raise DeviceError(f"device must be reference, direct, verilator or pynq:<bitfile>, not {name!r}")
+    return PynqDevice(configuration, argument, **options)

@@ -12,12 +12,15 @@ __all__ = ["Heap"]
 class Heap:
     """Hands out stretches of `nbytes` bytes from `base` on. Stretches never overlap; the content is not touched.
 
-    Attributes: ``scratch``: the most bytes that one `Device.arena` took; whoever measures sets it to 0 first.
+    Attributes: ``scratch``: the most bytes that one `Device.arena` took; whoever measures sets it to 0 first. ``count``: how often `take`
+    has given an address.
     """
 
     def __init__(self, base: int, nbytes: int) -> None:
         self._free: list[tuple[int, int]] = [(base, base + nbytes)]
         self._used: dict[int, tuple[int, int]] = {}
+        self._numbers: dict[int, int] = {}
+        self.count = 0
         self.scratch = 0
 
     @property
@@ -29,6 +32,10 @@ class Heap:
     def taken(self) -> frozenset[int]:
         """Addresses that `take` gave and `give` has not had back."""
         return frozenset(self._used)
+
+    def since(self, count: int) -> list[int]:
+        """Addresses that were taken since `count` was ``count`` and are taken still."""
+        return [address for address, number in self._numbers.items() if number >= count]
 
     def size(self, address: int) -> int:
         """Bytes that were taken at ``address``."""
@@ -49,6 +56,7 @@ class Heap:
                 rest += [(address + nbytes, end)] if address + nbytes < end else []
                 self._free[i : i + 1] = rest
                 self._used[address] = (address, address + nbytes)
+                self._numbers[address], self.count = self.count, self.count + 1
                 return address
         largest = max((end - start for start, end in self._free), default=0)
         raise OutOfMemory(
@@ -60,6 +68,7 @@ class Heap:
         if address not in self._used:
             raise DeviceError(f"{address:#x} is not the start of an allocation")
         start, end = self._used.pop(address)
+        del self._numbers[address]
         i = bisect_left(self._free, (start, end))
         if i < len(self._free) and self._free[i][0] == end:
             end = self._free.pop(i)[1]

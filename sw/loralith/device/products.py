@@ -11,6 +11,7 @@ from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_m
 from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
 from loralith.device.base import Device
 from loralith.device.errors import DeviceError
+from loralith.device.exact import exact_product
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
@@ -109,7 +110,7 @@ def product(
         raise DeviceError(f"K must be at most {K_LIMIT} for an exact INT32 sum, not {K}: split it and add on the host")
     if device.direct:
         one, two = _values(device, left), _values(device, right)
-        return _exact(one.mT if left_turned else one, two.mT if right_turned else two).astype(np.int32)
+        return exact_product(one.mT if left_turned else one, two.mT if right_turned else two)
     batch, swap = plan_product(
         M,
         N,
@@ -138,10 +139,6 @@ def product(
     return np.ascontiguousarray(result.transpose(0, 2, 1)) if swap else result
 
 
-FLOAT32_EXACT_K = 1 << 10
-"""Up to this K a sum of INT8 products stays within 2**24, so that float32 holds every partial sum exactly."""
-
-
 def _bits(operand: Operand) -> int:
     """Bits of an element in DRAM."""
     return operand.bits if isinstance(operand, Resident) else 8
@@ -153,12 +150,6 @@ def _values(device: Device, operand: Operand) -> np.ndarray:
         return operand
     layout = operand.layout(device)
     return layout.unpack(device.read(layout.address, layout.nbytes), np.int8).reshape(operand.shape)
-
-
-def _exact(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """INT8 products in one piece, int64."""
-    exact = np.float32 if left.shape[-1] <= FLOAT32_EXACT_K else np.float64
-    return (left.astype(exact) @ right.astype(exact)).astype(np.int64)
 
 
 def chained(
@@ -185,7 +176,7 @@ def chained(
     if right0.bits != 8 and not words:
         raise DeviceError(f"the first of two right operands has 8 bits per element, not {right0.bits}")
     if device.direct:
-        one, two = (_exact(left, _values(device, right)[0].T) for left, right in (first, second))
+        one, two = (exact_product(left, _values(device, right)[0].T).astype(np.int64) for left, right in (first, second))
         total = (one << shift) + two
         return total if apart else total.astype(np.int32)
     config = device.config

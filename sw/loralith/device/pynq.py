@@ -10,7 +10,7 @@ import numpy as np
 
 from loralith.device.base import Device
 from loralith.device.driver import Registers
-from loralith.device.errors import DeviceError, DeviceTimeout
+from loralith.device.errors import DeviceError, DeviceTimeout, OutOfMemory
 from loralith.device.status import RunResult, Status
 from loralith.spec.config import Config
 
@@ -29,21 +29,35 @@ class PynqDevice(Device):
         memory_bytes: contiguous DRAM to take for device memory; the board's CMA area must have it.
         core: name of the accelerator in the overlay's block design.
 
-    Raises DeviceError where pynq, the bitfile or the core is missing, ConfigMismatch for a bitfile of another configuration.
+    Raises DeviceError where pynq, the bitfile or the core is missing and where PYNQ refuses to load it, OutOfMemory where the CMA area has
+    not so much left, ConfigMismatch for a bitfile of another configuration.
     """
 
     def __init__(self, config: Config, bitfile: str | Path, *, memory_bytes: int = 64 << 20, core: str = "loralith") -> None:
-        pynq = _import_pynq()
-        if not Path(bitfile).is_file():
+        self._buffer: Any = None
+        pynq, path = _import_pynq(), Path(bitfile)
+        if not path.is_file():
             raise DeviceError(f"{bitfile}: no such bitfile")
-        overlay = pynq.Overlay(str(bitfile))
-        if core not in overlay.ip_dict:
-            raise DeviceError(f"{bitfile} has no core {core!r}; it has {', '.join(sorted(overlay.ip_dict)) or 'none'}")
-        self._mmio = getattr(overlay, core).mmio
-        self._buffer: Any = pynq.allocate(shape=(memory_bytes,), dtype=np.uint8)
-        super().__init__(config, int(self._buffer.device_address), memory_bytes)
-        self.registers = Registers(self)
+        if path.suffix == ".bit" and not path.with_suffix(".hwh").is_file():
+            raise DeviceError(f"{bitfile} has no {path.with_suffix('.hwh').name} beside it, which says what the overlay holds")
         try:
+            overlay = pynq.Overlay(str(bitfile))
+            cores = sorted(overlay.ip_dict)
+            self._mmio: Any = getattr(overlay, core).mmio if core in cores else None
+        except Exception as error:  # of PYNQ, its libraries and the kernel's drivers: no common class
+            raise DeviceError(f"{bitfile} cannot be loaded: {_told(error)}") from error
+        if self._mmio is None:
+            raise DeviceError(f"{bitfile} has no core {core!r}; it has {', '.join(cores) or 'none'}")
+        try:
+            self._buffer = pynq.allocate(shape=(memory_bytes,), dtype=np.uint8)
+        except Exception as error:
+            raise OutOfMemory(
+                f"{memory_bytes:,} bytes of contiguous memory cannot be had: {_told(error)}; give a smaller memory_bytes, or boot with a "
+                "larger CMA area (cma=256M)"
+            ) from error
+        try:
+            super().__init__(config, int(self._buffer.device_address), memory_bytes)
+            self.registers = Registers(self)
             self.registers.open(config, self.memory_base, self.memory_base + memory_bytes)
         except DeviceError:
             self.close()
@@ -91,6 +105,7 @@ class PynqDevice(Device):
         return status
 
     def close(self) -> None:
+        super().close()
         if self._buffer is not None:
             self._buffer.freebuffer()
             self._buffer = None
@@ -99,6 +114,17 @@ class PynqDevice(Device):
 def _import_pynq() -> Any:
     try:
         import pynq  # type: ignore[import-not-found]
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "pynq":
+            raise DeviceError(f"pynq is installed, but {error.name}, which it needs, is not: install that") from error
         raise DeviceError("the pynq package is missing: this device works on a board with a PYNQ image only") from None
+    except Exception as error:  # pynq looks for the board as it is imported
+        raise DeviceError(f"pynq is installed, but does not start: {_told(error)}") from error
     return pynq
+
+
+def _told(error: Exception) -> str:
+    """An error of another's in one line; what a person can do about the usual one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    denied = isinstance(error, PermissionError) or "root" in text.lower()
+    return f"{text} (run as root: sudo -E)" if denied and "sudo" not in text else text

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+
 import numpy as np
 
 from loralith.device import units
-from loralith.device.base import Device
+from loralith.device.base import SIMULATED_BYTES, Device
 from loralith.device.bursts import beats, bursts
 from loralith.device.checks import UNITS, dram_row_bytes, first_fault
 from loralith.device.decode import opcode_of, reserved_bits, unpack_fields
-from loralith.device.errors import DeviceError
+from loralith.device.errors import DeviceError, OutOfMemory
 from loralith.device.onchip import Memories
 from loralith.device.status import Counters, RunResult, Status
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, SEMAPHORES, Opcode
@@ -17,8 +20,6 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code, Unit
 
 __all__ = ["ReferenceDevice"]
-
-DEFAULT_MEMORY = 256 << 20
 
 
 class ReferenceDevice(Device):
@@ -35,8 +36,10 @@ class ReferenceDevice(Device):
         window: first DRAM byte that commands may reach, and the first past it; all of the memory if None.
     """
 
+    cycle_unit = "array steps"
+
     def __init__(
-        self, config: Config, memory_bytes: int = DEFAULT_MEMORY, memory_base: int = 0x1000_0000, window: tuple[int, int] | None = None
+        self, config: Config, memory_bytes: int = SIMULATED_BYTES, memory_base: int = 0x1000_0000, window: tuple[int, int] | None = None
     ) -> None:
         if memory_base % 4096 or memory_base < 0:
             raise DeviceError(f"memory_base must be a multiple of 4096, not {memory_base:#x}")
@@ -47,7 +50,11 @@ class ReferenceDevice(Device):
         if not memory_base <= self.window[0] <= self.window[1] <= memory_base + memory_bytes:
             raise DeviceError(f"window must lie inside device memory, not {self.window[0]:#x}..{self.window[1]:#x}")
         self.memories = Memories(config)
-        self._dram = np.zeros(memory_bytes, np.uint8)
+        self._dram = _zeros(memory_bytes)
+
+    def close(self) -> None:
+        super().close()
+        self._dram = np.empty(0, np.uint8)
 
     def _write(self, address: int, data: np.ndarray) -> None:
         offset = address - self.memory_base
@@ -61,6 +68,16 @@ class ReferenceDevice(Device):
         run = _Run(self, address, length)
         status = run.list_fault() or run.all_commands()
         return RunResult(status, Counters(**run.counts), run.done)
+
+
+def _zeros(nbytes: int) -> np.ndarray:
+    """uint8 zeros whose pages the host has not set apart before they are written. Raises OutOfMemory."""
+    reserve = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # older Pythons have no name for it
+    try:
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | reserve)
+    except OSError as error:
+        raise OutOfMemory(f"the host has no {nbytes} bytes for the device's memory ({error}); set memory_bytes lower") from None
+    return np.frombuffer(pages, np.uint8)
 
 
 class _Run:
@@ -112,10 +129,10 @@ class _Run:
         if fault is not None:
             return fault
         if not (self.take(c["wait"]) and self.take(c.get("segment_wait", 0))):
-            return Status(Code.WATCHDOG, Check.NONE, UNITS[opcode], index)
+            return Status(Code.WATCHDOG)
         self.effect(opcode, c)
         if not (self.give(c.get("read_signal", 0)) and self.give(c["signal"])):
-            return Status(Code.WATCHDOG, Check.NONE, UNITS[opcode], index)
+            return Status(Code.WATCHDOG)
         return None
 
     def take(self, mask: int) -> bool:

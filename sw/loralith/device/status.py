@@ -33,6 +33,8 @@ class Status:
             return "OK"
         detail = f" ({self.detail.name})" if self.detail else ""
         address = f", DRAM address {self.address:#x}" if self.address else ""
+        if self.unit in (Unit.NONE, Unit.HOST):
+            return self.code.name  # of the whole machine
         return f"{self.code.name}{detail} in unit {self.unit.name}, command {self.command}{address}"
 
 

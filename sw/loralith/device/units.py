@@ -8,18 +8,16 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from loralith.device.checks import dram_row_bytes
+from loralith.device.exact import exact_product
 from loralith.device.onchip import Memories
 from loralith.device.requantize import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
-from loralith.spec.numerics import least_shift
+from loralith.spec.numerics import SHIFT_MAX, least_shift
 
 __all__ = ["compute", "load", "store"]
 
 Fields = Mapping[str, int]
-
-FLOAT32_EXACT_K = 1 << 10
-"""Up to this K a sum of INT8 products stays within 2**24, so that float32 holds every partial sum exactly."""
 
 
 def _dram_rows(dram: np.ndarray, address: int, c: Fields) -> np.ndarray:
@@ -75,9 +73,7 @@ def _segment(c: Fields, i: int, memories: Memories, config: Config) -> np.ndarra
     right = np.empty((K, tiles, width), np.int8)
     for t in range(tiles):
         right[:, t] = memories.right.block(c[f"right{i}_base"], c[f"right{i}_stride"], t, steps).reshape(K, width)
-    exact = np.float32 if K <= FLOAT32_EXACT_K else np.float64
-    product = left.astype(exact) @ right.reshape(K, tiles * width)[:, :N].astype(exact)
-    return product.astype(np.int64)
+    return exact_product(left, right.reshape(K, tiles * width)[:, :N]).astype(np.int64)
 
 
 def _wrapped(values: np.ndarray) -> np.ndarray:
@@ -109,7 +105,7 @@ def _scales(c: Fields, memories: Memories, config: Config) -> tuple[np.ndarray |
     first = c["scale_base"] * config.rows
     entries = memories.scale.reshape(-1)[first : first + count].astype(np.int64)
     entries = entries[:, None] if per_row else entries[None, :]
-    return entries & 0xFFFF, entries >> 16 & 0x3F
+    return entries & 0xFFFF, np.minimum(entries >> 16 & 0x3F, SHIFT_MAX)
 
 
 def _t(c: Fields, memories: Memories) -> int:
@@ -180,8 +176,19 @@ def store(c: Fields, dram: np.ndarray, address: int, memories: Memories) -> None
         image[:, 1] = memories.stat_saturations[slots]
         target[0] = image.reshape(-1).view(np.int8)
     elif c["transpose"]:
+        rows = np.empty(target.shape, np.int8)
         for cells, lanes in memories.out.pieces(base, c["block_stride"], c["row_bytes"], c["rows"]):
-            target[:, lanes] = cells
+            rows[:, lanes] = cells
+        _in_order(target, rows)
     else:
         for cells, lanes in memories.out.pieces(base, c["block_stride"], c["rows"], c["row_bytes"]):
-            target[lanes] = cells.T
+            _in_order(target[lanes], cells.T)
+
+
+def _in_order(target: np.ndarray, rows: np.ndarray) -> None:
+    """Each row's bytes to its place, a later row over an earlier one where they overlap: numpy promises no order of its own."""
+    if target.strides[0] >= target.shape[1]:
+        target[:] = rows
+    else:
+        for place, row in zip(target, rows, strict=True):
+            place[:] = row

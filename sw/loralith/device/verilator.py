@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from loralith.device.base import Device
+from loralith.device.base import SIMULATED_BYTES, Device
 from loralith.device.driver import Registers
 from loralith.device.errors import DeviceError, DeviceTimeout
 from loralith.device.native.build import build
 from loralith.device.native.library import Library, Model, Stats
 from loralith.device.native.memory import Faults, MemoryTiming, settings_for
 from loralith.device.status import RunResult, Status
+from loralith.files import FileError, check_output
 from loralith.spec.config import Config
 
 __all__ = ["Faults", "MemoryTiming", "ProtocolViolation", "VerilatorDevice"]
@@ -58,7 +59,7 @@ class VerilatorDevice(Device):
         config: Config,
         *,
         memory_base: int = 1 << 32,
-        memory_bytes: int = 1 << 30,
+        memory_bytes: int = SIMULATED_BYTES,
         timing: MemoryTiming | None = None,
         max_cycles: int | None = None,
         progress: Callable[[int], None] | None = None,
@@ -68,6 +69,11 @@ class VerilatorDevice(Device):
         library: Path | None = None,
     ) -> None:
         super().__init__(config, memory_base, memory_bytes)
+        if waveform is not None:  # before a build of minutes
+            try:
+                check_output(Path(waveform))
+            except FileError as error:
+                raise DeviceError(str(error)) from None
         self.max_cycles, self.progress = max_cycles, progress
         self.seconds = 0.0
         self.record, self.recording = False, b""
@@ -154,10 +160,6 @@ class VerilatorDevice(Device):
 
     # What only a simulation offers.
 
-    def run_at(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
-        """Run the `length` commands that lie at `address`, and return how they ended, a fault included. Raises DeviceTimeout."""
-        return self._execute(address, length, timeout)
-
     @property
     def used_bytes(self) -> int:
         """Bytes from the start of device memory to the end of the last allocation."""
@@ -200,4 +202,5 @@ class VerilatorDevice(Device):
             self.registers.set("WINDOW_LIMIT", window[1])
 
     def close(self) -> None:
+        super().close()
         self.model.close()

@@ -20,7 +20,7 @@ __all__ = [
     "add_adapter",
     "check_tensors",
     "load_adapter",
-    "module_names",
+    "module_shapes",
     "save_adapter",
     "with_adapter",
 ]
@@ -93,9 +93,13 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     write_peft(adapter_of(model), folder, _config(model))
 
 
-def module_names(model: torch.nn.Module) -> set[str]:
-    """Names of a U-Net's modules, with or without an adapter in it."""
-    return {name.removesuffix(".base_layer") for name, _ in model.named_modules()}
+def module_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a U-Net's modules by name, with or without an adapter in it; () for a module without."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        shapes[name.removesuffix(".base_layer")] = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    return shapes
 
 
 def with_adapter(unet: UNet2DConditionModel, adapter: Adapter) -> PeftModel:
@@ -112,15 +116,15 @@ def _copy(source: Adapter, target: Adapter) -> None:
         layer.b.copy_(source.layers[name].b)
 
 
-def load_adapter(model: PeftModel, path: Path) -> None:
-    """Copies an adapter, of PEFT, diffusers or kohya (see `formats.read_adapter`), into a model that has one of the same ranks, alphas and
-    layers.
+def load_adapter(model: PeftModel, path: Path, *, unet_only: bool = False) -> None:
+    """Copies an adapter, of PEFT, diffusers or kohya (see `formats.read_adapter`, ``unet_only`` too), into a model that has one of the same
+    ranks, alphas and layers.
 
     Raises AdapterError, before anything is changed, for a missing or damaged file, other ranks or alphas, or tensors of other names or
     shapes.
     """
     own = adapter_of(model)
-    found = read_adapter(path, module_names(model.base_model.model))  # type: ignore[arg-type]
+    found = read_adapter(path, module_shapes(model.base_model.model), unet_only=unet_only)  # type: ignore[arg-type]
     if found.rslora != own.rslora:
         raise AdapterError(f"the adapter in {path} has use_rslora {found.rslora}, this run has {own.rslora}; give the same")
     for name in sorted({*found.layers} & {*own.layers}):

@@ -1,15 +1,12 @@
-"""Files that are whole or absent, and the checkpoints that a run resumes from.
+"""Files of tensors, and the checkpoints that a run resumes from.
 
-Every file is written beside its final name, flushed to the disk and renamed over it, so that a process killed at any moment
-leaves the old file or the new one. A checkpoint is one safetensors file: the tensors, and in its header the settings, their hash, the
-step, any further JSON state and a SHA-256 of all tensors.
+Every file is written as `loralith.files` does it, whole or not at all. A checkpoint is one safetensors file: the tensors, and in its
+header the settings, their hash, the step, any further JSON state and a SHA-256 of all tensors.
 """
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loralith.errors import LoralithError
+from loralith.files import write_bytes
 
 FORMAT = "loralith-checkpoint-1"
 
@@ -29,31 +27,12 @@ class CheckpointError(LoralithError):
 
 @dataclass
 class Checkpoint:
-    """State after `step` completed steps; `extra` is any JSON value."""
+    """State after `step` completed steps; `extra` is any JSON value. settings: those that it was saved with, where it was loaded."""
 
     step: int
     tensors: dict[str, Tensor]
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def write_bytes(content: bytes, path: Path) -> None:
-    """Replaces `path` by `content`, all or nothing."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Replaces `path` by indented JSON; NaN and infinity are refused, since JSON has none."""
-    write_bytes((json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), path)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -96,16 +75,34 @@ def save_checkpoint(checkpoint: Checkpoint, settings: Mapping[str, Any], path: P
     write_tensors(checkpoint.tensors, path, {"loralith": json.dumps(header, sort_keys=True, allow_nan=False)})
 
 
-def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
-    """Reads a checkpoint of a run with the same settings.
+def load_checkpoint(path: Path, settings: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Checkpoint:
+    """Reads a checkpoint of a run with the same settings, but for those named in `may_differ`.
 
     Raises CheckpointError for a file that is missing, truncated, altered or not a checkpoint, and for one of other settings, with both
     hashes and the fields that differ.
     """
+    header, tensors = _read(path)
+    if digest(tensors) != header["digest"]:
+        raise CheckpointError(f"{path} is damaged: its tensors do not match the hash in it; remove it and start again")
+    there, here = ({name: value for name, value in each.items() if name not in may_differ} for each in (header["settings"], settings))
+    if settings_hash(there) != settings_hash(here):
+        raise CheckpointError(
+            f"{path} belongs to a run with settings {header['settings_hash']}, this run has {settings_hash(settings)}: "
+            f"{describe_difference(there, here)}; give the same settings or another output folder"
+        )
+    return Checkpoint(header["step"], tensors, header["extra"], header["settings"])
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """A checkpoint's header: `settings`, `settings_hash`, `step`, `extra`. Raises CheckpointError as `load_checkpoint` does."""
+    return _read(path, tensors=False)[0]
+
+
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint at {path}; start the run without --resume") from error
     except (OSError, SafetensorError) as error:
@@ -117,14 +114,7 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of loralith; resume from a run's checkpoint") from error
     if form != FORMAT:
         raise CheckpointError(f"{path} has the format {form!r}, this version reads {FORMAT!r}")
-    if digest(tensors) != header["digest"]:
-        raise CheckpointError(f"{path} is damaged: its tensors do not match the hash in it; remove it and start again")
-    if header["settings_hash"] != settings_hash(settings):
-        raise CheckpointError(
-            f"{path} belongs to a run with settings {header['settings_hash']}, this run has {settings_hash(settings)}: "
-            f"{describe_difference(header['settings'], settings)}; give the same settings or another output folder"
-        )
-    return Checkpoint(header["step"], tensors, header["extra"])
+    return header, found
 
 
 def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

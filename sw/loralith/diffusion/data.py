@@ -14,14 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from loralith.diffusion.digits import DIGITS, EVALUATION_STRIDE, HELD_OUT, IMAGE_SIZE
 from loralith.diffusion.draws import generator
 from loralith.errors import LoralithError
-
-IMAGE_SIZE = 16
-DIGITS = tuple(range(10))
-HELD_OUT = (8, 9)
-KNOWN = tuple(digit for digit in DIGITS if digit not in HELD_OUT)
-EVALUATION_STRIDE = 5
 
 
 @lru_cache(maxsize=1)

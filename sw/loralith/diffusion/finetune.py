@@ -5,7 +5,7 @@ one without it see the same images, time steps and noise, and a resumed run ends
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from loralith.diffusion.attachment import Attach, Attachment
-from loralith.diffusion.checkpoint import load_checkpoint, save_checkpoint, write_bytes, write_json
+from loralith.diffusion.checkpoint import save_checkpoint
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.curve import look
 from loralith.diffusion.determinism import repeatable
@@ -22,9 +22,12 @@ from loralith.diffusion.folder import CHECKPOINT, HTML, PICTURE, REPORT, check_f
 from loralith.diffusion.html import build_html
 from loralith.diffusion.objective import step_loss
 from loralith.diffusion.report import build_picture, build_report, read_report
+from loralith.diffusion.resume import checkpoint_to_resume
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.sizes import check_sizes
 from loralith.diffusion.unet import load_model
+from loralith.files import write_bytes, write_json, write_text
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Interrupted, Method, TrainingError
 
@@ -59,6 +62,7 @@ def finetune(
     stop: Callable[[], bool] | None = None,
     *,
     resume: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> FinetuneResult:
     """Trains by the settings' method and writes its result to settings.output (of LoRA an adapter for PEFT, adapter_model.safetensors and
     adapter_config.json, and for diffusers, pytorch_lora_weights.safetensors), with samples.png, report.html and report.json.
@@ -66,17 +70,24 @@ def finetune(
     attach : called with the model and the settings before the first step; see `Attachment`. None trains in FP32.
     progress : called after each step and at the start of each phase.
     stop : asked after each step; when it says True, a checkpoint is written and Interrupted raised.
-    resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is.
+    resume : go on from the checkpoint in settings.output. A finished run with the same settings is returned as it is; with more steps it
+    goes on from its end, to the same bits as a run of that many, see `resume.checkpoint_to_resume`.
+    origin : what the report says of where the run comes from, see `build_report`.
 
-    Raises FolderError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss or gradient that is not
-    finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json comes last and marks a
-    finished run.
+    Raises FolderError, FileError, SettingsError and CheckpointError before anything is changed, TrainingError for a loss, gradient or
+    judgement that is not finite, Interrupted, and whatever method and attachment raise. Files appear whole or not at all; report.json
+    comes last and marks a finished run. The checkpoint stays, so that more steps can follow.
     """
     folder, identity = settings.output, dict(settings.identity())
     check_folder(folder, resume=resume)
-    if resume and (folder / REPORT).exists():
-        return FinetuneResult(read_report(folder, identity), folder)
-    checkpoint = load_checkpoint(folder / CHECKPOINT, identity) if resume else None
+    check_sizes(settings)
+    checkpoint = None
+    if resume:
+        # A folder that an earlier version finished has no checkpoint.
+        checkpoint = checkpoint_to_resume(settings, identity) if (folder / CHECKPOINT).exists() else None
+        if (folder / REPORT).exists() and (checkpoint is None or checkpoint.settings["steps"] == settings.steps == checkpoint.step):
+            return FinetuneResult(read_report(folder, identity), folder)
+        assert checkpoint is not None, "check_folder has seen one of the two"
     subject = settings.subject()
     with repeatable():
         method = make_method(settings, subject)
@@ -90,6 +101,9 @@ def finetune(
             )
             if checkpoint:
                 session.restore(checkpoint)
+                if settings.steps != checkpoint.settings["steps"]:
+                    save_checkpoint(session.state(), identity, folder / CHECKPOINT)
+                (folder / REPORT).unlink(missing_ok=True)
             else:
                 method.begin(bench)
                 report("before")
@@ -102,19 +116,20 @@ def finetune(
             report("after")
             after = _judge(method)
             assert session.before is not None
-            content = build_report(settings, session, session.before, after, subject)
+            content = build_report(settings, session, session.before, after, subject, origin or {})
             method.save(folder)
             write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
-            write_bytes(build_html(content, subject, session, after).encode(), folder / HTML)
+            write_text(build_html(content, subject, session, after), folder / HTML)
             write_json(content, folder / REPORT)
-            (folder / CHECKPOINT).unlink(missing_ok=True)
     return FinetuneResult(content, folder)
 
 
 def _judge(method: Method) -> Evaluation:
     model, encoder = method.judged()
     settings = method.settings
-    return evaluate(model, encoder, load_classifier(), settings.digit, settings.evaluation, method.subject)
+    found = evaluate(model, encoder, load_classifier(), settings.digit, settings.evaluation, method.subject)
+    method.finite(found.held_out_loss, "the held-out loss")
+    return found
 
 
 class _Reporter:
@@ -139,6 +154,12 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
     settings, method, path = session.settings, session.method, session.settings.output / CHECKPOINT
     method.model.train()
     report.begin()
+
+    def look_is_due() -> bool:
+        return bool(settings.curve_every) and session.step % settings.curve_every == 0 and 0 < session.step < settings.steps
+
+    if look_is_due() and all(earlier.step != session.step for earlier in session.looks):
+        session.looks.append(look(method, session.step))  # the end of a run that now goes on
     while session.step < settings.steps:
         began = time.monotonic()
         step = session.step
@@ -148,8 +169,9 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
         session.step = step + 1
         session.losses.append(loss)
         session.seconds += time.monotonic() - began
-        if settings.curve_every and session.step % settings.curve_every == 0 and session.step < settings.steps:
+        if look_is_due():
             session.looks.append(look(method, session.step))
+            method.finite(session.looks[-1].held_out_loss, f"the held-out loss after step {step}")
         stopping = stop is not None and stop()
         if session.step % settings.checkpoint_every == 0 or session.step == settings.steps or stopping:
             save_checkpoint(session.state(), identity, path)

@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from loralith.diffusion.formats import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from loralith.errors import LoralithError
+from loralith.files import check_output_folder
 
 CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
@@ -25,13 +27,16 @@ class FolderError(LoralithError):
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raises FolderError unless a run may write to `folder`: absent or empty, or with its own files where it is resumed."""
-    if not folder.exists():
+    """Raises FolderError unless a run may write to `folder`: absent or empty, or with its own files where it is resumed; FileError where
+    nothing can be written there."""
+    if not folder.exists() and not folder.is_symlink():
         if resume:
             raise FolderError(f"there is nothing to resume: {folder} does not exist; start the run without --resume")
+        check_output_folder(folder)
         return
     if not folder.is_dir():
         raise FolderError(f"output {folder} is a file; give a new or empty folder")
+    check_output_folder(folder)
     names = sorted(path.name for path in folder.iterdir() if not path.name.endswith(".part"))
     foreign = [name for name in names if name not in FILES]
     if foreign:
@@ -46,6 +51,23 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise FolderError(f"output {folder} holds an unfinished run ({CHECKPOINT}); go on with --resume or give another folder")
     if names:
         raise FolderError(f"output {folder} holds another run's {names[0]}; give a new or empty folder")
+
+
+def clear_folders(*folders: Path) -> None:
+    """Removes an earlier run's files from the folders, so that other runs may write there.
+
+    Raises FolderError and FileError, before anything is removed, for a folder with other files in it and for what is none.
+    """
+    for folder in folders:
+        check_output_folder(folder)
+        for path in sorted(folder.iterdir()) if folder.exists() else ():
+            if path.name not in FILES and not path.name.endswith(".part"):
+                raise FolderError(f"output {folder} holds files that are not this command's ({path.name}); give another folder")
+    for path in [path for folder in folders if folder.exists() for path in folder.iterdir()]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 | tool | files | names in them | alpha |
 |---|---|---|---|
 | PEFT | adapter_model.safetensors, adapter_config.json | base_model.model.NAME.lora_A.weight | the configuration's, with patterns |
-| diffusers | pytorch_lora_weights.safetensors | unet.NAME.lora_A.weight, or without unet. | the header's; r where there is none |
+| diffusers | pytorch_lora_weights.safetensors | unet.NAME.lora_A.weight, or without unet. | the header's, or NAME.alpha, or r |
 | kohya | any .safetensors | lora_unet_NAME.lora_down.weight, underscores for dots; SDXL's blocks by Stability's names | NAME.alpha, or r |
 """
 
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import write_json, write_tensors
-from loralith.errors import LoralithError
+from loralith.diffusion.adapter_checks import AdapterError, alpha_of, check_config, check_factors, readable, scalar
+from loralith.diffusion.checkpoint import write_tensors
+from loralith.files import FileError, read_json, write_json
 
 __all__ = [
     "DIFFUSERS_FILE",
@@ -51,10 +52,6 @@ UNSUPPORTED = {
 }
 
 
-class AdapterError(LoralithError):
-    """An adapter that is missing, damaged, not supported, or of another model, rank or choice of layers."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """A of [r, I], B of [O, r] (further dimensions for a convolution's), and alpha."""
@@ -70,11 +67,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r."""
+    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r.
+
+    ``left_out``: layers of text encoders that the file has too.
+    """
 
     layers: Mapping[str, Layer]
     rslora: bool = False
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     def config(self) -> LoraConfig:
         """PEFT's configuration: the most common rank and alpha, and patterns for the others."""
@@ -139,13 +140,15 @@ def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = 
 # Reading.
 
 
-def read_adapter(path: Path, modules: Iterable[str]) -> Adapter:
-    """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers or kohya.
+def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
+    """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers or kohya. FP8 becomes FP16.
 
-    ``modules``: names of the model's modules, of which kohya's names are a shorter form.
+    ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
+    ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
 
-    Raises AdapterError that names the file and the tensor or setting: for a missing or damaged file, for layers that the model does not
-    have, and for what is not supported (DoRA, LoHa, LoKr, LoCon, bias, text encoders).
+    Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
+    and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
+    for what is not supported (DoRA, LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
     """
     known = set(modules)
     if path.is_dir():
@@ -153,7 +156,7 @@ def read_adapter(path: Path, modules: Iterable[str]) -> Adapter:
         if not candidates:
             raise AdapterError(f"{path} does not hold a PEFT adapter or one of diffusers: there is no {PEFT_FILE} and no {DIFFUSERS_FILE}")
         path = candidates[0]
-    tensors, header = _read(path)
+    tensors, header, left = _read(path, unet_only)
     if path.name == PEFT_FILE:
         config = _json(path.with_name(PEFT_CONFIG))
         adapter = _named(tensors, config, PEFT_PREFIX, path)
@@ -164,74 +167,89 @@ def read_adapter(path: Path, modules: Iterable[str]) -> Adapter:
     for name, layer in adapter.layers.items():
         if name not in known:
             raise AdapterError(f"{path} has the layer {name}, which this model does not have")
-        if layer.b.shape[1] != layer.rank:
-            raise AdapterError(f"{path}: {name} has A of rank {layer.rank} and B of rank {layer.b.shape[1]}")
-        for tensor, letter in ((layer.a, "A"), (layer.b, "B")):
-            if not tensor.isfinite().all():
-                raise AdapterError(f"{path} has values in {letter} of {name} that are not finite")
+        check_factors(name, layer.a, layer.b, modules[name], path)
     if not adapter.layers:
-        raise AdapterError(f"{path} holds no LoRA tensors")
-    return adapter
+        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
+    if left:
+        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
+    return replace(adapter, left_out=left)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+TEXT_ENCODER = ("text_encoder", "lora_te")
+"""How names of tensors begin that are of a text encoder's layers."""
+
+
+def _read(path: Path, unet_only: bool) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """Tensors, the header, and names of the text encoders' layers that are left out."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path} does not hold an adapter: {error}") from error
+    text = [name for name in tensors if name.startswith(TEXT_ENCODER)] if unet_only else []
+    for name in text:
+        del tensors[name]
     for name in tensors:
         for part, what in UNSUPPORTED.items():
             if part in name:
                 raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is")
-        if name.startswith(("text_encoder", "lora_te")):
-            raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported")
+        if name.startswith(TEXT_ENCODER):
+            raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported; --unet-only takes those alone")
         if name.endswith(".bias"):
             raise AdapterError(f"{path} has a LoRA bias ({name}), which is not supported")
-    return tensors, header
+    return tensors, header, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} does not hold a PEFT adapter: {error}") from error
+        config = read_json(path)
+    except FileError as error:
+        raise AdapterError(f"{path} does not hold a PEFT adapter: {error.reason}") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{path} does not hold a PEFT adapter: it is no JSON object")
     return config
 
 
-def _pairs(tensors: Mapping[str, Tensor], a: str, b: str, path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) by what stands before their endings ``a`` and ``b``."""
+def _triples(tensors: Mapping[str, Tensor], a: str, b: str, path: Path) -> dict[str, tuple[Tensor, Tensor, float | None]]:
+    """(A, B, alpha or None) by what stands before their endings ``a``, ``b`` and `.alpha`; every tensor is in one of them."""
     found = {name.removesuffix(a): (tensor, tensors.get(name.removesuffix(a) + b)) for name, tensor in tensors.items() if name.endswith(a)}
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    triples: dict[str, tuple[Tensor, Tensor, float | None]] = {}
     for name, (one, two) in found.items():
         if two is None:
             raise AdapterError(f"{path} lacks the tensor {name}{b}")
-        pairs[name] = one, two
-    known = {name + ending for name in pairs for ending in (a, b)}
+        alpha = tensors.get(f"{name}.alpha")
+        factors = readable(one, f"A of {name}", path), readable(two, f"B of {name}", path)
+        triples[name] = *factors, None if alpha is None else scalar(alpha, f"{name}.alpha", path)
+    known = {name + ending for name in triples for ending in (a, b, ".alpha")}
     for name in tensors:
-        if name not in known and not name.endswith(".alpha"):
+        if name not in known:
             raise AdapterError(f"{path} has the tensor {name}, which is none of a LoRA layer's")
-    return pairs
+    return triples
+
+
+def _once(names: Mapping[str, str], path: Path) -> None:
+    """Raises AdapterError where two of the file's names (the keys) are the same layer's or tensor's."""
+    seen: dict[str, str] = {}
+    for own, name in names.items():
+        if name in seen:
+            raise AdapterError(f"{path} has {name} twice, as {seen[name]} and as {own}")
+        seen[name] = own
 
 
 def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:
-    """Tensors under PEFT's names; without a configuration alpha is r."""
-    for setting, wrong in (("use_dora", True), ("lora_bias", True), ("fan_in_fan_out", True)):
-        if config and config.get(setting) == wrong:
-            raise AdapterError(f"{path} has {setting} {config[setting]}, which is not supported")
-    if config and config.get("bias", "none") != "none":
-        raise AdapterError(f"{path} has bias {config['bias']!r}, which is not supported; 'none' is")
+    """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
+    if config is not None:
+        check_config(config, path)
+    triples = _triples(tensors, ".lora_A.weight", ".lora_B.weight", path)
+    _once({name: name.removeprefix(prefix) for name in triples}, path)
     layers = {}
-    for name, (a, b) in _pairs(tensors, ".lora_A.weight", ".lora_B.weight", path).items():
-        name = name.removeprefix(prefix)
-        alpha = float(a.shape[0])
-        if config:
-            pattern = config.get("alpha_pattern") or {}
-            alpha = float(pattern.get(get_pattern_key(list(pattern), name), config.get("lora_alpha", alpha)))
-        layers[name] = Layer(a, b, alpha)
+    for name, (a, b, own) in triples.items():
+        name, rank = name.removeprefix(prefix), a.shape[0] if a.ndim else 0
+        told = None if config is None else alpha_of(name, rank, config, path)
+        if own is not None and told is not None and own != told:
+            raise AdapterError(f"{path} has the alpha {own:g} of {name} as a tensor, and {told:g} in its configuration")
+        layers[name] = Layer(a, b, next((alpha for alpha in (told, own) if alpha is not None), float(rank)))
     return Adapter(layers, bool(config and config.get("use_rslora")), str(path))
 
 
@@ -262,10 +280,13 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
             config = json.loads(header[DIFFUSERS_HEADER])
         except ValueError as error:
             raise AdapterError(f"{path} has a header that is not JSON: {error}") from error
-        assert config is not None
+        if not isinstance(config, dict):
+            raise AdapterError(f"{path} has a header {DIFFUSERS_HEADER} that is no JSON object")
         if any(name.startswith(DIFFUSERS_PREFIX) for name in config):
             config = {name.removeprefix(DIFFUSERS_PREFIX): value for name, value in config.items() if name.startswith(DIFFUSERS_PREFIX)}
-    return _named({_modern(name.removeprefix(DIFFUSERS_PREFIX)): tensor for name, tensor in tensors.items()}, config, "", path)
+    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX)) for name in tensors}
+    _once(names, path)
+    return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
 
 
 SGM_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
@@ -314,11 +335,12 @@ def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
 def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
     blocks = _sgm_blocks(known)
     short = {_sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
-    layers = {}
-    for key, (a, b) in _pairs(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
+    layers, names = {}, {}
+    for key, (a, b, alpha) in _triples(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
         name = short.get(key.removeprefix(KOHYA_PREFIX))
         if name is None:
             raise AdapterError(f"{path} has the layer {key}, which this model does not have")
-        alpha = tensors.get(f"{key}.alpha")
-        layers[name] = Layer(a, b, float(a.shape[0]) if alpha is None else float(alpha))
+        names[key] = name
+        layers[name] = Layer(a, b, float(a.shape[0] if a.ndim else 0) if alpha is None else alpha)
+    _once(names, path)
     return Adapter(layers, False, str(path))

@@ -13,6 +13,7 @@ from torch.nn import functional
 from loralith.diffusion.draws import generator
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt
 from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser, noise_schedule
+from loralith.progress import Steps
 
 if TYPE_CHECKING:
     from loralith.diffusion.settings import FinetuneSettings
@@ -79,11 +80,12 @@ def held_out_loss(unet: Denoiser, schedule: DDIMScheduler, images: Tensor, condi
     of N x rounds evenly spaced time steps; the noise depends on k alone.
     """
     count = len(images)
-    total = 0.0
+    total, progress = 0.0, Steps("held-out loss", rounds)
     for index in range(rounds):
         place = torch.arange(count) * rounds + index
         timesteps = ((place.to(torch.float64) + 0.5) * TRAIN_TIMESTEPS / (count * rounds)).to(torch.int64)
         order = torch.randperm(count, generator=generator("held-out order", index))
         noise = torch.randn(images.shape, generator=generator("held-out noise", index))
         total += float(denoising_loss(unet, schedule, images[order], timesteps, noise, condition.expand(count, -1, -1)[order]))
+        progress.step()
     return total / rounds

@@ -48,13 +48,31 @@ def render(heading: str, panels: Sequence[Panel]) -> bytes:
     for panel, own in zip(panels, widths, strict=True):
         draw.text((left, MARGIN + 40), panel.title, fill=INK, font=ImageFont.load_default(20))
         draw.text((left, MARGIN + 68), panel.text, fill=SOFT, font=ImageFont.load_default(16))
-        for index, image in enumerate(panel.images):
-            x = left + index % panel.columns * pitch
-            y = MARGIN + HEADER + index // panel.columns * pitch
-            right = panel.right is not None and bool(panel.right[index])
-            draw.rectangle((x, y, x + pitch - GAP - 1, y + pitch - GAP - 1), fill=RECOGNIZED if right else OTHER)
-            canvas.paste(_tile(image), (x + FRAME, y + FRAME))
+        _place(canvas, panel, left, MARGIN + HEADER)
         left += own + PANEL_SPACE
+    return _png(canvas)
+
+
+def grid(images: Tensor, columns: int, right: Tensor | None = None) -> bytes:
+    """PNG bytes of a panel's images alone."""
+    panel = Panel("", "", images, columns, right)
+    pitch = images.shape[-1] * SCALE + 2 * FRAME + GAP
+    canvas = Image.new("RGB", (min(columns, len(images)) * pitch - GAP, panel.rows * pitch - GAP), "white")
+    _place(canvas, panel, 0, 0)
+    return _png(canvas)
+
+
+def _place(canvas: Image.Image, panel: Panel, left: int, top: int) -> None:
+    """Draws a panel's images with their frames."""
+    draw, pitch = ImageDraw.Draw(canvas), panel.images.shape[-1] * SCALE + 2 * FRAME + GAP
+    for index, image in enumerate(panel.images):
+        x, y = left + index % panel.columns * pitch, top + index // panel.columns * pitch
+        right = panel.right is not None and bool(panel.right[index])
+        draw.rectangle((x, y, x + pitch - GAP - 1, y + pitch - GAP - 1), fill=RECOGNIZED if right else OTHER)
+        canvas.paste(_tile(image), (x + FRAME, y + FRAME))
+
+
+def _png(canvas: Image.Image) -> bytes:
     file = io.BytesIO()
     canvas.save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -8,20 +8,25 @@ interrupted run that is resumed ends with the same bits on the same machine.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from loralith.diffusion.data import KNOWN, labelled_images
+from loralith.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_header, save_checkpoint
+from loralith.diffusion.classifier import CLASSIFIER_FILE
+from loralith.diffusion.data import labelled_images
 from loralith.diffusion.determinism import repeatable, seed_global
+from loralith.diffusion.digits import KNOWN
+from loralith.diffusion.folder import FolderError
 from loralith.diffusion.objective import denoising_loss, draw_step
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt, tokenize
 from loralith.diffusion.schedule import noise_schedule
-from loralith.diffusion.unet import MODEL_FOLDER, UNET_CONFIG, new_unet, save_model
+from loralith.diffusion.unet import CONFIG_FILE, MODEL_FOLDER, TOKENS_FILE, UNET_CONFIG, WEIGHTS_FILE, new_unet, save_model
+from loralith.files import check_output_folder
 
+CHECKPOINT = "pretrain.ckpt"
 Progress = Callable[[int, float, float], None]
 
 
@@ -88,10 +93,31 @@ class _Run:
             tensor.copy_(self.average[name])
 
 
+def check_pretrain_folder(folder: Path) -> None:
+    """Raises FolderError for a folder with other files than this command's, FileError where nothing can be written."""
+    check_output_folder(folder)
+    own = {folder: {MODEL_FOLDER, CLASSIFIER_FILE, CHECKPOINT}, folder / MODEL_FOLDER: {CONFIG_FILE, WEIGHTS_FILE, TOKENS_FILE}}
+    for place, names in own.items():
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.name not in names and not path.name.endswith(".part"):
+                raise FolderError(f"output {folder} holds files that are not this command's ({path}); give another folder")
+
+
+def resumed_settings(output: Path, *, steps: int | None, seed: int | None) -> PretrainSettings:
+    """The settings of the run whose checkpoint is in ``output``. Raises CheckpointError where steps or seed, if any, are others: the
+    learning rate falls to zero over the steps of the run, so that another number of them would have begun otherwise."""
+    path = output / CHECKPOINT
+    there = read_header(path)["settings"]
+    for name, own, why in (("steps", steps, ": the learning rate follows them from the first step on"), ("seed", seed, "")):
+        if own is not None and own != there[name]:
+            raise CheckpointError(f"--{name} {own} contradicts the run in {output}, which has {there[name]}{why}; leave it out")
+    return PretrainSettings(**{own.name: there[own.name] for own in fields(PretrainSettings)})
+
+
 def pretrain(settings: PretrainSettings, output: Path, *, resume: bool = False, progress: Progress | None = None) -> None:
     """Trains the diffusion model into output/unet; until it is done, output/pretrain.ckpt is its checkpoint. Errors: load_checkpoint."""
     output.mkdir(parents=True, exist_ok=True)
-    path = output / "pretrain.ckpt"
+    path = output / CHECKPOINT
     named = asdict(settings) | {"unet": UNET_CONFIG}
     images, labels = labelled_images(KNOWN, evaluation=False)
     prompts = torch.stack([tokenize(digit_prompt(int(digit))) for digit in labels])

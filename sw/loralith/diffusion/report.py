@@ -3,16 +3,17 @@
 import json
 import platform
 from collections.abc import Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loralith.diffusion.checkpoint import settings_hash
+from loralith.diffusion.checkpoint import describe_difference, settings_hash
 from loralith.diffusion.determinism import THREADS
 from loralith.diffusion.evaluate import Evaluation
-from loralith.diffusion.folder import REPORT
+from loralith.diffusion.folder import CHECKPOINT, REPORT
 from loralith.diffusion.picture import Panel, render
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FinetuneSettings
@@ -33,15 +34,26 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoralithError(f"{path} is not a report of a finished run: {error}") from error
     if there != own:
-        raise LoralithError(f"{folder} holds a finished run with settings {there}, this run has {own}; give another output folder")
+        differing = describe_difference(content.get("settings", {}), identity)
+        raise LoralithError(
+            f"{folder} holds a finished run with settings {there}, this run has {own}: {differing}; it cannot go on without its "
+            f"checkpoint ({CHECKPOINT}); give another output folder"
+        )
     return content
 
 
-def build_report(settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject) -> dict[str, Any]:
-    """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds."""
+def build_report(
+    settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds.
+
+    origin : what only the caller knows of where the run comes from: `command`, `commit`, `rtl`, as far as there are such.
+    """
     identity = dict(settings.identity())
     return {
         "format": "loralith-finetune-1",
+        "date": date.today().isoformat(),
+        **origin,
         "settings": identity,
         "settings_hash": settings_hash(identity),
         "held_out_loss": {"before": before.held_out_loss, "after": after.held_out_loss},
@@ -58,7 +70,7 @@ def build_report(settings: FinetuneSettings, session: Session, before: Evaluatio
         "seconds": session.seconds,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "peft", "safetensors", "scikit-learn")},
+            **{name: version(name) for name in ("loralith", "torch", "diffusers", "peft", "safetensors", "scikit-learn")},
         },
         "machine": {"architecture": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": THREADS},
     }

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.draws import generator
+from loralith.progress import Steps
 
 TRAIN_TIMESTEPS = 1000
 
@@ -36,6 +37,7 @@ def sample(unet: Denoiser, condition: Tensor, null: Tensor, *, seed: int, steps:
     count = len(condition)
     shape = (1, IMAGE_SIZE, IMAGE_SIZE)
     images = torch.stack([torch.randn(shape, generator=generator("sample noise", seed, index)) for index in range(count)])
+    progress = Steps(f"drawing {count} samples", len(schedule.timesteps))
     for timestep in schedule.timesteps:
         if guidance == 1.0:
             noise = unet(images, timestep, condition).sample
@@ -43,4 +45,5 @@ def sample(unet: Denoiser, condition: Tensor, null: Tensor, *, seed: int, steps:
             without, given = unet(torch.cat([images, images]), timestep, torch.cat([null, condition])).sample.chunk(2)
             noise = without + guidance * (given - without)
         images = schedule.step(noise, int(timestep), images, return_dict=False)[0]
+        progress.step()
     return images.clamp(-1.0, 1.0)

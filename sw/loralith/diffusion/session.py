@@ -15,6 +15,7 @@ from loralith.diffusion.attachment import Attach, Attachment, merge_counters, sp
 from loralith.diffusion.checkpoint import Checkpoint
 from loralith.diffusion.evaluate import Evaluation
 from loralith.diffusion.folder import CHECKPOINT
+from loralith.diffusion.resume import settings_record
 from loralith.diffusion.settings import FinetuneSettings
 from loralith.methods.base import State
 
@@ -79,6 +80,7 @@ class Session:
         tensors |= {f"method/{name}": tensor for name, tensor in own.tensors.items()}
         tensors |= {"before/samples": self.before.samples, "before/recognized": self.before.recognized}
         extra = {
+            "settings": settings_record(self.settings),
             "losses": self.losses,
             "seconds": self.seconds,
             "counters": self.counters(),

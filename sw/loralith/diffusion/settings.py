@@ -1,15 +1,18 @@
-"""What a fine-tune is told, checked as a whole before anything is read or written."""
+"""What a fine-tune is told, checked as a whole before anything is read or written, and before torch is loaded."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loralith.diffusion.data import HELD_OUT, class_images
-from loralith.diffusion.subject import Subject, digit_subject, folder_digest, folder_subject
-from loralith.diffusion.unet import model_digest
+from loralith.diffusion.digits import HELD_OUT, TRAINING_IMAGES
 from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
 from loralith.spec.scheme import FQT, SchemeError
+
+if TYPE_CHECKING:
+    from loralith.diffusion.subject import Subject
 
 METHODS = tuple(OPTIONS)
 MODULES = ("lora", "all")
@@ -26,6 +29,7 @@ USUAL: Mapping[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "rslora": False,
+    "unet_only": False,
     "adapter_scales": FQT().adapter_scales,
     "weight_bits": FQT().weight_bits,
 }
@@ -74,6 +78,7 @@ class FinetuneSettings:
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
     modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
     start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
+    unet_only : leave out the text encoders' layers of start_from.
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     adapter_scales, weight_bits : of the device's scheme, see `spec.scheme.FQT`.
@@ -105,6 +110,7 @@ class FinetuneSettings:
     rslora: bool = False
     dropout: float = 0.0
     start_from: Path | None = None
+    unet_only: bool = False
     device: str = FP32
     config: str | None = None
     adapter_scales: str = FQT().adapter_scales
@@ -123,7 +129,7 @@ class FinetuneSettings:
         if self.digit not in HELD_OUT:
             wanted = " or ".join(str(digit) for digit in HELD_OUT)
             raise SettingsError(f"digit must be {wanted}, the classes that the model has never seen, not {self.digit!r}")
-        whole("images", self.images, 1, len(class_images(self.digit, evaluation=False)))
+        whole("images", self.images, 1, TRAINING_IMAGES[self.digit])
         whole("rank", self.rank, 1)
         real("alpha", self.alpha, positive=True)
         whole("steps", self.steps, 1, 2**32 - 1)
@@ -146,6 +152,8 @@ class FinetuneSettings:
             self.scheme()
         except SchemeError as error:
             raise SettingsError(str(error)) from error
+        if self.unet_only and (self.start_from is None or not self.options.adapter):  # type: ignore[union-attr]
+            raise SettingsError("unet_only goes with an adapter to start from; give start_from too")
         real("dropout", self.dropout)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingsError(f"dropout must be at least 0 and less than 1, not {self.dropout!r}")
@@ -167,6 +175,8 @@ class FinetuneSettings:
 
     def subject(self) -> Subject:
         """What the run learns. Raises DataError for a folder that it cannot learn from."""
+        from loralith.diffusion.subject import digit_subject, folder_subject
+
         return digit_subject(self.digit, self.images, self.seed) if self.data is None else folder_subject(self.data)
 
     def adapter(self) -> dict[str, Any]:
@@ -179,6 +189,9 @@ class FinetuneSettings:
 
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""
+        from loralith.diffusion.subject import folder_digest
+        from loralith.diffusion.unet import model_digest
+
         own = asdict(self)
         assert self.options is not None
         unused = () if self.options.adapter else ADAPTER

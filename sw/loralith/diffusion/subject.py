@@ -1,7 +1,7 @@
 """What a fine-tune learns: a digit of the built-in set that the model has never seen, or a folder of images with captions.
 
-A folder has PNG or JPEG images, each with a caption beside it in a text file of the same name (`cat.png`, `cat.txt`), in the prompt's
-vocabulary. Of the images in order of name the first and every fifth after it are kept for evaluation.
+A folder has PNG or JPEG images (see `image_file`), each with a caption beside it in a text file of the same name (`cat.png`, `cat.txt`), in
+the prompt's vocabulary. Of the images in order of name the first and every fifth after it are kept for evaluation.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from loralith.diffusion.data import DIGITS, EVALUATION_STRIDE, IMAGE_SIZE, class_images, personal_images
+from loralith.diffusion.image_file import ImageError, grey, read_image
 from loralith.diffusion.prompt import digit_prompt, tokenize
 from loralith.errors import LoralithError
+from loralith.files import FileError, read_text
 
 __all__ = ["DataError", "Subject", "digit_subject", "folder_digest", "folder_subject"]
 
@@ -71,17 +72,19 @@ def folder_digest(folder: Path) -> str:
     images, captions = _files(folder)
     total = hashlib.sha256()
     for path in [*images, *captions.values()]:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
         total.update(f"{path.name} {len(content)};".encode() + content)
     return total.hexdigest()
 
 
 def folder_subject(folder: Path) -> Subject:
-    """A folder of images with captions, see above. Images are turned grey and made 16 x 16.
+    """A folder of images with captions, see above. Images are turned upright, on white, grey, and made 16 x 16.
 
     Raises DataError, with the file's name: for an image without a caption and a caption without an image, an empty caption or one with a
-    word that is not in the vocabulary, a file that is no image or is cut short, sizes that differ or are not square, and fewer than two
-    images.
+    word that is not in the vocabulary, a file that `image_file` refuses, sizes that differ or are not square, and fewer than two images.
     """
     files, texts = _files(folder)
     if len(files) < 2:
@@ -96,25 +99,37 @@ def folder_subject(folder: Path) -> Subject:
         if stem not in stems:
             raise DataError(f"{path} is a caption without an image")
     captions = [_caption(texts[path.stem]) for path in files]
-    images = [_image(path) for path in files]
-    for path, image in zip(files, images, strict=True):
-        if image.size != images[0].size:
-            one, other = (f"{width} x {height}" for width, height in (image.size, images[0].size))
-            raise DataError(f"images must be of one size: {path.name} is {one}, {files[0].name} is {other}")
-    width, height = images[0].size
-    if width != height:
-        raise DataError(f"images must be square, since they are made {IMAGE_SIZE} x {IMAGE_SIZE}: {files[0].name} is {width} x {height}")
-    tensors = torch.stack([_tensor(image) for image in images])
+    tensors = _images(files)
     kept = torch.arange(len(files)) % EVALUATION_STRIDE == 0
     chosen, judged = ([caption for caption, k in zip(captions, kept.tolist(), strict=True) if k == side] for side in (False, True))
     return Subject(folder.name, tensors[~kept], tuple(chosen), tensors[kept], tuple(judged))
 
 
+def _images(files: list[Path]) -> Tensor:
+    """[N, 1, 16, 16] in -1..1, dark ink 1. Raises DataError."""
+    tensors, sizes = [], []
+    for path in files:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            raise DataError(str(error)) from None
+        width, height = image.size
+        sizes.append(image.size)
+        if image.size != sizes[0]:
+            other = "{} x {}".format(*sizes[0])
+            raise DataError(f"images must be of one size: {path.name} is {width} x {height}, {files[0].name} is {other}")
+        if width != height:
+            raise DataError(f"images must be square, since they are made {IMAGE_SIZE} x {IMAGE_SIZE}: {path.name} is {width} x {height}")
+        level = torch.tensor(list(grey(image, IMAGE_SIZE).tobytes()), dtype=torch.float32)
+        tensors.append(1.0 - level.reshape(1, IMAGE_SIZE, IMAGE_SIZE) / 127.5)
+    return torch.stack(tensors)
+
+
 def _caption(path: Path) -> str:
     try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a caption: {error}") from None
+        words = read_text(path).split()
+    except FileError as error:
+        raise DataError(f"{path} is not a caption: {error.reason}") from None
     if not words:
         raise DataError(f"{path} is an empty caption")
     try:
@@ -122,21 +137,3 @@ def _caption(path: Path) -> str:
     except LoralithError as error:
         raise DataError(f"{path}: {error}") from None
     return " ".join(words)
-
-
-def _image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            flat = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not an image, or is cut short: {error}") from None
-    white = Image.new("RGBA", flat.size, "white")
-    return Image.alpha_composite(white, flat).convert("L")
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    """[1, 16, 16] in -1..1, dark ink 1."""
-    small = image if image.size == (IMAGE_SIZE, IMAGE_SIZE) else image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-    level = torch.tensor(list(small.tobytes()), dtype=torch.float32).reshape(1, IMAGE_SIZE, IMAGE_SIZE)
-    return 1.0 - level / 127.5

@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,10 +16,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from loralith.diffusion.checkpoint import write_json, write_tensors
+from loralith.diffusion.checkpoint import write_tensors
 from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.prompt import TOKEN_DIM, TOKENS, PromptEncoder
 from loralith.errors import LoralithError
+from loralith.files import write_json
+from loralith.mapping.configs import build_unet, read_unet_config
 
 # The names that stock diffusers gives the two files of a saved model, so UNet2DConditionModel.from_pretrained(folder) reads them as well.
 MODEL_FOLDER = "unet"
@@ -49,9 +50,9 @@ def assets() -> Path:
     return Path(str(resources.files("loralith.diffusion").joinpath("assets")))
 
 
-def new_unet(config: Mapping[str, Any] = UNET_CONFIG) -> UNet2DConditionModel:
-    """The U-Net with torch's default initialization, from torch's global generator."""
-    unet = UNet2DConditionModel(**config)
+def new_unet(config: Mapping[str, Any] = UNET_CONFIG, source: object = "the configuration") -> UNet2DConditionModel:
+    """The U-Net with torch's default initialization, from torch's global generator. Raises LoralithError that names ``source``."""
+    unet = build_unet(config, source)
     unet.set_attn_processor(AttnProcessor())  # torch's fused attention is several times slower on a CPU for heads this small
     return unet
 
@@ -68,17 +69,11 @@ def save_model(unet: UNet2DConditionModel, encoder: PromptEncoder, folder: Path)
 
 def _config(path: Path) -> dict[str, Any]:
     """A U-Net's configuration. Raises LoralithError for one that does not fit the images and prompts of this workload."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise LoralithError(f"{path} does not hold a U-Net's configuration: {error}") from error
-    if kind != "UNet2DConditionModel":
-        raise LoralithError(f"{path} is of a {kind}; a UNet2DConditionModel can be trained")
+    config = read_unet_config(path)
     for name in ("sample_size", "in_channels", "out_channels", "cross_attention_dim"):
         if config.get(name) != UNET_CONFIG[name]:
             raise LoralithError(f"{path} has {name} {config.get(name)!r}; the images and prompts here need {UNET_CONFIG[name]}")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+    return config
 
 
 def assets_digest() -> str:
@@ -104,7 +99,7 @@ def load_model(folder: Path | None = None) -> tuple[UNet2DConditionModel, Prompt
     beside it, as `loralith pretrain` writes it. Raises LoralithError that names the file where one is missing, damaged or of another shape.
     """
     folder = folder or assets() / MODEL_FOLDER
-    unet, encoder = new_unet(_config(folder / CONFIG_FILE)), PromptEncoder()
+    unet, encoder = new_unet(_config(folder / CONFIG_FILE), folder / CONFIG_FILE), PromptEncoder()
     try:
         with safe_open(folder / TOKENS_FILE, framework="pt") as file:
             tokens = (file.metadata() or {}).get("tokens", "")

@@ -22,7 +22,7 @@ def _attention(stages: tuple[tuple[int, int, int], ...], text_tokens: int, text_
 
 MODELS: dict[str, tuple[tuple[Linear, int], ...]] = {
     # 64 x 64 latents: the U-Net has 2 + 3 transformer blocks at each of three widths, and one in its middle.
-    "sd-1.5": _attention(((4096, 320, 5), (1024, 640, 5), (256, 1280, 5), (64, 1280, 1)), 77, 768),
+    "sd15": _attention(((4096, 320, 5), (1024, 640, 5), (256, 1280, 5), (64, 1280, 1)), 77, 768),
 }
 """Adapted linears and how many of each there are, at batch 1: the attention projections, PEFT's usual target modules of a U-Net."""
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from loralith.device.base import Device
 from loralith.device.products import Resident, product
 from loralith.spec.numerics import Q8_MAX
-from loralith.spec.scheme import FQT, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
+from .loss import Loss, mass_loss, row_loss
 from .quantize import Float32, Int8, Stream, dequantize, finite32, quantize
 
 __all__ = ["AttentionProducts", "Heads", "Scores", "Values"]
@@ -29,7 +30,7 @@ __all__ = ["AttentionProducts", "Heads", "Scores", "Values"]
 class Heads:
     """What one pass keeps on the device: INT8 Q, K, V [n, T, d] and P [n, Tq, Tk], as far as its backward pass needs them.
 
-    ``scale`` of Q, K and V by name; ``rows`` int32 [n, Tq], the sums of P's rows: P = Pq / rows.
+    ``scale`` of Q, K and V by name; ``rows`` int32 [n, Tq], the sums of P's rows: P = Pq / rows. ``losses`` by name.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Heads:
     resident: dict[str, Resident] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     rows: NDArray[np.int32] | None = None
+    losses: dict[str, Loss] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ class AttentionProducts:
     def _quantize(self, x: NDArray, name: str, role: Role, heads: Heads) -> tuple[Int8, float]:
         stream = None
         if self.scheme.is_stochastic(role):
-            stream = Stream(self.scheme.seed, heads.step, tensor_id(self.layer, role, heads.call))
+            stream = Stream(*hash_words(self.scheme.seed, heads.step, self.layer, role, heads.call))
         q, scale, _ = quantize(finite32(x, name), stream=stream)
+        heads.losses[name] = row_loss(x, scale, stochastic=stream is not None)
         return q, scale
 
     def scores(self, q: NDArray, k: NDArray, heads: Heads) -> Scores:
@@ -89,10 +92,12 @@ class AttentionProducts:
 
         Pq = 127 e rounded to nearest; each row of P is that over its sum, so that rows sum to one exactly.
         """
-        pq = np.rint(finite32(e, "P") * np.float32(Q8_MAX)).astype(np.int8)
+        scaled = finite32(e, "P") * np.float32(Q8_MAX)
+        pq = np.rint(scaled, out=scaled).astype(np.int8)
         heads.rows = rows = pq.sum(axis=2, dtype=np.int32)
         if not rows.all():
             raise SchemeError("a row of P sums to zero; its largest value before rounding must be 1")
+        heads.losses["P"] = mass_loss(e, rows)
         vq, sv = self._quantize(v, "V", Role.V, heads)
         heads.scale["V"] = sv
         heads.resident["V"] = Resident.place(self.device, vq)
@@ -120,7 +125,7 @@ class AttentionProducts:
         p = heads.resident["P"]
         layout = p.layout(self.device)
         pq = layout.unpack(self.device.read(layout.address, layout.nbytes), np.int8).reshape(p.shape)
-        return (pq / heads.rows.astype(np.float64)[:, :, None]).astype(np.float32)
+        return np.divide(pq, heads.rows[:, :, None], out=np.empty(p.shape, np.float32), dtype=np.float64, casting="unsafe")
 
     def score_gradients(self, ds: NDArray, heads: Heads, *, need_q: bool, need_k: bool) -> tuple[Int8, Values | None, Values | None]:
         """dS [n, Tq, Tk] as INT8, dQ and dK where they are asked for."""

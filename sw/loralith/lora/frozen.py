@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from loralith.device.base import Device
 from loralith.device.products import Resident, product
-from loralith.spec.scheme import FQT, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize
 
@@ -49,23 +49,34 @@ class Input:
 class FrozenLinear:
     """A linear layer with frozen W.
 
-    Parameters: ``device``; ``weight``, quantized W [O, I], copied to the device now; ``scheme``; ``layer``, its place in the host's list.
+    Parameters: ``device``; ``weight``, quantized W [O, I], copied to the device now; ``scheme``; ``layer``, its place in the host's list;
+    ``resident``, the same W on the device already, which stays another's to free.
     Errors: SchemeError for values and shapes that do not fit, DoesNotFit where no block fits the scratchpads, DeviceError of the device.
     """
 
-    def __init__(self, device: Device, weight: QuantizedWeight, scheme: FQT, layer: int) -> None:
+    def __init__(self, device: Device, weight: QuantizedWeight, scheme: FQT, layer: int, resident: Resident | None = None) -> None:
         scheme.require_device()
         self.device, self.scheme, self.layer = device, scheme, layer
         self.scale = weight.scale
         self.O, self.I = weight.q.shape
-        self.weight = Resident.place(device, weight.q[None], scheme.weight_bits)
+        self.owner = resident is None
+        self.weight = resident or Resident.place(device, weight.q[None], scheme.weight_bits)
 
     def close(self) -> None:
         """Free the layer's device memory."""
-        self.weight.free(self.device)
+        if self.owner:
+            self.weight.free(self.device)
+
+    def replace(self, weight: QuantizedWeight) -> None:
+        """Another W of the same shape from now on, in the same memory. Raises SchemeError for another shape."""
+        if weight.q.shape != (self.O, self.I):
+            raise SchemeError(f"W must have the shape {(self.O, self.I)}, not {weight.q.shape}")
+        layout = self.weight.layout(self.device)
+        self.device.write(layout.address, layout.pack(weight.q))
+        self.scale = weight.scale
 
     def _stream(self, role: Role, step: int, call: int) -> Stream | None:
-        return Stream(self.scheme.seed, step, tensor_id(self.layer, role, call)) if self.scheme.is_stochastic(role) else None
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
 
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
         """Y [T, O] from x [T, I], float32 or float16."""

@@ -1,4 +1,4 @@
-"""Warnings where quantized training would silently go wrong. Standard library only; runs on a board."""
+"""Warnings where quantized training would silently go wrong. Runs on a board."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from collections.abc import Callable
 
 from loralith.spec.scheme import FQT
 
+from .loss import Loss
+
 __all__ = ["Health", "TrainingWarning"]
 
 SATURATION_BOUND = 0.01
 """Share of a tensor's values that may saturate before a warning. A measured scale saturates the largest value at most."""
+LOSS_BOUND = 0.1
+"""Share of a typical row that a quantizer may lose before a warning; normal values lose 1 to 2 %, products of activations up to 7 %."""
+COARSE_BOUND = 0.5
+"""The same for W of 4 bits, and for gradients that round to nearest: a few positions often have most of a gradient."""
+GRADIENTS = ("dY", "dO", "dO / rows", "dS")
 WINDOW = 8
 FEWEST_VALUES = 1024
 PASSES = 3
@@ -27,11 +34,14 @@ class Health:
 
     Parameters: ``scheme``, whose settings the messages name; ``warn``, what takes a message, by default `warnings.warn` with
     TrainingWarning.
+
+    ``losses``: what the latest pass of each layer lost of each tensor.
     """
 
     def __init__(self, scheme: FQT, warn: Callable[[str], None] | None = None) -> None:
         self.scheme = scheme
         self.warn = warn or (lambda message: warnings.warn(message, TrainingWarning, stacklevel=4))
+        self.losses: dict[tuple[str, str], Loss] = {}
         self._shares: dict[tuple[str, str], deque[tuple[int, int]]] = {}
         self._streaks: dict[tuple[str, str], int] = {}
         self._said: set[tuple[str, str]] = set()
@@ -55,6 +65,31 @@ class Health:
             else:
                 mend = f"take {tensor} out of stochastic, so that its largest values round to nearest"
             self._say(layer, tensor, f"{share:.1%} of the latest values of {tensor} saturated, more than {SATURATION_BOUND:.0%}; {mend}")
+
+    def quantized(self, layer: str, tensor: str, loss: Loss, *, stochastic: bool = False) -> None:
+        """One pass quantized ``tensor`` (X, W, A, B, dY, attention's Q, K, V, P, dO, dO / rows, dS) and lost this much of it."""
+        self.losses[layer, tensor] = loss
+        if stochastic and tensor in GRADIENTS:
+            return  # noise of the mean zero, which steps average
+        coarse = tensor in GRADIENTS or (tensor == "W" and self.scheme.weight_bits == 4)
+        if loss.share > (COARSE_BOUND if coarse else LOSS_BOUND):
+            lost = f"quantization loses {loss.share:.0%} of a typical row of {tensor} (RMS {loss.rms:.3g}, in steps of {loss.step:.3g})"
+            self._say(layer, f"loss of {tensor}", f"{lost}: a few large values set the scale; {self._mend(tensor)}")
+
+    def _mend(self, tensor: str) -> str:
+        if tensor == "W" and self.scheme.weight_bits == 4:
+            return "set weight_bits to 8, or leave the layer in torch"
+        if tensor == "W" and self.scheme.weight_scales == "tensor":
+            return "set weight_scales to 'channel'"
+        if tensor == "W":
+            return f"raise weight_scale_range (now {self.scheme.weight_scale_range}), or leave the layer in torch"
+        if tensor in ("A", "B"):
+            return "lower the learning rate, or clip the adapter's gradients"
+        if tensor in ("X", "Q", "K", "V"):
+            return "clip them before the layer, or leave the layer in torch"
+        if tensor == "P":
+            return "leave attention in torch"
+        return "add dY to stochastic, whose rounding has the right mean, or leave the layer in torch"
 
     def gradients(self, layer: str, *, dy: bool, dyq: bool, b: bool, da: bool, db: bool) -> None:
         """A backward pass is done; each says whether any value was other than zero: of dY, of quantized dY and B, and of the gradients."""

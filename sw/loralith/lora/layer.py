@@ -6,25 +6,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loralith.compiler.emit import Emitter, Exponent
-from loralith.compiler.gradient import Gradient, compile_gradient
 from loralith.compiler.layout import MatrixLayout, int_layout, row_major
-from loralith.compiler.order import AHEAD
-from loralith.compiler.passes import MEASURED_SLOT, SKINNY_STATS_BYTES, Pass, compile_pass
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.device.base import Device
-from loralith.spec.commands import STAT_BYTES
-from loralith.spec.device_shift import DeviceShift
-from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT, Chain, Role
+from loralith.spec.scheme import FQT, SchemeError
 
-from .quantize import Float32, Quantized, QuantizedWeight, Stream
+from .direct import DirectPasses
+from .listed import ListedPasses
+from .passes import LayerMemory, Passes
+from .quantize import Float32, Quantized, QuantizedWeight
 from .step import BackwardPlan, ForwardPlan, LayerNumerics
 
 __all__ = ["Activation", "DeviceLayer", "Saved"]
-
-TIMEOUT = 600.0
-"""Seconds that one list may take; a simulated device is slow."""
 
 
 @dataclass(eq=False)
@@ -126,8 +119,16 @@ class DeviceLayer:
         zeros = self.device.alloc(64)
         self.device.write(zeros, bytes(64))
         self._addresses.append(zeros)
-        self.zeros = zeros
+        memory = LayerMemory(device, self.weight, zeros, rank, self.skinny)
+        self.passes: Passes = (DirectPasses if device.direct else ListedPasses)(memory, self.numerics)
         self.saturations = {"H": 0, "dH": 0}
+
+    def replace(self, weight: QuantizedWeight) -> None:
+        """Another W of the same shape from now on, in the same memory. Raises SchemeError for another shape."""
+        if weight.q.shape != (self.O, self.I):
+            raise SchemeError(f"W must have the shape {(self.O, self.I)}, not {weight.q.shape}")
+        self.device.write(self.weight.address, self.weight.pack(weight.q))
+        self.numerics.weight = weight
 
     def close(self) -> None:
         """Free the layer's device memory."""
@@ -148,60 +149,25 @@ class DeviceLayer:
         self.device.write(layout.address, image)
         return layout
 
-    def _place_skinny_right(self, values: np.ndarray, addresses: list[int]) -> MatrixLayout:
-        """A or B as right operand of a reduction over their longer side: values [K, r]."""
-        layout = self.skinny.right(len(values), self.config)
-        return self._place(layout, self.skinny.right_image(values, self.config), addresses)
-
-    def _read(self, layout: MatrixLayout) -> np.ndarray:
-        return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int32)
-
-    def _statistics(self, address: int, index: int = 0) -> tuple[int, int]:
-        """(max |p|, saturations) of the skinny product, or of the slot ``index`` behind it."""
-        slot = self.device.read(address + index * STAT_BYTES, STAT_BYTES)
-        return int(slot[:8].view("<u8")[0]), int(slot[8:12].view("<u4")[0])
-
-    # Passes.
-
-    def _measuring(
-        self, left: MatrixLayout, skinny_right: MatrixLayout, base_transposed: bool, stats: int, scale: Requantization | None = None
-    ) -> Pass:
-        return Pass(left, self.weight, base_transposed, skinny_right, None, None, None, True, 0, scale, None, stats, self.zeros)
-
-    def _measure(self, left: MatrixLayout, skinny_right: MatrixLayout, base_transposed: bool, stats: int) -> int:
-        emitter = Emitter(self.config)
-        compile_pass(emitter, self._measuring(left, skinny_right, base_transposed, stats), self.rank)
-        self.device.run(emitter.finish(AHEAD), TIMEOUT)
-        return self._statistics(stats)[0]
-
-    def _pass(self, emitter: Emitter, work: Pass, bounds: DeviceShift | None) -> None:
-        """Adds a pass; where the device sets its scales, a pass that measures them goes before it."""
-        if bounds:
-            measuring = self._measuring(work.left, work.skinny_right, work.base_transposed, work.stats, work.requantization)
-            compile_pass(emitter, measuring, self.rank)
-            work = replace(work, exponent=Exponent(MEASURED_SLOT, bounds.low, bounds.high, up=not bounds.base_first))
-        compile_pass(emitter, work, self.rank)
-
-    def _maximum(self, stats: int, requantization: Requantization) -> int:
-        """The largest accumulator of the skinny product of the list that just ran."""
-        return self.numerics.accumulator_maximum(self._statistics(stats)[0], requantization)
-
-    def _measured(self, stats: int, scale: Requantization) -> int:
-        """The largest accumulator that the measuring pass of the list that just ran has seen."""
-        return self.numerics.accumulator_maximum(self._statistics(stats, 1)[0], scale)
-
-    @staticmethod
-    def _key(stream: Stream | None) -> tuple[int, int] | None:
-        return stream.key if stream else None
-
-    def forward(self, x: Float32 | Activation, a: Float32, b: Float32, step: int, call: int = 0, *, record: bool = True) -> Saved:
-        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``record`` False leaves delayed scales as they are.
+    def forward(
+        self,
+        x: Float32 | Activation,
+        a: Float32,
+        b: Float32,
+        step: int,
+        call: int = 0,
+        *,
+        alpha: float | None = None,
+        record: bool = True,
+    ) -> Saved:
+        """Y = X W^T + s (X A^T) B^T. x [T, I], a [r, I], b [O, r] float32; ``alpha`` of this pass, by default the layer's; ``record`` False
+        leaves delayed scales as they are.
 
         X may be on the device already, where another layer reads the same. Its device memory stays taken until `release` (or `backward`,
         which releases it).
         """
-        numerics, config = self.numerics, self.config
-        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call)
+        numerics = self.numerics
+        operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call, alpha)
         kept: list[int] = []
         if isinstance(x, Activation):
             activation = x.hold()
@@ -209,55 +175,17 @@ class DeviceLayer:
             activation = Activation.place(self.device, Quantized(operands.xq, operands.sx, operands.clipped["X"]))
         try:
             xs = activation.layout
-            T = xs.rows
-            skinny = self._reserve(self.skinny.packed(T, config), kept)
-            with self.device.arena():
-                temporary: list[int] = []
-                right = self._place_skinny_right(operands.aq.T, temporary)
-                stats = self.device.alloc(SKINNY_STATS_BYTES)
-                bounds = plan = None
-                if numerics.on_device:
-                    bounds, b_chain = numerics.forward_bounds(operands)
-                    chain, scale = bounds.chain(bounds.extreme), bounds.requantization(bounds.low)
-                else:
-                    measured = self._measure(xs, right, True, stats) if numerics.must_measure("H") else None
-                    plan = numerics.forward_plan(operands, measured)
-                    b_chain, chain, scale = plan.b_chain, plan.chain, plan.requantization
-                adapter = self._place(row_major(self.rank, self.O, config), np.ascontiguousarray(b_chain.T), temporary)
-                out = self._reserve(row_major(T, self.O, config, 4), temporary)
-                emitter = Emitter(config)
-                self._pass(
-                    emitter,
-                    Pass(
-                        left=xs,
-                        base=self.weight,
-                        base_transposed=True,
-                        skinny_right=right,
-                        adapter=adapter,
-                        output=out,
-                        skinny=skinny,
-                        base_first=chain.base_first,
-                        shift=chain.shift,
-                        requantization=scale,
-                        stochastic=self._key(numerics.stream(Role.H, step, call)),
-                        stats=stats,
-                        zeros=self.zeros,
-                    ),
-                    bounds,
-                )
-                self.device.run(emitter.finish(AHEAD), TIMEOUT)
-                if plan is None:
-                    plan = numerics.forward_plan(operands, self._measured(stats, scale))
-                acc = self._read(out)
-                if record:
-                    numerics.record("H", self._maximum(stats, plan.requantization))
-                self.saturations["H"] += self._statistics(stats)[1]
+            h = self._reserve(self.skinny.packed(xs.rows, self.config), kept)
+            result = self.passes.forward(operands, xs, h)
+            if record:
+                numerics.record("H", result.maximum)
+            self.saturations["H"] += result.saturated
         except BaseException:
             activation.release()
             for address in kept:
                 self.device.free(address)
             raise
-        return Saved(plan, activation, skinny, tuple(kept), plan.y(acc), acc)
+        return Saved(result.plan, activation, h, tuple(kept), result.plan.y(result.y), result.y)
 
     def release(self, saved: Saved) -> None:
         """Free what a forward pass left on the device."""
@@ -273,75 +201,28 @@ class DeviceLayer:
         *,
         need_dx: bool = True,
         record: bool = True,
+        release: bool = True,
     ) -> Gradients:
-        """dX, dA and dB from dY [T, O] float32; releases ``saved``. ``adapter``: the A and B of the forward pass, after `Saved.keep`."""
+        """dX, dA and dB from dY [T, O] float32; releases ``saved`` unless ``release`` is False, and does not change it. ``adapter``: the A
+        and B of the forward pass, after `Saved.keep`."""
         try:
+            forward = saved.plan
             if adapter is not None:
-                before = saved.plan.operands
+                before = forward.operands
                 x = Quantized(before.xq, before.sx, before.clipped["X"])
-                again = self.numerics.forward_operands(x, *adapter, before.step, before.call)
-                saved.plan = replace(saved.plan, operands=again)
-            return self._backward(saved, dy, need_dx, record)
+                again = self.numerics.forward_operands(x, *adapter, before.step, before.call, before.alpha)
+                forward = replace(forward, operands=again)
+            return self._backward(saved, forward, dy, need_dx, record)
         finally:
-            self.release(saved)
+            if release:
+                self.release(saved)
 
-    def _backward(self, saved: Saved, dy: Float32, need_dx: bool, record: bool) -> Gradients:
-        numerics, config = self.numerics, self.config
-        operands = numerics.backward_operands(saved.plan, dy)
-        T = saved.x.layout.rows
-        with self.device.arena():
-            temporary: list[int] = []
-            dys = self._place(row_major(T, self.O, config), operands.dyq, temporary)
-            right = self._place_skinny_right(saved.plan.operands.bq, temporary)
-            stats = self.device.alloc(SKINNY_STATS_BYTES)
-            bounds = plan = None
-            chain: Chain | None
-            if numerics.on_device:
-                bounds, a_chain = numerics.backward_bounds(operands, need_dx=need_dx)
-                chain, scale = bounds.chain(bounds.extreme), bounds.requantization(bounds.low)
-            else:
-                measured = self._measure(dys, right, False, stats) if numerics.must_measure("dH") else None
-                plan = numerics.backward_plan(operands, measured, need_dx=need_dx)
-                a_chain, chain, scale = plan.a_chain, plan.chain, plan.requantization
-            skinny = self._reserve(self.skinny.packed(T, config), temporary)
-            adapter = out = None
-            if need_dx:
-                assert a_chain is not None
-                adapter = self._place(row_major(self.rank, self.I, config), a_chain, temporary)
-                out = self._reserve(row_major(T, self.I, config, 4), temporary)
-            db = self._reserve(row_major(self.O, self.rank, config, 4), temporary)
-            da = self._reserve(row_major(self.I, self.rank, config, 4), temporary)
-            emitter = Emitter(config)
-            self._pass(
-                emitter,
-                Pass(
-                    left=dys,
-                    base=self.weight,
-                    base_transposed=False,
-                    skinny_right=right,
-                    adapter=adapter,
-                    output=out,
-                    skinny=skinny,
-                    base_first=chain.base_first if chain else True,
-                    shift=chain.shift if chain else 0,
-                    requantization=scale,
-                    stochastic=self._key(numerics.stream(Role.DH, saved.plan.operands.step, saved.plan.operands.call)),
-                    stats=stats,
-                    zeros=self.zeros,
-                ),
-                bounds,
-            )
-            h_right = self.skinny.right(T, config).at(saved.skinny.address)
-            dh_right = self.skinny.right(T, config).at(skinny.address)
-            compile_gradient(emitter, Gradient(dys, h_right, db), self.rank, "dB")
-            compile_gradient(emitter, Gradient(saved.x.layout, dh_right, da), self.rank, "dA")
-            self.device.run(emitter.finish(AHEAD), TIMEOUT)
-            if plan is None:
-                plan = numerics.backward_plan(operands, self._measured(stats, scale), need_dx=need_dx)
-            db_acc, da_acc = self._read(db), self._read(da)
-            dx_acc = self._read(out) if out is not None else None
-            if record:
-                numerics.record("dH", self._maximum(stats, plan.requantization))
-            self.saturations["dH"] += self._statistics(stats)[1]
-        dx = plan.dx(dx_acc) if dx_acc is not None else None
-        return Gradients(plan, dx, plan.da(da_acc), plan.db(db_acc), dx_acc, da_acc, db_acc)
+    def _backward(self, saved: Saved, forward: ForwardPlan, dy: Float32, need_dx: bool, record: bool) -> Gradients:
+        operands = self.numerics.backward_operands(forward, dy)
+        result = self.passes.backward(operands, saved.x.layout, saved.skinny, need_dx=need_dx)
+        if record:
+            self.numerics.record("dH", result.maximum)
+        self.saturations["dH"] += result.saturated
+        plan = result.plan
+        dx = None if result.dx is None else plan.dx(result.dx)
+        return Gradients(plan, dx, plan.da(result.da), plan.db(result.db), result.dx, result.da, result.db)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.spec.numerics import Q8_MAX, hash32, hash_key
+from loralith.device.requantize import hash_array
+from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.scheme import FQT, SchemeError, power_exponent, scale_of, vanishes, weight_scales
 
 __all__ = [
@@ -37,7 +38,7 @@ _CHUNK = 1 << 15
 
 @dataclass(frozen=True)
 class Stream:
-    """The random numbers of one tensor at one step: ``seed`` (64 bit), ``step`` and ``tensor`` (32 bit; `scheme.tensor_id`)."""
+    """The random numbers of one tensor at one step: ``seed`` (64 bit), ``step`` and ``tensor`` (32 bit; `scheme.hash_words`)."""
 
     seed: int
     step: int
@@ -98,10 +99,13 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None) -> tuple[Int8, int]:
         if key is None:
             whole = np.rint(part)
         else:
-            index = np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)
-            whole = np.floor(part.astype(np.float64) + hash32(key, index) * 2.0**-32)
-        clipped += int(np.count_nonzero(np.abs(whole) > qmax))
-        flat_q[start : start + _CHUNK] = np.clip(whole, -qmax, qmax)
+            whole = hash_array(key, np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)) * 2.0**-32
+            whole += part
+            np.floor(whole, out=whole)
+        if max(whole.max(), -whole.min()) > qmax:
+            clipped += int(np.count_nonzero(np.abs(whole) > qmax))
+            np.clip(whole, -qmax, qmax, out=whole)
+        flat_q[start : start + _CHUNK] = whole
     return q, clipped
 
 
@@ -149,8 +153,10 @@ def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
 
 def dequantize(acc: NDArray, scale: float | NDArray[np.float64]) -> Float32:
     """Integer results as float32: `scheme.dequantize_value` of each, with one scale or float64 scales that broadcast."""
+    shape = np.broadcast_shapes(acc.shape, np.shape(scale))
     with np.errstate(over="ignore"):  # infinite where float32 does not hold the product, by definition
-        return (acc.astype(np.float64) * scale).astype(np.float32)
+        # In float64, a buffer of values at a time.
+        return np.multiply(acc, scale, out=np.empty(shape, np.float32), dtype=np.float64, casting="unsafe")
 
 
 def padded_rank(r: int) -> int:

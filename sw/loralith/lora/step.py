@@ -30,11 +30,12 @@ class ForwardOperands:
     """Quantized operands of a forward pass and their scales: X = sx xq [T, I], A = sa aq [r, I], B[o] = 2**b sw[o] bq[o] [O, r].
 
     ``a_units`` = A / sa and ``b_units`` = B / sw stay as float32 for the coarser copies that a chain may need. ``clipped`` counts
-    values by tensor name.
+    values by tensor name. ``alpha`` is this pass's, forward and backward.
     """
 
     step: int
     call: int
+    alpha: float
     xq: Int8
     sx: float
     aq: Int8
@@ -143,7 +144,7 @@ class LayerNumerics:
         """The random numbers of a tensor, None where it rounds to nearest."""
         if not self.scheme.is_stochastic(role):
             return None
-        return Stream(self.scheme.seed, step, spec.tensor_id(self.layer, role, call))
+        return Stream(*spec.hash_words(self.scheme.seed, step, self.layer, role, call))
 
     def must_measure(self, name: str) -> bool:
         """Whether the exponent of ``"H"`` or ``"dH"`` needs this pass's own maximum, from a measuring run.
@@ -162,7 +163,7 @@ class LayerNumerics:
         r = len(operands.aq)
         k = I if name == "H" else O
         expected = expected_maximum(self.history[name], k)
-        return device_shift(self.alpha / r, operands.sa, expected, k, r, operands.b if operands.bq.any() else None)
+        return device_shift(operands.alpha / r, operands.sa, expected, k, r, operands.b if operands.bq.any() else None)
 
     def record(self, name: str, maximum: int) -> None:
         """Appends the largest magnitude of the accumulators of ``"H"`` or ``"dH"`` to the history; not called in evaluation.
@@ -189,8 +190,16 @@ class LayerNumerics:
             raise SchemeError(f"{name} must have the shape {shape}, not {x.shape}")
         return finite32(x, name)
 
-    def forward_operands(self, x: NDArray | Quantized, a: NDArray, b: NDArray, step: int, call: int = 0) -> ForwardOperands:
-        """Quantizes X [T, I], A [r, I] and B [O, r] (float32 or float16); X may be quantized already, as this scheme does it."""
+    def forward_operands(
+        self, x: NDArray | Quantized, a: NDArray, b: NDArray, step: int, call: int = 0, alpha: float | None = None
+    ) -> ForwardOperands:
+        """Quantizes X [T, I], A [r, I] and B [O, r] (float32 or float16); X may be quantized already, as this scheme does it.
+
+        ``alpha``: of this pass, by default the layer's.
+        """
+        alpha = self.alpha if alpha is None else alpha
+        if not alpha > 0:
+            raise SchemeError(f"alpha must be positive, not {alpha!r}")
         O, I = self.weight.q.shape
         T = len(x.q) if isinstance(x, Quantized) else len(x)
         if T > K_LIMIT:
@@ -207,7 +216,7 @@ class LayerNumerics:
             a_units = finite32(a / np.float32(sa), "A / sa")
         bq, exponent, b_clipped = quantize_power(b_units, stream=self.stream(Role.B, step, call))
         clipped = {"X": x.clipped, "A": a_clipped, "B": b_clipped}
-        return ForwardOperands(step, call, x.q, x.scale, aq, sa, a_units, bq, exponent, b_units, clipped)
+        return ForwardOperands(step, call, alpha, x.q, x.scale, aq, sa, a_units, bq, exponent, b_units, clipped)
 
     def forward_bounds(self, operands: ForwardOperands) -> tuple[DeviceShift, Int8]:
         """Where the device sets H's scale: its bounds, and the copy of B that Y reads."""
@@ -227,7 +236,7 @@ class LayerNumerics:
         """
         I = self.weight.q.shape[1]
         r, step, call = len(operands.aq), operands.step, operands.call
-        s = self.alpha / r
+        s = operands.alpha / r
         if self.on_device:
             bounds = self._device_shift("H", operands)
             t = self._t("H", bounds, measured)
@@ -272,7 +281,7 @@ class LayerNumerics:
         """
         forward, g = operands.forward, operands.g
         ops, r = forward.operands, len(forward.operands.aq)
-        s = self.alpha / r
+        s = ops.alpha / r
         chain, a_chain, dx_scale = None, None, 0.0
         if self.on_device:
             bounds = self._device_shift("dH", ops)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from loralith.device.base import Device
 from loralith.device.products import WORD_SHIFT, Resident, chained, column_sums, product, tall_blocks
-from loralith.spec.scheme import FQT, Role, tensor_id
+from loralith.spec.scheme import FQT, Role, hash_words
 
 from .codes import Codes
 from .frozen import Window
@@ -91,7 +91,7 @@ class TunedLinear:
         kept.acc.free(self.device)
 
     def _quantize(self, x: NDArray, name: str, role: Role, step: int, call: int) -> tuple[Int8, float]:
-        stream = Stream(self.scheme.seed, step, tensor_id(self.layer, role, call)) if self.scheme.is_stochastic(role) else None
+        stream = Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
         q, scale, _ = quantize(finite32(x, name), stream=stream)
         return q, scale
 

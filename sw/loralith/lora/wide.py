@@ -58,6 +58,10 @@ class WideLinear(FrozenLinear):
         super().__init__(device, weight, scheme, layer)
         self.apart = parts_needed(weight.q)
 
+    def replace(self, weight: QuantizedWeight) -> None:
+        super().replace(weight)
+        self.apart = parts_needed(weight.q)
+
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
         """Y [T, O] from x [T, I]."""
         if x.ndim != 2 or x.shape[1] != self.I:
@@ -75,6 +79,10 @@ class WideConv(FrozenConv):
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
         super().__init__(device, weight, window, scheme, layer)
+        self.apart = parts_needed(weight.q)
+
+    def replace(self, weight: QuantizedWeight) -> None:
+        super().replace(weight)
         self.apart = parts_needed(weight.q)
 
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:

@@ -2,7 +2,10 @@
 
 - `select`: which modules are mapped, and why the others are not.
 - `attachment`: the modules of one model on one device, until they are given back.
-- `adapted`, `frozen`, `attention`: one kind of mapped module each, with its autograd function.
+- `mapped`: what all mapped modules have in common; `adapted`, `frozen`, `attention`: one kind of them each, with its autograd function.
+- `multiplies`: which modules multiply though nothing maps them.
+- `passes`: what a forward pass leaves for its backward pass, and for how long; `inputs`: X that layers share; `weight`: a frozen W that
+  torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back.
 - `trace`: the same choice for a model that is only shapes; `plan`: what it costs; `configs`: models that are written down.
 - `memory`: what is saved for the backward pass, measured.
 """

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor, nn
 
-from loralith.compiler.regions import DoesNotFit
 from loralith.device.base import Device
+from loralith.device.errors import OutOfMemory
 from loralith.device.status import Counters
 from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output
 from loralith.lora.health import Health
 from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
-from loralith.lora.quantize import Float32, Int8, Quantized, finite32, quantize
+from loralith.lora.quantize import Float32, Int8
+from loralith.mapping.forward import is_mapped
+from loralith.mapping.inputs import Inputs
+from loralith.mapping.mapped import Mapped
+from loralith.mapping.passes import Passes, Pending, recomputing, training
 from loralith.mapping.select import AttachError, Choice, select
-from loralith.spec.scheme import FQT, Role, SchemeError
+from loralith.spec.scheme import FQT, Role
 
-__all__ = ["Attachment", "Mapped", "Observer", "attach", "detach", "float32"]
-
-
-def float32(tensor: Tensor) -> Float32:
-    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+__all__ = ["Attachment", "Observer", "attach", "detach"]
 
 
 class Observer(Protocol):
@@ -58,105 +56,6 @@ class Observer(Protocol):
         ...
 
 
-class Mapped(ABC):
-    """One module on the device. `calls` counts its passes in the present step.
-
-    A kind implements `install`, `close` and what it needs of the rest; its autograd functions run their device work inside `use`.
-    """
-
-    def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
-        # Weak, or the model's modules and its attachment would keep each other alive.
-        self.attachment, self.index, self.name, self.kind = attachment, index, choice.name, choice.kind
-        self.calls = 0
-        self.counters = Counters()
-
-    @abstractmethod
-    def install(self) -> None:
-        """Makes the module run on the device."""
-
-    @abstractmethod
-    def remove(self) -> None:
-        """Gives the module back to torch."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Frees its device memory."""
-
-    @abstractmethod
-    def weight_bytes(self) -> tuple[int, int]:
-        """Of frozen weights and their scales: (on the device, on the host)."""
-
-    def originals(self) -> list[Tensor]:
-        """FP32 weights that torch keeps while the module is mapped."""
-        return []
-
-    def state_dict(self) -> dict[str, object] | None:
-        """What a resumed run needs of it, as JSON values; None where it has no state."""
-        return None
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        raise NotImplementedError
-
-    def call(self) -> int:
-        """The number of the pass that starts now."""
-        call, self.calls = self.calls, self.calls + 1
-        return call
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        """Counts the device's work for this module, and names the module in errors."""
-        device = self.attachment.device
-        before = device.counters()
-        try:
-            yield
-        except (SchemeError, DoesNotFit) as error:
-            raise AttachError(f"{self.name}: {error}") from None
-        finally:
-            self.counters = self.counters.plus(device.counters().minus(before))
-
-
-class Inputs:
-    """INT8 X of tensors that several layers read, quantized and placed once: to_q, to_k and to_v of self-attention share one, the K and V
-    of all cross attention another. An entry lives as long as its tensor, and on the device as long as a layer has saved it."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._entries: dict[int, tuple[weakref.ref[Tensor], int, Activation]] = {}
-
-    def find(self, x: Tensor) -> Activation:
-        """X [T, I] of ``x`` [..., I], to nearest. The caller is not a holder."""
-        key = id(x)
-        entry = self._entries.get(key)
-        if entry is not None and entry[0]() is x and entry[1] == x._version:
-            return entry[2]
-        self._drop(key)
-        array = finite32(float32(x).reshape(-1, x.shape[-1]), "X")
-        activation = Activation.place(self.device, Quantized(*quantize(array)))
-        self._entries[key] = weakref.ref(x, lambda _: self._drop(key)), x._version, activation
-        return activation
-
-    def _drop(self, key: int) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            entry[2].release()
-
-    def clear(self) -> None:
-        for key in list(self._entries):
-            self._drop(key)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A forward pass that waits for its backward pass: bytes that it alone keeps on the device and on the host, and the shared X that it
-    reads; `release` lets go of all."""
-
-    layer: Mapped
-    release: Callable[[], None]
-    device_bytes: int
-    host_bytes: int = 0
-    activation: Activation | None = None
-
-
 Maker = Callable[["Attachment", int, Choice], Mapped]
 
 
@@ -177,13 +76,44 @@ def _named(counters: Counters, names: tuple[str, ...]) -> dict[str, int]:
     return {name: int(getattr(counters, name)) for name in names}
 
 
-_attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
+def _left(choices: list[Choice]) -> list[Choice]:
+    """LoRA layers whose settings the device does not run have the reason, and a warning names them."""
+    from loralith.mapping.adapted import unsupported
+
+    judged = [replace(choice, reason=unsupported(choice)) if choice.kind == "lora" and not choice.reason else choice for choice in choices]
+    left = [after for before, after in zip(choices, judged, strict=True) if after.reason != before.reason]
+    if left:
+        names = "; ".join(f"{choice.name}: {choice.reason}" for choice in left)
+        warnings.warn(f"{len(left)} LoRA layers stay in torch ({names})", UserWarning, stacklevel=5)
+    return judged
+
+
+def _weights(choices: list[Choice], bits: int) -> int:
+    """Bytes of the frozen weights of modules to be mapped, about."""
+    modules = [getattr(choice.module, "base_layer", choice.module) for choice in choices]
+    weights = [getattr(module, "weight", None) for module in modules]
+    return sum(weight.numel() for weight in weights if isinstance(weight, Tensor)) * bits // 8
+
+
+UNSUPPORTED = ("refuse", "leave")
+"""What `attach` does with LoRA layers whose settings the device does not run."""
+
+# Weak on both sides: a model may itself be one of the modules that its attachment holds.
+_attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Attachment]] = weakref.WeakKeyDictionary()
+
+
+def _attachment_of(model: nn.Module) -> Attachment | None:
+    found = _attached.get(model)
+    return found() if found else None
 
 
 class Attachment:
     """The mapped modules of a model on a device, until `detach`. Made by `attach`.
 
     Warns with `health.TrainingWarning`, once for each layer and cause, of a layer that gets no gradient or a tensor that saturates.
+
+    ``step`` numbers training steps, for stochastic rounding. It advances by itself, with the first forward pass under grad after a backward
+    pass, until `step_begin` is called: from then on it is the caller's.
 
     Attributes: ``layers``, LoRA layers first; ``unmapped``, what stays in torch, with the reasons; ``step``.
     """
@@ -196,15 +126,23 @@ class Attachment:
         observer: Observer | None = None,
         modules: str = "lora",
         kinds: Mapping[str, Maker | None] | None = None,
+        unsupported: str = "refuse",
     ) -> None:
+        if unsupported not in UNSUPPORTED:
+            raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
         table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
         choices = [_kept(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)]
+        if unsupported == "leave":
+            choices = _left(choices)
         mapped = [choice for choice in choices if not choice.reason]
-        if modules == "lora" and not mapped:
+        if modules == "lora" and not any(choice.kind == "lora" for choice in choices):
             raise AttachError("the model has no LoRA layers; add them with peft.get_peft_model or the model's add_adapter")
         if not mapped:
             stay = "; ".join(f"{choice.name}: {choice.reason}" for choice in choices[:5]) or "it has no layer that multiplies"
             raise AttachError(f"nothing of the model can run on the device ({stay})")
+        for choice in mapped:
+            if is_mapped(choice.module):
+                raise AttachError(f"{choice.name or 'the model'} is attached already, as a part of another model; detach that first")
         self.device, self.scheme, self.observer = device, scheme, observer
         self.unmapped = [choice for choice in choices if choice.reason]
         self.health = Health(scheme)
@@ -212,14 +150,22 @@ class Attachment:
         self.inputs = Inputs(device)
         self._model = weakref.ref(model)
         self._before = device.counters()
-        self.open: dict[int, Pending] = {}
-        self._backward, self._most_saved = False, (0, 0)
+        self.passes = Passes(device)
+        self._returned, self._explicit, self._most_saved = False, False, (0, 0)
         self.layers: list[Mapped] = []
         try:
             for index, choice in enumerate(mapped):
                 maker = table[choice.kind]
                 assert maker is not None
                 self.layers.append(maker(self, index, choice))
+        except OutOfMemory:
+            for layer in self.layers:
+                layer.close()
+            needed = _weights(mapped, scheme.weight_bits)
+            raise OutOfMemory(
+                f"the frozen weights of {len(mapped)} layers take {needed} bytes, and device memory has {device.memory_bytes}: "
+                f"open the device with memory_bytes={1 << (2 * needed).bit_length()} or more, or map fewer layers"
+            ) from None
         except BaseException:
             for layer in self.layers:
                 layer.close()
@@ -231,15 +177,37 @@ class Attachment:
         """INT8 X on the device for all layers that read ``x``; None where the scheme gives each layer random numbers of its own."""
         return None if self.scheme.is_stochastic(Role.X) else self.inputs.find(x)
 
-    def keep(self, saved: object, pending: Pending) -> None:
-        """A forward pass waits for its backward pass; `taken` must come once, in the same step."""
-        self.open[id(saved)] = pending
+    def passing(self) -> None:
+        """A forward pass starts: the first of a step, where it is one of training and a backward pass has come."""
+        if self._returned and not self._explicit and not recomputing() and training():
+            self._begin((self.step + 1) % (1 << 32))
+
+    def returning(self) -> None:
+        """A backward pass through some layer starts."""
+        if not self._returned:
+            self._returned = True
+            saved_now = self.saved_bytes().values()
+            self._most_saved = sum(pair[0] for pair in saved_now), sum(pair[1] for pair in saved_now)
+
+    def saved(self, token: Tensor, layer: Mapped) -> Any:
+        """What the forward pass with this token saved for the backward pass that starts now. Raises AttachError after `detach`."""
+        self.returning()
+        found = self.passes.find(token)
+        if found is None:
+            raise AttachError(f"{layer.name}: what this forward pass saved is gone; backward must come before the model is detached")
+        return found
+
+    @property
+    def open(self) -> list[Pending]:
+        """Forward passes that torch may still go back through."""
+        self.device.settle()
+        return self.passes.pending()
 
     def saved_bytes(self) -> dict[str, tuple[int, int]]:
         """What waits for a backward pass now, by kind of module: bytes (on the device, on the host). A shared X counts once."""
         sums: dict[str, tuple[int, int]] = {}
         counted: set[int] = set()
-        for pending in self.open.values():
+        for pending in self.open:
             device, host = sums.get(pending.layer.kind, (0, 0))
             x = pending.activation
             if x is not None and id(x) not in counted:
@@ -259,38 +227,35 @@ class Attachment:
             "scratch on the device": str(self.device.heap.scratch),
         }
 
-    def taken(self, saved: object, layer: Mapped) -> None:
-        """Its backward pass has come. Raises AttachError where it came already or the step is over."""
-        if not self._backward:
-            self._backward = True
-            saved_now = self.saved_bytes().values()
-            self._most_saved = sum(pair[0] for pair in saved_now), sum(pair[1] for pair in saved_now)
-        if self.open.pop(id(saved), None) is None:
-            raise AttachError(f"{layer.name}: this forward pass was released; backward must come once, in the same step")
-
-    def _release_open(self) -> None:
-        for pending in self.open.values():
-            pending.release()
-        self.open.clear()
+    def _begin(self, step: int) -> None:
+        with self.device.lock:
+            self.step, self._returned = step, False
+            for layer in self.layers:
+                layer.numbers.begin()
+            self.inputs.trim()
 
     def step_begin(self, step: int) -> None:
-        """Start of step `step` (0..2**32-1), which stochastic rounding draws from. Forward passes left without backward are dropped."""
-        self.step, self._backward = step, False
-        self._release_open()
-        for layer in self.layers:
-            layer.calls = 0
+        """Start of step `step` (0..2**32-1), which stochastic rounding draws from. From now on only this method begins a step; a plain
+        loop, whose steps count from 0, needs none."""
+        if not 0 <= step < 1 << 32:
+            raise AttachError(f"step must be in 0..2**32-1, not {step}")
+        self._explicit = True
+        self._begin(step)
 
     def counters(self) -> dict[str, Any]:
         """Counts since the attachment was made: `cycles`, `macs`, `bytes_read`, `bytes_written`, `saturations`; `utilization`, useful
-        MACs over cycles times processing elements; `layers`, the same by layer; `memory`; those of `Observer`, where it has `counters`."""
-        now = self.device.counters().minus(self._before)
-        counts: dict[str, Any] = dict(_named(now, ("cycles", "macs", "bytes_read", "bytes_written", "saturations")))
-        peak = now.cycles * self.device.config.processing_elements
-        counts["utilization"] = now.macs / peak if peak else 0.0
-        names = ("cycles", "macs", "bytes_read", "bytes_written")
+        MACs over cycles times processing elements; `cycle_unit`, what cycles are (see `Device`); `layers`, the same by layer; `memory`;
+        those of `Observer`, where it has `counters`. A device without an array of its own has memory and the layers' kinds alone."""
+        names = ("cycles", "macs", "bytes_read", "bytes_written") if self.device.cycle_unit else ()
+        counts: dict[str, Any] = {}
+        if self.device.cycle_unit:
+            now = self.device.counters().minus(self._before)
+            elements = self.device.config.processing_elements
+            counts = {**_named(now, (*names, "saturations")), "cycle_unit": self.device.cycle_unit}
+            counts["utilization"] = now.macs / (now.cycles * elements) if now.cycles else 0.0
+            counts["processing_elements"] = float(elements)  # a figure: it does not add up over sessions
         counts["layers"] = {layer.name: {"kind": layer.kind, **_named(layer.counters, names)} for layer in self.layers}
         counts["memory"] = self.memory()
-        counts["processing_elements"] = float(self.device.config.processing_elements)  # a figure: it does not add up over sessions
         own = getattr(self.observer, "counters", None)
         return counts | (own() if own else {})
 
@@ -311,15 +276,15 @@ class Attachment:
 
     def detach(self) -> None:
         """Gives the layers back to torch and frees the device's memory. Detaching twice is not an error."""
-        self._release_open()
+        self.passes.release()
         self.inputs.clear()
         for layer in self.layers:
             layer.remove()
             layer.close()
         self.layers = []
         model = self._model()
-        if model is not None:
-            _attached.pop(model, None)
+        if model is not None and _attachment_of(model) is self:
+            del _attached[model]
 
 
 def attach(
@@ -330,6 +295,7 @@ def attach(
     observer: Observer | None = None,
     modules: str = "lora",
     kinds: Mapping[str, Maker | None] | None = None,
+    unsupported: str = "refuse",
 ) -> Attachment:
     """Run a model's layers, forward and backward, on a device.
 
@@ -337,21 +303,28 @@ def attach(
     `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
     linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
     what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
-    None for a kind that stays in torch.
+    None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run: "refuse" the
+    model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
 
-    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, and LoRA settings that are not
-    supported (bias, dropout, variants such as DoRA, several adapters, other than linear layers), naming the layer; later, from the
-    forward and backward passes, for values that are not finite.
+    Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
+    weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
+    a plain one, in torch.
+
+    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, it or a part of it, and LoRA
+    settings that are not supported (bias, dropout, variants such as DoRA, several active adapters, other than linear layers), naming the
+    layer; OutOfMemory, which says how much memory the device needs; later, AttachError from forward passes over values that are not finite.
+    A gradient that is not finite goes on as one that is not finite anywhere.
     """
-    if model in _attached:
+    if _attachment_of(model) is not None:
         raise AttachError("the model is attached already; detach it first")
-    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds)
-    _attached[model] = attachment
+    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds, unsupported)
+    _attached[model] = weakref.ref(attachment)
     return attachment
 
 
 def detach(model: nn.Module) -> None:
     """Undo `attach`. Raises AttachError for a model that is not attached."""
-    if model not in _attached:
+    attachment = _attachment_of(model)
+    if attachment is None:
         raise AttachError("the model is not attached")
-    _attached[model].detach()
+    attachment.detach()

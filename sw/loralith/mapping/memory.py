@@ -134,7 +134,7 @@ def _attributed(choices: list[Choice], saved: _Saved) -> Iterator[None]:
                     scores = torch.baddbmm(start, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
                     return torch.bmm(scores.softmax(dim=-1), v)
 
-            original, module.processor = module.processor, Processor(attend)
+            original, module.processor = module.processor, Processor(attend, choice.name, module.processor)
             undo.append(lambda module=module, original=original: setattr(module, "processor", original))
         elif choice.kind != "other":
 
@@ -174,7 +174,7 @@ def measure(
         if attachment is None:
             stack.enter_context(_attributed(select(model, "all"), saved))
         else:
-            attachment.step_begin(attachment.step)
+            attachment.device.settle()
         if heap is not None:
             heap.scratch = 0
         stack.enter_context(live)

@@ -9,8 +9,9 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from loralith.errors import LoralithError
+from loralith.mapping.multiplies import reason
 
-__all__ = ["CONTRACTS", "MODULES", "AttachError", "Choice", "select"]
+__all__ = ["CONTRACTS", "MODULES", "PROCESSORS", "AttachError", "Choice", "select"]
 
 MODULES = ("lora", "all")
 """What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
@@ -29,6 +30,10 @@ class Choice:
     module: nn.Module
     kind: str
     reason: str = ""
+
+
+PROCESSORS = (AttnProcessor, AttnProcessor2_0)
+"""The attention processors whose products are mapped."""
 
 
 def _linear(module: nn.Linear) -> str:
@@ -52,7 +57,7 @@ def _frozen(module: nn.Module) -> str:
 
 
 def _attention(module: Attention) -> str:
-    if type(module.processor) not in (AttnProcessor, AttnProcessor2_0):
+    if type(module.processor) not in PROCESSORS:
         return f"its processor is {type(module.processor).__name__}; AttnProcessor and AttnProcessor2_0 are mapped"
     if module.added_kv_proj_dim is not None:
         return "it has projections of its own for added keys and values"
@@ -65,8 +70,6 @@ def _attention(module: Attention) -> str:
 
 CONTRACTS = {nn.Linear: ("linear", _linear), nn.Conv2d: ("conv", _conv), Attention: ("attention", _attention)}
 """The kind of a module's type, and what says why one is not mapped."""
-
-NO_PRODUCT = (nn.Embedding, nn.GroupNorm, nn.LayerNorm)
 
 
 def select(model: nn.Module, modules: str) -> list[Choice]:
@@ -85,11 +88,11 @@ def select(model: nn.Module, modules: str) -> list[Choice]:
             continue
         for kind, (word, contract) in CONTRACTS.items():
             if isinstance(module, kind):
-                reason = contract(module) if modules == "all" else "only LoRA layers are mapped"
-                rest.append(Choice(name, module, word, reason))
+                why = contract(module) if modules == "all" else "only LoRA layers are mapped"
+                rest.append(Choice(name, module, word, why))
                 break
         else:
-            own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
-            if own and not isinstance(module, NO_PRODUCT):
-                rest.append(Choice(name, module, "other", f"nothing maps {type(module).__name__}"))
+            stays = reason(module)
+            if stays:
+                rest.append(Choice(name, module, "other", stays))
     return lora + rest

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from loralith.errors import LoralithError
-from loralith.mapping.attention import Processor, exponentials
+from loralith.mapping.attention import Processor
 from loralith.mapping.configs import Source
 from loralith.mapping.frozen import window_of
 from loralith.mapping.select import Choice, select
@@ -137,10 +137,10 @@ class _Recorder:
             sizes = {"n": len(q), "Tq": q.shape[1], "Tk": k.shape[1], "d": q.shape[2]}
             gradients = "".join(name for name, tensor in zip("QKV", (q, k, v), strict=True) if tensor.requires_grad)
             self.steps.append(Step(choice, sizes, bool(gradients), gradients, -1, 0))
-            e = exponentials(q @ k.mT, scale, mask)
-            return (e / e.sum(dim=-1, keepdim=True)) @ v
+            scores = q @ k.mT * scale
+            return (scores if mask is None else scores + mask).softmax(dim=-1) @ v
 
-        original, module.processor = module.processor, Processor(attend)
+        original, module.processor = module.processor, Processor(attend, choice.name, module.processor)
         self.undo.append(lambda: setattr(module, "processor", original))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loralith.diffusion.prompt import PromptEncoder
-from loralith.errors import LoralithError
+from loralith.errors import LoralithError, StopRequested
 
 if TYPE_CHECKING:
     from loralith.diffusion.attachment import Attachment
@@ -30,15 +31,15 @@ class TrainingError(LoralithError):
     """A step whose loss or gradient is not finite; the last checkpoint stays."""
 
 
-class Interrupted(LoralithError):
+class Interrupted(StopRequested):
     """A run that was asked to stop and can be resumed; `step` steps are in its checkpoint."""
 
     def __init__(self, step: int, folder: Path) -> None:
-        super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
+        super().__init__(f"stopped after step {step}; to go on: loralith finetune --resume --output {shlex.quote(str(folder))}")
         self.step = step
 
 
-class Abandoned(LoralithError):
+class Abandoned(StopRequested):
     """A run that was asked to stop before it had anything to resume from."""
 
 
@@ -103,19 +104,23 @@ class Method(ABC):
     def step(self, step: int) -> float:
         """One optimizer step; its loss. Raises TrainingError for a loss or gradient that is not finite."""
         loss = self.loss(step)
-        self.finite(loss.item(), step)
+        self.finite(loss.item(), f"the loss of step {step}")
         self.optimizer.zero_grad()
         loss.backward()
         for name, tensor in self.parameters.items():
             if (tensor.grad is None and not self.sparse) or (tensor.grad is not None and not tensor.grad.isfinite().all()):
-                raise TrainingError(f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help")
+                raise TrainingError(
+                    f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help: "
+                    "start again with one and another --output"
+                )
         self.optimizer.step()
         return loss.item()
 
-    def finite(self, loss: float, step: int) -> None:
-        """Raises TrainingError."""
+    def finite(self, loss: float, what: str) -> None:
+        """Raises TrainingError that says ``what`` is not finite; a resumed run would come to the same."""
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of step {step} is {loss}; a lower --lr than {self.settings.lr} may help")
+            lr = self.settings.lr
+            raise TrainingError(f"{what} is {loss}; a lower --lr than {lr} may help: start again with one and another --output")
 
     def state(self) -> State:
         """What a resumed run needs, beside parameters and optimizer."""

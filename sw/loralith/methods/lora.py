@@ -42,7 +42,7 @@ class Lora(Method):
 
     def begin(self, bench: Bench) -> None:
         if self.settings.start_from:
-            load_adapter(self.model, self.settings.start_from)
+            load_adapter(self.model, self.settings.start_from, unet_only=self.settings.unet_only)
 
     def loss(self, step: int) -> Tensor:
         return step_loss(self.model, self.encoder, self.subject.images, self.settings, step, self.subject.captions)

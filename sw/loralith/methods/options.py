@@ -44,6 +44,11 @@ class Options:
     verifiable: ClassVar[bool] = True
     whole: ClassVar[bool] = False
 
+    def prepared(self, steps: int, batch: int) -> int:
+        """How much a run of ``steps`` steps of ``batch`` images prepares before its first step. Where two numbers of steps prepare alike,
+        the longer run begins with the bits of the shorter one."""
+        return 0
+
 
 @dataclass(frozen=True)
 class LoraOptions(Options):
@@ -77,6 +82,10 @@ class HollowOptions(Options):
             raise SettingsError(f"boundary must be fp32 or int8, not {self.boundary!r}")
         if self.train not in ("kept", "behind"):
             raise SettingsError(f"train must be kept or behind, not {self.train!r}")
+
+    def prepared(self, steps: int, batch: int) -> int:
+        """Batches of boundary tensors that are stored."""
+        return min(-(-self.samples // batch), steps)
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,10 @@ class ZoodipOptions(Options):
             real(name, getattr(self, name))
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SettingsError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)!r}")
+
+    def prepared(self, steps: int, batch: int) -> int:
+        """Passes that measure the correlation: no more than there are steps, and from 4 to 16."""
+        return min(16, max(4, steps))
 
 
 OPTIONS: Mapping[str, type[Options]] = {

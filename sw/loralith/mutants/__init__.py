@@ -1,9 +1,9 @@
-"""Mutants: the hardware with one thing wrong, and whether the tests see it. `loralith mutate` runs them.
+"""Whether the tests see a mutant of the hardware. `loralith mutate` runs them.
 
-`catalogue` reads what is wrong, `model` builds it, `campaign` runs the tests on it and keeps the verdicts.
+`loralith.verif.mutation` says what a mutant is; `model` builds it, `campaign` runs the tests on it and keeps the verdicts.
 """
 
 from loralith.mutants.campaign import Campaign, Verdict
-from loralith.mutants.catalogue import CONTROL, Mutant, MutantError, read_catalogue
+from loralith.mutants.model import MutantError
 
-__all__ = ["CONTROL", "Campaign", "Mutant", "MutantError", "Verdict", "read_catalogue"]
+__all__ = ["Campaign", "MutantError", "Verdict"]

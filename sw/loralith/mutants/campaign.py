@@ -10,21 +10,23 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loralith.mutants.catalogue import CONTROL, REPO, RTL, Mutant, MutantError
-from loralith.mutants.model import build, environment
+from loralith.mutants.model import MutantError, build, environment
+from loralith.toolchain import python_module
+from loralith.verif.mutation.catalogue import CONTROL, Mutant
+from loralith.verif.mutation.sites import RTL
 
 __all__ = ["STAGES", "Campaign", "Verdict"]
 
+REPO = Path(__file__).resolve().parents[3]
 TESTS = REPO / "tests"
 STAGES = ("native", "golden", "faults", "unit", "cocotb")
 FILES = {
-    "native": ("sw/test_verilator.py", "sw/test_device_shift.py"),
+    "native": ("sw/test_verilator.py", "sw/test_device_shift.py", "sw/test_raw_lists.py", "sw/test_registers.py"),
     "golden": ("sw/test_golden_layers.py",),
     "faults": ("sw/test_verilator_faults.py",),
     "cocotb": ("cocotb/test_command_kinds.py", "cocotb/test_golden.py", "cocotb/test_cocotb.py"),
@@ -39,7 +41,7 @@ class Verdict:
     """`outcome`: killed, survived or invalid; `by`: the test that failed, or why there is no verdict; CPU seconds of build and tests."""
 
     name: str
-    module: str
+    block: str
     outcome: str
     by: str
     stage: str
@@ -87,7 +89,7 @@ class Campaign:
             outcome, by = "invalid", str(error)
         now = os.times()
         cpu = now.children_user + now.children_system - before.children_user - before.children_system
-        verdict = Verdict(mutant.name, mutant.module, outcome, by, last, round(cpu, 1))
+        verdict = Verdict(mutant.name, mutant.change.block if mutant.change else "", outcome, by, last, round(cpu, 1))
         shutil.rmtree(work, ignore_errors=True)
         self._kept[key] = asdict(verdict)
         partial = self._file.with_suffix(".new")
@@ -97,7 +99,8 @@ class Campaign:
 
     def _failed(self, stage: str, files: Sequence[str], work: Path) -> str | None:
         """The first test that fails on the mutant, None where all pass. Raises MutantError where pytest itself comes to grief."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
+        command = python_module("pytest")
+        command += ["-x", "-q", "-p", "no:cacheprovider", "--timeout", "600", "-m", "not slow"]
         command += ["--basetemp", str(work / "tmp"), *(str(TESTS / file) for file in files)]
         variables = environment(work)
         if stage != "unit":
@@ -129,7 +132,7 @@ class Campaign:
     def _key(self, mutant: Mutant) -> str:
         """What a verdict depends on: the mutant, the hardware, the tests and the plugin that gives them the mutant."""
         digest = hashlib.sha256(json.dumps([asdict(mutant), self.stages, UNASKED]).encode())
-        files = [*RTL.glob("*.py"), TESTS / "mutants" / "mutated_model.py", *(TESTS / file for stage in FILES.values() for file in stage)]
+        files = [*RTL.rglob("*.py"), TESTS / "mutants" / "mutated_model.py", *(TESTS / file for stage in FILES.values() for file in stage)]
         for path in sorted([*files, *(TESTS / "unit" / "rtl" / name for name in mutant.unit)]):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()[:20]

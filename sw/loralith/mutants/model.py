@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from loralith.device.native.build import LIBRARY, MODULE, SOURCES, VERILATOR_FLAGS
-from loralith.mutants.catalogue import CONTROL, RTL, Mutant, MutantError
-from loralith.toolchain import find_verilator
+from loralith.errors import LoralithError
+from loralith.toolchain import find_verilator, python_module, without_spaces
+from loralith.verif.mutation import MutationError
+from loralith.verif.mutation.catalogue import Mutant
+from loralith.verif.mutation.sites import RTL
 
-__all__ = ["build", "environment"]
+__all__ = ["MutantError", "build", "environment"]
 
 # -O1 in one translation unit: most of a small model's usual build is headers, read again for each of its files, and Verilator's runtime.
 COMPILE = ("-std=gnu++20", "-fPIC", "-O1", "-DVERILATOR=1")
 SWITCHES = ("COVERAGE", "SC", "TIMING", "TRACE", "TRACE_FST", "TRACE_VCD", "TRACE_SAIF")
 RUNTIME = ("verilated", "verilated_threads")
+
+
+class MutantError(LoralithError):
+    """A mutant of which no model can be made, or tests that give no verdict."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -34,12 +40,17 @@ def build(mutant: Mutant, folder: Path, runtime: Path, config: str = "tiny") -> 
     shutil.rmtree(folder, ignore_errors=True)
     rtl = folder / "python" / "loralith" / "rtl"
     shutil.copytree(RTL, rtl, ignore=shutil.ignore_patterns("__pycache__"))
-    if mutant is not CONTROL:
-        (rtl / f"{mutant.module}.py").write_text(mutant.source(), encoding="utf-8")
+    if mutant.change is not None:
+        try:
+            edit = mutant.change.edit
+        except MutationError as error:
+            raise MutantError(f"{mutant.name}: {error}") from None
+        (rtl / edit.path.relative_to(RTL)).write_text(edit.source(), encoding="utf-8")
     verilog, objects = folder / f"{MODULE}.v", folder / "obj"
-    _run(mutant, folder, sys.executable, "-m", "loralith.gen", "verilog", "--config", config, "--output", verilog)
+    _run(mutant, folder, *python_module("loralith.gen", "verilog", "--config", config, "--output", verilog))
     verilator = find_verilator()
-    verilator.run("--cc", *VERILATOR_FLAGS, "--output-split", "0", "--top-module", MODULE, "-Mdir", objects, verilog)
+    plain = without_spaces(folder)
+    verilator.run("--cc", *VERILATOR_FLAGS, "--output-split", "0", "--top-module", MODULE, "-Mdir", plain / "obj", plain / verilog.name)
     files = [*sorted(objects.glob("*.cpp")), SOURCES / "model.cpp"]
     whole = objects / "whole.cc"
     whole.write_text("".join(f'#include "{file}"\n' for file in files), encoding="utf-8")

@@ -10,13 +10,15 @@ from collections import Counter
 
 from loralith.compiler.workload import Linear
 
-__all__ = ["MODELS", "SUBSETS", "image_linears", "step_linears", "text_linears"]
+__all__ = ["BESIDE_LORA", "MODELS", "SUBSETS", "image_linears", "step_linears", "text_linears"]
 
 # (transformer blocks, tokens, channels) of each resolution, and the text: (tokens, channels).
 _SD15 = ((5, 4096, 320), (5, 1024, 640), (5, 256, 1280), (1, 64, 1280)), (77, 768)
 _SDXL = ((10, 4096, 640), (60, 1024, 1280)), (77, 2048)
 MODELS = {"sd15": _SD15, "sdxl": _SDXL}
 """Stable Diffusion 1.5 at 512 x 512 (128 linears), and SDXL at 1024 x 1024 (560)."""
+BESIDE_LORA = {"sd15": 778_547_527_680, "sdxl": 5_601_874_411_520}
+"""Multiply-accumulates of a training step of one image outside these linears, as `loralith plan` counts them."""
 SUBSETS = ("all", "kv")
 """All attention projections, or cross attention's k and v alone, which CDM-QTA trains."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from loralith.compiler.workload import Linear
 from loralith.errors import LoralithError
+from loralith.toolchain import python_module
 
 __all__ = ["SYSTEMS", "REDMULE_ARRAY", "Product", "about", "products", "redmule_cycles", "run_scalesim", "scalesim_cycles"]
 
@@ -108,7 +108,7 @@ def run_scalesim(product: Product, side: int, dataflow: str) -> int:
         (folder / "product.csv").write_text(f"Layer,M,N,K,\n{product.name},{product.M},{product.N},{product.K},\n", encoding="utf-8")
         layout = ",".join([product.name, *["1"] * 20])
         (folder / "layout.csv").write_text(f"Layer,{',' * 20}\n{layout},\n", encoding="utf-8")
-        words = [sys.executable, "-m", "scalesim.scale", "-c", "product.cfg", "-t", "product.csv", "-l", "layout.csv", "-i", "gemm"]
+        words = python_module("scalesim.scale", "-c", "product.cfg", "-t", "product.csv", "-l", "layout.csv", "-i", "gemm")
         done = subprocess.run([*words, "-p", "out"], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         report = folder / "out" / "product" / "COMPUTE_REPORT.csv"
         if not report.is_file():

@@ -12,6 +12,7 @@ from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.finetune import step_loss
 from loralith.diffusion.objective import draw_step
 from loralith.diffusion.settings import FinetuneSettings
+from loralith.diffusion.sizes import check_sizes
 from loralith.diffusion.unet import load_model
 
 
@@ -40,6 +41,7 @@ def _rows(x: Tensor, dy: Tensor, count: int) -> Tensor:
 
 def take(settings: FinetuneSettings, rows: int) -> list[Taken]:
     """Trains settings.steps steps and takes the next one's tensors, `rows` rows of X and dY of each layer, in order of name."""
+    check_sizes(settings)
     images = personal_images(settings.digit, settings.images, settings.seed)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with repeatable():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from loralith.files import write_bytes
 
 __all__ = ["plot", "summarize", "tables"]
 
@@ -75,4 +78,6 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(range(len(study["variants"])), list(study["variants"]), rotation=20, ha="right", fontsize=8)
         axes.set_title(name, fontsize=10)
         axes.set_ylabel("held-out loss")
-    figure.savefig(path, dpi=110)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(buffer.getvalue(), path)

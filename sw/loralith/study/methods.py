@@ -19,13 +19,14 @@ from torch import Tensor
 
 from loralith.diffusion.adapter import add_adapter
 from loralith.diffusion.attachment import Attach
-from loralith.diffusion.checkpoint import write_json
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.session import Session
 from loralith.diffusion.settings import FP32, FinetuneSettings
 from loralith.diffusion.unet import load_model
+from loralith.errors import LoralithError
+from loralith.files import read_json, write_json
 from loralith.methods import make_method
 from loralith.methods.base import Bench, Method
 from loralith.methods.hollow.method import HollowedNet, kept_targets
@@ -182,11 +183,13 @@ def _path(folder: Path, name: str, variant: str, seed: int) -> Path:
 
 
 def load_point(folder: Path, name: str, variant: str, seed: int, where: Where) -> dict[str, Any] | None:
-    """A finished point of the same settings, or None."""
+    """A finished point of the same settings, or None. Raises FileError and LoralithError for a file that holds none."""
     path = _path(folder, name, variant, seed)
     if not path.exists():
         return None
-    point = json.loads(path.read_text())
+    point = read_json(path)
+    if not isinstance(point, dict) or "settings" not in point:
+        raise LoralithError(f"{path} is no point of this command; remove it or give another --output")
     return point if point["settings"] == _identity(name, seed, where) else None
 
 

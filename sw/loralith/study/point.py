@@ -23,7 +23,7 @@ from loralith.diffusion.objective import held_out_loss
 from loralith.diffusion.prompt import digit_prompt
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
-from loralith.errors import LoralithError
+from loralith.errors import StopRequested
 from loralith.spec.scheme import FQT
 from loralith.study.gradients import ExactModel, compare_gradients, copy_parameters
 from loralith.study.schemes import scheme_named
@@ -50,7 +50,7 @@ Attach = Callable[[nn.Module, Any, Tally], Attached]
 """Puts a model on something that computes a scheme (`FQT` or `StepScheme`), with the tally as observer."""
 
 
-class Stopped(LoralithError):
+class Stopped(StopRequested):
     """A study that was asked to stop; the points that it has finished stay."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from loralith.diffusion.checkpoint import write_bytes, write_json
+from loralith.files import write_bytes, write_json, write_text
 from loralith.study.figures import Points, compact
 from loralith.study.schemes import DEFAULT, FP32
 
@@ -25,8 +25,8 @@ def write_reports(folder: Path, context: Mapping[str, Any], summary: Mapping[str
     paths = {kind: folder / f"study.{kind}" for kind in ("json", "csv", "md", "png")}
     ordered = [points[key] for key in sorted(points, key=lambda key: (list(summary["schemes"]).index(key[0]), key[1]))]
     write_json({"format": FORMAT, **context, **summary, "points": [compact(point) for point in ordered]}, paths["json"])
-    write_bytes(table(summary, ordered).encode(), paths["csv"])
-    write_bytes(page(context, summary).encode(), paths["md"])
+    write_text(table(summary, ordered), paths["csv"])
+    write_text(page(context, summary), paths["md"])
     write_bytes(curves(context, summary, ordered), paths["png"])
     return paths
 
@@ -59,14 +59,17 @@ def table(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> st
 
 
 def _plus_minus(value: float, error: float | None, form: str) -> str:
+    """Without an error for a single value, which has none."""
     return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
-def _percent(value: float, error: float | None, digits: int) -> str:
+def percent(value: float, error: float | None, digits: int) -> str:
+    """A share in percent, with its standard error where there are several values."""
     return f"{_plus_minus(100 * value, None if error is None else 100 * error, f'.{digits}f')} %"
 
 
-def _signed(value: float, error: float | None) -> str:
+def signed(value: float, error: float | None) -> str:
+    """A difference in percent, with its standard error where there are several values."""
     return f"{100 * value:+.2f}{'' if error is None else f' ± {100 * error:.2f}'} %"
 
 
@@ -78,13 +81,13 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     """The chosen scheme beside FP32, one line for each figure of the bar."""
     own, holds = summary["schemes"][DEFAULT], summary["bar"]
     excess = [bound - 1.0 for bound in own["heldout_loss_ratio_to_fp32_interval95"] or []] or None
-    words = {True: "met", False: "not met"}
+    words = {True: "met", False: "not met", None: "not judged by one seed"}
     return [
         f"held-out loss: {100 * (own['heldout_loss_ratio_to_fp32'] - 1):+.2f} % against FP32{_range(excess, 2)}; "
         f"within 1 %: {words[holds['heldout_loss_within_1_percent']]}",
-        f"improvement recovered: {_percent(own['improvement_recovered'], own['improvement_recovered_se'], 1)}"
+        f"improvement recovered: {percent(own['improvement_recovered'], own['improvement_recovered_se'], 1)}"
         f"{_range(own['improvement_recovered_interval95'], 1)}; at least 95 %: {words[holds['improvement_recovered_95_percent']]}",
-        f"sample accuracy minus FP32's: {_percent(own['accuracy_minus_fp32'], own['accuracy_minus_fp32_se'], 1)}"
+        f"sample accuracy minus FP32's: {percent(own['accuracy_minus_fp32'], own['accuracy_minus_fp32_se'], 1)}"
         f"{_range(own['accuracy_minus_fp32_interval95'], 1)}; within one standard error: "
         f"{words[holds['accuracy_within_one_standard_error']]}",
     ]
@@ -131,7 +134,8 @@ def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"LoRA of rank {settings['rank']} on {', '.join(settings.get('targets', ['all four projections']))} of the small diffusion model: "
         f"{settings['images']} images of the digit {settings['digit']}, {settings['steps']} steps of {settings['batch']} images.",
         f"Seeds {', '.join(map(str, summary['seeds']))}. A seed decides the adapter's first values, the images, every draw and",
-        "the rounding, alike for all schemes: differences from FP32 are taken seed by seed. After `±` is one standard error over seeds.",
+        "the rounding, alike for all schemes: differences from FP32 are taken seed by seed. After `±` is one standard error over seeds;",
+        "a single seed has none.",
         f"Before training: held-out loss {before['heldout_loss']:.5f}, "
         f"{before['accuracy']:.0%} of {settings['evaluation']['samples']} samples recognized.",
         "",
@@ -154,16 +158,16 @@ def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     ]
     for name, own in schemes.items():
         ratio = own["heldout_loss_ratio_to_fp32"] - 1.0
-        few = "" if len(own["seeds"]) == seeds else f" (seeds {', '.join(map(str, own['seeds']))})"
+        few = "" if len(own["seeds"]) == seeds else f" (n = {len(own['seeds'])}, of seeds {', '.join(map(str, own['seeds']))})"
         lines.append(
             f"| `{name}` | {own['text']}{few} | {own['heldout_loss']:.5f} "
             + (
-                f"| | | {_percent(own['accuracy'], own['accuracy_se'], 0)} | | |"
+                f"| | | {percent(own['accuracy'], own['accuracy_se'], 0)} | | |"
                 if name == FP32
-                else f"| {_signed(ratio, own['heldout_loss_ratio_to_fp32_se'])} "
-                f"| {_percent(own['improvement_recovered'], own['improvement_recovered_se'], 1)} "
-                f"| {_percent(own['accuracy'], own['accuracy_se'], 0)} "
-                f"| {_percent(own['accuracy_minus_fp32'], own['accuracy_minus_fp32_se'], 1)} | {own['heldout_loss_in_scheme']:.5f} |"
+                else f"| {signed(ratio, own['heldout_loss_ratio_to_fp32_se'])} "
+                f"| {percent(own['improvement_recovered'], own['improvement_recovered_se'], 1)} "
+                f"| {percent(own['accuracy'], own['accuracy_se'], 0)} "
+                f"| {percent(own['accuracy_minus_fp32'], own['accuracy_minus_fp32_se'], 1)} | {own['heldout_loss_in_scheme']:.5f} |"
             )
         )
     lines += [
@@ -239,12 +243,13 @@ def curves(context: Mapping[str, Any], summary: Mapping[str, Any], points: Seque
         colour = SHOWN.get(name, OTHER)
         own = [p for p in points if p["scheme"] == name and p["seed"] in fp32]
         recovered = [100 * (before - p["heldout_loss"]) / (before - fp32[p["seed"]]) for p in own]
-        error = schemes[name]["improvement_recovered_se"] or 0.0
-        right.errorbar(mean(recovered), place, xerr=100 * error, color=colour, marker="s", markersize=6, capsize=4, linewidth=2)
+        error = schemes[name]["improvement_recovered_se"]
+        bar = None if error is None else 100 * error
+        right.errorbar(mean(recovered), place, xerr=bar, color=colour, marker="s", markersize=6, capsize=4, linewidth=2)
         right.plot(recovered, [place] * len(recovered), "o", color=colour, alpha=0.45, markersize=4)
     right.axvline(100, color=SHOWN[FP32], linewidth=1)
     right.axvline(95, color=SHOWN[FP32], linewidth=1, linestyle=":")
-    right.set_yticks(range(len(names)), names)
+    right.set_yticks(range(len(names)), [f"{name}, n = {len(schemes[name]['seeds'])}" for name in names])
     right.invert_yaxis()
     right.set(xlabel="% of FP32's improvement recovered", title="Every seed, mean and standard error; dotted: the bar of 95 %")
     for axes in (left, right):

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loralith.diffusion.checkpoint import describe_difference, write_json
+from loralith.diffusion.checkpoint import describe_difference
 from loralith.errors import LoralithError
+from loralith.files import check_output_folder, write_json
 from loralith.study.settings import StudySettings
 
 SETTINGS_FILE = "settings.json"
 BASELINE_FILE = "baseline.json"
+OWN_SUFFIXES = (".json", ".csv", ".md", ".png")
+"""Of the files that a study writes."""
 
 
 def _read(path: Path) -> Any:
@@ -24,7 +27,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: StudySettings) -> None:
         self.folder, self.settings = folder, settings
-        folder.mkdir(parents=True, exist_ok=True)
+        check_output_folder(folder)
         own = json.loads(json.dumps(dict(settings.identity())))
         path = folder / SETTINGS_FILE
         if path.exists():
@@ -32,6 +35,9 @@ class Store:
             if there != own:
                 raise LoralithError(f"{folder} holds a study of other settings: {describe_difference(there, own)}; give another --output")
         else:
+            taken = sorted(path.name for path in folder.glob("*") if path.suffix in OWN_SUFFIXES)
+            if taken:
+                raise LoralithError(f"{folder} holds files that are no study's ({taken[0]}); give another --output")
             write_json(own, path)
 
     def path(self, scheme: str, seed: int) -> Path:

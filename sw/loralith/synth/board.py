@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loralith.places import data
+
 from .error import SynthError
 from .flow import FLOWS
 
@@ -57,7 +59,7 @@ class Board:
 
 
 def boards(folder: Path | None = None) -> list[str]:
-    """Names of the boards in `folder` (default: the checkout's `constraints/`)."""
+    """Names of the boards in `folder` (default: `constraints/`)."""
     return sorted(path.parent.name for path in (folder or _constraints()).glob("*/board.toml"))
 
 
@@ -65,7 +67,7 @@ def load_board(name: str, folder: Path | None = None) -> Board:
     """Raises SynthError for a board that is not there or whose file is not what it should be."""
     folder = folder or _constraints()
     if name not in boards(folder):
-        known = ", ".join(boards(folder)) or f"none; {folder} holds no board.toml, and boards come with the checkout"
+        known = ", ".join(boards(folder)) or f"none; {folder} holds no board.toml"
         raise SynthError(f"no board {name!r}; known are {known}")
     path = folder / name / "board.toml"
     try:
@@ -107,4 +109,4 @@ def _grid(path: Path, content: Any) -> Grid:
 
 
 def _constraints() -> Path:
-    return Path(__file__).resolve().parents[3] / "constraints"
+    return data("constraints")

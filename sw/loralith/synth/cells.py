@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loralith.places import builds
 from loralith.spec.config import Config
+from loralith.toolchain import python_module, without_spaces
 
 from .error import SynthError
 from .netlist import instances, plain, without_zeros
@@ -68,7 +69,7 @@ class CellFlow:
 
     liberty: Path
     timeout: float = 3600
-    folder: Path = field(default_factory=lambda: Path(__file__).resolve().parents[3] / "build" / "synth" / "cells")
+    folder: Path = field(default_factory=lambda: builds() / "synth" / "cells")
     progress: Progress = lambda line: None
 
     def int8_array(self, rows: int, cols: int) -> Area:
@@ -107,7 +108,7 @@ class CellFlow:
         output = self.folder / f"{label}.v"
         run_tool(
             "loralith gen",
-            [sys.executable, "-m", "loralith.gen", *words, "--output", str(output)],
+            python_module("loralith.gen", *words, "--output", output),
             output.with_suffix(".log"),
             self.timeout,
             advice="`pip install 'loralith[sim]'` installs what it needs",
@@ -122,7 +123,7 @@ class CellFlow:
         if not done.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "source.v").write_text(source, encoding="utf-8")
-            script = _SCRIPT.format(source=folder / "source.v", top=top, before=before, liberty=self.liberty, folder=folder)
+            script = _SCRIPT.format(source="source.v", top=top, before=before, liberty=without_spaces(self.liberty), folder=".")
             self.progress(f"yosys: {label}")
             run_script(folder / "script.ys", script, folder / "yosys.log", self.timeout, progress=self.progress)
             done.touch()

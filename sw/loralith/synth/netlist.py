@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from loralith.toolchain import python_module
 
 from . import carry, fanout, harness, registers
 from .board import RESOURCES
@@ -72,7 +73,7 @@ def synthesize(target: Target) -> Netlist:
     if not done.is_file():
         folder.mkdir(exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        script = flow.script.format(source=folder / "source.v", top=top, folder=folder)
+        script = flow.script.format(source="source.v", top=top, folder=".")
         log = folder / "yosys.log"
         seconds = run_script(folder / "script.ys", script, log, target.timeout, phase=_phase, progress=target.progress)
         if flow.places:
@@ -180,7 +181,7 @@ def emit(target: Target) -> str:
     described.write_text(content, encoding="utf-8")
     run_tool(
         "loralith gen",
-        [sys.executable, "-m", "loralith.gen", "verilog", "--config", str(described), "--output", str(output)],
+        python_module("loralith.gen", "verilog", "--config", described, "--output", output),
         folder / f"{name}.log",
         target.timeout,
         advice="`pip install 'loralith[sim]'` installs what it needs",

@@ -41,6 +41,7 @@ def summary(
     *,
     commit: str = "",
     command: str = "",
+    rtl: str = "",
 ) -> dict[str, Any]:
     """JSON-ready. `lut`, `ff`, `dsp` and `bram` are as placed, or as synthesized without a routing; the harness counts.
 
@@ -62,6 +63,7 @@ def summary(
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit,
+        "rtl": rtl,
         "command": command,
         "tools": [netlist.tool, *([either.tool] if (either := best or placed) else [])],
         "board": target.board.name,
@@ -114,7 +116,7 @@ def markdown(figures: dict[str, Any]) -> str:
         f"# {config['name']} ({figures['part']}) on {figures['board']}",
         "",
         f"{config['rows']} x {config['cols']} elements on {figures['part_number']}. {figures['date']},"
-        f" commit {figures['commit'] or 'unknown'}, {', '.join(figures['tools'])}.",
+        f" commit {figures['commit'] or 'unknown'}, RTL {figures['rtl'] or 'unknown'}, {', '.join(figures['tools'])}.",
         *(
             ["", "**An estimate by Yosys.** The part's own tool packs otherwise; nothing was placed or routed."]
             if figures["estimate"]

@@ -45,14 +45,15 @@ def netlist_source(target: Target) -> Path:
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        names = {"source": folder / "source.v", "top": top, "netlist": folder / "netlist.json", "output": folder / "netlist.v"}
+        names = {"source": "source.v", "top": top, "netlist": "netlist.json", "output": "netlist.v"}
         for step, script in (("synthesis", _SCRIPT), ("verilog", _WRITE)):
             text, log = script.format(**names), folder / f"{step}.log"
             run_script(folder / f"{step}.ys", text, log, target.timeout, progress=target.progress)
             if script is _SCRIPT:
-                refine(names["netlist"], top)
+                refine(folder / names["netlist"], top)
         # The models' memories start as zero, and have no parameter that says so.
-        text = re.sub(r"^ +\.INITVAL_\w\w\(320'h[0x]+\),?\n", "", names["output"].read_text(encoding="utf-8"), flags=re.MULTILINE) + models
+        text = (folder / names["output"]).read_text(encoding="utf-8")
+        text = re.sub(r"^ +\.INITVAL_\w\w\(320'h[0x]+\),?\n", "", text, flags=re.MULTILINE) + models
         partial = folder / "simulation.v.partial"
         partial.write_text(text, encoding="utf-8")
         partial.rename(done)

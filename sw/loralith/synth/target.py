@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loralith.places import builds
 from loralith.spec.config import Config
 
 from .board import Board
@@ -41,7 +42,7 @@ class Target:
     part: str = "all"
     frequency_mhz: float = 0
     timeout: float = 7200
-    folder: Path = field(default_factory=lambda: Path(__file__).resolve().parents[3] / "build" / "synth")
+    folder: Path = field(default_factory=lambda: builds() / "synth")
     progress: Progress = lambda line: None
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from loralith.toolchain import python_module
+
 from .error import SynthError
 from .process import Progress, run_tool
 
@@ -19,10 +21,13 @@ ADVICE = "pyosys 0.60 and 0.70 are known to stop at an assertion: `pip install p
 def run_script(
     path: Path, text: str, log: Path, timeout: float, *, progress: Progress, phase: Callable[[str], str | None] = lambda line: None
 ) -> float:
-    """Writes a script to `path` and runs it; returns the seconds it took. Raises SynthError. For the others see `run_tool`."""
+    """Writes a script to `path` and runs it in that folder, from which relative names in it count; returns the seconds it took.
+
+    Raises SynthError. For the others see `run_tool`.
+    """
     path.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "loralith.synth.yosys", str(path)]
-    return run_tool("yosys", command, log, timeout, advice=ADVICE, phase=phase, progress=progress)
+    command = python_module("loralith.synth.yosys", path.name)
+    return run_tool("yosys", command, log, timeout, advice=ADVICE, phase=phase, progress=progress, folder=path.parent)
 
 
 def key_of(*texts: str) -> str:

@@ -270,6 +270,41 @@ def test_a_list_of_all_units_ends_with_its_counters(seed):
         assert np.array_equal(machine.left[i % 8 : i % 8 + 2, :4].transpose(1, 0, 2).reshape(4, 8)[:, :4], want[:, :4])
 
 
+def test_cycles_are_counted_from_the_doorbell_to_the_end():
+    """The first one is that of the units' clear, the last one that before the interrupt."""
+    machine = Machine(TINY, Stalls())
+    seen = []
+
+    async def watch(ctx):
+        cycle = 0
+        while True:
+            if ctx.get(machine.dut.compute.clear) or (ctx.get(machine.dut.irq) and len(seen) == 1):
+                seen.append(cycle)
+            await ctx.tick()
+            cycle += 1
+
+    async def scenario(ctx):
+        await machine.ring(ctx, chain(2))
+        result = await machine.end(ctx)
+        assert result["n_cycles"] == seen[1] - seen[0]
+
+    sim = Simulator(machine.dut)
+    sim.add_clock(1e-6)
+    for process in (machine.memory.read_side, machine.memory.write_side, machine.memories, machine.compute, watch):
+        sim.add_testbench(process, background=True)
+    sim.add_testbench(scenario)
+    sim.run()
+
+
+def test_the_fetch_counts_as_waiting_for_loads():
+    """A list without loads: what it waits for is its commands."""
+    latency = 100
+    machine = Machine(TINY, Stalls(latency=latency))
+    result = machine.run([Command.make(Opcode.COMPUTE, m_rows=1, n_cols=1, k0=1)])
+    assert (result["done"], result["n_busy"]) == (1, machine.compute_cycles)
+    assert latency <= result["n_wait_load"] < result["n_cycles"] - machine.compute_cycles
+
+
 def test_the_doorbell_is_refused_while_a_list_runs_and_works_again_after_a_fault():
     machine = Machine(TINY, Stalls(latency=50))
     bad = Command.make(Opcode.LOAD, address=BASE + 1, rows=1, row_bytes=1)

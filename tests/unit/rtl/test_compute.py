@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 
 from loralith.rtl.compute import ComputeUnit
 from loralith.rtl.memories import OutputMemory
+from loralith.rtl.results import Results
 from loralith.spec.commands import Command, Opcode, OutMode, ScaleMode
 from loralith.spec.config import PRESETS
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize
@@ -366,5 +367,40 @@ def test_bad_commands_are_refused(change, code, detail):
         ctx.set(unit.control.stop, 0)
         done, macs, _ = await b.run([Command.make(Opcode.COMPUTE, **GOOD)])
         assert (done, macs) == (1, 4 * 4 * 8)
+
+    simulate(bench)
+
+
+@pytest.mark.parametrize("port", ["read_signal", "done_signal"])
+def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
+    """Commands of one step end one after the other, more of them than can wait, while their tokens cannot be given."""
+    commands = [
+        Command.make(
+            Opcode.COMPUTE, **{**GOOD, "n_cols": 1, "m_rows": 1, "k0": 1}, read_signal=0x100 + i, signal=0x200 + i, stat_enable=i % 2
+        )
+        for i in range(3 * Results.queue_depth)
+    ]
+    masks = {"read_signal": [c["read_signal"] for c in commands], "done_signal": [c["signal"] for c in commands]}
+
+    async def bench(ctx, unit):
+        queue, seen = list(commands), {"read_signal": [], "done_signal": []}
+        for name in ("wait", "segment_wait", "read_signal", "done_signal"):
+            ctx.set(getattr(unit, name).ready, 1)
+        for cycle in range(1500):
+            ctx.set(getattr(unit, port).ready, cycle >= 700 or cycle % 200 == 199)
+            ctx.set(unit.commands.valid, bool(queue))
+            if queue:
+                ctx.set(unit.commands.payload.bits, int.from_bytes(queue[0].pack(), "little"))
+            for name, given in seen.items():
+                signal = getattr(unit, name)
+                if ctx.get(signal.valid & signal.ready):
+                    given.append(ctx.get(signal.mask))
+            if queue and ctx.get(unit.commands.ready):
+                queue.pop(0)
+            await ctx.tick()
+            if cycle == 600:
+                assert len(seen[port]) == 3, "of those that wait only one goes with each opportunity"
+        assert not ctx.get(unit.control.busy)
+        assert seen == masks
 
     simulate(bench)

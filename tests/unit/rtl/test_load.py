@@ -10,6 +10,7 @@ from amaranth.sim import Simulator
 
 from loralith.rtl.axi import Axi4ReadSignature
 from loralith.rtl.load import LoadUnit
+from loralith.rtl.memories import OperandMemory
 from loralith.rtl.read_master import ReadMaster
 from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS, Config
@@ -17,7 +18,7 @@ from loralith.spec.status import Check, Code
 from loralith.verif.axi_model import AxiMemory, Stalls
 
 BASE, SIZE = 0x8_0001_0000, 1 << 16  # not at the start of 4 GB: a bound is compared in halves
-WRITE_DELAY = 2
+WRITE_DELAY = OperandMemory.write_delay
 
 
 class Rig(Component):
@@ -277,6 +278,56 @@ def test_a_load_is_signalled_after_its_last_byte_is_readable():
         assert done >= writes[seen - 1] + WRITE_DELAY
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_load_is_signalled_as_soon_as_its_last_byte_is_readable(rows):
+    """Nothing stalls: not a cycle sooner, and not one later than the unit needs to hand the mask on."""
+    command = Command.make(Opcode.LOAD, address=BASE, rows=rows, row_bytes=8, row_stride=8, base=0, block_stride=1, signal=1)
+    _, _, events, _ = simulate(PRESETS["tiny"], [command], Stalls())
+    last_write = max(cycle for kind, cycle, _ in events if kind == "write")
+    assert [cycle - last_write for kind, cycle, _ in events if kind == "done"] == [WRITE_DELAY + 1]
+
+
+@pytest.mark.parametrize("pad_rows", [1, 2])
+@pytest.mark.parametrize("row_bytes", [1, 9, 24])
+@pytest.mark.parametrize("target", [LoadTarget.LEFT, LoadTarget.RIGHT])
+def test_rows_of_padding_are_as_long_as_the_others(target, row_bytes, pad_rows):
+    """Zeros lie in the scratchpad up to the last bus word of the last row, and the next load is not disturbed."""
+    config = PRESETS["tiny"]
+    stride = -(-row_bytes // 8) * 8
+    fields = {"target": target, "row_bytes": row_bytes, "row_stride": stride, "block_stride": 2}
+    commands = [
+        Command.make(Opcode.LOAD, address=BASE, rows=3, pad_rows=pad_rows, base=0, **fields),
+        Command.make(Opcode.LOAD, address=BASE + 4096, rows=2, base=40, **fields),
+    ]
+    memory, pads, _, result = simulate(config, commands, Stalls())
+    want = Pads(config)
+    for command in commands:
+        want.model(command, memory)
+    for name in ("left", "right"):
+        got, right = getattr(pads, name), getattr(want, name)
+        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert not result["busy"]
+
+
+@pytest.mark.parametrize(("block_stride", "right_stride"), [(5, 2), (3, 7)])
+@pytest.mark.parametrize("packed4", [0, 1])
+def test_the_halves_of_a_load_into_both_have_strides_of_their_own(block_stride, right_stride, packed4):
+    """Several blocks of lanes on both sides."""
+    config = CONFIGS[3]
+    command = Command.make(
+        Opcode.LOAD,
+        **{"target": LoadTarget.BOTH, "transpose": 1, "address": BASE, "rows": 20, "row_bytes": 40, "row_stride": 48, "packed4": packed4},
+        **{"base": 1, "block_stride": block_stride, "right_base": 3, "right_stride": right_stride},
+    )
+    memory, pads, _, result = simulate(config, [command], Stalls())
+    want = Pads(config)
+    want.model(command, memory)
+    for name in ("left", "right"):
+        got, right = getattr(pads, name), getattr(want, name)
+        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert not result["fault"]["valid"]
+
+
 def test_latency_shows_once_and_not_per_command():
     """Sixteen loads of 16 one-beat rows behind 100 cycles of latency: one beat per cycle but for a cycle per load."""
     config = odd("base", rows=16, cols=16, bus_bytes=16, left_bytes=16384, right_bytes=16384, outstanding_reads=128)
@@ -373,14 +424,22 @@ BOTH = {"target": LoadTarget.BOTH, "transpose": 1}
         ({"right_base": 64}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
         ({"right_base": 63, "right_stride": 1, "row_bytes": 17, "row_stride": 32}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
         ({"right_base": 63, "rows": 17}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
+        ({"right_base": 62, "right_stride": 2, "row_bytes": 17, "row_stride": 32}, Code.SCRATCHPAD_BOUNDS, Check.RIGHT),
     ],
 )
 def test_a_bad_load_into_both_stops_the_unit_with_its_code(change, code, detail):
     check_fault(Command.make(Opcode.LOAD, **(GOOD | BOTH | change)), code, detail, config=CONFIGS[3])
 
 
-def test_a_load_into_both_at_the_edge_is_good():
-    command = Command.make(Opcode.LOAD, **(GOOD | BOTH | {"base": 63, "right_base": 63}))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": 63, "right_base": 63},
+        {"rows": 17, "block_stride": 40, "right_base": 61, "right_stride": 1, "row_bytes": 17, "row_stride": 32},
+    ],
+)
+def test_a_load_into_both_at_the_edge_is_good(change):
+    command = Command.make(Opcode.LOAD, **(GOOD | BOTH | change))
     *_, result = simulate(CONFIGS[3], [command], Stalls())
     assert not result["fault"]["valid"]
 

@@ -61,6 +61,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (a,) = ctx.saved_tensors
+        ctx.attachment.returned = True
         backward = ctx.layer.reference.backward(ctx.saved, dy, a, need_dx=ctx.needs_input_grad[0])
         if ctx.attachment.observer:
             ctx.attachment.observer.backward(ctx.layer.name, dy, ctx.saved, backward)
@@ -76,6 +77,7 @@ class ReferenceAttachment:
 
     def __init__(self, model: nn.Module, scheme: FQT, observer: Observer | None = None) -> None:
         self.observer, self.step = observer, 0
+        self.returned, self._explicit = False, False
         found = sorted((name, module) for name, module in model.named_modules() if isinstance(module, Linear))
         if not found:
             raise SchemeError("the model has no LoRA layers")
@@ -90,6 +92,8 @@ class ReferenceAttachment:
 
     def _forward_of(self, layer: _Layer) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
+            if self.returned and not self._explicit and torch.is_grad_enabled():
+                self._begin(self.step + 1)
             a, b = layer.adapter
             keep = torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad)
             try:
@@ -103,8 +107,13 @@ class ReferenceAttachment:
         return forward
 
     def step_begin(self, step: int) -> None:
-        """Start of step `step`, which stochastic rounding draws from."""
-        self.step = step
+        """Start of step `step`, which stochastic rounding draws from. Until it is called a step begins with the first forward pass under
+        grad after a backward pass."""
+        self._explicit = True
+        self._begin(step)
+
+    def _begin(self, step: int) -> None:
+        self.step, self.returned = step, False
         for layer in self.layers:
             layer.calls = 0
 

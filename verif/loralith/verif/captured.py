@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from loralith.files import write_bytes
 from loralith.spec.scheme import FQT
 
 from .golden import INPUTS, LAYER_TENSORS, LayerCase, layer_vector, write_vector
@@ -70,7 +71,7 @@ def write_captured(path: Path, layers: Sequence[CapturedLayer]) -> None:
         case = {**asdict(layer.case), "scheme": layer.case.scheme.to_dict()}
         cases.append({"case": case, "timesteps": list(layer.timesteps), "expected": digest(layer)})
     text = json.dumps({"version": VERSION, "layers": cases}, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    path.write_bytes(save(dict(sorted(tensors.items())), metadata={"loralith": text}))
+    write_bytes(save(dict(sorted(tensors.items())), metadata={"loralith": text}), path)
 
 
 def read_captured(path: Path = CAPTURED) -> list[CapturedLayer]:

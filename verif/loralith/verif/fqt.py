@@ -16,7 +16,7 @@ from torch import Tensor
 from loralith.spec import scheme as spec
 from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Chain, Role, SchemeError, hash_words
 
 from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
 
@@ -31,6 +31,7 @@ class Forward:
 
     Attributes, shapes in the words of docs/numerics.md:
         step, call: where in training this pass stands (they select the random numbers).
+        alpha: this pass's, forward and backward.
         xq int8 [T, I], sx: X = sx * xq.
         aq int8 [r, I], sa: A = sa * aq.
         bq int8 [O, r], b: B[o] = 2**b * sw[o] * bq[o]; the copy that dH reads.
@@ -46,6 +47,7 @@ class Forward:
 
     step: int
     call: int
+    alpha: float
     xq: Tensor
     sx: float
     aq: Tensor
@@ -146,7 +148,7 @@ class LoraLayer:
     def _stream(self, step: int, role: Role, call: int) -> Stream | None:
         if not self.scheme.is_stochastic(role):
             return None
-        return Stream(self.scheme.seed, step, tensor_id(self.layer, role, call))
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call))
 
     def _maximum(self, name: str, acc: Tensor, record: bool) -> tuple[int, float, bool]:
         """(largest magnitude of the accumulators, what the exponent is made from, measured)."""
@@ -156,11 +158,13 @@ class LoraLayer:
             self.history[name] = spec.remember_maximum(self.history[name], own, self.scheme)
         return own, (float(own) if predicted is None else predicted), predicted is None
 
-    def forward(self, x: Tensor, a: Tensor, b: Tensor, *, step: int = 0, call: int = 0, record: bool = True) -> Forward:
+    def forward(
+        self, x: Tensor, a: Tensor, b: Tensor, *, step: int = 0, call: int = 0, alpha: float | None = None, record: bool = True
+    ) -> Forward:
         """Y = X W^T + s (X A^T) B^T.
 
         Parameters: ``x`` [T, I], ``a`` [r, I], ``b`` [O, r], float32 (or float16, bfloat16); ``step`` 0..2**32-1; ``call``, see
-        `scheme.tensor_id`; ``record`` False leaves the history as it is (evaluation).
+        `scheme.hash_words`; ``alpha`` of this pass, by default the layer's; ``record`` False leaves the history as it is (evaluation).
         """
         O, I = self.weight.q.shape
         qmax, power = self.scheme.activation_qmax, self.scheme.power_of_two
@@ -169,7 +173,8 @@ class LoraLayer:
         for name, value, shape in (("X", x, (x.shape[0], I)), ("A", a, (r, I)), ("B", b, (O, r))):
             if tuple(value.shape) != shape:
                 raise SchemeError(f"{name} must have the shape {shape}, not {tuple(value.shape)}")
-        s = self.alpha / r
+        alpha = self.alpha if alpha is None else alpha
+        s = alpha / r
 
         xq, sx, x_clipped = quantize(x, qmax, self._stream(step, Role.X, call), power)
         aq, sa, a_clipped = quantize(a, qmax, self._stream(step, Role.A, call), power)
@@ -197,6 +202,7 @@ class LoraLayer:
         return Forward(
             step=step,
             call=call,
+            alpha=alpha,
             xq=xq,
             sx=sx,
             aq=aq,
@@ -227,7 +233,7 @@ class LoraLayer:
         dy, a = as_float32(dy, "dY"), as_float32(a, "A")
         if tuple(dy.shape) != (T, O):
             raise SchemeError(f"dY must have the shape {(T, O)}, not {tuple(dy.shape)}")
-        s, step, call = self.alpha / r, saved.step, saved.call
+        s, step, call = saved.alpha / r, saved.step, saved.call
         qmax = self.scheme.gradient_qmax
 
         weighted = as_float32(dy * self.weight.scale, "dY * sw")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loralith.spec.scheme import FQT, Role, SchemeError, tensor_id
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight
 
@@ -41,7 +41,7 @@ class _Layer:
     def _quantize(self, x: Tensor, name: str, role: Role, step: int, call: int) -> tuple[Tensor, float]:
         stream = None
         if self.scheme.is_stochastic(role):
-            stream = Stream(self.scheme.seed, step, tensor_id(self.layer, role, call))
+            stream = Stream(*hash_words(self.scheme.seed, step, self.layer, role, call))
         q, scale, _ = quantize(as_float32(x, name), stream=stream)
         return q, scale
 

@@ -27,7 +27,7 @@ def _hash() -> str:
 
 
 def _ratios() -> str:
-    ratios = (1.0, 0.5, 127.0, 1 / 3, 0.00123, 65535.0, 1 - 2.0**-18, 2.0**-32, 1e-12)
+    ratios = (1.0, 0.5, 127.0, 1 / 3, 0.00123, 65535.0, 1 - 2.0**-18, 2.0**-32)
     pairs = [Requantization.from_ratio(ratio) for ratio in ratios]
     return _table("Ratio to integers", "ratio mantissa shift", [(r, p.mantissa, p.shift) for r, p in zip(ratios, pairs, strict=True)])
 

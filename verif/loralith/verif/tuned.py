@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loralith.spec.scheme import FQT, Role, tensor_id
+from loralith.spec.scheme import FQT, Role, hash_words
 
 from .quantize import Stream, as_float32, quantize
 
@@ -41,7 +41,7 @@ class Layer:
     def _int8(self, x: Tensor, role: Role, step: int, call: int) -> tuple[Tensor, float]:
         stream = None
         if self.scheme.is_stochastic(role):
-            stream = Stream(self.scheme.seed, step, tensor_id(self.layer, role, call))
+            stream = Stream(*hash_words(self.scheme.seed, step, self.layer, role, call))
         q, scale, _ = quantize(as_float32(x, role.name), stream=stream)
         return q.double(), scale
 

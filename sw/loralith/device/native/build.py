@@ -15,15 +15,16 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata, util
 from pathlib import Path
 
 from loralith.errors import LoralithError
+from loralith.places import builds
+from loralith.progress import every, tell
 from loralith.spec.config import Config
-from loralith.toolchain import ToolchainError, find_verilator
+from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
 __all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "verilog"]
 
@@ -41,6 +42,10 @@ CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 GENERATE, USE = "-fprofile-generate={0} -fprofile-update=single", "-fprofile-use={0} -fprofile-correction -Wno-missing-profile"
 
 
+RUNTIME = 3
+"""Files of Verilator's own and ours that are compiled beside those that it writes."""
+
+
 class BuildError(LoralithError):
     """The Verilog or the model could not be made; the message carries the end of the failing tool's output."""
 
@@ -53,8 +58,9 @@ def verilog(config: Config) -> Path:
 
     def make(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
-        command = [sys.executable, "-m", "loralith.gen", "verilog"]
-        command += ["--config", str(folder / "config.json"), "--output", str(folder / f"{MODULE}.v")]
+        command = python_module("loralith.gen", "verilog", "--config", folder / "config.json", "--output", folder / f"{MODULE}.v")
+        command += ["--description", str(folder / f"{MODULE}.json")]
+        tell(f"writing the Verilog of configuration {config.name}, once: tens of seconds")
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
@@ -82,47 +88,66 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
     key = _digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
-    def compiled(folder: Path, options: str = "") -> None:
-        verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", folder / "obj"),
-            *("--compiler-include", SOURCES / "arithmetic.h"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", folder / LIBRARY),
-            *(SOURCES / "modules.vlt", source, SOURCES / "model.cpp"),
-        )
+    def compiled(folder: Path, objects: Path, options: str = "") -> None:
+        sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
+        tell(f"compiling the native model of configuration {config.name}, once: from half a minute (tiny) to several (paper)")
+        with every(10, lambda seconds: _so_far(objects, seconds)):
+            verilator.run(
+                *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
+                *("--compiler-include", sources / "arithmetic.h"),
+                *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
+                *(sources / "modules.vlt", design, sources / "model.cpp"),
+            )
         # The object files' paths name the profile's: the second compilation takes place in the same folder.
-        shutil.rmtree(folder / "obj")
+        shutil.rmtree(objects)
 
     def make(folder: Path) -> None:
-        if profiled and _exercised(config, folder, compiled):
-            return
-        compiled(folder)
+        with _objects(folder) as objects:
+            if profiled and _exercised(config, folder, objects, compiled):
+                return
+            compiled(folder, objects)
 
     return _cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
 
 
-def _exercised(config: Config, folder: Path, compiled: Callable[[Path, str], None]) -> bool:
+def _so_far(objects: Path, seconds: float) -> str:
+    """How far Verilator and the compiler are."""
+    files, done = len(list(objects.glob("*.cpp"))), len(list(objects.glob("*.o")))
+    if not files:
+        return f"{seconds:.0f} s: Verilator reads the Verilog"
+    return f"{seconds:.0f} s: {done} of {files + RUNTIME} files compiled"
+
+
+@contextlib.contextmanager
+def _objects(folder: Path) -> Iterator[Path]:
+    """Where make works: in `folder`, or in a temporary folder where there are spaces in its path, which Verilator's makefiles refuse."""
+    if without_spaces(folder.parent) == folder.parent.absolute():
+        yield folder / "obj"
+    else:
+        with tempfile.TemporaryDirectory(prefix="loralith-") as other:
+            yield Path(other) / "obj"
+
+
+def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[Path, Path, str], None]) -> bool:
     """Compile, run, and compile by what the run showed; whether that could be done."""
-    profile, description = folder / "profile", folder / "config.json"
+    profile, description = without_spaces(folder.parent) / folder.name / "profile", folder / "config.json"
     description.write_text(json.dumps(config.as_dict()), encoding="utf-8")
     try:
-        compiled(folder, GENERATE.format(profile))
-        command = [sys.executable, "-m", "loralith.device.native.exercise", str(folder / LIBRARY), str(description)]
+        compiled(folder, objects, GENERATE.format(profile))
+        command = python_module("loralith.device.native.exercise", folder / LIBRARY, description)
         subprocess.run(command, check=True, capture_output=True)
-        compiled(folder, USE.format(profile))
+        compiled(folder, objects, USE.format(profile))
     except (ToolchainError, subprocess.CalledProcessError):
         return False
     finally:
         shutil.rmtree(profile, ignore_errors=True)
-        shutil.rmtree(folder / "obj", ignore_errors=True)
+        shutil.rmtree(objects, ignore_errors=True)
     return True
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: `build/verilator` of a source checkout, else `loralith/verilator` in the user's cache folder."""
-    root = SOURCES.parents[3]
-    if (root / "pyproject.toml").is_file() and (root / "gen" / "loralith").is_dir():
-        return root / "build" / "verilator"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loralith" / "verilator"
+    """Where models are kept, see `places.builds`."""
+    return builds() / "verilator"
 
 
 def _hardware_key(config: Config) -> str:

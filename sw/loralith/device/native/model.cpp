@@ -29,11 +29,11 @@ public:
         munmap(m_memory, m_bytes);
     }
 
+    // Memory goes through it with the machine: what that drives until it is reset itself is no transfer, and breaks no rule.
     void reset(unsigned cycles) {
         m_dram.reset();
         m_top.aresetn = 0;
         for (unsigned i = 0; i < cycles; ++i) step();
-        m_dram.reset();
         m_top.aresetn = 1;
         step();
     }
@@ -138,7 +138,7 @@ private:
         dump(0);
     }
     void edge() {
-        m_dram.sample(m_now);
+        if (m_top.aresetn) m_dram.sample(m_now);
         if (m_record) m_recording.push_back(m_dram.handshakes());
         m_top.aclk = 1;
         m_top.eval();

@@ -41,7 +41,7 @@ class HollowedNet(Lora):
         options = settings.options
         assert isinstance(options, HollowOptions)
         self.own = options
-        self.batches = min(-(-options.samples // settings.batch), settings.steps)
+        self.batches = options.prepared(settings.steps, settings.batch)
         self._boundary: Boundary | None = None
         super().__init__(settings, subject)
         self.store: BoundaryStore | None = None

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import Kept, TunedConv, TunedLinear
-from loralith.mapping.attachment import Mapped, Pending, float32
 from loralith.mapping.frozen import ConvShapes, LinearShapes, window_of
+from loralith.mapping.mapped import Mapped
+from loralith.mapping.passes import Pending, Place
 from loralith.mapping.select import Choice
-from loralith.methods.tuneqdm.model import Tuned, forward_of
+from loralith.mapping.tensors import finite, float32, tensor, unknown
+from loralith.methods.tuneqdm.model import Tuned
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
@@ -24,16 +27,21 @@ class _Product(torch.autograd.Function):
     """Y on the device; its backward pass gives dX, ds_out and ds_in. Scales are those of the pass's expert."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s_out: Tensor, s_in: Tensor, layer: MappedTuned, keep: bool) -> Tensor:  # type: ignore[override]
-        y, kept = layer.forward(x, s_out, s_in, keep)
-        if kept is not None:
-            ctx.layer, ctx.kept = layer, kept
-            ctx.save_for_backward(s_out, s_in)
+    def forward(ctx: Any, x: Tensor, s_out: Tensor, s_in: Tensor, layer: MappedTuned, keep: bool, place: Place) -> Tensor:  # type: ignore[override]
+        y, token = layer.forward(x, s_out, s_in, keep, place)
+        if token is not None:
+            ctx.layer, ctx.shape = layer, x.shape
+            ctx.save_for_backward(s_out, s_in, token)
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *ctx.layer.backward(ctx.kept, dy, *ctx.saved_tensors), None, None
+        s_out, s_in, token = ctx.saved_tensors
+        found = ctx.layer.backward(token, dy, s_out, s_in)
+        if found is None:
+            return unknown(dy.new_empty(ctx.shape)), unknown(s_out), unknown(s_in), None, None, None
+        return *found, None, None, None
 
 
 class MappedTuned(LinearShapes, Mapped):
@@ -41,27 +49,20 @@ class MappedTuned(LinearShapes, Mapped):
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
         super().__init__(attachment, index, choice)
-        self.module: Any = choice.module
         self.tuned: Tuned = self.module.tuned
         self.product = self.make(index)
+        self.own(self.product)
 
     def make(self, index: int) -> TunedLinear:
         return TunedLinear(self.attachment.device, self.tuned.codes, self.attachment.scheme, index)
 
-    def install(self) -> None:
-        def forward(x: Tensor) -> Tensor:
-            s_out, s_in = self.tuned.scales()
-            keep = torch.is_grad_enabled() and (x.requires_grad or s_out.requires_grad or s_in.requires_grad)
-            y: Tensor = _Product.apply(x, s_out, s_in, self, keep)  # type: ignore[assignment]
-            return y if self.module.bias is None else y + self._bias()
-
-        self.module.forward = forward
-
-    def remove(self) -> None:
-        self.module.forward = forward_of(self.module, self.tuned)
-
-    def close(self) -> None:
-        self.product.close()
+    def run(self, x: Tensor) -> Tensor:
+        s_out, s_in = self.tuned.scales()
+        keep = torch.is_grad_enabled() and (x.requires_grad or s_out.requires_grad or s_in.requires_grad)
+        place = self.place(x)
+        with self.use():
+            y: Tensor = _Product.apply(x, s_out, s_in, self, keep, place)  # type: ignore[assignment]
+        return y if self.module.bias is None else y + self._bias()
 
     def weight_bytes(self) -> tuple[int, int]:
         return self.product.nbytes(), 0
@@ -69,25 +70,24 @@ class MappedTuned(LinearShapes, Mapped):
     def originals(self) -> list[Tensor]:
         return [self.tuned.code, self.tuned.zero]  # type: ignore[list-item]
 
-    def forward(self, x: Tensor, s_out: Tensor, s_in: Tensor, keep: bool) -> tuple[Tensor, Kept | None]:
+    def forward(self, x: Tensor, s_out: Tensor, s_in: Tensor, keep: bool, place: Place) -> tuple[Tensor, Tensor | None]:
+        """Y, and the token of what the backward pass needs, where one may come."""
         owner, product = self.attachment, self.product
-        call = self.call()
-        with self.use():
-            y, kept = product.forward(float32(self._flat(x)), float32(s_out), float32(s_in), owner.step, call, keep=keep)
+        y, kept = product.forward(float32(self._flat(x)), float32(s_out), float32(s_in), place.step, place.call, keep=keep)
+        token = None
         if kept is not None:
-            owner.keep(kept, Pending(self, lambda: product.release(kept), product.saved_bytes(kept)))
-        return self._shaped(torch.from_numpy(y).to(x.dtype), x.shape), kept
+            token = owner.passes.keep(kept, Pending(self, lambda: product.release(kept), product.saved_bytes(kept)))
+        return self._shaped(tensor(y, x), x.shape), token
 
-    def backward(self, kept: Kept, dy: Tensor, s_out: Tensor, s_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.attachment.taken(kept, self)
-        shape = dy.shape
-        try:
-            with self.use():
-                found = self.product.backward(float32(self._flat(dy)), float32(s_out), float32(s_in), kept)
-        finally:
-            self.product.release(kept)
-        dx = self._shaped(torch.from_numpy(found.dx).to(dy.dtype), shape)
-        return dx, torch.from_numpy(found.ds_out), torch.from_numpy(found.ds_in)
+    def backward(self, token: Tensor, dy: Tensor, s_out: Tensor, s_in: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """dX, ds_out and ds_in; None where they are not finite."""
+        array = float32(self._flat(dy))
+        with self.use():
+            kept: Kept = self.attachment.saved(token, self)
+            if not (finite(array) and finite(array, float(s_out.detach().abs().max()))):
+                return None
+            found = self.product.backward(array, float32(s_out), float32(s_in), kept)
+        return self._shaped(tensor(found.dx, dy), dy.shape), tensor(found.ds_out, s_out), tensor(found.ds_in, s_in)
 
 
 class MappedTunedConv(ConvShapes, MappedTuned):

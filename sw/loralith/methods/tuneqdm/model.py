@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from loralith.diffusion.schedule import TRAIN_TIMESTEPS
 from loralith.lora.codes import Codes, quantize_codes
-from loralith.mapping.attachment import float32
 from loralith.mapping.select import select
+from loralith.mapping.tensors import float32
 
 __all__ = ["Router", "Tuned", "TunedUNet", "tune"]
 

@@ -29,8 +29,6 @@ __all__ = ["Zoodip"]
 
 CANDIDATES = (1e-3, 1e-2, 1e-1)
 """Perturbations that are tried where none is given, the paper's first."""
-PROBES = 16
-"""Passes that measure the correlation, at most; no more than there are steps, and at least 4."""
 
 
 class Zoodip(Method):
@@ -69,7 +67,7 @@ class Zoodip(Method):
         """Chooses mu, or checks the one that was given. Raises CorrelationError with all that was measured."""
         images, settings = self.subject.images, self.settings
         exact = load_model(settings.model)[0]
-        count = min(PROBES, max(4, settings.steps))
+        count = self.own.prepared(settings.steps, settings.batch)
         given = {"seed": settings.seed, "batch": settings.batch, "images": images}
         token = self.token.detach()
 
@@ -113,8 +111,8 @@ class Zoodip(Method):
         draw = draw_evaluation("zoodip", settings.seed, step, batch=settings.batch, images=self.subject.images)
         u = directions("zoodip direction", settings.seed, step, self.own.perturbations, self.token.numel())
         loss, slopes = differences(lambda tokens, at: self.losses(self.model, tokens, at), self.token.detach(), u, self.mu, draw)
-        self.finite(loss, step)
-        self.finite(float(slopes.abs().max()), step)
+        self.finite(loss, f"the loss of step {step}")
+        self.finite(float(slopes.abs().max()), f"a difference of losses of step {step}")
         self.token.grad = self.subspace.project(estimate(slopes, u))
         return torch.tensor(loss, dtype=torch.float64)
 

@@ -35,7 +35,13 @@ class SimulationError(Exception):
 
 
 def build(verilog: Path, cache: Path) -> Path:
-    """The folder of a simulation of `verilog` under `cache`, built if it is not there."""
+    """The folder of a simulation of `verilog` under `cache`, built if it is not there.
+
+    Raises SimulationError where there are spaces in a path that cocotb's makefiles name.
+    """
+    for path in (cache.resolve(), Path(cocotb.__file__).parent):
+        if any(letter.isspace() for letter in str(path)):
+            raise SimulationError(f"cocotb cannot build in a path with spaces, as {path} is; move the checkout to one without")
     digest = hashlib.sha256(verilog.read_bytes())
     digest.update("\0".join((cocotb.__version__, *BUILD_ARGS, os.environ.get("VERILATOR_ROOT", ""))).encode())
     cache.mkdir(parents=True, exist_ok=True)

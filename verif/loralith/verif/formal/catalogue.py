@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, controller, gate, masters, ppu, queue, registers, tokens, unpack
+from .blocks import bursts, controller, gate, masters, ppu, queue, registers, sequencer, tokens, unpack
 from .proof import Proof
 
 __all__ = ["PROOFS"]
@@ -10,6 +10,7 @@ __all__ = ["PROOFS"]
 PROOFS: tuple[Proof, ...] = (
     *queue.PROOFS,
     *tokens.PROOFS,
+    *sequencer.PROOFS,
     *gate.PROOFS,
     *bursts.PROOFS,
     *masters.PROOFS,

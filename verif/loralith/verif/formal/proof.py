@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from amaranth.back import rtlil
 from amaranth.hdl import Fragment
 
-from .harness import Claim, Harness
-from .mutation import Mutant, in_force
+from loralith.verif.mutation import Change
+from loralith.verif.mutation.force import in_force
 
-__all__ = ["Method", "Proof"]
+from .harness import Claim, Harness
+
+__all__ = ["Method", "Mutant", "Proof"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of the block, and the claim that then fails."""
+
+    kills: str
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,6 @@ class Proof:
         """RTLIL of module ``top``. Parameters: only, the one claim to make; mutant, in force in the block."""
         induction = self.method.mode == "prove" and self.method.depth > 0
         harness = Harness((only,) if only else self.only or None, invariants=induction and only is None)
-        with in_force(mutant):
+        with in_force(mutant.change.edit if mutant else None):
             self.build(harness)
         return rtlil.convert(harness.m, name="top", ports=harness.ports)

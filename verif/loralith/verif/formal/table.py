@@ -1,4 +1,4 @@
-"""``python -m loralith.verif.formal.table`` prints the table of docs/verification.md; a test compares them."""
+"""The table of the formal properties, for docs/generated/formal.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from .catalogue import PROOFS
 from .harness import Claim
-from .mutation import Mutant
 from .proof import Proof
 
 __all__ = ["table"]
@@ -14,7 +13,7 @@ __all__ = ["table"]
 
 def table(proofs: Iterable[Proof] = PROOFS) -> str:
     """Markdown: a row per claim."""
-    lines = ["| block | property | what it says | method | shown to fail by |", "|---|---|---|---|---|"]
+    lines = ["| block | property | what it says | method | mutants that fail it |", "|---|---|---|---|---|"]
     rows: dict[tuple[str, str], list[tuple[Proof, Claim]]] = {}
     for proof in proofs:
         for claim in proof.claims().values():
@@ -26,18 +25,6 @@ def table(proofs: Iterable[Proof] = PROOFS) -> str:
             methods.setdefault(proof.bound, {})[f"{proof.method}{' (slow)' if proof.slow else ''}"] = None
         how = "; ".join(" and ".join(some) + (f": {bound}" if bound else "") for bound, some in methods.items())
         mutants = [mutant for proof, _ in made for mutant in proof.mutants if mutant.kills == name]
-        shown = ("cover", "reached") if claim.cover else (how, "<br>".join(_mutant(mutant) for mutant in mutants))
+        shown = ("cover", "reached") if claim.cover else (how, "<br>".join(mutant.change.says for mutant in mutants))
         lines.append(f"| {block} | {name} | {claim.says} | {' | '.join(shown)} |")
     return "\n".join(lines)
-
-
-def _mutant(mutant: Mutant) -> str:
-    return f"`{_cell(mutant.old)}` → `{_cell(mutant.new)}`" if mutant.new else f"without `{_cell(mutant.old)}`"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    print(table())

@@ -9,10 +9,10 @@ from amaranth.hdl import Mux, Signal, Value
 
 from loralith.rtl.bursts import BEAT_BITS, BurstSplitter, Transfer
 from loralith.spec.config import PRESETS
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -109,19 +109,21 @@ def cut(width: int, longest: int) -> Callable[[Harness], None]:
 
 
 MUTANTS_SHAPE = (
-    Mutant("length", "bursts", "short.eq(self.i.payload.beats <= longest)", "short.eq(1)"),
-    Mutant("length", "bursts", "left.eq(left - cap),", "left.eq(left - cap - 1),"),
-    Mutant("line", "bursts", "whole.eq(short & (row.address[shift:12] + row.beats[:10] <= line))", "whole.eq(short)"),
-    Mutant("line", "bursts", "Mux(to_line < longest, to_line, longest)", "longest"),
-    Mutant("held", "bursts", "room.eq(~self.o.valid | self.o.ready)", "room.eq(1)"),
+    Mutant("length", Change("BurstSplitter", "short", "_a <= _b", "1", "Rows of any length count as shorter than a burst.")),
+    Mutant("length", Change("BurstSplitter", "left", "_l - _c", "_l - _c - 1", "After each burst a beat of the row is lost.")),
+    Mutant("line", Change("BurstSplitter", "whole", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KB line.")),
+    Mutant("line", Change("BurstSplitter", "cap", "Mux(_a < _b, _a, _b)", "_b", "A long row's burst does not end at a 4 KB line.")),
+    Mutant("held", Change("BurstSplitter", "room", "_a | _b", "1", "A burst is replaced before it was taken.")),
 )
 MUTANTS_CUT = (
-    Mutant("start", "bursts", "row.address.eq(row.address + row.stride)", "row.address.eq(row.address + row.stride[:31])"),
-    Mutant("start", "bursts", "address.eq(address + Cat(Const(0, shift), cap))", "address.eq(address)"),
-    Mutant("whole", "bursts", "Mux(ends, left[:9], cap)", "cap"),
-    Mutant("last", "bursts", "final & ends", "final"),
-    Mutant("last", "bursts", "final.eq(rows == 1)", "final.eq(1)"),
-    Mutant("busy", "bursts", "self.busy.eq(active | valid | self.o.valid)", "self.busy.eq(active | valid)"),
+    Mutant("start", Change("BurstSplitter", "row.address", "_a + _b", "_a + _b[:31]", "The highest bit of the stride is lost.")),
+    Mutant(
+        "start", Change("BurstSplitter", "address", "_a + Cat(Const(0, _s), _c)", "_a", "Every burst of a row begins where the row does.")
+    ),
+    Mutant("whole", Change("BurstSplitter", "o.payload", "Mux(_e, _l, _c)", "_c", "The last burst of a row is as long as the others.")),
+    Mutant("last", Change("BurstSplitter", "o.payload", "_a & _b", "_a", "Every burst of the last row is marked as the last one.")),
+    Mutant("last", Change("BurstSplitter", "final", "_a == 1", "1", "Every row counts as the last one.")),
+    Mutant("busy", Change("BurstSplitter", "busy", "_a | self.o.valid", "_a", "The splitter is idle while its last burst waits.")),
 )
 
 SIZES = ((8, 256), (16, 3), (64, 64))

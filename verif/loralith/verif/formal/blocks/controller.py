@@ -5,10 +5,10 @@ from __future__ import annotations
 from amaranth.hdl import Cat
 
 from loralith.rtl.controller import Controller
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -47,11 +47,13 @@ def controller(h: Harness) -> None:
 
 
 MUTANTS = (
-    Mutant("clear", "controller", "self.clear.eq((state == State.IDLE) & self.start)", "self.clear.eq(self.start)"),
-    Mutant("quiet", "controller", "with m.If(quiet_drain):", "with m.If(~self.bus_busy):"),
-    Mutant("quiet", "controller", "with m.Elif(quiet_run & all_done):", "with m.Elif(all_done):"),
-    Mutant("stop", "controller", "self.stop.eq(0)", "self.stop.eq(self.stop)"),
-    Mutant("events", "controller", "m.d.comb += self.error_event.eq(1)", "m.d.comb += self.done_event.eq(1)"),
+    Mutant("clear", Change("Controller", "self.clear", "(_a == _b) & _c", "_c", "A doorbell clears the units while a list runs.")),
+    Mutant(
+        "quiet", Change("Controller", "if error_event", "m.If(_a)", "m.If(~self.bus_busy)", "A stopped list ends while units are busy.")
+    ),
+    Mutant("quiet", Change("Controller", "if done_event", "_a & _b", "_b", "A list ends with its last command while units are busy.")),
+    Mutant("stop", Change("Controller", "self.stop", "0", "self.stop", "A list begins stopped after one that was.")),
+    Mutant("events", Change("Controller", "error_event", "1", "0", "A stopped list ends without an event.")),
 )
 
 PROOFS = (Proof("controller", "controller", controller, Method.induction(2), MUTANTS, search=16),)

@@ -11,11 +11,11 @@ from amaranth.lib import data
 from loralith.rtl.bursts import Burst
 from loralith.rtl.gate import BurstGate
 from loralith.spec.config import PRESETS
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
 from ..line import Line
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS", "in_one_line", "in_window"]
 
@@ -142,22 +142,72 @@ def gate(width: int) -> Callable[[Harness], None]:
 
 
 MUTANTS = (
-    Mutant("window", "gate", "coming, self.window_base", "coming + 8, self.window_base"),
-    Mutant("window", "gate", "last, self.window_limit", "last - 1, self.window_limit"),
-    Mutant("window", "gate", "(high_equal & low_not_below)", "low_not_below"),
-    Mutant("line", "gate", "shaped.eq(~past_line.any() & ", "shaped.eq("),
-    Mutant("line", "gate", "last_word = Signal(10)", "last_word = Signal(13 - shift)"),  # as it was until this proof
-    Mutant("line", "gate", " & (self.i.payload.beats != 0)", ""),
-    Mutant("same", "gate", "burst.eq(self.i.payload),", "burst.address.eq(self.i.payload.address), burst.beats.eq(self.i.payload.beats),"),
-    Mutant("same", "gate", "valid.eq(self.i.valid),", "valid.eq(valid | self.i.valid),"),
-    Mutant("refusal", "gate", "last, self.window_limit", "last + 1, self.window_limit"),
-    Mutant("passes", "gate", "passed.i.valid.eq(valid & fits & ", "passed.i.valid.eq(valid & fits & ~passed.o.valid & "),
-    Mutant("held", "gate", "passed.o.ready.eq(self.o.valid & self.o.ready)", "passed.o.ready.eq(1)"),
-    Mutant("refusal", "gate", "with m.If(valid & ~fits & ~self.stop):", "with m.If(valid & ~fits):"),
-    Mutant("report", "gate", "self.i.ready.eq(~self.stop & ~self.refused & ", "self.i.ready.eq(~self.stop & "),
-    Mutant("report", "gate", "m.d.sync += self.refused.eq(1)", "m.d.sync += self.refused.eq(~self.refused)"),
-    Mutant("blame", "gate", "self.refused_source.eq(source)", "self.refused_source.eq(self.i_source)"),
-    Mutant("shut", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
+    Mutant(
+        "window",
+        Change(
+            "BurstGate", "not_below", "_f(_m, 'base', _a, _b)", "_f(_m, 'base', _a + 8, _b)", "A burst may begin 8 bytes below the window."
+        ),
+    ),
+    Mutant(
+        "window",
+        Change(
+            "BurstGate",
+            "inside",
+            "_f(_m, 'limit', _a, _b)",
+            "_f(_m, 'limit', _a - 1, _b)",
+            "A burst whose last word begins at the window's limit passes.",
+        ),
+    ),
+    Mutant(
+        "window",
+        Change("BurstGate", "_not_below", "_a | (_e & _l)", "_a | _l", "An address is not below the bound where its lower half is not."),
+    ),
+    Mutant("line", Change("BurstGate", "shaped", "~_a.any() & _b", "_b", "A burst may cross a 4 KB line.")),
+    Mutant(
+        "line",
+        Change(
+            "BurstGate",
+            "last_word",
+            "Signal(10)",
+            "Signal(13 - shift)",
+            "The word number in which a line's end shows is too narrow for the longest burst on a wide bus.",
+        ),
+    ),  # as it was until this proof
+    Mutant("line", Change("BurstGate", "shaped", "_a & (_b != 0)", "_a", "A burst of no words passes.")),
+    Mutant(
+        "same",
+        Change(
+            "BurstGate",
+            "burst",
+            "self.i.payload",
+            "Cat(self.i.payload.address, self.i.payload.beats, burst.last)",
+            "A burst loses its mark as the last of its transfer.",
+        ),
+    ),
+    Mutant(
+        "same", Change("BurstGate", "valid", "self.i.valid", "valid | self.i.valid", "A burst that was passed on stays and passes again.")
+    ),
+    Mutant(
+        "refusal",
+        Change(
+            "BurstGate", "inside", "_f(_m, 'limit', _a, _b)", "_f(_m, 'limit', _a + 1, _b)", "A burst of the window's last word is refused."
+        ),
+    ),
+    Mutant(
+        "passes",
+        Change(
+            "BurstGate", "passed.i.valid", "_a", "_a & ~passed.o.valid", "A burst waits until the one before it has left the skid buffer."
+        ),
+    ),
+    Mutant("held", Change("BurstGate", "passed.o.ready", "_a & _b", "1", "A burst leaves the skid buffer whether or not it was taken.")),
+    Mutant("refusal", Change("BurstGate", "if refused", "_a & ~self.stop", "_a", "A burst is refused while everything is stopped.")),
+    Mutant(
+        "report",
+        Change("BurstGate", "self.i.ready", "_a & ~self.refused", "_a", "Bursts are taken after a refusal, and replace its address."),
+    ),
+    Mutant("report", Change("BurstGate", "refused", "1", "~self.refused", "A refusal is reported in every other cycle.")),
+    Mutant("blame", Change("BurstGate", "refused_source", "_a", "self.i_source", "A refusal names whoever asks now.")),
+    Mutant("shut", Change("BurstGate", "self.o.valid", "_a & ~self.stop", "_a", "Bursts pass while everything is stopped.")),
 )
 
 PROOFS = tuple(

@@ -11,11 +11,11 @@ from loralith.rtl.axi import Burst as BurstType
 from loralith.rtl.read_master import ReadMaster
 from loralith.rtl.write_master import WriteMaster
 from loralith.spec.config import PRESETS
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
 from ..line import Line
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 from .gate import in_one_line, in_window
 
 __all__ = ["PROOFS"]
@@ -234,45 +234,61 @@ def writes(h: Harness) -> None:
 
 
 MUTANTS_READ = (
-    Mutant("ar_held", "read_master", "with m.Elif(axi.arready):", "with m.Else():"),
-    Mutant("ar_held", "read_master", "(~axi.arvalid | axi.arready) & room", "room"),
-    Mutant("ar_reset", "axi", 'f"{prefix}{name}": Out(width)', 'f"{prefix}{name}": Out(width, init=1)'),
-    Mutant("ar_form", "read_master", "axi.arburst.eq(BurstType.INCR)", "axi.arburst.eq(BurstType.WRAP)"),
-    Mutant("ar_form", "read_master", "exact_log2(config.bus_bytes)", "exact_log2(config.bus_bytes) - 1"),
-    Mutant("ar_window", "read_master", "gate.window_limit.eq(self.window_limit)", "gate.window_limit.eq(self.window_limit | 8)"),
-    Mutant("r_outstanding", "read_master", "(~axi.arvalid | axi.arready) & room", "~axi.arvalid | axi.arready"),
-    Mutant("r_busy", "read_master", "with m.If(issue ^ ended):", "with m.If(issue | ended):"),
-    Mutant("r_stop", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
-    Mutant("r_drain", "read_master", "axi.rready.eq(self.stop | Mux(", "axi.rready.eq(Mux("),
-    Mutant("ar_asked", "read_master", "axi.arid.eq(gate.o_source)", "axi.arid.eq(gate.i_source)"),
-    Mutant("r_one", "read_master", "gate.i.ready & ~self.fetch.valid", "gate.i.ready"),
-    Mutant("r_fetch", "read_master", "fetch_beats.valid.eq(axi.rvalid & axi.rid)", "fetch_beats.valid.eq(axi.rvalid)"),
-    Mutant("r_load", "read_master", "axi.rvalid & ~axi.rid & ~self.stop", "axi.rvalid & ~self.stop"),
-    Mutant("r_load", "read_master", "error = axi.rresp.any()", "error = axi.rresp[0]"),
+    Mutant("ar_held", Change("ReadMaster", "if arvalid", "m.Elif(_a)", "m.Else()", "ARVALID falls without ARREADY.")),
+    Mutant(
+        "ar_held", Change("ReadMaster", "gate.o.ready", "(~_v | _r) & _m", "_m", "An address is replaced on the bus before it was taken.")
+    ),
+    Mutant("ar_reset", Change("_address_channel", "_address_channel", "Out(_w)", "Out(_w, init=1)", "An address is valid after a reset.")),
+    Mutant("ar_form", Change("ReadMaster", "arburst", "_a", "BurstType.WRAP", "Bursts wrap.")),
+    Mutant("ar_form", Change("ReadMaster", "arsize", "_a", "_a - 1", "Beats are half a bus word.")),
+    Mutant("ar_window", Change("ReadMaster", "gate.window_limit", "_a", "_a | 8", "The window ends up to 8 bytes late.")),
+    Mutant(
+        "r_outstanding", Change("ReadMaster", "gate.o.ready", "_a & room", "_a", "Bursts are issued beyond the limit of outstanding reads.")
+    ),
+    Mutant(
+        "r_busy",
+        Change("ReadMaster", "if outstanding", "_a ^ _b", "_a | _b", "A burst that is issued while another one ends is counted twice."),
+    ),
+    Mutant("r_stop", Change("BurstGate", "self.o.valid", "_a & ~self.stop", "_a", "Bursts pass while everything is stopped.")),
+    Mutant(
+        "r_drain",
+        Change("ReadMaster", "rready", "_a | Mux(_b, _c, _d)", "Mux(_b, _c, _d)", "A stopped master waits for units that take nothing."),
+    ),
+    Mutant("ar_asked", Change("ReadMaster", "arid", "_g.o_source", "_g.i_source", "A burst has the id of whoever asks now.")),
+    Mutant("r_one", Change("ReadMaster", "load.ready", "_a & ~_b", "_a", "The load unit's request counts as taken while the fetch's is.")),
+    Mutant("r_fetch", Change("ReadMaster", "fetch_beats.valid", "_a & _b.rid", "_a", "The fetch takes all beats.")),
+    Mutant("r_load", Change("ReadMaster", "beats.i.valid", "_a & ~_b.rid", "_a", "The load unit takes the fetch's beats too.")),
+    Mutant("r_load", Change("ReadMaster", "error", "_a.any()", "_a[0]", "Only the low bit of RRESP is looked at.")),
 )
 MUTANTS_WRITE = (
-    Mutant("aw_held", "write_master", "with m.Elif(axi.awready):", "with m.Else():"),
-    Mutant("aw_reset", "axi", 'f"{prefix}{name}": Out(width)', 'f"{prefix}{name}": Out(width, init=1)'),
-    Mutant("aw_form", "write_master", "axi.awlen.eq(gate.o.payload.beats - 1)", "axi.awlen.eq(gate.o.payload.beats)"),
-    Mutant("aw_window", "gate", "not_below & inside", "not_below"),
-    Mutant("w_held", "write_master", "with m.If(self.beat):", "with m.If(axi.wvalid):"),
-    Mutant("w_after_aw", "write_master", "self.beats.valid & sending.o.valid", "self.beats.valid"),
-    Mutant("w_prompt", "write_master", "self.beats.valid & sending.o.valid)", "self.beats.valid & sending.o.valid & ~axi.awvalid)"),
-    Mutant("w_last", "write_master", "sent == sending.o.payload", "sent + 1 == sending.o.payload"),
-    Mutant("w_data", "write_master", "self.beats.ready.eq(axi.wready & sending.o.valid)", "self.beats.ready.eq(sending.o.valid)"),
+    Mutant("aw_held", Change("WriteMaster", "if awvalid", "m.Elif(_a)", "m.Else()", "AWVALID falls without AWREADY.")),
+    Mutant("aw_reset", Change("_address_channel", "_address_channel", "Out(_w)", "Out(_w, init=1)", "An address is valid after a reset.")),
+    Mutant("aw_form", Change("WriteMaster", "awlen", "_a - 1", "_a", "AWLEN is the number of beats instead of one less.")),
+    Mutant("aw_window", Change("BurstGate", "fits", "_a & inside", "_a", "The window's limit is not looked at.")),
+    Mutant("w_held", Change("WriteMaster", "if sent", "self.beat", "axi.wvalid", "A beat counts as sent without WREADY.")),
+    Mutant("w_after_aw", Change("WriteMaster", "wvalid", "_a & sending.o.valid", "_a", "Data may come ahead of its address.")),
+    Mutant("w_prompt", Change("WriteMaster", "wvalid", "_a", "_a & ~axi.awvalid", "Data waits for the address to be taken.")),
+    Mutant("w_last", Change("WriteMaster", "wlast", "_a == _b", "_a + 1 == _b", "WLAST comes a beat early.")),
+    Mutant("w_data", Change("WriteMaster", "self.beats.ready", "_a & _b", "_b", "The store unit's beat counts as taken without WREADY.")),
     Mutant(
-        "w_outstanding",
-        "write_master",
-        'data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes',
-        'data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes + 1',
+        "w_outstanding", Change("WriteMaster", "issued", "Queue(_l, _d)", "Queue(_l, _d + 1)", "A burst more than the limit is issued.")
     ),
-    Mutant("w_busy", "write_master", "self.busy.eq(issued.o.valid)", "self.busy.eq(sending.o.valid)"),
-    Mutant("w_stop", "gate", "passed.o.valid & ~self.stop & ~self.refused", "passed.o.valid & ~self.refused"),
-    Mutant("aw_asked", "write_master", "axi.awaddr.eq(gate.o.payload.address)", "axi.awaddr.eq(gate.i.payload.address)"),
-    Mutant("b_taken", "write_master", "axi.bready.eq(issued.o.valid)", "axi.bready.eq(issued.o.valid & ~self.stop)"),
-    Mutant("b_done", "write_master", "answered & issued.o.payload.last", "answered"),
-    Mutant("b_error", "write_master", "answered & axi.bresp.any()", "answered & axi.bresp[0]"),
-    Mutant("b_error", "write_master", "self.error_address.eq(issued.o.payload.address)", "self.error_address.eq(axi.awaddr)"),
+    Mutant("w_busy", Change("WriteMaster", "busy", "_a", "sending.o.valid", "The master is idle while responses are outstanding.")),
+    Mutant("w_stop", Change("BurstGate", "self.o.valid", "_a & ~self.stop", "_a", "Bursts pass while everything is stopped.")),
+    Mutant(
+        "aw_asked",
+        Change(
+            "WriteMaster",
+            "awaddr",
+            "_g.o.payload.address",
+            "_g.i.payload.address",
+            "A burst has the address of the one that is asked for now.",
+        ),
+    ),
+    Mutant("b_taken", Change("WriteMaster", "bready", "_a", "_a & ~self.stop", "A stopped master takes no responses.")),
+    Mutant("b_done", Change("WriteMaster", "command_done", "_a & _b", "_a", "Every response ends a command.")),
+    Mutant("b_error", Change("WriteMaster", "error", "_b.any()", "_b[0]", "Only the low bit of BRESP is looked at.")),
+    Mutant("b_error", Change("WriteMaster", "error_address", "_a", "axi.awaddr", "An error is reported with the address on the bus.")),
 )
 
 

@@ -13,10 +13,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from loralith.rtl.ppu import IndexHash, LaneScale, PostProcessor
 from loralith.spec.commands import OutMode
 from loralith.spec.numerics import Q8_MAX, SHIFT_MAX, hash32
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -222,29 +222,66 @@ def hashing(h: Harness) -> None:
 
 
 MUTANTS_ROUNDING = (
-    Mutant("nearest", "ppu", "(fraction[:47].any() | turned3[0])", "fraction[:47].any()"),
-    Mutant("nearest", "ppu", " | ((whole4 == 255 - Q8_MAX) & ~up)", ""),
-    Mutant("nearest", "ppu", "& ~dropped3[7:]).any()", "& ~dropped3[7:])[1:].any()"),
-    Mutant("stochastic", "ppu", "fraction[16:] + self.hashes", "fraction[15:47] + self.hashes"),
-    Mutant("formula", "ppu", "Mux(stochastic[4], carried[32], even)", "carried[32]"),
-    Mutant("formula", "ppu", "Mux(stochastic[4], carried[32], even)", "even"),
-    Mutant("formula", "ppu", "high + low[16:]", "high + low[17:]"),
-    Mutant("formula", "ppu", "value[16:].as_signed() * mantissa", "value[16:] * mantissa"),
-    Mutant("wide", "ppu", '"wide4", 32, turned3[:32]', '"wide4", 32, turned3[1:33]'),
-    Mutant("never_minus_128", "ppu", "clipped = Mux(sign4, 256 - Q8_MAX, Q8_MAX)", "clipped = Mux(sign4, 255 - Q8_MAX, Q8_MAX)"),
+    Mutant("nearest", Change("PostProcessor", "even", "_f[:47].any() | _b", "_f[:47].any()", "A half of an odd number is rounded down.")),
+    Mutant("nearest", Change("PostProcessor", "over", "_a | ((_w == 255 - _q) & ~_u)", "_a", "-128 is not clipped.")),
+    Mutant(
+        "nearest",
+        Change(
+            "PostProcessor",
+            "fits",
+            "(_a & ~_b[7:]).any()",
+            "(_a & ~_b[7:])[1:].any()",
+            "Bit 7 of the quotient does not count as too large.",
+        ),
+    ),
+    Mutant(
+        "stochastic",
+        Change("PostProcessor", "carried", "_f[16:] + _h", "_f[15:47] + _h", "The random number is added half a place too high."),
+    ),
+    Mutant("formula", Change("PostProcessor", "up", "Mux(_a, _b, _c)", "_b", "Every rounding is stochastic.")),
+    Mutant("formula", Change("PostProcessor", "up", "Mux(_a, _b, _c)", "_c", "Every rounding is to nearest.")),
+    Mutant(
+        "formula", Change("PostProcessor", "product", "_h + _l[16:]", "_h + _l[17:]", "The two halves of a product are added a bit apart.")
+    ),
+    Mutant("formula", Change("PostProcessor", "high", "_v[16:].as_signed() * _m", "_v[16:] * _m", "Sums are taken as unsigned.")),
+    Mutant("wide", Change("PostProcessor", "wide4", "_t[:32]", "_t[1:33]", "An INT32 result is shifted right by one.")),
+    Mutant(
+        "never_minus_128",
+        Change(
+            "PostProcessor",
+            "clipped",
+            "Mux(_a, 256 - _b, _b)",
+            "Mux(_a, 255 - _b, _b)",
+            "Negative results are clipped at -128 instead of -127.",
+        ),
+    ),
 )
 MUTANTS_LANES = (
-    Mutant("formula", "ppu", "scales[i].n", "scales[0].n"),
-    Mutant("formula", "ppu", "self.hashes.word_select(i, 32)", "self.hashes.word_select(0, 32)"),
+    Mutant("formula", Change("PostProcessor", "shifts", "_s[_i].n", "_s[0].n", "All rows take the first row's shift.")),
+    Mutant(
+        "formula",
+        Change(
+            "PostProcessor",
+            "carried",
+            "_h.word_select(_i, 32)",
+            "_h.word_select(0, 32)",
+            "All rows are rounded with the first row's random number.",
+        ),
+    ),
 )
 MUTANTS_MAXIMUM = (
-    Mutant("maximum", "ppu", "[48], other, keys[at])", "[48], keys[at], other)"),
-    Mutant("maximum", "ppu", "keys[0][1:] + keys[0][0]", "keys[0][1:]"),
-    Mutant("maximum_met", "ppu", "Mux(mask[2][i], magnitude, 0)", "Mux(mask[2][i], magnitude, 2)"),
+    Mutant(
+        "maximum",
+        Change("PostProcessor", "register", "Mux(_a[48], _b, _c)", "Mux(_a[48], _c, _b)", "The smaller of two magnitudes is kept."),
+    ),
+    Mutant(
+        "maximum", Change("PostProcessor", "maximum", "_k[1:] + _k[0]", "_k[1:]", "The magnitude of a negative product is one too small.")
+    ),
+    Mutant("maximum_met", Change("PostProcessor", "keys", "Mux(_a, _b, 0)", "Mux(_a, _b, 2)", "Rows that do not count have magnitude 1.")),
 )
 MUTANTS_HASH = (
-    Mutant("hash", "ppu", "c ^ (c >> 16)", "c ^ (c >> 15)"),
-    Mutant("hash", "ppu", "x + self.key1)", "x)"),
+    Mutant("hash", Change("IndexHash", "x", "_c ^ (_c >> 16)", "_c ^ (_c >> 15)", "The hash's last shift is by 15 instead of 16.")),
+    Mutant("hash", Change("IndexHash", "x", "_x + self.key1", "_x", "The second key word is left out.")),
 )
 
 SOME = (0, 1, 20, 32, 33, 47)

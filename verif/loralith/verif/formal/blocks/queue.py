@@ -7,10 +7,10 @@ from collections.abc import Callable
 from amaranth.hdl import Signal
 
 from loralith.rtl.queue import Queue
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -57,16 +57,18 @@ def queue(depth: int) -> Callable[[Harness], None]:
 
 
 REGISTERS = (
-    Mutant("held", "queue", "moves.eq(~some | self.o.ready)", "moves.eq(1)"),
-    Mutant("level", "queue", "room.eq(moves | (room & ~self.i.valid))", "room.eq(moves | room)"),
-    Mutant("order", "queue", "Mux(room, self.i.payload, spare)", "self.i.payload"),
+    Mutant("held", Change("Queue", "moves", "_a | _b", "1", "A word moves up whether or not the one ahead of it was taken.")),
+    Mutant("level", Change("Queue", "room", "_m | (_r & ~_v)", "_m | _r", "The buffer stays ready after its spare entry was filled.")),
+    Mutant("order", Change("Queue", "o.payload", "Mux(_r, _i, _s)", "_i", "The word in the spare entry is passed over.")),
 )
 MEMORY = (
-    Mutant("held", "queue", "with m.If(self.get):", "with m.If(self.some):"),
-    Mutant("level", "queue", "Mux(self.put, after(self.last) != self.first, self.room)", "self.room"),
-    Mutant("level", "queue", "Mux(self.get, after(self.first) != self.last, self.some)", "self.some"),
-    Mutant("order", "queue", "[self.first.eq(0), self.last.eq(0), ", "[self.first.eq(0), "),
-    Mutant("level", "queue", "Mux(pointer == depth - 1, 0, pointer + 1)", "Mux(pointer == depth - 2, 0, pointer + 1)"),
+    Mutant("held", Change("Ring", "if first", "self.get", "self.some", "The read pointer advances whether or not the word was taken.")),
+    Mutant("level", Change("Ring", "self.room", "Mux(_p, _a, _r)", "_r", "The pointers never report a full FIFO.")),
+    Mutant(
+        "level", Change("Ring", "self.some", "Mux(_p, _a, _r)", "_r", "The pointers never report an empty FIFO once a word was inside.")
+    ),
+    Mutant("order", Change("Ring", "self.last", "0", "self.last", "A clear leaves the write pointer where it is.")),
+    Mutant("level", Change("Ring", "after", "_p == _d - 1", "_p == _d - 2", "The pointers wrap an entry early.")),
 )
 
 PROOFS = tuple(

@@ -7,10 +7,10 @@ from amaranth.hdl import Cat, Const, Mux, Signal, Value
 from loralith.rtl.axi import Resp
 from loralith.rtl.csr import Registers, member_name
 from loralith.spec.registers import ADDRESS_BITS, REGISTERS, Access
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -65,7 +65,9 @@ def registers(h: Harness) -> None:
     mask, data = before(Cat(strobe.replicate(8) for strobe in axi.wstrb), 2), before(axi.wdata, 2)
     does = before(took_aw, 2)
     start = next(b.lsb for b in REGISTERS["CONTROL"].bits if b.name == "start")
-    refused = before(dut.refuse_start, 1) & (word[0] == REGISTERS["CONTROL"].offset // 4) & (data & mask)[start]
+    locked = Cat(word[0] == r.offset // 4 + i for r in REGISTERS.values() if r.locked for i in range(r.width // 32)).any()
+    doorbell = (word[0] == REGISTERS["CONTROL"].offset // 4) & (data & mask)[start]
+    refused = before(dut.running, 1) & (locked | doorbell)
     kept, right = {}, []
     for r in REGISTERS.values():
         if r.access is not Access.RW:
@@ -74,12 +76,13 @@ def registers(h: Harness) -> None:
         used = Const((1 << r.width) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits), r.width)
         for i in range(r.width // 32):
             part = slice(32 * i, 32 * i + 32)
-            with m.If(does & (word[0] == r.offset // 4 + i)):
+            with m.If(does & ~refused & (word[0] == r.offset // 4 + i)):
                 m.d.sync += value[part].eq(((value[part] & ~mask) | (data & mask)) & used[part])
         right.append(getattr(dut, member_name(r.name)) == value)
     h.always(
         "write",
-        "a write changes the strobed bytes of the register at its address, in the bits that it has, and nothing else",
+        "a write changes the strobed bytes of the register at its address, in the bits that it has, and nothing else; while a list runs "
+        "none that the list depends on",
         Cat(right).all(),
     )
 
@@ -99,9 +102,10 @@ def registers(h: Harness) -> None:
     to_control = does & (word[0] == REGISTERS["CONTROL"].offset // 4)
     h.always(
         "control",
-        "start and abort for the one cycle after a one is written to them; nothing of a refused write arrives",
+        "start and abort for the one cycle after a one is written to them; of a refused write abort arrives, and start does not",
         Cat(
-            getattr(dut, member_name("CONTROL", name)) == h.past(to_control & (data & mask)[lsb] & ~refused) for name, lsb in pulses.items()
+            getattr(dut, member_name("CONTROL", name)) == h.past(to_control & (data & mask)[lsb] & ~(refused & (name == "start")))
+            for name, lsb in pulses.items()
         ).all(),
     )
 
@@ -110,7 +114,7 @@ def registers(h: Harness) -> None:
 
     h.always(
         "resp",
-        "SLVERR to what is no register and to a doorbell while a list runs, OKAY to all else",
+        "SLVERR to what is no register, and while a list runs to a doorbell and to what the list depends on, OKAY to all else",
         (~axi.bvalid | (axi.bresp == h.past(Mux(does, Mux(mapped(word[0]) & ~refused, Resp.OKAY, Resp.SLVERR), axi.bresp))))
         & (~axi.rvalid | (axi.rresp == h.past(Mux(before(took_ar, 2), h.past(Mux(mapped(word[1]), Resp.OKAY, Resp.SLVERR)), axi.rresp)))),
     )
@@ -140,7 +144,7 @@ def registers(h: Harness) -> None:
         "a read gives the register at its address as it was a cycle after the address was taken; zero where none is",
         ~axi.rvalid | (axi.rdata == h.past(Mux(before(took_ar, 2), h.past(now), axi.rdata))),
     )
-    h.reach("refused", "a doorbell is refused", h.past(does & refused) & (axi.bresp == Resp.SLVERR))
+    h.reach("refused", "a doorbell is refused", h.past(does & refused & doorbell) & (axi.bresp == Resp.SLVERR))
     h.reach(
         "together",
         "a write and a read are answered in the same cycle, both late",
@@ -149,25 +153,42 @@ def registers(h: Harness) -> None:
 
 
 MUTANTS = (
-    Mutant("b_held", "csr", "with m.Elif(axi.bready):", "with m.Else():"),
-    Mutant("r_held", "csr", "axi.arready.eq(~axi.rvalid & ~asked.any())", "axi.arready.eq(1)"),
-    Mutant("r_held", "csr", "with m.Elif(axi.rready):", "with m.Else():"),
-    Mutant("reset", "axi", '"bvalid": Out(1)', '"bvalid": Out(1, init=1)'),
-    Mutant("reset", "axi", '"rvalid": Out(1)', '"rvalid": Out(1, init=1)'),
-    Mutant("w_with_aw", "csr", "axi.awready.eq(take),", "axi.awready.eq(~axi.bvalid),"),
-    Mutant("b_one", "csr", "& ~axi.bvalid & ~write & ~done", "& ~write & ~done"),
-    Mutant("r_one", "csr", "~axi.rvalid & ~asked.any()", "(~axi.rvalid | axi.rready) & ~asked.any()"),
-    Mutant("ready", "csr", "~axi.rvalid & ~asked.any()", "~axi.rvalid & ~asked.any() & axi.rready"),
-    Mutant("ready", "csr", "& ~axi.bvalid & ~write & ~done", "& ~axi.bvalid & ~write & ~done & axi.bready"),
-    Mutant("write", "csr", "((kept[part] & ~mask) | (data & mask)) & used", "(data & mask) & used"),
-    Mutant("write", "csr", "part = slice(32 * word, 32 * word + 32)", "part = slice(0, 32)"),
-    Mutant("irq", "csr", "self._pending.eq(self._pending & ~(data & mask))", "self._pending.eq(self._pending & ~data)"),
-    Mutant("irq", "csr", "self.irq_enable & values", "values"),
-    Mutant("control", "csr", "with m.If(allowed):", "with m.If(done):"),
-    Mutant("resp", "csr", "Mux(mapped & allowed, Resp.OKAY, Resp.SLVERR)", "Mux(allowed, Resp.OKAY, Resp.SLVERR)"),
-    Mutant("resp", "csr", "axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)", "axi.rdata.eq(0), axi.rresp.eq(Resp.OKAY)"),
-    Mutant("read", "csr", "values[r.name][32 * i : 32 * i + 32]", "values[r.name][:32]"),
-    Mutant("read", "csr", "axi.rvalid.eq(1), axi.rdata.eq(0), ", "axi.rvalid.eq(1), "),
+    Mutant("b_held", Change("Registers", "if bvalid", "m.Elif(_a)", "m.Else()", "BVALID falls without BREADY.")),
+    Mutant("r_held", Change("Registers", "arready", "_a", "1", "Addresses are taken while a read is answered.")),
+    Mutant("r_held", Change("Registers", "if rvalid", "m.Elif(_a)", "m.Else()", "RVALID falls without RREADY.")),
+    Mutant("reset", Change("AxiLiteSignature", "port bvalid", "Out(1)", "Out(1, init=1)", "BVALID is high after a reset.")),
+    Mutant("reset", Change("AxiLiteSignature", "port rvalid", "Out(1)", "Out(1, init=1)", "RVALID is high after a reset.")),
+    Mutant("w_with_aw", Change("Registers", "awready", "_a", "~axi.bvalid", "An address is taken without its data.")),
+    Mutant("b_one", Change("Registers", "take", "_a & ~_b.bvalid", "_a", "A write is taken while the one before waits for its answer.")),
+    Mutant(
+        "r_one",
+        Change(
+            "Registers",
+            "arready",
+            "~_x.rvalid & _a",
+            "(~_x.rvalid | _x.rready) & _a",
+            "A read is taken in the cycle in which the one before is answered.",
+        ),
+    ),
+    Mutant("ready", Change("Registers", "arready", "_a", "_a & axi.rready", "A read waits for RREADY.")),
+    Mutant("ready", Change("Registers", "take", "_a", "_a & axi.bready", "A write waits for BREADY.")),
+    Mutant(
+        "write",
+        Change("Registers", "kept", "((_k & ~_m) | (_d & _m)) & _u", "_d & _m & _u", "A write zeroes the bytes that have no strobe."),
+    ),
+    Mutant("write", Change("Registers", "part", "_a", "slice(0, 32)", "Both words of a 64-bit register are its low one.")),
+    Mutant("write", Change("Registers", "refused", "locked | _a", "_a", "What a running list depends on can be written.")),
+    Mutant("irq", Change("Registers", "_pending", "_p & ~(_d & _m)", "_p & ~_d", "Events are cleared whatever the strobes.")),
+    Mutant("irq", Change("Registers", "irq", "self.irq_enable & _v", "_v", "Events interrupt whether or not they are enabled.")),
+    Mutant("control", Change("Registers", "if _write", "m.If(_a)", "m.If(done)", "A write that is refused takes effect.")),
+    Mutant("control", Change("Registers", "if self", "done & _a", "allowed & _a", "An abort beside a refused start bit is lost.")),
+    Mutant("resp", Change("Registers", "bresp", "_a & _b", "_b", "A write to no register is answered with OKAY.")),
+    Mutant("resp", Change("Registers", "rresp", "Resp.SLVERR", "Resp.OKAY", "A read of no register is answered with OKAY.", nth=1)),
+    Mutant(
+        "read",
+        Change("Registers", "eights", "_v[32 * _i : 32 * _i + 32]", "_v[:32]", "The high word of a 64-bit register reads as the low one."),
+    ),
+    Mutant("read", Change("Registers", "rdata", "0", "axi.rdata", "A read of no register gives what was read before.")),
 )
 
 

@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Mux, Value
 
 from loralith.rtl.tokens import Tokens
 from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -71,14 +71,16 @@ def tokens(h: Harness) -> None:
 
 
 MUTANTS = (
-    Mutant("all_there", "tokens", "self._grant(m, self.WAITERS, ~some, deciding)", "self._grant(m, self.WAITERS, ~some & 1, deciding)"),
-    Mutant("all_there", "tokens", "(port.mask & blocked).any()", "(port.mask & blocked).all()"),
-    Mutant("room", "tokens", "self.counts[i] == SEMAPHORE_MAX - 1", "self.counts[i] == SEMAPHORE_MAX"),
-    Mutant("first_waiter", "tokens", "(self.counts[i] > 1)", "(self.counts[i] > 2)"),
-    Mutant("count", "tokens", "with m.If(taken[i] ^ given[i]):", "with m.If(taken[i] | given[i]):"),
-    Mutant("count", "tokens", "m.d.sync += self.counts[i].eq(0)", "m.d.sync += self.counts[i].eq(self.counts[i])"),
-    Mutant("first_waiter", "tokens", "earlier = earlier | able", "earlier = earlier"),
-    Mutant("first_signal", "tokens", "earlier = earlier | able", "earlier = earlier"),
+    Mutant("all_there", Change("Tokens", "taken", "~_a", "~_a & 1", "Only semaphore 0 can block a wait.")),
+    Mutant("all_there", Change("Tokens", "able", "_a.any()", "_a.all()", "One semaphore of a mask that has a token is enough.")),
+    Mutant(
+        "room", Change("Tokens", "full", "_a == SEMAPHORE_MAX - 1", "_a == SEMAPHORE_MAX", "A semaphore is reported full one token late.")
+    ),
+    Mutant("first_waiter", Change("Tokens", "some", "_a > 1", "_a > 2", "A semaphore with one token left is reported empty.")),
+    Mutant("count", Change("Tokens", "if counts", "_a ^ _b", "_a | _b", "A semaphore that gives and takes in one cycle counts up.")),
+    Mutant("count", Change("Tokens", "counts", "0", "self.counts[i]", "Counters survive a clear.")),
+    Mutant("first_waiter", Change("Tokens", "earlier", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
+    Mutant("first_signal", Change("Tokens", "earlier", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
 )
 
 PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS, search=40),)

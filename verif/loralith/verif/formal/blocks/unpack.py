@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Mux, Signal
 
 from loralith.rtl.unpack import Unpack
 from loralith.spec.config import Config
+from loralith.verif.mutation import Change
 
 from ..harness import Harness
-from ..mutation import Mutant
-from ..proof import Method, Proof
+from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
@@ -59,12 +59,30 @@ PROOFS = (
         unpack,
         Method.reachability(),
         (
-            Mutant("as_it_is", "unpack", "Mux(self.packed, self._extended(half), word)", "self._extended(half)"),
-            Mutant("nibbles", "unpack", "part[3].replicate(4)", "part[2].replicate(4)"),
-            Mutant("nibbles", "unpack", "Mux(upper, word[middle:], word[:middle])", "Mux(upper, word[:middle], word[middle:])"),
-            Mutant("taken", "unpack", "self.o.ready & ~self.stays", "self.o.ready"),
-            Mutant("no_wait", "unpack", "self.o.valid.eq(self.i.valid)", "self.o.valid.eq(self.i.valid & ~self.stays)"),
-            Mutant("stays", "unpack", "self.packed & ~upper & ~self.row_ends", "self.packed & ~upper"),
+            Mutant("as_it_is", Change("Unpack", "o.payload.data", "Mux(_p, _x, _w)", "_x", "Every word is taken as packed.")),
+            Mutant(
+                "nibbles",
+                Change(
+                    "Unpack",
+                    "_extended",
+                    "_p[3].replicate(4)",
+                    "_p[2].replicate(4)",
+                    "INT4 values are extended with the bit below their sign.",
+                ),
+            ),
+            Mutant(
+                "nibbles",
+                Change(
+                    "Unpack",
+                    "half",
+                    "Mux(_u, _w[_m:], _w[:_m])",
+                    "Mux(_u, _w[:_m], _w[_m:])",
+                    "The upper half of a packed word comes first.",
+                ),
+            ),
+            Mutant("taken", Change("Unpack", "i.ready", "_a & ~_b", "_a", "A packed word is taken with its first beat.")),
+            Mutant("no_wait", Change("Unpack", "o.valid", "_a", "_a & ~self.stays", "The first beat of a packed word is not offered.")),
+            Mutant("stays", Change("Unpack", "stays", "_a & ~self.row_ends", "_a", "A half that is past the end of its row is announced.")),
         ),
         bound=f"words of {BUS_BYTES} bytes",
     ),

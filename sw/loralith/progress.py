@@ -1,0 +1,58 @@
+"""How far slow work is: messages of Python's `logging`, which the command line prints and a program may turn on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["LOGGER", "Steps", "every", "tell"]
+
+LOGGER = logging.getLogger("loralith")
+PAUSE = 5.0
+"""Seconds between two messages; what is done before says nothing."""
+
+
+def tell(message: str) -> None:
+    """Say what begins now."""
+    LOGGER.info(message)
+
+
+class Steps:
+    """Counts the steps of one piece of work and says, now and then, how many are done and about how long the others take.
+
+    what: names the work. total: its steps.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.began = self.told = time.monotonic()
+
+    def step(self) -> None:
+        """One more is done."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.told >= PAUSE and self.done < self.total:
+            self.told = now
+            left = (now - self.began) / self.done * (self.total - self.done)
+            LOGGER.info("%s: %d of %d, about %.0f s left", self.what, self.done, self.total, left)
+
+
+@contextmanager
+def every(seconds: float, message: Callable[[float], str]) -> Iterator[None]:
+    """Inside, say ``message`` of the seconds since the start, each time that so many have passed: for work that counts no steps."""
+    done, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(seconds):
+            LOGGER.info(message(time.monotonic() - began))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

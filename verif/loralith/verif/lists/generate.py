@@ -1,0 +1,76 @@
+"""Draws legal cases: every field of every command, over small stretches of each memory so that commands meet each other's data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loralith.spec.commands import SEMAPHORES, Opcode
+from loralith.spec.config import Config
+from loralith.verif.lists.case import BASE, Case, Layout
+from loralith.verif.lists.checks import check_command
+from loralith.verif.lists.compute import draw_compute
+from loralith.verif.lists.draw import Draw
+from loralith.verif.lists.oracle import Oracle
+from loralith.verif.lists.places import Fields, fields_of, pack
+from loralith.verif.lists.probe import probes
+from loralith.verif.lists.tokens import TokenPlacer
+from loralith.verif.lists.transfer import draw_load, draw_store
+
+__all__ = ["draw_timing", "generate"]
+
+
+def generate(config: Config, seed: int, most: int = 40) -> Case:
+    """The case of a seed: one or two lists of up to ``most`` commands each, and then some that store what the memories hold."""
+    rng = np.random.default_rng(seed)
+    case = Case(config, seed, ())
+    layout = Layout()
+    window = (BASE, BASE + layout.size)
+    oracle = Oracle(config, BASE, case.image())
+    lists = []
+    count = int(rng.choice([1, 1, 2]))
+    for number in range(count):
+        draw = Draw(config, rng, oracle)
+        spare = float(rng.choice([0.0, 0.1, 0.6]))
+        placer = TokenPlacer(config, BASE, rng, int(rng.integers(8, SEMAPHORES + 1)), spare)
+        length = int(rng.integers(1, most + 1))
+        weights = rng.dirichlet([4, 5, 2])
+        kinds, kind = [draw_load, draw_compute, draw_store], 0
+
+        def add(command: Fields | None, placer: TokenPlacer = placer) -> bool:
+            if command is None or not placer.add(command):
+                return False
+            fault = check_command(pack(command), config, window)
+            if fault:
+                raise AssertionError(f"the generator drew an illegal command, {fault}: {command}")
+            oracle.execute(command)
+            return True
+
+        for _ in range(8 * length):
+            if len(placer.commands) >= length:
+                break
+            if draw.close and rng.random() < 0.9:
+                kind = 1
+            elif rng.random() < 0.6:  # else one more of the same
+                kind = int(rng.choice(3, p=weights))
+            add(kinds[kind](draw))
+        if number == count - 1:
+            for command in probes(draw):
+                add(command)
+        if not placer.commands:
+            add(fields_of(Opcode.LOAD, rows=1, row_bytes=1, address=BASE + layout.data))
+        lists.append(tuple(placer.commands))
+    return Case(config, seed, tuple(lists), timing=draw_timing(rng))
+
+
+def draw_timing(rng: np.random.Generator) -> dict:
+    """Latency, rates and stalls of the native memory."""
+    stall = {channel: float(rng.choice([0.0, rng.uniform(0, 0.5)])) for channel in ("ar", "r", "aw", "w", "b")}
+    return {
+        "read_latency": int(rng.choice([1, 3, 20, 100])),
+        "write_latency": int(rng.choice([1, 3, 20, 100])),
+        "read_rate": float(rng.choice([1.0, 1.0, rng.uniform(0.2, 1.0)])),
+        "write_rate": float(rng.choice([1.0, 1.0, rng.uniform(0.2, 1.0)])),
+        "stall": stall if rng.random() < 0.6 else 0.0,
+        "stall_length": int(rng.integers(1, 16)),
+        "seed": int(rng.integers(1 << 32)),
+    }

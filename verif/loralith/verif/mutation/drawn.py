@@ -1,0 +1,56 @@
+"""Generic mutants for a campaign: those of a block that change its netlist, as many as are asked for."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from pathlib import Path
+
+from .catalogue import CATALOGUE, Mutant, read_catalogue
+from .change import MutationError
+from .emission import Emission
+from .generic import draw
+
+__all__ = ["drawn"]
+
+UNIT_TESTS = CATALOGUE.parents[1] / "unit" / "rtl"
+
+
+def drawn(block: str, count: int, seed: int) -> list[Mutant]:
+    """Up to `count` mutants in the order of `seed`: the first ones stay when more are asked for. A small block has fewer.
+
+    One that is no hardware, or the same hardware as the original or an earlier one, is passed over. Raises MutationError for an unknown
+    block, and for one that the accelerator of configuration tiny has not.
+    """
+    emission = Emission()
+    mutants: list[Mutant] = []
+    seen: set[str] = set()
+    unit: tuple[str, ...] = ()
+    for change in draw(block, seed):
+        if not emission.has(block):
+            raise MutationError(f"block must be one that the accelerator is made of, not {block!r}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a mutant's widths
+            try:
+                netlist = emission.difference(change.edit)
+            except Exception:  # whatever Amaranth or the block itself says against it
+                continue
+        if netlist and netlist not in seen:
+            seen.add(netlist)
+            mutants.append(Mutant(f"generic: {change.label}", change, unit or _unit_tests(change.edit.module)))
+            unit = mutants[0].unit
+        if len(mutants) == count:
+            break
+    return mutants
+
+
+def _unit_tests(module: str) -> tuple[str, ...]:
+    """The block's own tests: those that import its module, and those that the catalogue's mutants of it name."""
+    names = {name for mutant in read_catalogue() if mutant.change and mutant.module == module for name in mutant.unit}
+    return tuple(sorted(names | {path.name for path in UNIT_TESTS.glob("test_*.py") if f"loralith.rtl.{module}" in _imports(path)}))
+
+
+def _imports(path: Path) -> set[str]:
+    return {
+        node.module for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom) and node.module
+    }
