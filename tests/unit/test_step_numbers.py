@@ -154,6 +154,29 @@ def test_a_product_is_exact_in_its_integers() -> None:
     assert torch.equal(dx, grad @ weight)
 
 
+def test_a_convolution_reads_the_batch_in_two_words_and_everything_else_in_one() -> None:
+    torch.manual_seed(3)
+    first, second, x = torch.randn(8, 1, 3, 3), torch.randn(8, 8, 3, 3), torch.randn(2, 1, 6, 6)
+
+    def error(words: int) -> list[float]:
+        mode = StepMode(Operands(StepScheme(23, "vector", batch_words=words), [first, second], []))
+        mode.begin(0)
+        q = [
+            torch.round(w / row_units(w).float().reshape(-1, 1, 1, 1)) * row_units(w).float().reshape(-1, 1, 1, 1) for w in (first, second)
+        ]
+        with mode:
+            noised = x * 0.5 + x * 0.25
+            y = functional.conv2d(noised, first)
+            z = functional.conv2d(y, second)
+        wanted = functional.conv2d(noised, q[0])
+        return [float((y - wanted).norm() / wanted.norm()), float((z - functional.conv2d(y, q[1])).norm() / z.norm())]
+
+    one, two = error(1), error(2)
+    assert two[0] < 1e-4 < 2e-3 < one[0]
+    assert one[1] > 2e-3
+    assert two[1] > 2e-3
+
+
 def test_an_operator_without_a_definition_is_named() -> None:
     mode = StepMode(Operands(StepScheme(), [], []))
     with pytest.raises(SchemeError, match=r"no operator aten\.tanh"), mode:

@@ -24,6 +24,8 @@ class StepScheme:
         storage: how a tensor lies in memory between two operators: ``"vector"``, in the vector format itself; ``"bf16"``, with 7 fraction
             bits; ``"int16"``, as 16-bit integers times a power of two for the tensor.
         optimizer_bits: fraction bits of A, B and AdamW's moments, 7..23.
+        batch_words: INT8 words of each value of the noisy batch where a convolution reads it, 2 or 1. The prediction follows the batch
+            closely, so that one word's rounding of it would be the largest error of the whole step.
         stochastic_update: whether A and B round stochastically when the optimizer writes them.
         stochastic: whether gradients round stochastically to INT8 (everything else rounds half to even).
         seed: of the rounding, 0..2**64-1.
@@ -34,12 +36,13 @@ class StepScheme:
     fraction_bits: int = 16
     storage: str = "int16"
     optimizer_bits: int = 23
+    batch_words: int = 2
     stochastic_update: bool = False
     stochastic: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("fraction_bits", 7, 23), ("optimizer_bits", 7, 23), ("seed", 0, (1 << 64) - 1)):
+        for name, low, high in (("fraction_bits", 7, 23), ("optimizer_bits", 7, 23), ("batch_words", 1, 2), ("seed", 0, (1 << 64) - 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise SchemeError(f"{name} must be an integer in {low}..{high}, not {value!r}")

@@ -18,7 +18,7 @@ from loralith.spec.step import StepScheme
 
 from . import programs
 from .format import VectorFormat, round_to
-from .products import Operands, power_scale
+from .products import Q16_MAX, Operands, power_scale
 
 __all__ = ["StepMode"]
 
@@ -50,6 +50,10 @@ HOST = {
 """Operators of the batch and of the timestep's embedding, which the host computes."""
 
 
+FROM_BATCH = MOVES | HOST | {"add", "sub", "mul", "div"}
+"""Operators that keep what is made of the batch alone close to it."""
+
+
 class StepMode(TorchDispatchMode):
     """While it is on, torch computes in the numbers of ``operands.scheme``. Float32 tensors only."""
 
@@ -59,6 +63,7 @@ class StepMode(TorchDispatchMode):
         self.scheme: StepScheme = operands.scheme
         self.v = VectorFormat(self.scheme.fraction_bits)
         self.backward = False
+        self._batch = False
 
     def begin(self, step: int) -> None:
         """Start of a step, or of a forward pass alone."""
@@ -69,8 +74,9 @@ class StepMode(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         compute = _TABLE.get(name)
-        floating = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
-        if compute is None or not floating:
+        tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        self._batch = name in FROM_BATCH and all(self.operands.is_batch(a) for a in tensors)
+        if compute is None or not tensors:
             result = func(*args, **kwargs)
             if compute is None and name not in MOVES and name not in HOST and isinstance(result, Tensor) and result.is_floating_point():
                 raise SchemeError(f"the step on the device has no operator {func}")
@@ -78,7 +84,7 @@ class StepMode(TorchDispatchMode):
             taken = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
             for out in outputs:
                 if isinstance(out, Tensor) and out.is_floating_point() and out.untyped_storage().data_ptr() not in taken:
-                    self.operands.made(out, self.backward)
+                    self.operands.made(out, self.backward, self._batch)
             return result
         return compute(self, *args, **kwargs)
 
@@ -92,7 +98,7 @@ class StepMode(TorchDispatchMode):
         return self.keep(x)
 
     def keep(self, x: Tensor) -> Tensor:
-        self.operands.made(x, self.backward)
+        self.operands.made(x, self.backward, self._batch)
         return x
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -128,7 +134,9 @@ def _scalar(mode: StepMode, value: float) -> float:
 
 
 def _convolution(mode: StepMode, x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    xq, wq = mode.operands.quantized(x, None, None), mode.operands.quantized(w, None, None)
+    two_words = mode.scheme.batch_words == 2 and mode.operands.is_batch(x)
+    xq = mode.operands.quantized(x, None, None, Q16_MAX if two_words else Q8_MAX)
+    wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
     acc = aten.convolution(xq.q.double(), wq.q.double(), None, *geometry)
     result = mode.v.round(acc * xq.scale * wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))

@@ -17,8 +17,10 @@ from loralith.spec.step import StepScheme
 
 from .format import VectorFormat
 
-__all__ = ["Operands", "Quantized", "power_scale", "row_units"]
+__all__ = ["Q16_MAX", "Operands", "Quantized", "power_scale", "row_units"]
 
+Q16_MAX = 32639
+"""Largest magnitude of a value in two words, 2^8 high + low: see docs/numerics.md, section 7."""
 WEIGHT_RANGE = 16.0
 """A weight row's unit is at least the largest one over this: see `FQT.weight_scale_range`."""
 
@@ -59,10 +61,15 @@ class Quantized:
 
 @dataclass
 class _Tensor:
-    """A tensor that products may read. ``folded``: its quantized copies by the key of the unit that was taken in, and `_part`."""
+    """A tensor that products may read.
+
+    ``folded``: its quantized copies by the key of the unit that was taken in, and `_part`. ``batch``: it is made of the batch alone, by no
+    product.
+    """
 
     whole: Tensor
     gradient: bool
+    batch: bool
     folded: dict[tuple[object, object], Quantized] = field(default_factory=dict)
 
 
@@ -99,9 +106,15 @@ class Operands:
             q = torch.round(value / scale).float()
             self._trained[tensor.untyped_storage().data_ptr()] = Quantized(q, scale, spread)
 
-    def made(self, tensor: Tensor, gradient: bool) -> None:
+    def made(self, tensor: Tensor, gradient: bool, batch: bool = False) -> None:
         """``tensor`` was computed; it stays alive until the next `begin`, so that no other takes its storage."""
-        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(_base(tensor), gradient)
+        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(_base(tensor), gradient, batch)
+
+    def is_batch(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` came from outside, or is made of such tensors alone."""
+        key = tensor.untyped_storage().data_ptr()
+        seen = self._seen.get(key)
+        return seen.batch if seen else key not in self._fixed and key not in self._trained
 
     def made_rows(self, tensor: Tensor, q: Tensor, unit: Tensor) -> None:
         """``tensor`` = q * unit is a softmax, whose integers are there already."""
@@ -130,39 +143,39 @@ class Operands:
         seen = self._seen.get(key)
         return next((q for (key, _), q in seen.folded.items() if key == "rows"), None) if seen else None
 
-    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object) -> Quantized:
-        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) as INT8; without a fold, what is known of it."""
+    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX) -> Quantized:
+        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it."""
         known = self._known(tensor)
         if known is not None and fold is None:
             return known.view(tensor)
         storage = tensor.untyped_storage().data_ptr()
         seen = self._seen.get(storage)
         if seen is None:  # it came from outside: a batch, a text state
-            self.made(tensor, False)
+            self.made(tensor, False, True)
             seen = self._seen[storage]
         part = _part(tensor)
         mine = [quantized for (_, its), quantized in seen.folded.items() if its == part]
         if fold is None and seen.gradient and len(mine) == 1:
             return mine[0].view(tensor)  # a gradient is quantized once: its unit goes to the result
         if (key, part) not in seen.folded:
-            seen.folded[key, part] = self._quantize(seen, tensor, fold)
+            seen.folded[key, part] = self._quantize(seen, tensor, fold, qmax)
         done = seen.folded[key, part].view(tensor)
         return Quantized(done.q, done.scale) if fold is not None else done
 
-    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None) -> Quantized:
+    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int) -> Quantized:
         # A view of a part of its storage (one half of a concatenation's gradient) is quantized by its own maximum.
         factor = torch.zeros_like(seen.whole)
         own = factor.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
         own.copy_(torch.ones(()) if fold is None else fold.expand(tensor.shape))
         value = self.vector.mul(seen.whole, factor.double())
         unit = None if fold is None else 1.0 / factor.double()
-        scale = float(power_scale(value.abs().amax(), Q8_MAX))
+        scale = float(power_scale(value.abs().amax(), qmax))
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
             y = torch.floor(y + torch.rand(y.shape, generator=self._random, dtype=torch.float64))
         else:
             y = torch.round(y)
-        return Quantized(_like(y.clamp(-Q8_MAX, Q8_MAX).float(), value), scale, unit)
+        return Quantized(_like(y.clamp(-qmax, qmax).float(), value), scale, unit)
 
 
 def _part(tensor: Tensor) -> tuple[int, int, int]:
