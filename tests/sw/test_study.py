@@ -18,6 +18,7 @@ from loralith.diffusion.finetune import finetune
 from loralith.diffusion.settings import EvaluationSettings
 from loralith.errors import LoralithError
 from loralith.study.figures import compact, interval, pack_losses, standard_error, summarize, unpack_losses
+from loralith.study.merge import add_published
 from loralith.study.point import Stopped, run_point
 from loralith.study.report import told_apart, write_reports
 from loralith.study.run import pending, run_study
@@ -318,3 +319,49 @@ def test_every_scheme_differs_from_the_chosen_one() -> None:
     assert compact(made(DEFAULT, 0, 0.1, 0.5))["losses_fp32"] == "3f0000003e800000"
     with pytest.raises(LoralithError, match="no scheme 'x'"):
         run_point(QUICK, "x", 0, ReferenceAttachment)
+
+
+def published_content(*rows: tuple[str, int, float, float]) -> dict:
+    """What study.json holds of such points."""
+    summary = study_of(*rows)
+    points = [compact(made(scheme, seed, loss, accuracy)) for scheme, seed, loss, accuracy in rows]
+    return {"date": "2026-01-02", "commit": "abc", "settings": {"steps": 3}, **summary, "points": points}
+
+
+def test_a_new_scheme_stands_beside_those_of_an_earlier_run() -> None:
+    old = published_content((FP32, 0, 0.1, 0.5), (DEFAULT, 0, 0.11, 0.6))
+    rows = ((FP32, 0, 0.1, 0.5), ("step", 0, 0.12, 0.4))
+    points = {(scheme, seed): made(scheme, seed, loss, accuracy) for scheme, seed, loss, accuracy in rows}
+    summary, merged = add_published(old, {"settings": {"steps": 3}}, study_of(*rows), points)
+    assert list(summary["schemes"]) == [FP32, DEFAULT, "step"]
+    assert summary["schemes"][DEFAULT]["made"] == {"date": "2026-01-02", "commit": "abc"}
+    assert "made" not in summary["schemes"]["step"]
+    assert summary["schemes"][DEFAULT]["heldout_loss"] == 0.11
+    assert "bar" in summary
+    assert sorted(merged) == [(DEFAULT, 0), (FP32, 0), ("step", 0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"steps": 4}}, "other settings"),
+        ({"baseline": {**BASELINE, "heldout_loss": 0.3}}, "begin at heldout_loss 0.3, not 0.2"),
+        ({"points": [compact({**made(FP32, 0, 0.1, 0.5), "adapter": "other"})]}, "seed 0 gives another adapter"),
+        ({"points": [compact(made(FP32, 4, 0.1, 0.5))]}, "have seed 4, which this run has not"),
+    ],
+)
+def test_runs_that_do_not_fit_together_are_not_put_in_one_table(change: dict, message: str) -> None:
+    old = published_content((FP32, 0, 0.1, 0.5), (DEFAULT, 0, 0.11, 0.6)) | change
+    points = {(FP32, 0): made(FP32, 0, 0.1, 0.5), ("step", 0): made("step", 0, 0.1, 0.5)}
+    with pytest.raises(LoralithError, match=message):
+        add_published(old, {"settings": {"steps": 3}}, summarize(points, BASELINE), points)
+
+
+def test_a_whole_step_is_a_point_like_any_other(store: Store) -> None:
+    with command.attacher(None, "base") as attach:
+        point = run_point(QUICK, "step", 3, attach, in_scheme=True)
+    fp32 = point_of(store, FP32)
+    assert point["losses"][0] == pytest.approx(fp32["losses"][0], rel=0.05)
+    assert point["losses"] != fp32["losses"]
+    assert point["heldout_loss_in_scheme"] == pytest.approx(point["heldout_loss"], rel=0.02)
+    assert point["heldout_loss_in_scheme"] != point["heldout_loss"]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output, results
 from loralith.files import check_output, write_json
 from loralith.spec.config import PRESETS
 
+if TYPE_CHECKING:
+    from loralith.mapping.configs import Source
+    from loralith.spec.config import Config
+
+MAPS = "what runs on the device: LoRA layers, all that multiplies, or by a model the whole step (default: all)"
+
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("plan", help="which layers of a model run on the device, and what a training step costs")
     parser.add_argument("model", help="small (the project's own), sd15, sdxl, or a folder with a diffusers U-Net's config.json")
-    parser.add_argument("--map", choices=("lora", "all"), default="all", help="what runs on the device (default: all)")
+    parser.add_argument("--map", choices=("lora", "all", "step"), default="all", help=MAPS)
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
@@ -41,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
     config, source = load_config(args.config), find_model(args.model)
+    if args.map == "step":
+        return whole_step(args, config, source)
     with output.plain_warnings():
         traced = trace_model(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch, modules=args.map)
     settings = {"model": source.name, "map": args.map, "rank": args.rank, "targets": args.targets, "batch": args.batch}
@@ -53,6 +61,36 @@ def run(args: argparse.Namespace) -> int:
         output.emit_json(figures)
     else:
         show(figures, layers=args.layers)
+    return 0
+
+
+def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
+    """The step on the device, which has no hardware yet: array, vector unit and bus by the model of docs/step.md."""
+    from loralith.diffusion.checkpoint import write_json
+    from loralith.diffusion.settings import choose_targets
+    from loralith.errors import LoralithError
+    from loralith.step.model import model_step
+    from loralith.step.operators import trace_unet
+
+    if args.weight_bits != 8 or args.layers:
+        raise LoralithError("--map step has neither --weight-bits 4 nor --layers")
+    with output.plain_warnings():
+        graph = trace_unet(source, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)
+    step = model_step(graph, config, args.rank)
+    figures = {"model": source.name, "map": "step", "rank": args.rank, "targets": args.targets, "batch": args.batch, **step.figures()}
+    if args.output:
+        write_json(figures, args.output)
+    if args.json:
+        output.emit_json(figures)
+        return 0
+    columns = ("kind", "operators", "MACs", "array", "vector unit", "bus", "together", "share")
+    rows = [
+        (name, k.operators, size(k.macs), size(k.array), size(k.vector), size(k.bus), size(k.cycles), f"{k.cycles / step.cycles:.1%}")
+        for name, k in sorted(step.kinds.items(), key=lambda pair: -pair[1].cycles)
+    ]
+    title = f"A whole step of {source.name}, batch {args.batch}, on {config.name} with {step.lanes} lanes, by a model: cycles"
+    output.table(title, columns, rows)
+    print(f"{step.macs:,} MACs in {step.cycles:,} cycles: {step.utilization:.1%} of the array. There is no hardware for this yet.")
     return 0
 
 

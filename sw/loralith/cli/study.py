@@ -32,7 +32,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps of each point (default: 200, or those of the point that is run again)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--samples", type=int, default=64, help="images drawn to judge a point (default: 64)")
-    parser.add_argument("--publish", action="store_true", help="also write the reports to docs/results, or docs/results/study-TARGETS")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="also write the reports to docs/results, or docs/results/study-TARGETS, beside what is there of other schemes",
+    )
     parser.add_argument("--finished", action="store_true", help="take the points that are finished and compute none")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--results", action="store_true", help="print the results in docs/results and compute nothing")
@@ -110,10 +114,16 @@ def print_summary(content: dict[str, Any]) -> None:
 @contextmanager
 def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
     """What puts a scheme on the torch reference, or on a device."""
-    if device is None:
-        from loralith.verif.attachment import ReferenceAttachment
+    from loralith.spec.step import StepScheme
+    from loralith.verif.attachment import ReferenceAttachment
+    from loralith.verif.step.attachment import StepAttachment
 
-        yield ReferenceAttachment
+    if device is None:
+        yield (
+            lambda model, scheme, tally: (
+                StepAttachment(model, scheme) if isinstance(scheme, StepScheme) else ReferenceAttachment(model, scheme, tally)
+            )
+        )
         return
     from loralith.device import open_device
     from loralith.mapping.attachment import attach
@@ -187,6 +197,7 @@ def study(args: argparse.Namespace) -> int:
 def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: list[int]) -> dict[str, Any]:
     """Writes the reports; what study.json holds, and `files`."""
     from loralith.study.figures import summarize
+    from loralith.study.merge import add_published
     from loralith.study.report import write_reports
 
     found = {(name, seed): store.point(name, seed) for name in names for seed in seeds}
@@ -205,8 +216,11 @@ def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: lis
         "machine": machine(),
         "weight_error": weight_errors(),
     }
-    files: list[str] = []
-    for folder in [args.output, *([results_folder(args.targets)] if args.publish else [])]:
+    files = [str(path) for path in write_reports(args.output, context, summary, points).values()]
+    if args.publish:
+        folder = results_folder(args.targets)
+        if (folder / RESULTS.name).exists():
+            summary, points = add_published(read_results(args.targets), context, summary, points)
         files += [str(path) for path in write_reports(folder, context, summary, points).values()]
     return {**context, **summary, "files": files}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +164,16 @@ def trace_model(source: Source, *, targets: tuple[str, ...], rank: int, batch: i
 
     Raises LoralithError for a configuration that diffusers cannot build or run.
     """
+    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, predict):
+        return trace(unet, lambda: predict().sum(), modules)
+
+
+@contextmanager
+def meta_unet(source: Source, *, targets: tuple[str, ...], rank: int, batch: int) -> Iterator[tuple[nn.Module, Callable[[], Tensor]]]:
+    """A U-Net with LoRA on torch's meta device, and a function that runs it on a batch and gives its prediction.
+
+    Raises LoralithError for a configuration that diffusers cannot build or run, from within it too.
+    """
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -180,7 +191,7 @@ def trace_model(source: Source, *, targets: tuple[str, ...], rank: int, batch: i
                 pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
                 more["added_cond_kwargs"] = {"text_embeds": torch.zeros(batch, pooled), "time_ids": torch.zeros(batch, 6)}
             time = torch.zeros(batch, dtype=torch.int64)
-            return trace(unet, lambda: unet(sample, time, text, **more).sample.sum(), modules)
+            yield unet, lambda: unet(sample, time, text, **more).sample
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise LoralithError(f"the U-Net of {source.name} cannot be built: {error}") from error
 

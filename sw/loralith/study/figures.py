@@ -27,7 +27,9 @@ def unpack_losses(text: str) -> list[float]:
 
 
 def compact(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as study.json keeps it: losses packed, gradients as means over layers at each probed step."""
+    """A point as study.json keeps it: losses packed, gradients as means over layers at each probed step. One that is so stays as it is."""
+    if "losses_fp32" in point:
+        return dict(point)
     kept = {key: value for key, value in point.items() if key not in ("settings", "fields", "losses", "gradients", "seconds")}
     kept["losses_fp32"] = pack_losses(point["losses"])
     kept["gradient_cosine"] = {step: mean(pair[0] for pair in table.values()) for step, table in point["gradients"].items()}

@@ -5,11 +5,12 @@ settings.
 """
 
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loralith.diffusion.adapter import adapter_parameters, add_adapter
 from loralith.diffusion.checkpoint import digest
@@ -36,8 +37,17 @@ class Attached(Protocol):
     def detach(self) -> None: ...
 
 
-Attach = Callable[[nn.Module, FQT, Tally], Attached]
-"""Puts a model's LoRA layers on something that computes the scheme, with the tally as observer."""
+@runtime_checkable
+class WholeStep(Protocol):
+    """An attachment that computes everything, while `computing` is entered, and has an optimizer of its own."""
+
+    def computing(self) -> AbstractContextManager[object]: ...
+
+    def optimizer(self, parameters: Sequence[Tensor], lr: float) -> Any: ...
+
+
+Attach = Callable[[nn.Module, Any, Tally], Attached]
+"""Puts a model on something that computes a scheme (`FQT` or `StepScheme`), with the tally as observer."""
 
 
 class Stopped(StopRequested):
@@ -80,15 +90,18 @@ def run_point(
     losses: list[float] = []
     curve: list[float] = []
     gradients: dict[str, dict[str, tuple[float, float]]] = {}
-    tally = Tally(scheme or FQT())
+    tally = Tally(scheme if isinstance(scheme, FQT) else FQT())
     with repeatable():
         unet, encoder = load_model()
         model = add_adapter(unet, **run.adapter())
         plain = add_adapter(load_model()[0], **run.adapter())
         exact = ExactModel(run)
         parameters, shown = adapter_parameters(model), adapter_parameters(plain)
-        optimizer = torch.optim.AdamW(parameters.values(), lr=run.lr, weight_decay=0.0)
         attached = attach(model, scheme, tally) if scheme else None
+        whole = attached if isinstance(attached, WholeStep) else None
+        computing = whole.computing if whole else nullcontext
+        values = list(parameters.values())
+        optimizer = whole.optimizer(values, run.lr) if whole else torch.optim.AdamW(values, lr=run.lr, weight_decay=0.0)
         try:
             model.train()
             for step in range(run.steps):
@@ -97,9 +110,10 @@ def run_point(
                 tally.probing = step in settings.probes
                 if attached:
                     attached.step_begin(step)
-                loss = step_loss(model, encoder, images, run, step)
                 optimizer.zero_grad()
-                loss.backward()
+                with computing():
+                    loss = step_loss(model, encoder, images, run, step)
+                    loss.backward()
                 if tally.probing:
                     own = {key: tensor.grad for key, tensor in parameters.items() if tensor.grad is not None}
                     gradients[str(step)] = compare_gradients(own, exact.gradients(parameters, images, step))
@@ -118,7 +132,8 @@ def run_point(
                 model.eval()
                 prompt = encoder.encode(digit_prompt(run.digit))
                 held = class_images(run.digit, evaluation=True)
-                own_loss = held_out_loss(model, noise_schedule(), held, prompt, rounds=run.evaluation.rounds)
+                with computing():
+                    own_loss = held_out_loss(model, noise_schedule(), held, prompt, rounds=run.evaluation.rounds)
         finally:
             if attached:
                 attached.detach()

@@ -120,6 +120,15 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _earlier(schemes: Mapping[str, Any]) -> list[str]:
+    """Which schemes are of an earlier run, whose FP32 points were the same."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for name, own in schemes.items():
+        if "made" in own:
+            runs.setdefault((own["made"]["date"], own["made"]["commit"]), []).append(f"`{name}`")
+    return [f"{', '.join(names)}: {made}, commit {at}, with the same FP32 points." for (made, at), names in runs.items()]
+
+
 def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Markdown."""
     targets = "".join(f" {word}" for word in context["command"].split() if word.startswith("--targets"))
@@ -138,6 +147,7 @@ def page(context: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "a single seed has none.",
         f"Before training: held-out loss {before['heldout_loss']:.5f}, "
         f"{before['accuracy']:.0%} of {settings['evaluation']['samples']} samples recognized.",
+        *_earlier(schemes),
         "",
         "![Held-out loss while training, and what each scheme recovers of FP32's improvement](study.png)",
         "",

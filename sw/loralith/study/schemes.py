@@ -5,20 +5,22 @@ from dataclasses import dataclass, replace
 
 from loralith.errors import LoralithError
 from loralith.spec.scheme import FQT
+from loralith.spec.step import StepScheme
 
 FP32 = "fp32"
 DEFAULT = "default"
+STEP = "step"
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """text: what is different, for a table. fqt: the scheme, seed 0; None for FP32."""
+    """text: what is different, for a table. fqt: of LoRA layers alone, or of a whole step; seed 0; None for FP32."""
 
     text: str
-    fqt: FQT | None
+    fqt: FQT | StepScheme | None
 
-    def seeded(self, seed: int) -> FQT | None:
-        """The scheme with the rounding hash of a run: its seed is the run's, as in `loralith finetune`."""
+    def seeded(self, seed: int) -> FQT | StepScheme | None:
+        """The scheme with the rounding of a run: its seed is the run's, as in `loralith finetune`."""
         return None if self.fqt is None else replace(self.fqt, seed=seed)
 
 
@@ -44,6 +46,13 @@ SCHEMES: Mapping[str, Scheme] = {
     "int4-nearest": Scheme(
         "everything of 4 bits, gradients rounded to nearest", FQT(weight_bits=4, activation_bits=4, gradient_bits=4, stochastic=())
     ),
+    STEP: Scheme("the whole step on the device: 16 fraction bits, 16-bit integers between operators", StepScheme()),
+    "step-p10": Scheme("the whole step, 10 fraction bits", StepScheme(fraction_bits=10)),
+    "step-p23": Scheme("the whole step, 23 fraction bits, which also lie in memory", StepScheme(fraction_bits=23, storage="vector")),
+    "step-bf16": Scheme("the whole step, 16 fraction bits, bfloat16 between operators", StepScheme(storage="bf16")),
+    "step-batch8": Scheme("the whole step, the noisy batch in one INT8 word", StepScheme(batch_words=1)),
+    "step-update16": Scheme("the whole step, A, B and moments of 16 fraction bits", StepScheme(optimizer_bits=16)),
+    "step-nearest": Scheme("the whole step, gradients rounded to nearest", StepScheme(stochastic=False)),
 }
 
 

@@ -1,0 +1,66 @@
+"""The numbers of a training step that runs whole on a device: what may be chosen. docs/step.md defines them.
+
+Standard library only, like the rest of `loralith.spec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from .scheme import SchemeError
+
+__all__ = ["STORAGE", "StepScheme"]
+
+STORAGE = ("vector", "bf16", "int16")
+
+
+@dataclass(frozen=True)
+class StepScheme:
+    """How every operator of a training step rounds. Hashable; `to_dict` and `from_dict` carry it through JSON.
+
+    Attributes:
+        fraction_bits: fraction bits p of the vector unit's floating-point format (1 sign, 8 exponent, p fraction bits), 7..23.
+        storage: how a tensor lies in memory between two operators: ``"vector"``, in the vector format itself; ``"bf16"``, with 7 fraction
+            bits; ``"int16"``, as 16-bit integers times a power of two for the tensor.
+        optimizer_bits: fraction bits of A, B and AdamW's moments, 7..23.
+        batch_words: INT8 words of each value of the noisy batch where a convolution reads it, 2 or 1. The prediction follows the batch
+            closely, so that one word's rounding of it would be the largest error of the whole step.
+        stochastic_update: whether A and B round stochastically when the optimizer writes them.
+        stochastic: whether gradients round stochastically to INT8 (everything else rounds half to even).
+        seed: of the rounding, 0..2**64-1.
+
+    Raises SchemeError for a value that is not allowed, naming it.
+    """
+
+    fraction_bits: int = 16
+    storage: str = "int16"
+    optimizer_bits: int = 23
+    batch_words: int = 2
+    stochastic_update: bool = False
+    stochastic: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("fraction_bits", 7, 23), ("optimizer_bits", 7, 23), ("batch_words", 1, 2), ("seed", 0, (1 << 64) - 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise SchemeError(f"{name} must be an integer in {low}..{high}, not {value!r}")
+        if self.storage not in STORAGE:
+            raise SchemeError(f"storage must be one of {', '.join(STORAGE)}, not {self.storage!r}")
+        for name in ("stochastic_update", "stochastic"):
+            if not isinstance(getattr(self, name), bool):
+                raise SchemeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> StepScheme:
+        """The inverse of `to_dict`. Raises SchemeError for an unknown field or a value that is not allowed."""
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise SchemeError(f"a step scheme has no field {name!r}; it has {', '.join(sorted(known))}")
+        return cls(**values)  # type: ignore[arg-type]

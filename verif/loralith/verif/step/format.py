@@ -1,0 +1,82 @@
+"""The vector unit's floating-point format and its operations, on torch tensors.
+
+A value has a sign, 8 exponent bits and p fraction bits. Each operation is the float64 operation rounded once, half to even: for
++, -, x, / and the square root that is the correctly rounded result while p <= 24, since float64 has more than twice the bits plus two.
+Results below 2^-126 become zero after rounding. A result that is not finite is an error: on a device it ends the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loralith.spec.scheme import SchemeError
+
+__all__ = ["VectorFormat", "round_to"]
+
+SMALLEST = 2.0**-126
+LARGEST_EXPONENT = 2.0**128
+
+
+def round_to(x: Tensor, fraction_bits: int) -> Tensor:
+    """``x`` [...] float64, rounded half to even to ``fraction_bits`` bits after the leading one; float64. Below 2^-126: zero."""
+    drop = 52 - fraction_bits
+    bits = x.contiguous().view(torch.int64)
+    rounded = bits >> drop
+    rounded.bitwise_and_(1).add_((1 << (drop - 1)) - 1).add_(bits).bitwise_and_(-(1 << drop))
+    y = rounded.view(torch.float64)
+    return y.masked_fill_(y.abs() < SMALLEST, 0.0)
+
+
+@dataclass(frozen=True)
+class VectorFormat:
+    """Operations on float32 tensors whose values have p = ``fraction_bits`` fraction bits; results are float32 of the same kind.
+
+    Raises SchemeError where a result is not finite, or too large for 8 exponent bits.
+    """
+
+    fraction_bits: int
+
+    def round(self, x: Tensor) -> Tensor:
+        """A float64 tensor as the nearest values of the format, as float32."""
+        y = round_to(x.double(), self.fraction_bits)
+        if y.numel() and not float(y.abs().amax()) < LARGEST_EXPONENT:
+            raise SchemeError("a result of the vector unit is not finite: NaN, infinity or at least 2^128")
+        return y.float()
+
+    def add(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return self.round(x.double() + y)
+
+    def sub(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return self.round(x.double() - y)
+
+    def mul(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return self.round(x.double() * y)
+
+    def div(self, x: Tensor, y: Tensor | float) -> Tensor:
+        return self.round(x.double() / y)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return self.round(x.double().sqrt())
+
+    def sum(self, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """The exact sum over ``dims``, which stay with size 1, rounded once: the device adds fixed-point integers."""
+        return self.round(x.double().sum(dims, keepdim=True))
+
+    def exp(self, x: Tensor) -> Tensor:
+        return self.round(x.double().exp())
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return self.round(1.0 / x.double())
+
+    def rsqrt(self, x: Tensor) -> Tensor:
+        return self.div(torch.ones_like(x), self.sqrt(x))
+
+    def erf(self, x: Tensor) -> Tensor:
+        return self.round(x.double().erf())
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp(-x)), operation by operation; exp saturates at 2^126 so that nothing overflows."""
+        return self.reciprocal(self.add(self.exp((-x).clamp(max=87.0)), 1.0))

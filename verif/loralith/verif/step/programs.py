@@ -1,0 +1,122 @@
+"""Operators between products, forward and backward, as sequences of the vector unit's operations.
+
+Each function takes and returns float32 tensors in the vector format of ``v``. Scalars that a host knows beforehand (1 / n, eps, a
+factor) are rounded to the format first. The names are those of torch's operators, whose arguments they take where that helps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .format import VectorFormat
+
+__all__ = [
+    "adamw",
+    "gelu",
+    "gelu_backward",
+    "mse",
+    "mse_backward",
+    "norm",
+    "norm_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+]
+
+
+def _constant(v: VectorFormat, value: float) -> float:
+    return float(v.round(torch.tensor(value, dtype=torch.float64)))
+
+
+def silu(v: VectorFormat, x: Tensor) -> Tensor:
+    return v.mul(x, v.sigmoid(x))
+
+
+def silu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
+    """grad s (1 + x (1 - s)), s the sigmoid of x."""
+    s = v.sigmoid(x)
+    inner = v.add(v.mul(x, v.sub(torch.ones_like(s), s)), 1.0)
+    return v.mul(grad, v.mul(s, inner))
+
+
+def _gaussian(v: VectorFormat, x: Tensor) -> Tensor:
+    """The normal distribution's cumulative function, (1 + erf(x / sqrt 2)) / 2."""
+    return v.mul(v.add(v.erf(v.mul(x, _constant(v, math.sqrt(0.5)))), 1.0), 0.5)
+
+
+def gelu(v: VectorFormat, x: Tensor) -> Tensor:
+    return v.mul(x, _gaussian(v, x))
+
+
+def gelu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
+    """grad (cdf(x) + x pdf(x))."""
+    pdf = v.mul(v.exp(v.mul(v.mul(x, x), -0.5).clamp(min=-87.0)), _constant(v, 1.0 / math.sqrt(2.0 * math.pi)))
+    return v.mul(grad, v.add(_gaussian(v, x), v.mul(x, pdf)))
+
+
+def softmax(v: VectorFormat, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Over the last dimension: (Pq, R), Pq = 127 exp(z - max) rounded to an integer 0..127, R [..., 1] the sum of each row of Pq."""
+    e = v.exp(v.sub(z, z.amax(-1, keepdim=True)).clamp(min=-87.0))
+    q = torch.round(v.mul(e, 127.0))
+    return q, q.sum(-1, keepdim=True)
+
+
+def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor) -> Tensor:
+    """P (dP - the row's sum of P dP)."""
+    return v.mul(p, v.sub(grad, v.sum(v.mul(p, grad), (-1,))))
+
+
+def norm(
+    v: VectorFormat, x: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, 1 / standard deviation) over ``dims`` of x; weight and bias broadcast. Mean first, then the squares of what is left."""
+    count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
+    mean = v.mul(v.sum(x, dims), count)
+    centred = v.sub(x, mean)
+    variance = v.mul(v.sum(v.mul(centred, centred), dims), count)
+    rstd = v.rsqrt(v.add(variance, _constant(v, eps)))
+    y = v.mul(centred, rstd)
+    if weight is not None:
+        y = v.mul(y, weight)
+    if bias is not None:
+        y = v.add(y, bias)
+    return y, mean, rstd
+
+
+def norm_backward(
+    v: VectorFormat, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, dims: tuple[int, ...], weight: Tensor | None
+) -> Tensor:
+    """dX = rstd (g - mean of g - xhat mean of g xhat), g = grad weight, xhat = (x - mean) rstd."""
+    count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
+    g = grad if weight is None else v.mul(grad, weight)
+    xhat = v.mul(v.sub(x, mean), rstd)
+    of_g = v.mul(v.sum(g, dims), count)
+    of_gx = v.mul(v.sum(v.mul(g, xhat), dims), count)
+    return v.mul(rstd, v.sub(v.sub(g, of_g), v.mul(xhat, of_gx)))
+
+
+def mse(v: VectorFormat, x: Tensor, target: Tensor) -> Tensor:
+    """A scalar: the mean of the squared differences."""
+    difference = v.sub(x, target)
+    total = v.sum(v.mul(difference, difference).flatten(), (0,))
+    return v.mul(total, _constant(v, 1.0 / x.numel())).reshape(())
+
+
+def mse_backward(v: VectorFormat, grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    return v.mul(v.mul(v.sub(x, target), _constant(v, 2.0 / x.numel())), grad)
+
+
+def adamw(
+    v: VectorFormat, value: Tensor, grad: Tensor, m: Tensor, s: Tensor, step: int, lr: float, betas: tuple[float, float], eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One AdamW update without weight decay: (change of the value, first moment, second moment). ``step`` counts from 1."""
+    one, two = (_constant(v, b) for b in betas)
+    m = v.add(v.mul(m, one), v.mul(grad, _constant(v, 1.0 - betas[0])))
+    s = v.add(v.mul(s, two), v.mul(v.mul(grad, grad), _constant(v, 1.0 - betas[1])))
+    rate = _constant(v, lr / (1.0 - betas[0] ** step))
+    root = v.mul(v.sqrt(s), _constant(v, 1.0 / math.sqrt(1.0 - betas[1] ** step)))
+    return v.mul(v.div(m, v.add(root, _constant(v, eps))), rate), m, s
