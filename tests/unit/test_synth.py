@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from loralith import cli, synth
+from loralith.placement import macros, whitespace
 from loralith.spec.config import Config
-from loralith.synth import harness, macros, nextpnr, routing, spread
+from loralith.synth import harness, nextpnr, routing
 from loralith.synth.flow import FLOWS
 from loralith.synth.netlist import count
 from loralith.synth.nextpnr import Run
-from loralith.synth.placement import wire_length
+from loralith.synth.placer import wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
 from loralith.synth.target import DSP_PER_LANE
@@ -144,7 +145,7 @@ def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
     grid = synth.load_board("ulx3s-85f").grid
     assert grid is not None
     module = {"cells": {}}
-    count = spread.reserve(module, grid)
+    count = whitespace.reserve(module, grid)
     places = [cell["attributes"]["BEL"] for cell in module["cells"].values()]
     assert len(places) == len(set(places)) == count == 8 * len({place.rpartition("/")[0] for place in places})
     by_row: dict[int, set[int]] = {}
@@ -155,8 +156,8 @@ def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
     assert set(by_row) <= set(grid.rows)
     whole = [row for row, columns in by_row.items() if columns == set(grid.columns)]
     part = [row for row in by_row if row not in whole]
-    assert len(grid.rows) / spread.OUTER - 1 < len(whole) < len(grid.rows) / spread.OUTER + 1
-    assert 0 < len(part) < len(grid.rows) / spread.INNER
+    assert len(grid.rows) / whitespace.OUTER - 1 < len(whole) < len(grid.rows) / whitespace.OUTER + 1
+    assert 0 < len(part) < len(grid.rows) / whitespace.INNER
     assert not any(row + 1 in by_row for row in by_row), "an adder's row has another row beside it"
     for row in part:
         assert by_row[row] == set(range(min(by_row[row]), max(by_row[row]) + 1)), "in one piece, for adders beside it"

@@ -14,7 +14,7 @@ from .board import Board, boards, load_board
 from .error import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
-from .placement import Placement, place
+from .placer import Placement, place
 from .report import best_placement, markdown, summary
 from .routing import Routing, route
 from .simulation import netlist_source

@@ -7,26 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loralith.placement import Grid
 from loralith.places import data
 
 from .error import SynthError
 from .flow import FLOWS
 
-__all__ = ["RESOURCES", "Board", "Grid", "boards", "load_board"]
+__all__ = ["RESOURCES", "Board", "boards", "load_board"]
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
 """LUTs (carry and LUT RAM included), flip-flops, multipliers and block RAMs; `Flow.units` says of which kind."""
 
 _TEXTS = ("title", "tool", "device", "part", "package", "pins", "config")
 _NUMBERS = ("speed", "constraint_mhz")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Columns and rows of the tiles that hold LUTs, as the tool numbers them."""
-
-    columns: range
-    rows: list[int]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loralith.placement import carry, fanout, registers, source_text
 from loralith.toolchain import python_module
 
-from . import carry, fanout, harness, registers
+from . import harness
 from .board import RESOURCES
 from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
@@ -23,7 +24,7 @@ from .yosys import key_of, run_script, version
 
 __all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
-PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
+PASSES = source_text(registers, carry, fanout)
 """Text of what `refine` does: a netlist depends on it."""
 
 

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import timing
+from loralith.placement import timing
+
 from .error import SynthError
 from .process import run_tool
 from .target import Target

@@ -10,7 +10,7 @@ from typing import Any
 from .board import RESOURCES
 from .flow import FLOWS
 from .netlist import Netlist
-from .placement import Placement
+from .placer import Placement
 from .routing import Arc, Routing
 from .target import Target
 

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import mend, timing, wires
+from loralith.placement import reroute, source_text, timing, wire_delays
+from loralith.placement.names import designer
+
 from .board import RESOURCES
 from .error import SynthError
-from .names import designer
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, read_delays, run_step, top_module
-from .placement import placed
+from .placer import placed
 from .target import Target
 
 __all__ = ["Arc", "Round", "Routing", "longest", "read_report", "route"]
@@ -25,7 +26,7 @@ _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram"
 ROUNDS = 6
 """Most times that late paths of a routed design are mended."""
 
-_MEND = hashlib.sha256(Path(mend.__file__).read_bytes()).hexdigest()[:4]
+_MEND = hashlib.sha256(source_text(reroute).encode()).hexdigest()[:4]
 """Of the text of what is done between rounds: what comes after the first one depends on it."""
 _CARRY_NS = 0.1
 """Faster than any LUT: two bits of a carry chain."""
@@ -134,7 +135,7 @@ def _wires(start: Run, run: Run) -> tuple[float, float]:
     """`Routing.wires` of a routing; its .wires.json has it."""
     kept = run.stem.with_suffix(".wires.json")
     if not kept.is_file():
-        line = wires.by_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
+        line = wire_delays.by_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
         kept.write_text(json.dumps(line), encoding="utf-8")
     share, first_ns = json.loads(kept.read_text(encoding="utf-8"))
     return share, first_ns
@@ -163,7 +164,7 @@ def _mended(target: Target, start: Run, before: Run, run: Run) -> None:
     assert target.board.grid is not None, "boards of tools that place have one"
     routed = before.stem.with_suffix(".routed")
     content = json.loads(routed.read_text(encoding="utf-8"))
-    done, again = mend.mend(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
+    done, again = reroute.mend(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
     target.progress(f"mend: {done.moved} cells moved, {again} wires to be routed again")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
     run.stem.with_suffix(".mended.json").write_text(json.dumps({"moved": done.moved, "again": again}), encoding="utf-8")

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .error import SynthError
+from .error import PlacementError
 
 __all__ = ["MACROS", "assign", "lock"]
 
@@ -25,14 +25,14 @@ _MOST_PINS = 200
 def assign(placed: dict[str, Any]) -> dict[str, str]:
     """Place of each of `MACROS` by name, for the flat module of a design that nextpnr placed and wrote; lengths are half perimeters.
 
-    Raises SynthError without SciPy.
+    Raises PlacementError without SciPy.
     """
     import numpy as np
 
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        raise SynthError("scipy is not installed; `pip install 'loralith[fpga]'` installs it") from None
+        raise PlacementError("scipy is not installed; `pip install 'loralith[fpga]'` installs it") from None
 
     places = {name: cell["attributes"]["NEXTPNR_BEL"] for name, cell in placed["cells"].items() if "NEXTPNR_BEL" in cell["attributes"]}
     at = {name: _position(place) for name, place in places.items()}

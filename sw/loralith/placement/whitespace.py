@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .board import Grid
+from .grid import Grid
 
 __all__ = ["MIDDLE", "OUTER", "INNER", "reserve"]
 

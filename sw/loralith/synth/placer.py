@@ -9,14 +9,14 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
-from . import fanout, legality, macros, relocate, slices, spread, timing
+from loralith.placement import fanout, legality, macros, relocate, slices, source_text, timing, whitespace
+from loralith.placement.timing import LatePaths
+
 from .error import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
 from .target import Target
-from .timing import LatePaths
 
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
@@ -24,11 +24,7 @@ PLACEMENTS = 3
 """Each has less wire than the one before; more were not tried."""
 
 
-def _text(*modules: ModuleType) -> str:
-    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
-
-
-_BEFORE, _AFTER = _text(fanout, macros, spread), _text(relocate, slices, timing)
+_BEFORE, _AFTER = source_text(fanout, macros, whitespace), source_text(relocate, slices, timing)
 """What is done to a netlist before it is placed, and after it: a placement depends on it."""
 
 
@@ -75,7 +71,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = top_module(content)
-    spread.reserve(module, board.grid)
+    whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
     text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
@@ -125,7 +121,7 @@ def _relocated(target: Target, first: Run) -> Run:
     done = relocate.relocate(module, delays, grid, period_ns, target.progress)
     if problems := legality.problems(module):
         raise SynthError(
-            f"cells moved to where they cannot be: {problems[0]} ({len(problems)} in all); this is a mistake in synth/slices.py"
+            f"cells moved to where they cannot be: {problems[0]} ({len(problems)} in all); this is a mistake in placement/slices.py"
         )
     found = paths.report(period_ns)
     target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")

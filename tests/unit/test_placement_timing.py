@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from loralith.synth import SynthError, routing
-from loralith.synth.timing import Timing, read_sdf
-from loralith.synth.wires import by_line
+from loralith.placement import PlacementError
+from loralith.placement.timing import Timing, read_sdf
+from loralith.placement.wire_delays import by_line
+from loralith.synth import routing
 
 SDF = r"""
   (CELL
@@ -45,7 +46,7 @@ def test_the_longest_paths_of_a_placement_are_found() -> None:
     assert only["expected_mhz"] == round(1000 / 4.8, 2)
     (late,) = only["late"]
     assert (late.slack_ns, late.wires_ns, late.logic_ns, late.wires) == (-0.8, 4.0, 0.24, 2)
-    with pytest.raises(SynthError, match="no path between clocked pins"):
+    with pytest.raises(PlacementError, match="no path between clocked pins"):
         Timing(read_sdf(line for line in SDF.splitlines() if "SETUPHOLD" not in line)).report(4.0)
 
 
@@ -85,7 +86,7 @@ def test_routed_wires_are_told_by_a_line() -> None:
 
 def test_a_line_needs_three_wires() -> None:
     few = [line for line in SDF.splitlines() if "INTERCONNECT" not in line or "DI" in line]
-    with pytest.raises(SynthError, match="2 wires have a delay before and after routing, and a line through them needs three"):
+    with pytest.raises(PlacementError, match="2 wires have a delay before and after routing, and a line through them needs three"):
         by_line(read_sdf(SDF.splitlines()), read_sdf(few))
 
 

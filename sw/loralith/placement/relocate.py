@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .board import Grid
+from .grid import Grid
 from .slices import Place, Slices, Unit
 from .timing import Delays, Timing
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loralith.synth import relocate
-from loralith.synth.board import Grid
-from loralith.synth.mend import AROUND, mend
-from loralith.synth.timing import Delays, Timing, read_sdf
+from loralith.placement import Grid, relocate
+from loralith.placement.reroute import AROUND, mend
+from loralith.placement.timing import Delays, Timing, read_sdf
 
 GRID = Grid(range(1, 61), list(range(1, 41)))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .board import Grid
+from .grid import Grid
 from .relocate import Relocation, Relocator
 from .timing import Delays
 

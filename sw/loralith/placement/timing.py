@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .error import SynthError
+from .error import PlacementError
 from .names import designer
 
 __all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]
@@ -146,11 +146,11 @@ class Timing:
         return times
 
     def longest(self) -> tuple[list[int], int]:
-        """Arcs of the path that sets the clock, and the pin where it ends. Raises SynthError where nothing is clocked."""
+        """Arcs of the path that sets the clock, and the pin where it ends. Raises PlacementError where nothing is clocked."""
         d, arrival = self.delays, self.arrival()
         total = np.where(np.isnan(d.setup), -np.inf, arrival + d.setup)
         if not np.isfinite(total).any():
-            raise SynthError(_UNCLOCKED)
+            raise PlacementError(_UNCLOCKED)
         end = int(np.argmax(total))
         return self._path(end, arrival)[::-1], end
 
@@ -172,13 +172,16 @@ class Timing:
         return [*(int(self.delays.source[arc]) for arc in reversed(arcs)), end]
 
     def report(self, period_ns: float) -> dict:
-        """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`). Raises SynthError where nothing is clocked."""
+        """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`).
+
+        Raises PlacementError where nothing is clocked.
+        """
         d, arrival = self.delays, self.arrival()
         slacks = period_ns - d.setup - arrival
         ends = np.nonzero(~np.isnan(d.setup) & np.isfinite(arrival))[0]
         ends = ends[np.argsort(slacks[ends], kind="stable")]
         if not len(ends):
-            raise SynthError(_UNCLOCKED)
+            raise PlacementError(_UNCLOCKED)
         groups: dict[tuple[str, str, str], list[LatePaths]] = defaultdict(list)
         for end in ends[slacks[ends] < 0]:
             steps = self._path(int(end), arrival)

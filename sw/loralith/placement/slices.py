@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .board import Grid
+from .grid import Grid
 
 __all__ = ["Place", "Slices", "Unit"]
 
