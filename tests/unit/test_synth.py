@@ -301,7 +301,7 @@ def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
     netlist = synth.Netlist(Path("x"), "", {}, dict.fromkeys(("lut", "ff", "dsp", "bram"), 1), {}, 0, [], 0.0, "pyosys")
     figures = synth.summary(target, netlist, (), tried)
     assert (figures["placed"]["seed"], figures["expected_mhz"]["4"], figures["wire_tiles"]["1"]) == (3, 91.0, 650)
-    assert "| expected after placement, seed 3 | 97.0 MHz | seed 1: 88.0, seed 2: 97.0, seed 4: 91.0 |" in synth.markdown(figures)
+    assert "| predicted after placement, seed 3 | 97.0 MHz | seed 1: 88.0, seed 2: 97.0, seed 4: 91.0 |" in synth.markdown(figures)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ that Yosys's `write_json` or nextpnr's `--write` made. docs/placement.md has the
 - Between two placements: `macros.assign` and `macros.lock`, `fanout.regroup`: they read a placement and
   change the netlist of the next one.
 - After placement: `relocate.relocate`, with the `Delays` of nextpnr's SDF; `legality.problems` checks the result.
-- After routing: `reroute.mend`, with the routed `Delays`.
-- Timing: `timing.read_sdf` and `timing.Timing`; `wire_delays.by_line` compares routed with estimated wire delays; `names.designer` undoes
+- After routing: `reroute.rip_up`, with the routed `Delays`.
+- Timing: `timing.read_sdf` and `timing.Timing`; `wire_delays.fit_line` compares routed with estimated wire delays; `names.designer` undoes
   what the tools add to names.
 
 `Grid` says where the part has LUTs. Whatever cannot be done is a `PlacementError`.

@@ -1,6 +1,7 @@
-"""Where a placed design's LUTs and flip-flops are in their slices, and where else there is room for them.
+"""Slice occupancy of a placed netlist: where LUTs and flip-flops are, and which slices can take them.
 
-A tile of an ECP5 has four slices, each with two LUTs (K0, K1) and a flip-flop behind each (FF0, FF1).
+A tile of an ECP5 has four slices, each with two LUTs (K0, K1) and a flip-flop behind each (FF0, FF1). Flip-flops of a slice share a control
+set (clock, enable, reset); a tile has two clocks and two resets.
 """
 
 from __future__ import annotations
@@ -14,49 +15,49 @@ import numpy as np
 
 from .grid import Grid
 
-__all__ = ["Place", "Slices", "Unit"]
+__all__ = ["Location", "Slices", "Unit"]
 
 _SLICES = "ABCD"
 _PLACE = re.compile(r"X(\d+)/Y(\d+)/(.*)")
 _SLOT = re.compile(r"SLICE([ABCD])\.(K0|K1|FF0|FF1|RAMW)")
-_WHOLE = ("CCU2", "DPRAM", "RAMW_BLOCK")
-"""Modes of LUTs that belong to a chain or a memory: they stay."""
-_SLICE_SHARES = ("CLK", "CE", "LSR"), ("CLKMUX", "CEMUX", "LSRMUX", "SRMODE", "GSR")
-"""Nets and modes that a slice's flip-flops have in common."""
-_TILE_SHARES = ("CLK", "LSR"), ("CLKMUX", "LSRMUX", "SRMODE")
-_MEMORY_SHARES = ("WCK", "WRE"), ("WCKMUX", "WREMUX")
-"""The same of a tile's flip-flops and memories, of which two sets would do for clocks and for resets; here for both together."""
+_FIXED_MODES = ("CCU2", "DPRAM", "RAMW_BLOCK")
+"""Modes of LUTs of carry chains and distributed RAM: they are not moved."""
+_SLICE_CONTROL = ("CLK", "CE", "LSR"), ("CLKMUX", "CEMUX", "LSRMUX", "SRMODE", "GSR")
+"""Ports and modes that make up the control set of a slice's flip-flops."""
+_TILE_CONTROL = ("CLK", "LSR"), ("CLKMUX", "LSRMUX", "SRMODE")
+_MEMORY_CONTROL = ("WCK", "WRE"), ("WCKMUX", "WREMUX")
+"""The same of a tile's flip-flops and memories. A tile can have two clocks and two resets; here, more strictly, two pairs of both."""
 _NONE = -1
-"""No set yet."""
+"""No control set yet."""
 
 LUT, FLIP_FLOP, PAIR, MUX = "lut", "flip-flop", "lut with its flip-flop", "two luts and a multiplexer"
 
 
 @dataclass
 class Unit:
-    """Cells that move together, by slot of their slice, and their pins, first ones first.
+    """Cells that move together, by slot of their slice, and their pins in topological order.
 
-    `leaves`: a flip-flop whose input DI is the output of a carry chain's LUT in its slice. That stays, so that where the flip-flop moves it
-    takes its input M for it.
+    `leaves_chain`: a flip-flop whose input DI is driven by a carry chain's LUT in its slice. The LUT stays, so that the flip-flop takes its
+    data at M once it has moved.
     """
 
     kind: str
     cells: dict[str, str]
-    leaves: bool = False
+    leaves_chain: bool = False
     pins: list[int] = field(default_factory=list)
 
 
-Place = tuple[int, int, str, dict[str, str], bool]
-"""Of a unit: x, y, slice, its cells by slot, and whether it `leaves` from there."""
+Location = tuple[int, int, str, dict[str, str], bool]
+"""Of a unit: x, y, slice, its cells by slot, and `leaves_chain`."""
 
 
 class Slices:
-    """Those of the flat netlist `cells` that nextpnr placed, on the tiles of `grid`.
+    """The slices that the flat netlist `cells` takes, as nextpnr placed it, on the tiles of `grid`.
 
     Attributes:
-        cells: the netlist's, changed by `move` (inputs) and `write` (places) alone.
-        place: of each placed cell x, y and what it is there.
-        tiles, tile_x, tile_y: where there may be room; `room` and `move` have their numbers.
+        cells: the netlist's; only `move` (data inputs) and `write` (placement attributes) change them.
+        place: of each placed cell x, y and the name of its site in the tile.
+        tiles, tile_x, tile_y: the grid's tiles; `free_tiles` and `move` have indices into these.
     """
 
     def __init__(self, cells: dict[str, Any], grid: Grid) -> None:
@@ -76,19 +77,21 @@ class Slices:
         self._free = {kind: np.zeros(shape, bool) for kind in (LUT, FLIP_FLOP, PAIR, MUX)}
         flip_flops = [name for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]
         memories = [name for name, cell in cells.items() if cell["parameters"].get("MODE") == "DPRAM"]
-        self._slice_set = self._sets((flip_flops, *_SLICE_SHARES))
-        self._tile_set = self._sets((flip_flops, *_TILE_SHARES), (memories, *_MEMORY_SHARES))
-        self._slice_has, self._tile_has = np.full(shape, _NONE), np.full((len(self.tiles), 2), _NONE)
+        self._control_of_slice = self._control_sets((flip_flops, *_SLICE_CONTROL))
+        self._control_of_tile = self._control_sets((flip_flops, *_TILE_CONTROL), (memories, *_MEMORY_CONTROL))
+        self._slice_control, self._tile_control = np.full(shape, _NONE), np.full((len(self.tiles), 2), _NONE)
         for tile in range(len(self.tiles)):
-            self._look(tile)
+            self._update_tile(tile)
 
     def net(self, name: str, port: str) -> Any:
-        """At a cell's port; None where there is none."""
+        """The net at a cell's port; None where it is not connected."""
         return (self.cells[name]["connections"].get(port) or [None])[0]
 
     def units(self) -> list[Unit]:
-        """What may move. A flip-flop whose input DI is its own LUT's output moves with it."""
-        wide = {self.net(name, port) for name, cell in self.cells.items() if cell["type"] == "TRELLIS_COMB" for port in ("FXA", "FXB")}
+        """The movable units. A flip-flop that its own LUT drives moves with it."""
+        mux_inputs = {
+            self.net(name, port) for name, cell in self.cells.items() if cell["type"] == "TRELLIS_COMB" for port in ("FXA", "FXB")
+        }
         found: list[Unit] = []
         for cells in list(self._in.values()):
             luts = {slot: cells[slot] for slot in ("K0", "K1") if slot in cells}
@@ -98,13 +101,13 @@ class Slices:
                     found.append(Unit(FLIP_FLOP, {slot: cells[slot]}))
             if "RAMW" in cells:
                 continue
-            if any(self._stays(lut) for lut in luts.values()):
-                found += [Unit(FLIP_FLOP, {slot: name}, leaves=True) for slot, name in driven.items()]
+            if any(self._is_fixed(lut) for lut in luts.values()):
+                found += [Unit(FLIP_FLOP, {slot: name}, leaves_chain=True) for slot, name in driven.items()]
                 continue
             if any(self._is_mux(lut) for lut in luts.values()):
-                # One multiplexer's two LUTs, but not one that joins two of these.
+                # A multiplexer of two LUTs (PFUMX), but no part of a wider one (L6MUX21).
                 alone = all(self.net(lut, port) is None for lut in luts.values() for port in ("FXA", "FXB"))
-                if len(luts) == 2 and alone and self.net(luts["K0"], "OFX") not in wide:
+                if len(luts) == 2 and alone and self.net(luts["K0"], "OFX") not in mux_inputs:
                     found.append(Unit(MUX, luts | driven))
                 continue
             for half in "01":
@@ -113,33 +116,33 @@ class Slices:
                     found.append(Unit(PAIR if len(both) == 2 else LUT, both))
         return found
 
-    def room(self, unit: Unit) -> np.ndarray:
-        """Tiles with a free place for a unit."""
+    def free_tiles(self, unit: Unit) -> np.ndarray:
+        """Tiles with a slice that can take a unit."""
         fits, free = np.ones(len(self.tiles), bool), self._free[unit.kind]
         for name in (name for slot, name in unit.cells.items() if slot.startswith("FF")):
-            has, ours = self._tile_has, self._tile_set[name]
-            fits &= (has == _NONE).any(axis=1) | (has == ours).any(axis=1)
-            free = free & ((self._slice_has == _NONE) | (self._slice_has == self._slice_set[name]))
+            has, wanted = self._tile_control, self._control_of_tile[name]
+            fits &= (has == _NONE).any(axis=1) | (has == wanted).any(axis=1)
+            free = free & ((self._slice_control == _NONE) | (self._slice_control == self._control_of_slice[name]))
         return np.nonzero(fits & free.any(axis=1))[0]
 
     def move(self, unit: Unit, tile: int) -> None:
-        """To a tile with room for it, one of `room`; raises StopIteration at any other."""
-        if unit.leaves:
-            self._rename("DI", "M", *unit.cells.values())
-            unit.leaves = False
-        ours = [self._slice_set[name] for slot, name in unit.cells.items() if slot.startswith("FF")]
+        """Moves a unit to a tile, one of `free_tiles`; raises StopIteration at any other."""
+        if unit.leaves_chain:
+            self._switch_data_input("DI", "M", *unit.cells.values())
+            unit.leaves_chain = False
+        wanted = [self._control_of_slice[name] for slot, name in unit.cells.items() if slot.startswith("FF")]
         number = next(
             number
-            for number, has in enumerate(self._slice_has[tile])
-            if self._free[unit.kind][tile, number] and all(has in (_NONE, one) for one in ours)
+            for number, has in enumerate(self._slice_control[tile])
+            if self._free[unit.kind][tile, number] and all(has in (_NONE, one) for one in wanted)
         )
         x, y = self.tiles[tile]
-        half = self._halves(x, y, _SLICES[number], unit.kind)[0]
+        half = self._free_halves(x, y, _SLICES[number], unit.kind)[0]
         self.put(unit, x, y, _SLICES[number], {slot if unit.kind == MUX else slot[:-1] + half: name for slot, name in unit.cells.items()})
 
     def put(self, unit: Unit, x: int, y: int, slice: str, cells: dict[str, str]) -> None:
-        """A unit into a slice, its `cells` into these slots of it, which are free."""
-        old = self.where(unit)[:2]
+        """Puts a unit into a slice; `cells` by slot, which are free."""
+        old = self.position(unit)[:2]
         for slot, name in unit.cells.items():
             old_x, old_y, bel = self.place[name]
             del self._in[old_x, old_y, bel[5]][slot]
@@ -149,35 +152,35 @@ class Slices:
             self.place[name] = x, y, f"SLICE{slice}.{slot}"
         for place in {old, (x, y)}:
             if place in self._tile_of:
-                self._look(self._tile_of[place])
+                self._update_tile(self._tile_of[place])
 
-    def back(self, unit: Unit, place: Place) -> None:
-        """A unit to where it was before it moved; all that moved after it are back already."""
-        x, y, slice, cells, leaves = place
+    def restore(self, unit: Unit, place: Location) -> None:
+        """Moves a unit back to a `location`; all units that moved after it are back already."""
+        x, y, slice, cells, leaves_chain = place
         self.put(unit, x, y, slice, dict(cells))
-        if leaves and not unit.leaves:
-            self._rename("M", "DI", *unit.cells.values())
-            unit.leaves = True
+        if leaves_chain and not unit.leaves_chain:
+            self._switch_data_input("M", "DI", *unit.cells.values())
+            unit.leaves_chain = True
 
-    def at(self, unit: Unit) -> Place:
-        """Where a unit is, for `back`."""
-        return *self.where(unit), dict(unit.cells), unit.leaves
+    def location(self, unit: Unit) -> Location:
+        """A unit's location, for `restore`."""
+        return *self.position(unit), dict(unit.cells), unit.leaves_chain
 
-    def where(self, unit: Unit) -> tuple[int, int, str]:
+    def position(self, unit: Unit) -> tuple[int, int, str]:
         """A unit's x, y and slice."""
         x, y, bel = self.place[next(iter(unit.cells.values()))]
         return x, y, bel[5]
 
     def write(self) -> None:
-        """Where cells are now, into the netlist."""
+        """Writes all positions into the netlist."""
         for name, (x, y, bel) in self.place.items():
             self.cells[name]["attributes"]["NEXTPNR_BEL"] = f"X{x}/Y{y}/{bel}"
 
-    def _stays(self, name: str) -> bool:
-        return self.cells[name]["parameters"].get("MODE") in _WHOLE
+    def _is_fixed(self, name: str) -> bool:
+        return self.cells[name]["parameters"].get("MODE") in _FIXED_MODES
 
-    def _sets(self, *groups: tuple[list[str], tuple[str, ...], tuple[str, ...]]) -> dict[str, int]:
-        """For cells of each group a number for each set of nets and modes."""
+    def _control_sets(self, *groups: tuple[list[str], tuple[str, ...], tuple[str, ...]]) -> dict[str, int]:
+        """The number of each cell's control set, of the group's ports and modes."""
         sets: dict[tuple, int] = {}
         found = {}
         for cells, ports, modes in groups:
@@ -187,24 +190,26 @@ class Slices:
                 found[name] = sets.setdefault(key, len(sets))
         return found
 
-    def _look(self, tile: int) -> None:
+    def _update_tile(self, tile: int) -> None:
         x, y = self.tiles[tile]
         in_tile: set[int] = set()
         for number, slice in enumerate(_SLICES):
             for kind, free in self._free.items():
-                free[tile, number] = bool(self._halves(x, y, slice, kind))
+                free[tile, number] = bool(self._free_halves(x, y, slice, kind))
             here = self._in.get((x, y, slice), {}).values()
-            self._slice_has[tile, number] = next((self._slice_set[name] for name in here if name in self._slice_set), _NONE)
-            in_tile |= {self._tile_set[name] for name in here if name in self._tile_set}
-        self._tile_has[tile] = [*sorted(in_tile), _NONE, _NONE][:2]
+            self._slice_control[tile, number] = next(
+                (self._control_of_slice[name] for name in here if name in self._control_of_slice), _NONE
+            )
+            in_tile |= {self._control_of_tile[name] for name in here if name in self._control_of_tile}
+        self._tile_control[tile] = [*sorted(in_tile), _NONE, _NONE][:2]
 
-    def _halves(self, x: int, y: int, slice: str, kind: str) -> list[str]:
-        """Halves of a slice that take a unit of the kind; of one that needs both, one that is no half."""
+    def _free_halves(self, x: int, y: int, slice: str, kind: str) -> list[str]:
+        """Halves of a slice that can take a unit of the kind; [""] for an empty slice and a unit that needs both."""
         cells = self._in.get((x, y, slice), {})
         if kind == MUX:
             return [] if cells else [""]
         luts = [cells[slot] for slot in ("K0", "K1") if slot in cells]
-        if "RAMW" in cells or any(self._stays(lut) or self._is_mux(lut) for lut in luts):
+        if "RAMW" in cells or any(self._is_fixed(lut) or self._is_mux(lut) for lut in luts):
             return []
         halves = []
         for half in "01":
@@ -216,9 +221,9 @@ class Slices:
     def _is_mux(self, lut: str) -> bool:
         return any(self.net(lut, port) is not None for port in ("OFX", "F1", "FXA", "FXB"))
 
-    def _rename(self, old: str, new: str, *flip_flops: str) -> None:
-        """Flip-flops that took their data at one input to the other: DI is a LUT's, M comes from anywhere."""
+    def _switch_data_input(self, old: str, new: str, *flip_flops: str) -> None:
+        """Moves flip-flops' data from one input to the other: DI comes from the slice's LUT, M from general routing."""
         for cell in (self.cells[name] for name in flip_flops):
             for ports in (cell["connections"], cell["port_directions"]):
                 ports[new] = ports.pop(old)
-            cell["parameters"]["SD"] = {"M": "0 ", "DI": "1 "}[new]  # nextpnr's way to write a text of digits
+            cell["parameters"]["SD"] = {"M": "0 ", "DI": "1 "}[new]  # nextpnr marks a string of digits by a blank

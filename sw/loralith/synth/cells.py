@@ -1,6 +1,6 @@
 """Area in standard cells: what Yosys makes of arrays and of the accelerator's blocks with a liberty file's cells.
 
-Nothing is placed or routed and no clock is aimed at; memories that would be macros are left out.
+Nothing is placed or routed and there is no target clock; memories that would be macros are left out.
 """
 
 from __future__ import annotations
