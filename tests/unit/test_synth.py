@@ -313,7 +313,7 @@ def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
         ([(90.0 + i, 9) for i in range(routing.ROUNDS + 1)], routing.ROUNDS),
     ],
 )
-def test_late_paths_are_mended_while_that_gains(
+def test_late_paths_are_rerouted_while_that_gains(
     found: list[tuple[float, int]], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, rounds, ran = Run(tmp_path / "design", 5, "tool"), iter([*found, (200.0, 0)]), []
@@ -329,7 +329,7 @@ def test_late_paths_are_mended_while_that_gains(
     monkeypatch.setattr(routing, "placed", lambda target, netlist, seed: start)
     monkeypatch.setattr(routing, "nextpnr", lambda: ("nextpnr", "tool"))
     monkeypatch.setattr(routing, "run_step", step)
-    monkeypatch.setattr(routing, "_mended", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
+    monkeypatch.setattr(routing, "_prepare_reroute", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
     monkeypatch.setattr(routing, "_wires", lambda start, run: (0.5, float(run.stem.name == ran[0])))
     monkeypatch.setattr(routing, "_round", lambda target, start, run: routing.Round(*next(rounds)))
     target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", folder=tmp_path)
