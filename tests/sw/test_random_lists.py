@@ -86,7 +86,7 @@ def test_a_wrong_device_is_found_made_small_and_replayed(tmp_path: Path, monkeyp
     arguments = ["soak", "--lists", "--device", "reference", "--commands", "20000", "--seed", "1", "--failure", str(failure)]
     assert main(arguments) == 1
     case = Case.from_json(json.dumps(json.loads(failure.read_text())["case"]))
-    assert case.commands <= 4
+    assert case.commands <= 8  # of some forty
     assert any(c.get("pad_rows") for commands in case.lists for c in commands)
     assert main(["soak", "--replay", str(failure), "--device", "reference"]) == 1
     monkeypatch.setattr(units, "load", right)

@@ -105,16 +105,3 @@ def test_c_builds_the_same_list_and_writes_the_registers(
         at = address_of(name) // 4
         found = registers[at] | (registers[at + 1] << 32 if REGISTERS[name].width == 64 else 0)
         assert found == value, name
-
-
-@pytest.mark.parametrize("name", ["architecture.md", "programmers-guide.md"])
-def test_links_and_paths_of_the_page_exist(name: str, repo: Path) -> None:
-    """Links, and the paths in backquotes that name a file of a part."""
-    text = (repo / "docs" / name).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (repo / "docs" / link).exists(), link
-    parts = {"spec": "gen", "gen": "gen", "rtl": "hw", "verif": "verif"}
-    for path in re.findall(r"`([a-z]+/[a-z_/]+\.py)`", text):
-        part = path.split("/")[0]
-        base = repo if part in ("tests", "hw", "sw", "verif") and (repo / path).exists() else repo / parts.get(part, "sw") / "loralith"
-        assert (base / path).exists(), path
