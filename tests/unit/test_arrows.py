@@ -56,6 +56,8 @@ RULES = (
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
+    # It takes any ECP5 netlist: the flow in loralith.synth imports it, never the other way.
+    Rule("loralith.placement", "sw", ("loralith.placement", "loralith.errors"), third_party=("numpy", "scipy")),
     Rule("loralith.cli", "sw", ("loralith",)),
     Rule("loralith.__main__", "sw", ("loralith.cli",)),
 )
@@ -151,7 +153,7 @@ def test_only_sw_holds_the_package_itself(repo: Path) -> None:
     assert [folder for folder in ("gen", "hw", "verif", "sw") if (repo / folder / "loralith" / "__init__.py").exists()] == ["sw"]
 
 
-SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralith.mapping", "loralith.diffusion", "loralith.errors")
+SW_PACKAGES = tuple(f"loralith.{name}" for name in ("device", "compiler", "lora", "mapping", "diffusion", "errors", "placement", "synth"))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,9 @@ SW_PACKAGES = ("loralith.device", "loralith.compiler", "loralith.lora", "loralit
         ("loralith.lora.quantize", "sw", "import torch"),
         ("loralith.lora.step", "sw", "from loralith.mapping.attachment import attach"),
         ("loralith.lora.layer", "sw", "from ..mapping import attach"),
+        ("loralith.placement.relocate", "sw", "from loralith.synth.board import Board"),
+        ("loralith.placement.relocate", "sw", "from ..synth import placer"),
+        ("loralith.placement.macros", "sw", "from loralith.spec.config import Config"),
         ("loralith.elsewhere", "gen", "import os"),
     ],
 )
@@ -205,6 +210,8 @@ def test_a_forbidden_import_is_found(module: str, folder: str, source: str) -> N
         ("loralith.device.reference", "sw", "import numpy\nfrom loralith.compiler.layer import compile_layer\nfrom loralith import errors"),
         ("loralith.lora.adapters", "sw", "import safetensors.numpy\nfrom loralith.errors import LoralithError"),
         ("loralith.lora.layer", "sw", "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.passes import forward"),
+        ("loralith.placement.macros", "sw", "import numpy\nfrom scipy.optimize import milp\nfrom .error import PlacementError"),
+        ("loralith.synth.placer", "sw", "from loralith.placement import relocate"),
         ("loralith.cli.sim", "sw", "import torch\nfrom loralith.rtl import top\nfrom loralith.verif import model"),
     ],
 )

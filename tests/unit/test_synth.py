@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from loralith import cli, synth
+from loralith.placement import macros, whitespace
 from loralith.spec.config import Config
-from loralith.synth import harness, macros, nextpnr, routing, spread
+from loralith.synth import harness, nextpnr, routing
 from loralith.synth.flow import FLOWS
 from loralith.synth.netlist import count
 from loralith.synth.nextpnr import Run
-from loralith.synth.placement import wire_length
+from loralith.synth.placer import wire_length
 from loralith.synth.process import run_tool
 from loralith.synth.routing import read_report
 from loralith.synth.target import DSP_PER_LANE
@@ -144,7 +145,7 @@ def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
     grid = synth.load_board("ulx3s-85f").grid
     assert grid is not None
     module = {"cells": {}}
-    count = spread.reserve(module, grid)
+    count = whitespace.reserve(module, grid)
     places = [cell["attributes"]["BEL"] for cell in module["cells"].values()]
     assert len(places) == len(set(places)) == count == 8 * len({place.rpartition("/")[0] for place in places})
     by_row: dict[int, set[int]] = {}
@@ -155,8 +156,8 @@ def test_rows_are_kept_free_most_of_them_in_the_middle() -> None:
     assert set(by_row) <= set(grid.rows)
     whole = [row for row, columns in by_row.items() if columns == set(grid.columns)]
     part = [row for row in by_row if row not in whole]
-    assert len(grid.rows) / spread.OUTER - 1 < len(whole) < len(grid.rows) / spread.OUTER + 1
-    assert 0 < len(part) < len(grid.rows) / spread.INNER
+    assert len(grid.rows) / whitespace.OUTER - 1 < len(whole) < len(grid.rows) / whitespace.OUTER + 1
+    assert 0 < len(part) < len(grid.rows) / whitespace.INNER
     assert not any(row + 1 in by_row for row in by_row), "an adder's row has another row beside it"
     for row in part:
         assert by_row[row] == set(range(min(by_row[row]), max(by_row[row]) + 1)), "in one piece, for adders beside it"
@@ -300,7 +301,7 @@ def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
     netlist = synth.Netlist(Path("x"), "", {}, dict.fromkeys(("lut", "ff", "dsp", "bram"), 1), {}, 0, [], 0.0, "pyosys")
     figures = synth.summary(target, netlist, (), tried)
     assert (figures["placed"]["seed"], figures["expected_mhz"]["4"], figures["wire_tiles"]["1"]) == (3, 91.0, 650)
-    assert "| expected after placement, seed 3 | 97.0 MHz | seed 1: 88.0, seed 2: 97.0, seed 4: 91.0 |" in synth.markdown(figures)
+    assert "| predicted after placement, seed 3 | 97.0 MHz | seed 1: 88.0, seed 2: 97.0, seed 4: 91.0 |" in synth.markdown(figures)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_the_placement_with_the_fewest_late_points_is_routed() -> None:
         ([(90.0 + i, 9) for i in range(routing.ROUNDS + 1)], routing.ROUNDS),
     ],
 )
-def test_late_paths_are_mended_while_that_gains(
+def test_late_paths_are_rerouted_while_that_gains(
     found: list[tuple[float, int]], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, rounds, ran = Run(tmp_path / "design", 5, "tool"), iter([*found, (200.0, 0)]), []
@@ -328,7 +329,7 @@ def test_late_paths_are_mended_while_that_gains(
     monkeypatch.setattr(routing, "placed", lambda target, netlist, seed: start)
     monkeypatch.setattr(routing, "nextpnr", lambda: ("nextpnr", "tool"))
     monkeypatch.setattr(routing, "run_step", step)
-    monkeypatch.setattr(routing, "_mended", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
+    monkeypatch.setattr(routing, "_prepare_reroute", lambda target, start, before, run: ran.append(f"from {before.stem.name}"))
     monkeypatch.setattr(routing, "_wires", lambda start, run: (0.5, float(run.stem.name == ran[0])))
     monkeypatch.setattr(routing, "_round", lambda target, start, run: routing.Round(*next(rounds)))
     target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", folder=tmp_path)

@@ -29,7 +29,7 @@ class Columns(wiring.Component):
     """Columns of elements that lie together, with registers of their own for what all of them do.
 
     Operands and products rest in registers that have neither enable nor reset: those are a multiplier block's own
-    (`synth/registers.py`). Verilator keeps this a module of its own, whose code serves all instances (`device/native/modules.vlt`).
+    (`placement/registers.py`). Verilator keeps this a module of its own, whose code serves all instances (`device/native/modules.vlt`).
 
     Parameters: rows, columns; lanes: how many left operands there are, each for columns / lanes of the columns.
 
@@ -87,7 +87,7 @@ class Columns(wiring.Component):
             ]
 
         # Names that sort by column: Yosys writes signals in that order, and a simulator's compiler then takes a column as one vector. For
-        # synthesis a row's elements are those that belong together (`synth/fanout.py`).
+        # synthesis a row's elements are those that belong together (`placement/fanout.py`).
         rows, columns, lanes = range(self.rows), range(self.columns), range(self.lanes)
         left = [[Signal(signed(8), name=f"left_{lane:02}_{i:02}", reset_less=True) for i in rows] for lane in lanes]
         right = [Signal(signed(8), name=f"right_{j:02}", reset_less=True) for j in columns]

@@ -1,4 +1,4 @@
-"""`loralith synth`: emit, synthesize, place and route; prints what it takes of the part, how fast it runs, and what limits it."""
+"""`loralith synth`: emit, synthesize, place and route; prints utilization, clock and critical path."""
 
 import argparse
 from pathlib import Path
@@ -24,16 +24,16 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     stop = parser.add_mutually_exclusive_group()
     stop.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
-    stop.add_argument("--place-only", action="store_true", help="stop before routing: the clock that is foretold, and what is late")
+    stop.add_argument("--place-only", action="store_true", help="stop before routing: predicted clock and late paths")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
     parser.add_argument(
         "--seeds",
         type=int,
         default=4,
         metavar="N",
-        help="most seeds to place: one after another until none of its paths is foretold to be late (default: 4)",
+        help="most seeds to place, until one has no late path by the predicted delays (default: 4)",
     )
-    parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="clock to aim at (default: the board's)")
+    parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="target clock (default: the board's)")
     parser.add_argument("--timeout", type=float, default=120, metavar="MINUTES", help="for one call of a tool (default: 120)")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md (default: in build/synth/)")
     parser.set_defaults(run=run)
@@ -99,13 +99,13 @@ def _print(figures: dict[str, Any]) -> None:
     if figures["fmax_mhz"] is not None:
         path = [[arc["kind"], f"{arc['delay_ns']:.2f}", arc["signal"]] for arc in figures["critical_path"]]
         output.table("critical path", ["step", "ns", "signal"], path)
-        print(f"fmax {figures['fmax_mhz']:.1f} MHz (aimed at {figures['target_mhz']:g}), peak {figures['peak_gmacs']:.2f} GMAC/s")
+        print(f"fmax {figures['fmax_mhz']:.1f} MHz (target {figures['target_mhz']:g}), peak {figures['peak_gmacs']:.2f} GMAC/s")
     if placed := figures["placed"]:
         rows = [[late[n] for n in ("source", "sink", "pin", "count", "slack_ns", "wires_ns", "logic_ns")] for late in placed["late"][:20]]
         output.table("late after placement", ["from", "to", "pin", "end points", "slack ns", "wires ns", "logic ns"], rows)
         print(
-            f"{placed['expected_mhz']:.1f} MHz expected after placement (aimed at {figures['target_mhz']:g});"
-            f" {placed['late_points']:,} of {placed['end_points']:,} end points late; {placed['wire_tiles']:,} tiles of wire"
+            f"{placed['expected_mhz']:.1f} MHz predicted after placement (target {figures['target_mhz']:g});"
+            f" {placed['late_points']:,} of {placed['end_points']:,} end points late; wire length {placed['wire_tiles']:,} tiles"
         )
     if figures["estimate"]:
         print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")

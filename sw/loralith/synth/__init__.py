@@ -6,15 +6,15 @@
 - `netlist_source(target)`: the synthesized netlist as Verilog that a simulator takes.
 - `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
 
-Every step is kept in `build/synth/`, under a name that its input's content gives, and taken from there the next time. Whatever goes
-wrong is a `SynthError` that names what, with which figures, and the next step; what was finished before it stays.
+Every step's result is kept in `build/synth/` under a hash of its inputs, and reused. A failure is a `SynthError`, or the `PlacementError`
+of `loralith.placement`, whose passes this flow runs; the message has the figures and the next step. Finished steps are kept.
 """
 
 from .board import Board, boards, load_board
 from .error import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
-from .placement import Placement, place
+from .placer import Placement, place
 from .report import best_placement, markdown, summary
 from .routing import Routing, route
 from .simulation import netlist_source

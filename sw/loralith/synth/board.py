@@ -1,4 +1,4 @@
-"""Boards: what `constraints/<board>/board.toml` says of a part, its package and its pins."""
+"""Boards: reads `constraints/<board>/board.toml`, which describes a part, its package and its pins."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loralith.placement import Grid
 from loralith.places import data
 
 from .error import SynthError
 from .flow import FLOWS
 
-__all__ = ["RESOURCES", "Board", "Grid", "boards", "load_board"]
+__all__ = ["RESOURCES", "Board", "boards", "load_board"]
 
 RESOURCES = ("lut", "ff", "dsp", "bram")
 """LUTs (carry and LUT RAM included), flip-flops, multipliers and block RAMs; `Flow.units` says of which kind."""
@@ -22,26 +23,18 @@ _NUMBERS = ("speed", "constraint_mhz")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Columns and rows of the tiles that hold LUTs, as the tool numbers them."""
-
-    columns: range
-    rows: list[int]
-
-
-@dataclass(frozen=True)
 class Board:
     """A board and its FPGA.
 
     Attributes:
         name: folder below `constraints/`. title: for people.
-        tool: what places and routes, one of `FLOWS`.
+        tool: places and routes, one of `FLOWS`.
         device, part, package, speed: the tool's name of the part, the vendor's, its package and speed grade.
-        constraint_mhz: the clock that placement and routing aim at.
-        config: preset that fits the part.
+        constraint_mhz: target clock of placement and routing.
+        config: name of a preset that fits the part.
         pins: file with the pins of the harness, or the timing exceptions of Vivado's block design.
         available: how many of each of `RESOURCES` the part has.
-        grid: where its LUTs are, if `tool` places and routes.
+        grid: its tiles of LUTs, if `FLOWS` places and routes with `tool`.
     """
 
     name: str
@@ -64,7 +57,7 @@ def boards(folder: Path | None = None) -> list[str]:
 
 
 def load_board(name: str, folder: Path | None = None) -> Board:
-    """Raises SynthError for a board that is not there or whose file is not what it should be."""
+    """Raises SynthError for an unknown board, and for a wrong or missing key in its file."""
     folder = folder or _constraints()
     if name not in boards(folder):
         known = ", ".join(boards(folder)) or f"none; {folder} holds no board.toml"
@@ -100,8 +93,10 @@ def _grid(path: Path, content: Any) -> Grid:
     if not isinstance(content, dict) or set(content) != {"columns", "rows", "without"}:
         raise SynthError(f"{path}: [grid] has columns, rows and without, not {content!r}")
     for key, values in content.items():
-        whole = isinstance(values, list) and all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
-        if not whole or (key != "without" and (len(values) != 2 or values[0] > values[1])):
+        are_rows = isinstance(values, list) and all(
+            isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values
+        )
+        if not are_rows or (key != "without" and (len(values) != 2 or values[0] > values[1])):
             wanted = "a list of rows" if key == "without" else "the first and the last"
             raise SynthError(f"{path}: {key} of [grid] must be {wanted}, not {values!r}")
     (left, right), (top, bottom) = content["columns"], content["rows"]

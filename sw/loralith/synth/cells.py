@@ -1,6 +1,6 @@
-"""Area in standard cells: what Yosys makes of arrays and of the accelerator's blocks with a liberty file's cells.
+"""Area in standard cells: maps arrays and the accelerator's blocks to the cells of a liberty file with Yosys.
 
-Nothing is placed or routed and no clock is aimed at; memories that would be macros are left out.
+Nothing is placed or routed and there is no target clock; memories that would be macros are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MACROS = (
     *(f"compute.{name}" for name in ("left", "right", "out", "acc", "scale", "statistics")),
     *(f"bus.{name}.words" for name in ("fetch", "load_queue", "compute_queue", "store_queue")),
 )
-"""Memories, which a chip would have as macros."""
+"""Memories, which would be RAM macros on a chip."""
 
 _SCRIPT = """\
 read_verilog -sv {source}
@@ -46,7 +46,7 @@ tee -q -o {folder}/area.json stat -json -liberty {liberty}
 
 @dataclass(frozen=True)
 class Area:
-    """Of one module, its submodules not counted: cells, and their area in the liberty file's unit (um^2)."""
+    """One module without its submodules: number of cells, and their area in the liberty file's unit (um^2)."""
 
     cells: int
     area: float
@@ -65,7 +65,7 @@ def find_liberty(path: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class CellFlow:
-    """Synthesis to the cells of ``liberty``, step by step kept in ``folder``; ``timeout`` in seconds for one call of a tool."""
+    """Synthesis to the cells of ``liberty``; each step's result is kept in ``folder``. ``timeout``: seconds for one call of a tool."""
 
     liberty: Path
     timeout: float = 3600
@@ -86,7 +86,7 @@ class CellFlow:
     def blocks(self, config: Config) -> dict[str, Area]:
         """Every block of the accelerator by its hierarchical name, the largest first; memories of `MACROS` apart."""
         source = self._emitted(config.name, "verilog", "--config", self._described(config))
-        macros = " ".join(f"loralith.{name} loralith.{name}$*" for name in MACROS)  # numbered where they have twins
+        macros = " ".join(f"loralith.{name} loralith.{name}$*" for name in MACROS)  # instances of several have numbers
         before = f"blackbox {macros}\nsynth -top loralith"
         found = self._mapped(f"{config.name}-blocks", source, "loralith", before)
         memories = {f"loralith.{name}" for name in MACROS}

@@ -6,4 +6,4 @@ __all__ = ["SynthError"]
 
 
 class SynthError(LoralithError):
-    """A board or tool that is not there, a design that does not fit, a tool that failed; the message says which and what to do next."""
+    """An unknown board, a missing tool, a design that does not fit, a tool that failed; the message says which and what to do next."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = ["COARSE", "FINAL", "FLOWS", "NETLIST", "Flow"]
 
 COARSE = "coarse.json"
-"""Statistics before the rest of memories and latches is mapped: afterwards a latch is a loop through a LUT, a memory just flip-flops."""
+"""Statistics before the remaining memories and latches are mapped: after that, latches are loops through LUTs, memories flip-flops."""
 FINAL = "modules.json"
 NETLIST = "netlist.json"
 
@@ -20,7 +20,7 @@ class Flow:
         script: of Yosys; {source}, {top} and {folder} are replaced.
         costs: cells of each resource, and how many of it one cell takes.
         units: what each resource is called.
-        places: nextpnr places and routes the netlist, inside the harness; otherwise the counts are an estimate and all there is.
+        places: nextpnr places and routes the netlist, inside the harness; otherwise the counts are an estimate and the only result.
     """
 
     script: str

@@ -1,4 +1,4 @@
-"""The accelerator's ports outnumber a package's pins: a harness scans them through one input and one output."""
+"""Scan harness: the accelerator has more ports than a package has pins, so shift registers connect them to one input and one output."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def ports(verilog: str, module: str) -> list[Port]:
 def wrap(verilog: str, module: str, clock: str) -> str:
     """Verilog of the harness around `module`.
 
-    Every input bit comes from a flip-flop of one long shift register and every output bit is added (exclusive or) into another, so that
-    synthesis keeps all of the module and every path through its ports lies between two flip-flops.
+    One shift register drives all input bits; all output bits are XORed into another. So synthesis removes nothing of the module, and every
+    path through its ports lies between two flip-flops.
     """
     wires, connections = [], []
     taken = {False: 0, True: 0}
@@ -51,7 +51,7 @@ def wrap(verilog: str, module: str, clock: str) -> str:
         connections.append(f".{port.name}({chain}[{first + port.width - 1}:{first}])")
     stimulus, results = taken[False], taken[True]
     if not stimulus or not results:
-        raise SynthError(f"module {module} has {stimulus} input and {results} output bits; a harness needs some of each")
+        raise SynthError(f"module {module} has {stimulus} input and {results} output bits; a harness needs at least one of each")
     wires = [f"  reg [{stimulus - 1}:0] stimulus;", f"  wire [{results - 1}:0] results;", f"  reg [{results - 1}:0] gathered;"]
     return "\n".join(
         [

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loralith.placement import carry, fanout, registers, source_text
 from loralith.toolchain import python_module
 
-from . import carry, fanout, harness, registers
+from . import harness
 from .board import RESOURCES
 from .error import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
@@ -23,8 +24,8 @@ from .yosys import key_of, run_script, version
 
 __all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
-PASSES = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("registers.py", "carry.py", "fanout.py"))
-"""Text of what `refine` does: a netlist depends on it."""
+PASSES = source_text(registers, carry, fanout)
+"""Text of the passes of `refine`: part of the key of a kept netlist."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Netlist:
     """A synthesized part.
 
     Attributes:
-        path: the flat netlist, for placement (not there where nothing places).
-        key: what names it: a hash of everything that it was made from.
+        path: the flat netlist for placement (absent where the flow does not place).
+        key: hash of everything that it was made from.
         modules: resources of each module, its submodules not counted, by the designer's hierarchical name; the largest first.
         total: resources of all.
         cells: how many cells of each type.
         latches: inferred latches. soft_memories: memories, by module, that became flip-flops.
         memories: block RAMs of each module that has some.
-        seconds: time that synthesis took. tool: name and version.
+        seconds: run time of synthesis. tool: name and version.
     """
 
     path: Path
@@ -55,7 +56,7 @@ class Netlist:
 
 
 def synthesize(target: Target) -> Netlist:
-    """The netlist of `target`, from `target.folder` where the same was made before.
+    """The netlist of `target`, from `target.folder` where it was made before.
 
     Raises SynthError; also for a netlist that does not fit the part, which then stays in the folder with its counts.
     """
@@ -101,12 +102,12 @@ def synthesize(target: Target) -> Netlist:
 
 
 def refine(path: Path, top: str) -> str:
-    """What Yosys leaves undone in a flat netlist of ECP5 cells; says how much it was."""
+    """Register packing, carry merging and fan-out limiting in a flat ECP5 netlist (docs/placement.md); returns a line of counts."""
     content = json.loads(path.read_text(encoding="utf-8"))
     module = content["modules"][top]
-    moved, gone, copies = registers.absorb(module), carry.absorb(module), fanout.split(module)
+    packed, merged, duplicates = registers.absorb(module), carry.absorb(module), fanout.split(module)
     path.write_text(json.dumps(content), encoding="utf-8")
-    return f"{moved} flip-flops moved into blocks, {gone} cells into adders, {copies} copies of drivers of more than {fanout.LIMIT} pins"
+    return f"{packed} flip-flops packed into blocks, {merged} cells merged into adders, {duplicates} duplicates of drivers of high fan-out"
 
 
 def count(flow: Flow, coarse: dict[str, Any], final: dict[str, Any], **rest: Any) -> Netlist:

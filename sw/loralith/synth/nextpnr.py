@@ -1,4 +1,4 @@
-"""Running nextpnr: which one, its words, and the files of a run."""
+"""Runs nextpnr: chooses the executable, its arguments, and the files of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import timing
+from loralith.placement import timing
+
 from .error import SynthError
 from .process import run_tool
 from .target import Target
@@ -25,12 +26,12 @@ _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to 
 
 _NATIVE = "nextpnr-ecp5"
 _LEAST = (0, 11)
-"""Of nextpnr; the package is pinned."""
+"""Oldest nextpnr on PATH that is used; the Python package is pinned."""
 
 PLACER = ("--placer", "static")
-"""It leaves far less wire than HeAP, but so close together that it needs rows kept free (`spread.py`) to be routed."""
+"""Places with far less wire than HeAP, but so densely that it needs whitespace (`placement/whitespace.py`) to be routable."""
 ROUTER = ("--router", "router1")
-"""It gets through where router 2 gets slow with thousands of conflicts left."""
+"""Converges where router2 slows down with thousands of conflicts left."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Run:
 
     Attributes:
         stem: its files are this with suffixes.
-        seconds: time that the last step took. tool: name and version.
+        seconds: run time of the last step. tool: name and version.
     """
 
     stem: Path
@@ -80,7 +81,7 @@ def part_words(target: Target) -> list[str]:
 def run_step(
     target: Target, command: str, run: Run, name: str, words: list[str], files: dict[str, str], prepare: Callable[[], None] = lambda: None
 ) -> Run:
-    """`run` after a step of it, unless that was done before. It runs where its files are: yowasp's sandbox sees no others."""
+    """Runs a step of `run` unless it is done, in the folder of its files: yowasp's sandbox sees no other. Returns the run after it."""
     done = run.stem.with_suffix(f".{name}.done")
     if not done.is_file():
         prepare()
@@ -111,7 +112,7 @@ def top_module(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _phase(line: str) -> str | None:
-    """Headings of nextpnr's stages, and now and then where the router stands."""
+    """Headings of nextpnr's stages, and the router's progress every 10,000 steps."""
     match = re.match(
         r"Info: (Packing|Promoting|Placed|Creating initial|Running (?:main|simulated)|Routing|Setting up routing|Max frequency)(.*)", line
     )

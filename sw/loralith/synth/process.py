@@ -1,4 +1,4 @@
-"""Running a tool: its output goes to a log as it comes, and whatever ends it badly becomes a SynthError."""
+"""Runs an external tool: streams its output to a log, and turns failures into SynthError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .error import SynthError
 __all__ = ["Progress", "run_tool"]
 
 Progress = Callable[[str], None]
-"""Takes one line for the person who waits."""
+"""Receives one line of progress for the user."""
 
 
 def run_tool(
@@ -32,10 +32,10 @@ def run_tool(
     """Run `command`, stdout and stderr to `log`; returns the seconds it took.
 
     Parameters:
-        name, advice: who it is, and what to do when it crashes; for messages.
+        name, advice: the tool, and what to do when it fails; for messages.
         timeout: seconds after which it is killed.
-        folder: where it runs (default: here).
-        phase: what a line of its output says of progress, or None; shown through `progress` with the time.
+        folder: working folder (default: the current one).
+        phase: turns a line of its output into a line of progress, or None; `progress` gets it with the elapsed time.
     """
     started = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""The figures as one object, and as a page."""
+"""The figures as a JSON-ready object, and as a page in Markdown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from .board import RESOURCES
 from .flow import FLOWS
 from .netlist import Netlist
-from .placement import Placement
+from .placer import Placement
 from .routing import Arc, Routing
 from .target import Target
 
 __all__ = ["MOST_OF_THE_PART", "best_placement", "markdown", "summary"]
 
 MOST_OF_THE_PART = 0.9
-"""A part that is fuller than this routes badly; `fits` says no."""
+"""A fuller part routes badly: `fits` is false."""
 LATE_SHOWN = 40
 """Lines of the page's table of late paths."""
 
@@ -26,10 +26,7 @@ _ESTIMATE = "**An estimate by Yosys.** The part's own tool packs otherwise; noth
 
 
 def best_placement(placements: Sequence[Placement]) -> Placement:
-    """The one to route: with the fewest late end points, and of several the one with the least wire.
-
-    Both are luck and differ from seed to seed; a clock that is missed counts first, and too much wire cannot be routed.
-    """
+    """The placement to route: the one with the fewest late end points, ties by wire length."""
     return min(placements, key=lambda placement: (placement.late_points, placement.wire_tiles))
 
 
@@ -137,24 +134,24 @@ def markdown(figures: dict[str, Any]) -> str:
     else:
         seeds = ", ".join(f"seed {seed}: {entry['fmax_mhz']:.1f}" for seed, entry in figures["seeds"].items())
         lines += [
-            f"| fmax | {figures['fmax_mhz']:.1f} MHz ({seeds}) | aimed at {figures['target_mhz']:g} MHz |",
+            f"| fmax | {figures['fmax_mhz']:.1f} MHz ({seeds}) | target {figures['target_mhz']:g} MHz |",
             f"| in nextpnr's own report | {figures['reported_mhz']:.1f} MHz | the slower half's delay for both halves of a carry chain |",
             f"| peak | {figures['peak_gmacs']:.2f} GMAC/s | |",
         ]
     if figures["rounds"]:
         late = sum(group["count"] for group in figures["late_routed"])
-        lines.append(f"| late end points after routing | {late:,} | aimed at {figures['target_mhz']:g} MHz |")
+        lines.append(f"| late end points after routing | {late:,} | target {figures['target_mhz']:g} MHz |")
     if figures["wires"]:
-        share, first_ns = figures["wires"]
-        lines.append(f"| a routed wire's delay, by a line | {share:.2f} of the expected one, and {first_ns:.2f} ns | |")
+        slope, offset_ns = figures["wires"]
+        lines.append(f"| routed wire delay, fitted | {slope:.2f} x the placer's estimate + {offset_ns:.2f} ns | |")
     placed = figures["placed"]
     if placed:
         lines += [
-            f"| expected after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | {_others(figures, placed['seed'])} |",
-            f"| the same before {placed['moved']:,} cells of late paths moved | {placed['before_mhz']:.1f} MHz | |",
+            f"| predicted after placement, seed {placed['seed']} | {placed['expected_mhz']:.1f} MHz | {_others(figures, placed['seed'])} |",
+            f"| predicted before relocation of {placed['moved']:,} units | {placed['before_mhz']:.1f} MHz | |",
             f"| late end points after placement | {placed['late_points']:,} of {placed['end_points']:,}"
-            f" | aimed at {figures['target_mhz']:g} MHz |",
-            f"| wires, half perimeters | {', '.join(f'seed {seed}: {tiles:,} tiles' for seed, tiles in figures['wire_tiles'].items())} | |",
+            f" | target {figures['target_mhz']:g} MHz |",
+            f"| wire length, half perimeters | {_by_seed(figures['wire_tiles'])} | |",
         ]
     lines += ["", f"What limits: {figures['limit']}.", "", "## Modules", "", "Without their submodules, as synthesized.", ""]
     lines += ["| module | LUT | flip-flops | multipliers | block RAMs |", "|---|---|---|---|---|"]
@@ -166,18 +163,28 @@ def markdown(figures: dict[str, Any]) -> str:
         lines += ["", "## Critical path", "", "| step | ns | signal |", "|---|---|---|"]
         lines += [f"| {arc.kind} | {arc.delay_ns:.2f} | {arc.signal} |" for arc in path]
     if figures["rounds"]:
-        lines += ["", "## Rounds of routing", "", "The first one routes all; each of the others mends late paths of the one before.", ""]
-        lines += ["| round | MHz | late end points | cells moved | wires routed again |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            "## Rounds of routing",
+            "",
+            "The first routes all nets; each later one rips up and reroutes late paths.",
+            "",
+        ]
+        lines += ["| round | MHz | late end points | units moved | wires rerouted |", "|---|---|---|---|---|"]
         lines += [
             f"| {number} | {entry['fmax_mhz']:.1f} | {entry['late_points']:,} | {entry['moved']:,} | {entry['again']:,} |"
             for number, entry in enumerate(figures["rounds"])
         ]
     if figures["late_routed"]:
-        lines += ["", "## Late after routing", "", "By module; the latest path of each.", "", *_late(figures["late_routed"])]
+        lines += ["", "## Late after routing", "", "By module; the worst path of each.", "", *_late(figures["late_routed"])]
     if placed and placed["late"]:
-        lines += ["", "## Late after placement", "", "By module, wires' delays as foretold; the latest path of each."]
+        lines += ["", "## Late after placement", "", "By module, with predicted wire delays; the worst path of each."]
         lines += ["", *_late(placed["late"])]
     return "\n".join(lines) + "\n"
+
+
+def _by_seed(tiles: dict[str, int]) -> str:
+    return ", ".join(f"seed {seed}: {length:,} tiles" for seed, length in tiles.items())
 
 
 def _others(figures: dict[str, Any], seed: int) -> str:

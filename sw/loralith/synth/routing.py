@@ -1,4 +1,4 @@
-"""Route a placed seed, mend its late paths, and what nextpnr's own report says of it."""
+"""Routes a placed seed, rips up and reroutes its late paths, and reads nextpnr's report."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import mend, timing, wires
+from loralith.placement import reroute, source_text, timing, wire_delays
+from loralith.placement.names import designer
+
 from .board import RESOURCES
 from .error import SynthError
-from .names import designer
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, read_delays, run_step, top_module
-from .placement import placed
+from .placer import placed
 from .target import Target
 
-__all__ = ["Arc", "Round", "Routing", "longest", "read_report", "route"]
+__all__ = ["Arc", "Round", "Routing", "critical_path", "read_report", "route"]
 
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
 ROUNDS = 6
-"""Most times that late paths of a routed design are mended."""
+"""Most rounds of rip-up and reroute."""
 
-_MEND = hashlib.sha256(Path(mend.__file__).read_bytes()).hexdigest()[:4]
-"""Of the text of what is done between rounds: what comes after the first one depends on it."""
+_REROUTE = hashlib.sha256(source_text(reroute).encode()).hexdigest()[:4]
+"""Hash of the pass between rounds: part of the names of later rounds' files."""
 _CARRY_NS = 0.1
-"""Faster than any LUT: two bits of a carry chain."""
+"""A logic arc faster than any LUT is two bits of a carry chain."""
 
 
 @dataclass(frozen=True)
 class Arc:
-    """A step of a path: `kind` as nextpnr has it (clk-to-q, logic, routing, setup) or "carry", and the signal that it drives or takes."""
+    """An arc of a path: `kind` as in nextpnr's report (clk-to-q, logic, routing, setup) or "carry", and its signal."""
 
     kind: str
     delay_ns: float
@@ -42,7 +43,7 @@ class Arc:
 
 @dataclass(frozen=True)
 class Round:
-    """A routing's clock and late end points; of one that mends the one before, how many cells moved and wires were routed `again`."""
+    """A round's clock and late end points; after the first round also how many units moved and wires were routed `again`."""
 
     fmax_mhz: float
     late_points: int
@@ -59,11 +60,11 @@ class Routing:
         fmax_mhz: by clock. worst_mhz: the slowest one. reported_mhz: the same in nextpnr's report, see `route`.
         used: each of `RESOURCES` as placed, the harness included.
         critical_path: of the slowest clock, from flip-flop to flip-flop.
-        seconds: time that nextpnr took. tool: name and version.
-        rounds: all of them. round: the number of this one. late: what is late then, by modules.
-        wires: share and ns of the line by which wires' delays follow from those that the placer expected (`wires.by_line`), in the
-            first round: what `relocate.py` foretells them by.
-        config: for `ecppack`, which makes the bitstream of it.
+        seconds: run time of nextpnr. tool: name and version.
+        rounds: all rounds of routing. round: index of the best one, which this is. late: its late paths by modules.
+        wires: slope and offset (ns) of routed wire delays against the placer's estimates in the first round (`wire_delays.fit_line`):
+            measured counterparts of `relocate.ROUTED_SCALE` and `ROUTED_OFFSET_NS`.
+        config: the file from which `ecppack` makes the bitstream.
     """
 
     seed: int
@@ -85,13 +86,13 @@ class Routing:
 
 
 def route(target: Target, netlist: Netlist, seed: int) -> Routing:
-    """The routing of `netlist` with `seed`, from the netlist's folder where the same was made before.
+    """The routing of `netlist` with `seed`, from the netlist's folder where it was made before.
 
-    While paths are late, cells of these move once more, and their wires and such that go a long way round are routed again, with all others
-    in place (`mend.py`): while that gains, and `ROUNDS` times at most.
+    While paths are late and rounds gain, but `ROUNDS` times at most, cells of late paths are relocated, and their wires and detours ripped
+    up and rerouted, with all other nets locked (`reroute.py`).
 
-    The clock is that of the routed wires' delays and of the cells' delays as nextpnr had them when it packed the design: reading a packed
-    one it no longer knows the halves of a carry chain apart, and takes the slower one's delay for both. Raises SynthError.
+    The clock is computed from the routed wire delays and the cell delays of the run that packed the design: for a packed netlist that it
+    reads, nextpnr takes the slower half's delay for both halves of a carry chain. Raises SynthError and PlacementError.
     """
     start = placed(target, netlist, seed)
     command, seconds = nextpnr()[0], start.seconds
@@ -102,12 +103,12 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     for number in range(ROUNDS + 1):
         before, change = run, lambda: None
         if number:
-            run = replace(run, stem=start.stem.with_name(f"{start.stem.name}-{_MEND}-round{number}"))
-            change = partial(_mended, target, start, before, run)
+            run = replace(run, stem=start.stem.with_name(f"{start.stem.name}-{_REROUTE}-round{number}"))
+            change = partial(_prepare_reroute, target, start, before, run)
         run = run_step(target, command, run, "routed", words, files, change)
         seconds += run.seconds
         found.append((run, _round(target, start, run)))
-        if number > 1:  # the first one's stays, for a later version to go on from
+        if number > 1:  # the first round's stays, for a later version to start from
             before.stem.with_suffix(".routed").unlink(missing_ok=True)
         target.progress(f"routed: {found[-1][1].fmax_mhz} MHz, {found[-1][1].late_points} late end points")
         if found[-1][1].late_points == 0 or (number and not _gained(found[-2][1], found[-1][1])):
@@ -131,13 +132,13 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
 
 
 def _wires(start: Run, run: Run) -> tuple[float, float]:
-    """`Routing.wires` of a routing; its .wires.json has it."""
+    """`Routing.wires`, kept in .wires.json."""
     kept = run.stem.with_suffix(".wires.json")
     if not kept.is_file():
-        line = wires.by_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
+        line = wire_delays.fit_line(*(read_delays(one.stem.with_suffix(end)) for one, end in ((start, ".sdf"), (run, ".routed.sdf"))))
         kept.write_text(json.dumps(line), encoding="utf-8")
-    share, first_ns = json.loads(kept.read_text(encoding="utf-8"))
-    return share, first_ns
+    slope, offset_ns = json.loads(kept.read_text(encoding="utf-8"))
+    return slope, offset_ns
 
 
 def _gained(before: Round, after: Round) -> bool:
@@ -145,46 +146,46 @@ def _gained(before: Round, after: Round) -> bool:
 
 
 def _round(target: Target, start: Run, run: Run) -> Round:
-    """What a routing gave; its .routed.json has it, with the longest path and what is late."""
+    """The result of a round, kept in .routed.json with the critical path and the late paths."""
     kept = run.stem.with_suffix(".routed.json")
     if not kept.is_file():
         delays = _routed_delays(start, run)
         found = timing.Timing(delays).report(1000 / target.frequency_mhz)
-        content = found | {"late": [asdict(late) for late in found["late"]], "path": [asdict(arc) for arc in longest(delays)]}
+        content = found | {"late": [asdict(late) for late in found["late"]], "path": [asdict(arc) for arc in critical_path(delays)]}
         kept.write_text(json.dumps(content), encoding="utf-8")
     content = json.loads(kept.read_text(encoding="utf-8"))
-    mended = run.stem.with_suffix(".mended.json")
-    changes = json.loads(mended.read_text(encoding="utf-8")) if mended.is_file() else {}
+    rerouted = run.stem.with_suffix(".reroute.json")
+    changes = json.loads(rerouted.read_text(encoding="utf-8")) if rerouted.is_file() else {}
     return Round(fmax_mhz=content["expected_mhz"], late_points=content["late_points"], **changes)
 
 
-def _mended(target: Target, start: Run, before: Run, run: Run) -> None:
-    """The .placed of `run`: the routed netlist of the run `before`, its late paths mended."""
+def _prepare_reroute(target: Target, start: Run, before: Run, run: Run) -> None:
+    """Writes the .placed of `run`: the routed netlist of the run `before`, with the routes of its late paths ripped up."""
     assert target.board.grid is not None, "boards of tools that place have one"
     routed = before.stem.with_suffix(".routed")
     content = json.loads(routed.read_text(encoding="utf-8"))
-    done, again = mend.mend(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
-    target.progress(f"mend: {done.moved} cells moved, {again} wires to be routed again")
+    done, again = reroute.rip_up(top_module(content), _routed_delays(start, before), target.board.grid, 1000 / target.frequency_mhz)
+    target.progress(f"reroute: {done.moved} units moved, {again} wires ripped up")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
-    run.stem.with_suffix(".mended.json").write_text(json.dumps({"moved": done.moved, "again": again}), encoding="utf-8")
+    run.stem.with_suffix(".reroute.json").write_text(json.dumps({"moved": done.moved, "again": again}), encoding="utf-8")
 
 
 def _routed_delays(start: Run, run: Run) -> timing.Delays:
     return read_delays(run.stem.with_suffix(".routed.sdf")).with_cells_of(read_delays(start.stem.with_suffix(".sdf")))
 
 
-def longest(delays: timing.Delays) -> list[Arc]:
-    """The path that sets the clock. Raises SynthError where nothing is clocked."""
-    arcs, end = timing.Timing(delays).longest()
+def critical_path(delays: timing.Delays) -> list[Arc]:
+    """The critical path. Raises PlacementError where nothing is clocked."""
+    arcs, end = timing.Timing(delays).critical_path()
     first = delays.source[arcs[0]] if arcs else end
-    path = [Arc("clk-to-q", float(delays.start[first]), designer(delays.pins[first][0]))]
+    path = [Arc("clk-to-q", float(delays.clock_to_q[first]), designer(delays.pins[first][0]))]
     for arc in arcs:
         path.append(Arc("routing" if delays.is_wire[arc] else "logic", float(delays.ns[arc]), designer(delays.pins[delays.source[arc]][0])))
     return [*path, Arc("setup", float(delays.setup[end]), designer(delays.pins[end][0]))]
 
 
 def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) -> Routing:
-    """What nextpnr's `--report` says. Raises SynthError for a design without a clock."""
+    """Reads nextpnr's `--report`. Raises SynthError for a design without a clock."""
     fmax = {designer(clock): round(entry["achieved"], 2) for clock, entry in report["fmax"].items()}
     if not fmax:
         raise SynthError("nextpnr's report names no clock: nothing in the design is clocked")
@@ -196,7 +197,7 @@ def read_report(report: dict[str, Any], seed: int, seconds: float, tool: str) ->
 
 
 def _merged(arcs: list[Arc]) -> list[Arc]:
-    """Wires without delay left out, and the steps through a carry chain as one, `carry`."""
+    """The path without wires of zero delay, and with the arcs of a carry chain joined into one of kind `carry`."""
     path: list[Arc] = []
     for arc in arcs:
         if arc.kind == "routing" and arc.delay_ns == 0:

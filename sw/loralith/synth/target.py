@@ -31,10 +31,10 @@ class Target:
 
     Attributes:
         part: one of `PARTS`.
-        frequency_mhz: what placement and routing aim at; the board's by default.
+        frequency_mhz: target clock of placement and routing; the board's by default.
         timeout: seconds that one call of a tool may take.
-        folder: where steps are kept.
-        progress: takes lines for the person who waits.
+        folder: keeps the steps' results.
+        progress: receives lines of progress for the user.
     """
 
     board: Board

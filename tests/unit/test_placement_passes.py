@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from loralith.synth import carry, fanout, registers
+from loralith.placement import carry, fanout, registers
 
 ADDER = "1001011010101010"
 INPUTS = ("p", "u", "v", "w", "x", "y")

@@ -1,6 +1,6 @@
-"""Copies of what drives very many: on a large part one register is far from most of its readers, and Yosys makes no copies.
+"""Fan-out limiting by driver duplication: on a large part one register is far from most of its sinks, and Yosys duplicates none.
 
-Which readers share a copy is told by their names at first (`split`), and by where they are once a placement shows it (`regroup`).
+`split` groups sinks by name, as nothing is placed yet; `regroup` assigns them to the duplicates by position once a placement exists.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 __all__ = ["BLOCK_LIMIT", "CONTROL_LIMIT", "LIMIT", "regroup", "split"]
 
 LIMIT = 64
-"""Readers of one flip-flop or LUT."""
+"""Most sinks of one flip-flop or LUT."""
 CONTROL_LIMIT = 256
-"""The same of clock enables and resets: a tile's flip-flops share them, so that many small groups leave no good places."""
+"""The same of clock enables and resets: flip-flops of a slice share a control set, so that many small sets fragment the slices."""
 BLOCK_LIMIT = 4
-"""The same of block RAM and multipliers, whose places are few and far apart."""
+"""The same of block RAM and multipliers, whose sites are few and far apart."""
 
 _CONTROL = ("CE", "LSR")
 _BLOCKS = ("DP16KD", "MULT18X18D")
@@ -24,26 +24,27 @@ _BLOCKS = ("DP16KD", "MULT18X18D")
 _OUTPUTS = {"TRELLIS_FF": "Q", "LUT4": "Z"}
 _COPY = re.compile(r"(\$copy\d+)+$")
 _PLACE = re.compile(r"X(\d+)/Y(\d+)/")
-_PART = re.compile(r"\$(CCU2_COMB|DPRAM_COMB|RAMW_BLOCK|RAMW_COMB)\d*$")
-"""What nextpnr puts behind the name of a cell that it makes several of."""
+_PACKED_SUFFIX = re.compile(r"\$(CCU2_COMB|DPRAM_COMB|RAMW_BLOCK|RAMW_COMB)\d*$")
+"""Suffix that nextpnr's packer adds where it splits a cell."""
 _ROUNDS = 3
-"""A copied LUT has its inputs read more often, so that these may need copies too."""
+"""Duplicating a LUT raises the fan-out of its inputs, which may then need duplicates too."""
 
 
 def split(module: dict[str, Any], limit: int = LIMIT, control_limit: int = CONTROL_LIMIT, block_limit: int = BLOCK_LIMIT) -> int:
-    """Copies each flip-flop and LUT of Yosys's flat `module` that too many pins read; returns how many copies were made.
+    """Duplicates each flip-flop and LUT of Yosys's flat `module` with too many sinks; returns how many duplicates it made.
 
-    Readers of like names, which most often belong together, share a copy.
+    Sinks of similar names, which mostly belong together, share a duplicate.
     """
-    return sum(_round(module, limit, control_limit, block_limit) for _ in range(_ROUNDS))
+    return sum(_split_once(module, limit, control_limit, block_limit) for _ in range(_ROUNDS))
 
 
 def regroup(module: dict[str, Any], placed: dict[str, Any]) -> int:
-    """Readers of the copies that `split` made in `module` to the copy whose other readers are near, by where they are in a placed
-    netlist of it; each copy has about as many readers as the others of its kind. Returns how many readers change their copy.
+    """Assigns sinks of the duplicates that `split` made in `module` to duplicates by position in `placed`, a placed netlist of it.
+
+    Sinks that lie together share a duplicate; duplicates of one kind get about equal numbers. Returns how many sinks change their driver.
     """
     cells = module["cells"]
-    at = _places(placed)
+    position = _positions(placed)
     copies: dict[str, list[str]] = defaultdict(list)
     for name, cell in cells.items():
         if cell["type"] in _OUTPUTS:
@@ -64,8 +65,8 @@ def regroup(module: dict[str, Any], placed: dict[str, Any]) -> int:
         groups[family_of[bit], _kind(cells, pins[0])].append(bit)
     changed = 0
     for bits in groups.values():
-        pins = [pin for bit in bits for pin in readers[bit] if pin[0] in at]
-        for bit, group in zip(bits, _near(pins, at, len(bits)), strict=True):
+        pins = [pin for bit in bits for pin in readers[bit] if pin[0] in position]
+        for bit, group in zip(bits, _clusters(pins, position, len(bits)), strict=True):
             for reader, port, index in group:
                 now = cells[reader]["connections"][port]
                 changed += now[index] != bit
@@ -79,28 +80,28 @@ def _kind(cells: dict[str, Any], pin: tuple[str, str, int]) -> str:
     return "control" if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL else "other"
 
 
-def _near(pins: list[tuple[str, str, int]], at: dict[str, tuple[int, int]], count: int) -> list[list[tuple[str, str, int]]]:
-    """`count` groups of about the same size of pins that are near each other: halved across where they reach furthest, over and over."""
+def _clusters(pins: list[tuple[str, str, int]], position: dict[str, tuple[int, int]], count: int) -> list[list[tuple[str, str, int]]]:
+    """`count` clusters of about equal size by recursive bisection across the wider side of the bounding box."""
     if count == 1 or not pins:
         return [pins] + [[]] * (count - 1)
-    x, y = zip(*(at[pin[0]] for pin in pins), strict=True)
+    x, y = zip(*(position[pin[0]] for pin in pins), strict=True)
     axis = 0 if max(x) - min(x) >= max(y) - min(y) else 1
-    ordered = sorted(pins, key=lambda pin: (at[pin[0]][axis], at[pin[0]], pin))
+    ordered = sorted(pins, key=lambda pin: (position[pin[0]][axis], position[pin[0]], pin))
     half = count // 2
     cut = len(pins) * half // count
-    return [*_near(ordered[:cut], at, half), *_near(ordered[cut:], at, count - half)]
+    return [*_clusters(ordered[:cut], position, half), *_clusters(ordered[cut:], position, count - half)]
 
 
-def _places(placed: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Of cells by the names that they had before they were packed: an adder and a memory are several cells then."""
-    at = {}
+def _positions(placed: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Tile of each cell by its name before packing, which splits adders and memories into several cells."""
+    position = {}
     for name, cell in placed["cells"].items():
         if match := _PLACE.match(cell["attributes"].get("NEXTPNR_BEL", "")):
-            at.setdefault(_PART.sub("", name), (int(match[1]), int(match[2])))
-    return at
+            position.setdefault(_PACKED_SUFFIX.sub("", name), (int(match[1]), int(match[2])))
+    return position
 
 
-def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: int) -> int:
+def _split_once(module: dict[str, Any], limit: int, control_limit: int, block_limit: int) -> int:
     cells = module["cells"]
     drivers: dict[int, str] = {}
     readers: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
@@ -123,8 +124,8 @@ def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: 
         blocks = [pin for pin in pins if cells[pin[0]]["type"] in _BLOCKS]
         blocks = blocks if len({pin[0] for pin in blocks}) > block_limit else []
         control = [pin for pin in pins if cells[pin[0]]["type"] == "TRELLIS_FF" and pin[1] in _CONTROL] if len(pins) > limit else []
-        taken = {*blocks, *control}
-        others = [pin for pin in pins if pin not in taken]
+        grouped = {*blocks, *control}
+        others = [pin for pin in pins if pin not in grouped]
         for group in [*_groups(blocks, block_limit), *_groups(control, control_limit), *_groups(others, limit)][1:]:
             highest += 1
             copies += 1
@@ -139,12 +140,12 @@ def _round(module: dict[str, Any], limit: int, control_limit: int, block_limit: 
 
 
 def _groups(pins: list[tuple[str, str, int]], limit: int) -> list[list[tuple[str, str, int]]]:
-    """Of about the same size, each of at most `limit`."""
-    ordered, count = sorted(pins, key=_natural), -(-len(pins) // limit)
+    """Groups of about equal size, each of at most `limit`."""
+    ordered, count = sorted(pins, key=_natural_order), -(-len(pins) // limit)
     return [ordered[i * len(pins) // count : (i + 1) * len(pins) // count] for i in range(count)]
 
 
-def _natural(pin: tuple[str, str, int]) -> list[tuple[int, str]]:
+def _natural_order(pin: tuple[str, str, int]) -> list[tuple[int, str]]:
     """Numbers by their value; of the array's elements, `name_column_row`, the row first: what a row gives goes to one lane of results."""
     name = re.sub(r"_(\d\d)_(\d\d)(?=\D|$)", r"_\2_\1", pin[0])
     return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]

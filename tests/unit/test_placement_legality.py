@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from loralith.synth import legality, placement
-from loralith.synth.board import Grid
+from loralith.placement import Grid, legality
+from loralith.synth import placer
 from loralith.synth.error import SynthError
 from loralith.synth.nextpnr import Run
 
@@ -106,6 +106,6 @@ def test_a_placement_that_breaks_one_is_not_routed(tmp_path: Path) -> None:
         )
     )
     target = SimpleNamespace(board=SimpleNamespace(grid=Grid(range(2, 5), range(2, 7))), frequency_mhz=100, progress=lambda text: None)
-    with pytest.raises(SynthError, match=r"cells moved .* X3/Y4/SLICEA: cell2 takes DI from elsewhere \(1 in all\)"):
-        placement._relocated(target, Run(stem, 0, "tool"))
+    with pytest.raises(SynthError, match=r"illegal placement: X3/Y4/SLICEA: cell2 takes DI from elsewhere \(1 in all\)"):
+        placer._relocated(target, Run(stem, 0, "tool"))
     assert not stem.with_suffix(".placed").exists()

@@ -1,18 +1,18 @@
-"""Rows of tiles that are kept free of logic, so that wires find a way: nextpnr's placers pack a design as closely as it goes.
+"""Whitespace for routability: rows of tiles kept free of logic, as nextpnr's placers pack a design too densely to be routed.
 
-A LUT without a wire, locked to its place, keeps that place. Whole rows, as adders run along a row through many tiles.
+Unconnected LUTs, locked to their sites, reserve them. Entire rows are reserved, as carry chains run along rows through many tiles.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .board import Grid
+from .grid import Grid
 
 __all__ = ["MIDDLE", "OUTER", "INNER", "reserve"]
 
 INNER, OUTER = 2, 6
-"""One row in so many is kept free, in the middle of the part and around it: most wires cross the middle."""
+"""One row in this many is reserved, in the middle of the part and outside it: most wires cross the middle."""
 MIDDLE = (0.18, 0.75)
 """Where the middle begins and ends, as a share of the columns and of the rows."""
 

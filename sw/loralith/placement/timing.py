@@ -1,4 +1,4 @@
-"""Delays of a placed netlist, from nextpnr's SDF, and the longest paths through them."""
+"""Static timing analysis of a placed or routed netlist, from nextpnr's SDF."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .error import SynthError
+from .error import PlacementError
 from .names import designer
 
 __all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]
@@ -25,17 +25,17 @@ _WIRE = re.compile(r"\(INTERCONNECT (\S+) (\S+) \(([^)]*)\)")
 
 @dataclass
 class Delays:
-    """What an SDF tells, in ns.
+    """The delays of an SDF, in ns.
 
     Attributes:
-        pins: by number.
-        start: when each clocked output changes after the clock; -inf for other pins.
-        setup: of each clocked input; nan for other pins.
-        source, sink, ns, is_wire: arcs between pins, through a cell or along a wire.
+        pins: cell and port; the arrays refer to pins by index.
+        clock_to_q: of each clocked output; -inf for other pins.
+        setup: of each clocked input (end point); nan for other pins.
+        source, sink, ns, is_wire: timing arcs between pins, through a cell or along a wire.
     """
 
     pins: list[Pin]
-    start: np.ndarray
+    clock_to_q: np.ndarray
     setup: np.ndarray
     source: np.ndarray
     sink: np.ndarray
@@ -43,7 +43,7 @@ class Delays:
     is_wire: np.ndarray
 
     def with_cells_of(self, other: Delays) -> Delays:
-        """These wires, and the cells' delays that `other` has of the same arcs."""
+        """A copy with these wire delays and `other`'s cell delays for the same arcs."""
         numbers = {pin: number for number, pin in enumerate(other.pins)}
         known = {
             (int(source), int(sink)): float(ns)
@@ -59,7 +59,7 @@ class Delays:
 
 @dataclass(frozen=True)
 class LatePaths:
-    """Those from one module to another's ports of one kind: how many end points, and the latest one's parts in ns."""
+    """Late paths from one module to ports of one kind of another: number of end points, and the worst path's slack and delays in ns."""
 
     source: str
     sink: str
@@ -72,9 +72,9 @@ class LatePaths:
 
 
 def read_sdf(lines: Iterable[str]) -> Delays:
-    """The slowest values of nextpnr's SDF, one statement per line. Names are without backslashes."""
+    """The slow corner of nextpnr's SDF, one statement per line. Names are without backslashes."""
     numbers: dict[Pin, int] = {}
-    start: dict[int, float] = {}
+    clock_to_q: dict[int, float] = {}
     setup: dict[int, float] = {}
     arcs: list[tuple[int, int, float, bool]] = []
     cell = ""
@@ -89,7 +89,7 @@ def read_sdf(lines: Iterable[str]) -> Delays:
         elif match := _IOPATH.match(text):
             clock, source, sink, delay = match.groups()
             if clock or source.startswith(("CLK", "WCK")):
-                start[pin(cell, sink)] = _ns(delay)
+                clock_to_q[pin(cell, sink)] = _ns(delay)
             else:
                 arcs.append((pin(cell, source), pin(cell, sink), _ns(delay), False))
         elif match := _SETUP.match(text):
@@ -102,63 +102,63 @@ def read_sdf(lines: Iterable[str]) -> Delays:
         np.full(len(numbers), np.nan),
         *(np.array([arc[i] for arc in arcs], kind) for i, kind in enumerate((int, int, float, bool))),
     )
-    for values, array in ((start, delays.start), (setup, delays.setup)):
+    for values, array in ((clock_to_q, delays.clock_to_q), (setup, delays.setup)):
         array[list(values)] = list(values.values())
     return delays
 
 
 class Timing:
-    """Arrival and required times at all pins, with the arcs' delays as `delays.ns` has them at each call."""
+    """Arrival and required times at all pins, from the values that `delays.ns` has at the call."""
 
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
         count = len(delays.pins)
         self.level = self._levels()
-        self._forward = self._steps(delays.sink)
-        self._backward = self._steps(delays.source)[::-1]
+        self._forward = self._arcs_by_level(delays.sink)
+        self._backward = self._arcs_by_level(delays.source)[::-1]
         by_sink, by_source = np.argsort(delays.sink, kind="stable"), np.argsort(delays.source, kind="stable")
-        self._into = by_sink, np.searchsorted(delays.sink[by_sink], np.arange(count + 1))
-        self._from = by_source, np.searchsorted(delays.source[by_source], np.arange(count + 1))
+        self._fanin = by_sink, np.searchsorted(delays.sink[by_sink], np.arange(count + 1))
+        self._fanout = by_source, np.searchsorted(delays.source[by_source], np.arange(count + 1))
 
-    def into(self, pin: int) -> np.ndarray:
+    def fanin_arcs(self, pin: int) -> np.ndarray:
         """Arcs that end at a pin."""
-        arcs, first = self._into
+        arcs, first = self._fanin
         return arcs[first[pin] : first[pin + 1]]
 
-    def out_of(self, pin: int) -> np.ndarray:
+    def fanout_arcs(self, pin: int) -> np.ndarray:
         """Arcs that begin at a pin."""
-        arcs, first = self._from
+        arcs, first = self._fanout
         return arcs[first[pin] : first[pin + 1]]
 
     def arrival(self) -> np.ndarray:
-        """Latest time after the clock at every pin; -inf where nothing comes from a clocked one."""
-        d, times = self.delays, self.delays.start.copy()
+        """Arrival time in ns after the clock edge at every pin; -inf where no clocked output leads to it."""
+        d, times = self.delays, self.delays.clock_to_q.copy()
         for arcs, pins, first in self._forward:
             times[pins] = np.maximum(times[pins], np.maximum.reduceat(times[d.source[arcs]] + d.ns[arcs], first))
         return times
 
     def required(self, period_ns: float) -> np.ndarray:
-        """Time by which every pin must be settled; inf where no clocked one depends on it."""
+        """Required time in ns at every pin; inf where it leads to no end point."""
         d = self.delays
         times = np.where(np.isnan(d.setup), np.inf, period_ns - d.setup)
         for arcs, pins, first in self._backward:
             times[pins] = np.minimum(times[pins], np.minimum.reduceat(times[d.sink[arcs]] - d.ns[arcs], first))
         return times
 
-    def longest(self) -> tuple[list[int], int]:
-        """Arcs of the path that sets the clock, and the pin where it ends. Raises SynthError where nothing is clocked."""
+    def critical_path(self) -> tuple[list[int], int]:
+        """Arcs of the critical path and its end point. Raises PlacementError where nothing is clocked."""
         d, arrival = self.delays, self.arrival()
         total = np.where(np.isnan(d.setup), -np.inf, arrival + d.setup)
         if not np.isfinite(total).any():
-            raise SynthError(_UNCLOCKED)
+            raise PlacementError(_UNCLOCKED)
         end = int(np.argmax(total))
-        return self._path(end, arrival)[::-1], end
+        return self._path_arcs(end, arrival)[::-1], end
 
-    def _path(self, end: int, arrival: np.ndarray) -> list[int]:
-        """Arcs of the latest path to a pin, the last one first."""
+    def _path_arcs(self, end: int, arrival: np.ndarray) -> list[int]:
+        """Arcs of the path with the latest arrival at a pin, the last arc first."""
         d, at = self.delays, end
         steps: list[int] = []
-        while len(arcs := self.into(at)):
+        while len(arcs := self.fanin_arcs(at)):
             arc = int(arcs[np.argmax(arrival[d.source[arcs]] + d.ns[arcs])])
             if arrival[d.source[arc]] == -np.inf:
                 break
@@ -166,22 +166,25 @@ class Timing:
             at = int(d.source[arc])
         return steps
 
-    def path(self, end: int, arrival: np.ndarray) -> list[int]:
-        """Pins of the latest path to a pin, the first one first."""
-        arcs = self._path(end, arrival)
+    def path_pins(self, end: int, arrival: np.ndarray) -> list[int]:
+        """Pins of the path with the latest arrival at a pin, from its start to that pin."""
+        arcs = self._path_arcs(end, arrival)
         return [*(int(self.delays.source[arc]) for arc in reversed(arcs)), end]
 
     def report(self, period_ns: float) -> dict:
-        """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`). Raises SynthError where nothing is clocked."""
+        """`expected_mhz`, `end_points`, `late_points` and `late` (a list of `LatePaths`).
+
+        Raises PlacementError where nothing is clocked.
+        """
         d, arrival = self.delays, self.arrival()
         slacks = period_ns - d.setup - arrival
         ends = np.nonzero(~np.isnan(d.setup) & np.isfinite(arrival))[0]
         ends = ends[np.argsort(slacks[ends], kind="stable")]
         if not len(ends):
-            raise SynthError(_UNCLOCKED)
+            raise PlacementError(_UNCLOCKED)
         groups: dict[tuple[str, str, str], list[LatePaths]] = defaultdict(list)
         for end in ends[slacks[ends] < 0]:
-            steps = self._path(int(end), arrival)
+            steps = self._path_arcs(int(end), arrival)
             at = d.source[steps[-1]] if steps else end
             key = (_module(d.pins[at][0]), _module(d.pins[end][0]), re.sub(r"\d+", "", d.pins[end][1]))
             wires = [d.ns[arc] for arc in steps if d.is_wire[arc]]
@@ -197,7 +200,7 @@ class Timing:
         }
 
     def _levels(self) -> np.ndarray:
-        """Of each pin, the most arcs from a first pin to it."""
+        """Topological level of each pin: the most arcs from a pin without fan-in."""
         d = self.delays
         count = len(d.pins)
         order = np.argsort(d.source, kind="stable")
@@ -212,8 +215,8 @@ class Timing:
             ready, depth = reached[missing[reached] == 0], depth + 1
         return level
 
-    def _steps(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Arcs by the level of their `ends`, with these, and where each one's arcs begin."""
+    def _arcs_by_level(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Arcs grouped by the level of their `ends`: (arcs, the pins that they end at, index of each pin's first arc)."""
         order = np.lexsort((ends, self.level[ends]))
         cuts = np.nonzero(np.diff(self.level[ends][order]))[0] + 1
         steps = []

@@ -1,6 +1,6 @@
-"""Flip-flops beside multipliers and block RAM, moved into them: the blocks have registers of their own, which Yosys does not use.
+"""Register packing: flip-flops at the pins of multipliers and block RAM move into the blocks' own pipeline registers.
 
-Without them a multiplier takes 4 ns between two wires, and block RAM 6 ns of a period.
+Yosys does not use these. Without them a multiplier's combinational delay is 4 ns, and block RAM takes 6 ns of a period.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["absorb"]
 
 
 def absorb(module: dict[str, Any]) -> int:
-    """Moves into the blocks of Yosys's flat `module` the plain flip-flops at their pins; returns how many are gone.
+    """Packs plain flip-flops of Yosys's flat `module` into the blocks at their pins; returns how many flip-flops it removed.
 
-    Plain ones have neither enable nor reset and start as 0, as the blocks' registers do: a block's enables and resets are few, and shared
-    with its neighbours. Of a multiplier both operands or none, and the product; of block RAM what it reads. A flip-flop that others read
-    stays for them; one operand may go into many multipliers.
+    A plain flip-flop has neither enable nor reset and starts as 0: a block's enables and resets are few and shared with its neighbours.
+    A multiplier gets registers at both operands or at none, and at its product; block RAM at its read data. A flip-flop with other fan-out
+    stays for that; one operand may be packed into many multipliers.
     """
     before = sum(cell["type"] == "TRELLIS_FF" for cell in module["cells"].values())
     netlist = _Netlist(module)
@@ -30,11 +30,11 @@ def absorb(module: dict[str, Any]) -> int:
 
 
 class _Netlist:
-    """Who drives and who reads each bit of a module's plain flip-flops."""
+    """Driver and fan-out of each bit of a module's plain flip-flops."""
 
     def __init__(self, module: dict[str, Any]) -> None:
         self.cells = module["cells"]
-        self.plain: dict[int, str] = {}  # by what they drive
+        self.plain: dict[int, str] = {}  # by the net that they drive
         self.readers: dict[Any, set[tuple[str, str]]] = defaultdict(set)
         self.ports = {bit for port in module["ports"].values() for bit in port["bits"]}
         for name, cell in self.cells.items():
@@ -54,7 +54,7 @@ class _Netlist:
         )
 
     def _clock(self, flipflops: list[str]) -> list[Any] | None:
-        """The one clock of the flip-flops."""
+        """The common clock of the flip-flops; None where they have several."""
         clocks = [self.cells[name]["connections"]["CLK"] for name in flipflops]
         return clocks[0] if clocks and all(clock == clocks[0] for clock in clocks) else None
 
@@ -74,7 +74,7 @@ class _Netlist:
                         self.readers[pins[port][0]].add((name, port))
                 self._register(cell, f"INPUT{side}", clock)
         products = [port for port in pins if port[0] == "P" and port[1:].isdigit()]
-        clock = self._into(cell, products)
+        clock = self._absorb_outputs(cell, products)
         if clock is not None:
             self._register(cell, "OUTPUT", clock)
 
@@ -86,15 +86,15 @@ class _Netlist:
 
     def memory(self, name: str, cell: dict[str, Any]) -> None:
         pins = cell["connections"]
-        if self._into(cell, [port for port in pins if port[:3] in ("DOA", "DOB")]) == pins["CLKB"]:
+        if self._absorb_outputs(cell, [port for port in pins if port[:3] in ("DOA", "DOB")]) == pins["CLKB"]:
             cell["parameters"] |= {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
             pins |= {"OCEA": ["1"], "OCEB": ["1"]}
             assert pins["RSTA"] == pins["RSTB"] == ["0"], name
 
-    def _into(self, cell: dict[str, Any], outputs: list[str]) -> list[Any] | None:
-        """Where nothing but one plain flip-flop reads each of the outputs: puts those in their places; returns their clock."""
+    def _absorb_outputs(self, cell: dict[str, Any], outputs: list[str]) -> list[Any] | None:
+        """Packs the flip-flops behind `outputs` where one plain one is the only fan-out of each; returns their clock, else None."""
         pins = cell["connections"]
-        behind = {}
+        output_registers = {}
         for port in outputs:
             readers = self.readers[pins[port][0]]
             if not readers and pins[port][0] not in self.ports:
@@ -102,24 +102,24 @@ class _Netlist:
             ((name, pin), *others) = readers or {("", "")}
             if others or pin != "DI" or self.cells[name]["type"] != "TRELLIS_FF" or not self._is_plain(self.cells[name]):
                 return None
-            behind[port] = name
-        clock = self._clock(list(behind.values()))
+            output_registers[port] = name
+        clock = self._clock(list(output_registers.values()))
         if clock is not None:
-            for port, name in behind.items():
+            for port, name in output_registers.items():
                 pins[port] = list(self.cells.pop(name)["connections"]["Q"])
                 self.plain.pop(pins[port][0], None)
         return clock
 
     def sweep(self) -> None:
-        """Takes out plain flip-flops that nothing reads any more, and those before them."""
+        """Removes plain flip-flops without fan-out, and those that only they read."""
         read = {
             bit
             for cell in self.cells.values()
             for port, (bit, *_) in cell["connections"].items()
             if cell["port_directions"][port] != "output"
         }
-        gone = [name for bit, name in self.plain.items() if bit not in read and bit not in self.ports and name in self.cells]
-        for name in gone:
+        unread = [name for bit, name in self.plain.items() if bit not in read and bit not in self.ports and name in self.cells]
+        for name in unread:
             del self.cells[name]
-        if gone:
+        if unread:
             self.sweep()

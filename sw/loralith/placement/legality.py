@@ -1,7 +1,7 @@
-"""What a slice and a tile of an ECP5 can hold, looked up in a placed netlist.
+"""Legality check of a placed netlist: the packing rules of an ECP5's slices and tiles.
 
-nextpnr's placer keeps these rules, but reading a placement it takes them for kept: of cells that cannot be joined where they are its router
-finds out after hours, or never. What moves cells (`slices.py`) has the rules in another form; this is what it is held against.
+nextpnr's placer keeps these rules, but does not check a placement that it reads: its router would search for hours for routes that do not
+exist. `slices.py` states the rules in another form to find free slices; this check is independent of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["problems"]
 
 _SLOT = re.compile(r"X(\d+)/Y(\d+)/SLICE([ABCD])\.(K0|K1|FF0|FF1|RAMW)")
-_SETS_OF_A_TILE = 2
+_CONTROL_SETS_PER_TILE = 2
 
 
 def problems(module: dict[str, Any]) -> list[str]:
@@ -27,12 +27,12 @@ class _Placement:
         self.cells = module["cells"]
         self.tiles: dict[tuple[int, int], dict[tuple[str, str], str]] = defaultdict(dict)
         self.driver: dict[int, tuple[str, str]] = {}
-        self.twice: list[str] = []
+        self.overlaps: list[str] = []
         taken: set[str] = set()
         for name, cell in self.cells.items():
             place = cell["attributes"].get("NEXTPNR_BEL", "")
             if place and place in taken:
-                self.twice.append(f"{place} has two cells, one of them {name}")
+                self.overlaps.append(f"{place} has two cells, one of them {name}")
             taken.add(place)
             if match := _SLOT.fullmatch(place):
                 self.tiles[int(match[1]), int(match[2])][match[3], match[4]] = name
@@ -41,15 +41,15 @@ class _Placement:
                     self.driver.update((bit, (name, port)) for bit in cell["connections"].get(port, []))
 
     def problems(self) -> Iterator[str]:
-        yield from self.twice
+        yield from self.overlaps
         for (x, y), cells in self.tiles.items():
             for slice in "ABCD":
                 here = {slot: name for (where, slot), name in cells.items() if where == slice}
                 for problem in (*self._kinds(slice, here), *self._flip_flops(here)):
                     yield f"X{x}/Y{y}/SLICE{slice}: {problem}"
             for what, sets in (("clocks", self._clocks(cells)), ("resets and write enables", self._resets(cells))):
-                if len(sets) > _SETS_OF_A_TILE:
-                    yield f"X{x}/Y{y}: {len(sets)} {what}, of which a tile has {_SETS_OF_A_TILE}"
+                if len(sets) > _CONTROL_SETS_PER_TILE:
+                    yield f"X{x}/Y{y}: {len(sets)} {what}, of which a tile has {_CONTROL_SETS_PER_TILE}"
 
     def _net(self, name: str, port: str) -> int | None:
         return (self.cells[name]["connections"].get(port) or [None])[0]

@@ -1,4 +1,4 @@
-"""Names of a netlist as the designer knows them."""
+"""Hierarchical names of the source design from those of a netlist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["designer"]
 
 
 def designer(name: str) -> str:
-    """A name of nextpnr without what the tools added: the harness's prefix, promotion to a global net, cell and port suffixes."""
+    """A nextpnr name without the tools' additions: a top instance `dut`, promotion to a global net, cell and port suffixes."""
     name = re.sub(r"^\$glbnet\$", "", name)
     name = re.sub(r"\$TRELLIS_IO_(IN|OUT)$", "", name)
     name = re.sub(r"^dut\.", "", name)

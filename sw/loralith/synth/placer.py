@@ -1,4 +1,4 @@
-"""Place one seed without routing it, and what clock that foretells: minutes, where routing takes longer."""
+"""Places one seed and predicts the clock without routing: minutes, where routing takes longer."""
 
 from __future__ import annotations
 
@@ -9,40 +9,36 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
-from . import fanout, legality, macros, relocate, slices, spread, timing
+from loralith.placement import fanout, legality, macros, relocate, slices, source_text, timing, whitespace
+from loralith.placement.timing import LatePaths
+
 from .error import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
 from .target import Target
-from .timing import LatePaths
 
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
 PLACEMENTS = 3
-"""Each has less wire than the one before; more were not tried."""
+"""Runs of the placer per seed. Each has less wire than the one before; more were not tried."""
 
 
-def _text(*modules: ModuleType) -> str:
-    return "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules)
-
-
-_BEFORE, _AFTER = _text(fanout, macros, spread), _text(relocate, slices, timing)
-"""What is done to a netlist before it is placed, and after it: a placement depends on it."""
+_BEFORE, _AFTER = source_text(fanout, macros, whitespace), source_text(relocate, slices, timing)
+"""Texts of the passes before and after placement: part of the key of a kept placement."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A placed netlist by the delays that its placer expects, see `relocate.routed`.
+    """Predicted timing of a placed netlist, by estimated routed delays, see `relocate.estimate_routed`.
 
     Attributes:
-        expected_mhz: of the longest path between two clocked pins.
-        before_mhz: the same before cells of late paths moved. moved: how many did.
-        end_points, late_points: clocked inputs; those that the period aimed at is too short for.
-        late: by modules, the most points first.
-        wire_tiles: half perimeters of all nets, in tiles: what the router has to find room for.
-        seconds: time that nextpnr took. tool: name and version.
+        expected_mhz: predicted clock, by the critical path between two clocked pins.
+        before_mhz: the same before relocation. moved: number of units that relocation moved.
+        end_points, late_points: clocked inputs; those with negative slack at the target period.
+        late: late paths by modules, the most end points first.
+        wire_tiles: half-perimeter wire length of all nets, in tiles.
+        seconds: run time of nextpnr. tool: name and version.
     """
 
     seed: int
@@ -58,7 +54,7 @@ class Placement:
 
 
 def place(target: Target, netlist: Netlist, seed: int) -> Placement:
-    """The placement of `netlist` with `seed`, from the netlist's folder where the same was made before. Raises SynthError."""
+    """The placement of `netlist` with `seed`, from the netlist's folder where it was made before. Raises SynthError and PlacementError."""
     run = placed(target, netlist, seed)
     content = json.loads(run.stem.with_suffix(".late.json").read_text(encoding="utf-8"))
     content["late"] = [LatePaths(**late) for late in content["late"]]
@@ -66,16 +62,16 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
 
 
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
-    """`netlist` as placed with `seed`: the stem's .placed and .late.json; from the netlist's folder where the same was made before.
+    """Places `netlist` with `seed`: the run's files are the stem's .placed, .sdf and .late.json, kept in the netlist's folder.
 
-    `PLACEMENTS` times, each but the first with its macros where the one before shows that they belong (`macros.py`), and with copies of
-    drivers for readers that it shows near each other (`fanout.py`); then cells of late paths move (`relocate.py`). Raises SynthError.
+    nextpnr places `PLACEMENTS` times. Before each but the first, macros are assigned to sites (`macros.py`) and sinks to duplicated drivers
+    (`fanout.py`) by the placement before. Relocation follows the last one (`relocate.py`). Raises SynthError and PlacementError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = top_module(content)
-    spread.reserve(module, board.grid)
+    whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
     text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
@@ -84,9 +80,9 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
 
     def prepare(before: Path | None) -> None:
         if before:
-            shown = top_module(json.loads(before.read_text(encoding="utf-8")))
-            macros.lock(module, macros.assign(shown))
-            target.progress(f"fanout: {fanout.regroup(module, shown)} readers to a nearer copy of their driver")
+            previous = top_module(json.loads(before.read_text(encoding="utf-8")))
+            macros.lock(module, macros.assign(previous))
+            target.progress(f"fanout: {fanout.regroup(module, previous)} sinks to a nearer duplicate of their driver")
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -103,7 +99,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
 
 
 def _relocated(target: Target, first: Run) -> Run:
-    """A .first placement's cells of late paths to better places: .placed; .late.json says what is late then; the .sdf is as before."""
+    """Relocates cells of a .first placement: writes .placed, and .late.json with the timing then; .sdf is a copy of the one before."""
     grid = target.board.grid
     assert grid is not None, "boards of tools that place have one"
     text = f"{_AFTER}{grid}{target.frequency_mhz}"
@@ -111,24 +107,24 @@ def _relocated(target: Target, first: Run) -> Run:
     late = run.stem.with_suffix(".late.json")
     if late.is_file():
         return run
-    target.progress("relocate: late paths")
+    target.progress("relocate: cells of late paths")
     period_ns = 1000 / target.frequency_mhz
     content = json.loads(first.stem.with_suffix(".first").read_text(encoding="utf-8"))
     shutil.copyfile(first.stem.with_suffix(".sdf"), run.stem.with_suffix(".sdf"))
     delays = read_delays(run.stem.with_suffix(".sdf"))
     paths = timing.Timing(delays)
     before = delays.ns.copy()
-    relocate.routed(delays)
+    relocate.estimate_routed(delays)
     before_mhz = paths.report(period_ns)["expected_mhz"]
     delays.ns[:] = before
     module = top_module(content)
     done = relocate.relocate(module, delays, grid, period_ns, target.progress)
     if problems := legality.problems(module):
         raise SynthError(
-            f"cells moved to where they cannot be: {problems[0]} ({len(problems)} in all); this is a mistake in synth/slices.py"
+            f"relocation made an illegal placement: {problems[0]} ({len(problems)} in all); this is a mistake in placement/slices.py"
         )
     found = paths.report(period_ns)
-    target.progress(f"relocate: {done.moved} moved, {before_mhz} MHz expected before, {found['expected_mhz']} after")
+    target.progress(f"relocate: {done.moved} units moved, {before_mhz} MHz predicted before, {found['expected_mhz']} after")
     run.stem.with_suffix(".placed").write_text(json.dumps(content), encoding="utf-8")
     tiles = wire_length(first.stem.with_suffix(".placed.log").read_text(encoding="utf-8", errors="replace"))
     kept = found | {"late": [asdict(group) for group in found["late"]], "before_mhz": before_mhz, "moved": done.moved, "wire_tiles": tiles}
@@ -137,8 +133,8 @@ def _relocated(target: Target, first: Run) -> Run:
 
 
 def wire_length(log: str) -> int:
-    """The last wire length of a placer's log. Raises SynthError where there is none."""
+    """The last wire length in a log of nextpnr's placer. Raises SynthError where there is none."""
     found = re.findall(r"wirelen = (\d+)", log)
     if not found:
-        raise SynthError("nextpnr's log has no wire length; `pip install 'loralith[fpga]'` installs the version that is known to tell it")
+        raise SynthError("nextpnr's log has no wire length; `pip install 'loralith[fpga]'` installs the version that is known to print it")
     return int(found[-1])

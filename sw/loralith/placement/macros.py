@@ -1,7 +1,8 @@
-"""Multipliers and block RAMs to places: nextpnr takes the nearest free one for each in turn, which is luck on a part that is nearly full.
+"""Macro placement: assigns multipliers and block RAMs to sites by wire length.
 
-A first placement tells where everything else wants to be. Of the places that its multipliers, and its block RAMs, have among them, each
-gets the one for which the wires are shortest in all: a linear assignment. A second placement starts with them locked there.
+nextpnr legalizes macros one by one to the nearest free site, which goes badly on a part that is nearly full of them. This pass takes a
+placement and permutes its macros of each kind among their sites so that the total wire length is least (a linear assignment). The next
+placement starts with the macros locked there.
 """
 
 from __future__ import annotations
@@ -10,29 +11,29 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .error import SynthError
+from .error import PlacementError
 
 __all__ = ["MACROS", "assign", "lock"]
 
 MACROS = ("MULT18X18D", "DP16KD")
 
 _ROUNDS = 6
-"""They are assigned kind after kind, each to where the others are: a few rounds until nothing much changes."""
+"""Each kind is assigned with the other one fixed; after a few rounds little changes."""
 _MOST_PINS = 200
-"""Nets of more reach everywhere."""
+"""Nets of more pins span the part anyway and are left out."""
 
 
 def assign(placed: dict[str, Any]) -> dict[str, str]:
-    """Place of each of `MACROS` by name, for the flat module of a design that nextpnr placed and wrote; lengths are half perimeters.
+    """The site of each macro by name, from the flat module of a netlist that nextpnr placed and wrote. Wire length is half perimeters.
 
-    Raises SynthError without SciPy.
+    Raises PlacementError without SciPy.
     """
     import numpy as np
 
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        raise SynthError("scipy is not installed; `pip install 'loralith[fpga]'` installs it") from None
+        raise PlacementError("scipy is not installed; `pip install 'loralith[fpga]'` installs it") from None
 
     places = {name: cell["attributes"]["NEXTPNR_BEL"] for name, cell in placed["cells"].items() if "NEXTPNR_BEL" in cell["attributes"]}
     at = {name: _position(place) for name, place in places.items()}
@@ -66,7 +67,7 @@ def assign(placed: dict[str, Any]) -> dict[str, str]:
 
 
 def lock(module: dict[str, Any], places: dict[str, str]) -> None:
-    """Cells of the flat `module` of a Yosys netlist to their `places`."""
+    """Locks cells of the flat `module` of a Yosys netlist to the sites `places`, by name."""
     for name, place in places.items():
         module["cells"][name]["attributes"]["BEL"] = place
 

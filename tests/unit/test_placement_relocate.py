@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loralith.synth import relocate
-from loralith.synth.board import Grid
-from loralith.synth.mend import AROUND, mend
-from loralith.synth.timing import Delays, Timing, read_sdf
+from loralith.placement import Grid, relocate
+from loralith.placement.reroute import DETOUR, rip_up
+from loralith.placement.timing import Delays, Timing, read_sdf
 
 GRID = Grid(range(1, 61), list(range(1, 41)))
 
@@ -23,7 +22,7 @@ def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:
 
 
 def routed_ns(ps: float) -> float:
-    return relocate.FIRST_NS + relocate.ROUTED * ps / 1000
+    return relocate.ROUTED_OFFSET_NS + relocate.ROUTED_SCALE * ps / 1000
 
 
 class Design:
@@ -99,7 +98,7 @@ def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
     assert slot in {f"SLICE{slice}.K{half}" for slice in "ABCD" for half in "01"}
     assert (done.late_before, done.late_after, done.tns_after) == (1, 0, 0.0)
     there_and_back = routed_ns(wire_ps((10, 10), (55, 38))) + routed_ns(wire_ps((55, 38), (12, 10)))
-    assert done.tns_before == round(4.0 * relocate.MARGINS[0] - 0.74 - there_and_back, 1)
+    assert done.tns_before == round(4.0 * relocate.PERIOD_SHARES[0] - 0.74 - there_and_back, 1)
     assert "reserved_X11/Y10/SLICEA.K0" not in design.module["cells"]
     expected = 0.74 + routed_ns(wire_ps((10, 10), (x, y))) + routed_ns(wire_ps((x, y), (12, 10)))
     assert found["expected_mhz"] == round(1000 / expected, 2), "the delays are those of where the cell is now"
@@ -119,7 +118,7 @@ def loop() -> Design:
 def test_neighbours_of_which_none_gains_alone_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = loop()
     with monkeypatch.context() as patch:
-        patch.setattr(relocate, "TOGETHER", ())
+        patch.setattr(relocate, "GROUP_SIZES", ())
         alone.relocate(4.0)
     design = loop()
     done, _ = design.relocate(4.0)
@@ -131,7 +130,7 @@ def test_neighbours_of_which_none_gains_alone_move_together(monkeypatch: pytest.
 def test_neighbours_that_are_moved_back_are_not_moved_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """For another path a pass may undo what neighbours gained: that is no reason to start over."""
     rounds = []
-    together = relocate.Relocator._together
+    together = relocate.Relocator._move_group
 
     def counted(self: relocate.Relocator) -> bool:
         rounds.append(together(self))
@@ -139,18 +138,18 @@ def test_neighbours_that_are_moved_back_are_not_moved_there_again(monkeypatch: p
 
     def undone(self: relocate.Relocator) -> None:
         for index, place in reversed(self.moves):
-            self.slices.back(self.units[index], place)
-            self._follow(self.units[index])
+            self.slices.restore(self.units[index], place)
+            self._update_positions(self.units[index])
         self.moves.clear()
-        self._measure()
+        self._update_timing()
 
-    monkeypatch.setattr(relocate.Relocator, "_together", counted)
+    monkeypatch.setattr(relocate.Relocator, "_move_group", counted)
     monkeypatch.setattr(relocate.Relocator, "_passes", undone)
     design = loop()
     done, _ = design.relocate(4.0)
     assert [design.at(name)[:2] for name in "fg"] == [(55, 38), (55, 38)]
     each = [True, True, False]  # to the one before, to the one behind, and no more
-    assert (rounds, done.moved) == (each * len(relocate.MARGINS), 0)
+    assert (rounds, done.moved) == (each * len(relocate.PERIOD_SHARES), 0)
 
 
 def test_neighbours_that_would_make_others_later_stay_where_they_are() -> None:
@@ -187,15 +186,15 @@ def test_a_direct_wire_in_a_tile_is_one_no_longer_when_an_end_moves() -> None:
     assert delays.ns[arc] == pytest.approx(routed_ns(wire_ps((55, 38), design.at("f")[:2])))
 
 
-@pytest.mark.parametrize(("good", "aims"), [(10.0, 1), (0.0, len(relocate.MARGINS))])
+@pytest.mark.parametrize(("good", "aims"), [(10.0, 1), (0.0, len(relocate.PERIOD_SHARES))])
 def test_a_shorter_period_is_aimed_at_only_while_the_longest_path_is_not_good(
     monkeypatch: pytest.MonkeyPatch, good: float, aims: int
 ) -> None:
     aimed, run = [], relocate.Relocator.run
-    monkeypatch.setattr(relocate, "GOOD", good)
+    monkeypatch.setattr(relocate, "GOOD_SHARE", good)
     monkeypatch.setattr(relocate.Relocator, "run", lambda self, period_ns: aimed.append(period_ns) or run(self, period_ns))
     detour().relocate(4.0)
-    assert aimed == [4.0 * share for share in relocate.MARGINS[:aims]]
+    assert aimed == [4.0 * share for share in relocate.PERIOD_SHARES[:aims]]
 
 
 def test_nothing_moves_while_nothing_is_late() -> None:
@@ -327,7 +326,7 @@ def test_passes_that_gain_nothing_are_taken_back(monkeypatch: pytest.MonkeyPatch
     design = make()
     before, delays = copy.deepcopy(design.module), design.delays()
     expected = copy.deepcopy(delays)
-    relocate.routed(expected)
+    relocate.estimate_routed(expected)
     tried = []
     run = relocate.Relocator._pass
     monkeypatch.setattr(relocate.Relocator, "_pass", lambda self: tried.append(run(self)) or tried[-1])
@@ -336,7 +335,7 @@ def test_passes_that_gain_nothing_are_taken_back(monkeypatch: pytest.MonkeyPatch
     done = relocator.run(2.0)
     assert (tried[0], done.moved, design.module) == (True, 0, before)
     assert delays.ns.tolist() == pytest.approx(expected.ns.tolist())
-    relocator._measure()
+    relocator._update_timing()
     assert delays.ns.tolist() == pytest.approx(expected.ns.tolist())
 
 
@@ -379,7 +378,7 @@ def without_route(design: Design) -> set[int]:
     return {net["bits"][0] for net in design.module["netnames"].values() if "ROUTING" not in net["attributes"]}
 
 
-@pytest.mark.parametrize(("times", "again"), [(3.0, {203}), (AROUND - 0.1, set())])
+@pytest.mark.parametrize(("times", "again"), [(3.0, {203}), (DETOUR - 0.1, set())])
 def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, again: set[int]) -> None:
     """To a block: all of its net."""
     design = routed(Design())
@@ -387,7 +386,7 @@ def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, ag
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
     usual = wire_ps((20, 7), (27, 7)) / 1000
     delays.ns[arc] = times * usual
-    done, wires = mend(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
+    done, wires = rip_up(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
     assert (done.moved, wires, without_route(design)) == (0, len(again), again)
     assert delays.ns[arc] == pytest.approx(usual if again else times * usual, rel=1e-3)
 
@@ -413,7 +412,7 @@ def test_of_a_late_wire_to_a_slice_the_last_step_is_taken_away(place: tuple[int,
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("f", pin)))[0]
     delays.ns[arc] *= 4
     design.module["netnames"]["unrouted"] = {"bits": [999], "attributes": {"ROUTING": " "}}
-    done, wires = mend(design.module, delays, GRID, 0.5 + delays.ns[arc] - 0.2)
+    done, wires = rip_up(design.module, delays, GRID, 0.5 + delays.ns[arc] - 0.2)
     assert (done.moved, wires, without_route(design)) == (0, 1, {999})
     assert design.module["netnames"]["net203"]["attributes"]["ROUTING"] == ";".join(route[:2] + route[3:])
     others = {net["attributes"]["ROUTING"] for name, net in design.module["netnames"].items() if name not in ("net203", "unrouted")}
@@ -429,7 +428,7 @@ def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
     delays.ns[arc] *= 0.9
     kept = delays.ns[arc]
-    done, wires = mend(design.module, delays, GRID, 6.0)
+    done, wires = rip_up(design.module, delays, GRID, 6.0)
     assert design.at("f") != (55, 38, "SLICEA.K0")
     assert (done.moved, wires, without_route(design)) == (1, 3, {3}), "f's input has a new place, which its net's route does not reach"
     assert delays.ns[arc] == kept
@@ -442,14 +441,14 @@ def test_the_clock_s_wires_are_left_alone() -> None:
     design.wires = [("clock/CLKO", "f/A"), ("f/F", "b/M")]
     delays = routed(design).delays()
     delays.ns[np.nonzero(delays.sink == delays.pins.index(("b", "M")))[0]] = 0.1
-    delays.start[delays.pins.index(("clock", "CLKO"))] = 5.0
-    done, wires = mend(design.module, delays, GRID, 4.0)
+    delays.clock_to_q[delays.pins.index(("clock", "CLKO"))] = 5.0
+    done, wires = rip_up(design.module, delays, GRID, 4.0)
     assert (done.moved, wires, without_route(design)) == (0, 0, set())
 
 
 def test_a_wire_within_a_slice_takes_no_time_wherever_the_slice_is() -> None:
     design = far_pair()
     delays = routed(design).delays()
-    done, _ = mend(design.module, delays, GRID, 3.0)
+    done, _ = rip_up(design.module, delays, GRID, 3.0)
     (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
     assert (done.moved, delays.ns[arc]) == (1, 0)

@@ -1,4 +1,4 @@
-"""LUTs in front of adders, moved into them: each bit of an ECP5 carry chain is a LUT4 of which Yosys's adders use two inputs."""
+"""Merges LUTs into the carry chains that they feed: each bit of an ECP5 carry chain is a LUT4, of which Yosys's adders use two inputs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 __all__ = ["absorb"]
 
 Function = dict[tuple[int, ...], int]
-"""Values of some inputs -> value."""
+"""Truth table: input values -> output value."""
 
 _ADDER = "1001011010101010"
-"""What Yosys puts into both halves of a CCU2C: A + (B ^ C) where D is 1. With C and D 0 it is A, as the carry's logic needs it."""
+"""INIT that Yosys gives both halves of a CCU2C: A + (B ^ C) where D is 1. With C and D 0 it is A, which the carry logic relies on."""
 
 
 def absorb(module: dict[str, Any]) -> int:
-    """Moves into the adders of Yosys's flat `module` what they can take of the LUTs that nothing else reads; returns how many went.
+    """Merges LUTs of Yosys's flat `module` whose only fan-out is an adder into that adder; returns how many cells it removed.
 
-    A half gives A + g(B, C, D) for every g that is 0 where C and D are: its carry out is A where A and g agree.
+    A half of a CCU2C computes A + g(B, C, D) for any g that is 0 where C and D are 0: its carry out is A where A and g agree.
     """
     cells = module["cells"]
     drivers: dict[int, str] = {}
@@ -30,36 +30,36 @@ def absorb(module: dict[str, Any]) -> int:
                 drivers.update(dict.fromkeys(bits, name))
             else:
                 reads.update(bits)
-    gone = 0
+    removed = 0
     for cell in [cell for cell in cells.values() if cell["type"] == "CCU2C"]:
         for half in "01":
             a, b, c, d = (cell["connections"][port + half][0] for port in "ABCD")
             if cell["parameters"][f"INIT{half}"] != _ADDER or d != "1" or c not in ("0", "1"):
                 continue
-            # A and B change places where B is not inverted.
+            # The operands may be swapped where B is not inverted.
             for other, bit in ((a, b), (b, a))[: 2 if c == "0" else 1]:
                 name = drivers.get(bit)
                 if name is None or reads[bit] != 1:
                     continue
-                taken = _taken(cells, drivers, reads, name, c == "1")
-                if taken is None:
+                absorbed = _absorbable(cells, drivers, reads, name, c == "1")
+                if absorbed is None:
                     continue
-                inputs, function, dropped = taken
+                inputs, function, dropped = absorbed
                 init = [index & 1 ^ function[(index >> 1 & 1, index >> 2 & 1, index >> 3)] for index in range(16)]
                 cell["parameters"][f"INIT{half}"] = "".join(str(value) for value in reversed(init))
                 for port, pin in zip("ABCD", (other, *inputs), strict=True):
                     cell["connections"][port + half] = [pin]
                 for lut in dropped:
                     del cells[lut]
-                gone += len(dropped)
+                removed += len(dropped)
                 break
-    return gone
+    return removed
 
 
-def _taken(
+def _absorbable(
     cells: dict[str, Any], drivers: dict[int, str], reads: Counter[int], name: str, inverted: bool
 ) -> tuple[tuple[Any, ...], Function, list[str]] | None:
-    """(B, C and D, the half's function of them, cells that go) in place of the cell `name`, or None."""
+    """(inputs B, C and D, the half's function g of them, cells to remove) that replace the cell `name`; None where it cannot be merged."""
     cell = cells[name]
     if cell["type"] == "LUT4":
         variables, function = _lut(cell)
@@ -70,16 +70,16 @@ def _taken(
             count = len(variables)
             return (*padded, "1"), {v: function[v[:count]] if v[2] else 0 for v in product((0, 1), repeat=3)}, [name]
         if len(variables) == 3:
-            # A LUT that nothing else reads may as well give the inverse.
-            own = [reads[pin] == 1 and pin in drivers and cells[drivers[pin]]["type"] == "LUT4" for pin in variables]
-            for inverse in product(*((0, 1) if free else (0,) for free in own)):
+            # An input driven by a LUT without other fan-out may be inverted there.
+            invertible = [reads[pin] == 1 and pin in drivers and cells[drivers[pin]]["type"] == "LUT4" for pin in variables]
+            for inverse in product(*((0, 1) if free else (0,) for free in invertible)):
                 for order in permutations(range(3)):
-                    turned = {tuple(values[i] ^ inverse[i] for i in order): value for values, value in function.items()}
-                    if not turned[0, 0, 0] and not turned[1, 0, 0]:
+                    permuted = {tuple(values[i] ^ inverse[i] for i in order): value for values, value in function.items()}
+                    if not permuted[0, 0, 0] and not permuted[1, 0, 0]:
                         for pin in (pin for pin, invert in zip(variables, inverse, strict=True) if invert):
                             table = cells[drivers[pin]]["parameters"]
                             table["INIT"] = "".join("10"[int(bit)] for bit in table["INIT"])
-                        return tuple(variables[i] for i in order), turned, [name]
+                        return tuple(variables[i] for i in order), permuted, [name]
         return None
     if cell["type"] != "PFUMX":
         return None
@@ -100,7 +100,7 @@ def _taken(
 def _split(
     cells: dict[str, Any], variables: list[Any], value: Callable[[dict[Any, int]], int], name: str, luts: list[str]
 ) -> tuple[tuple[Any, ...], Function, list[str]] | None:
-    """The function of up to five variables as one of two of them and of a LUT of the others and the first."""
+    """Decomposes a function of up to five variables: g of two of them and of one LUT of the others and the first; None where impossible."""
     for first, second in permutations(variables, 2):
         rest = [variable for variable in variables if variable not in (first, second)]
         points = list(product((0, 1), repeat=len(rest)))
@@ -111,7 +111,7 @@ def _split(
         zero, one = (0,) * len(points), (1,) * len(points)
         if part(0, 0) != zero:
             continue
-        made, function = {}, {}
+        inner_tables, function = {}, {}
         for s in (0, 1):
             parts = {x: part(s, x) for x in (0, 1)}
             inner = next((p for p in parts.values() if p not in (zero, one)), zero)
@@ -119,12 +119,12 @@ def _split(
             kinds = {zero: (0, 0), one: (1, 1), flipped: (1, 0), inner: (0, 1)} if inner != zero else {zero: (0, 0), one: (1, 1)}
             if any(p not in kinds for p in parts.values()):
                 break
-            made[s] = inner
+            inner_tables[s] = inner
             function.update({(b, s, x): kinds[p][b] for x, p in parts.items() for b in (0, 1)})
         else:
             keep, drop = luts
             pins = (*rest, first)
-            table: Function = {(*point, s): made[s][i] for i, point in enumerate(points) for s in (0, 1)}
+            table: Function = {(*point, s): inner_tables[s][i] for i, point in enumerate(points) for s in (0, 1)}
             init = [table[tuple(index >> at & 1 for at in range(len(pins)))] for index in range(16)]
             cells[keep]["parameters"]["INIT"] = "".join(str(bit) for bit in reversed(init))
             for port, pin in zip("ABCD", (*pins, "0", "0", "0"), strict=False):
@@ -134,7 +134,7 @@ def _split(
 
 
 def _lut(cell: dict[str, Any]) -> tuple[list[Any], Function]:
-    """The inputs of a LUT4 that are no constants, each once, and its value for each of theirs."""
+    """The distinct non-constant inputs of a LUT4, and its truth table over them."""
     init = cell["parameters"]["INIT"][::-1]
     pins = [cell["connections"][port][0] for port in "ABCD"]
     variables = list(dict.fromkeys(pin for pin in pins if isinstance(pin, int)))

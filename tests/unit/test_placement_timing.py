@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from loralith.synth import SynthError, routing
-from loralith.synth.timing import Timing, read_sdf
-from loralith.synth.wires import by_line
+from loralith.placement import PlacementError
+from loralith.placement.timing import Timing, read_sdf
+from loralith.placement.wire_delays import fit_line
+from loralith.synth import routing
 
 SDF = r"""
   (CELL
@@ -45,7 +46,7 @@ def test_the_longest_paths_of_a_placement_are_found() -> None:
     assert only["expected_mhz"] == round(1000 / 4.8, 2)
     (late,) = only["late"]
     assert (late.slack_ns, late.wires_ns, late.logic_ns, late.wires) == (-0.8, 4.0, 0.24, 2)
-    with pytest.raises(SynthError, match="no path between clocked pins"):
+    with pytest.raises(PlacementError, match="no path between clocked pins"):
         Timing(read_sdf(line for line in SDF.splitlines() if "SETUPHOLD" not in line)).report(4.0)
 
 
@@ -62,13 +63,13 @@ def test_cells_delays_of_another_run_go_with_these_wires() -> None:
     packed = read_sdf(line for line in SDF.splitlines() if "6000" not in line)
     slower = SDF.replace("200:220:240", "800:900:1140").replace("1000:2000:3000", "500:1000:1500").replace("1000:1000:1000", "500:500:500")
     routed = read_sdf(line for line in slower.splitlines() if "6000" not in line)
-    arcs, end = Timing(routed).longest()
+    arcs, end = Timing(routed).critical_path()
     assert [routed.pins[routed.sink[arc]][1] for arc in arcs] == ["A", "F", "DI"]
     assert routed.ns[arcs].tolist() == [1.5, 1.14, 0.5]
     both = routed.with_cells_of(packed)
-    arcs, end = Timing(both).longest()
+    arcs, end = Timing(both).critical_path()
     assert both.ns[arcs].tolist() == [1.5, 0.24, 0.5]
-    assert (both.pins[end], both.start[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
+    assert (both.pins[end], both.clock_to_q[both.source[arcs[0]]], both.setup[end]) == (("dut.right.out$3_TRELLIS_FF_Q", "DI"), 0.5, 0.06)
 
 
 def test_routed_wires_are_told_by_a_line() -> None:
@@ -80,18 +81,18 @@ def test_routed_wires_are_told_by_a_line() -> None:
         (SDF.replace("(200:200:200)", "(0:0:0)"), slower),
         (SDF, slower.replace("(800.0)", "(1900)")),
     ):
-        assert by_line(read_sdf(before.splitlines()), read_sdf(after.splitlines())) == (0.5, 0.3)
+        assert fit_line(read_sdf(before.splitlines()), read_sdf(after.splitlines())) == (0.5, 0.3)
 
 
 def test_a_line_needs_three_wires() -> None:
     few = [line for line in SDF.splitlines() if "INTERCONNECT" not in line or "DI" in line]
-    with pytest.raises(SynthError, match="2 wires have a delay before and after routing, and a line through them needs three"):
-        by_line(read_sdf(SDF.splitlines()), read_sdf(few))
+    with pytest.raises(PlacementError, match="2 wires have a delay before and after routing, and a line through them needs three"):
+        fit_line(read_sdf(SDF.splitlines()), read_sdf(few))
 
 
 def test_the_longest_path_is_told_from_register_to_register() -> None:
     slower = SDF.replace("1000:2000:3000", "500:1000:1500").replace("6000:6000:6000", "900:900:900")
-    assert [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.longest(read_sdf(slower.splitlines()))] == [
+    assert [(arc.kind, arc.delay_ns, arc.signal) for arc in routing.critical_path(read_sdf(slower.splitlines()))] == [
         ("clk-to-q", 0.5, "left.q"),
         ("routing", 1.5, "left.q"),
         ("logic", 0.24, "right.sum"),
