@@ -33,7 +33,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="most seeds to place: one after another until none of its paths is foretold to be late (default: 4)",
     )
-    parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="clock to aim at (default: the board's)")
+    parser.add_argument("--frequency", type=float, metavar="MHZ", help="clock to aim at (default: the board's)")
     parser.add_argument("--timeout", type=float, default=120, metavar="MINUTES", help="for one call of a tool (default: 120)")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md (default: in build/synth/)")
     parser.set_defaults(run=run)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         board,
         config,
         "compute" if smoke else args.part,
-        frequency_mhz=args.frequency,
+        frequency_mhz=args.frequency or 0,
         timeout=60 * args.timeout,
         progress=output.log,
     )
