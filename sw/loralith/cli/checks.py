@@ -105,8 +105,6 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 def _adapter(args: argparse.Namespace) -> None:
     _model(args)
-    if not args.path.exists():
-        raise LoralithError(f"{args.path} does not hold an adapter: there is no such file or folder")
     if args.output:
         check_output_folder(args.output)
 
