@@ -374,5 +374,5 @@ def test_mutate_works_in_a_clone_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_full_stdout_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([sys.executable, "-m", "loralith.cli", "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-m", "loralith", "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
