@@ -110,7 +110,7 @@ def test_a_soak_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["--commands", "0"], "--commands must be over 0, not 0"),
-        (["--seconds", "-1"], "--seconds must be over 0, not -1"),
+        (["--seconds", "-1"], "seconds must be above 0 and finite, not -1"),
         (["--configs", "random:x"], "random:SEED"),
         (["--failure", "."], ". cannot be written: it is a folder"),
         (["--state", "/dev/null/state.json"], "/dev/null is not a folder"),

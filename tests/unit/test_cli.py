@@ -151,6 +151,24 @@ def worker(command: str) -> str:
         ("synth --board zcu104 --seeds 2", "--seeds does nothing with --board zcu104"),
         ("synth --part smoke --config tiny", "--config does nothing with --part smoke"),
         ("synth --synth-only --frequency 50", "--frequency does nothing with --synth-only"),
+        ("finetune --output /dev/null", "output /dev/null is a file"),
+        ("finetune --data no/folder", "data no/folder is not a folder"),
+        ("finetune --model no/folder", "model no/folder is not a folder"),
+        ("finetune --start-from no/file", "start-from no/file is not there"),
+        ("adapter . --output /dev/null", "output /dev/null is a file"),
+        ("sim --digit 3", "digit must be 8 or 9"),
+        ("sim --output /dev/null", "output /dev/null is a file"),
+        ("pretrain --output /dev/null", "output /dev/null is a file"),
+        ("study --output /dev/null", "output /dev/null is a file"),
+        ("bench methods --output /dev/null", "output /dev/null is a file"),
+        ("soak --seconds 3", "--seconds does nothing without --lists"),
+        ("soak --lists --products 3", "--products does nothing with --lists"),
+        ("soak --replay x --commands 3", "--commands does nothing with --replay"),
+        ("mutate --count 5", "--count does nothing without --generic"),
+        ("mutate --list --fresh", "--fresh does nothing with --list"),
+        ("mutate --generic Array --catalogue x", "--catalogue does nothing with --generic"),
+        ("report energy --node 1nm", "node must be one of"),
+        ("synth --frequency 0", "frequency must be in 1..1000 MHz, not 0"),
         ("synth --timeout 0", "timeout must be above 0"),
         ("report area --rows 0", "rows must be at least 1, not 0"),
         ("gen --check --config tiny", "--config does nothing with a check"),
@@ -356,5 +374,5 @@ def test_mutate_works_in_a_clone_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_full_stdout_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([sys.executable, "-m", "loralith.cli", "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-m", "loralith", "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")

@@ -9,10 +9,13 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from loralith.cli import finetune
-from loralith.diffusion.settings import choose_targets
+from loralith.diffusion.folder import check_folder
+from loralith.diffusion.settings import FinetuneSettings, choose_targets
 from loralith.errors import LoralithError
+from loralith.files import check_output_folder
 from loralith.mapping.configs import find_model
 from loralith.methods.options import OPTIONS
 from loralith.places import checkout
@@ -81,8 +84,29 @@ def _finetune(args: argparse.Namespace) -> None:
     if not OPTIONS[args.method].adapter:
         adapter = "rank alpha targets rank_pattern alpha_pattern rslora"
         _idle(args, adapter, f"with --method {args.method}, which trains no adapter")
+    paths = {"data": (Path.is_dir, "a folder"), "model": (Path.is_dir, "a folder"), "start_from": (Path.exists, "there")}
+    for name, (is_right, what) in paths.items():
+        path = getattr(args, name)
+        if path is not None and not is_right(path):
+            raise LoralithError(f"{name.replace('_', '-')} {path} is not {what}")
     if not args.resume:  # a resumed run's settings are the checkpoint's
         finetune.settings_of(args)
+    check_folder(args.output, resume=args.resume)
+
+
+def _sim(args: argparse.Namespace) -> None:
+    FinetuneSettings(output=args.output, digit=args.digit, rank=args.rank, seed=args.seed)
+    check_output_folder(args.output)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    check_output_folder(args.output)
+
+
+def _adapter(args: argparse.Namespace) -> None:
+    _model(args)
+    if args.output:
+        check_output_folder(args.output)
 
 
 def _model(args: argparse.Namespace) -> None:
@@ -93,6 +117,8 @@ def _model(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     if args.what == "methods" and args.device == FP32 and args.config != "paper":
         raise LoralithError("--config does nothing with --device fp32, which trains in plain torch; leave it out")
+    if args.what == "methods":
+        check_output_folder(args.output)
     if args.what == "shapes" and args.dataflow == "fixed-os" and args.modelled:
         raise LoralithError("--modelled does nothing with --dataflow fixed-os, which is a closed form and runs nothing; leave it out")
 
@@ -108,15 +134,41 @@ def _study(args: argparse.Namespace) -> None:
         _idle(args, "device config", "with --finished, which computes nothing")
     for name in args.schemes.split(",") if args.schemes else ([args.rerun] if args.rerun else []):
         scheme_named(name)
+    if not args.results and not args.rerun:
+        check_output_folder(args.output)
     if args.device is None:
         _idle(args, "config", "without --device: the torch reference has no configuration")
 
 
 def _soak(args: argparse.Namespace) -> None:
+    if args.replay:
+        _idle(args, "products seed stall output commands seconds configs state failure", "with --replay, which runs one case")
+    elif args.lists:
+        _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
+    else:
+        _idle(args, "commands seconds configs state failure", "without --lists")
     if args.device != "verilator":
         _idle(args, "stall", "but with --device verilator, the only one with a bus")
     if not 0 <= args.stall < 1:
         raise LoralithError(f"stall must be a probability of at least 0 and below 1, not {args.stall:g}")
+
+
+def _mutate(args: argparse.Namespace) -> None:
+    if args.list:
+        _idle(args, "stages output fresh", "with --list, which runs nothing")
+    if args.generic:
+        _idle(args, "catalogue", "with --generic, which draws mutants instead")
+    else:
+        _idle(args, "count seed", "without --generic")
+
+
+def _report(args: argparse.Namespace) -> None:
+    if args.what == "energy":
+        from loralith.energy import nodes
+
+        for node in args.node or ():
+            if node not in nodes():
+                raise LoralithError(f"node must be one of {', '.join(nodes())}, not {node!r}")
 
 
 def _synth(args: argparse.Namespace) -> None:
@@ -128,6 +180,8 @@ def _synth(args: argparse.Namespace) -> None:
     if not FLOWS[board.tool].places:
         why = f"with --board {args.board}: its counts are Yosys's estimate, and Vivado places it (docs/fpga.md)"
         _idle(args, "place_only seed seeds frequency", why)
+    if args.frequency is not None and not 1 <= args.frequency <= 1000:
+        raise LoralithError(f"frequency must be in 1..1000 MHz, not {args.frequency:g}")
     if args.synth_only:
         _idle(args, "seed seeds frequency", "with --synth-only, which places nothing")
 
@@ -144,10 +198,14 @@ def _gen(args: argparse.Namespace) -> None:
 OF_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "finetune": _finetune,
     "plan": _model,
-    "adapter": _model,
+    "adapter": _adapter,
+    "sim": _sim,
+    "pretrain": _pretrain,
     "bench": _bench,
     "study": _study,
     "soak": _soak,
+    "mutate": _mutate,
+    "report": _report,
     "synth": _synth,
     "gen": _gen,
 }

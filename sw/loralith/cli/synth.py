@@ -33,7 +33,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="most seeds to place, until one has no late path by the predicted delays (default: 4)",
     )
-    parser.add_argument("--frequency", type=float, default=0, metavar="MHZ", help="target clock (default: the board's)")
+    parser.add_argument("--frequency", type=float, metavar="MHZ", help="target clock (default: the board's)")
     parser.add_argument("--timeout", type=float, default=120, metavar="MINUTES", help="for one call of a tool (default: 120)")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md (default: in build/synth/)")
     parser.set_defaults(run=run)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         board,
         config,
         "compute" if smoke else args.part,
-        frequency_mhz=args.frequency,
+        frequency_mhz=args.frequency or 0,
         timeout=60 * args.timeout,
         progress=output.log,
     )

@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time, never over another run's files."""
+"""The output folder of a run: one run at a time, never over another run's files. Loads no torch."""
 
 import fcntl
 import os
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loralith.diffusion.formats import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from loralith.errors import LoralithError
 from loralith.files import check_output_folder
 
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 CHECKPOINT = "run.ckpt"
 REPORT = "report.json"
 PICTURE = "samples.png"

@@ -24,12 +24,10 @@ from torch import Tensor
 
 from loralith.diffusion.adapter_checks import AdapterError, alpha_of, check_config, check_factors, readable, scalar
 from loralith.diffusion.checkpoint import write_tensors
+from loralith.diffusion.folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from loralith.files import FileError, read_json, write_json
 
 __all__ = [
-    "DIFFUSERS_FILE",
-    "PEFT_CONFIG",
-    "PEFT_FILE",
     "Adapter",
     "AdapterError",
     "Layer",
@@ -38,8 +36,7 @@ __all__ = [
     "write_peft",
 ]
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-DIFFUSERS_FILE, DIFFUSERS_HEADER = "pytorch_lora_weights.safetensors", "lora_adapter_metadata"
+DIFFUSERS_HEADER = "lora_adapter_metadata"
 PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX = "base_model.model.", "unet.", "lora_unet_"
 
 UNSUPPORTED = {

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from loralith.diffusion.adapter import adapter_parameters, add_adapter, load_adapter, save_adapter
-from loralith.diffusion.formats import PEFT_FILE
+from loralith.diffusion.folder import PEFT_FILE
 from loralith.diffusion.objective import step_loss
 from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.unet import load_model
