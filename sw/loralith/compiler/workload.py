@@ -126,7 +126,7 @@ def output_scale(k: int) -> Requantization:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of the memories: passes take turns, so that one's first loads need not wait for the other's last products; so do gradients."""
+    """Parts of the memories: passes alternate between them, so that the first loads of one need not wait for the last products of the other; so do gradients."""
 
     passes: tuple[Window, Window]
     gradients: tuple[Window, Window]

@@ -103,12 +103,12 @@ class Device(ABC):
         word = self.config.bus_bytes
         nbytes = -(-nbytes // word) * word
         with self.lock:
-            self.settle()
+            self.run_deferred()
             try:
                 return self._heap.take(nbytes, max(align, word))
             except OutOfMemory:
                 gc.collect()  # what only a cycle of Python objects still holds may be in the way
-                self.settle()
+                self.run_deferred()
             try:
                 return self._heap.take(nbytes, max(align, word))
             except OutOfMemory as error:
@@ -127,7 +127,7 @@ class Device(ABC):
         middle of anything."""
         self._deferred.append(release)
 
-    def settle(self) -> None:
+    def run_deferred(self) -> None:
         """Runs what was deferred."""
         with self.lock:
             while self._deferred:
@@ -150,7 +150,7 @@ class Device(ABC):
     @property
     def heap(self) -> Heap:
         """What is allocated, to look at."""
-        self.settle()
+        self.run_deferred()
         return self._heap
 
     def write(self, address: int, data: bytes | bytearray | memoryview | np.ndarray) -> None:

@@ -70,8 +70,8 @@ def plan_product(
     config: Config,
     *,
     count: int = 1,
-    left_turned: bool = False,
-    right_turned: bool = False,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
     left_resident: bool = False,
     right_resident: bool = False,
     left_bits: int = 8,
@@ -79,57 +79,63 @@ def plan_product(
 ) -> tuple[Batch, bool]:
     """How `product` computes; and whether it computes the transpose, right^T left^T: where that takes fewer cycles of the array.
 
-    Only a right operand that comes from the host can be packed for folding; then it is not turned any more.
+    Only a right operand that comes from the host can be packed for folding; the host then transposes it too.
     """
     fold = 1 if right_resident else best_fold(K, N, config)
     swapped = 1 if left_resident else best_fold(K, M, config)
     swap = array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
     if swap:
-        M, N, fold, left_turned, right_turned = N, M, swapped, not right_turned, not left_turned
+        M, N, fold, left_transposed, right_transposed = N, M, swapped, not right_transposed, not left_transposed
         left_bits, right_bits = right_bits, left_bits
-    turned = {"left_turned": left_turned, "right_turned": right_turned and fold == 1}
-    return plan_batch(M, N, K, count, config, fold, **turned, left_bits=left_bits, right_bits=right_bits), swap
+    transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed and fold == 1}
+    return plan_batch(M, N, K, count, config, fold, **transposed, left_bits=left_bits, right_bits=right_bits), swap
 
 
 def product(
-    device: Device, left: Operand, right: Operand, *, left_turned: bool = False, right_turned: bool = False, timeout: float = TIMEOUT
+    device: Device,
+    left: Operand,
+    right: Operand,
+    *,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
+    timeout: float = TIMEOUT,
 ) -> np.ndarray:
     """The exact products of left [count, M, K] and right [count, K, N], INT8, as int32 [count, M, N], in one list.
 
-    Parameters: arrays of int8, which are on the device only while it runs, or `Resident`. A turned operand has its last two dimensions
-    the other way round, left [count, K, M] or right [count, N, K], and is turned by the load path.
+    Parameters: arrays of int8, which are on the device only while it runs, or `Resident`. A transposed operand has its last two dimensions
+    the other way round, left [count, K, M] or right [count, N, K], and is transposed by the load path.
 
     Raises DeviceError for shapes that do not fit and for K over 131071, DoesNotFit where no block fits the scratchpads.
     """
     config = device.config
-    count, M, K = (left.shape[0], left.shape[2], left.shape[1]) if left_turned else left.shape
-    counts, k, N = (right.shape[0], right.shape[2], right.shape[1]) if right_turned else right.shape
+    count, M, K = (left.shape[0], left.shape[2], left.shape[1]) if left_transposed else left.shape
+    counts, k, N = (right.shape[0], right.shape[2], right.shape[1]) if right_transposed else right.shape
     if counts != count or k != K:
         raise DeviceError(f"left [count, M, K] and right [count, K, N] must share count and K, not {(count, M, K)} and {(counts, k, N)}")
     if K > K_LIMIT:
         raise DeviceError(f"K must be at most {K_LIMIT} for an exact INT32 sum, not {K}: split it and add on the host")
     if device.direct:
         one, two = _values(device, left), _values(device, right)
-        return exact_product(one.mT if left_turned else one, two.mT if right_turned else two)
+        return exact_product(one.mT if left_transposed else one, two.mT if right_transposed else two)
     batch, swap = plan_product(
         M,
         N,
         K,
         config,
         count=count,
-        left_turned=left_turned,
-        right_turned=right_turned,
+        left_transposed=left_transposed,
+        right_transposed=right_transposed,
         left_resident=isinstance(left, Resident),
         right_resident=isinstance(right, Resident),
         left_bits=_bits(left),
         right_bits=_bits(right),
     )
     if swap:
-        left, right, right_turned = right, left, not left_turned
+        left, right, right_transposed = right, left, not left_transposed
     plan = batch.plan
     if plan.fold > 1:
         assert isinstance(right, np.ndarray)
-        right = np.stack([fold_right(one.T if right_turned else one, plan.fold, config) for one in right])
+        right = np.stack([fold_right(one.T if right_transposed else one, plan.fold, config) for one in right])
     with device.arena():
         at = [operand.address if isinstance(operand, Resident) else Resident.place(device, operand).address for operand in (left, right)]
         out = row_major(count * plan.M, plan.N, config, 4)
@@ -215,5 +221,5 @@ def column_sums(device: Device, left: np.ndarray, right: Resident, timeout: floa
     """
     if device.direct:
         return np.einsum("btc,btc->bc", left.astype(np.int32), _values(device, right).astype(np.int32)).reshape(-1)
-    squares = product(device, left, right, left_turned=True, timeout=timeout)
+    squares = product(device, left, right, left_transposed=True, timeout=timeout)
     return np.ascontiguousarray(np.diagonal(squares, axis1=1, axis2=2)).reshape(-1)

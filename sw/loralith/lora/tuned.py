@@ -134,7 +134,7 @@ class TunedLinear:
     def _sums(self, rows: Int8) -> NDArray[np.int32]:
         """rows V^T, [T, O]."""
         if not self.corrected:
-            return product(self.device, rows[None], self.weight, right_turned=True)[0]
+            return product(self.device, rows[None], self.weight, right_transposed=True)[0]
         assert self.zeros is not None
         r = -product(self.device, rows[None], np.ones((1, self.I, 1), np.int8))[0]  # [T, 1]
         high = (r + 128) >> WORD_SHIFT

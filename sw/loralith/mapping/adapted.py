@@ -220,7 +220,7 @@ class MappedLora(Mapped):
         """The forward pass on the device. One that is done again has the scale of H that the first had, and is recorded once."""
         history, notes, place = self.device_layer.numerics.history, one.place.notes, one.place
         before = history["H"]
-        if place.again:
+        if place.repeated:
             history["H"] = notes.get("H", before)
         else:
             notes["H"] = before
@@ -230,9 +230,9 @@ class MappedLora(Mapped):
             saved = self.device_layer.forward(x, a, b, place.step, place.call, alpha=one.alpha, record=record)
             latest = history["H"][-1:] if record else []
         finally:
-            if place.again:
+            if place.repeated:
                 history["H"] = before
-        for maximum in latest if place.again else []:
+        for maximum in latest if place.repeated else []:
             history["H"] = remember_maximum(before, maximum, self.attachment.scheme)
         return saved
 
@@ -253,7 +253,7 @@ class MappedLora(Mapped):
         if owner.observer:
             owner.observer.forward(self.index, *arrays, one.place.step, one.place.call, one.keep, saved)
         y = tensor(saved.y, x, output_dtype(x)).reshape(*x.shape[:-1], -1)
-        saved.keep()
+        saved.drop_host_arrays()
         if not one.keep:
             layer.release(saved)
             return y, None

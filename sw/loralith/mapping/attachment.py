@@ -200,7 +200,7 @@ class Attachment:
     @property
     def open(self) -> list[Pending]:
         """Forward passes that torch may still go back through."""
-        self.device.settle()
+        self.device.run_deferred()
         return self.passes.pending()
 
     def saved_bytes(self) -> dict[str, tuple[int, int]]:

@@ -50,12 +50,12 @@ def training() -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Step and call of a pass, which its random numbers come from. ``again``: it repeats the pass that ``notes`` were written in; a layer
+    """Step and call of a pass, which its random numbers come from. ``repeated``: it repeats the pass that ``notes`` were written in; a layer
     with state writes there what a repetition must know."""
 
     step: int
     call: int
-    again: bool
+    repeated: bool
     notes: dict[str, Any]
 
 
@@ -72,7 +72,7 @@ class Numbers:
         self._seen.clear()
 
     def place(self, x: Tensor, step: int) -> Place:
-        """Of the pass over ``x`` that starts now. One that is done again has the place of the first, and so its bits."""
+        """Of the pass over ``x`` that starts now. A repeated one has the place of the first, and so its bits."""
         key = fingerprint(x)
         if recomputing() and key in self._seen:
             first = self._seen[key]
@@ -138,4 +138,4 @@ class Passes:
         """Frees what all of them keep; there is no way back through them any more."""
         for number in list(self._open):
             self._gone(number)
-        self.device.settle()
+        self.device.run_deferred()
