@@ -1,7 +1,7 @@
 """Products of two chained segments, (left0 right0) 2^shift + left1 right1: two words of an operand, or a correction of low rank.
 
-Both rights lie transposed, as [N, K]. Where they are the same matrix (`words`: the lefts are two words of one operand) a block of it is loaded
-once for both. Otherwise the first segment is short and joins the first block of the second's reduction.
+Both rights lie transposed, as [N, K]. Where they are the same matrix (`words`: the lefts are two words of one operand) a block of it
+is loaded once for both. Otherwise the first segment is short and joins the first block of the second's reduction.
 """
 
 from __future__ import annotations

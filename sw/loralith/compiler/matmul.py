@@ -12,20 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Segment
-from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, int_layout, padded, row_major
+from loralith.compiler.layout import MatrixLayout, folded_shape, int_layout, padded, row_major
 from loralith.compiler.order import AHEAD
 from loralith.compiler.regions import FULL_WINDOW, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.relocate import Relocatable
 from loralith.spec.config import Config
-
-if TYPE_CHECKING:
-    from loralith.device.base import Device
 
 __all__ = [
     "SLOTS",
@@ -41,7 +35,6 @@ __all__ = [
     "compile_matmul",
     "plan_batch",
     "plan_matmul",
-    "run_matmul",
     "tile_cycles",
 ]
 
@@ -68,8 +61,8 @@ def best_fold(K: int, N: int, config: Config) -> int:
 class MatmulPlan:
     """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices.
 
-    `left_transposed`: left lies as [K, M]. `right_transposed`: right lies as [N, K]; fold 1. `left_bits`, `right_bits`: 8, or 4 for an operand of
-    which DRAM holds two elements per byte.
+    `left_transposed`: left lies as [K, M]. `right_transposed`: right lies as [N, K]; fold 1. `left_bits`, `right_bits`: 8, or 4 for an
+    operand of which DRAM holds two elements per byte.
     """
 
     M: int
@@ -238,7 +231,7 @@ HALVES = (Window(0, 8), Window(8, 16))
 
 @dataclass(frozen=True)
 class Batch:
-    """`count` equal products as one list. They alternate between the ``windows`` of the memories: one product loads while another computes."""
+    """`count` equal products as one list. They alternate between the ``windows`` of the memories: one loads while another computes."""
 
     plan: MatmulPlan
     count: int
@@ -353,24 +346,3 @@ class Blocks:
 def array_cycles(M: int, N: int, K: int, fold: int, config: Config) -> int:
     """Cycles that the array takes at least."""
     return -(-M // config.rows) * tile_cycles(K, N, fold, config)
-
-
-def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: float) -> np.ndarray:
-    """left int8 [M, K] times right int8 [K, N] on a device, as int32 [M, N]; the operands have been checked.
-
-    Of the product and its transpose the one that takes fewer cycles of the array is computed.
-    """
-    config = device.config
-    (M, K), N = left.shape, right.shape[1]
-    fold, swapped = best_fold(K, N, config), best_fold(K, M, config)
-    if array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config):
-        return np.ascontiguousarray(run_matmul(device, right.T, left.T, timeout).T)
-    plan = plan_matmul(M, N, K, config)
-    layouts = plan.layouts(config)
-    operands = left, fold_right(right, plan.fold, config) if plan.fold > 1 else right
-    with device.arena():
-        left_at, right_at, out_at = (device.alloc(layout.nbytes) for layout in layouts)
-        for layout, address, values in zip(layouts, (left_at, right_at), operands, strict=False):
-            device.write(address, layout.pack(values))
-        device.run(compile_matmul(plan, left_at, right_at, out_at, config), timeout)
-        return layouts[2].unpack(device.read(out_at, layouts[2].nbytes), np.int32)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from loralith.compiler.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.layout import int_layout, padded, row_major
 from loralith.compiler.matmul import block_sizes, tile_cycles
-from loralith.compiler.regions import MEMORIES, FULL_WINDOW, DoesNotFit, Window, rows_needed
+from loralith.compiler.regions import FULL_WINDOW, MEMORIES, DoesNotFit, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import PRESETS, Config
 

@@ -126,7 +126,8 @@ def output_scale(k: int) -> Requantization:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of the memories: passes alternate between them, so that the first loads of one need not wait for the last products of the other; so do gradients."""
+    """Windows of the memories: passes alternate between theirs, so that the first loads of one need not wait for the last products of the
+    other; so do gradients."""
 
     passes: tuple[Window, Window]
     gradients: tuple[Window, Window]

@@ -9,13 +9,23 @@ import numpy as np
 from loralith.compiler.chain import compile_chain, plan_chain
 from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
-from loralith.device.base import Device
 from loralith.device.errors import DeviceError
 from loralith.device.exact import exact_product
+from loralith.device.list_device import ListDevice
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
-__all__ = ["WORD_SHIFT", "Resident", "chained", "column_sums", "plan_product", "product", "tall_blocks", "wide_product"]
+__all__ = [
+    "WORD_SHIFT",
+    "Resident",
+    "chained",
+    "cheaper_transposed",
+    "column_sums",
+    "plan_product",
+    "product",
+    "tall_blocks",
+    "wide_product",
+]
 
 TIMEOUT = 600.0
 """Seconds that one list may take; a simulated device is slow."""
@@ -32,7 +42,7 @@ class Resident:
     bits: int = 8
 
     @classmethod
-    def place(cls, device: Device, values: np.ndarray, bits: int = 8) -> Resident:
+    def place(cls, device: ListDevice, values: np.ndarray, bits: int = 8) -> Resident:
         """Copies int8 [count, rows, cols] to the device. `free` gives the memory back.
 
         Raises ValueError for bits other than 8 and 4, and for a value that they do not hold.
@@ -40,8 +50,8 @@ class Resident:
         count, rows, cols = values.shape
         layout = int_layout(count * rows, cols, bits, device.config)
         image = layout.pack(np.ascontiguousarray(values).reshape(count * rows, cols))
-        # The bus reads whole words past the last row.
-        address = device.alloc(layout.nbytes + 64)
+        # Rows are padded to bus words, so no load reads past the last row.
+        address = device.alloc(layout.nbytes)
         device.write(address, image)
         return cls(address, count, rows, cols, bits)
 
@@ -49,18 +59,25 @@ class Resident:
     def shape(self) -> tuple[int, int, int]:
         return self.count, self.rows, self.cols
 
-    def layout(self, device: Device) -> MatrixLayout:
+    def layout(self, device: ListDevice) -> MatrixLayout:
         """All matrices as one of count * rows rows."""
         return int_layout(self.count * self.rows, self.cols, self.bits, device.config).at(self.address)
 
-    def nbytes(self, device: Device) -> int:
+    def nbytes(self, device: ListDevice) -> int:
         return self.layout(device).nbytes
 
-    def free(self, device: Device) -> None:
+    def free(self, device: ListDevice) -> None:
         device.free(self.address)
 
 
 Operand = Resident | np.ndarray
+
+
+def cheaper_transposed(M: int, N: int, K: int, config: Config, *, left_resident: bool = False, right_resident: bool = False) -> bool:
+    """Whether right^T left^T takes fewer cycles of the array than left right; the host cannot fold a resident right operand."""
+    fold = 1 if right_resident else best_fold(K, N, config)
+    swapped = 1 if left_resident else best_fold(K, M, config)
+    return array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
 
 
 def plan_product(
@@ -81,18 +98,17 @@ def plan_product(
 
     Only a right operand that comes from the host can be packed for folding; the host then transposes it too.
     """
-    fold = 1 if right_resident else best_fold(K, N, config)
-    swapped = 1 if left_resident else best_fold(K, M, config)
-    swap = array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
+    swap = cheaper_transposed(M, N, K, config, left_resident=left_resident, right_resident=right_resident)
+    fold = 1 if (left_resident if swap else right_resident) else best_fold(K, M if swap else N, config)
     if swap:
-        M, N, fold, left_transposed, right_transposed = N, M, swapped, not right_transposed, not left_transposed
+        M, N, left_transposed, right_transposed = N, M, not right_transposed, not left_transposed
         left_bits, right_bits = right_bits, left_bits
     transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed and fold == 1}
     return plan_batch(M, N, K, count, config, fold, **transposed, left_bits=left_bits, right_bits=right_bits), swap
 
 
 def product(
-    device: Device,
+    device: ListDevice,
     left: Operand,
     right: Operand,
     *,
@@ -150,7 +166,7 @@ def _bits(operand: Operand) -> int:
     return operand.bits if isinstance(operand, Resident) else 8
 
 
-def _values(device: Device, operand: Operand) -> np.ndarray:
+def _values(device: ListDevice, operand: Operand) -> np.ndarray:
     """The matrices of an operand, wherever they are."""
     if isinstance(operand, np.ndarray):
         return operand
@@ -159,7 +175,7 @@ def _values(device: Device, operand: Operand) -> np.ndarray:
 
 
 def chained(
-    device: Device,
+    device: ListDevice,
     first: tuple[np.ndarray, Resident],
     second: tuple[np.ndarray, Resident],
     shift: int,
@@ -200,7 +216,7 @@ def chained(
 WORD_SHIFT = 8
 
 
-def wide_product(device: Device, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
+def wide_product(device: ListDevice, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
     """(2^8 high + low) right^T for int8 words [M, K] and resident [1, N, K]: exact integers [M, N]; ``apart`` as in `chained`."""
     return chained(device, (high, right), (low, right), WORD_SHIFT, apart=apart)
 
@@ -214,7 +230,7 @@ def tall_blocks(matrix: np.ndarray, config: Config) -> np.ndarray:
     return np.ascontiguousarray(image.reshape(T, count, config.cols).transpose(1, 0, 2))
 
 
-def column_sums(device: Device, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
+def column_sums(device: ListDevice, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
     """The sum over rows of left * right, element by element, of [blocks, T, C] as `tall_blocks` gives them: int32 [blocks * C].
 
     The diagonals of left^T right, block by block: C times the multiplications of a sum, on an array that has them side by side.

@@ -18,7 +18,7 @@ from loralith.device.base import Device
 from loralith.lora.layer import Activation
 
 if TYPE_CHECKING:
-    from loralith.mapping.attachment import Mapped
+    from loralith.mapping.mapped import Mapped
 
 __all__ = ["Numbers", "Passes", "Pending", "Place", "fingerprint", "recomputing", "training"]
 
@@ -50,8 +50,8 @@ def training() -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Step and call of a pass, which its random numbers come from. ``repeated``: it repeats the pass that ``notes`` were written in; a layer
-    with state writes there what a repetition must know."""
+    """Step and call of a pass, which its random numbers come from. ``repeated``: it repeats the pass that ``notes`` were written in; a
+    layer with state writes there what a repetition must know."""
 
     step: int
     call: int
