@@ -5,6 +5,7 @@ import pytest
 
 from loralith.compiler.checker import check
 from loralith.compiler.command_list import CommandList
+from loralith.compiler.layout import int_layout
 from loralith.compiler.matmul import compile_batch
 from loralith.compiler.relocate import Relocatable
 from loralith.device import DeviceError, open_device
@@ -43,6 +44,27 @@ def test_every_order_and_place_gives_the_exact_product(config, shape):
                 )
             assert np.array_equal(got, want), case
         assert len(device._heap.taken) <= 1, "the list's buffer alone"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("config", ["tiny", "base"])
+def test_an_operand_may_end_where_device_memory_ends(config, side, bits):
+    """Rows are padded to bus words, so no load reads past the operand: it needs no slack behind it."""
+    rng = np.random.default_rng(7)
+    operand, other = (rng.integers(-8, 8, (1, 64, 64)).astype(np.int8) for _ in range(2))
+    operand = operand[:, :, :61] if side == "left" else operand[:, :61, :]
+    other = other[:, :61, :] if side == "left" else other[:, :, :61]
+    with open_device("reference", config, memory_bytes=1 << 20) as device:
+        low = device.alloc(1 << 19)
+        layout = int_layout(*operand.shape[1:], bits, device.config)
+        device.alloc((1 << 19) - layout.nbytes)
+        last = Resident.place(device, operand, bits)
+        assert last.address + layout.nbytes == device.memory_base + device.memory_bytes
+        device.free(low)
+        got = product(device, last, other) if side == "left" else product(device, other, last)
+    left, right = (operand, other) if side == "left" else (other, operand)
+    assert np.array_equal(got, left.astype(np.int32) @ right.astype(np.int32))
 
 
 @pytest.mark.parametrize("config", PRESETS)
