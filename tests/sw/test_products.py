@@ -53,8 +53,7 @@ def test_an_operand_may_end_where_device_memory_ends(config, side, bits):
     """Rows are padded to bus words, so no load reads past the operand: it needs no slack behind it."""
     rng = np.random.default_rng(7)
     operand, other = (rng.integers(-8, 8, (1, 64, 64)).astype(np.int8) for _ in range(2))
-    operand = operand[:, :, :61] if side == "left" else operand[:, :61, :]
-    other = other[:, :61, :] if side == "left" else other[:, :, :61]
+    operand, other = operand[:, :, :61], other[:, :61] if side == "left" else other
     with open_device("reference", config, memory_bytes=1 << 20) as device:
         low = device.alloc(1 << 19)
         layout = int_layout(*operand.shape[1:], bits, device.config)

@@ -1,10 +1,10 @@
 """Cycle model: how long a command list takes, and which command does what when, in plain Python.
 
 Each command is walked once, each unit's in list order and the units' among each other as they can start. A legal list allows that:
-whatever a command waits for is given by one before it. Each unit is described by when it takes a command, how long the command holds it,
+whatever a command waits for is signalled by an earlier one. Of each unit the model has when it takes a command, how long the command holds it,
 and when its tokens are out:
 
-    fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues have room
+    fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues allow
     LOAD     check, tokens, one burst per cycle with a bound on those in flight, one bus word per cycle after the memory's latency
     COMPUTE  check, tokens, one step per cycle; a tile takes at least as long as the one before it drains
     STORE    check, tokens, one bus word per cycle, the memory's response
@@ -96,8 +96,8 @@ class _Model:
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        # Each unit's commands, and of those, as far as known, when they left their queue, which has room for one more, when a transfer's
-        # check was done, and when that had room for the next one (of a compute command: when its first step was).
+        # Each unit's commands, and of those, as far as known, when they left their queue and freed an entry, when a transfer's
+        # check was done, and when the checker was free for the next one (of a compute command: when its first step was).
         self.order = {op: [i for i, c in enumerate(commands) if c.opcode == op] for op in Opcode}
         self.taken: dict[Opcode, list[int]] = {op: [] for op in Opcode}
         self.checked: dict[Opcode, list[int]] = {op: [] for op in Opcode}
@@ -194,7 +194,7 @@ class _Model:
                     moved = True
 
     def dispatch(self) -> bool:
-        """Follows the fetch to the first command that has not come, or whose queue has room only after one that is not known."""
+        """Follows the fetch to the first command that has not arrived, or whose queue is full until a time that is not known yet."""
         moved = False
         while (index := len(self.dispatched)) < len(self.last_words):
             opcode = self.commands[index].opcode

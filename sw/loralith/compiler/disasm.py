@@ -137,7 +137,7 @@ def assemble(lines: str | Iterable[str]) -> CommandList:
 def read_list(data: bytes) -> CommandList:
     """The list in a file of packed descriptors. Raises AssemblyError, naming the command, where it holds none."""
     if not data or len(data) % COMMAND_BYTES:
-        raise AssemblyError(f"a list is at least one descriptor of {COMMAND_BYTES} bytes, and whole ones: not {len(data)} bytes")
+        raise AssemblyError(f"a list is at least one descriptor of {COMMAND_BYTES} bytes, a multiple of that: not {len(data)} bytes")
     for index in range(len(data) // COMMAND_BYTES):
         try:
             Command.unpack(data[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES])

@@ -91,11 +91,11 @@ def _gradient_cost(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
     right = load_cycles(k, width, config) if plan.reread_left else max(padded(k * width, W) // W, LOAD_CYCLES)
     tiles = max(-(-m // config.rows) * tile_cycles(k, width, skinny.fold, config), COMPUTE_CYCLES)
     tiles += COMPUTE_CYCLES * (parts // passes - 1)
-    # How often a block of right comes: two stay.
+    # How often a block of right is loaded: two stay on chip.
     times = 1 if kb <= (SLOTS if plan.reread_left else 1) else mb
     reads, array = passes * kb * (mb * left + right * times), passes * mb * kb * tiles
     # Two blocks are double-buffered: one is loaded while the other is computed. A right operand of all columns is charged dearly
-    # where it is read more than once: smaller blocks that spare it leave the loads of the pass more room.
+    # where it is read more than once: smaller blocks that spare it leave more time for the loads of the pass.
     reread_words = right if plan.reread_left else right * times
     exposed = passes * mb * kb * max(0, READ_LATENCY + left + (reread_words if mb > 1 and kb > 1 else 0) - tiles)
     return max(reads, array + exposed) + min(reads, array) + m * k // W, reads

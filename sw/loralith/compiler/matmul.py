@@ -91,7 +91,7 @@ class MatmulPlan:
         return left, right, row_major(self.M, self.N, config, 4)
 
     def traffic(self, config: Config) -> tuple[int, int]:
-        """(bytes read, bytes written) of operands and result, in whole bus words; commands are not counted."""
+        """(bytes read, bytes written) of operands and result, rounded up to bus words; commands are not counted."""
         left, right, out = (layout.nbytes for layout in self.layouts(config))
         mb, nb, kb = self.blocks
         # An operand of at most SLOTS blocks stays; of a longer one a row of blocks that fits stays while the other operand's pass.
@@ -210,7 +210,7 @@ class SlotCache:
 
 
 def block_order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
-    """Blocks (along M, along N): the operand that is read again costs less to read."""
+    """Blocks (along M, along N): the operand that is read repeatedly is the one that costs less."""
     mb, nb, _ = plan.blocks
     left, right = (layout.nbytes for layout in plan.layouts(config)[:2])
     if left * nb + right <= left + right * mb:

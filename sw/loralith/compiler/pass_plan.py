@@ -91,7 +91,7 @@ def plan_passes(
 ) -> tuple[PassPlan, ...]:
     """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
-    Where the best of them keeps the bus nearly as busy as the array, as many again that cut the rank in parts: those need less of the
+    Where the best of them keeps the bus nearly as busy as the array, as many more that cut the rank in parts: those need less of the
     memories for it, so that other blocks can be larger. With ``weight_bits`` 4 a bus word holds twice as many elements of W, and its blocks
     begin at bus words.
 
@@ -112,7 +112,7 @@ def plan_passes(
 
 
 def _cheapest(plans: list[PassPlan], work: _Work, count: int, *, every: bool = False) -> list[PassPlan]:
-    """Among equals, blocks of the base that stay longer: they leave other loads room."""
+    """Among equals, blocks of the base that stay longer: they leave more time for other loads."""
     return sorted(plans, key=lambda plan: (_cost(plan, work, every=every), -plan.base_slots))[:count]
 
 
@@ -165,7 +165,7 @@ def plan_pass(
 def _counts(plan: PassPlan, work: _Work, *, every: bool) -> tuple[int, int, float]:
     """By a plain count: words to read, cycles of the array, and cycles for which it waits at least.
 
-    With `every` the words of the adapter and of the skinny operand count too, which come again with each block of tokens.
+    With `every` the words of the adapter and of the skinny operand count too, which are loaded once per block of tokens.
     """
     config, skinny = work.config, work.skinny
     m, n, k, r = plan.m, plan.n, plan.k, plan.r

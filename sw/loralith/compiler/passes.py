@@ -243,7 +243,7 @@ class PassSteps:
         return left + min(left, skinny) + (min(self.kb, self.plan.base_slots) if base else 0)
 
     def prologue(self) -> Iterator[None]:
-        """Loads what the pass needs first, one block per step; the schedule before it can make room for them."""
+        """Loads what the pass needs first, one block per step; the schedule before it can interleave them."""
         for b in range(min(self.kb, self.plan.left_slots)):
             self.left_block(0, b)
             yield

@@ -41,7 +41,7 @@ class ListDevice(ABC):
 
     Attributes:
         config: the hardware's configuration.
-        lock: held (it may be taken again by its holder) by whoever needs several operations to stand together.
+        lock: re-entrant; held by whoever needs several operations to stand together.
         closed: whether `close` was called; operations then raise DeviceError.
         memory_base, memory_bytes: the stretch of memory that `alloc` hands out and that the DRAM window opens.
         last_counters: counters of the latest list.
@@ -98,7 +98,7 @@ class ListDevice(ABC):
             raise DeviceError(f"nbytes must be at least 1, not {nbytes}")
         if align < 1 or align & (align - 1):
             raise DeviceError(f"align must be a power of two, not {align}")
-        # A whole number of bus words: the last beat of a row then stays inside the allocation.
+        # Rounded up to bus words: the last beat of a row then stays inside the allocation.
         word = self.config.bus_bytes
         nbytes = -(-nbytes // word) * word
         with self.lock:
@@ -180,11 +180,11 @@ class ListDevice(ABC):
         """Run a command list, or its packed descriptors, and wait for its end.
 
         `timeout` is in seconds. Raises DeviceFault when the list stops with an error, DeviceTimeout when it does not end in time, and
-        DeviceError for an empty list or bytes that are no whole descriptors.
+        DeviceError for an empty list or bytes that are not a multiple of a descriptor.
         """
         data = commands.pack() if isinstance(commands, CommandList) else bytes(commands)
         if not data or len(data) % COMMAND_BYTES:
-            raise DeviceError(f"a list is at least one command of {COMMAND_BYTES} bytes, and whole ones: not {len(data)} bytes")
+            raise DeviceError(f"a list is at least one command of {COMMAND_BYTES} bytes, a multiple of that: not {len(data)} bytes")
         with self.lock:
             self._check_open()
             address = self._list_buffer(len(data))

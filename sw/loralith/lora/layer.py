@@ -168,24 +168,24 @@ class DeviceLayer:
         """
         numerics = self.numerics
         operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call, alpha)
-        kept: list[int] = []
+        addresses: list[int] = []
         if isinstance(x, Activation):
             activation = x.hold()
         else:
             activation = Activation.place(self.device, Quantized(operands.xq, operands.sx, operands.clipped["X"]))
         try:
             xs = activation.layout
-            h = self._reserve(self.skinny.packed(xs.rows, self.config), kept)
+            h = self._reserve(self.skinny.packed(xs.rows, self.config), addresses)
             result = self.passes.forward(operands, xs, h)
             if record:
                 numerics.record("H", result.maximum)
             self.saturations["H"] += result.saturated
         except BaseException:
             activation.release()
-            for address in kept:
+            for address in addresses:
                 self.device.free(address)
             raise
-        return Saved(result.plan, activation, h, tuple(kept), result.plan.y(result.y), result.y)
+        return Saved(result.plan, activation, h, tuple(addresses), result.plan.y(result.y), result.y)
 
     def release(self, saved: Saved) -> None:
         """Free what a forward pass left on the device."""

@@ -217,7 +217,7 @@ class MappedAttention(Mapped):
         products.free_except(heads, names)
         token = None
         if names:
-            token = owner.passes.keep(heads, Pending(self, lambda: products.release(heads), *products.saved_bytes(heads)))
+            token = owner.passes.register(heads, Pending(self, lambda: products.release(heads), *products.saved_bytes(heads)))
         return tensor(values.value, q, output_dtype(q)), token
 
     def backward(

@@ -34,7 +34,7 @@ def fingerprint(tensor: Tensor) -> int:
 
 
 def recomputing() -> bool:
-    """Whether autograd is at work on this thread: a forward pass now is one that checkpointing does again."""
+    """Whether autograd is at work on this thread: a forward pass now is one that checkpointing repeats."""
     return torch._C._current_graph_task_id() != -1
 
 
@@ -111,7 +111,7 @@ class Passes:
         self.device = device
         self._open: dict[int, tuple[Any, Pending]] = {}
 
-    def keep(self, saved: Any, pending: Pending) -> Tensor:
+    def register(self, saved: Any, pending: Pending) -> Tensor:
         """The token of a pass whose backward pass needs ``saved``."""
         number = next(_number)
         # The storage of the token, which its copies for checkpointing share, holds this array.
@@ -121,7 +121,7 @@ class Passes:
         return torch.from_numpy(content)
 
     def find(self, token: Tensor) -> Any:
-        """What `keep` was given; None after `release`."""
+        """What was registered with ``token``; None after `release`."""
         found = self._open.get(int(token))
         return None if found is None else found[0]
 
