@@ -1,7 +1,7 @@
 """Cycle model: how long a command list takes, and which command does what when, in plain Python.
 
 Each command is walked once, each unit's in list order and the units' among each other as they can start. A legal list allows that:
-whatever a command waits for is signalled by an earlier one. Of each unit the model has when it takes a command, how long the command holds it,
+whatever a command waits for is signalled by an earlier one. A unit is described by when it takes a command, how long the command holds it,
 and when its tokens are out:
 
     fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues allow
