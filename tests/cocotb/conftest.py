@@ -8,7 +8,8 @@ import pytest
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.example import example
-from loralith.compiler.matmul import compile_matmul, fold_right, plan_matmul
+from loralith.compiler.layout import fold_right
+from loralith.compiler.matmul import compile_matmul, plan_matmul
 from loralith.device.native.build import verilog
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import COMMAND_BYTES

@@ -169,7 +169,7 @@ def test_a_deleted_model_frees_its_memory(device):
     y.backward()  # the graph holds what it needs, as in torch
     del y
     gc.collect()
-    device.settle()
+    device.run_deferred()
     gc.collect()
     assert len(device.heap.taken) == 1, "the list's buffer alone"
 

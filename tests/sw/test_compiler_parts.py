@@ -66,7 +66,7 @@ def test_a_gradient_whose_left_operand_comes_again_gives_the_same_sums(k: int) -
         device.write(tensors.h.address, tensors.h.pack(h))
         right = skinny_shape(LINEAR.rank, device.config).right(LINEAR.T, device.config).at(tensors.h.address)
         emitter = Emitter(device.config)
-        plan = GradientPlan(m=24, k=k, n=16, again=True)
+        plan = GradientPlan(m=24, k=k, n=16, reread_left=True)
         steps = GradientSteps(emitter, Gradient(tensors.dy, right, tensors.db), LINEAR.rank, "dB", plan=plan)
         assert len(list(steps.steps())) == steps.units
         device.run(emitter.finish(AHEAD), 60)
@@ -98,5 +98,5 @@ def test_only_where_the_bus_would_limit_a_pass_is_the_rank_cut() -> None:
 def test_of_a_gradients_orders_the_one_that_reads_less_is_taken() -> None:
     """At rank 128 the sums of all columns leave room for 16 rows only, and H would come 40 times; at rank 32 once more is dearer."""
     config = load_config("ecp5")
-    assert plan_gradient(1024, 640, 128, config, SHARED.gradients[0]).again
-    assert not plan_gradient(4096, 320, 32, config, SHARED.gradients[0]).again
+    assert plan_gradient(1024, 640, 128, config, SHARED.gradients[0]).reread_left
+    assert not plan_gradient(4096, 320, 32, config, SHARED.gradients[0]).reread_left

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loralith.cli import main
-from loralith.compiler.cycles import ENDED
+from loralith.compiler.cycles import END_LATENCY
 from loralith.compiler.workload import Linear
 
 
@@ -34,7 +34,7 @@ def test_the_trace_names_every_command(tmp_path: Path, capsys: pytest.CaptureFix
     events = [event for event in json.loads(path.read_text(encoding="utf-8"))["traceEvents"] if event["ph"] == "X"]
     assert len(events) == found["commands"]
     assert {event["name"].split()[0] for event in events} >= {"left", "base", "skinny", "output"}
-    assert max(event["ts"] + event["dur"] for event in events) == found["modelled_cycles"] - ENDED
+    assert max(event["ts"] + event["dur"] for event in events) == found["modelled_cycles"] - END_LATENCY
 
 
 def test_a_layer_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

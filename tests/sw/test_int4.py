@@ -142,7 +142,7 @@ def test_what_a_packed_load_touches_in_dram():
     assert (moved.dram_operands, moved.left) == (3 * 16, 3 * 21)
 
 
-def run_loads(device, left_bits, right_bits, *, natural, turned, M, N, K, fold=1, seed=0):
+def run_loads(device, left_bits, right_bits, *, natural, transposed, M, N, K, fold=1, seed=0):
     """A product of packed operands on a device: (INT32 result, exact one, commands, bytes read)."""
     config, rng = device.config, np.random.default_rng(seed)
     emitter, regions = Emitter(config), Regions(config)
@@ -159,7 +159,7 @@ def run_loads(device, left_bits, right_bits, *, natural, turned, M, N, K, fold=1
         left, right = regions.take("left", M, K), regions.take("right", N, K)
         # Zeros past K on this side meet what the other one holds there.
         load(x.T if natural else x, left_bits, left, transpose=not natural, pad_rows=-K % config.banks if natural else 0)
-        load(y.T if turned else y, right_bits, right, transpose=turned)
+        load(y.T if transposed else y, right_bits, right, transpose=transposed)
         out = regions.take("out", M, 4 * N)
         emitter.compute(M, N, (Segment(left, right, K),), out=out)
         result = row_major(M, N, config, 4)
@@ -179,9 +179,9 @@ def devices():
 
 
 CASES = [
-    {"natural": natural, "turned": turned, "M": M, "N": N, "K": K}
+    {"natural": natural, "transposed": transposed, "M": M, "N": N, "K": K}
     for natural in (False, True)
-    for turned in (False, True)
+    for transposed in (False, True)
     for M, N, K in ((1, 1, 1), (5, 3, 7), (4, 16, 16), (9, 18, 35))
 ]
 
@@ -233,11 +233,11 @@ def test_products_with_a_packed_weight(config, M, K, N):
     with open_device("reference", config) as device, open_device("direct", config) as direct:
         for one in (device, direct):
             weight = Resident.place(one, w, 4)
-            assert np.array_equal(product(one, x, weight, right_turned=True), x.astype(np.int32) @ w[0].T.astype(np.int32))
+            assert np.array_equal(product(one, x, weight, right_transposed=True), x.astype(np.int32) @ w[0].T.astype(np.int32))
             assert np.array_equal(product(one, dy, weight), dy.astype(np.int32) @ w[0].astype(np.int32))
             assert np.array_equal(product(one, weight, x[:, :, :K].transpose(0, 2, 1).copy()), w.astype(np.int32) @ x[0].T.astype(np.int32))
-        product(device, x, weight := Resident.place(device, w, 4), right_turned=True)
-        batch, _ = plan_product(M, N, K, device.config, right_turned=True, right_resident=True, right_bits=4)
+        product(device, x, weight := Resident.place(device, w, 4), right_transposed=True)
+        batch, _ = plan_product(M, N, K, device.config, right_transposed=True, right_resident=True, right_bits=4)
         words = batch.plan.traffic(device.config)[0]
         commands = CommandList.unpack(compile_batch(batch, device.config).at(1 << 20, 2 << 20, 3 << 20))
         check(commands, device.config, (1 << 20, 4 << 20))
@@ -330,7 +330,7 @@ def test_a_memory_of_few_words_per_cycle_is_waited_for_less(devices):
     rtl.configure(timing=MemoryTiming(read_rate=0.25))
     try:
         for bits in (8, 4):
-            *_, commands, read = run_loads(rtl, 8, bits, natural=False, turned=True, M=4, N=16, K=128)
+            *_, commands, read = run_loads(rtl, 8, bits, natural=False, transposed=True, M=4, N=16, K=128)
             cycles.append((rtl.last_counters.cycles, read, len(commands)))
     finally:
         rtl.configure(timing=MemoryTiming())

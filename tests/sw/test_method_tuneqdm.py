@@ -112,7 +112,7 @@ def test_a_sum_of_columns_and_a_row_sums_words_at_their_limits():
         layer = TunedLinear(device, codes, FQT(), 0)
         ones = np.ones(600, np.float32)
         for sign in (1.0, -1.0):
-            y, _ = layer.forward(np.full((2, 600), sign, np.float32), codes.scale, ones, 0, keep=False)
+            y, _ = layer.forward(np.full((2, 600), sign, np.float32), codes.scale, ones, 0, save=False)
             want = sign * 127 * codes.centred.astype(np.float64).sum(axis=1) * (codes.scale.astype(np.float64) / 127)
             assert np.allclose(y, want, rtol=1e-6), "all of X at its largest makes the row sums' words the longest"
 

@@ -4,11 +4,15 @@
 
 A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
 too: a type is a dependency as well.
+
+No module imports itself by way of others. Here imports inside functions count, as a late import hides a circle and does not open it.
+Imports under `if TYPE_CHECKING:` do not: they never run, and two classes that hold each other name each other's types.
 """
 
 import ast
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +84,27 @@ def rule_for(module: str, folder: str) -> Rule | None:
     return max(fitting, key=lambda rule: len(rule.prefix), default=None)
 
 
-def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+def nodes(tree: ast.AST, type_checking: bool) -> Iterator[ast.AST]:
+    """All nodes of a syntax tree; without `type_checking` not those that only a type checker reads."""
+    for child in ast.iter_child_nodes(tree):
+        yield child
+        test = child.test if isinstance(child, ast.If) else None
+        if not type_checking and isinstance(child, ast.If) and getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING":
+            yield from child.orelse
+            for one in child.orelse:
+                yield from nodes(one, type_checking)
+        else:
+            yield from nodes(child, type_checking)
+
+
+def imports(source: str, module: str, is_package: bool, *, type_checking: bool = True) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything that `source` imports, relative and literal `import_module` imports resolved.
 
     `from a import b` gives `a.b`: whether b is a module or a name in a, the arrow to a's subtree is the same, and for
     `from loralith import spec` it is the only thing that tells.
     """
     package = module.split(".") if is_package else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(ast.parse(source), type_checking):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -136,6 +153,70 @@ def modules_of(repo: Path) -> Iterator[tuple[Path, str, str, bool]]:
             parts = path.relative_to(repo / folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             yield path, ".".join(parts[:-1] if is_package else parts), folder, is_package
+
+
+def import_graph(sources: dict[str, tuple[str, bool]]) -> dict[str, list[str]]:
+    """For each module those that it imports when it runs; `sources` has each module's text, and whether it is a package's."""
+    graph: dict[str, list[str]] = {}
+    for module, (source, is_package) in sources.items():
+        found = dict.fromkeys(
+            name if name in sources else name.rpartition(".")[0] for _, name in imports(source, module, is_package, type_checking=False)
+        )
+        graph[module] = [name for name in found if name in sources and name != module]
+    return graph
+
+
+def shortest_circle(graph: dict[str, list[str]], start: str) -> list[str]:
+    """The shortest way of imports from `start` back to it, both ends named; empty where there is none."""
+    ways = deque([[start]])
+    seen: set[str] = set()
+    while ways:
+        way = ways.popleft()
+        for name in graph[way[-1]]:
+            if name == start:
+                return [*way, start]
+            if name not in seen:
+                seen.add(name)
+                ways.append([*way, name])
+    return []
+
+
+def circles(graph: dict[str, list[str]]) -> list[str]:
+    """Every module's shortest circle as `a -> b -> a`, each circle once, from its alphabetically first module."""
+    found = {}
+    for module in sorted(graph):
+        way = shortest_circle(graph, module)
+        if way:
+            found.setdefault(frozenset(way), " -> ".join(way))
+    return sorted(found.values())
+
+
+def test_no_module_imports_itself_by_way_of_others(repo: Path) -> None:
+    sources = {module: (path.read_text(encoding="utf-8"), is_package) for path, module, _, is_package in modules_of(repo)}
+    graph = import_graph(sources)
+    assert sum(map(len, graph.values())) > len(graph), "the graph has imports"
+    found = circles(graph)
+    assert not found, "import circles:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("b", "named"),
+    [
+        ("from loralith.c import thing", ["loralith.a -> loralith.b -> loralith.c -> loralith.a"]),
+        ("def late():\n    import loralith.a", ["loralith.a -> loralith.b -> loralith.a"]),
+        ("from .a import thing", ["loralith.a -> loralith.b -> loralith.a"]),
+        ("from loralith import a", ["loralith.a -> loralith.b -> loralith.a"]),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from loralith.a import thing", []),
+        (
+            "import typing\nif typing.TYPE_CHECKING:\n    import loralith.a\nelse:\n    import loralith.c",
+            ["loralith.a -> loralith.b -> loralith.c -> loralith.a"],
+        ),
+        ("import os", []),
+    ],
+)
+def test_a_circle_is_named(b: str, named: list[str]) -> None:
+    sources = {"loralith.a": "import loralith.b", "loralith.b": b, "loralith.c": "import loralith.a"}
+    assert circles(import_graph({name: (source, False) for name, source in sources.items()})) == named
 
 
 def test_no_import_goes_against_the_arrows(repo: Path) -> None:
@@ -187,7 +268,7 @@ SW_PACKAGES = tuple(f"loralith.{name}" for name in ("device", "compiler", "lora"
         ("loralith.lora.adapters", "sw", "import torch"),
         ("loralith.lora.adapters", "sw", "from loralith.mapping import attach"),
         ("loralith.lora.quantize", "sw", "import torch"),
-        ("loralith.lora.step", "sw", "from loralith.mapping.attachment import attach"),
+        ("loralith.lora.step", "sw", "from loralith.mapping.attach_model import attach"),
         ("loralith.lora.layer", "sw", "from ..mapping import attach"),
         ("loralith.placement.relocate", "sw", "from loralith.synth.board import Board"),
         ("loralith.placement.relocate", "sw", "from ..synth import placer"),

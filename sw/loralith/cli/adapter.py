@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.formats import read_adapter, write_diffusers, write_peft
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
-    from loralith.mapping.configs import build_unet, find_model
+    from loralith.mapping.configs import find_model
+    from loralith.mapping.unet_config import build_unet
 
     if args.output:
         check_output_folder(args.output)

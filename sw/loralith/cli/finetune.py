@@ -94,7 +94,7 @@ def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
 
 def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:
     """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
-    from loralith.mapping.attachment import attach
+    from loralith.mapping.attach_model import attach
     from loralith.methods import method_class
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:

@@ -126,7 +126,7 @@ def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
         )
         return
     from loralith.device import open_device
-    from loralith.mapping.attachment import attach
+    from loralith.mapping.attach_model import attach
 
     with open_device(device, config) as opened:
         yield lambda model, scheme, tally: attach(model, opened, scheme)

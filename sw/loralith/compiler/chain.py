@@ -1,7 +1,7 @@
 """Products of two chained segments, (left0 right0) 2^shift + left1 right1: two words of an operand, or a correction of low rank.
 
-Both rights lie turned, as [N, K]. Where they are the same matrix (`words`: the lefts are two words of one operand) a block of it is loaded
-once for both. Otherwise the first segment is short and joins the first block of the second's reduction.
+Both rights lie transposed, as [N, K]. Where they are the same matrix (`words`: the lefts are two words of one operand) a block of it
+is loaded once for both. Otherwise the first segment is short and joins the first block of the second's reduction.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import lru_cache
 
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, row_major
-from loralith.compiler.matmul import SLOTS, Blocks, MatmulPlan, Turns, block_order, block_sizes
+from loralith.compiler.matmul import SLOTS, Blocks, MatmulPlan, SlotCache, block_order, block_sizes
 from loralith.compiler.order import AHEAD
-from loralith.compiler.regions import WHOLE, DoesNotFit, Region, rows_needed
+from loralith.compiler.regions import FULL_WINDOW, DoesNotFit, Region, rows_needed
 from loralith.compiler.relocate import Relocatable
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
@@ -85,7 +85,9 @@ def plan_chain(
     W = config.bus_bytes
     unit = max(1, W // config.cols, W // (4 * config.cols)) * config.cols
     chains = (
-        Chain(MatmulPlan(M, N, K, 1, min(m, M), min(n, N), min(k, K), right_turned=True, right_bits=right_bits), K0, shift, words, apart)
+        Chain(
+            MatmulPlan(M, N, K, 1, min(m, M), min(n, N), min(k, K), right_transposed=True, right_bits=right_bits), K0, shift, words, apart
+        )
         for m in block_sizes(M, config.rows)
         for n in block_sizes(N, unit)
         for k in block_sizes(K, W * 8 // right_bits)
@@ -108,20 +110,20 @@ class _Chained(Blocks):
     def __init__(self, chain: Chain, emitter: Emitter) -> None:
         plan, config = chain.plan, emitter.config
         left0, left1, right1, out, right0 = (Relocatable.base(i) for i in range(5))
-        super().__init__(plan, emitter, (left1, right1, out), WHOLE)
+        super().__init__(plan, emitter, (left1, right1, out), FULL_WINDOW)
         self.chain = chain
         self.out = chain.out(config).at(out)
         mb, nb, kb = plan.blocks
         k0 = _lengths(chain)[0]
 
-        def turns(memory: str, lanes: int, blocks: int) -> Turns:
-            return Turns(self.regions.slots(memory, lanes, k0, SLOTS if blocks > 1 else 1))
+        def slot_cache(memory: str, lanes: int, blocks: int) -> SlotCache:
+            return SlotCache(self.regions.slots(memory, lanes, k0, SLOTS if blocks > 1 else 1))
 
         self.first_left = row_major(plan.M, chain.K0, config).at(left0)
-        self.first_left_turns = turns("left", plan.m, mb * (kb if chain.words else 1))
+        self.first_left_cache = slot_cache("left", plan.m, mb * (kb if chain.words else 1))
         if not chain.words:
             self.first_right = row_major(plan.N, chain.K0, config).at(right0)
-            self.first_right_turns = turns("right", self.tile_lanes, nb)
+            self.first_right_cache = slot_cache("right", self.tile_lanes, nb)
 
     def _first(self, i: int, j: int, b: int, m: int, n: int, right: Region) -> Segment:
         """The first segment of block b of K."""
@@ -134,8 +136,8 @@ class _Chained(Blocks):
         def load_right(region: Region) -> None:
             self.emitter.load(self.first_right.block(j * plan.n, n, 0, k), region, transpose=True, note=f"right0 {j}")
 
-        left = self.first_left_turns.get((i, b if chain.words else 0), load_left)
-        return Segment(left, right if chain.words else self.first_right_turns.get((j, 0), load_right), k)
+        left = self.first_left_cache.get((i, b if chain.words else 0), load_left)
+        return Segment(left, right if chain.words else self.first_right_cache.get((j, 0), load_right), k)
 
     def emit(self) -> None:
         plan, chain = self.plan, self.chain
@@ -152,7 +154,7 @@ class _Chained(Blocks):
                     segments = (self._first(i, j, b, m, n, right), *segments)
                 leaves = chain.apart or b == kb - 1
                 if leaves:
-                    out = self.out_turns.replace((i, j * kb + b))
+                    out = self.out_cache.replace((i, j * kb + b))
                 self.emitter.compute(
                     m,
                     n,

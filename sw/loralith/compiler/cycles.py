@@ -1,10 +1,10 @@
 """Cycle model: how long a command list takes, and which command does what when, in plain Python.
 
 Each command is walked once, each unit's in list order and the units' among each other as they can start. A legal list allows that:
-whatever a command waits for is given by one before it. Each unit is described by when it takes a command, how long the command holds it,
+whatever a command waits for is signalled by an earlier one. A unit is described by when it takes a command, how long the command holds it,
 and when its tokens are out:
 
-    fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues have room
+    fetch    descriptors in order over the read channel, before the loads' words, as far ahead as its buffer and the units' queues allow
     LOAD     check, tokens, one burst per cycle with a bound on those in flight, one bus word per cycle after the memory's latency
     COMPUTE  check, tokens, one step per cycle; a tile takes at least as long as the one before it drains
     STORE    check, tokens, one bus word per cycle, the memory's response
@@ -23,34 +23,34 @@ from loralith.spec.config import Config
 
 __all__ = ["Activity", "Memory", "Timeline", "model"]
 
-# Latencies of the RTL in cycles, as its waveforms have them. A token is there in the cycle in which it is given.
-FETCHED = 17  # from the doorbell to the first descriptor's address
-ASKING = 3  # from one descriptor's address to the next one's
+# Latencies and intervals of the RTL in cycles, as its waveforms show them. A token can be taken in the cycle in which it is signalled.
+FIRST_FETCH_LATENCY = 17  # from the doorbell to the first descriptor's address
+FETCH_INTERVAL = 3  # from one descriptor's address to the next one's
 FETCH_AHEAD = 8  # descriptors that the fetch asks for before the queues take them
-ARRIVED = 3  # from a descriptor's last word to its last word out of the fetch
-ASKED = 12  # from there to the next address
-QUEUED = 5  # from there to a unit
-CHECK = 32  # a transfer's check
-CHECK_BOTH = 62  # of a load into both scratchpads, which goes through all states but the first and last twice
-TAKEN = 2  # from the last of a command's tokens to the cycle in which it takes them
-GRANTED = 3  # from there to a transfer's bursts being made
-FIRST_BURST = 6  # from there to the first address on the bus
-BURSTS_AHEAD = 7  # made before their addresses are on the bus
-GATE = 4  # of these, with the fetch's: their order does not change any more
-LOADED = 5  # from a load's last write to its tokens
-LEAST_LOAD = 7  # between the tokens of two loads
-DECODE = 26  # a compute's check
-DEVICE_SHIFT = 24  # a shift that the device sets, about: it depends on the maximum
-START = 4  # from its tokens taken to its first step
-SEGMENT = 2  # from a second segment's tokens taken, which is not before the first one's last step, to its first step
-READ_DONE = 2  # from its last step to its read tokens
-PIPELINE = 27  # from a tile's last step to its first result
-STORE_FIRST = 12  # from a store's tokens taken to its first word
-STORE_BETWEEN = 6  # from one store's last word to the first one of the next
-ANSWERED = 3  # from the last response to the store's tokens
-ENDED = 4  # from the last tokens to the end
-LEAST_SPACING = 5
-IN_FLIGHT = 8
+ARRIVAL_LATENCY = 3  # from a descriptor's last word to its last word out of the fetch
+REQUEST_LATENCY = 12  # from there to the next address
+QUEUE_LATENCY = 5  # from there to a unit
+CHECK_LATENCY = 32  # a transfer's check
+CHECK_BOTH_LATENCY = 62  # of a load into both scratchpads, which goes through all states but the first and last twice
+GRANT_LATENCY = 2  # from the last of a command's tokens to the cycle in which it takes them
+BURST_SPLIT_LATENCY = 3  # from there to a transfer's bursts being prepared
+FIRST_ADDRESS_LATENCY = 6  # from there to the first address on the bus
+BURSTS_AHEAD = 7  # prepared before their addresses are on the bus
+GATE_DEPTH = 4  # of these, with the fetch's: their order does not change any more
+LOAD_DONE_LATENCY = 5  # from a load's last write to its tokens
+LOAD_DONE_INTERVAL = 7  # between the tokens of two loads
+DECODE_LATENCY = 26  # a compute's check
+DEVICE_SHIFT_LATENCY = 24  # a shift that the device sets, about: it depends on the maximum
+START_LATENCY = 4  # from a compute command taking its tokens to its first step
+SEGMENT_LATENCY = 2  # from a second segment's tokens taken, which is not before the first one's last step, to its first step
+READ_DONE_LATENCY = 2  # from its last step to its read tokens
+PIPELINE_LATENCY = 27  # from a tile's last step to its first result
+FIRST_STORE_LATENCY = 12  # from a store's tokens taken to its first word
+STORE_INTERVAL = 6  # from one store's last word to the first one of the next
+RESPONSE_LATENCY = 3  # from the last response to the store's tokens
+END_LATENCY = 4  # from the last tokens to the end
+TILE_INTERVAL = 5  # least cycles between two tiles
+TRANSFERS_IN_FLIGHT = 8  # of each transfer unit
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,29 @@ class _Model:
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
         self.descriptor = COMMAND_BYTES // config.bus_bytes
-        # Each unit's commands, and of those, as far as known, when they left their queue, which has room for one more, when a transfer's
-        # check was done, and when that had room for the next one (of a compute command: when its first step was).
+        # Each unit's commands, and of those, as far as known, when they left their queue and freed an entry, when a transfer's
+        # check was done, and when the checker was free for the next one (of a compute command: when its first step was).
         self.order = {op: [i for i, c in enumerate(commands) if c.opcode == op] for op in Opcode}
         self.taken: dict[Opcode, list[int]] = {op: [] for op in Opcode}
         self.checked: dict[Opcode, list[int]] = {op: [] for op in Opcode}
         self.free: dict[Opcode, list[int]] = {op: [] for op in Opcode}
         # Of each descriptor, as far as known: when its address can be on the bus, its last word, and when that left the fetch.
-        self.asked = deque(FETCHED + ASKING * i for i in range(min(FETCH_AHEAD, len(commands))))
-        self.came: list[int] = []
+        self.fetch_requests = deque(FIRST_FETCH_LATENCY + FETCH_INTERVAL * i for i in range(min(FETCH_AHEAD, len(commands))))
+        self.last_words: list[int] = []
         self.dispatched: list[int] = []
         self.sent = dict.fromkeys(Opcode, 0)
         # Read channel and load unit.
         self.bus = 0
         self.in_flight: deque[int] = deque([0] * config.outstanding_reads, config.outstanding_reads)
-        self.gate: deque[int] = deque([0] * GATE, GATE)
+        self.gate: deque[int] = deque([0] * GATE_DEPTH, GATE_DEPTH)
         self.addresses: deque[int] = deque([0] * BURSTS_AHEAD, BURSTS_AHEAD)
-        self.loads: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
+        self.loads: deque[int] = deque([0] * TRANSFERS_IN_FLIGHT, TRANSFERS_IN_FLIGHT)
         # Compute unit.
         self.final = 0
         self.tile_end, self.spacing = 0, 0
         # Store unit.
         self.written = self.answered = 0
-        self.stores: deque[int] = deque([0] * IN_FLIGHT, IN_FLIGHT)
+        self.stores: deque[int] = deque([0] * TRANSFERS_IN_FLIGHT, TRANSFERS_IN_FLIGHT)
 
     def run(self) -> Timeline:
         walk = {Opcode.LOAD: self.load, Opcode.COMPUTE: self.compute, Opcode.STORE: self.store}
@@ -127,7 +127,7 @@ class _Model:
         while len(activities) < len(self.commands):
             self.advance()
             found = self.soonest(done)
-            if self.asked and (found is None or self.asked[0] <= found[0]):
+            if self.fetch_requests and (found is None or self.fetch_requests[0] <= found[0]):
                 self.read_descriptor()
                 continue
             if found is None:
@@ -137,7 +137,7 @@ class _Model:
             activities.append((index, opcode, *walk[opcode](index, granted, done[opcode])))
             done[opcode] += 1
         self.result.activities = [Activity(*activity) for activity in sorted(activities)]
-        self.result.cycles = max((a.end for a in self.result.activities), default=0) + ENDED
+        self.result.cycles = max((a.end for a in self.result.activities), default=0) + END_LATENCY
         return self.result
 
     # Tokens.
@@ -169,11 +169,11 @@ class _Model:
 
     def read_descriptor(self) -> None:
         """The next descriptor's words on the bus, after all bursts that are there already."""
-        address = max(self.asked.popleft(), self.in_flight[0] + 1)
+        address = max(self.fetch_requests.popleft(), self.in_flight[0] + 1)
         self.bus = max(self.bus, address + self.memory.read_latency) + self.descriptor
         self.in_flight.append(self.bus)
         self.gate.append(address)
-        self.came.append(self.bus - 1)
+        self.last_words.append(self.bus - 1)
 
     def advance(self) -> None:
         """Follows the fetch and the checks as far as is known."""
@@ -185,20 +185,20 @@ class _Model:
                 place = len(taken)
                 before = free if opcode == Opcode.COMPUTE else checked
                 if place < len(order) and order[place] < len(self.dispatched) and len(before) >= place:
-                    taken.append(max(self.dispatched[order[place]] + QUEUED, before[place - 1] if place else 0))
+                    taken.append(max(self.dispatched[order[place]] + QUEUE_LATENCY, before[place - 1] if place else 0))
                     moved = True
                 place = len(checked)
                 if opcode != Opcode.COMPUTE and place < len(taken) and len(free) >= place:
                     both = opcode == Opcode.LOAD and self.commands[order[place]]["target"] == LoadTarget.BOTH
-                    checked.append(max(taken[place] + (CHECK_BOTH if both else CHECK), free[place - 1] if place else 0))
+                    checked.append(max(taken[place] + (CHECK_BOTH_LATENCY if both else CHECK_LATENCY), free[place - 1] if place else 0))
                     moved = True
 
     def dispatch(self) -> bool:
-        """Follows the fetch to the first command that has not come, or whose queue has room only after one that is not known."""
+        """Follows the fetch to the first command that has not arrived, or whose queue is full until a time that is not known yet."""
         moved = False
-        while (index := len(self.dispatched)) < len(self.came):
+        while (index := len(self.dispatched)) < len(self.last_words):
             opcode = self.commands[index].opcode
-            when, place = self.came[index] + ARRIVED, self.sent[opcode] - self.config.queue_depth - 1
+            when, place = self.last_words[index] + ARRIVAL_LATENCY, self.sent[opcode] - self.config.queue_depth - 1
             if index:
                 when = max(when, self.dispatched[-1] + self.descriptor)
             if place >= 0:
@@ -208,7 +208,7 @@ class _Model:
             self.dispatched.append(when)
             self.sent[opcode] += 1
             if index + FETCH_AHEAD < len(self.commands):
-                self.asked.append(when + ASKED)
+                self.fetch_requests.append(when + REQUEST_LATENCY)
             moved = True
         return moved
 
@@ -222,8 +222,8 @@ class _Model:
                 segment = command["segment_wait"] if opcode == Opcode.COMPUTE else 0
                 tokens = self.ready(command["wait"])
                 if tokens is not None and self.ready(segment) is not None:
-                    ready = known[place] + (DECODE if opcode == Opcode.COMPUTE else 1)
-                    granted = max(ready, tokens + TAKEN)
+                    ready = known[place] + (DECODE_LATENCY if opcode == Opcode.COMPUTE else 1)
+                    granted = max(ready, tokens + GRANT_LATENCY)
                     if best is None or granted < best[0]:
                         best = granted, opcode
         return best
@@ -241,24 +241,24 @@ class _Model:
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
         row_writes = -(-c["row_bytes"] // (lanes if split else config.bus_bytes))
         start = 0
-        issue = max(granted + GRANTED, self.loads[0], self.addresses[0])
+        issue = max(granted + BURST_SPLIT_LATENCY, self.loads[0], self.addresses[0])
         self.free[Opcode.LOAD].append(issue)
         self.advance()
-        made = issue + FIRST_BURST - 1
+        made = issue + FIRST_ADDRESS_LATENCY - 1
         line = 4096 // config.bus_bytes
         longest = min(config.max_burst, line)
         first_byte, stride = c["address"], c["row_stride"]
-        asked, in_flight, latency = self.asked, self.in_flight, self.memory.read_latency
+        fetch_requests, in_flight, latency = self.fetch_requests, self.in_flight, self.memory.read_latency
         for row in range(rows):
-            left, at = words, (first_byte + row * stride) % 4096 // config.bus_bytes
-            while left:
-                burst = min(left, longest, line - at)
-                made = max(made + 1, self.gate[0] + GATE)
-                # The fetch goes first, and the memory answers in the order in which it was asked.
-                while asked and asked[0] <= made:
+            remaining, at = words, (first_byte + row * stride) % 4096 // config.bus_bytes
+            while remaining:
+                burst = min(remaining, longest, line - at)
+                made = max(made + 1, self.gate[0] + GATE_DEPTH)
+                # The fetch goes first, and the memory answers in the order of the requests.
+                while fetch_requests and fetch_requests[0] <= made:
                     self.read_descriptor()
                     self.advance()
-                    made = max(made, self.gate[0] + GATE)
+                    made = max(made, self.gate[0] + GATE_DEPTH)
                 address = max(made, self.gate[-1] + 1, in_flight[0] + 1)
                 self.gate.append(address)
                 first = max(address + latency, self.bus)
@@ -266,10 +266,10 @@ class _Model:
                 in_flight.append(self.bus)
                 self.addresses.append(address)
                 start = start or first
-                left, at = left - burst, 0
+                remaining, at = remaining - burst, 0
         self.result.read_words += rows * words
         extra = c["pad_rows"] * row_writes
-        end = max(self.bus + extra + LOADED, self.loads[-1] + LEAST_LOAD)
+        end = max(self.bus + extra + LOAD_DONE_LATENCY, self.loads[-1] + LOAD_DONE_INTERVAL)
         self.bus += extra + 1
         self.loads.append(end)
         self.give(c["signal"], end)
@@ -278,7 +278,7 @@ class _Model:
     def compute(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
         c, config = self.commands[index], self.config
         self.take(c["wait"])
-        start = max(granted + (DEVICE_SHIFT if c["device_shift"] else 0) + START, self.final + 1)
+        start = max(granted + (DEVICE_SHIFT_LATENCY if c["device_shift"] else 0) + START_LATENCY, self.final + 1)
         self.free[Opcode.COMPUTE].append(start)
         fold = 1 << c["fold_log2"]
         width = config.cols // fold
@@ -296,26 +296,26 @@ class _Model:
         now += steps[0]
         if c["chained"]:
             if c["segment_wait"]:
-                now = max(now, self.take(c["segment_wait"]) + TAKEN) + SEGMENT
+                now = max(now, self.take(c["segment_wait"]) + GRANT_LATENCY) + SEGMENT_LATENCY
             now += steps[1]
         now = max(now, self.tile_end + self.spacing)
-        full, narrow = max(tile, width, LEAST_SPACING), max(tile, last_cols, LEAST_SPACING)
+        full, narrow = max(tile, width, TILE_INTERVAL), max(tile, last_cols, TILE_INTERVAL)
         # A tile waits for the drain of the one before it: of every row of tiles the first one for a narrow one.
         count = tiles_m * tiles_n - 1
         after_narrow = tiles_m - 1
         now += (count - after_narrow) * full + after_narrow * narrow
         self.final = now - 1
-        self.tile_end, self.spacing = now, max(last_cols, LEAST_SPACING)
+        self.tile_end, self.spacing = now, max(last_cols, TILE_INTERVAL)
         self.result.busy += tiles_m * tiles_n * (tile - (0 if not c["chained"] else steps[1] - -(-c["k1"] // fold)))
-        self.give(c["read_signal"], self.final + READ_DONE)
-        end = self.final + PIPELINE + last_cols
+        self.give(c["read_signal"], self.final + READ_DONE_LATENCY)
+        end = self.final + PIPELINE_LATENCY + last_cols
         self.give(c["signal"], end)
-        return self.taken[Opcode.COMPUTE][place] + DECODE, start, end
+        return self.taken[Opcode.COMPUTE][place] + DECODE_LATENCY, start, end
 
     def store(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
         c, config = self.commands[index], self.config
         self.take(c["wait"])
-        self.free[Opcode.STORE].append(max(granted + GRANTED, self.stores[0]))
+        self.free[Opcode.STORE].append(max(granted + BURST_SPLIT_LATENCY, self.stores[0]))
         rows, row_bytes = c["rows"], c["row_bytes"]
         if c["packed"]:
             reads, words = rows, -(-rows * row_bytes // config.bus_bytes)
@@ -324,11 +324,11 @@ class _Model:
             words = rows * -(-row_bytes // config.bus_bytes)
         else:
             reads = words = rows * -(-row_bytes // config.bus_bytes)
-        first = max(self.free[Opcode.STORE][-1] + STORE_FIRST - GRANTED, self.written + STORE_BETWEEN)
+        first = max(self.free[Opcode.STORE][-1] + FIRST_STORE_LATENCY - BURST_SPLIT_LATENCY, self.written + STORE_INTERVAL)
         self.written = first + reads
         self.result.write_words += words
         self.answered = max(self.answered, self.written - 1 + self.memory.write_latency)
-        end = self.answered + ANSWERED
+        end = self.answered + RESPONSE_LATENCY
         self.stores.append(end)
         self.give(c["signal"], end)
         return self.checked[Opcode.STORE][place] + 1, first, end

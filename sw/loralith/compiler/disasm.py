@@ -45,22 +45,22 @@ def describe(command: Command) -> str:
     """What the command does, in one phrase."""
     if command.opcode is Opcode.COMPUTE:
         k = f"{command['k0']} + {command['k1']}" if command["chained"] else f"{command['k0']}"
-        parts = [f"{command['m_rows']} x {command['n_cols']} outputs over k = {k}"]
+        clauses = [f"{command['m_rows']} x {command['n_cols']} outputs over k = {k}"]
         if command["fold_log2"]:
-            parts.append(f"fold {1 << command['fold_log2']}")
+            clauses.append(f"fold {1 << command['fold_log2']}")
         if command["shift"]:
-            parts.append(f"first segment * 2**{command['shift']}")
+            clauses.append(f"first segment * 2**{command['shift']}")
         if command["acc_read"]:
-            parts.append("plus acc")
+            clauses.append("plus acc")
         places = [name for flag, name in (("to_out", "out"), ("to_left", "left"), ("acc_write", "acc")) if command[flag]]
-        return ", ".join(parts) + (" -> " + ", ".join(places) if places else "")
+        return ", ".join(clauses) + (" -> " + ", ".join(places) if places else "")
     nibbles = command.opcode is Opcode.LOAD and command["packed4"]
     size = f"{command['rows']} x {command['row_bytes']} {'INT4' if nibbles else 'bytes'}"
-    turned = ", transposed" if command["transpose"] else ""
+    suffix = ", transposed" if command["transpose"] else ""
     choice = _value("target", command["target"]) if command.opcode is Opcode.LOAD else _value("source", command["source"])
     if command.opcode is Opcode.LOAD:
-        return f"{choice.lower()} row {command['base']} <- {size} at {command['address']:#x}{turned}"
-    return f"{size} at {command['address']:#x} <- {choice.lower()} row {command['base']}{turned}"
+        return f"{choice.lower()} row {command['base']} <- {size} at {command['address']:#x}{suffix}"
+    return f"{size} at {command['address']:#x} <- {choice.lower()} row {command['base']}{suffix}"
 
 
 def format_command(command: Command, index: int | None = None, note: str = "") -> str:
@@ -137,7 +137,7 @@ def assemble(lines: str | Iterable[str]) -> CommandList:
 def read_list(data: bytes) -> CommandList:
     """The list in a file of packed descriptors. Raises AssemblyError, naming the command, where it holds none."""
     if not data or len(data) % COMMAND_BYTES:
-        raise AssemblyError(f"a list is at least one descriptor of {COMMAND_BYTES} bytes, and whole ones: not {len(data)} bytes")
+        raise AssemblyError(f"a list is at least one descriptor of {COMMAND_BYTES} bytes, a multiple of that: not {len(data)} bytes")
     for index in range(len(data) // COMMAND_BYTES):
         try:
             Command.unpack(data[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES])

@@ -105,8 +105,8 @@ class Emitter:
         if matrix.packed4:
             raise ValueError("a store writes whole bytes, not INT4")
         packed = matrix.rows > 1 and matrix.stride == matrix.row_bytes < self.config.bus_bytes
-        turned = {"transpose": int(transpose), "packed": int(packed)}
-        self._add(Opcode.STORE, note, source=StoreSource.OUT, **turned, **self._dram(matrix), base=region.base, block_stride=region.stride)
+        flags = {"transpose": int(transpose), "packed": int(packed)}
+        self._add(Opcode.STORE, note, source=StoreSource.OUT, **flags, **self._dram(matrix), base=region.base, block_stride=region.stride)
 
     def store_stats(self, address: int, slot: int, slots: int, *, note: str = "") -> None:
         """Write `slots` slots of 16 bytes each to DRAM."""

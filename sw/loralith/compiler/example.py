@@ -57,14 +57,14 @@ class _Builder:
     def int8(self, rows: int, columns: int) -> np.ndarray:
         return self.rng.integers(-128, 128, (rows, columns), dtype=np.int8)
 
-    def operands(self, M: int, N: int, K: int, fold: int, *, turned: bool) -> Segment:
+    def operands(self, M: int, N: int, K: int, fold: int, *, transposed: bool) -> Segment:
         """Left [M, K] loaded transposed, or natural from [K, M]; right folded, or with fold 1 transposed from [N, K]."""
         config = self.config
         left = self.regions.take("left", M, K)
-        values = self.int8(M, K) if turned else self.int8(K, M)
-        pad_rows = 0 if turned else -K % fold
+        values = self.int8(M, K) if transposed else self.int8(K, M)
+        pad_rows = 0 if transposed else -K % fold
         self.emitter.load(
-            self.place(row_major(values.shape[0], values.shape[1], config), values), left, transpose=turned, pad_rows=pad_rows
+            self.place(row_major(values.shape[0], values.shape[1], config), values), left, transpose=transposed, pad_rows=pad_rows
         )
         right = fold_right(self.int8(K, N), fold, config) if fold > 1 else self.int8(N, K)
         lanes, seq = right.shape[::-1] if fold > 1 else right.shape
@@ -76,7 +76,7 @@ class _Builder:
         config, emitter = self.config, self.emitter
         fold = 2
         M, N, K0, K1 = config.rows + 1, config.cols // 2 + 1, config.banks + 3, 3
-        segments = self.operands(M, N, K0, fold, turned=True), self.operands(M, N, K1, fold, turned=False)
+        segments = self.operands(M, N, K0, fold, transposed=True), self.operands(M, N, K1, fold, transposed=False)
         mantissas = self.rng.integers(32768, 65536, N)
         scales = self.place(row_major(1, N, config, 4), (mantissas | 26 << 16).astype(np.uint32)[None, :])
         scale = self.regions.take("scale", N, 1)
@@ -91,14 +91,14 @@ class _Builder:
         right = self.rng.integers(-8, 8, (N, N), dtype=np.int8)
         region = self.regions.take("right", N, N)
         emitter.load(self.place(int_layout(N, N, 4, config), right), region, note="INT4")
-        again = Segment(result, region, N)
+        segment = Segment(result, region, N)
         other = self.regions.take("left", M, N)
         acc = self.regions.take("acc", M, N)
-        wide = self.regions.take("out", M, 4 * N)
-        emitter.compute(M, N, (again,), acc=acc, acc_write=True, note="first sum")
-        emitter.compute(M, N, (again,), out=wide, acc=acc, acc_read=True, note="second sum")
+        int32_out = self.regions.take("out", M, 4 * N)
+        emitter.compute(M, N, (segment,), acc=acc, acc_write=True, note="first sum")
+        emitter.compute(M, N, (segment,), out=int32_out, acc=acc, acc_read=True, note="second sum")
         emitter.compute(
-            M, N, (again,), int8=Int8(Requantization(40000, 23)), left_result=other, stat_slot=2, stat_clear=True, note="on chip only"
+            M, N, (segment,), int8=Int8(Requantization(40000, 23)), left_result=other, stat_slot=2, stat_clear=True, note="on chip only"
         )
         square = None
         if config.cols >= config.bus_bytes:
@@ -112,6 +112,6 @@ class _Builder:
             emitter.store(self.place(row_major(n, n, config, 4)), square, note="square")
         emitter.store(self.place(row_major(M, N, config)), out, note="straight")
         emitter.store(self.place(row_major(N, M, config)), out, transpose=True, note="transposed")
-        emitter.store(self.place(row_major(M, N, config, 4)), wide, note="INT32")
+        emitter.store(self.place(row_major(M, N, config, 4)), int32_out, note="INT32")
         emitter.store_stats(self.place(row_major(1, 2 * STAT_BYTES, config)).address, 1, 2)
         return Example(emitter.finish(), self.address, np.concatenate(self.image), (self.address + first, self.size - first))

@@ -13,8 +13,8 @@ from functools import lru_cache
 from loralith.compiler.costs import COMPUTE_CYCLES, LOAD_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.emit import Emitter, Segment
 from loralith.compiler.layout import MatrixLayout, padded, row_major
-from loralith.compiler.matmul import SLOTS, Turns, block_sizes, tile_cycles
-from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
+from loralith.compiler.matmul import SLOTS, SlotCache, block_sizes, tile_cycles
+from loralith.compiler.regions import FULL_WINDOW, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import Config
 
@@ -37,22 +37,22 @@ class Gradient:
 class GradientPlan:
     """Block sizes: m rows of the result, k tokens, and n columns that leave at a time.
 
-    With `again` the left operand passes once for each n columns, of which alone the sums are kept.
+    With `reread_left` the left operand passes once for each n columns, of which alone the sums are kept.
     """
 
     m: int
     k: int
     n: int
-    again: bool = False
+    reread_left: bool = False
 
 
 def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, config: Config) -> dict[str, int]:
     mb, kb = -(-M // plan.m), -(-T // plan.k)
-    width = plan.n if plan.again else skinny.width
+    width = plan.n if plan.reread_left else skinny.width
     lanes = config.cols if skinny.fold > 1 else width
     return {
         "left": (2 if mb * kb > 1 else 1) * rows_needed("left", plan.m, padded(plan.k, config.banks), config)[0],
-        "right": (2 if kb > 1 or plan.again else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
+        "right": (2 if kb > 1 or plan.reread_left else 1) * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0],
         "out": (2 if mb > 1 or plan.n < skinny.rank else 1)
         * rows_needed("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), config)[0],
         "acc": rows_needed("acc", plan.m, width, config)[0] if kb > 1 else 0,
@@ -60,22 +60,22 @@ def _gradient_rows(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
 
 
 @lru_cache(maxsize=4096)
-def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = WHOLE) -> GradientPlan:
+def plan_gradient(T: int, M: int, rank: int, config: Config, window: Window = FULL_WINDOW) -> GradientPlan:
     """The cheapest block sizes of a gradient. Raises DoesNotFit."""
     skinny, W = skinny_shape(rank, config), config.bus_bytes
-    best: dict[bool, tuple[int, int, GradientPlan]] = {}  # by `again`: cost, words read, plan
+    best: dict[bool, tuple[int, int, GradientPlan]] = {}  # by `reread_left`: cost, words read, plan
     columns = [rank] if skinny.fold > 1 else [min(n, rank) for n in block_sizes(rank, max(config.cols, W // 4))]
     for k, n in itertools.product(block_sizes(T, W), columns):
         # A part of the right operand's columns begins at a bus word.
         orders = (False, True) if n < rank and n % W == 0 else (False,)
-        for m, again in itertools.product(block_sizes(M, max(config.rows, W)), orders):
-            plan = GradientPlan(min(m, M), min(k, T), n, again)
+        for m, reread_left in itertools.product(block_sizes(M, max(config.rows, W)), orders):
+            plan = GradientPlan(min(m, M), min(k, T), n, reread_left)
             need = _gradient_rows(plan, T, M, skinny, config)
             if any(rows > window.size(config.depth(memory)) for memory, rows in need.items()):
                 continue
             cost, reads = _gradient_cost(plan, T, M, skinny, config)
-            if again not in best or cost < best[again][0]:
-                best[again] = cost, reads, plan
+            if reread_left not in best or cost < best[reread_left][0]:
+                best[reread_left] = cost, reads, plan
     if not best:
         raise DoesNotFit(f"no block of a gradient with T={T}, M={M}, r={rank} fits the scratchpads of {config.name!r}")
     # A gradient stands among loads of a pass: of the two orders the one that needs the bus less.
@@ -86,18 +86,18 @@ def _gradient_cost(plan: GradientPlan, T: int, M: int, skinny: SkinnyShape, conf
     """Cycles by a plain count, and the words among them that are read."""
     W, m, k = config.bus_bytes, plan.m, plan.k
     mb, kb, parts = -(-M // m), -(-T // k), -(-skinny.rank // plan.n)
-    width, passes = (plan.n, parts) if plan.again else (skinny.width, 1)
+    width, passes = (plan.n, parts) if plan.reread_left else (skinny.width, 1)
     left = load_cycles(k, m, config)
-    right = load_cycles(k, width, config) if plan.again else max(padded(k * width, W) // W, LOAD_CYCLES)
+    right = load_cycles(k, width, config) if plan.reread_left else max(padded(k * width, W) // W, LOAD_CYCLES)
     tiles = max(-(-m // config.rows) * tile_cycles(k, width, skinny.fold, config), COMPUTE_CYCLES)
     tiles += COMPUTE_CYCLES * (parts // passes - 1)
-    # How often a block of right comes: two stay.
-    times = 1 if kb <= (SLOTS if plan.again else 1) else mb
+    # How often a block of right is loaded: two stay on chip.
+    times = 1 if kb <= (SLOTS if plan.reread_left else 1) else mb
     reads, array = passes * kb * (mb * left + right * times), passes * mb * kb * tiles
-    # Two blocks take turns: one's load must be through while the other is computed. A right operand of all columns is charged dearly
-    # where it comes again: smaller blocks that spare it leave the loads of the pass more room.
-    again = right if plan.again else right * times
-    exposed = passes * mb * kb * max(0, READ_LATENCY + left + (again if mb > 1 and kb > 1 else 0) - tiles)
+    # Two blocks are double-buffered: one is loaded while the other is computed. A right operand of all columns is charged dearly
+    # where it is read more than once: smaller blocks that spare it leave more time for the loads of the pass.
+    reread_words = right if plan.reread_left else right * times
+    exposed = passes * mb * kb * max(0, READ_LATENCY + left + (reread_words if mb > 1 and kb > 1 else 0) - tiles)
     return max(reads, array + exposed) + min(reads, array) + m * k // W, reads
 
 
@@ -106,7 +106,7 @@ def gradient_traffic(T: int, M: int, rank: int, config: Config) -> tuple[int, in
     plan = plan_gradient(T, M, rank, config)
     mb, kb = -(-M // plan.m), -(-T // plan.k)
     right = skinny_shape(rank, config).right(T, config).nbytes * (1 if kb <= 2 else mb)
-    left = row_major(T, M, config).nbytes * (-(-rank // plan.n) if plan.again else 1)
+    left = row_major(T, M, config).nbytes * (-(-rank // plan.n) if plan.reread_left else 1)
     return left + right, row_major(M, rank, config, 4).nbytes
 
 
@@ -114,7 +114,7 @@ class GradientSteps:
     """Emits a gradient block by block."""
 
     def __init__(
-        self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE, plan: GradientPlan | None = None
+        self, emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = FULL_WINDOW, plan: GradientPlan | None = None
     ) -> None:
         config = emitter.config
         self.emitter, self.config, self.work, self.rank, self.name = emitter, config, work, rank, name
@@ -123,25 +123,25 @@ class GradientSteps:
         self.plan = plan = plan or plan_gradient(self.T, self.M, rank, config, window)
         self.mb, self.kb = mb, kb = -(-self.M // plan.m), -(-self.T // plan.k)
         regions = Regions(config, window)
-        width = plan.n if plan.again else skinny.width
+        width = plan.n if plan.reread_left else skinny.width
         lanes = config.cols if skinny.fold > 1 else width
-        self.left = Turns(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
-        self.right = Turns(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 or plan.again else 1))
+        self.left = SlotCache(regions.slots("left", plan.m, padded(plan.k, config.banks), 2 if mb * kb > 1 else 1))
+        self.right = SlotCache(regions.slots("right", lanes, -(-plan.k // skinny.fold), 2 if kb > 1 or plan.reread_left else 1))
         several = 2 if mb > 1 or plan.n < rank else 1
-        self.out = Turns(regions.slots("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), several))
+        self.out = SlotCache(regions.slots("out", plan.m, 4 * min(padded(plan.n, config.cols), skinny.width), several))
         # A region of sums per part of the columns, or one for them all.
         self.parts = parts = -(-rank // plan.n)
-        kept = 1 if plan.again else parts
+        kept = 1 if plan.reread_left else parts
         self.acc = [regions.take("acc", plan.m, min(plan.n, skinny.width)) for _ in range(kept)] if kb > 1 else [None] * kept
 
     @property
     def units(self) -> int:
         """How often `steps` yields."""
-        return self.mb * self.kb * (self.parts if self.plan.again else 1)
+        return self.mb * self.kb * (self.parts if self.plan.reread_left else 1)
 
     def steps(self) -> Iterator[None]:
         """Emits one block per step. After it come the loads of the next one, which else would stand behind those of the work in between."""
-        passes = range(self.parts) if self.plan.again else (None,)
+        passes = range(self.parts) if self.plan.reread_left else (None,)
         blocks = list(itertools.product(passes, range(self.mb), range(self.kb)))
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             self._block(*block)
@@ -192,7 +192,7 @@ class GradientSteps:
                 emitter.store(work.out.block(m0, m, n0, n), result, note=f"{self.name} {i},{part}")
 
 
-def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = WHOLE) -> None:
+def compile_gradient(emitter: Emitter, work: Gradient, rank: int, name: str, window: Window = FULL_WINDOW) -> None:
     """Adds dB or dA^T to a list."""
     for _ in GradientSteps(emitter, work, rank, name, window).steps():
         pass

@@ -1,8 +1,8 @@
 """INT8 products of any shape: block sizes, and the list that streams the blocks through the scratchpads.
 
 Left [M, K] lies row-major (loaded transposed, so that a DRAM row is an output row) and right as `fold_right` packs it (loaded natural).
-Either may lie the other way round, *turned*, left as [K, M] and right as [N, K]: then the load path turns it, and one stored copy serves
-both products that read a matrix in its two orders. INT32 [M, N] is written row-major. Blocks of M, N and K take turns in two regions of
+Either may be stored *transposed*, left as [K, M] and right as [N, K]: the load path then transposes it, and one stored copy serves
+both products that read a matrix in its two orders. INT32 [M, N] is written row-major. Blocks of M, N and K alternate between two regions of
 each scratchpad, so that one is loaded while the array reads the other; sums over blocks of K stay in the accumulate buffer.
 """
 
@@ -12,27 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Segment
-from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, int_layout, padded, row_major
+from loralith.compiler.layout import MatrixLayout, folded_shape, int_layout, padded, row_major
 from loralith.compiler.order import AHEAD
-from loralith.compiler.regions import WHOLE, DoesNotFit, Region, Regions, Window, rows_needed
+from loralith.compiler.regions import FULL_WINDOW, DoesNotFit, Region, Regions, Window, rows_needed
 from loralith.compiler.relocate import Relocatable
 from loralith.spec.config import Config
-
-if TYPE_CHECKING:
-    from loralith.device.base import Device
 
 __all__ = [
     "SLOTS",
     "Batch",
     "Blocks",
     "MatmulPlan",
-    "Turns",
+    "SlotCache",
     "array_cycles",
     "best_fold",
     "block_order",
@@ -41,14 +35,13 @@ __all__ = [
     "compile_matmul",
     "plan_batch",
     "plan_matmul",
-    "run_matmul",
     "tile_cycles",
 ]
 
 COMMAND_CYCLES = 16
 """What the plan charges for each command, in bus or array cycles: fetch, dispatch and the array's fill."""
 SLOTS = 2
-"""Regions of a scratchpad that an operand's blocks take turns in."""
+"""Regions of a scratchpad that the blocks of an operand alternate between."""
 ROWS_LIMIT = (1 << 16) - 1
 """Widest count of the 16-bit row fields."""
 
@@ -68,8 +61,8 @@ def best_fold(K: int, N: int, config: Config) -> int:
 class MatmulPlan:
     """How a product is cut. `m`, `n`, `k` are the block sizes: outputs of M, outputs of N and reduction indices.
 
-    `left_turned`: left lies as [K, M]. `right_turned`: right lies as [N, K]; fold 1. `left_bits`, `right_bits`: 8, or 4 for an operand of
-    which DRAM holds two elements per byte.
+    `left_transposed`: left lies as [K, M]. `right_transposed`: right lies as [N, K]; fold 1. `left_bits`, `right_bits`: 8, or 4 for an
+    operand of which DRAM holds two elements per byte.
     """
 
     M: int
@@ -79,8 +72,8 @@ class MatmulPlan:
     m: int
     n: int
     k: int
-    left_turned: bool = False
-    right_turned: bool = False
+    left_transposed: bool = False
+    right_transposed: bool = False
     left_bits: int = 8
     right_bits: int = 8
 
@@ -93,30 +86,30 @@ class MatmulPlan:
         """left, right and out as they lie in DRAM, each at address 0."""
         steps, width = folded_shape(self.K, self.N, self.fold, config)
         width = width if self.fold > 1 else self.N
-        left = int_layout(*((self.K, self.M) if self.left_turned else (self.M, self.K)), self.left_bits, config)
-        right = int_layout(*((self.N, self.K) if self.right_turned else (steps, width)), self.right_bits, config)
+        left = int_layout(*((self.K, self.M) if self.left_transposed else (self.M, self.K)), self.left_bits, config)
+        right = int_layout(*((self.N, self.K) if self.right_transposed else (steps, width)), self.right_bits, config)
         return left, right, row_major(self.M, self.N, config, 4)
 
     def traffic(self, config: Config) -> tuple[int, int]:
-        """(bytes read, bytes written) of operands and result, in whole bus words; commands are not counted."""
+        """(bytes read, bytes written) of operands and result, rounded up to bus words; commands are not counted."""
         left, right, out = (layout.nbytes for layout in self.layouts(config))
         mb, nb, kb = self.blocks
         # An operand of at most SLOTS blocks stays; of a longer one a row of blocks that fits stays while the other operand's pass.
-        left_again, right_again = left * (nb if mb * kb > SLOTS else 1), right * (mb if nb * kb > SLOTS else 1)
+        left_reads, right_reads = left * (nb if mb * kb > SLOTS else 1), right * (mb if nb * kb > SLOTS else 1)
         if left * nb + right <= left + right * mb:
-            return left_again + (right if kb <= SLOTS else right_again), out
-        return (left if kb <= SLOTS else left_again) + right_again, out
+            return left_reads + (right if kb <= SLOTS else right_reads), out
+        return (left if kb <= SLOTS else left_reads) + right_reads, out
 
 
 def _fits(plan: MatmulPlan, config: Config, window: Window) -> bool:
     mb, nb, kb = plan.blocks
     tiles = -(-plan.n // (config.cols // plan.fold))
     steps = -(-plan.k // plan.fold)
-    turns = [SLOTS if n > 1 else 1 for n in (mb * kb, nb * kb, mb * nb)]
+    slots = [SLOTS if n > 1 else 1 for n in (mb * kb, nb * kb, mb * nb)]
     need = {
-        "left": turns[0] * rows_needed("left", plan.m, plan.k, config)[0],
-        "right": turns[1] * rows_needed("right", tiles * config.cols, steps, config)[0],
-        "out": turns[2] * rows_needed("out", plan.m, 4 * plan.n, config)[0],
+        "left": slots[0] * rows_needed("left", plan.m, plan.k, config)[0],
+        "right": slots[1] * rows_needed("right", tiles * config.cols, steps, config)[0],
+        "out": slots[2] * rows_needed("out", plan.m, 4 * plan.n, config)[0],
         "acc": rows_needed("acc", plan.m, plan.n, config)[0] if kb > 1 else 0,
     }
     return all(rows <= window.size(config.depth(memory)) for memory, rows in need.items()) and max(plan.m, plan.n, plan.k) <= ROWS_LIMIT
@@ -138,8 +131,8 @@ def _cost(plan: MatmulPlan, config: Config) -> int:
 def block_sizes(total: int, unit: int) -> list[int]:
     """Candidate block sizes, multiples of `unit`: everything, and halves of it down to one unit."""
     units = -(-total // unit)
-    parts = sorted({-(-units // (1 << i)) for i in range(units.bit_length() + 1)})
-    return [n * unit for n in parts]
+    counts = sorted({-(-units // (1 << i)) for i in range(units.bit_length() + 1)})
+    return [n * unit for n in counts]
 
 
 @lru_cache(maxsize=4096)
@@ -150,20 +143,20 @@ def plan_matmul(
     config: Config,
     fold: int | None = None,
     *,
-    left_turned: bool = False,
-    right_turned: bool = False,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
     left_bits: int = 8,
     right_bits: int = 8,
-    window: Window = WHOLE,
+    window: Window = FULL_WINDOW,
 ) -> MatmulPlan:
     """The cheapest plan by `_cost` among halvings of each dimension that fit the window of the scratchpads.
 
     Raises DoesNotFit for a configuration too small for one tile, ValueError for a `fold` that it does not have and for a folded right
     operand of INT4.
     """
-    fold = (1 if right_turned else best_fold(K, N, config)) if fold is None else fold
-    if fold not in config.folds or (right_turned and fold > 1):
-        known = (1,) if right_turned else config.folds
+    fold = (1 if right_transposed else best_fold(K, N, config)) if fold is None else fold
+    if fold not in config.folds or (right_transposed and fold > 1):
+        known = (1,) if right_transposed else config.folds
         nearest = min(known, key=lambda one: abs(one - fold))
         raise ValueError(f"fold must be one of {known} on {config.name!r}, not {fold}; the nearest is {nearest}")
     if right_bits == 4 and fold > 1:
@@ -173,10 +166,10 @@ def plan_matmul(
     # A block's first byte in DRAM must be at a bus word: in right (C bytes per tile) and in out (4 bytes per output).
     tile_unit = max(1, W // config.cols, W // (4 * width))
     plans = (
-        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K), left_turned, right_turned, left_bits, right_bits)
-        for m in block_sizes(M, max(config.rows, left_word) if left_turned else config.rows)
-        for n in block_sizes(N, max(tile_unit * width, 1 if right_turned or right_bits == 8 else right_word))
-        for k in block_sizes(K, max(W if left_turned else left_word, right_word if right_turned else W))
+        MatmulPlan(M, N, K, fold, min(m, M), min(n, N), min(k, K), left_transposed, right_transposed, left_bits, right_bits)
+        for m in block_sizes(M, max(config.rows, left_word) if left_transposed else config.rows)
+        for n in block_sizes(N, max(tile_unit * width, 1 if right_transposed or right_bits == 8 else right_word))
+        for k in block_sizes(K, max(W if left_transposed else left_word, right_word if right_transposed else W))
     )
     fitting = [plan for plan in plans if _fits(plan, config, window)]
     if not fitting:
@@ -184,16 +177,16 @@ def plan_matmul(
     return min(fitting, key=lambda plan: _cost(plan, config))
 
 
-class Turns:
-    """Regions that take turns, and which block each holds, so that a block still on chip is not loaded again."""
+class SlotCache:
+    """An LRU cache of scratchpad regions (slots): a block that is still on chip is not loaded a second time."""
 
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
-        self.held: dict[tuple[int, int], int] = {}  # the least recently used first
+        self.held: dict[tuple[int, int], int] = {}  # in LRU order, the least recently used first
         self.free = list(range(len(regions)))
 
     def find(self, key: tuple[int, int]) -> Region | None:
-        """The region that holds block `key`, which is used now."""
+        """The region that holds block `key`, or None; marks it as the most recently used."""
         if key not in self.held:
             return None
         self.held[key] = self.held.pop(key)
@@ -208,7 +201,7 @@ class Turns:
         return held
 
     def replace(self, key: tuple[int, int]) -> Region:
-        """The region to fill with block `key`: the one whose last use is longest ago, so that its commands have most likely ended."""
+        """The region to fill with block `key`. Evicts the least recently used block, whose commands have most likely ended."""
         index = self.held.pop(key, None)
         if index is None:
             index = self.free.pop(0) if self.free else self.held.pop(next(iter(self.held)))
@@ -217,7 +210,7 @@ class Turns:
 
 
 def block_order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
-    """Blocks (along M, along N): the operand that is read again costs less to read."""
+    """Blocks (along M, along N): the operand that is read repeatedly is the one that costs less."""
     mb, nb, _ = plan.blocks
     left, right = (layout.nbytes for layout in plan.layouts(config)[:2])
     if left * nb + right <= left + right * mb:
@@ -229,7 +222,7 @@ def block_order(plan: MatmulPlan, config: Config) -> Iterator[tuple[int, int]]:
 def compile_matmul(plan: MatmulPlan, left: int, right: int, out: int, config: Config) -> CommandList:
     """The list of a plan; `left`, `right` and `out` are the addresses of its layouts."""
     emitter = Emitter(config)
-    Blocks(plan, emitter, (left, right, out), WHOLE).emit()
+    Blocks(plan, emitter, (left, right, out), FULL_WINDOW).emit()
     return emitter.finish(AHEAD)
 
 
@@ -238,7 +231,7 @@ HALVES = (Window(0, 8), Window(8, 16))
 
 @dataclass(frozen=True)
 class Batch:
-    """`count` equal products as one list. They take turns in the ``windows`` of the memories, so that one loads while another computes."""
+    """`count` equal products as one list. They alternate between the ``windows`` of the memories: one loads while another computes."""
 
     plan: MatmulPlan
     count: int
@@ -253,17 +246,17 @@ def plan_batch(
     config: Config,
     fold: int,
     *,
-    left_turned: bool,
-    right_turned: bool,
+    left_transposed: bool,
+    right_transposed: bool,
     left_bits: int = 8,
     right_bits: int = 8,
 ) -> Batch:
     """Halves of the memories where there are several products and a block fits a half; else all of them. Raises DoesNotFit."""
-    how = {"left_turned": left_turned, "right_turned": right_turned, "left_bits": left_bits, "right_bits": right_bits}
+    how = {"left_transposed": left_transposed, "right_transposed": right_transposed, "left_bits": left_bits, "right_bits": right_bits}
     if count > 1:
         with suppress(DoesNotFit):
             return Batch(plan_matmul(M, N, K, config, fold, window=HALVES[0], **how), count, HALVES)
-    return Batch(plan_matmul(M, N, K, config, fold, **how), count, (WHOLE,))
+    return Batch(plan_matmul(M, N, K, config, fold, **how), count, (FULL_WINDOW,))
 
 
 @lru_cache(maxsize=1024)
@@ -278,7 +271,7 @@ def compile_batch(batch: Batch, config: Config) -> Relocatable:
 
 
 class Blocks:
-    """The blocks of a plan and the regions that they take turns in; `emit` adds the whole product to a list."""
+    """The blocks of a plan and the slot caches that hold them; `emit` adds the whole product to a list."""
 
     def __init__(self, plan: MatmulPlan, emitter: Emitter, addresses: tuple[int, ...], window: Window) -> None:
         self.plan, self.emitter = plan, emitter
@@ -289,12 +282,12 @@ class Blocks:
         self.width = config.cols // plan.fold
         self.tile_lanes = -(-plan.n // self.width) * config.cols
 
-        def turns(memory: str, lanes: int, seq: int, blocks: int) -> Turns:
-            return Turns(regions.slots(memory, lanes, seq, SLOTS if blocks > 1 else 1))
+        def slot_cache(memory: str, lanes: int, seq: int, blocks: int) -> SlotCache:
+            return SlotCache(regions.slots(memory, lanes, seq, SLOTS if blocks > 1 else 1))
 
-        self.left_turns = turns("left", plan.m, plan.k, mb * kb)
-        self.right_turns = turns("right", self.tile_lanes, -(-plan.k // plan.fold), nb * kb)
-        self.out_turns = turns("out", plan.m, 4 * plan.n, mb * nb)
+        self.left_cache = slot_cache("left", plan.m, plan.k, mb * kb)
+        self.right_cache = slot_cache("right", self.tile_lanes, -(-plan.k // plan.fold), nb * kb)
+        self.out_cache = slot_cache("out", plan.m, 4 * plan.n, mb * nb)
         self.acc = regions.take("acc", plan.m, plan.n) if kb > 1 else None
 
     def emit(self) -> None:
@@ -303,7 +296,7 @@ class Blocks:
         for i, j in block_order(plan, self.config):
             m0, n0 = i * plan.m, j * plan.n
             m, n = min(plan.m, plan.M - m0), min(plan.n, plan.N - n0)
-            out = self.out_turns.replace((i, j))
+            out = self.out_cache.replace((i, j))
             for b in range(kb):
                 k = min(plan.k, plan.K - b * plan.k)
                 segment = Segment(self.left_block(i, b, m, k), self.right_block(j, b, n, k), k)
@@ -322,24 +315,24 @@ class Blocks:
             self.emitter.store(self.out.block(m0, m, n0, n), out, note=f"block {i},{j}")
 
     def left_block(self, i: int, b: int, m: int, k: int) -> Region:
-        held = self.left_turns.find((i, b))
+        held = self.left_cache.find((i, b))
         if held:
             return held
-        region = self.left_turns.replace((i, b))
+        region = self.left_cache.replace((i, b))
         m0, k0, note = i * self.plan.m, b * self.plan.k, f"left {i},{b}"
-        if self.plan.left_turned:
+        if self.plan.left_transposed:
             self.emitter.load(self.left.block(k0, k, m0, m), region, pad_rows=padded(k, self.plan.fold) - k, note=note)
         else:
             self.emitter.load(self.left.block(m0, m, k0, k), region, transpose=True, note=note)
         return region
 
     def right_block(self, j: int, b: int, n: int, k: int) -> Region:
-        held = self.right_turns.find((j, b))
+        held = self.right_cache.find((j, b))
         if held:
             return held
-        region = self.right_turns.replace((j, b))
+        region = self.right_cache.replace((j, b))
         plan, C = self.plan, self.config.cols
-        if plan.right_turned:
+        if plan.right_transposed:
             block = self.right.block(j * plan.n, n, b * plan.k, k)
             self.emitter.load(block, region, transpose=True, note=f"right {j},{b}")
             return region
@@ -353,24 +346,3 @@ class Blocks:
 def array_cycles(M: int, N: int, K: int, fold: int, config: Config) -> int:
     """Cycles that the array takes at least."""
     return -(-M // config.rows) * tile_cycles(K, N, fold, config)
-
-
-def run_matmul(device: Device, left: np.ndarray, right: np.ndarray, timeout: float) -> np.ndarray:
-    """left int8 [M, K] times right int8 [K, N] on a device, as int32 [M, N]; the operands have been checked.
-
-    Of the product and its transpose the one that takes fewer cycles of the array is computed.
-    """
-    config = device.config
-    (M, K), N = left.shape, right.shape[1]
-    fold, swapped = best_fold(K, N, config), best_fold(K, M, config)
-    if array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config):
-        return np.ascontiguousarray(run_matmul(device, right.T, left.T, timeout).T)
-    plan = plan_matmul(M, N, K, config)
-    layouts = plan.layouts(config)
-    operands = left, fold_right(right, plan.fold, config) if plan.fold > 1 else right
-    with device.arena():
-        left_at, right_at, out_at = (device.alloc(layout.nbytes) for layout in layouts)
-        for layout, address, values in zip(layouts, (left_at, right_at), operands, strict=False):
-            device.write(address, layout.pack(values))
-        device.run(compile_matmul(plan, left_at, right_at, out_at, config), timeout)
-        return layouts[2].unpack(device.read(out_at, layouts[2].nbytes), np.int32)

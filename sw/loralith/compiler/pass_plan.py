@@ -10,7 +10,7 @@ from functools import lru_cache
 from loralith.compiler.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.layout import int_layout, padded, row_major
 from loralith.compiler.matmul import block_sizes, tile_cycles
-from loralith.compiler.regions import MEMORIES, WHOLE, DoesNotFit, Window, rows_needed
+from loralith.compiler.regions import FULL_WINDOW, MEMORIES, DoesNotFit, Window, rows_needed
 from loralith.compiler.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import PRESETS, Config
 
@@ -30,7 +30,7 @@ def presets_that(take: Callable[[Config], bool]) -> str:
 class PassPlan:
     """Block sizes of a pass: m tokens, n output columns, k of the reduction, r of the rank; how many blocks of each operand stay on chip.
 
-    Without slots of its own the skinny product's right operand takes turns with the base in `base_slots`.
+    Without slots of its own the skinny product's right operand shares `base_slots` with the base.
     """
 
     m: int
@@ -72,26 +72,26 @@ def _pass_rows(plan: PassPlan, work: _Work) -> dict[str, int]:
     config, skinny = work.config, work.skinny
     tb, _, kb = work.blocks(plan)
     lanes = config.cols if skinny.fold > 1 else plan.r
-    skinny_turns = 2 if tb > 1 else 1
+    skinny_result_slots = 2 if tb > 1 else 1
     tall = {memory: rows_needed(memory, plan.m, skinny.width, config)[0] for memory in ("left", "out")}
     return {
-        "left": plan.left_slots * rows_needed("left", plan.m, plan.k, config)[0] + skinny_turns * tall["left"],
+        "left": plan.left_slots * rows_needed("left", plan.m, plan.k, config)[0] + skinny_result_slots * tall["left"],
         "right": plan.base_slots * rows_needed("right", plan.n, plan.k, config)[0]
         + 2 * rows_needed("right", plan.n, skinny.width, config)[0]
         + plan.skinny_slots * rows_needed("right", lanes, -(-plan.k // skinny.fold), config)[0]
         + rows_needed("right", config.cols, 1, config)[0],
-        "out": 2 * rows_needed("out", plan.m, work.size * plan.n, config)[0] + skinny_turns * tall["out"],
+        "out": 2 * rows_needed("out", plan.m, work.size * plan.n, config)[0] + skinny_result_slots * tall["out"],
         "acc": rows_needed("acc", plan.m, max(plan.n, plan.r), config)[0] if kb > 1 else 0,
     }
 
 
 @lru_cache(maxsize=4096)
 def plan_passes(
-    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, count: int = 1, weight_bits: int = 8
+    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = FULL_WINDOW, count: int = 1, weight_bits: int = 8
 ) -> tuple[PassPlan, ...]:
     """The `count` cheapest block sizes by a plain count of bus words, array cycles and commands; an output element has `size` bytes.
 
-    Where the best of them keeps the bus nearly as busy as the array, as many again that cut the rank in parts: those need less of the
+    Where the best of them keeps the bus nearly as busy as the array, as many more that cut the rank in parts: those need less of the
     memories for it, so that other blocks can be larger. With ``weight_bits`` 4 a bus word holds twice as many elements of W, and its blocks
     begin at bus words.
 
@@ -112,7 +112,7 @@ def plan_passes(
 
 
 def _cheapest(plans: list[PassPlan], work: _Work, count: int, *, every: bool = False) -> list[PassPlan]:
-    """Among equals, blocks of the base that stay longer: they leave other loads room."""
+    """Among equals, blocks of the base that stay longer: they leave more time for other loads."""
     return sorted(plans, key=lambda plan: (_cost(plan, work, every=every), -plan.base_slots))[:count]
 
 
@@ -123,7 +123,7 @@ def _fitting_plans(work: _Work, window: Window, *, cut: bool = False) -> list[Pa
     W = config.bus_bytes * 8 // work.weight_bits
     step = max(config.cols, W)
     limits = {memory: window.size(config.depth(memory)) for memory in MEMORIES}
-    turns = (1, 2, 3, 4, 8) if cut else (1, 2, 4, 8)
+    slot_counts = (1, 2, 3, 4, 8) if cut else (1, 2, 4, 8)
     plans: list[PassPlan] = []
     for k in block_sizes(K, W):
         kb = -(-K // k)
@@ -131,8 +131,8 @@ def _fitting_plans(work: _Work, window: Window, *, cut: bool = False) -> list[Pa
             continue
         for n, m in itertools.product(block_sizes(N, step), block_sizes(T, max(config.rows, config.bus_bytes))):
             nb, tb = -(-N // n), -(-T // m)
-            for left_slots, base_slots in itertools.product({1, 2, kb, 2 * kb, tb * kb}, {*turns, nb * kb}):
-                # Blocks that all stay, or at least two that take turns.
+            for left_slots, base_slots in itertools.product({1, 2, kb, 2 * kb, tb * kb}, {*slot_counts, nb * kb}):
+                # Blocks that all stay, or at least two slots to alternate between.
                 if not min(2, tb * kb) <= left_slots <= tb * kb or not min(2, nb * kb) <= base_slots <= nb * kb:
                     continue
                 # The parts pass over the blocks of left one after the other.
@@ -155,7 +155,9 @@ def _skinny_choices(n: int, kb: int, skinny: SkinnyShape, cut: bool) -> tuple[tu
     return tuple(dict.fromkeys(((skinny.width, kb), (skinny.width, min(kb, 4)))))
 
 
-def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = WHOLE, weight_bits: int = 8) -> PassPlan:
+def plan_pass(
+    T: int, K: int, N: int, rank: int, config: Config, size: int = 4, window: Window = FULL_WINDOW, weight_bits: int = 8
+) -> PassPlan:
     """The first of `plan_passes`."""
     return plan_passes(T, K, N, rank, config, size, window, weight_bits=weight_bits)[0]
 
@@ -163,7 +165,7 @@ def plan_pass(T: int, K: int, N: int, rank: int, config: Config, size: int = 4, 
 def _counts(plan: PassPlan, work: _Work, *, every: bool) -> tuple[int, int, float]:
     """By a plain count: words to read, cycles of the array, and cycles for which it waits at least.
 
-    With `every` the words of the adapter and of the skinny operand count too, which come again with each block of tokens.
+    With `every` the words of the adapter and of the skinny operand count too, which are loaded once per block of tokens.
     """
     config, skinny = work.config, work.skinny
     m, n, k, r = plan.m, plan.n, plan.k, plan.r
@@ -190,8 +192,8 @@ def _counts(plan: PassPlan, work: _Work, *, every: bool) -> tuple[int, int, floa
     if plan.base_slots < nb * kb:
         exposed += tb * nb * kb * max(0, READ_LATENCY + base_load - (plan.base_slots - 1) * block)
     if every and plan.skinny_slots < parts * kb:
-        turns = plan.skinny_slots or plan.base_slots
-        exposed += tb * parts * kb * max(0, READ_LATENCY + skinny_load - (turns - 1) * skinny_block)
+        slots = plan.skinny_slots or plan.base_slots
+        exposed += tb * parts * kb * max(0, READ_LATENCY + skinny_load - (slots - 1) * skinny_block)
     return reads, array, exposed
 
 

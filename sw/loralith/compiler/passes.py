@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from loralith.compiler.emit import Emitter, Exponent, Int8, Segment, Stochastic
 from loralith.compiler.layout import MatrixLayout, padded
-from loralith.compiler.matmul import Turns
+from loralith.compiler.matmul import SlotCache
 from loralith.compiler.pass_plan import PassPlan, plan_pass
-from loralith.compiler.regions import WHOLE, Region, Regions, Window
+from loralith.compiler.regions import FULL_WINDOW, Region, Regions, Window
 from loralith.compiler.skinny import skinny_shape
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.numerics import K_LIMIT, Requantization
@@ -74,7 +74,7 @@ class Pass:
 class PassSteps:
     """Emits a pass block by block, into its part of the memories."""
 
-    def __init__(self, emitter: Emitter, work: Pass, rank: int, window: Window = WHOLE, plan: PassPlan | None = None) -> None:
+    def __init__(self, emitter: Emitter, work: Pass, rank: int, window: Window = FULL_WINDOW, plan: PassPlan | None = None) -> None:
         config = emitter.config
         for name, k in (("K", work.left.cols), ("T", work.left.rows)):
             if k > K_LIMIT:
@@ -88,20 +88,20 @@ class PassSteps:
         self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
         regions = Regions(config, window)
 
-        def turns(memory: str, lanes: int, seq: int, count: int) -> Turns:
-            return Turns(regions.slots(memory, lanes, seq, count))
+        def slot_cache(memory: str, lanes: int, seq: int, count: int) -> SlotCache:
+            return SlotCache(regions.slots(memory, lanes, seq, count))
 
         several = 2 if self.tb > 1 else 1
         lanes = config.cols if self.skinny.fold > 1 else plan.r
-        self.left = turns("left", plan.m, plan.k, plan.left_slots)
-        self.result = turns("left", plan.m, self.skinny.width, several)
-        self.base = turns("right", plan.n, plan.k, plan.base_slots)
-        self.adapter = turns("right", plan.n, self.skinny.width, 2)
-        own = turns("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
+        self.left = slot_cache("left", plan.m, plan.k, plan.left_slots)
+        self.result = slot_cache("left", plan.m, self.skinny.width, several)
+        self.base = slot_cache("right", plan.n, plan.k, plan.base_slots)
+        self.adapter = slot_cache("right", plan.n, self.skinny.width, 2)
+        own = slot_cache("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
         self.skinny_right = own if plan.skinny_slots else self.base
-        self.zero = turns("right", config.cols, 1, 1)
-        self.out = turns("out", plan.m, work.output_bytes * plan.n, 2)
-        self.skinny_out = turns("out", plan.m, self.skinny.width, several)
+        self.zero = slot_cache("right", config.cols, 1, 1)
+        self.out = slot_cache("out", plan.m, work.output_bytes * plan.n, 2)
+        self.skinny_out = slot_cache("out", plan.m, self.skinny.width, several)
         self.acc = regions.take("acc", plan.m, max(plan.n, plan.r)) if self.kb > 1 else None
 
     @property
@@ -243,7 +243,7 @@ class PassSteps:
         return left + min(left, skinny) + (min(self.kb, self.plan.base_slots) if base else 0)
 
     def prologue(self) -> Iterator[None]:
-        """Loads what the pass needs first, one block per step; the schedule before it can make room for them."""
+        """Loads what the pass needs first, one block per step; the schedule before it can interleave them."""
         for b in range(min(self.kb, self.plan.left_slots)):
             self.left_block(0, b)
             yield

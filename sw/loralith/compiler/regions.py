@@ -1,4 +1,4 @@
-"""Space in the on-chip memories, given out at compile time."""
+"""Allocation of on-chip memory rows at compile time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loralith.errors import LoralithError
 from loralith.spec.config import Config
 
-__all__ = ["MEMORIES", "WHOLE", "DoesNotFit", "Region", "Regions", "Window", "lanes_of", "rows_needed"]
+__all__ = ["MEMORIES", "FULL_WINDOW", "DoesNotFit", "Region", "Regions", "Window", "lanes_of", "rows_needed"]
 
 MEMORIES = ("left", "right", "out", "acc", "scale")
 
@@ -32,7 +32,7 @@ class Window:
         return past - first
 
 
-WHOLE = Window(0, 16)
+FULL_WINDOW = Window(0, 16)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def rows_needed(memory: str, lanes: int, seq: int, config: Config) -> tuple[int,
 class Regions:
     """A stack of regions per memory: `take` from it, `release` back to a `mark`."""
 
-    def __init__(self, config: Config, window: Window = WHOLE) -> None:
+    def __init__(self, config: Config, window: Window = FULL_WINDOW) -> None:
         self.config = config
         bounds = {memory: window.rows(config.depth(memory)) for memory in MEMORIES}
         self._next = {memory: first for memory, (first, _) in bounds.items()}
@@ -83,7 +83,7 @@ class Regions:
         return Region(memory, base, rows, stride)
 
     def slots(self, memory: str, lanes: int, seq: int, count: int) -> list[Region]:
-        """`count` equal regions to take turns with, so that one is filled while another is used."""
+        """`count` equal regions: one is filled while another is used."""
         return [self.take(memory, lanes, seq) for _ in range(count)]
 
     def mark(self) -> dict[str, int]:

@@ -44,6 +44,6 @@ def skinny_shape(rank: int, config: Config) -> SkinnyShape:
     if rank < 1:
         raise ValueError(f"the rank must be at least 1, not {rank}")
     width = max(1 << (rank - 1).bit_length(), config.cols // config.max_fold)
-    # A folded word must be whole bus words, or rows of a packed store would not be rows of a load.
+    # A folded word must be a multiple of the bus word, or rows of a packed store would not be rows of a load.
     fold = config.cols // width if width < config.cols and config.cols % config.bus_bytes == 0 else 1
     return SkinnyShape(rank, width, fold)

@@ -120,15 +120,15 @@ class _Synchronizer:
     def token(self, stage: Stage, ordinal: int, taker: int, opcode: Opcode, where: str) -> None:
         channel = self.channels.setdefault((stage, opcode, where), _Channel(len(self.channels)))
         giver = self.index_of[stage][ordinal - 1]
-        bit, given = 1 << channel.semaphore, SIGNAL_FIELD[stage]
+        bit, signal_field = 1 << channel.semaphore, SIGNAL_FIELD[stage]
         held = sum(1 for _, take in channel.pairs[-SEMAPHORE_MAX:] if take > giver)
         if held == SEMAPHORE_MAX:
             # Full: the latest take, which this command follows in its queue, waits for the new giver instead of its own.
             old, taker = channel.pairs.pop()
-            self.fields[old][given] ^= bit
+            self.fields[old][signal_field] ^= bit
         else:
             self.fields[taker][where] = self.fields[taker].get(where, 0) | bit
-        self.fields[giver][given] = self.fields[giver].get(given, 0) | bit
+        self.fields[giver][signal_field] = self.fields[giver].get(signal_field, 0) | bit
         channel.pairs.append((giver, taker))
 
     def end(self, index: int, opcode: Opcode, uses: list[Use], matrix: Footprint | None) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Int8, Segment
 from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
-from loralith.compiler.matmul import Turns
+from loralith.compiler.matmul import SlotCache
 from loralith.compiler.passes import SKINNY_STATS_BYTES
 from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
 from loralith.compiler.skinny import skinny_shape
@@ -77,7 +77,7 @@ class Text:
 class TextTensors:
     """One linear's tensors. Inputs: w, a and b (right operands of the skinny products), b_chain [r, O], dy. The rest are results.
 
-    h_turned [r, T] is H^T, and h_rest [r, C / fold] its last columns, packed: right operands of the chain, and left one of dB^T. dh are
+    h_transposed [r, T] is H^T, and h_rest [r, C / fold] its last columns, packed: right operands of the chain, and left one of dB^T. dh are
     packed rows. db is dB^T [r, O], da is dA^T [I, r].
     """
 
@@ -86,7 +86,7 @@ class TextTensors:
     b: MatrixLayout
     b_chain: MatrixLayout
     dy: MatrixLayout
-    h_turned: MatrixLayout
+    h_transposed: MatrixLayout
     h_rest: MatrixLayout
     y: MatrixLayout
     dh: MatrixLayout
@@ -119,7 +119,7 @@ def place_text(linears: Sequence[Linear], base: int, config: Config) -> tuple[Te
             b=at(skinny.right(O, config)),
             b_chain=at(row_major(r, O, config)),
             dy=at(row_major(T, O, config)),
-            h_turned=at(row_major(r, T, config)),
+            h_transposed=at(row_major(r, T, config)),
             h_rest=at(MatrixLayout(0, r, width, width if width < config.bus_bytes else padded(width, config.bus_bytes))),
             y=at(row_major(T, O, config)),
             dh=at(skinny.packed(T, config)),
@@ -149,10 +149,10 @@ class _Step:
 
     # Space.
 
-    def _most(self, regions: Regions, memory: str, lanes: int, seq: int, least: int, most: int, spare: int = 0) -> Turns:
+    def _most(self, regions: Regions, memory: str, lanes: int, seq: int, least: int, most: int, spare: int = 0) -> SlotCache:
         """As many regions as fit beside `spare` rows, `least`..`most`. Raises DoesNotFit."""
         rows = rows_needed(memory, lanes, seq, self.config)[0]
-        return Turns(regions.slots(memory, lanes, seq, max(least, min(most, (regions.free_rows(memory) - spare) // rows))))
+        return SlotCache(regions.slots(memory, lanes, seq, max(least, min(most, (regions.free_rows(memory) - spare) // rows))))
 
     def skinny_lanes(self) -> int:
         return self.config.cols if self.skinny.fold > 1 else self.skinny.width
@@ -162,16 +162,16 @@ class _Step:
         regions = Regions(config)
         self.x_left = regions.take("left", T, I)
         self.b_lanes = min(max(one.linear.O for one in self.work), 8 * max(config.rows, config.bus_bytes))
-        self.b_left = Turns(regions.slots("left", self.b_lanes, self.rank, 2))
+        self.b_left = SlotCache(regions.slots("left", self.b_lanes, self.rank, 2))
         self.w_lanes = max(config.rows, config.bus_bytes)
         self.w_left = self._most(regions, "left", self.w_lanes, I, 2, 6)
         self.x_main = regions.take("right", columns.main, I)
         self.x_rest = regions.take("right", config.cols, -(-I // columns.fold)) if columns.rest else None
-        self.h_main = Turns(regions.slots("right", columns.main, self.rank, 3))
-        self.h_rest = Turns(regions.slots("right", config.cols, -(-self.rank // columns.fold), 3)) if columns.rest else None
-        self.a_right = Turns(regions.slots("right", self.skinny_lanes(), -(-I // self.skinny.fold), 3))
-        self.h_out = Turns(regions.slots("out", T, self.skinny.width, 3))
-        self.y_out = Turns(regions.slots("out", self.w_lanes, T, 3))
+        self.h_main = SlotCache(regions.slots("right", columns.main, self.rank, 3))
+        self.h_rest = SlotCache(regions.slots("right", config.cols, -(-self.rank // columns.fold), 3)) if columns.rest else None
+        self.a_right = SlotCache(regions.slots("right", self.skinny_lanes(), -(-I // self.skinny.fold), 3))
+        self.h_out = SlotCache(regions.slots("out", T, self.skinny.width, 3))
+        self.y_out = SlotCache(regions.slots("out", self.w_lanes, T, 3))
         self.forward_end = regions.mark() | {"out": 0}
 
     def backward_space(self) -> None:
@@ -180,7 +180,7 @@ class _Step:
         widest, unit = max(one.linear.O for one in self.work), max(config.rows, config.cols, config.bus_bytes)
         deep = padded(T, config.banks)
         out = Regions(config)
-        self.dh_out = Turns(out.slots("out", T, self.skinny.width, 2))
+        self.dh_out = SlotCache(out.slots("out", T, self.skinny.width, 2))
         self.da_lanes = min(I, 4 * unit)
         self.da_out = self._most(out, "out", self.da_lanes, 4 * self.skinny.width, 2, 3)
         # Two regions for dB^T, and no longer ones than keep the store unit busy meanwhile.
@@ -193,11 +193,11 @@ class _Step:
                 regions.release(start)
             try:
                 self.x_natural = regions.take("left", I, deep)
-                self.dy_tokens = Turns(regions.slots("left", T, block, 3))
-                self.dy_outputs = Turns(regions.slots("right", block, deep, 3))
-                self.b_right = Turns(regions.slots("right", self.skinny_lanes(), -(-block // self.skinny.fold), 4))
-                self.h_left = Turns(regions.slots("left", self.rank, T, 3))
-                self.dh_right = Turns(regions.slots("right", self.skinny_lanes(), -(-T // self.skinny.fold), 3))
+                self.dy_tokens = SlotCache(regions.slots("left", T, block, 3))
+                self.dy_outputs = SlotCache(regions.slots("right", block, deep, 3))
+                self.b_right = SlotCache(regions.slots("right", self.skinny_lanes(), -(-block // self.skinny.fold), 4))
+                self.h_left = SlotCache(regions.slots("left", self.rank, T, 3))
+                self.dh_right = SlotCache(regions.slots("right", self.skinny_lanes(), -(-T // self.skinny.fold), 3))
             except DoesNotFit:
                 continue
             break
@@ -208,7 +208,7 @@ class _Step:
     # Forward.
 
     def skinny_forward(self, one: _Work) -> None:
-        """H, turned."""
+        """H, transposed."""
         emitter, t, skinny, rank = self.emitter, one.tensors, self.skinny, self.rank
         out = self.h_out.replace((one.index, 0))
         right = self.a_right.get((one.index, 0), lambda to: emitter.load(t.a, to, note=f"A {one.index}"))
@@ -224,7 +224,7 @@ class _Step:
             stat_clear=True,
             note=f"H {one.index}",
         )
-        emitter.store(t.h_turned, out, transpose=True, note=f"H^T {one.index}")
+        emitter.store(t.h_transposed, out, transpose=True, note=f"H^T {one.index}")
         if self.columns.rest:
             rest = Region("out", out.base + self.columns.main // self.config.rows * out.stride, out.rows, out.stride)
             emitter.store(t.h_rest, rest, transpose=True, note=f"H^T rest {one.index}")
@@ -237,8 +237,8 @@ class _Step:
     def chain(self, one: _Work) -> tuple[Region, Region | None]:
         """H^T on the right: of the whole tiles, and of the rest."""
         t, emitter = one.tensors, self.emitter
-        turned = t.h_turned.block(0, self.rank, 0, self.columns.main)
-        main = self.h_main.get((one.index, 0), lambda to: emitter.load(turned, to, note=f"H^T {one.index}"))
+        h_block = t.h_transposed.block(0, self.rank, 0, self.columns.main)
+        main = self.h_main.get((one.index, 0), lambda to: emitter.load(h_block, to, note=f"H^T {one.index}"))
         return main, self.h_rest.get((one.index, 0), lambda to: self._load_rest(one, to)) if self.h_rest else None
 
     def _load_rest(self, one: _Work, to: Region) -> None:
@@ -306,7 +306,7 @@ class _Step:
         """dH over blocks of outputs, and dB^T of each block; yields after each part of dB^T."""
         emitter, t, skinny, T, O, rank = self.emitter, one.tensors, self.skinny, self.T, one.linear.O, self.rank
         fold = skinny.fold
-        h = self.h_left.get((one.index, 0), lambda to: emitter.load(t.h_turned, to, transpose=True, note=f"H^T {one.index}"))
+        h = self.h_left.get((one.index, 0), lambda to: emitter.load(t.h_transposed, to, transpose=True, note=f"H^T {one.index}"))
         out, slot = self.dh_out.replace((one.index, 0)), self._slot()
         for o in range(0, O, self.block):
             n, last = min(self.block, O - o), o + self.block >= O

@@ -126,7 +126,8 @@ def output_scale(k: int) -> Requantization:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of the memories: passes take turns, so that one's first loads need not wait for the other's last products; so do gradients."""
+    """Windows of the memories: passes alternate between theirs, so that the first loads of one need not wait for the last products of the
+    other; so do gradients."""
 
     passes: tuple[Window, Window]
     gradients: tuple[Window, Window]
@@ -183,14 +184,16 @@ def _backward(linear: Linear, t: Tensors) -> Pass:
 
 
 @lru_cache(maxsize=4096)
-def tried_plans(linear: Linear, backward: bool, config: Config, parts: Parts, turn: int = 0) -> tuple[tuple[float, PassPlan], ...]:
+def tried_plans(linear: Linear, backward: bool, config: Config, parts: Parts, window_index: int = 0) -> tuple[tuple[float, PassPlan], ...]:
     """The plans that a plain count finds best, with the cycle model's cycles per token for a few blocks of tokens; the best one first.
 
-    A backward pass is tried with the gradients between its blocks, whose loads compete with its own. ``turn``: the part of the memories.
+    A backward pass is tried with the gradients between its blocks, whose loads compete with its own.
+
+    ``window_index``: which window of the memories.
     """
     K, N = (linear.O, linear.I) if backward else (linear.I, linear.O)
     size = 4 if backward and not linear.dx else 1
-    window = parts.passes[turn]
+    window = parts.passes[window_index]
     plans = plan_passes(linear.T, K, N, linear.rank, config, size, window, CANDIDATES)
 
     def cycles_per_token(plan: PassPlan) -> float:
@@ -242,8 +245,8 @@ def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts:
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
     passes = []
     for i, (linear, _, one, backward) in enumerate(schedule):
-        turn = i % 2 if windows.passes[0] != windows.passes[1] else 0
-        plan = tried_plans(replace(linear, name=""), backward, config, windows, turn)[0][1]
+        window_index = i % 2 if windows.passes[0] != windows.passes[1] else 0
+        plan = tried_plans(replace(linear, name=""), backward, config, windows, window_index)[0][1]
         passes.append(PassSteps(emitter, one, linear.rank, windows.passes[i % 2], plan))
 
     late: GradientSteps | None = None

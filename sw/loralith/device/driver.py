@@ -28,7 +28,7 @@ def mask_of(register: str, *names: str) -> int:
 
 
 class Registers:
-    """The register map by name. 64-bit registers are whole values here."""
+    """The register map by name. A 64-bit register is one value here."""
 
     def __init__(self, port: RegisterPort) -> None:
         self._port = port

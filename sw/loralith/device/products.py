@@ -9,13 +9,23 @@ import numpy as np
 from loralith.compiler.chain import compile_chain, plan_chain
 from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
-from loralith.device.base import Device
 from loralith.device.errors import DeviceError
 from loralith.device.exact import exact_product
+from loralith.device.list_device import ListDevice
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
-__all__ = ["WORD_SHIFT", "Resident", "chained", "column_sums", "plan_product", "product", "tall_blocks", "wide_product"]
+__all__ = [
+    "WORD_SHIFT",
+    "Resident",
+    "chained",
+    "cheaper_transposed",
+    "column_sums",
+    "plan_product",
+    "product",
+    "tall_blocks",
+    "wide_product",
+]
 
 TIMEOUT = 600.0
 """Seconds that one list may take; a simulated device is slow."""
@@ -32,7 +42,7 @@ class Resident:
     bits: int = 8
 
     @classmethod
-    def place(cls, device: Device, values: np.ndarray, bits: int = 8) -> Resident:
+    def place(cls, device: ListDevice, values: np.ndarray, bits: int = 8) -> Resident:
         """Copies int8 [count, rows, cols] to the device. `free` gives the memory back.
 
         Raises ValueError for bits other than 8 and 4, and for a value that they do not hold.
@@ -40,8 +50,8 @@ class Resident:
         count, rows, cols = values.shape
         layout = int_layout(count * rows, cols, bits, device.config)
         image = layout.pack(np.ascontiguousarray(values).reshape(count * rows, cols))
-        # The bus reads whole words past the last row.
-        address = device.alloc(layout.nbytes + 64)
+        # Rows are padded to bus words, so no load reads past the last row.
+        address = device.alloc(layout.nbytes)
         device.write(address, image)
         return cls(address, count, rows, cols, bits)
 
@@ -49,18 +59,25 @@ class Resident:
     def shape(self) -> tuple[int, int, int]:
         return self.count, self.rows, self.cols
 
-    def layout(self, device: Device) -> MatrixLayout:
+    def layout(self, device: ListDevice) -> MatrixLayout:
         """All matrices as one of count * rows rows."""
         return int_layout(self.count * self.rows, self.cols, self.bits, device.config).at(self.address)
 
-    def nbytes(self, device: Device) -> int:
+    def nbytes(self, device: ListDevice) -> int:
         return self.layout(device).nbytes
 
-    def free(self, device: Device) -> None:
+    def free(self, device: ListDevice) -> None:
         device.free(self.address)
 
 
 Operand = Resident | np.ndarray
+
+
+def cheaper_transposed(M: int, N: int, K: int, config: Config, *, left_resident: bool = False, right_resident: bool = False) -> bool:
+    """Whether right^T left^T takes fewer cycles of the array than left right; the host cannot fold a resident right operand."""
+    fold = 1 if right_resident else best_fold(K, N, config)
+    swapped = 1 if left_resident else best_fold(K, M, config)
+    return array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
 
 
 def plan_product(
@@ -70,8 +87,8 @@ def plan_product(
     config: Config,
     *,
     count: int = 1,
-    left_turned: bool = False,
-    right_turned: bool = False,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
     left_resident: bool = False,
     right_resident: bool = False,
     left_bits: int = 8,
@@ -79,57 +96,62 @@ def plan_product(
 ) -> tuple[Batch, bool]:
     """How `product` computes; and whether it computes the transpose, right^T left^T: where that takes fewer cycles of the array.
 
-    Only a right operand that comes from the host can be packed for folding; then it is not turned any more.
+    Only a right operand that comes from the host can be packed for folding; the host then transposes it too.
     """
-    fold = 1 if right_resident else best_fold(K, N, config)
-    swapped = 1 if left_resident else best_fold(K, M, config)
-    swap = array_cycles(N, M, K, swapped, config) < array_cycles(M, N, K, fold, config)
+    swap = cheaper_transposed(M, N, K, config, left_resident=left_resident, right_resident=right_resident)
+    fold = 1 if (left_resident if swap else right_resident) else best_fold(K, M if swap else N, config)
     if swap:
-        M, N, fold, left_turned, right_turned = N, M, swapped, not right_turned, not left_turned
+        M, N, left_transposed, right_transposed = N, M, not right_transposed, not left_transposed
         left_bits, right_bits = right_bits, left_bits
-    turned = {"left_turned": left_turned, "right_turned": right_turned and fold == 1}
-    return plan_batch(M, N, K, count, config, fold, **turned, left_bits=left_bits, right_bits=right_bits), swap
+    transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed and fold == 1}
+    return plan_batch(M, N, K, count, config, fold, **transposed, left_bits=left_bits, right_bits=right_bits), swap
 
 
 def product(
-    device: Device, left: Operand, right: Operand, *, left_turned: bool = False, right_turned: bool = False, timeout: float = TIMEOUT
+    device: ListDevice,
+    left: Operand,
+    right: Operand,
+    *,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
+    timeout: float = TIMEOUT,
 ) -> np.ndarray:
     """The exact products of left [count, M, K] and right [count, K, N], INT8, as int32 [count, M, N], in one list.
 
-    Parameters: arrays of int8, which are on the device only while it runs, or `Resident`. A turned operand has its last two dimensions
-    the other way round, left [count, K, M] or right [count, N, K], and is turned by the load path.
+    Parameters: arrays of int8, which are on the device only while it runs, or `Resident`. A transposed operand has its last two dimensions
+    the other way round, left [count, K, M] or right [count, N, K], and is transposed by the load path.
 
     Raises DeviceError for shapes that do not fit and for K over 131071, DoesNotFit where no block fits the scratchpads.
     """
     config = device.config
-    count, M, K = (left.shape[0], left.shape[2], left.shape[1]) if left_turned else left.shape
-    counts, k, N = (right.shape[0], right.shape[2], right.shape[1]) if right_turned else right.shape
+    count, M, K = (left.shape[0], left.shape[2], left.shape[1]) if left_transposed else left.shape
+    counts, k, N = (right.shape[0], right.shape[2], right.shape[1]) if right_transposed else right.shape
     if counts != count or k != K:
         raise DeviceError(f"left [count, M, K] and right [count, K, N] must share count and K, not {(count, M, K)} and {(counts, k, N)}")
     if K > K_LIMIT:
         raise DeviceError(f"K must be at most {K_LIMIT} for an exact INT32 sum, not {K}: split it and add on the host")
     if device.direct:
         one, two = _values(device, left), _values(device, right)
-        return exact_product(one.mT if left_turned else one, two.mT if right_turned else two)
+        return exact_product(one.mT if left_transposed else one, two.mT if right_transposed else two)
     batch, swap = plan_product(
         M,
         N,
         K,
         config,
         count=count,
-        left_turned=left_turned,
-        right_turned=right_turned,
+        left_transposed=left_transposed,
+        right_transposed=right_transposed,
         left_resident=isinstance(left, Resident),
         right_resident=isinstance(right, Resident),
         left_bits=_bits(left),
         right_bits=_bits(right),
     )
     if swap:
-        left, right, right_turned = right, left, not left_turned
+        left, right, right_transposed = right, left, not left_transposed
     plan = batch.plan
     if plan.fold > 1:
         assert isinstance(right, np.ndarray)
-        right = np.stack([fold_right(one.T if right_turned else one, plan.fold, config) for one in right])
+        right = np.stack([fold_right(one.T if right_transposed else one, plan.fold, config) for one in right])
     with device.arena():
         at = [operand.address if isinstance(operand, Resident) else Resident.place(device, operand).address for operand in (left, right)]
         out = row_major(count * plan.M, plan.N, config, 4)
@@ -144,7 +166,7 @@ def _bits(operand: Operand) -> int:
     return operand.bits if isinstance(operand, Resident) else 8
 
 
-def _values(device: Device, operand: Operand) -> np.ndarray:
+def _values(device: ListDevice, operand: Operand) -> np.ndarray:
     """The matrices of an operand, wherever they are."""
     if isinstance(operand, np.ndarray):
         return operand
@@ -153,7 +175,7 @@ def _values(device: Device, operand: Operand) -> np.ndarray:
 
 
 def chained(
-    device: Device,
+    device: ListDevice,
     first: tuple[np.ndarray, Resident],
     second: tuple[np.ndarray, Resident],
     shift: int,
@@ -194,7 +216,7 @@ def chained(
 WORD_SHIFT = 8
 
 
-def wide_product(device: Device, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
+def wide_product(device: ListDevice, high: np.ndarray, low: np.ndarray, right: Resident, *, apart: bool) -> np.ndarray:
     """(2^8 high + low) right^T for int8 words [M, K] and resident [1, N, K]: exact integers [M, N]; ``apart`` as in `chained`."""
     return chained(device, (high, right), (low, right), WORD_SHIFT, apart=apart)
 
@@ -208,12 +230,12 @@ def tall_blocks(matrix: np.ndarray, config: Config) -> np.ndarray:
     return np.ascontiguousarray(image.reshape(T, count, config.cols).transpose(1, 0, 2))
 
 
-def column_sums(device: Device, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
+def column_sums(device: ListDevice, left: np.ndarray, right: Resident, timeout: float = TIMEOUT) -> np.ndarray:
     """The sum over rows of left * right, element by element, of [blocks, T, C] as `tall_blocks` gives them: int32 [blocks * C].
 
     The diagonals of left^T right, block by block: C times the multiplications of a sum, on an array that has them side by side.
     """
     if device.direct:
         return np.einsum("btc,btc->bc", left.astype(np.int32), _values(device, right).astype(np.int32)).reshape(-1)
-    squares = product(device, left, right, left_turned=True, timeout=timeout)
+    squares = product(device, left, right, left_transposed=True, timeout=timeout)
     return np.ascontiguousarray(np.diagonal(squares, axis1=1, axis2=2)).reshape(-1)

@@ -23,7 +23,7 @@ __all__ = ["ReferenceDevice"]
 
 
 class ReferenceDevice(Device):
-    """Commands run one at a time in list order; a wait that is not met there, or a signal that has no room, ends the list as WATCHDOG.
+    """Commands run one at a time in list order; a wait that is not met there, or a signal to a full semaphore, ends the list as WATCHDOG.
 
     Memories keep their content from list to list; what a faulting list leaves in them is what ran before the fault. Counters: `busy` and
     `cycles` are both the array steps of the list, an estimate from below, the other causes of cycles are 0; the rest are exact where
@@ -144,10 +144,10 @@ class _Run:
         return True
 
     def give(self, mask: int) -> bool:
-        given = [i for i in range(SEMAPHORES) if mask >> i & 1]
-        if any(self.tokens[i] == SEMAPHORE_MAX for i in given):
+        signalled = [i for i in range(SEMAPHORES) if mask >> i & 1]
+        if any(self.tokens[i] == SEMAPHORE_MAX for i in signalled):
             return False
-        for i in given:
+        for i in signalled:
             self.tokens[i] += 1
         return True
 

@@ -39,7 +39,7 @@ class Mismatch:
 class _Expected:
     what: str
     layout: MatrixLayout
-    values: np.ndarray  # as stored: [N, M] where the store turned it
+    values: np.ndarray  # as stored: [N, M] where the store transposed it
 
 
 class Soak:
@@ -107,22 +107,22 @@ class Soak:
             self._emitter.compute(M, N, (earlier,), fold=fold, acc=acc, acc_write=True)
             total = total + exact
         kind = ("INT32", "INT8", "stochastic")[rng.integers(1 if exact_scale else 0, 3)]
-        turned = kind != "INT32" and bool(rng.random() < 0.5)
+        transposed = kind != "INT32" and bool(rng.random() < 0.5)
         values = total.astype(np.int32)
         int8 = None
         if kind != "INT32":
             int8, values = self._requantized(total, kind == "stochastic", exact_scale)
-        values = np.ascontiguousarray(values.T if turned else values)
+        values = np.ascontiguousarray(values.T if transposed else values)
         out = self._region("out", M, values.itemsize * N)
         lengths = ",".join(str(s.k) for s in segments)
         what = f"{M} x {N} x {lengths}, fold {fold}, shift {shift}, {kind}"
         if int8 is not None and isinstance(int8.scale, Region):
             what += f" per {'row' if int8.per_row else 'column'}"
-        what += ", added" * (acc is not None) + ", transposed" * turned + ", shift set by the device" * (exponent is not None)
+        what += ", added" * (acc is not None) + ", transposed" * transposed + ", shift set by the device" * (exponent is not None)
         options = {"fold": fold, "shift": shift, "out": out, "int8": int8, "exponent": exponent}
         self._emitter.compute(M, N, tuple(segments), **options, acc=acc, acc_read=acc is not None)
         layout = self._place(row_major(values.shape[0], values.shape[1], config, values.itemsize), None)
-        self._emitter.store(layout, out, transpose=turned)
+        self._emitter.store(layout, out, transpose=transposed)
         return _Expected(what, layout, values)
 
     def _measured(self, M: int, N: int, segment: Segment, exact: np.ndarray, fold: int, most: int) -> tuple[Exponent, int, int]:
@@ -152,13 +152,13 @@ class Soak:
             # Past K the array may meet anything on this side: the right operand holds zeros there.
             self._emitter.load(self._place(int_layout(K, M, left_bits, config), np.ascontiguousarray(left.T)), region)
         if fold == 1 and rng.random() < 0.5:
-            packed, turned = np.ascontiguousarray(right.T), True
+            packed, transposed = np.ascontiguousarray(right.T), True
         else:
-            packed, turned = fold_right(right, fold, config) if fold > 1 else right, False
-        lanes, seq = packed.shape if turned else packed.shape[::-1]
+            packed, transposed = fold_right(right, fold, config) if fold > 1 else right, False
+        lanes, seq = packed.shape if transposed else packed.shape[::-1]
         other = self._region("right", lanes, seq)
         layout = int_layout(packed.shape[0], packed.shape[1], right_bits, config)
-        self._emitter.load(self._place(layout, packed), other, transpose=turned)
+        self._emitter.load(self._place(layout, packed), other, transpose=transposed)
         return Segment(region, other, K), left.astype(np.int64) @ right.astype(np.int64)
 
     def _integers(self, bits: int, *shape: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 from loralith.device import open_device
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.settings import FinetuneSettings
-from loralith.mapping.attachment import attach
+from loralith.mapping.attach_model import attach
 from loralith.mapping.memory import Account, measure
 from loralith.methods import make_method
 from loralith.methods.base import Bench

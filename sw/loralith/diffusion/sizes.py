@@ -15,7 +15,7 @@ from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.prompt import PROMPT_TOKENS, TOKEN_DIM
 from loralith.diffusion.settings import FP32, FinetuneSettings
 from loralith.diffusion.unet import CONFIG_FILE, UNET_CONFIG
-from loralith.mapping.configs import build_unet, read_unet_config
+from loralith.mapping.unet_config import build_unet, read_unet_config
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.spec.numerics import K_LIMIT
 

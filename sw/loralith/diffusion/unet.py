@@ -21,7 +21,7 @@ from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.prompt import TOKEN_DIM, TOKENS, PromptEncoder
 from loralith.errors import LoralithError
 from loralith.files import write_json
-from loralith.mapping.configs import build_unet, read_unet_config
+from loralith.mapping.unet_config import build_unet, read_unet_config
 
 # The names that stock diffusers gives the two files of a saved model, so UNet2DConditionModel.from_pretrained(folder) reads them as well.
 MODEL_FOLDER = "unet"

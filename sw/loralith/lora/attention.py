@@ -84,7 +84,7 @@ class AttentionProducts:
         heads.scale |= {"Q": sq, "K": sk}
         heads.resident |= {"Q": Resident.place(self.device, qq)}
         heads.resident |= {"K": Resident.place(self.device, kq)}
-        acc = product(self.device, heads.resident["Q"], heads.resident["K"], right_turned=True)
+        acc = product(self.device, heads.resident["Q"], heads.resident["K"], right_transposed=True)
         return Scores(qq, kq, acc, dequantize(acc, sq * sk))
 
     def values(self, e: NDArray, v: NDArray, heads: Heads) -> tuple[Int8, Values]:
@@ -110,13 +110,13 @@ class AttentionProducts:
         assert heads.rows is not None
         weighted = finite32(do, "dO") / heads.rows.astype(np.float32)[:, :, None]
         q, scale = self._quantize(weighted, "dO / rows", Role.DY_ROWS, heads)
-        acc = product(self.device, heads.resident["P"], q, left_turned=True)
+        acc = product(self.device, heads.resident["P"], q, left_transposed=True)
         return Values(q, acc, dequantize(acc, scale))
 
     def probability_gradient(self, do: NDArray, heads: Heads) -> Values:
         """dP [n, Tq, Tk] from dO [n, Tq, d]."""
         q, g = self._quantize(do, "dO", Role.DY, heads)
-        acc = product(self.device, q, heads.resident["V"], right_turned=True)
+        acc = product(self.device, q, heads.resident["V"], right_transposed=True)
         return Values(q, acc, dequantize(acc, g * heads.scale["V"]))
 
     def probabilities(self, heads: Heads) -> Float32:
@@ -135,18 +135,18 @@ class AttentionProducts:
             acc = product(self.device, q, heads.resident["K"])
             dq = Values(q, acc, dequantize(acc, g * heads.scale["K"]))
         if need_k:
-            acc = product(self.device, q, heads.resident["Q"], left_turned=True)
+            acc = product(self.device, q, heads.resident["Q"], left_transposed=True)
             dk = Values(q, acc, dequantize(acc, g * heads.scale["Q"]))
         return q, dq, dk
 
-    def keep(self, heads: Heads, names: str) -> None:
+    def free_except(self, heads: Heads, names: str) -> None:
         """Free what is not among ``names``, letters of QKVP."""
         for name in [name for name in heads.resident if name not in names]:
             heads.resident.pop(name).free(self.device)
 
     def release(self, heads: Heads) -> None:
         """Free all that the pass kept."""
-        self.keep(heads, "")
+        self.free_except(heads, "")
 
     def saved_bytes(self, heads: Heads) -> tuple[int, int]:
         """(on the device, on the host) of what the pass keeps."""

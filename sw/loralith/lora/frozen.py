@@ -83,7 +83,7 @@ class FrozenLinear:
         if x.ndim != 2 or x.shape[1] != self.I:
             raise SchemeError(f"X must have the shape [T, {self.I}], not {x.shape}")
         xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
-        acc = product(self.device, xq[None], self.weight, right_turned=True)[0]
+        acc = product(self.device, xq[None], self.weight, right_transposed=True)[0]
         return Output(xq, sx, acc, dequantize(acc, sx * self.scale.astype(np.float64)), clipped)
 
     def backward(self, dy: NDArray, step: int, call: int = 0) -> Input:
@@ -160,7 +160,7 @@ class FrozenConv(FrozenLinear):
             raise SchemeError(f"X must have the shape [N, {self.C}, H, W], not {x.shape}")
         xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
         height, width = self.window.output(*x.shape[2:])
-        acc = product(self.device, self.window.columns(xq)[None], self.weight, right_turned=True)[0]
+        acc = product(self.device, self.window.columns(xq)[None], self.weight, right_transposed=True)[0]
         y = dequantize(acc, sx * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)
         return Output(xq, sx, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), clipped)
 

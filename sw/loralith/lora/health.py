@@ -60,12 +60,12 @@ class Health:
         share = sum(n for n, _ in window) / total
         if total >= FEWEST_VALUES and share > SATURATION_BOUND:
             if tensor in ("H", "dH") and self.scheme.adapter_scales == "delayed":
-                mend = f"raise headroom (now {self.scheme.headroom:g}) or set adapter_scales to 'measured'"
+                remedy = f"raise headroom (now {self.scheme.headroom:g}) or set adapter_scales to 'measured'"
             elif tensor in ("H", "dH") and self.scheme.adapter_scales == "device":
-                mend = "its maxima grow faster than the device's bounds allow; set adapter_scales to 'measured'"
+                remedy = "its maxima grow faster than the device's bounds allow; set adapter_scales to 'measured'"
             else:
-                mend = f"take {tensor} out of stochastic, so that its largest values round to nearest"
-            self._say(layer, tensor, f"{share:.1%} of the latest values of {tensor} saturated, more than {SATURATION_BOUND:.0%}; {mend}")
+                remedy = f"take {tensor} out of stochastic, so that its largest values round to nearest"
+            self._say(layer, tensor, f"{share:.1%} of the latest values of {tensor} saturated, more than {SATURATION_BOUND:.0%}; {remedy}")
 
     def quantized(self, layer: str, tensor: str, loss: Loss, *, stochastic: bool = False) -> None:
         """One pass quantized ``tensor`` (X, W, A, B, dY, attention's Q, K, V, P, dO, dO / rows, dS) and lost this much of it."""

@@ -71,8 +71,8 @@ class Saved:
     y: Float32
     y_acc: np.ndarray
 
-    def keep(self) -> None:
-        """Lets go of every array on the host; the backward pass must then be given A and B again."""
+    def drop_host_arrays(self) -> None:
+        """Frees every array on the host; the caller must then pass A and B to the backward pass."""
         nothing = np.empty((0, 0), np.int8)
         self.plan = replace(self.plan, operands=self.plan.operands.scales(), b_chain=nothing, y_scale=nothing.astype(np.float64))
         self.y, self.y_acc = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
@@ -168,24 +168,24 @@ class DeviceLayer:
         """
         numerics = self.numerics
         operands = numerics.forward_operands(x.quantized if isinstance(x, Activation) else x, a, b, step, call, alpha)
-        kept: list[int] = []
+        addresses: list[int] = []
         if isinstance(x, Activation):
             activation = x.hold()
         else:
             activation = Activation.place(self.device, Quantized(operands.xq, operands.sx, operands.clipped["X"]))
         try:
             xs = activation.layout
-            h = self._reserve(self.skinny.packed(xs.rows, self.config), kept)
+            h = self._reserve(self.skinny.packed(xs.rows, self.config), addresses)
             result = self.passes.forward(operands, xs, h)
             if record:
                 numerics.record("H", result.maximum)
             self.saturations["H"] += result.saturated
         except BaseException:
             activation.release()
-            for address in kept:
+            for address in addresses:
                 self.device.free(address)
             raise
-        return Saved(result.plan, activation, h, tuple(kept), result.plan.y(result.y), result.y)
+        return Saved(result.plan, activation, h, tuple(addresses), result.plan.y(result.y), result.y)
 
     def release(self, saved: Saved) -> None:
         """Free what a forward pass left on the device."""
@@ -204,14 +204,14 @@ class DeviceLayer:
         release: bool = True,
     ) -> Gradients:
         """dX, dA and dB from dY [T, O] float32; releases ``saved`` unless ``release`` is False, and does not change it. ``adapter``: the A
-        and B of the forward pass, after `Saved.keep`."""
+        and B of the forward pass, after `Saved.drop_host_arrays`."""
         try:
             forward = saved.plan
             if adapter is not None:
                 before = forward.operands
                 x = Quantized(before.xq, before.sx, before.clipped["X"])
-                again = self.numerics.forward_operands(x, *adapter, before.step, before.call, before.alpha)
-                forward = replace(forward, operands=again)
+                requantized = self.numerics.forward_operands(x, *adapter, before.step, before.call, before.alpha)
+                forward = replace(forward, operands=requantized)
             return self._backward(saved, forward, dy, need_dx, record)
         finally:
             if release:

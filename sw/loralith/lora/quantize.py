@@ -97,15 +97,15 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None) -> tuple[Int8, int]:
     for start in range(0, y.size, _CHUNK):
         part = flat_y[start : start + _CHUNK]
         if key is None:
-            whole = np.rint(part)
+            rounded = np.rint(part)
         else:
-            whole = hash_array(key, np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)) * 2.0**-32
-            whole += part
-            np.floor(whole, out=whole)
-        if max(whole.max(), -whole.min()) > qmax:
-            clipped += int(np.count_nonzero(np.abs(whole) > qmax))
-            np.clip(whole, -qmax, qmax, out=whole)
-        flat_q[start : start + _CHUNK] = whole
+            rounded = hash_array(key, np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)) * 2.0**-32
+            rounded += part
+            np.floor(rounded, out=rounded)
+        if max(rounded.max(), -rounded.min()) > qmax:
+            clipped += int(np.count_nonzero(np.abs(rounded) > qmax))
+            np.clip(rounded, -qmax, qmax, out=rounded)
+        flat_q[start : start + _CHUNK] = rounded
     return q, clipped
 
 

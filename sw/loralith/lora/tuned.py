@@ -25,11 +25,11 @@ from .codes import Codes
 from .frozen import Window
 from .quantize import Float32, Int8, Stream, dequantize, finite32, quantize
 
-__all__ = ["Kept", "ScaleGradients", "TunedConv", "TunedLinear", "high_columns"]
+__all__ = ["SavedPass", "ScaleGradients", "TunedConv", "TunedLinear", "high_columns"]
 
 
 @dataclass
-class Kept:
+class SavedPass:
     """What a forward pass keeps for its backward pass, on the device: INT8 u and acc by blocks of columns; and their scales."""
 
     step: int
@@ -81,14 +81,14 @@ class TunedLinear:
         """Bytes of the codes on the device."""
         return self.weight.nbytes(self.device) + (0 if self.zeros is None else self.zeros.nbytes(self.device))
 
-    def saved_bytes(self, kept: Kept) -> int:
+    def saved_bytes(self, saved: SavedPass) -> int:
         """Bytes that a pass keeps on the device."""
-        return kept.u.nbytes(self.device) + kept.acc.nbytes(self.device)
+        return saved.u.nbytes(self.device) + saved.acc.nbytes(self.device)
 
-    def release(self, kept: Kept) -> None:
-        """Free what a pass kept."""
-        kept.u.free(self.device)
-        kept.acc.free(self.device)
+    def release(self, saved: SavedPass) -> None:
+        """Free what a pass saved."""
+        saved.u.free(self.device)
+        saved.acc.free(self.device)
 
     def _quantize(self, x: NDArray, name: str, role: Role, step: int, call: int) -> tuple[Int8, float]:
         stream = Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
@@ -118,23 +118,23 @@ class TunedLinear:
         return scale
 
     def forward(
-        self, x: NDArray, s_out: Float32, s_in: Float32, step: int, call: int = 0, *, keep: bool = True
-    ) -> tuple[Float32, Kept | None]:
-        """Y, and what the backward pass needs where ``keep``."""
+        self, x: NDArray, s_out: Float32, s_in: Float32, step: int, call: int = 0, *, save: bool = True
+    ) -> tuple[Float32, SavedPass | None]:
+        """Y, and what the backward pass needs where ``save``."""
         uq, su = self._quantize(finite32(x, "X") * self._wide(s_in), "X * s_in", Role.X, step, call)
         acc = self._sums(self._rows(uq))
         y = self._image(dequantize(acc, su * s_out.astype(np.float64)), x.shape)
-        if not keep:
+        if not save:
             return y, None
         aq, sacc = self._quantize(acc.astype(np.float32), "acc", Role.Y, step, call)
         blocks = (tall_blocks(part, self.device.config) for part in (self._tokens(uq), aq))
-        u, kept = (Resident.place(self.device, block) for block in blocks)
-        return y, Kept(step, call, u, kept, su, sacc, x.shape)
+        u, acc_resident = (Resident.place(self.device, block) for block in blocks)
+        return y, SavedPass(step, call, u, acc_resident, su, sacc, x.shape)
 
     def _sums(self, rows: Int8) -> NDArray[np.int32]:
         """rows V^T, [T, O]."""
         if not self.corrected:
-            return product(self.device, rows[None], self.weight, right_turned=True)[0]
+            return product(self.device, rows[None], self.weight, right_transposed=True)[0]
         assert self.zeros is not None
         r = -product(self.device, rows[None], np.ones((1, self.I, 1), np.int8))[0]  # [T, 1]
         high = (r + 128) >> WORD_SHIFT
@@ -143,23 +143,23 @@ class TunedLinear:
         spread = np.where(np.sign(spread) == np.sign(high), spread, 0).astype(np.int8)  # columns whose sum is `high`
         return chained(self.device, (spread, self.zeros), (np.concatenate([rows, low], axis=1), self.weight), WORD_SHIFT)
 
-    def backward(self, dy: NDArray, s_out: Float32, s_in: Float32, kept: Kept) -> ScaleGradients:
+    def backward(self, dy: NDArray, s_out: Float32, s_in: Float32, saved: SavedPass) -> ScaleGradients:
         """Gradients from dY of Y's shape. Where s_in is 0, u has forgotten x, and ds_in is 0."""
         dy = finite32(dy, "dY")
-        at = kept.step, kept.call
+        at = saved.step, saved.call
         gq, g = self._quantize(dy, "dY", Role.DY_ROWS, *at)
-        sums = column_sums(self.device, tall_blocks(self._tokens(gq), self.device.config), kept.acc)[: self.O]
-        ds_out = dequantize(sums, g * kept.sacc * kept.su)
+        sums = column_sums(self.device, tall_blocks(self._tokens(gq), self.device.config), saved.acc)[: self.O]
+        ds_out = dequantize(sums, g * saved.sacc * saved.su)
         with np.errstate(over="ignore"):
             weighted = finite32(dy * self._wide(s_out), "dY * s_out")
         vq, gv = self._quantize(weighted, "dY * s_out", Role.DY, *at)
         acc = product(self.device, np.ascontiguousarray(self._tokens(vq))[None], self.weight)[0]
         if self.corrected:
             acc = acc[:, :-1] - acc[:, -1:].astype(np.int64)
-        du = dequantize(self._back(acc, kept.shape), gv)
+        du = dequantize(self._back(acc, saved.shape), gv)
         dq, gd = self._quantize(du, "du", Role.DS, *at)
-        sums = column_sums(self.device, tall_blocks(self._tokens(dq), self.device.config), kept.u)[: len(s_in)]
-        inverse = np.divide(kept.su * gd, s_in.astype(np.float64), out=np.zeros(len(s_in)), where=s_in != 0)
+        sums = column_sums(self.device, tall_blocks(self._tokens(dq), self.device.config), saved.u)[: len(s_in)]
+        inverse = np.divide(saved.su * gd, s_in.astype(np.float64), out=np.zeros(len(s_in)), where=s_in != 0)
         return ScaleGradients(du * self._wide(s_in), ds_out, dequantize(sums, inverse))
 
 

@@ -39,7 +39,7 @@ class _Pass:
     alpha: float
     generation: int
     shared: Activation | None
-    keep: bool
+    needs_backward: bool
 
 
 class _Product(torch.autograd.Function):
@@ -182,9 +182,9 @@ class MappedLora(Mapped):
                 f"{self.name}: adapter {adapter} has rank {len(a)}, the layer was attached with {self.device_layer.rank}; "
                 "detach and attach again"
             )
-        keep = torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad)
+        needs_backward = torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad)
         alpha = self.attached[1] if scaling == self.attached[0] else scaling * len(a)
-        one = _Pass(place, abs(alpha), generation, self.attachment.shared(x), keep)
+        one = _Pass(place, abs(alpha), generation, self.attachment.shared(x), needs_backward)
         return _Product.apply(x, a, b if alpha > 0 else -b, self, one)  # type: ignore[return-value]
 
     def _without(self) -> _Base:
@@ -216,22 +216,22 @@ class MappedLora(Mapped):
         self.device_layer.numerics.load_state_dict(state)
 
     def _saved(self, x: Float32 | Activation, a: Float32, b: Float32, one: _Pass) -> Saved:
-        """The forward pass on the device. One that is done again has the scale of H that the first had, and is recorded once."""
+        """The forward pass on the device. A repeated one has the scale of H that the first had, and is recorded once."""
         history, notes, place = self.device_layer.numerics.history, one.place.notes, one.place
         before = history["H"]
-        if place.again:
+        if place.repeated:
             history["H"] = notes.get("H", before)
         else:
             notes["H"] = before
-        record = one.keep and not notes.get("recorded")
-        notes["recorded"] = one.keep or notes.get("recorded", False)
+        record = one.needs_backward and not notes.get("recorded")
+        notes["recorded"] = one.needs_backward or notes.get("recorded", False)
         try:
             saved = self.device_layer.forward(x, a, b, place.step, place.call, alpha=one.alpha, record=record)
             latest = history["H"][-1:] if record else []
         finally:
-            if place.again:
+            if place.repeated:
                 history["H"] = before
-        for maximum in latest if place.again else []:
+        for maximum in latest if place.repeated else []:
             history["H"] = remember_maximum(before, maximum, self.attachment.scheme)
         return saved
 
@@ -250,14 +250,14 @@ class MappedLora(Mapped):
         for name, (values, scale) in scales.items():
             self._lost(name, Role[name], values, scale)
         if owner.observer:
-            owner.observer.forward(self.index, *arrays, one.place.step, one.place.call, one.keep, saved)
+            owner.observer.forward(self.index, *arrays, one.place.step, one.place.call, one.needs_backward, saved)
         y = tensor(saved.y, x, output_dtype(x)).reshape(*x.shape[:-1], -1)
-        saved.keep()
-        if not one.keep:
+        saved.drop_host_arrays()
+        if not one.needs_backward:
             layer.release(saved)
             return y, None
         pending = Pending(self, lambda: layer.release(saved), saved.skinny.nbytes, saved.host_bytes(), saved.x)
-        return y, owner.passes.keep(saved, pending)
+        return y, owner.passes.register(saved, pending)
 
     def _lost(self, name: str, role: Role, values: Float32, scale: float, factor: Float32 | None = None) -> None:
         stochastic = self.attachment.scheme.is_stochastic(role)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -22,10 +20,10 @@ from loralith.mapping.forward import is_mapped
 from loralith.mapping.inputs import Inputs
 from loralith.mapping.mapped import Mapped
 from loralith.mapping.passes import Passes, Pending, recomputing, training
-from loralith.mapping.select import AttachError, Choice, select
+from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import FQT, Role
 
-__all__ = ["Attachment", "Observer", "attach", "detach"]
+__all__ = ["ATTACHED", "Attachment", "Maker", "Observer", "attachment_of"]
 
 
 class Observer(Protocol):
@@ -59,33 +57,8 @@ class Observer(Protocol):
 Maker = Callable[["Attachment", int, Choice], Mapped]
 
 
-def makers() -> dict[str, Maker]:
-    """What maps each kind of module."""
-    from loralith.mapping.adapted import MappedLora
-    from loralith.mapping.attention import MappedAttention
-    from loralith.mapping.frozen import MappedConv, MappedLinear
-
-    return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": MappedAttention}
-
-
-def _kept(choice: Choice) -> Choice:
-    return replace(choice, reason="the method keeps it in torch")
-
-
 def _named(counters: Counters, names: tuple[str, ...]) -> dict[str, int]:
     return {name: int(getattr(counters, name)) for name in names}
-
-
-def _left(choices: list[Choice]) -> list[Choice]:
-    """LoRA layers whose settings the device does not run have the reason, and a warning names them."""
-    from loralith.mapping.adapted import unsupported
-
-    judged = [replace(choice, reason=unsupported(choice)) if choice.kind == "lora" and not choice.reason else choice for choice in choices]
-    left = [after for before, after in zip(choices, judged, strict=True) if after.reason != before.reason]
-    if left:
-        names = "; ".join(f"{choice.name}: {choice.reason}" for choice in left)
-        warnings.warn(f"{len(left)} LoRA layers stay in torch ({names})", UserWarning, stacklevel=5)
-    return judged
 
 
 def _weights(choices: list[Choice], bits: int) -> int:
@@ -95,20 +68,17 @@ def _weights(choices: list[Choice], bits: int) -> int:
     return sum(weight.numel() for weight in weights if isinstance(weight, Tensor)) * bits // 8
 
 
-UNSUPPORTED = ("refuse", "leave")
-"""What `attach` does with LoRA layers whose settings the device does not run."""
-
 # Weak on both sides: a model may itself be one of the modules that its attachment holds.
-_attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Attachment]] = weakref.WeakKeyDictionary()
+ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Attachment]] = weakref.WeakKeyDictionary()
 
 
-def _attachment_of(model: nn.Module) -> Attachment | None:
-    found = _attached.get(model)
+def attachment_of(model: nn.Module) -> Attachment | None:
+    found = ATTACHED.get(model)
     return found() if found else None
 
 
 class Attachment:
-    """The mapped modules of a model on a device, until `detach`. Made by `attach`.
+    """The mapped modules of a model on a device, until `detach`. `loralith.mapping.attach_model.attach` makes it.
 
     Warns with `health.TrainingWarning`, once for each layer and cause, of a layer that gets no gradient or a tensor that saturates.
 
@@ -123,17 +93,11 @@ class Attachment:
         model: nn.Module,
         device: Device,
         scheme: FQT,
-        observer: Observer | None = None,
-        modules: str = "lora",
-        kinds: Mapping[str, Maker | None] | None = None,
-        unsupported: str = "refuse",
+        observer: Observer | None,
+        modules: str,
+        choices: list[Choice],
+        table: Mapping[str, Maker | None],
     ) -> None:
-        if unsupported not in UNSUPPORTED:
-            raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
-        table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
-        choices = [_kept(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)]
-        if unsupported == "leave":
-            choices = _left(choices)
         mapped = [choice for choice in choices if not choice.reason]
         if modules == "lora" and not any(choice.kind == "lora" for choice in choices):
             raise AttachError("the model has no LoRA layers; add them with peft.get_peft_model or the model's add_adapter")
@@ -200,7 +164,7 @@ class Attachment:
     @property
     def open(self) -> list[Pending]:
         """Forward passes that torch may still go back through."""
-        self.device.settle()
+        self.device.run_deferred()
         return self.passes.pending()
 
     def saved_bytes(self) -> dict[str, tuple[int, int]]:
@@ -283,48 +247,5 @@ class Attachment:
             layer.close()
         self.layers = []
         model = self._model()
-        if model is not None and _attachment_of(model) is self:
-            del _attached[model]
-
-
-def attach(
-    model: nn.Module,
-    device: Device,
-    scheme: FQT | None = None,
-    *,
-    observer: Observer | None = None,
-    modules: str = "lora",
-    kinds: Mapping[str, Maker | None] | None = None,
-    unsupported: str = "refuse",
-) -> Attachment:
-    """Run a model's layers, forward and backward, on a device.
-
-    Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
-    `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
-    linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
-    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
-    None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run: "refuse" the
-    model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
-
-    Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
-    weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
-    a plain one, in torch.
-
-    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, it or a part of it, and LoRA
-    settings that are not supported (bias, dropout, variants such as DoRA, several active adapters, other than linear layers), naming the
-    layer; OutOfMemory, which says how much memory the device needs; later, AttachError from forward passes over values that are not finite.
-    A gradient that is not finite goes on as one that is not finite anywhere.
-    """
-    if _attachment_of(model) is not None:
-        raise AttachError("the model is attached already; detach it first")
-    attachment = Attachment(model, device, scheme or FQT(), observer, modules, kinds, unsupported)
-    _attached[model] = weakref.ref(attachment)
-    return attachment
-
-
-def detach(model: nn.Module) -> None:
-    """Undo `attach`. Raises AttachError for a model that is not attached."""
-    attachment = _attachment_of(model)
-    if attachment is None:
-        raise AttachError("the model is not attached")
-    attachment.detach()
+        if model is not None and attachment_of(model) is self:
+            del ATTACHED[model]

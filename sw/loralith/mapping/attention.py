@@ -213,10 +213,10 @@ class MappedAttention(Mapped):
             owner.observer.scores(self.index, qkv[0], qkv[1], heads.step, heads.call, scores)
             owner.observer.values(self.index, e, qkv[2], heads.step, heads.call, p, values)
         self._losses(heads)
-        products.keep(heads, names)
+        products.free_except(heads, names)
         token = None
         if names:
-            token = owner.passes.keep(heads, Pending(self, lambda: products.release(heads), *products.saved_bytes(heads)))
+            token = owner.passes.register(heads, Pending(self, lambda: products.release(heads), *products.saved_bytes(heads)))
         return tensor(values.value, q, output_dtype(q)), token
 
     def backward(

@@ -80,10 +80,10 @@ class Inputs:
 
     def trim(self) -> None:
         """Lets go of what no pass has saved."""
-        self.device.settle()
+        self.device.run_deferred()
         self._trim(0)
-        self.device.settle()
+        self.device.run_deferred()
 
     def clear(self) -> None:
         _clear(self._entries, self.device)
-        self.device.settle()
+        self.device.run_deferred()

@@ -174,7 +174,7 @@ def measure(
         if attachment is None:
             stack.enter_context(_attributed(select(model, "all"), saved))
         else:
-            attachment.device.settle()
+            attachment.device.run_deferred()
         if heap is not None:
             heap.scratch = 0
         stack.enter_context(live)

@@ -18,7 +18,7 @@ from loralith.device.base import Device
 from loralith.lora.layer import Activation
 
 if TYPE_CHECKING:
-    from loralith.mapping.attachment import Mapped
+    from loralith.mapping.mapped import Mapped
 
 __all__ = ["Numbers", "Passes", "Pending", "Place", "fingerprint", "recomputing", "training"]
 
@@ -34,7 +34,7 @@ def fingerprint(tensor: Tensor) -> int:
 
 
 def recomputing() -> bool:
-    """Whether autograd is at work on this thread: a forward pass now is one that checkpointing does again."""
+    """Whether autograd is at work on this thread: a forward pass now is one that checkpointing repeats."""
     return torch._C._current_graph_task_id() != -1
 
 
@@ -50,12 +50,12 @@ def training() -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Step and call of a pass, which its random numbers come from. ``again``: it repeats the pass that ``notes`` were written in; a layer
-    with state writes there what a repetition must know."""
+    """Step and call of a pass, which its random numbers come from. ``repeated``: it repeats the pass that ``notes`` were written in; a
+    layer with state writes there what a repetition must know."""
 
     step: int
     call: int
-    again: bool
+    repeated: bool
     notes: dict[str, Any]
 
 
@@ -72,7 +72,7 @@ class Numbers:
         self._seen.clear()
 
     def place(self, x: Tensor, step: int) -> Place:
-        """Of the pass over ``x`` that starts now. One that is done again has the place of the first, and so its bits."""
+        """Of the pass over ``x`` that starts now. A repeated one has the place of the first, and so its bits."""
         key = fingerprint(x)
         if recomputing() and key in self._seen:
             first = self._seen[key]
@@ -111,7 +111,7 @@ class Passes:
         self.device = device
         self._open: dict[int, tuple[Any, Pending]] = {}
 
-    def keep(self, saved: Any, pending: Pending) -> Tensor:
+    def register(self, saved: Any, pending: Pending) -> Tensor:
         """The token of a pass whose backward pass needs ``saved``."""
         number = next(_number)
         # The storage of the token, which its copies for checkpointing share, holds this array.
@@ -121,7 +121,7 @@ class Passes:
         return torch.from_numpy(content)
 
     def find(self, token: Tensor) -> Any:
-        """What `keep` was given; None after `release`."""
+        """What was registered with ``token``; None after `release`."""
         found = self._open.get(int(token))
         return None if found is None else found[0]
 
@@ -138,4 +138,4 @@ class Passes:
         """Frees what all of them keep; there is no way back through them any more."""
         for number in list(self._open):
             self._gone(number)
-        self.device.settle()
+        self.device.run_deferred()

@@ -17,7 +17,7 @@ from loralith.spec.config import Config
 __all__ = ["plan", "step_traffic"]
 
 LAYOUTS = {
-    # left_turned, right_turned, left_resident, right_resident
+    # left_transposed, right_transposed, left_resident, right_resident
     "Y": (False, True, False, True),
     "dX": (False, False, False, True),
     "S": (False, True, True, True),
@@ -46,7 +46,7 @@ def step_traffic(step: Step, config: Config, weight_bits: int = 8) -> tuple[int,
         parts += [gradient_traffic(T, O, r, config), gradient_traffic(T, I, r, config)]
     else:
         for product in step.products:
-            names = ("left_turned", "right_turned", "left_resident", "right_resident")
+            names = ("left_transposed", "right_transposed", "left_resident", "right_resident")
             how = dict(zip(names, LAYOUTS[product.name], strict=True))
             bits = weight_bits if product.name in WEIGHTS else 8
             batch, _ = plan_product(product.M, product.N, product.K, config, count=product.count, right_bits=bits, **how)

@@ -235,7 +235,7 @@ def measure_text(
         expected = [fill(device, one, t, seed, x) for seed, (one, t) in enumerate(zip(linears, tensors, strict=True))]
         counters = _run(device, commands, base)
         for one, t, results in zip(linears, tensors, expected, strict=True):
-            found = {"h_turned": results.pop("h").T, "db": results.pop("db").T}
+            found = {"h_transposed": results.pop("h").T, "db": results.pop("db").T}
             check_results(device, one, t, results | found)
         _keep(path, counters)
     return TextMeasurement(tuple(linears), counters, cycles, measured=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loralith.lora.frozen import Window
-from loralith.lora.tuned import Kept, TunedConv, TunedLinear
+from loralith.lora.tuned import SavedPass, TunedConv, TunedLinear
 from loralith.mapping.frozen import ConvShapes, LinearShapes, window_of
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.passes import Pending, Place
@@ -26,8 +26,8 @@ class _Product(torch.autograd.Function):
     """Y on the device; its backward pass gives dX, ds_out and ds_in. Scales are those of the pass's expert."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s_out: Tensor, s_in: Tensor, layer: MappedTuned, keep: bool, place: Place) -> Tensor:  # type: ignore[override]
-        y, token = layer.forward(x, s_out, s_in, keep, place)
+    def forward(ctx: Any, x: Tensor, s_out: Tensor, s_in: Tensor, layer: MappedTuned, needs_backward: bool, place: Place) -> Tensor:  # type: ignore[override]
+        y, token = layer.forward(x, s_out, s_in, needs_backward, place)
         if token is not None:
             ctx.layer, ctx.shape = layer, x.shape
             ctx.save_for_backward(s_out, s_in, token)
@@ -57,10 +57,10 @@ class MappedTuned(LinearShapes, Mapped):
 
     def run(self, x: Tensor) -> Tensor:
         s_out, s_in = self.tuned.scales()
-        keep = torch.is_grad_enabled() and (x.requires_grad or s_out.requires_grad or s_in.requires_grad)
+        needs_backward = torch.is_grad_enabled() and (x.requires_grad or s_out.requires_grad or s_in.requires_grad)
         place = self.place(x)
         with self.use():
-            y: Tensor = _Product.apply(x, s_out, s_in, self, keep, place)  # type: ignore[assignment]
+            y: Tensor = _Product.apply(x, s_out, s_in, self, needs_backward, place)  # type: ignore[assignment]
         return y if self.module.bias is None else y + self._bias()
 
     def weight_bytes(self) -> tuple[int, int]:
@@ -69,23 +69,23 @@ class MappedTuned(LinearShapes, Mapped):
     def originals(self) -> list[Tensor]:
         return [self.tuned.code, self.tuned.zero]  # type: ignore[list-item]
 
-    def forward(self, x: Tensor, s_out: Tensor, s_in: Tensor, keep: bool, place: Place) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, s_out: Tensor, s_in: Tensor, needs_backward: bool, place: Place) -> tuple[Tensor, Tensor | None]:
         """Y, and the token of what the backward pass needs, where one may come."""
         owner, product = self.attachment, self.product
-        y, kept = product.forward(float32(self._flat(x)), float32(s_out), float32(s_in), place.step, place.call, keep=keep)
+        y, saved = product.forward(float32(self._flat(x)), float32(s_out), float32(s_in), place.step, place.call, save=needs_backward)
         token = None
-        if kept is not None:
-            token = owner.passes.keep(kept, Pending(self, lambda: product.release(kept), product.saved_bytes(kept)))
+        if saved is not None:
+            token = owner.passes.register(saved, Pending(self, lambda: product.release(saved), product.saved_bytes(saved)))
         return self._shaped(tensor(y, x), x.shape), token
 
     def backward(self, token: Tensor, dy: Tensor, s_out: Tensor, s_in: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """dX, ds_out and ds_in; None where they are not finite."""
         array = float32(self._flat(dy))
         with self.use():
-            kept: Kept = self.attachment.saved(token, self)
+            saved: SavedPass = self.attachment.saved(token, self)
             if not (finite(array) and finite(array, float(s_out.detach().abs().max()))):
                 return None
-            found = self.product.backward(array, float32(s_out), float32(s_in), kept)
+            found = self.product.backward(array, float32(s_out), float32(s_in), saved)
         return self._shaped(tensor(found.dx, dy), dy.shape), tensor(found.ds_out, s_out), tensor(found.ds_in, s_in)
 
 

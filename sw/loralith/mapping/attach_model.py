@@ -1,0 +1,96 @@
+"""`attach` and `detach`: which class maps each kind of module, and what becomes of modules that the device does not run."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from loralith.device.base import Device
+from loralith.mapping.adapted import MappedLora
+from loralith.mapping.adapted import unsupported as why_unsupported
+from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
+from loralith.mapping.attention import MappedAttention
+from loralith.mapping.frozen import MappedConv, MappedLinear
+from loralith.mapping.select import AttachError, Choice, select
+from loralith.spec.scheme import FQT
+
+__all__ = ["attach", "detach"]
+
+UNSUPPORTED = ("refuse", "leave")
+"""What `attach` does with LoRA layers whose settings the device does not run."""
+
+
+def makers() -> dict[str, Maker]:
+    """What maps each kind of module."""
+    return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": MappedAttention}
+
+
+def _kept_in_torch(choice: Choice) -> Choice:
+    return replace(choice, reason="the method keeps it in torch")
+
+
+def _leave_unsupported(choices: list[Choice]) -> list[Choice]:
+    """LoRA layers whose settings the device does not run have the reason, and a warning names them."""
+    judged = [
+        replace(choice, reason=why_unsupported(choice)) if choice.kind == "lora" and not choice.reason else choice for choice in choices
+    ]
+    leftover = [after for before, after in zip(choices, judged, strict=True) if after.reason != before.reason]
+    if leftover:
+        names = "; ".join(f"{choice.name}: {choice.reason}" for choice in leftover)
+        warnings.warn(f"{len(leftover)} LoRA layers stay in torch ({names})", UserWarning, stacklevel=4)
+    return judged
+
+
+def attach(
+    model: nn.Module,
+    device: Device,
+    scheme: FQT | None = None,
+    *,
+    observer: Observer | None = None,
+    modules: str = "lora",
+    kinds: Mapping[str, Maker | None] | None = None,
+    unsupported: str = "refuse",
+) -> Attachment:
+    """Run a model's layers, forward and backward, on a device.
+
+    Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
+    `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
+    linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
+    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
+    None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run: "refuse" the
+    model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
+
+    Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
+    weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
+    a plain one, in torch.
+
+    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, it or a part of it, and LoRA
+    settings that are not supported (bias, dropout, variants such as DoRA, several active adapters, other than linear layers), naming the
+    layer; OutOfMemory, which says how much memory the device needs; later, AttachError from forward passes over values that are not finite.
+    A gradient that is not finite goes on as one that is not finite anywhere.
+    """
+    if attachment_of(model) is not None:
+        raise AttachError("the model is attached already; detach it first")
+    if unsupported not in UNSUPPORTED:
+        raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
+    table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
+    choices = [
+        _kept_in_torch(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)
+    ]
+    if unsupported == "leave":
+        choices = _leave_unsupported(choices)
+    attachment = Attachment(model, device, scheme or FQT(), observer, modules, choices, table)
+    ATTACHED[model] = weakref.ref(attachment)
+    return attachment
+
+
+def detach(model: nn.Module) -> None:
+    """Undo `attach`. Raises AttachError for a model that is not attached."""
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise AttachError("the model is not attached")
+    attachment.detach()
