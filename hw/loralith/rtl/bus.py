@@ -29,7 +29,7 @@ from .interfaces import (
     WaitSignature,
 )
 from .load import LoadUnit
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadMaster
 from .reset import LocalReset
 from .store import StoreUnit
@@ -93,8 +93,8 @@ class BusSide(wiring.Component):
         load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
         reads, writes = ReadMaster(config), WriteMaster(config)
         queues = [CommandQueue(config) for _ in range(3)]
-        ways = [Queue(CommandWord(config), 2) for _ in range(3)]  # a queue lies beside its unit, far from the fetch
-        asked = Queue(Burst, 2)  # as far, to the master
+        ways = [SkidBuffer(CommandWord(config)) for _ in range(3)]  # a queue lies beside its unit, far from the fetch
+        asked = SkidBuffer(Burst)  # as far, to the master
         # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
         m.submodules.registers = ResetInserter(self.reset)(registers)
         blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}

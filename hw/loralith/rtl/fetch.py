@@ -12,12 +12,12 @@ from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
-from .block_queue import BlockQueue, CommandWord
+from .block_queue import BlockFIFO, CommandWord
 from .bursts import Burst, BurstSplitter
 from .extent import Extent
 from .fault import FaultLatch
 from .interfaces import INDEX_BITS, FaultSignature, UnitControl
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadBeat
 
 __all__ = ["Fetch"]
@@ -84,8 +84,8 @@ class Fetch(wiring.Component):
         words = COMMAND_BYTES // config.bus_bytes
         m.submodules.extent = extent = Extent(base=64, count=1, stride=1, length=39, limit=64)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.words = buffer = BlockQueue(ReadBeat(config), self.ahead * words)
+        m.submodules.cut = cut = SkidBuffer(Burst)  # keeps the master's ready off the splitter's path
+        m.submodules.words = buffer = BlockFIFO(ReadBeat(config), self.ahead * words)
         m.submodules.faults = faults = FaultLatch(4)
         connect(m, splitter.o, cut.i)
         connect(m, cut.o, flipped(self.bursts))
@@ -146,7 +146,7 @@ class Fetch(wiring.Component):
         # the queues' ready goes no further. What fails or has no queue stays there until ``clear``.
         held = Signal()
         came = Signal(_Word(config))
-        m.submodules.parting = parting = Queue(_Word(config), 2)
+        m.submodules.parting = parting = SkidBuffer(_Word(config))
         parted = parting.o.payload
         word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
         arrived = Signal(range(words))  # words of the present command that came

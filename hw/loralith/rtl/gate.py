@@ -11,7 +11,7 @@ from loralith.spec.config import Config
 
 from .axi import LINE
 from .bursts import Burst
-from .queue import Queue
+from .queue import SkidBuffer
 
 __all__ = ["BurstGate"]
 
@@ -58,7 +58,7 @@ class BurstGate(wiring.Component):
         burst = Signal(Burst)
         source = Signal()
         # Those whose verdict was good: a queue of two, so that the bus's ready goes no further.
-        m.submodules.passed = passed = Queue(data.StructLayout({"burst": Burst, "source": 1}), 2)
+        m.submodules.passed = passed = SkidBuffer(data.StructLayout({"burst": Burst, "source": 1}))
         # Whether it fits is found on the way in, but for the verdict.
         shaped = Signal()
         not_below = Signal()

@@ -15,7 +15,7 @@ from .completion import Completion
 from .fault import FaultLatch
 from .interfaces import CommandEntry, FaultSignature, OperandWrite, ScaleWrite, SignalSignature, UnitControl, WaitSignature
 from .load_data import LoadData
-from .queue import Queue
+from .queue import FIFO, SkidBuffer
 from .read_master import ReadBeat
 from .transfer_check import Job, TransferCheck
 
@@ -65,9 +65,9 @@ class LoadUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead - 2)
-        m.submodules.next = coming = Queue(Job(Opcode.LOAD), 2)  # the rest: a memory's words come late in their cycle
+        m.submodules.cut = cut = SkidBuffer(Burst)  # keeps the master's ready off the splitter's path
+        m.submodules.flight = flight = FIFO(Job(Opcode.LOAD), self.ahead - 2)
+        m.submodules.next = coming = SkidBuffer(Job(Opcode.LOAD))  # the rest: a memory's words come late in their cycle
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
         m.submodules.faults = faults = FaultLatch(3)

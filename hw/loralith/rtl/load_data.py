@@ -12,7 +12,7 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .interfaces import FaultSignature, OperandWrite, ScaleWrite
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadBeat
 from .transfer_check import Job
 from .unpack import Unpack
@@ -64,7 +64,7 @@ class LoadData(wiring.Component):
         # Writes that are made up: two, so that a memory's ready is not on the way to what makes them up.
         fields = OperandWrite(config)
         more = {"scale": 1, "last": 1, "group": 8, "sub": range(max(W // min(R, C), 2)), "data": 8 * W}
-        m.submodules.made = made = Queue(data.StructLayout({name: fields[name].shape for name in _WRITE} | more), 2)
+        m.submodules.made = made = SkidBuffer(data.StructLayout({name: fields[name].shape for name in _WRITE} | more))
         new = made.i.payload
         out = made.o.payload
         taken = Signal()

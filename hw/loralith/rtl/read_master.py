@@ -13,7 +13,7 @@ from .axi import CACHE, Axi4ReadSignature
 from .axi import Burst as BurstType
 from .bursts import Burst
 from .gate import BurstGate
-from .queue import Queue
+from .queue import SkidBuffer
 
 __all__ = ["ReadBeat", "ReadMaster"]
 
@@ -71,7 +71,7 @@ class ReadMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        m.submodules.beats = beats = Queue(ReadBeat(config), 2)  # keeps the load unit's ready off the bus's path
+        m.submodules.beats = beats = SkidBuffer(ReadBeat(config))  # keeps the load unit's ready off the bus's path
 
         m.d.comb += [
             gate.window_base.eq(self.window_base),

@@ -15,7 +15,7 @@ from .bursts import BEAT_BITS, Burst, BurstSplitter
 from .completion import Completion
 from .fault import FaultLatch
 from .interfaces import CommandEntry, FaultSignature, OutReadSignature, SignalSignature, StatReadSignature, UnitControl, WaitSignature
-from .queue import Queue
+from .queue import FIFO, SkidBuffer
 from .store_data import StoreData
 from .transfer_check import Job, TransferCheck
 from .write_master import WriteBeat
@@ -71,11 +71,11 @@ class StoreUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.STORE)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.flight = flight = Queue(Job(Opcode.STORE), 2)
+        m.submodules.cut = cut = SkidBuffer(Burst)  # keeps the master's ready off the splitter's path
+        m.submodules.flight = flight = SkidBuffer(Job(Opcode.STORE))
         m.submodules.data = data = StoreData(config, *self._delays)
-        m.submodules.signals = signals = Queue(SEMAPHORES, self.ahead)  # of commands that are not complete
-        m.submodules.indices = indices = Queue(32, self.ahead)  # of commands whose responses are not all in
+        m.submodules.signals = signals = FIFO(SEMAPHORES, self.ahead)  # of commands that are not complete
+        m.submodules.indices = indices = FIFO(32, self.ahead)  # of commands whose responses are not all in
         m.submodules.completion = completion = Completion()
         m.submodules.faults = faults = FaultLatch(3)
 

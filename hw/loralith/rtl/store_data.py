@@ -13,7 +13,7 @@ from loralith.spec.commands import STAT_BYTES, Opcode, StoreSource
 from loralith.spec.config import Config
 
 from .interfaces import OutReadSignature, StatReadSignature
-from .queue import Queue
+from .queue import FIFO
 from .transfer_check import Job
 from .write_master import WriteBeat
 
@@ -56,7 +56,7 @@ class StoreData(wiring.Component):
         R, W = config.rows, config.bus_bytes
         word_bits = exact_log2(W)
         stats, by_word = job.source == StoreSource.STATS, job.transpose
-        m.submodules.queue = queue = Queue(WriteBeat(config), self.slots)
+        m.submodules.queue = queue = FIFO(WriteBeat(config), self.slots)
 
         # Constants of the job, found while it waits for its turn. A piece is what one read gives: 2**piece_log2 bytes.
         piece_log2 = Signal(range(word_bits + 1))

@@ -271,7 +271,7 @@ MUTANTS_WRITE = (
     Mutant("w_last", Change("WriteMaster", "wlast", "_a == _b", "_a + 1 == _b", "WLAST comes a beat early.")),
     Mutant("w_data", Change("WriteMaster", "self.beats.ready", "_a & _b", "_b", "The store unit's beat counts as taken without WREADY.")),
     Mutant(
-        "w_outstanding", Change("WriteMaster", "issued", "Queue(_l, _d)", "Queue(_l, _d + 1)", "A burst more than the limit is issued.")
+        "w_outstanding", Change("WriteMaster", "issued", "FIFO(_l, _d)", "FIFO(_l, _d + 1)", "A burst more than the limit is issued.")
     ),
     Mutant("w_busy", Change("WriteMaster", "busy", "_a", "sending.o.valid", "The master is idle while responses are outstanding.")),
     Mutant("w_stop", Change("BurstGate", "self.o.valid", "_a & ~self.stop", "_a", "Bursts pass while everything is stopped.")),
