@@ -70,9 +70,9 @@ class CommandWord(data.StructLayout):
 
 
 class CommandQueue(wiring.Component):
-    """``depth`` commands, word by word in block RAM, and the first one whole in a register.
+    """``depth`` commands, word by word in block RAM, and the first one in a register.
 
-    A descriptor side by side in LUT RAM would be a tenth of a small part and as much wire.
+    A LUT RAM as wide as a descriptor would take a tenth of a small FPGA, and as much routing.
 
     Members:
         i: the words of one command after the other, lowest first.
@@ -94,23 +94,23 @@ class CommandQueue(wiring.Component):
         words = COMMAND_BYTES // self._config.bus_bytes
         m.submodules.words = queue = BlockFIFO(CommandWord(self._config), self._config.queue_depth * words)
         wiring.connect(m, wiring.flipped(self.i), queue.i)
-        # A word rests in a register: what enables the command's thousand is one too.
+        # Pipeline register, so that the clock enable of the command's 1,024 bits is a register too.
         count = Signal(range(words))
         full = Signal()
         last = Signal()
         take = Signal()
-        given = Signal()
-        word = Signal(CommandWord(self._config))
+        valid_r = Signal()
+        word_r = Signal(CommandWord(self._config))
         m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~full), take.eq(queue.o.valid & ~full)]
-        m.d.sync += given.eq(take)
+        m.d.sync += valid_r.eq(take)
         with m.If(take):
-            m.d.sync += [word.eq(queue.o.payload), count.eq(count + 1), last.eq(count == words - 1), full.eq(count == words - 1)]
-        with m.If(given):
-            for field, part in ((self.o.payload.bits, word.bits), (self.o.payload.index, word.index)):
+            m.d.sync += [word_r.eq(queue.o.payload), count.eq(count + 1), last.eq(count == words - 1), full.eq(count == words - 1)]
+        with m.If(valid_r):
+            for field, part in ((self.o.payload.bits, word_r.bits), (self.o.payload.index, word_r.index)):
                 m.d.sync += field.eq(Cat(field, part)[len(part) :])
             m.d.sync += self.o.valid.eq(last)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [self.o.valid.eq(0), full.eq(0)]
         with m.If(self.clear):
-            m.d.sync += [count.eq(0), full.eq(0), given.eq(0), self.o.valid.eq(0)]
+            m.d.sync += [count.eq(0), full.eq(0), valid_r.eq(0), self.o.valid.eq(0)]
         return m

@@ -71,7 +71,7 @@ class WriteMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        # One less than the beats. The memory of ``lengths`` lies where it lies: a burst goes by it where nothing waits there.
+        # AWLEN of the issued bursts. A length bypasses the memory of ``lengths`` while that is empty: a memory's output is late.
         m.submodules.lengths = lengths = FIFO(8, config.outstanding_writes)
         m.submodules.sending = sending = SkidBuffer(8)
         m.submodules.issued = issued = FIFO(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)

@@ -59,14 +59,22 @@ def fifo(dut_of: Callable[[], FIFO | SkidBuffer], depth: int) -> Callable[[Harne
 
 MUTANTS_SKID = (
     Mutant("held", Change("SkidBuffer", "advance", "_a | _b", "1", "A word moves up whether or not the one ahead of it was taken.")),
-    Mutant("level", Change("SkidBuffer", "not_full", "_m | (_r & ~_v)", "_m | _r", "The buffer stays ready after its spare entry was filled.")),
+    Mutant(
+        "level", Change("SkidBuffer", "not_full", "_m | (_r & ~_v)", "_m | _r", "The buffer stays ready after its spare entry was filled.")
+    ),
     Mutant("order", Change("SkidBuffer", "o.payload", "Mux(_r, _i, _s)", "_i", "The word in the spare entry is passed over.")),
 )
 MUTANTS_FIFO = (
-    Mutant("held", Change("FIFOPointers", "if read", "self.get", "self.not_empty", "The read pointer advances whether or not the word was taken.")),
+    Mutant(
+        "held",
+        Change("FIFOPointers", "if read", "self.get", "self.not_empty", "The read pointer advances whether or not the word was taken."),
+    ),
     Mutant("level", Change("FIFOPointers", "self.not_full", "Mux(_p, _a, _r)", "_r", "The pointers never report a full FIFO.")),
     Mutant(
-        "level", Change("FIFOPointers", "self.not_empty", "Mux(_p, _a, _r)", "_r", "The pointers never report an empty FIFO once a word was inside.")
+        "level",
+        Change(
+            "FIFOPointers", "self.not_empty", "Mux(_p, _a, _r)", "_r", "The pointers never report an empty FIFO once a word was inside."
+        ),
     ),
     Mutant("order", Change("FIFOPointers", "self.write", "0", "self.write", "A clear leaves the write pointer where it is.")),
     Mutant("level", Change("FIFOPointers", "following", "_p == _d - 1", "_p == _d - 2", "The pointers wrap an entry early.")),
