@@ -198,7 +198,11 @@ MUTANTS = (
     Mutant(
         "passes",
         Change(
-            "BurstGate", "accepted.i.valid", "_a", "_a & ~passed.o.valid", "A burst waits until the one before it has left the skid buffer."
+            "BurstGate",
+            "accepted.i.valid",
+            "_a",
+            "_a & ~accepted.o.valid",
+            "A burst waits until the one before it has left the skid buffer.",
         ),
     ),
     Mutant("held", Change("BurstGate", "accepted.o.ready", "_a & _b", "1", "A burst leaves the skid buffer whether or not it was taken.")),
