@@ -138,10 +138,10 @@ def test_placeholders_are_filled_in_copies() -> None:
 
 
 def test_a_mutant_is_in_force_only_inside() -> None:
-    original = queue.Queue
-    with in_force(Change("Queue", "moves", "_a | _b", "1", "Wrong.").edit):
-        assert queue.Queue is not original
-    assert queue.Queue is original
+    original = queue.SkidBuffer
+    with in_force(Change("SkidBuffer", "advance", "_a | _b", "1", "Wrong.").edit):
+        assert queue.SkidBuffer is not original
+    assert queue.SkidBuffer is original
 
 
 def test_an_edit_that_means_the_same_changes_no_netlist() -> None:

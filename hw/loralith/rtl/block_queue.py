@@ -11,12 +11,12 @@ from loralith.spec.config import Config
 
 from .interfaces import INDEX_BITS, CommandEntry
 from .memories import block_memory
-from .queue import Ring
+from .queue import FIFOPointers
 
-__all__ = ["BlockQueue", "CommandQueue", "CommandWord"]
+__all__ = ["BlockFIFO", "CommandQueue", "CommandWord"]
 
 
-class BlockQueue(wiring.Component):
+class BlockFIFO(wiring.Component):
     """``depth`` entries of ``shape`` in block RAM, and one more at its output; one entry in and one out per cycle.
 
     ``i.ready`` and ``o.valid`` depend on registers alone. ``o.payload`` is the memory's output: late in its cycle.
@@ -40,22 +40,22 @@ class BlockQueue(wiring.Component):
         depth = self._depth
         m.submodules.memory = memory = block_memory(len(Value.cast(self.i.payload)), depth)
         write, read = memory.write_port(), memory.read_port(transparent_for=())
-        ring = Ring(m, depth, self.clear)
+        pointers = FIFOPointers(m, depth, self.clear)
         moves = Signal()
         m.d.comb += [
-            self.i.ready.eq(ring.room),
-            ring.put.eq(self.i.valid & ring.room),
+            self.i.ready.eq(pointers.not_full),
+            pointers.put.eq(self.i.valid & pointers.not_full),
             moves.eq(~self.o.valid | self.o.ready),
-            ring.get.eq(ring.some & moves),
-            write.addr.eq(ring.last),
+            pointers.get.eq(pointers.not_empty & moves),
+            write.addr.eq(pointers.write),
             write.data.eq(self.i.payload),
-            write.en.eq(ring.put),
-            read.addr.eq(ring.first),
+            write.en.eq(pointers.put),
+            read.addr.eq(pointers.read),
             read.en.eq(moves),
             Value.cast(self.o.payload).eq(read.data),
         ]
         with m.If(moves):
-            m.d.sync += self.o.valid.eq(ring.some)
+            m.d.sync += self.o.valid.eq(pointers.not_empty)
         with m.If(self.clear):
             m.d.sync += self.o.valid.eq(0)
         return m
@@ -70,9 +70,9 @@ class CommandWord(data.StructLayout):
 
 
 class CommandQueue(wiring.Component):
-    """``depth`` commands, word by word in block RAM, and the first one whole in a register.
+    """``depth`` commands, word by word in block RAM, and the first one in a register.
 
-    A descriptor side by side in LUT RAM would be a tenth of a small part and as much wire.
+    A LUT RAM as wide as a descriptor would take a tenth of a small FPGA, and as much routing.
 
     Members:
         i: the words of one command after the other, lowest first.
@@ -83,7 +83,7 @@ class CommandQueue(wiring.Component):
         delay: cycles from a command's last word to the command: 4.
     """
 
-    delay = BlockQueue.delay + 2
+    delay = BlockFIFO.delay + 2
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -92,25 +92,25 @@ class CommandQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = COMMAND_BYTES // self._config.bus_bytes
-        m.submodules.words = queue = BlockQueue(CommandWord(self._config), self._config.queue_depth * words)
+        m.submodules.words = queue = BlockFIFO(CommandWord(self._config), self._config.queue_depth * words)
         wiring.connect(m, wiring.flipped(self.i), queue.i)
-        # A word rests in a register: what enables the command's thousand is one too.
+        # Pipeline register, so that the clock enable of the command's 1,024 bits is a register too.
         count = Signal(range(words))
         full = Signal()
         last = Signal()
         take = Signal()
-        given = Signal()
-        word = Signal(CommandWord(self._config))
+        valid_r = Signal()
+        word_r = Signal(CommandWord(self._config))
         m.d.comb += [queue.clear.eq(self.clear), queue.o.ready.eq(~full), take.eq(queue.o.valid & ~full)]
-        m.d.sync += given.eq(take)
+        m.d.sync += valid_r.eq(take)
         with m.If(take):
-            m.d.sync += [word.eq(queue.o.payload), count.eq(count + 1), last.eq(count == words - 1), full.eq(count == words - 1)]
-        with m.If(given):
-            for field, part in ((self.o.payload.bits, word.bits), (self.o.payload.index, word.index)):
+            m.d.sync += [word_r.eq(queue.o.payload), count.eq(count + 1), last.eq(count == words - 1), full.eq(count == words - 1)]
+        with m.If(valid_r):
+            for field, part in ((self.o.payload.bits, word_r.bits), (self.o.payload.index, word_r.index)):
                 m.d.sync += field.eq(Cat(field, part)[len(part) :])
             m.d.sync += self.o.valid.eq(last)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [self.o.valid.eq(0), full.eq(0)]
         with m.If(self.clear):
-            m.d.sync += [count.eq(0), full.eq(0), given.eq(0), self.o.valid.eq(0)]
+            m.d.sync += [count.eq(0), full.eq(0), valid_r.eq(0), self.o.valid.eq(0)]
         return m

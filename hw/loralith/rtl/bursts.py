@@ -35,7 +35,7 @@ class Burst(data.Struct):
 class BurstSplitter(wiring.Component):
     """Each row by itself, cut at every 4 KB line and into at most ``max_burst`` beats from its start or line.
 
-    One burst per cycle while whole rows fit one burst; a row that does not fit takes two cycles per burst.
+    One burst per cycle while each row fits one burst; a row that does not fit takes two cycles per burst.
 
     Members:
         i: transfers, of at least one row and one beat.
@@ -65,21 +65,21 @@ class BurstSplitter(wiring.Component):
         short = Signal()
         rows = Signal(16)
         row = Signal(Transfer)
-        # One row, either as a whole or piece by piece.
+        # The present row: one burst, or several of them.
         valid = Signal()
-        whole = Signal()
+        single_burst = Signal()
         final = Signal()
         sized = Signal()
         address = Signal(64)
-        left = Signal(BEAT_BITS)
+        remaining = Signal(BEAT_BITS)
         cap = Signal(9)
         take_row = Signal()
-        room = Signal()
+        advance = Signal()
 
         m.d.comb += [
             self.i.ready.eq(~active),
             self.busy.eq(active | valid | self.o.valid),
-            room.eq(~self.o.valid | self.o.ready),
+            advance.eq(~self.o.valid | self.o.ready),
         ]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [
@@ -95,20 +95,20 @@ class BurstSplitter(wiring.Component):
                 active.eq(rows != 1),
                 valid.eq(1),
                 address.eq(row.address),
-                left.eq(row.beats),
+                remaining.eq(row.beats),
                 final.eq(rows == 1),
-                whole.eq(short & (row.address[shift:12] + row.beats[:10] <= line)),
+                single_burst.eq(short & (row.address[shift:12] + row.beats[:10] <= line)),
                 sized.eq(0),
             ]
 
-        with m.If(room):
+        with m.If(advance):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(valid & whole):
-            m.d.comb += take_row.eq(active & room)
-            with m.If(room):
+        with m.If(valid & single_burst):
+            m.d.comb += take_row.eq(active & advance)
+            with m.If(advance):
                 m.d.sync += [
                     self.o.valid.eq(1),
-                    self.o.payload.eq(Cat(address, left[:9], final)),
+                    self.o.payload.eq(Cat(address, remaining[:9], final)),
                 ]
                 with m.If(~active):
                     m.d.sync += valid.eq(0)
@@ -116,13 +116,13 @@ class BurstSplitter(wiring.Component):
             to_line = line - address[shift:12]
             m.d.sync += [cap.eq(Mux(to_line < longest, to_line, longest)), sized.eq(1)]
         with m.Elif(valid):
-            ends = left <= cap
-            with m.If(room):
+            ends = remaining <= cap
+            with m.If(advance):
                 m.d.sync += [
                     self.o.valid.eq(1),
-                    self.o.payload.eq(Cat(address, Mux(ends, left[:9], cap), final & ends)),
+                    self.o.payload.eq(Cat(address, Mux(ends, remaining[:9], cap), final & ends)),
                     address.eq(address + Cat(Const(0, shift), cap)),
-                    left.eq(left - cap),
+                    remaining.eq(remaining - cap),
                     sized.eq(0),
                     valid.eq(~ends),
                 ]

@@ -29,7 +29,7 @@ from .interfaces import (
     WaitSignature,
 )
 from .load import LoadUnit
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadMaster
 from .reset import LocalReset
 from .store import StoreUnit
@@ -93,14 +93,14 @@ class BusSide(wiring.Component):
         load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
         reads, writes = ReadMaster(config), WriteMaster(config)
         queues = [CommandQueue(config) for _ in range(3)]
-        ways = [Queue(CommandWord(config), 2) for _ in range(3)]  # a queue lies beside its unit, far from the fetch
-        asked = Queue(Burst, 2)  # as far, to the master
+        dispatch_skids = [SkidBuffer(CommandWord(config)) for _ in range(3)]  # each queue is placed beside its unit, far from the fetch
+        fetch_burst_skid = SkidBuffer(Burst)  # the master is as far away
         # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
         m.submodules.registers = ResetInserter(self.reset)(registers)
         blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
-        blocks |= {"reads": reads, "writes": writes, "tokens": tokens, "asked": asked}
-        for unit, way, queue in zip(("load", "compute", "store"), ways, queues, strict=True):
-            blocks |= {f"{unit}_way": way, f"{unit}_queue": queue}
+        blocks |= {"reads": reads, "writes": writes, "tokens": tokens, "fetch_burst_skid": fetch_burst_skid}
+        for unit, dispatch_skid, queue in zip(("load", "compute", "store"), dispatch_skids, queues, strict=True):
+            blocks |= {f"{unit}_dispatch_skid": dispatch_skid, f"{unit}_queue": queue}
         for name, block in blocks.items():
             m.submodules[f"{name}_reset"] = reset = LocalReset()
             m.d.comb += reset.i.eq(self.reset)
@@ -115,11 +115,15 @@ class BusSide(wiring.Component):
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
 
         # Commands.
-        for source, way, queue, sink in zip(
-            (fetch.load, fetch.compute, fetch.store), ways, queues, (load.commands, flipped(self.commands), store.commands), strict=True
+        for source, dispatch_skid, queue, sink in zip(
+            (fetch.load, fetch.compute, fetch.store),
+            dispatch_skids,
+            queues,
+            (load.commands, flipped(self.commands), store.commands),
+            strict=True,
         ):
-            connect(m, source, way.i)
-            connect(m, way.o, queue.i)
+            connect(m, source, dispatch_skid.i)
+            connect(m, dispatch_skid.o, queue.i)
             connect(m, queue.o, sink)
 
         # Control and faults.
@@ -131,7 +135,7 @@ class BusSide(wiring.Component):
         connect(m, load.fault, controller.load_fault)
         connect(m, store.fault, controller.store_fault)
         connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, counters, asked, *ways, *queues):
+        for block in (reads, writes, counters, fetch_burst_skid, *dispatch_skids, *queues):
             m.d.comb += block.clear.eq(controller.clear)
         # In the next cycle no unit has a token to give or to ask for yet.
         m.d.sync += tokens.clear.eq(controller.clear)
@@ -159,8 +163,8 @@ class BusSide(wiring.Component):
         m.d.sync += controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done)
 
         # Bursts and beats.
-        connect(m, fetch.bursts, asked.i)
-        connect(m, asked.o, reads.fetch)
+        connect(m, fetch.bursts, fetch_burst_skid.i)
+        connect(m, fetch_burst_skid.o, reads.fetch)
         connect(m, load.bursts, reads.load)
         connect(m, reads.fetch_beats, fetch.beats)
         connect(m, reads.load_beats, load.beats)

@@ -47,8 +47,8 @@ class Extent(wiring.Component):
         bits = Signal(width)
         product = Signal(self._product_width)
         total = Signal(self._sum_width)
-        # What base and limit leave for the rest, of which the halves are compared for half the carry.
-        room = Signal(signed(max(len(self.base), len(self.limit)) + 1))
+        # Compared in two halves, to halve the carry chain.
+        headroom = Signal(signed(max(len(self.base), len(self.limit)) + 1))
         half = self._sum_width // 2
         low_fits = Signal()
         high_below = Signal()
@@ -74,7 +74,7 @@ class Extent(wiring.Component):
                     high_equal.eq(total[half:] == bound[half:]),
                 ]
             with m.If(phase == 1):
-                m.d.sync += [self.ok.eq(~room[-1] & (high_below | (high_equal & low_fits))), self.done.eq(1)]
-        m.d.sync += room.eq(self.limit - self.base)
-        m.d.comb += bound.eq(room)
+                m.d.sync += [self.ok.eq(~headroom[-1] & (high_below | (high_equal & low_fits))), self.done.eq(1)]
+        m.d.sync += headroom.eq(self.limit - self.base)
+        m.d.comb += bound.eq(headroom)
         return m

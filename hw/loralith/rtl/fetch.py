@@ -12,12 +12,12 @@ from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
-from .block_queue import BlockQueue, CommandWord
+from .block_queue import BlockFIFO, CommandWord
 from .bursts import Burst, BurstSplitter
 from .extent import Extent
 from .fault import FaultLatch
 from .interfaces import INDEX_BITS, FaultSignature, UnitControl
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadBeat
 
 __all__ = ["Fetch"]
@@ -41,7 +41,7 @@ class _Word(data.StructLayout):
 class Fetch(wiring.Component):
     """Checks the list, then reads its descriptors in order, up to ``ahead`` of them before the queues take them.
 
-    Each descriptor is read by itself, cut at 4 KB lines and into bursts of at most ``max_burst`` beats.
+    Each descriptor is read by itself, burst_skid at 4 KB lines and into bursts of at most ``max_burst`` beats.
 
     Members:
         start: one-cycle pulse, at least one cycle after ``control.clear``: read the list.
@@ -84,14 +84,14 @@ class Fetch(wiring.Component):
         words = COMMAND_BYTES // config.bus_bytes
         m.submodules.extent = extent = Extent(base=64, count=1, stride=1, length=39, limit=64)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.words = buffer = BlockQueue(ReadBeat(config), self.ahead * words)
+        m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
+        m.submodules.words = buffer = BlockFIFO(ReadBeat(config), self.ahead * words)
         m.submodules.faults = faults = FaultLatch(4)
-        connect(m, splitter.o, cut.i)
-        connect(m, cut.o, flipped(self.bursts))
+        connect(m, splitter.o, burst_skid.i)
+        connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, flipped(self.beats), buffer.i)
         connect(m, faults.fault, flipped(self.fault))
-        for block in (splitter, cut, buffer, faults):
+        for block in (splitter, burst_skid, buffer, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         # The list itself.
@@ -121,35 +121,35 @@ class Fetch(wiring.Component):
         with m.If(control.stop | control.clear | (checked & (misaligned | outside | empty))):
             m.d.sync += state.eq(State.IDLE)
 
-        # Requests, one descriptor at a time while there is room for it. One in the cycle after ``stop`` goes no further than to the master.
-        asked = Signal(32)
-        room = Signal(range(self.ahead + 1))
+        # Requests, one descriptor each while credits remain. One in the cycle after ``stop`` is held back by the stopped master.
+        requested = Signal(32)
+        credits = Signal(range(self.ahead + 1))
         more = Signal()
         address = Signal(64)
-        ask = Signal()
+        request = Signal()
         counted = Signal()  # ``more`` is not right yet
         m.d.sync += [
-            more.eq(asked != self.list_length),
-            counted.eq(ask),
-            splitter.i.valid.eq((state == State.READ) & more & (room != 0) & ~ask & ~counted & ~control.stop & ~control.clear),
+            more.eq(requested != self.list_length),
+            counted.eq(request),
+            splitter.i.valid.eq((state == State.READ) & more & (credits != 0) & ~request & ~counted & ~control.stop & ~control.clear),
         ]
         m.d.comb += [
             splitter.i.payload.address.eq(address),
             splitter.i.payload.rows.eq(1),
             splitter.i.payload.beats.eq(words),
-            ask.eq(splitter.i.valid & splitter.i.ready),
+            request.eq(splitter.i.valid & splitter.i.ready),
         ]
-        with m.If(ask):
-            m.d.sync += [asked.eq(asked + 1), address.eq(address + COMMAND_BYTES)]
+        with m.If(request):
+            m.d.sync += [requested.eq(requested + 1), address.eq(address + COMMAND_BYTES)]
 
-        # Each word rests in a register, where its command's first word says whose it is, and then at the head of a queue of two, so that
-        # the queues' ready goes no further. What fails or has no queue stays there until ``clear``.
-        held = Signal()
-        came = Signal(_Word(config))
-        m.submodules.parting = parting = Queue(_Word(config), 2)
-        parted = parting.o.payload
-        word, kinds, known, full = parted.word, parted.kinds, parted.known, parting.o.valid
-        arrived = Signal(range(words))  # words of the present command that came
+        # Pipeline register, in which a command's first word is decoded, then a skid buffer, which cuts the path from the queues' ready.
+        # A word that fails or has no queue stays there until ``clear``.
+        valid_r = Signal()
+        word_r = Signal(_Word(config))
+        m.submodules.dispatch_fifo = dispatch_fifo = SkidBuffer(_Word(config))
+        dispatched = dispatch_fifo.o.payload
+        word, kinds, known, full = dispatched.word, dispatched.kinds, dispatched.known, dispatch_fifo.o.valid
+        arrived = Signal(range(words))  # words of the present command that are in
         arriving = Signal(INDEX_BITS)  # its index
         index = Signal(INDEX_BITS)  # of what leaves
         word_address = Signal(64)
@@ -160,56 +160,56 @@ class Fetch(wiring.Component):
         queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
         # An unknown command's words but the last one go nowhere. Nothing here looks at ``full``: this comes late in its cycle.
         accepted = Cat(kind & queue.ready for kind, (_, queue) in zip(kinds, queues, strict=True)).any()
-        goes = ~stopped & (accepted | parted.dropped)
+        goes = ~stopped & (accepted | dispatched.dropped)
         m.d.comb += [
-            buffer.o.ready.eq(~held | parting.i.ready),
+            buffer.o.ready.eq(~valid_r | dispatch_fifo.i.ready),
             take.eq(buffer.o.valid & buffer.o.ready),
-            parting.i.valid.eq(held),
-            parting.i.payload.eq(came),
-            parting.i.payload.kinds.eq(Mux(came.word.error, 0, came.kinds)),
-            parting.i.payload.dropped.eq(~came.known & ~came.word.error & ~came.final),
-            parting.o.ready.eq(goes),
-            parting.clear.eq(control.clear),
+            dispatch_fifo.i.valid.eq(valid_r),
+            dispatch_fifo.i.payload.eq(word_r),
+            dispatch_fifo.i.payload.kinds.eq(Mux(word_r.word.error, 0, word_r.kinds)),
+            dispatch_fifo.i.payload.dropped.eq(~word_r.known & ~word_r.word.error & ~word_r.final),
+            dispatch_fifo.o.ready.eq(goes),
+            dispatch_fifo.clear.eq(control.clear),
             put.eq(full & goes),
         ]
         for kind, (_, queue) in zip(kinds, queues, strict=True):
             m.d.comb += [
                 queue.payload.bits.eq(word.data),
-                queue.payload.index.eq(parted.index),
+                queue.payload.index.eq(dispatched.index),
                 queue.valid.eq(full & kind & ~stopped),
             ]
         with m.If(take):
             opcode = buffer.o.payload.data.as_value()[:8]
             m.d.sync += [
-                came.word.eq(buffer.o.payload),
-                came.index.eq(arriving.word_select(arrived, INDEX_BITS // words)),
-                came.final.eq(arrived == words - 1),
+                word_r.word.eq(buffer.o.payload),
+                word_r.index.eq(arriving.word_select(arrived, INDEX_BITS // words)),
+                word_r.final.eq(arrived == words - 1),
                 arrived.eq(arrived + 1),
-                held.eq(1),
+                valid_r.eq(1),
             ]
             with m.If(arrived == 0):
                 m.d.sync += [
-                    came.kinds.eq(Cat(opcode == code for code, _ in queues)),
-                    came.known.eq(Cat(opcode == code for code, _ in queues).any()),
+                    word_r.kinds.eq(Cat(opcode == code for code, _ in queues)),
+                    word_r.known.eq(Cat(opcode == code for code, _ in queues).any()),
                 ]
             with m.If(arrived == words - 1):
                 m.d.sync += arriving.eq(arriving + 1)
-        with m.Elif(parting.i.ready):
-            m.d.sync += held.eq(0)
-        # A cycle later, as so many registers are far apart: a fault is reported later than that.
-        left = Signal()
-        gone = Signal()
-        m.d.sync += [left.eq(put), gone.eq(put & parted.final)]
-        with m.If(left):
+        with m.Elif(dispatch_fifo.i.ready):
+            m.d.sync += valid_r.eq(0)
+        # Registered, since the counters are placed far apart; a fault is reported later than that.
+        sent_r = Signal()
+        last_sent_r = Signal()
+        m.d.sync += [sent_r.eq(put), last_sent_r.eq(put & dispatched.final)]
+        with m.If(sent_r):
             m.d.sync += word_address.eq(word_address + config.bus_bytes)
-        with m.If(gone):
+        with m.If(last_sent_r):
             m.d.sync += index.eq(index + 1)
-        with m.If(ask ^ gone):
-            m.d.sync += room.eq(Mux(gone, room + 1, room - 1))
+        with m.If(request ^ last_sent_r):
+            m.d.sync += credits.eq(Mux(last_sent_r, credits + 1, credits - 1))
         with m.If(self.start):
-            m.d.sync += [asked.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0), arriving.eq(0)]
+            m.d.sync += [requested.eq(0), address.eq(self.list_base), word_address.eq(self.list_base), index.eq(0), arriving.eq(0)]
         with m.If(control.clear):
-            m.d.sync += [held.eq(0), arrived.eq(0), room.eq(self.ahead)]
+            m.d.sync += [valid_r.eq(0), arrived.eq(0), credits.eq(self.ahead)]
         through = Signal()
         m.d.sync += through.eq(index == self.list_length)
         with m.If((state == State.READ) & through):
@@ -223,7 +223,7 @@ class Fetch(wiring.Component):
         m.d.sync += [
             refused_list.eq(checked & (misaligned | empty | outside)),
             error.eq(full & word.error),
-            unknown.eq(full & parted.final & ~known),
+            unknown.eq(full & dispatched.final & ~known),
         ]
         with m.If(control.clear):
             m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
@@ -232,7 +232,7 @@ class Fetch(wiring.Component):
             (refused_list, error, unknown, self.refused),
             (bad_list, Code.AXI_READ_ERROR, Code.BAD_OPCODE, Code.DRAM_WINDOW),
             (Check.LIST, Check.NONE, Check.NONE, Check.LIST),
-            (0, index, index, asked),
+            (0, index, index, requested),
             (self.list_base, word_address, 0, self.refused_address),
             strict=True,
         ):
@@ -247,7 +247,7 @@ class Fetch(wiring.Component):
         m.d.comb += [
             self.active.eq((state != State.IDLE) & ~waiting),
             control.busy.eq((state != State.IDLE) & ~control.stop),
-            control.progress.eq(left),
+            control.progress.eq(sent_r),
             control.complete.eq(0),
         ]
         return m

@@ -11,7 +11,7 @@ from loralith.spec.config import Config
 
 from .axi import LINE
 from .bursts import Burst
-from .queue import Queue
+from .queue import SkidBuffer
 
 __all__ = ["BurstGate"]
 
@@ -29,7 +29,7 @@ class BurstGate(wiring.Component):
         stop: take nothing in, pass nothing on.
         clear: forget everything.
         refused: a burst was refused; held until ``clear``, with its ``refused_address`` and ``refused_source``.
-        pending: a burst was taken and not passed.
+        pending: a burst was taken and not accepted.
     """
 
     def __init__(self, config: Config) -> None:
@@ -57,33 +57,33 @@ class BurstGate(wiring.Component):
         valid = Signal()
         burst = Signal(Burst)
         source = Signal()
-        # Those whose verdict was good: a queue of two, so that the bus's ready goes no further.
-        m.submodules.passed = passed = Queue(data.StructLayout({"burst": Burst, "source": 1}), 2)
-        # Whether it fits is found on the way in, but for the verdict.
+        # Skid buffer for accepted bursts; isolates AXI ready.
+        m.submodules.accepted = accepted = SkidBuffer(data.StructLayout({"burst": Burst, "source": 1}))
+        # The comparisons are registered with the burst; only their conjunction is left for the next cycle.
         shaped = Signal()
         not_below = Signal()
         inside = Signal()
         fits = Signal()
-        coming = self.i.payload.address
+        first_byte = self.i.payload.address
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
         last_word = Signal(10)
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
-        last = Cat(Const(0, shift), in_line, coming[12:])
+        last = Cat(Const(0, shift), in_line, first_byte[12:])
         m.d.comb += [
-            not_below.eq(self._not_below(m, "base", coming, self.window_base)),
+            not_below.eq(self._not_below(m, "base", first_byte, self.window_base)),
             inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
             fits.eq(shaped & not_below & inside),
-            last_word.eq(coming[shift:12] + self.i.payload.beats - 1),
-            passed.i.valid.eq(valid & fits & ~self.stop & ~self.refused),
-            passed.i.payload.burst.eq(burst),
-            passed.i.payload.source.eq(source),
-            passed.o.ready.eq(self.o.valid & self.o.ready),
-            passed.clear.eq(self.stop | self.clear),
-            self.o.valid.eq(passed.o.valid & ~self.stop & ~self.refused),
-            self.o.payload.eq(passed.o.payload.burst),
-            self.o_source.eq(passed.o.payload.source),
-            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (fits & passed.i.ready))),
-            self.pending.eq(valid | passed.o.valid),
+            last_word.eq(first_byte[shift:12] + self.i.payload.beats - 1),
+            accepted.i.valid.eq(valid & fits & ~self.stop & ~self.refused),
+            accepted.i.payload.burst.eq(burst),
+            accepted.i.payload.source.eq(source),
+            accepted.o.ready.eq(self.o.valid & self.o.ready),
+            accepted.clear.eq(self.stop | self.clear),
+            self.o.valid.eq(accepted.o.valid & ~self.stop & ~self.refused),
+            self.o.payload.eq(accepted.o.payload.burst),
+            self.o_source.eq(accepted.o.payload.source),
+            self.i.ready.eq(~self.stop & ~self.refused & (~valid | (fits & accepted.i.ready))),
+            self.pending.eq(valid | accepted.o.valid),
             self.refused_address.eq(burst.address),
             self.refused_source.eq(source),
         ]

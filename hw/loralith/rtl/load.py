@@ -15,9 +15,9 @@ from .completion import Completion
 from .fault import FaultLatch
 from .interfaces import CommandEntry, FaultSignature, OperandWrite, ScaleWrite, SignalSignature, UnitControl, WaitSignature
 from .load_data import LoadData
-from .queue import Queue
+from .queue import FIFO, SkidBuffer
 from .read_master import ReadBeat
-from .transfer_check import Job, TransferCheck
+from .transfer_check import TransferCheck, TransferDescriptor
 
 __all__ = ["LoadUnit"]
 
@@ -65,28 +65,30 @@ class LoadUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.flight = flight = Queue(Job(Opcode.LOAD), self.ahead - 2)
-        m.submodules.next = coming = Queue(Job(Opcode.LOAD), 2)  # the rest: a memory's words come late in their cycle
+        m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
+        m.submodules.flight = flight = FIFO(TransferDescriptor(Opcode.LOAD), self.ahead - 2)
+        m.submodules.next_transfer = next_transfer = SkidBuffer(
+            TransferDescriptor(Opcode.LOAD)
+        )  # last two of ``ahead``: registers, since a memory's output is late
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, coming.i)
-        connect(m, coming.o, data.jobs)
-        connect(m, splitter.o, cut.i)
-        connect(m, cut.o, flipped(self.bursts))
+        connect(m, flight.o, next_transfer.i)
+        connect(m, next_transfer.o, data.jobs)
+        connect(m, splitter.o, burst_skid.i)
+        connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, flipped(self.beats), data.beats)
         connect(m, data.operand, flipped(self.operand))
         connect(m, data.scale, flipped(self.scale))
         connect(m, data.done, completion.i)
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
-        # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
+        # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, cut, flight, coming, data, completion, faults):
+        for block in (check, splitter, burst_skid, flight, next_transfer, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         job = check.o.payload
@@ -127,7 +129,13 @@ class LoadUnit(wiring.Component):
         written = (data.operand.valid & data.operand.ready) | (data.scale.valid & data.scale.ready)
         m.d.comb += [
             self.active.eq(
-                granted | flight.o.valid | coming.o.valid | data.operand.valid | data.scale.valid | data.done.valid | completion.pending
+                granted
+                | flight.o.valid
+                | next_transfer.o.valid
+                | data.operand.valid
+                | data.scale.valid
+                | data.done.valid
+                | completion.pending
             ),
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(completion.complete),

@@ -12,9 +12,9 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .interfaces import FaultSignature, OperandWrite, ScaleWrite
-from .queue import Queue
+from .queue import SkidBuffer
 from .read_master import ReadBeat
-from .transfer_check import Job
+from .transfer_check import TransferDescriptor
 from .unpack import Unpack
 
 __all__ = ["LoadData"]
@@ -29,10 +29,10 @@ class LoadData(wiring.Component):
     cycle passes between loads.
 
     Members:
-        jobs: loads, in the order of their beats; taken when the last write is made up.
+        jobs: loads, in the order of their beats; taken when the last write is issued.
         beats: the bus words of all loads in a row; of a packed load each is two beats' worth, see ``Unpack``.
         operand, scale: the writes.
-        done: the signal mask of a load in the cycle after the one that takes its last write. That write is made up only while
+        done: the signal mask of a load in the cycle after the one that takes its last write. That write is issued only while
             ``done`` is ready, and the taker must stay so until then.
         fault: a read error, with the beat's address; from then on beats are dropped. Held until ``clear``.
         clear: forget everything.
@@ -42,7 +42,7 @@ class LoadData(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "jobs": In(stream.Signature(Job(Opcode.LOAD))),
+                "jobs": In(stream.Signature(TransferDescriptor(Opcode.LOAD))),
                 "beats": In(stream.Signature(ReadBeat(config))),
                 "operand": Out(stream.Signature(OperandWrite(config))),
                 "scale": Out(stream.Signature(ScaleWrite(config))),
@@ -61,18 +61,18 @@ class LoadData(wiring.Component):
         connect(m, flipped(self.beats), unpack.i)
         beats = unpack.o
 
-        # Writes that are made up: two, so that a memory's ready is not on the way to what makes them up.
+        # Skid buffer for writes: cuts the path from a memory's ready to the write generator.
         fields = OperandWrite(config)
         more = {"scale": 1, "last": 1, "group": 8, "sub": range(max(W // min(R, C), 2)), "data": 8 * W}
-        m.submodules.made = made = Queue(data.StructLayout({name: fields[name].shape for name in _WRITE} | more), 2)
-        new = made.i.payload
-        out = made.o.payload
+        m.submodules.write_fifo = write_fifo = SkidBuffer(data.StructLayout({name: fields[name].shape for name in _WRITE} | more))
+        new = write_fifo.i.payload
+        out = write_fifo.o.payload
         taken = Signal()
         may_end = Signal()
         ending = Signal()
         step = Signal()
 
-        # What the job is, kept while it runs: the queue that it comes from is far from here.
+        # Registers for the transfer's fields: the FIFO that holds it is placed far from here.
         right = Signal()
         is_scale = Signal()
         both = Signal()
@@ -114,7 +114,7 @@ class LoadData(wiring.Component):
         at_last_bank = Signal()
         row_step = Signal(16)  # from one group of DRAM rows to the next
 
-        # An error's address and the error itself a cycle later: so many registers need not follow the step.
+        # The error and its address are registered a cycle late to keep their fan-out off ``step``.
         passed = Signal()
         passed_last = Signal()
         bad = Signal()
@@ -126,13 +126,13 @@ class LoadData(wiring.Component):
         job_ends = beat_ends & finishing
         m.d.comb += [
             may_end.eq(self.done.ready & ~ending),
-            step.eq(running & made.i.ready & (padding | (beats.valid & ~beats.payload.error)) & (~job_ends | may_end)),
+            step.eq(running & write_fifo.i.ready & (padding | (beats.valid & ~beats.payload.error)) & (~job_ends | may_end)),
             beats.ready.eq((step & beat_ends & ~padding) | failed),
             unpack.row_ends.eq(last_beat),
             unpack.clear.eq(self.clear),
             self.jobs.ready.eq(step & job_ends),
         ]
-        with m.If(running):  # not of the step: it comes late in its cycle, and its enable is enough
+        with m.If(running):  # ``step`` is late, so it drives only the clock enables
             with m.If(step):
                 with m.If(~beat_ends):
                     m.d.sync += [sub.eq(sub + 1), row.eq(row + block_stride)]
@@ -234,8 +234,8 @@ class LoadData(wiring.Component):
         # The write itself.
         keep = Mux(padding, 0, Mux(last_beat, end_mask, -1))
         m.d.comb += [
-            made.i.valid.eq(step),
-            made.clear.eq(self.clear),
+            write_fifo.i.valid.eq(step),
+            write_fifo.clear.eq(self.clear),
             new.scale.eq(is_scale),
             new.last.eq(job_ends),
             new.group.eq(part),
@@ -253,13 +253,13 @@ class LoadData(wiring.Component):
             *(self.operand.payload[name].eq(out[name]) for name in _WRITE),
             self.operand.payload.seq.eq(out.data),
             self.operand.payload.word.eq(Mux(out.right | out.both, self._word(out.data, out.sub, C), self._word(out.data, out.sub, R))),
-            self.operand.valid.eq(made.o.valid & ~out.scale),
-            self.scale.valid.eq(made.o.valid & out.scale),
+            self.operand.valid.eq(write_fifo.o.valid & ~out.scale),
+            self.scale.valid.eq(write_fifo.o.valid & out.scale),
             self.scale.payload.row.eq(out.row),
             self.scale.payload.group.eq(out.group),
             self.scale.payload.data.eq(out.data),
-            made.o.ready.eq(Mux(out.scale, self.scale.ready, self.operand.ready)),
-            taken.eq(made.o.valid & made.o.ready),
+            write_fifo.o.ready.eq(Mux(out.scale, self.scale.ready, self.operand.ready)),
+            taken.eq(write_fifo.o.valid & write_fifo.o.ready),
         ]
         m.d.sync += self.done.valid.eq(taken & out.last)
         with m.If(step & job_ends):

@@ -13,7 +13,7 @@ from .axi import CACHE, Axi4ReadSignature
 from .axi import Burst as BurstType
 from .bursts import Burst
 from .gate import BurstGate
-from .queue import Queue
+from .queue import SkidBuffer
 
 __all__ = ["ReadBeat", "ReadMaster"]
 
@@ -71,7 +71,7 @@ class ReadMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        m.submodules.beats = beats = Queue(ReadBeat(config), 2)  # keeps the load unit's ready off the bus's path
+        m.submodules.beats = beats = SkidBuffer(ReadBeat(config))  # cuts the path from the load unit's ready to RREADY
 
         m.d.comb += [
             gate.window_base.eq(self.window_base),
@@ -90,11 +90,11 @@ class ReadMaster(wiring.Component):
 
         most = config.outstanding_reads
         outstanding = Signal(range(most + 1))
-        room = Signal(init=1)  # outstanding != most
+        has_credit = Signal(init=1)  # registered for timing: outstanding != most
         issue = Signal()
         ended = Signal()
         m.d.comb += [
-            gate.o.ready.eq((~axi.arvalid | axi.arready) & room),
+            gate.o.ready.eq((~axi.arvalid | axi.arready) & has_credit),
             issue.eq(gate.o.valid & gate.o.ready),
             ended.eq(axi.rvalid & axi.rready & axi.rlast),
             self.busy.eq(outstanding != 0),
@@ -115,7 +115,7 @@ class ReadMaster(wiring.Component):
             m.d.sync += axi.arvalid.eq(0)
         with m.If(issue ^ ended):
             m.d.sync += outstanding.eq(Mux(issue, outstanding + 1, outstanding - 1))
-        m.d.sync += room.eq(ended | (outstanding < most - 1) | ((outstanding == most - 1) & ~issue))
+        m.d.sync += has_credit.eq(ended | (outstanding < most - 1) | ((outstanding == most - 1) & ~issue))
 
         error = axi.rresp.any()
         m.d.comb += [

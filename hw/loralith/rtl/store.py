@@ -15,9 +15,9 @@ from .bursts import BEAT_BITS, Burst, BurstSplitter
 from .completion import Completion
 from .fault import FaultLatch
 from .interfaces import CommandEntry, FaultSignature, OutReadSignature, SignalSignature, StatReadSignature, UnitControl, WaitSignature
-from .queue import Queue
+from .queue import FIFO, SkidBuffer
 from .store_data import StoreData
-from .transfer_check import Job, TransferCheck
+from .transfer_check import TransferCheck, TransferDescriptor
 from .write_master import WriteBeat
 
 __all__ = ["StoreUnit"]
@@ -71,30 +71,30 @@ class StoreUnit(wiring.Component):
         config, control = self._config, self.control
         m.submodules.check = check = TransferCheck(config, Opcode.STORE)
         m.submodules.splitter = splitter = BurstSplitter(config)
-        m.submodules.cut = cut = Queue(Burst, 2)  # keeps the master's ready off the splitter's path
-        m.submodules.flight = flight = Queue(Job(Opcode.STORE), 2)
+        m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
+        m.submodules.flight = flight = SkidBuffer(TransferDescriptor(Opcode.STORE))
         m.submodules.data = data = StoreData(config, *self._delays)
-        m.submodules.signals = signals = Queue(SEMAPHORES, self.ahead)  # of commands that are not complete
-        m.submodules.indices = indices = Queue(32, self.ahead)  # of commands whose responses are not all in
+        m.submodules.signals = signals = FIFO(SEMAPHORES, self.ahead)  # of commands that are not complete
+        m.submodules.indices = indices = FIFO(32, self.ahead)  # of commands whose responses are not all in
         m.submodules.completion = completion = Completion()
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
         connect(m, flight.o, data.jobs)
-        connect(m, splitter.o, cut.i)
-        connect(m, cut.o, flipped(self.bursts))
+        connect(m, splitter.o, burst_skid.i)
+        connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, data.beats, flipped(self.beats))
         connect(m, data.out_read, flipped(self.out_read))
         connect(m, data.stat_read, flipped(self.stat_read))
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
-        # ``stop`` comes from far away. What starts a cycle after it goes no further than to the master, which lets nothing out then.
+        # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, cut, flight, data, signals, indices, completion, faults):
+        for block in (check, splitter, burst_skid, flight, data, signals, indices, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
-        # A command starts when all that follows it has room.
+        # A command starts only when every consumer of it is ready.
         job = check.o.payload
         granted = Signal()
         start = Signal()
@@ -107,18 +107,18 @@ class StoreUnit(wiring.Component):
             with m.If(job.row_bytes[i]):
                 m.d.comb += stretch.eq(job.rows << i)
         packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
-        beats = Signal(BEAT_BITS)  # a register: a job stays for a cycle at least before it starts
+        beats = Signal(BEAT_BITS)  # registered: a transfer waits at least a cycle before it starts
         m.d.sync += beats.eq(Mux(job.packed, packed_beats, job.beats))
-        # Whether all have room is a register: only a start takes it, and after one it is looked at anew.
-        room = Signal()
-        m.d.sync += room.eq(Cat(taker.ready for taker in takers).all() & ~start)
+        # Registered for timing: only a start can take a consumer's ready away, and the flag is low in the cycle after one.
+        takers_ready = Signal()
+        m.d.sync += takers_ready.eq(Cat(taker.ready for taker in takers).all() & ~start)
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(job.wait),
-            start.eq(granted & room & ~stop),
+            start.eq(granted & takers_ready & ~stop),
             check.o.ready.eq(start),
             flight.i.payload.eq(job),
             signals.i.payload.eq(job.signal),
@@ -134,7 +134,7 @@ class StoreUnit(wiring.Component):
         with m.If(start):
             m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
 
-        # Responses come in whether or not the tokens find room.
+        # Responses are counted, so that they are accepted even while the semaphores are full.
         answered = Signal(range(self.ahead + 1))
         m.d.comb += [
             indices.o.ready.eq(self.command_done),

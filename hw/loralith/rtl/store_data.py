@@ -13,8 +13,8 @@ from loralith.spec.commands import STAT_BYTES, Opcode, StoreSource
 from loralith.spec.config import Config
 
 from .interfaces import OutReadSignature, StatReadSignature
-from .queue import Queue
-from .transfer_check import Job
+from .queue import FIFO
+from .transfer_check import TransferDescriptor
 from .write_master import WriteBeat
 
 __all__ = ["StoreData"]
@@ -42,7 +42,7 @@ class StoreData(wiring.Component):
         self._config, self._out_delay, self._stat_delay = config, out_delay + 1, stat_delay + 1
         super().__init__(
             {
-                "jobs": In(stream.Signature(Job(Opcode.STORE))),
+                "jobs": In(stream.Signature(TransferDescriptor(Opcode.STORE))),
                 "beats": Out(stream.Signature(WriteBeat(config))),
                 "out_read": Out(OutReadSignature(config)),
                 "stat_read": Out(StatReadSignature),
@@ -56,14 +56,14 @@ class StoreData(wiring.Component):
         R, W = config.rows, config.bus_bytes
         word_bits = exact_log2(W)
         stats, by_word = job.source == StoreSource.STATS, job.transpose
-        m.submodules.queue = queue = Queue(WriteBeat(config), self.slots)
+        m.submodules.queue = queue = FIFO(WriteBeat(config), self.slots)
 
-        # Constants of the job, found while it waits for its turn. A piece is what one read gives: 2**piece_log2 bytes.
+        # Constants of the transfer, computed while it waits. A piece is the data of one read: 2**piece_log2 bytes.
         piece_log2 = Signal(range(word_bits + 1))
         pieces = Signal(24)  # per DRAM row
         tail = Signal(word_bits)  # bytes of the last word of a row, or of all when packed; 0: all of it
         of_stats = Signal()
-        turned = Signal()
+        transposed = Signal()
         packed = Signal()
         block_stride = Signal(16)
         running = Signal()
@@ -79,10 +79,10 @@ class StoreData(wiring.Component):
         bank = Signal(range(W))
         part = Signal(8)
         offset = Signal(word_bits)
-        free = Signal(range(self.slots + 1), init=self.slots)
-        room = Signal(init=1)  # 2 <= free: one may be taken that is not counted yet
+        credits = Signal(range(self.slots + 1), init=self.slots)
+        has_credits = Signal(init=1)  # registered, so it asks for two: one may be taken that is not counted yet
 
-        # What a job needs is found in three cycles, most often while the reads of the one before it come in.
+        # The constants take three cycles, usually hidden behind the previous transfer's reads.
         row_log2 = Signal(range(word_bits + 1))  # of row_bytes, when packed
         m.d.comb += row_log2.eq(0)
         for i in range(word_bits):
@@ -97,9 +97,9 @@ class StoreData(wiring.Component):
         next_tail = Signal.like(tail)
         next_bytes = Signal(24)
         next_pieces = Signal(24)
-        coming = ~running & self.jobs.valid & ~self.clear
-        m.d.sync += [sized.eq(coming & ~known), known.eq(coming & (sized | known))]
-        with m.If(coming):
+        preparing = ~running & self.jobs.valid & ~self.clear
+        m.d.sync += [sized.eq(preparing & ~known), known.eq(preparing & (sized | known))]
+        with m.If(preparing):
             m.d.sync += [
                 next_bytes.eq(job.row_bytes),
                 next_pieces.eq((next_bytes + (Const(1, word_bits + 1) << next_piece) - 1) >> next_piece),
@@ -111,7 +111,7 @@ class StoreData(wiring.Component):
                 running.eq(1),
                 known.eq(0),
                 of_stats.eq(stats),
-                turned.eq(by_word),
+                transposed.eq(by_word),
                 packed.eq(job.packed),
                 block_stride.eq(job.block_stride),
                 piece_log2.eq(next_piece),
@@ -135,9 +135,9 @@ class StoreData(wiring.Component):
         job_ends = Signal()
         word_ends = Signal()
         next_offset = Signal(word_bits)
-        parts = Mux(of_stats, max(STAT_BYTES // W, 1), Mux(turned, max(R // W, 1), 1))  # words per read, wide memories
+        parts = Mux(of_stats, max(STAT_BYTES // W, 1), Mux(transposed, max(R // W, 1), 1))  # words per read, wide memories
         m.d.comb += [
-            reading.eq(running & room),
+            reading.eq(running & has_credits),
             next_offset.eq(offset + (Const(1, word_bits + 1) << piece_log2)),
             row_ends.eq(last_piece),
             job_ends.eq(row_ends & last_row),
@@ -157,10 +157,10 @@ class StoreData(wiring.Component):
             with m.If(~row_ends):
                 m.d.sync += [pieces_left.eq(pieces_left - 1), last_piece.eq(pieces_left == 2), part.eq(Mux(part == parts - 1, 0, part + 1))]
                 with m.If(part == parts - 1):
-                    m.d.sync += row.eq(row + Mux(turned, block_stride, 1))
+                    m.d.sync += row.eq(row + Mux(transposed, block_stride, 1))
             with m.Else():
-                wraps = Mux(turned, bank == W - 1, lane == R - 1)
-                start = row_start + Mux(wraps, Mux(turned, 1, block_stride), 0)
+                wraps = Mux(transposed, bank == W - 1, lane == R - 1)
+                start = row_start + Mux(wraps, Mux(transposed, 1, block_stride), 0)
                 m.d.sync += [
                     pieces_left.eq(pieces),
                     last_piece.eq(one_piece),
@@ -184,20 +184,22 @@ class StoreData(wiring.Component):
         m.d.comb += idle_pipe.eq(~Cat(stage.valid for stage in stages).any())
         source = Signal(2)  # of the reads in the pipe
         with m.If(reading):
-            m.d.sync += source.eq(Cat(turned, of_stats))
+            m.d.sync += source.eq(Cat(transposed, of_stats))
 
         stat_data = self.stat_read.data
         for i in range(self._out_delay - self._stat_delay):
             held = Signal(8 * STAT_BYTES, name=f"stat_data{i}")
             m.d.sync += held.eq(stat_data)
             stat_data = held
-        # What was read rests in a register, and so does whatever says what becomes of it.
-        came, at = stages[-2:]
+        # Pipeline register for the read data and for its control bits.
+        read_stage, gather_stage = stages[-2:]
         word = Signal(8 * W)
         with m.If(source[1]):
-            m.d.sync += word.eq(self._fit(stat_data, came.part))
+            m.d.sync += word.eq(self._fit(stat_data, read_stage.part))
         with m.Else():
-            m.d.sync += word.eq(Mux(source[0], self._fit(self.out_read.word.as_value(), came.part), self.out_read.lane_data.as_value()))
+            m.d.sync += word.eq(
+                Mux(source[0], self._fit(self.out_read.word.as_value(), read_stage.part), self.out_read.lane_data.as_value())
+            )
         repeats = Signal(word_bits)
         mask = Signal(word_bits)
         here = Signal(W)
@@ -205,32 +207,32 @@ class StoreData(wiring.Component):
         m.d.sync += [
             repeats.eq(Cat(piece_log2 <= level for level in range(word_bits))),
             mask.eq(Const(-1, word_bits) << piece_log2),
-            here.eq(Cat((Const(i, word_bits) & mask) == came.offset for i in range(W))),
+            here.eq(Cat((Const(i, word_bits) & mask) == read_stage.offset for i in range(W))),
             last_strobe.eq(Mux(tail == 0, -1, (Const(1, W + 1) << tail) - 1)),
         ]
         word = self._repeated(m, word, repeats)
 
-        # Pieces gather in ``beat``; the one that ends the word goes on to the queue with them.
+        # Pieces accumulate in ``beat``; the one that completes the bus word bypasses it into the FIFO.
         beat = Signal(8 * W)
         gathered = Signal(8 * W)
         for i in range(W):
             byte = slice(8 * i, 8 * i + 8)
             m.d.comb += gathered[byte].eq(Mux(here[i], word[byte], beat[byte]))
-        with m.If(at.valid):
+        with m.If(gather_stage.valid):
             m.d.sync += beat.eq(gathered)
         m.d.comb += [
-            queue.i.valid.eq(at.valid & at.word_ends),
+            queue.i.valid.eq(gather_stage.valid & gather_stage.word_ends),
             queue.i.payload.data.eq(gathered),
-            queue.i.payload.strobe.eq(Mux(at.row_ends, last_strobe, -1)),
+            queue.i.payload.strobe.eq(Mux(gather_stage.row_ends, last_strobe, -1)),
             queue.clear.eq(self.clear),
         ]
         connect(m, queue.o, flipped(self.beats))
         put, get = stages[1].valid & stages[1].word_ends, self.beats.valid & self.beats.ready
         with m.If(put ^ get):
-            m.d.sync += free.eq(Mux(put, free - 1, free + 1))
-        m.d.sync += room.eq((free > 2) | ((free == 2) & (get | ~put)) | ((free == 1) & get & ~put))
+            m.d.sync += credits.eq(Mux(put, credits - 1, credits + 1))
+        m.d.sync += has_credits.eq((credits > 2) | ((credits == 2) & (get | ~put)) | ((credits == 1) & get & ~put))
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), free.eq(self.slots), room.eq(1), *(stage.valid.eq(0) for stage in stages[1:])]
+            m.d.sync += [running.eq(0), credits.eq(self.slots), has_credits.eq(1), *(stage.valid.eq(0) for stage in stages[1:])]
         return m
 
     def _fit(self, word: Value, part: Value) -> Value:

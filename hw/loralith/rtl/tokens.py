@@ -46,25 +46,25 @@ class Tokens(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        some = Signal(SEMAPHORES)  # of each counter; registers, as the decision is a long way from them
+        not_empty = Signal(SEMAPHORES)  # per counter; registers, for the path to the grant logic
         full = Signal(SEMAPHORES)
         deciding = Signal()
-        taken, some_waiter = self._grant(m, self.WAITERS, ~some, deciding)
-        given, some_signaller = self._grant(m, self.SIGNALLERS, full, deciding)
+        taken, any_waiter = self._grant(m, self.WAITERS, ~not_empty, deciding)
+        added, any_signaller = self._grant(m, self.SIGNALLERS, full, deciding)
         acting = Signal()
-        m.d.sync += acting.eq(deciding & (some_waiter | some_signaller))
+        m.d.sync += acting.eq(deciding & (any_waiter | any_signaller))
         m.d.comb += deciding.eq(~acting & ~self.clear)
         for i in range(SEMAPHORES):
-            with m.If(taken[i] ^ given[i]):
+            with m.If(taken[i] ^ added[i]):
                 m.d.sync += [
-                    self.counts[i].eq(Mux(given[i], self.counts[i] + 1, self.counts[i] - 1)),
-                    some[i].eq(given[i] | (self.counts[i] > 1)),
-                    full[i].eq(given[i] & (self.counts[i] == SEMAPHORE_MAX - 1)),
+                    self.counts[i].eq(Mux(added[i], self.counts[i] + 1, self.counts[i] - 1)),
+                    not_empty[i].eq(added[i] | (self.counts[i] > 1)),
+                    full[i].eq(added[i] & (self.counts[i] == SEMAPHORE_MAX - 1)),
                 ]
             with m.If(self.clear):
                 m.d.sync += self.counts[i].eq(0)
         with m.If(self.clear):
-            m.d.sync += [some.eq(0), full.eq(0)]
+            m.d.sync += [not_empty.eq(0), full.eq(0)]
         return m
 
     def _grant(self, m: Module, names: tuple[str, ...], blocked: Value, deciding: Value) -> tuple[Value, Value]:

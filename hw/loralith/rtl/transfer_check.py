@@ -16,7 +16,7 @@ from .bursts import BEAT_BITS
 from .extent import Extent
 from .interfaces import CommandEntry, FaultSignature, record_layout
 
-__all__ = ["Job", "TransferCheck"]
+__all__ = ["TransferDescriptor", "TransferCheck"]
 
 
 class State(Enum, shape=3):
@@ -27,7 +27,7 @@ class State(Enum, shape=3):
     JUDGE = 4
 
 
-class Job(data.StructLayout):
+class TransferDescriptor(data.StructLayout):
     """A checked command: the record's fields but the opcode, its index in the list, ``beats``: words of its ``row_bytes``, and of a
     LOAD ``words``: those that a row has on the bus, half as many where it is packed."""
 
@@ -60,7 +60,7 @@ class TransferCheck(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(CommandEntry)),
-                "o": Out(stream.Signature(Job(opcode))),
+                "o": Out(stream.Signature(TransferDescriptor(opcode))),
                 "window_base": In(64),
                 "window_limit": In(64),
                 "fault": Out(FaultSignature),

@@ -13,7 +13,7 @@ from .axi import CACHE, Axi4WriteSignature
 from .axi import Burst as BurstType
 from .bursts import Burst
 from .gate import BurstGate
-from .queue import Queue
+from .queue import FIFO, SkidBuffer
 
 __all__ = ["WriteBeat", "WriteMaster"]
 
@@ -71,10 +71,10 @@ class WriteMaster(wiring.Component):
         m = Module()
         config, axi = self._config, self.axi
         m.submodules.gate = gate = BurstGate(config)
-        # One less than the beats. The memory of ``lengths`` lies where it lies: a burst goes by it where nothing waits there.
-        m.submodules.lengths = lengths = Queue(8, config.outstanding_writes)
-        m.submodules.sending = sending = Queue(8, 2)
-        m.submodules.issued = issued = Queue(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)
+        # AWLEN of the issued bursts. A length bypasses the memory of ``lengths`` while that is empty: a memory's output is late.
+        m.submodules.lengths = lengths = FIFO(8, config.outstanding_writes)
+        m.submodules.sending = sending = SkidBuffer(8)
+        m.submodules.issued = issued = FIFO(data.StructLayout({"address": 64, "last": 1}), config.outstanding_writes)
 
         wiring.connect(m, wiring.flipped(self.bursts), gate.i)
         issue = Signal()

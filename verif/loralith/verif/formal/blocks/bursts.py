@@ -111,9 +111,12 @@ def cut(width: int, longest: int) -> Callable[[Harness], None]:
 MUTANTS_SHAPE = (
     Mutant("length", Change("BurstSplitter", "short", "_a <= _b", "1", "Rows of any length count as shorter than a burst.")),
     Mutant("length", Change("BurstSplitter", "left", "_l - _c", "_l - _c - 1", "After each burst a beat of the row is lost.")),
-    Mutant("line", Change("BurstSplitter", "whole", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KB line.")),
+    Mutant(
+        "line",
+        Change("BurstSplitter", "single_burst", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KB line."),
+    ),
     Mutant("line", Change("BurstSplitter", "cap", "Mux(_a < _b, _a, _b)", "_b", "A long row's burst does not end at a 4 KB line.")),
-    Mutant("held", Change("BurstSplitter", "room", "_a | _b", "1", "A burst is replaced before it was taken.")),
+    Mutant("held", Change("BurstSplitter", "advance", "_a | _b", "1", "A burst is replaced before it was taken.")),
 )
 MUTANTS_CUT = (
     Mutant("start", Change("BurstSplitter", "row.address", "_a + _b", "_a + _b[:31]", "The highest bit of the stride is lost.")),

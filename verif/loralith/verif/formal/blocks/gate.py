@@ -132,11 +132,13 @@ def gate(width: int) -> Callable[[Harness], None]:
         h.invariant(~here | (h.inside(dut, "not_below") == (burst.address >= dut.window_base)))
         h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
         h.invariant(judged.level <= 2)
-        h.invariant(h.inside(dut, "passed.o__valid") == some)
-        h.invariant(h.inside(dut, "passed.i__ready") == (judged.level != 2))
+        h.invariant(h.inside(dut, "accepted.o__valid") == some)
+        h.invariant(h.inside(dut, "accepted.i__ready") == (judged.level != 2))
         for i, entry in enumerate(("o__payload", "spare")):
             here_too = judged.level > i
-            h.invariant(~here_too | (good(data.View(BURST, judged.words[i]).burst) & (h.inside(dut, f"passed.{entry}") == judged.words[i])))
+            h.invariant(
+                ~here_too | (good(data.View(BURST, judged.words[i]).burst) & (h.inside(dut, f"accepted.{entry}") == judged.words[i]))
+            )
 
     return build
 
@@ -196,10 +198,14 @@ MUTANTS = (
     Mutant(
         "passes",
         Change(
-            "BurstGate", "passed.i.valid", "_a", "_a & ~passed.o.valid", "A burst waits until the one before it has left the skid buffer."
+            "BurstGate",
+            "accepted.i.valid",
+            "_a",
+            "_a & ~accepted.o.valid",
+            "A burst waits until the one before it has left the skid buffer.",
         ),
     ),
-    Mutant("held", Change("BurstGate", "passed.o.ready", "_a & _b", "1", "A burst leaves the skid buffer whether or not it was taken.")),
+    Mutant("held", Change("BurstGate", "accepted.o.ready", "_a & _b", "1", "A burst leaves the skid buffer whether or not it was taken.")),
     Mutant("refusal", Change("BurstGate", "if refused", "_a & ~self.stop", "_a", "A burst is refused while everything is stopped.")),
     Mutant(
         "report",

@@ -58,9 +58,9 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
     h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
     h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
-    spare = ~h.inside(dut, "gate.passed.i__ready")
-    for there, entry in ((h.inside(dut, "gate.passed.o__valid"), "o__payload"), (spare, "spare")):
-        passed = h.inside(dut, f"gate.passed.{entry}")
+    spare = ~h.inside(dut, "gate.accepted.i__ready")
+    for there, entry in ((h.inside(dut, "gate.accepted.o__valid"), "o__payload"), (spare, "spare")):
+        passed = h.inside(dut, f"gate.accepted.{entry}")
         address, length = passed[:64], passed[64:73]
         h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
         h.invariant(~there | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
@@ -243,7 +243,8 @@ MUTANTS_READ = (
     Mutant("ar_form", Change("ReadMaster", "arsize", "_a", "_a - 1", "Beats are half a bus word.")),
     Mutant("ar_window", Change("ReadMaster", "gate.window_limit", "_a", "_a | 8", "The window ends up to 8 bytes late.")),
     Mutant(
-        "r_outstanding", Change("ReadMaster", "gate.o.ready", "_a & room", "_a", "Bursts are issued beyond the limit of outstanding reads.")
+        "r_outstanding",
+        Change("ReadMaster", "gate.o.ready", "_a & has_credit", "_a", "Bursts are issued beyond the limit of outstanding reads."),
     ),
     Mutant(
         "r_busy",
@@ -270,9 +271,7 @@ MUTANTS_WRITE = (
     Mutant("w_prompt", Change("WriteMaster", "wvalid", "_a", "_a & ~axi.awvalid", "Data waits for the address to be taken.")),
     Mutant("w_last", Change("WriteMaster", "wlast", "_a == _b", "_a + 1 == _b", "WLAST comes a beat early.")),
     Mutant("w_data", Change("WriteMaster", "self.beats.ready", "_a & _b", "_b", "The store unit's beat counts as taken without WREADY.")),
-    Mutant(
-        "w_outstanding", Change("WriteMaster", "issued", "Queue(_l, _d)", "Queue(_l, _d + 1)", "A burst more than the limit is issued.")
-    ),
+    Mutant("w_outstanding", Change("WriteMaster", "issued", "FIFO(_l, _d)", "FIFO(_l, _d + 1)", "A burst more than the limit is issued.")),
     Mutant("w_busy", Change("WriteMaster", "busy", "_a", "sending.o.valid", "The master is idle while responses are outstanding.")),
     Mutant("w_stop", Change("BurstGate", "self.o.valid", "_a & ~self.stop", "_a", "Bursts pass while everything is stopped.")),
     Mutant(

@@ -62,7 +62,7 @@ def tokens(h: Harness) -> None:
         h.always(name, says, Cat(right).all())
     chosen = Cat(h.inside(dut, f"{name}_chosen") for name in (*Tokens.WAITERS, *Tokens.SIGNALLERS))
     h.invariant(h.inside(dut, "acting") == chosen.any())
-    h.invariant((h.inside(dut, "some") == ~none) & (h.inside(dut, "full") == full))
+    h.invariant((h.inside(dut, "not_empty") == ~none) & (h.inside(dut, "full") == full))
     h.reach(
         "both",
         "a token is taken in the cycle in which another one is given to the same semaphore",
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant(
         "room", Change("Tokens", "full", "_a == SEMAPHORE_MAX - 1", "_a == SEMAPHORE_MAX", "A semaphore is reported full one token late.")
     ),
-    Mutant("first_waiter", Change("Tokens", "some", "_a > 1", "_a > 2", "A semaphore with one token left is reported empty.")),
+    Mutant("first_waiter", Change("Tokens", "not_empty", "_a > 1", "_a > 2", "A semaphore with one token left is reported empty.")),
     Mutant("count", Change("Tokens", "if counts", "_a ^ _b", "_a | _b", "A semaphore that gives and takes in one cycle counts up.")),
     Mutant("count", Change("Tokens", "counts", "0", "self.counts[i]", "Counters survive a clear.")),
     Mutant("first_waiter", Change("Tokens", "earlier", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
