@@ -7,5 +7,5 @@ from loralith.errors import LoralithError as LoralithError
 
 __version__: str
 
-from loralith.mapping.attachment import attach as attach
-from loralith.mapping.attachment import detach as detach
+from loralith.mapping.attach_model import attach as attach
+from loralith.mapping.attach_model import detach as detach

@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
 def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
     """The step on the device, which has no hardware yet: array, vector unit and bus by the model of docs/step.md."""
-    from loralith.diffusion.checkpoint import write_json
     from loralith.diffusion.settings import choose_targets
     from loralith.errors import LoralithError
+    from loralith.files import write_json
     from loralith.step.model import model_step
     from loralith.step.operators import trace_unet
 
