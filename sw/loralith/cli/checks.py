@@ -64,9 +64,11 @@ def check(args: argparse.Namespace) -> None:
 def _device(args: argparse.Namespace) -> None:
     from loralith.device import DEVICES, is_device
 
-    takes_fp32 = args.command in ("finetune", "bench")
-    if not is_device(args.device) and not (takes_fp32 and args.device == FP32):
-        raise LoralithError(f"device must be {DEVICES}{', or fp32 for plain torch' if takes_fp32 else ''}, not {args.device!r}")
+    takes_fp32 = args.command == "finetune" or (args.command == "bench" and args.what == "methods")
+    several = args.command == "bench" and args.what == "attach"
+    for name in [part.strip() for part in args.device.split(",")] if several else [args.device]:
+        if not is_device(name) and not (takes_fp32 and name == FP32):
+            raise LoralithError(f"device must be {DEVICES}{', or fp32 for plain torch' if takes_fp32 else ''}, not {name!r}")
 
 
 def _idle(args: argparse.Namespace, names: str, why: str) -> None:
