@@ -110,7 +110,7 @@ def cut(width: int, longest: int) -> Callable[[Harness], None]:
 
 MUTANTS_SHAPE = (
     Mutant("length", Change("BurstSplitter", "short", "_a <= _b", "1", "Rows of any length count as shorter than a burst.")),
-    Mutant("length", Change("BurstSplitter", "left", "_l - _c", "_l - _c - 1", "After each burst a beat of the row is lost.")),
+    Mutant("length", Change("BurstSplitter", "remaining", "_l - _c", "_l - _c - 1", "After each burst a beat of the row is lost.")),
     Mutant(
         "line",
         Change("BurstSplitter", "single_burst", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KB line."),
