@@ -12,7 +12,7 @@ from .scheme import SchemeError
 
 __all__ = ["STORAGE", "StepScheme"]
 
-STORAGE = ("vector", "bf16", "int16")
+STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class StepScheme:
     Attributes:
         fraction_bits: fraction bits p of the vector unit's floating-point format (1 sign, 8 exponent, p fraction bits), 7..23.
         storage: how a tensor lies in memory between two operators: ``"vector"``, in the vector format itself; ``"bf16"``, with 7 fraction
-            bits; ``"int16"``, as 16-bit integers times a power of two for the tensor.
+            bits; ``"e6m9"``, with 6 exponent and 9 fraction bits, 2^-44 .. 2^19; ``"int16"``, as 16-bit integers times a power of two for
+            the tensor.
         optimizer_bits: fraction bits of A, B and AdamW's moments, 7..23.
         batch_words: INT8 words of each value of the noisy batch where a convolution reads it, 2 or 1. The prediction follows the batch
             closely, so that one word's rounding of it would be the largest error of the whole step.

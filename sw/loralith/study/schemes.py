@@ -50,6 +50,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "step-p10": Scheme("the whole step, 10 fraction bits", StepScheme(fraction_bits=10)),
     "step-p23": Scheme("the whole step, 23 fraction bits, which also lie in memory", StepScheme(fraction_bits=23, storage="vector")),
     "step-bf16": Scheme("the whole step, 16 fraction bits, bfloat16 between operators", StepScheme(storage="bf16")),
+    "step-e6m9": Scheme("the whole step, 16-bit floating point with 9 fraction bits between operators", StepScheme(storage="e6m9")),
     "step-batch8": Scheme("the whole step, the noisy batch in one INT8 word", StepScheme(batch_words=1)),
     "step-update16": Scheme("the whole step, A, B and moments of 16 fraction bits", StepScheme(optimizer_bits=16)),
     "step-nearest": Scheme("the whole step, gradients rounded to nearest", StepScheme(stochastic=False)),

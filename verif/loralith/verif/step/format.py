@@ -20,14 +20,14 @@ SMALLEST = 2.0**-126
 LARGEST_EXPONENT = 2.0**128
 
 
-def round_to(x: Tensor, fraction_bits: int) -> Tensor:
-    """``x`` [...] float64, rounded half to even to ``fraction_bits`` bits after the leading one; float64. Below 2^-126: zero."""
+def round_to(x: Tensor, fraction_bits: int, smallest: float = SMALLEST) -> Tensor:
+    """``x`` [...] float64, rounded half to even to ``fraction_bits`` bits after the leading one; float64. Below ``smallest``: zero."""
     drop = 52 - fraction_bits
     bits = x.contiguous().view(torch.int64)
     rounded = bits >> drop
     rounded.bitwise_and_(1).add_((1 << (drop - 1)) - 1).add_(bits).bitwise_and_(-(1 << drop))
     y = rounded.view(torch.float64)
-    return y.masked_fill_(y.abs() < SMALLEST, 0.0)
+    return y.masked_fill_(y.abs() < smallest, 0.0)
 
 
 @dataclass(frozen=True)

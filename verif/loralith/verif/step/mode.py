@@ -50,6 +50,9 @@ HOST = {
 """Operators of the batch and of the timestep's embedding, which the host computes."""
 
 
+E6M9_SMALLEST, E6M9_LIMIT = 2.0**-44, 2.0**19
+"""Range of the 16-bit format with 6 exponent bits: smaller magnitudes become zero."""
+
 FROM_BATCH = MOVES | HOST | {"add", "sub", "mul", "div"}
 """Operators that keep what is made of the batch alone close to it."""
 
@@ -92,6 +95,10 @@ class StepMode(TorchDispatchMode):
         """A result as it lies in memory until the next operator reads it."""
         if self.scheme.storage == "bf16":
             x = round_to(x.double(), min(7, self.scheme.fraction_bits)).float()
+        elif self.scheme.storage == "e6m9":
+            x = round_to(x.double(), min(9, self.scheme.fraction_bits), E6M9_SMALLEST).float()
+            if x.numel() and not float(x.abs().amax()) < E6M9_LIMIT:
+                raise SchemeError(f"a result is too large for 6 exponent bits: {float(x.abs().amax())}, at most 2^19")
         elif self.scheme.storage == "int16":
             scale = power_scale(x.abs().amax(), 32767) if x.numel() else torch.ones(())
             x = self.v.round(torch.round(x.double() / scale) * scale)
