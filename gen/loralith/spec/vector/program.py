@@ -77,7 +77,7 @@ class Function(IntEnum):
 
 
 class Reduce(IntEnum):
-    """What is made of an instruction's results, at the end of its inner loop, besides storing them. Lanes outside of the tensor take no part."""
+    """What is made of an instruction's results, at the end of its inner loop. Lanes outside of the tensor take no part."""
 
     NONE = 0
     SUM_LANE = 1
