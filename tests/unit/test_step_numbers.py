@@ -14,10 +14,10 @@ from loralith.spec.scheme import SchemeError
 from loralith.spec.step import StepScheme
 from loralith.verif.step import programs
 from loralith.verif.step.attachment import StepAttachment
-from loralith.verif.step.format import VectorFormat, round_to
 from loralith.verif.step.mode import StepMode
 from loralith.verif.step.optimizer import StepAdamW
 from loralith.verif.step.products import Operands, power_scale, row_units
+from loralith.verif.vector.format import VectorFormat, round_to
 
 
 def exactly(value: Fraction, fraction_bits: int) -> float:
@@ -35,7 +35,7 @@ def test_each_operation_is_the_exact_result_rounded_once(p: int) -> None:
     random = np.random.default_rng(p)
     v = VectorFormat(p)
     x, y = (v.round(torch.tensor(random.standard_normal(400) * 2.0 ** random.integers(-20, 20, 400))) for _ in range(2))
-    for name, of in (("add", Fraction.__add__), ("sub", Fraction.__sub__), ("mul", Fraction.__mul__), ("div", Fraction.__truediv__)):
+    for name, of in (("add", Fraction.__add__), ("sub", Fraction.__sub__), ("mul", Fraction.__mul__)):
         got = getattr(v, name)(x, y)
         for a, b, result in zip(x.tolist(), y.tolist(), got.tolist(), strict=True):
             assert result == exactly(of(Fraction(a), Fraction(b)), p), (name, a, b)
@@ -215,7 +215,7 @@ def test_a_narrow_update_moves_on_average_where_it_is_stochastic() -> None:
     ("fields", "message"),
     [
         ({"fraction_bits": 6}, r"fraction_bits must be an integer in 7\.\.23, not 6"),
-        ({"storage": "fp8"}, "storage must be one of vector, bf16, int16, not 'fp8'"),
+        ({"storage": "fp8"}, "storage must be one of vector, bf16, e6m9, int16, not 'fp8'"),
         ({"stochastic": 1}, "stochastic must be True or False, not 1"),
         ({"seed": -1}, "seed must be an integer"),
     ],

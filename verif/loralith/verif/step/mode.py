@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.scheme import SchemeError
 from loralith.spec.step import StepScheme
+from loralith.verif.vector.format import VectorFormat, round_to
 
 from . import programs
-from .format import VectorFormat, round_to
 from .products import Q16_MAX, Operands, power_scale
 
 __all__ = ["StepMode"]
@@ -66,6 +66,7 @@ class StepMode(TorchDispatchMode):
         self.scheme: StepScheme = operands.scheme
         self.v = VectorFormat(self.scheme.fraction_bits)
         self.backward = False
+        self.softmaxes: set[tuple[int, ...]] = set()
         self._batch = False
 
     def begin(self, step: int) -> None:
@@ -79,7 +80,7 @@ class StepMode(TorchDispatchMode):
         compute = _TABLE.get(name)
         tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
         self._batch = name in FROM_BATCH and all(self.operands.is_batch(a) for a in tensors)
-        if compute is None or not tensors:
+        if compute is None or not tensors or self._batch:  # what is made of the batch alone, the host computes
             result = func(*args, **kwargs)
             if compute is None and name not in MOVES and name not in HOST and isinstance(result, Tensor) and result.is_floating_point():
                 raise SchemeError(f"the step on the device has no operator {func}")
@@ -127,13 +128,20 @@ def _mm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
     return mode.store(mode.v.round(mode.product(a, b)))
 
 
+def _bmm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
+    """dP, the gradient of a softmax, is used where it is made and never stored."""
+    result = mode.v.round(mode.product(a, b))
+    return mode.keep(result) if mode.backward and tuple(result.shape) in mode.softmaxes else mode.store(result)
+
+
 def _addmm(mode: StepMode, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return mode.store(mode.v.add(mode.v.round(mode.product(a, b)), bias))
 
 
 def _baddbmm(mode: StepMode, base: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     result = mode.v.mul(mode.v.round(mode.product(a, b)), _scalar(mode, alpha))
-    return mode.store(result if beta == 0 else mode.v.add(result, mode.v.mul(base, beta)))
+    # S is used where it is made, by the softmax, and never stored.
+    return mode.keep(result if beta == 0 else mode.v.add(result, mode.v.mul(base, beta)))
 
 
 def _scalar(mode: StepMode, value: float) -> float:
@@ -164,8 +172,9 @@ def _convolution_backward(mode: StepMode, grad: Tensor, x: Tensor, w: Tensor, bi
 def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
     if dim not in (-1, z.ndim - 1):
         raise SchemeError(f"softmax on the device runs over the last dimension, not over {dim} of {z.ndim}")
+    mode.softmaxes.add(tuple(z.shape))
     q, total = programs.softmax(mode.v, z)
-    p = mode.v.div(q, total)
+    p = mode.v.mul(q, mode.v.reciprocal(mode.v.round(total.double())))
     mode.operands.made_rows(p, q.contiguous(), 1.0 / total.double())
     return p
 
@@ -210,6 +219,13 @@ def _elementwise(op: Callable[[VectorFormat, Tensor, Any], Tensor]) -> Callable[
     return compute
 
 
+def _divide(v: VectorFormat, x: Tensor, y: Tensor | float) -> Tensor:
+    """x times the reciprocal of y, which a program's constant holds where y is a number."""
+    if isinstance(y, Tensor):
+        return v.mul(x, v.reciprocal(y))
+    return v.mul(x, float(v.round(torch.tensor(1.0 / y, dtype=torch.float64))))
+
+
 def _upsample_backward(mode: StepMode, grad: Tensor, size: Any, input_size: Any, *factors: Any) -> Tensor:
     n, c, h, w = input_size
     parts = grad.reshape(n, c, h, grad.shape[2] // h, w, grad.shape[3] // w)
@@ -232,7 +248,7 @@ def _exactly(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 _TABLE: dict[str, Callable[..., Any]] = {
     "mm": _mm,
-    "bmm": _mm,
+    "bmm": _bmm,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "convolution": _convolution,
@@ -252,6 +268,6 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "add": _elementwise(VectorFormat.add),
     "sub": _elementwise(VectorFormat.sub),
     "mul": _elementwise(VectorFormat.mul),
-    "div": _elementwise(VectorFormat.div),
+    "div": _elementwise(_divide),
     "upsample_nearest2d_backward": _upsample_backward,
 }

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.step import StepScheme
-
-from .format import VectorFormat
+from loralith.verif.vector.format import VectorFormat
 
 __all__ = ["Q16_MAX", "Operands", "Quantized", "power_scale", "row_units"]
 
@@ -172,7 +171,8 @@ class Operands:
         scale = float(power_scale(value.abs().amax(), qmax))
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
-            y = torch.floor(y + torch.rand(y.shape, generator=self._random, dtype=torch.float64))
+            byte = torch.randint(256, y.shape, generator=self._random, dtype=torch.int32)
+            y = torch.floor(y + (2 * byte + 1).double() / 512)
         else:
             y = torch.round(y)
         return Quantized(_like(y.clamp(-qmax, qmax).float(), value), scale, unit)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .format import VectorFormat
+from loralith.verif.vector.format import VectorFormat
 
 __all__ = [
     "adamw",
@@ -28,39 +28,45 @@ __all__ = [
 ]
 
 
+LOG2E = 1.0 / math.log(2.0)
+TINY = 2.0**-100
+"""Added before a root, so that a second moment of zero has one; far below the square of any eps in use."""
+
+
 def _constant(v: VectorFormat, value: float) -> float:
     return float(v.round(torch.tensor(value, dtype=torch.float64)))
 
 
+def sigmoid(v: VectorFormat, x: Tensor) -> Tensor:
+    """1 / (1 + 2^(-x log2 e))."""
+    return v.reciprocal(v.add(v.exp2(v.mul(x, _constant(v, -LOG2E))), 1.0))
+
+
 def silu(v: VectorFormat, x: Tensor) -> Tensor:
-    return v.mul(x, v.sigmoid(x))
+    return v.mul(x, sigmoid(v, x))
 
 
 def silu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
     """grad s (1 + x (1 - s)), s the sigmoid of x."""
-    s = v.sigmoid(x)
+    s = sigmoid(v, x)
     inner = v.add(v.mul(x, v.sub(torch.ones_like(s), s)), 1.0)
     return v.mul(grad, v.mul(s, inner))
 
 
-def _gaussian(v: VectorFormat, x: Tensor) -> Tensor:
-    """The normal distribution's cumulative function, (1 + erf(x / sqrt 2)) / 2."""
-    return v.mul(v.add(v.erf(v.mul(x, _constant(v, math.sqrt(0.5)))), 1.0), 0.5)
-
-
 def gelu(v: VectorFormat, x: Tensor) -> Tensor:
-    return v.mul(x, _gaussian(v, x))
+    return v.mul(x, v.phi(x))
 
 
 def gelu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
     """grad (cdf(x) + x pdf(x))."""
-    pdf = v.mul(v.exp(v.mul(v.mul(x, x), -0.5).clamp(min=-87.0)), _constant(v, 1.0 / math.sqrt(2.0 * math.pi)))
-    return v.mul(grad, v.add(_gaussian(v, x), v.mul(x, pdf)))
+    pdf = v.mul(v.exp2(v.mul(v.mul(x, x), _constant(v, -LOG2E / 2))), _constant(v, 1.0 / math.sqrt(2.0 * math.pi)))
+    return v.mul(grad, v.add(v.phi(x), v.mul(x, pdf)))
 
 
 def softmax(v: VectorFormat, z: Tensor) -> tuple[Tensor, Tensor]:
     """Over the last dimension: (Pq, R), Pq = 127 exp(z - max) rounded to an integer 0..127, R [..., 1] the sum of each row of Pq."""
-    e = v.exp(v.sub(z, z.amax(-1, keepdim=True)).clamp(min=-87.0))
+    factor = _constant(v, LOG2E)
+    e = v.exp2(v.sub(v.mul(z, factor), v.mul(z.amax(-1, keepdim=True), factor)))
     q = torch.round(v.mul(e, 127.0))
     return q, q.sum(-1, keepdim=True)
 
@@ -118,5 +124,6 @@ def adamw(
     m = v.add(v.mul(m, one), v.mul(grad, _constant(v, 1.0 - betas[0])))
     s = v.add(v.mul(s, two), v.mul(v.mul(grad, grad), _constant(v, 1.0 - betas[1])))
     rate = _constant(v, lr / (1.0 - betas[0] ** step))
-    root = v.mul(v.sqrt(s), _constant(v, 1.0 / math.sqrt(1.0 - betas[1] ** step)))
-    return v.mul(v.div(m, v.add(root, _constant(v, eps))), rate), m, s
+    positive = v.add(s, TINY)
+    root = v.mul(v.mul(positive, v.rsqrt(positive)), _constant(v, 1.0 / math.sqrt(1.0 - betas[1] ** step)))
+    return v.mul(v.mul(m, v.reciprocal(v.add(root, _constant(v, eps)))), rate), m, s

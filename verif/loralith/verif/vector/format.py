@@ -1,7 +1,7 @@
 """The vector unit's floating-point format and its operations, on torch tensors.
 
-A value has a sign, 8 exponent bits and p fraction bits. Each operation is the float64 operation rounded once, half to even: for
-+, -, x, / and the square root that is the correctly rounded result while p <= 24, since float64 has more than twice the bits plus two.
+A value has a sign, 8 exponent bits and p fraction bits. +, - and x are the float64 operation rounded once, half to even: the correctly
+rounded result while p <= 24, since float64 has more than twice the bits plus two. Functions are the device's lines over segments.
 Results below 2^-126 become zero after rounding. A result that is not finite is an error: on a device it ends the list.
 """
 
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from loralith.spec.scheme import SchemeError
+from loralith.spec.vector.numbers import FRACTION_BITS
+
+from . import functions
 
 __all__ = ["VectorFormat", "round_to"]
 
@@ -55,28 +58,24 @@ class VectorFormat:
     def mul(self, x: Tensor, y: Tensor | float) -> Tensor:
         return self.round(x.double() * y)
 
-    def div(self, x: Tensor, y: Tensor | float) -> Tensor:
-        return self.round(x.double() / y)
-
-    def sqrt(self, x: Tensor) -> Tensor:
-        return self.round(x.double().sqrt())
+    @property
+    def tables(self) -> bool:
+        """Whether functions are the device's own; for other fraction bits they are the exact value rounded once."""
+        return self.fraction_bits == FRACTION_BITS
 
     def sum(self, x: Tensor, dims: tuple[int, ...]) -> Tensor:
         """The exact sum over ``dims``, which stay with size 1, rounded once: the device adds fixed-point integers."""
         return self.round(x.double().sum(dims, keepdim=True))
 
-    def exp(self, x: Tensor) -> Tensor:
-        return self.round(x.double().exp())
+    def exp2(self, x: Tensor) -> Tensor:
+        return self.round(functions.exp2(x) if self.tables else torch.exp2(x.double().clamp(max=126.0)))
 
     def reciprocal(self, x: Tensor) -> Tensor:
-        return self.round(1.0 / x.double())
+        return self.round(functions.reciprocal(x) if self.tables else 1.0 / x.double())
 
     def rsqrt(self, x: Tensor) -> Tensor:
-        return self.div(torch.ones_like(x), self.sqrt(x))
+        return self.round(functions.rsqrt(x) if self.tables else x.double().rsqrt())
 
-    def erf(self, x: Tensor) -> Tensor:
-        return self.round(x.double().erf())
-
-    def sigmoid(self, x: Tensor) -> Tensor:
-        """1 / (1 + exp(-x)), operation by operation; exp saturates at 2^126 so that nothing overflows."""
-        return self.reciprocal(self.add(self.exp((-x).clamp(max=87.0)), 1.0))
+    def phi(self, x: Tensor) -> Tensor:
+        """The normal distribution's cumulative function."""
+        return self.round(functions.phi(x) if self.tables else torch.special.ndtr(x.double()))
