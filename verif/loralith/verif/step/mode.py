@@ -110,36 +110,36 @@ class StepMode(TorchDispatchMode):
         return x
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a [..., M, K] b [..., K, N] from INT8 operands and exact sums, float64."""
+        """a [..., M, K] b [..., K, N] from INT8 operands and exact sums, which become words and meet their scales one by one."""
         fold_a, key_a = self.operands.units(b, -2)
         fold_b, key_b = self.operands.units(a, -1)
         qa = self.operands.quantized(a, None if fold_a is None else fold_a.transpose(-1, -2), key_a)
         qb = self.operands.quantized(b, None if fold_b is None else fold_b.transpose(-1, -2), key_b)
         exact = torch.float32 if a.shape[-1] * Q8_MAX * Q8_MAX < 1 << 24 else torch.float64
-        acc = torch.matmul(qa.q.to(exact), qb.q.to(exact)).double() * (qa.scale * qb.scale)
+        result = self.v.mul(self.v.round(torch.matmul(qa.q.to(exact), qb.q.to(exact)).double()), qa.scale * qb.scale)
         if fold_b is None and qa.unit is not None:
-            acc = acc * qa.unit.narrow(-1, 0, 1)
+            result = self.v.mul(result, qa.unit.narrow(-1, 0, 1))
         if fold_a is None and qb.unit is not None:
-            acc = acc * qb.unit.narrow(-2, 0, 1)
-        return acc
+            result = self.v.mul(result, qb.unit.narrow(-2, 0, 1))
+        return result
 
 
 def _mm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
-    return mode.store(mode.v.round(mode.product(a, b)))
+    return mode.store(mode.product(a, b))
 
 
 def _bmm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
     """dP, the gradient of a softmax, is used where it is made and never stored."""
-    result = mode.v.round(mode.product(a, b))
+    result = mode.product(a, b)
     return mode.keep(result) if mode.backward and tuple(result.shape) in mode.softmaxes else mode.store(result)
 
 
 def _addmm(mode: StepMode, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return mode.store(mode.v.add(mode.v.round(mode.product(a, b)), bias))
+    return mode.store(mode.v.add(mode.product(a, b), bias))
 
 
 def _baddbmm(mode: StepMode, base: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    result = mode.v.mul(mode.v.round(mode.product(a, b)), _scalar(mode, alpha))
+    result = mode.v.mul(mode.product(a, b), _scalar(mode, alpha))
     # S is used where it is made, by the softmax, and never stored.
     return mode.keep(result if beta == 0 else mode.v.add(result, mode.v.mul(base, beta)))
 
@@ -154,7 +154,7 @@ def _convolution(mode: StepMode, x: Tensor, w: Tensor, bias: Tensor | None, *geo
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
     acc = aten.convolution(xq.q.double(), wq.q.double(), None, *geometry)
-    result = mode.v.round(acc * xq.scale * wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
+    result = mode.v.mul(mode.v.mul(mode.v.round(acc), xq.scale), wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
     return mode.store(result if bias is None else mode.v.add(result, bias.reshape(1, -1, 1, 1)))
 
 
@@ -166,7 +166,7 @@ def _convolution_backward(mode: StepMode, grad: Tensor, x: Tensor, w: Tensor, bi
     assert wq.unit is not None
     gq = mode.operands.quantized(grad, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1), w.untyped_storage().data_ptr())
     acc, _, _ = aten.convolution_backward(gq.q.double(), x.double(), wq.q.double(), bias_sizes, *shape, [True, False, False])
-    return mode.store(mode.v.round(acc * gq.scale)), None, None
+    return mode.store(mode.v.mul(mode.v.round(acc), gq.scale)), None, None
 
 
 def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
@@ -175,7 +175,7 @@ def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
     mode.softmaxes.add(tuple(z.shape))
     q, total = programs.softmax(mode.v, z)
     p = mode.v.mul(q, mode.v.reciprocal(mode.v.round(total.double())))
-    mode.operands.made_rows(p, q.contiguous(), 1.0 / total.double())
+    mode.operands.made_rows(p, q.contiguous(), mode.v.reciprocal(mode.v.round(total.double())).double())
     return p
 
 

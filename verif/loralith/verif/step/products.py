@@ -7,12 +7,13 @@ before that one is quantized; elsewhere it multiplies the result.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from loralith.spec.numerics import Q8_MAX
+from loralith.spec.numerics import Q8_MAX, hash32, hash_key
 from loralith.spec.step import StepScheme
 from loralith.verif.vector.format import VectorFormat
 
@@ -44,8 +45,8 @@ def row_units(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantized:
-    """q: integers as float32, in the strides of the tensor they were made of. scale: a power of two. unit: a factor for each element in
-    the same strides, constant but along one dimension; None for none."""
+    """q: integers as float32, flat, in the order of the storage they were made of. scale: a power of two. unit: a factor for each element,
+    laid out alike, constant but along one dimension; None for none."""
 
     q: Tensor
     scale: float
@@ -53,9 +54,7 @@ class Quantized:
 
     def view(self, like: Tensor) -> Quantized:
         """The same for ``like``, a view of the quantized tensor's storage."""
-        size, stride, offset = like.size(), like.stride(), like.storage_offset()
-        unit = None if self.unit is None else self.unit.as_strided(size, stride, offset)
-        return Quantized(self.q.as_strided(size, stride, offset), self.scale, unit)
+        return Quantized(_like(self.q, like), self.scale, None if self.unit is None else _like(self.unit, like))
 
 
 @dataclass
@@ -66,10 +65,15 @@ class _Tensor:
     product.
     """
 
-    whole: Tensor
+    made: Tensor
     gradient: bool
     batch: bool
     folded: dict[tuple[object, object], Quantized] = field(default_factory=dict)
+
+    @property
+    def flat(self) -> Tensor:
+        """Its storage."""
+        return _flat(self.made)
 
 
 class Operands:
@@ -86,28 +90,27 @@ class Operands:
         for weight in weights:
             units = row_units(weight).reshape(-1, *[1] * (weight.ndim - 1))
             q = torch.round(weight.double() / units).clamp(-Q8_MAX, Q8_MAX).float()
-            self._fixed[weight.untyped_storage().data_ptr()] = (weight, Quantized(q, 1.0, _spread(units, weight)))
+            self._fixed[weight.untyped_storage().data_ptr()] = (weight, Quantized(_flat(q.contiguous()), 1.0, _spread(units, weight)))
         self._trained: dict[int, Quantized] = {}
         self._seen: dict[int, _Tensor] = {}
-        self._random = torch.Generator()
         self.begin(0)
 
     def begin(self, step: int) -> None:
         """Start of step ``step``: what was quantized is forgotten, A and B are quantized again when they are read."""
         self._seen.clear()
         self._trained = {}
-        self._random.manual_seed((self.scheme.seed * 1_000_003 + step) % (1 << 63))
+        self._step, self._drawn = step, 0
         for tensor, units in self._adapters:
             value = tensor.detach().double()
             spread = None if units is None else _spread(units.reshape(-1, 1), tensor)
-            value = value if spread is None else value / spread
+            value = value if units is None else value / units.reshape(-1, 1)
             scale = float(power_scale(value.abs().amax(), Q8_MAX))
             q = torch.round(value / scale).float()
-            self._trained[tensor.untyped_storage().data_ptr()] = Quantized(q, scale, spread)
+            self._trained[tensor.untyped_storage().data_ptr()] = Quantized(_flat(q), scale, spread)
 
     def made(self, tensor: Tensor, gradient: bool, batch: bool = False) -> None:
         """``tensor`` was computed; it stays alive until the next `begin`, so that no other takes its storage."""
-        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(_base(tensor), gradient, batch)
+        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(tensor.detach(), gradient, batch)
 
     def is_batch(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` came from outside, or is made of such tensors alone."""
@@ -118,7 +121,7 @@ class Operands:
     def made_rows(self, tensor: Tensor, q: Tensor, unit: Tensor) -> None:
         """``tensor`` = q * unit is a softmax, whose integers are there already."""
         self.made(tensor, False)
-        self._seen[tensor.untyped_storage().data_ptr()].folded["rows", None] = Quantized(q, 1.0, _spread(unit, tensor))
+        self._seen[tensor.untyped_storage().data_ptr()].folded["rows", None] = Quantized(_flat(q), 1.0, _spread(unit, tensor))
 
     def units(self, tensor: Tensor, dim: int) -> tuple[Tensor | None, object]:
         """The unit of ``tensor`` along ``dim``, which is a product's reduction, with size 1 in the last other one; a key for it."""
@@ -163,19 +166,34 @@ class Operands:
 
     def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int) -> Quantized:
         # A view of a part of its storage (one half of a concatenation's gradient) is quantized by its own maximum.
-        factor = torch.zeros_like(seen.whole)
-        own = factor.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        own.copy_(torch.ones(()) if fold is None else fold.expand(tensor.shape))
-        value = self.vector.mul(seen.whole, factor.double())
-        unit = None if fold is None else 1.0 / factor.double()
+        logical = seen.made if _part(tensor) == _part(seen.made) else tensor
+        factor = None
+        value = logical
+        if fold is not None:
+            factor = torch.zeros_like(seen.flat)
+            _like(factor, tensor).copy_(fold.expand(tensor.shape))
+            value = self.vector.mul(logical, _like(factor, logical))
         scale = float(power_scale(value.abs().amax(), qmax))
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
-            byte = torch.randint(256, y.shape, generator=self._random, dtype=torch.int32)
-            y = torch.floor(y + (2 * byte + 1).double() / 512)
+            self._drawn += 1
+            y = torch.floor(y + (2 * self._bytes(tuple(logical.shape)) + 1).double() / 512)
         else:
             y = torch.round(y)
-        return Quantized(_like(y.clamp(-qmax, qmax).float(), value), scale, unit)
+        q = torch.zeros_like(seen.flat)
+        _like(q, logical).copy_(y.clamp(-qmax, qmax).float())
+        return Quantized(q, scale, None if factor is None else 1.0 / factor)
+
+    def _bytes(self, shape: tuple[int, ...]) -> Tensor:
+        """Random bytes of a tensor: lanes run along its last dimension, or along the channels of [N, C, H, W]; docs/vector_unit.md."""
+        images = len(shape) == 4
+        n, *rows, lanes = (shape[0], *shape[2:], shape[1]) if images else shape
+        quads = -(-lanes // 4)
+        index = torch.arange(n * math.prod(rows) * quads)
+        key = hash_key(self.scheme.seed, self._step, self._drawn)
+        word = hash32(key, index)
+        found = (word[:, None] >> torch.tensor([0, 8, 16, 24]) & 0xFF).reshape(-1, 4 * quads)[:, :lanes]
+        return found.reshape(n, *rows, lanes).movedim(-1, 1) if images else found.reshape(shape)
 
 
 def _part(tensor: Tensor) -> tuple[int, int, int]:
@@ -185,18 +203,19 @@ def _part(tensor: Tensor) -> tuple[int, int, int]:
     return first, first + last, tensor.numel()
 
 
-def _base(tensor: Tensor) -> Tensor:
+def _like(flat: Tensor, like: Tensor) -> Tensor:
+    """The view of ``flat``, as large as ``like``'s storage, that ``like`` is of it."""
+    return flat.as_strided(like.size(), like.stride(), like.storage_offset())
+
+
+def _flat(tensor: Tensor) -> Tensor:
     """The whole storage of ``tensor`` as a flat tensor."""
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
     return tensor.detach().as_strided((count,), (1,), 0)
 
 
 def _spread(units: Tensor, like: Tensor) -> Tensor:
-    """``units`` broadcast over ``like``, float64, in its strides."""
-    spread = torch.empty_strided(like.size(), like.stride(), dtype=torch.float64)
-    return spread.copy_(units.expand(like.shape))
-
-
-def _like(values: Tensor, like: Tensor) -> Tensor:
-    result = torch.empty_strided(like.size(), like.stride(), dtype=values.dtype)
-    return result.copy_(values)
+    """``units`` broadcast over ``like``, float64, flat in its storage's order."""
+    flat = torch.ones(like.untyped_storage().nbytes() // like.element_size(), dtype=torch.float64)
+    _like(flat, like).copy_(units.expand(like.shape))
+    return flat
