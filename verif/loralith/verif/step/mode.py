@@ -66,13 +66,20 @@ class StepMode(TorchDispatchMode):
         self.scheme: StepScheme = operands.scheme
         self.v = VectorFormat(self.scheme.fraction_bits)
         self.backward = False
-        self.softmaxes: set[tuple[int, ...]] = set()
+        self._forget()
         self._batch = False
 
     def begin(self, step: int) -> None:
         """Start of a step, or of a forward pass alone."""
         self.backward = False
+        self._forget()
         self.operands.begin(step)
+
+    def _forget(self) -> None:
+        """Shapes of softmaxes; O by the storage of its P; dO by the storage of its dP."""
+        self.softmaxes: set[tuple[int, ...]] = set()
+        self.outs: dict[int, Tensor] = {}
+        self.grad_outs: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -129,9 +136,15 @@ def _mm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _bmm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
-    """dP, the gradient of a softmax, is used where it is made and never stored."""
+    """O = P V and, in the backward pass, dP = dO V^T, which is used where it is made and never stored."""
     result = mode.product(a, b)
-    return mode.keep(result) if mode.backward and tuple(result.shape) in mode.softmaxes else mode.store(result)
+    if mode.backward and tuple(result.shape) in mode.softmaxes:
+        mode.grad_outs[result.untyped_storage().data_ptr()] = a
+        return mode.keep(result)
+    result = mode.store(result)
+    if not mode.backward and tuple(a.shape) in mode.softmaxes:
+        mode.outs[a.untyped_storage().data_ptr()] = result
+    return result
 
 
 def _addmm(mode: StepMode, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -177,6 +190,13 @@ def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
     p = mode.v.mul(q, mode.v.reciprocal(mode.v.round(total.double())))
     mode.operands.made_rows(p, q.contiguous(), mode.v.reciprocal(mode.v.round(total.double())).double())
     return p
+
+
+def _softmax_backward(mode: StepMode, grad: Tensor, p: Tensor, dim: int, dtype: Any) -> Tensor:
+    out, grad_out = mode.outs.get(p.untyped_storage().data_ptr()), mode.grad_outs.get(grad.untyped_storage().data_ptr())
+    if out is None or grad_out is None:
+        raise SchemeError("the step on the device has softmax only as attention's: O = P V by torch.bmm, with P's own gradient")
+    return mode.store(programs.softmax_backward(mode.v, grad, p, out, grad_out))
 
 
 def _group_norm(mode: StepMode, x: Tensor, w: Tensor | None, b: Tensor | None, n: int, c: int, hw: int, groups: int, eps: float) -> Any:
@@ -227,9 +247,8 @@ def _divide(v: VectorFormat, x: Tensor, y: Tensor | float) -> Tensor:
 
 
 def _upsample_backward(mode: StepMode, grad: Tensor, size: Any, input_size: Any, *factors: Any) -> Tensor:
-    n, c, h, w = input_size
-    parts = grad.reshape(n, c, h, grad.shape[2] // h, w, grad.shape[3] // w)
-    return mode.store(mode.v.sum(parts, (3, 5)).reshape(n, c, h, w))
+    _, _, h, w = input_size
+    return mode.store(programs.upsample_backward(mode.v, grad, grad.shape[2] // h, grad.shape[3] // w))
 
 
 def _mse(mode: StepMode, x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
@@ -254,7 +273,7 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "_softmax": _softmax,
-    "_softmax_backward_data": lambda mode, grad, p, dim, dtype: mode.store(programs.softmax_backward(mode.v, grad, p)),
+    "_softmax_backward_data": _softmax_backward,
     "native_group_norm": _group_norm,
     "native_group_norm_backward": _group_norm_backward,
     "native_layer_norm": _layer_norm,

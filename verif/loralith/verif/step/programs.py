@@ -71,9 +71,15 @@ def softmax(v: VectorFormat, z: Tensor) -> tuple[Tensor, Tensor]:
     return q, q.sum(-1, keepdim=True)
 
 
-def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor) -> Tensor:
-    """P (dP - the row's sum of P dP)."""
-    return v.mul(p, v.sub(grad, v.sum(v.mul(p, grad), (-1,))))
+def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor, out: Tensor, grad_out: Tensor) -> Tensor:
+    """P (dP - D), D the row's sum of dO O, which is that of P dP: O = P V [..., T, d] and its gradient are smaller than P."""
+    bound = v.mul(v.mul(largest(out), largest(grad_out)), 2.0)
+    return v.mul(p, v.sub(grad, v.sum(v.mul(out, grad_out), (-1,), bound)))
+
+
+def largest(x: Tensor) -> Tensor:
+    """A tensor's largest magnitude, a scalar."""
+    return x.abs().amax()
 
 
 def norm(
@@ -81,9 +87,10 @@ def norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, mean, 1 / standard deviation) over ``dims`` of x; weight and bias broadcast. Mean first, then the squares of what is left."""
     count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
-    mean = v.mul(v.sum(x, dims), count)
+    m = largest(x)
+    mean = v.mul(v.sum(x, dims, m), count)
     centred = v.sub(x, mean)
-    variance = v.mul(v.sum(v.mul(centred, centred), dims), count)
+    variance = v.mul(v.sum(v.mul(centred, centred), dims, v.mul(v.mul(m, m), 8.0)), count)
     rstd = v.rsqrt(v.add(variance, _constant(v, eps)))
     y = v.mul(centred, rstd)
     if weight is not None:
@@ -96,20 +103,32 @@ def norm(
 def norm_backward(
     v: VectorFormat, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, dims: tuple[int, ...], weight: Tensor | None
 ) -> Tensor:
-    """dX = rstd (g - mean of g - xhat mean of g xhat), g = grad weight, xhat = (x - mean) rstd."""
-    count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
+    """dX = rstd (g - mean of g - xhat mean of g xhat), g = grad weight, xhat = (x - mean) rstd: at most the root of their number."""
+    size = math.prod(x.shape[d] for d in dims)
+    count = _constant(v, 1.0 / size)
     g = grad if weight is None else v.mul(grad, weight)
+    bound = largest(grad) if weight is None else v.mul(v.mul(largest(grad), largest(weight)), 2.0)
     xhat = v.mul(v.sub(x, mean), rstd)
-    of_g = v.mul(v.sum(g, dims), count)
-    of_gx = v.mul(v.sum(v.mul(g, xhat), dims), count)
+    of_g = v.mul(v.sum(g, dims, bound), count)
+    of_gx = v.mul(v.sum(v.mul(g, xhat), dims, v.mul(bound, _constant(v, 2.0 * math.sqrt(size)))), count)
     return v.mul(rstd, v.sub(v.sub(g, of_g), v.mul(xhat, of_gx)))
 
 
 def mse(v: VectorFormat, x: Tensor, target: Tensor) -> Tensor:
     """A scalar: the mean of the squared differences."""
     difference = v.sub(x, target)
-    total = v.sum(v.mul(difference, difference).flatten(), (0,))
+    m = v.add(largest(x), largest(target))
+    total = v.sum(v.mul(difference, difference).flatten(), (0,), v.mul(v.mul(m, m), 2.0))
     return v.mul(total, _constant(v, 1.0 / x.numel())).reshape(())
+
+
+def upsample_backward(v: VectorFormat, grad: Tensor, rows: int, cols: int) -> Tensor:
+    """Each pixel's sum over its ``rows`` x ``cols`` copies of grad [N, C, H, W], added one by one, row by row."""
+    parts = [grad[:, :, i::rows, j::cols] for i in range(rows) for j in range(cols)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = v.add(total, part)
+    return total
 
 
 def mse_backward(v: VectorFormat, grad: Tensor, x: Tensor, target: Tensor) -> Tensor:

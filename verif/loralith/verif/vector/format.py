@@ -7,13 +7,14 @@ Results below 2^-126 become zero after rounding. A result that is not finite is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from loralith.spec.scheme import SchemeError
-from loralith.spec.vector.numbers import FRACTION_BITS
+from loralith.spec.vector.numbers import FRACTION_BITS, SUM_FRACTION_BITS
 
 from . import functions
 
@@ -63,9 +64,14 @@ class VectorFormat:
         """Whether functions are the device's own; for other fraction bits they are the exact value rounded once."""
         return self.fraction_bits == FRACTION_BITS
 
-    def sum(self, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """The exact sum over ``dims``, which stay with size 1, rounded once: the device adds fixed-point integers."""
-        return self.round(x.double().sum(dims, keepdim=True))
+    def sum(self, x: Tensor, dims: tuple[int, ...], bound: Tensor | float) -> Tensor:
+        """The sum over ``dims``, which stay with size 1. Terms are cut to multiples of 2^(k - 32), 2^k the next power of two above
+        ``bound``, and added exactly; the total is rounded once. Raises SchemeError for a term of 2^k or more."""
+        k = math.frexp(float(bound))[1] if bound else 0
+        terms = torch.trunc(x.double() * 2.0 ** (SUM_FRACTION_BITS - k))
+        if terms.numel() and float(terms.abs().amax()) >= 2.0**SUM_FRACTION_BITS:
+            raise SchemeError(f"a sum has a term of {float(x.abs().amax())}, and its bound is {float(bound)}")
+        return self.round(terms.long().sum(dims, keepdim=True).double() * 2.0 ** (k - SUM_FRACTION_BITS))
 
     def exp2(self, x: Tensor) -> Tensor:
         return self.round(functions.exp2(x) if self.tables else torch.exp2(x.double().clamp(max=126.0)))
