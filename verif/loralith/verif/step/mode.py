@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.scheme import SchemeError
-from loralith.spec.step import StepScheme
+from loralith.spec.step import BATCH_MAX, StepScheme
 from loralith.verif.vector.format import VectorFormat, round_to
 
 from . import programs
-from .products import Q16_MAX, Operands, power_scale
+from .products import Operands, power_scale
 
 __all__ = ["StepMode"]
 
@@ -85,7 +85,8 @@ class StepMode(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         compute = _TABLE.get(name)
-        tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        flat = [a for x in args for a in (x if isinstance(x, (list, tuple)) else [x])]  # cat takes a list
+        tensors = [a for a in flat if isinstance(a, Tensor) and a.is_floating_point()]
         self._batch = name in FROM_BATCH and all(self.operands.is_batch(a) for a in tensors)
         if compute is None or not tensors or self._batch:  # what is made of the batch alone, the host computes
             result = func(*args, **kwargs)
@@ -163,7 +164,7 @@ def _scalar(mode: StepMode, value: float) -> float:
 
 def _convolution(mode: StepMode, x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     two_words = mode.scheme.batch_words == 2 and mode.operands.is_batch(x)
-    xq = mode.operands.quantized(x, None, None, Q16_MAX if two_words else Q8_MAX)
+    xq = mode.operands.quantized(x, None, None, BATCH_MAX if two_words else Q8_MAX, images=True)
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
     acc = aten.convolution(xq.q.double(), wq.q.double(), None, *geometry)
@@ -177,7 +178,7 @@ def _convolution_backward(mode: StepMode, grad: Tensor, x: Tensor, w: Tensor, bi
         raise SchemeError("the step on the device trains no convolution: its weight and bias must be frozen")
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
-    gq = mode.operands.quantized(grad, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1), w.untyped_storage().data_ptr())
+    gq = mode.operands.quantized(grad, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1), w.untyped_storage().data_ptr(), images=True)
     acc, _, _ = aten.convolution_backward(gq.q.double(), x.double(), wq.q.double(), bias_sizes, *shape, [True, False, False])
     return mode.store(mode.v.mul(mode.v.round(acc), gq.scale)), None, None
 
@@ -196,7 +197,9 @@ def _softmax_backward(mode: StepMode, grad: Tensor, p: Tensor, dim: int, dtype: 
     out, grad_out = mode.outs.get(p.untyped_storage().data_ptr()), mode.grad_outs.get(grad.untyped_storage().data_ptr())
     if out is None or grad_out is None:
         raise SchemeError("the step on the device has softmax only as attention's: O = P V by torch.bmm, with P's own gradient")
-    return mode.store(programs.softmax_backward(mode.v, grad, p, out, grad_out))
+    result = mode.store(programs.softmax_backward(mode.v, grad, p, out, grad_out))
+    mode.operands.made_scores(result)
+    return result
 
 
 def _group_norm(mode: StepMode, x: Tensor, w: Tensor | None, b: Tensor | None, n: int, c: int, hw: int, groups: int, eps: float) -> Any:

@@ -17,10 +17,8 @@ from loralith.spec.numerics import Q8_MAX, hash32, hash_key
 from loralith.spec.step import StepScheme
 from loralith.verif.vector.format import VectorFormat
 
-__all__ = ["Q16_MAX", "Operands", "Quantized", "power_scale", "row_units"]
+__all__ = ["Operands", "Quantized", "power_scale", "row_units"]
 
-Q16_MAX = 32639
-"""Largest magnitude of a value in two words, 2^8 high + low: see docs/numerics.md, section 7."""
 WEIGHT_RANGE = 16.0
 """A weight row's unit is at least the largest one over this: see `FQT.weight_scale_range`."""
 
@@ -62,12 +60,13 @@ class _Tensor:
     """A tensor that products may read.
 
     ``folded``: its quantized copies by the key of the unit that was taken in, and `_part`. ``batch``: it is made of the batch alone, by no
-    product.
+    product. ``rows``: the gradient of a softmax's argument, whose rows lie along the lanes, as the array makes S.
     """
 
     made: Tensor
     gradient: bool
     batch: bool
+    rows: bool = False
     folded: dict[tuple[object, object], Quantized] = field(default_factory=dict)
 
     @property
@@ -79,8 +78,8 @@ class _Tensor:
 class Operands:
     """Quantizes operands, each tensor once for each unit that it takes in, as a device would.
 
-    Parameters: ``scheme``; ``weights``, frozen tensors [O, ...]; ``adapters``, trained A with None and trained B with the units of its
-    base weight's rows.
+    Parameters: ``scheme``; ``weights``, frozen tensors [O, ...]; ``adapters``, trained A with None and trained B with its base
+    weight, whose units it is divided by.
     """
 
     def __init__(self, scheme: StepScheme, weights: list[Tensor], adapters: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -100,10 +99,12 @@ class Operands:
         self._seen.clear()
         self._trained = {}
         self._step, self._drawn = step, 0
-        for tensor, units in self._adapters:
+        for tensor, base in self._adapters:
             value = tensor.detach().double()
-            spread = None if units is None else _spread(units.reshape(-1, 1), tensor)
-            value = value if units is None else value / units.reshape(-1, 1)
+            spread = None
+            if base is not None:
+                units = row_units(base.detach()).reshape(-1, 1)
+                value, spread = value / units, _spread(units, tensor)
             scale = float(power_scale(value.abs().amax(), Q8_MAX))
             q = torch.round(value / scale).float()
             self._trained[tensor.untyped_storage().data_ptr()] = Quantized(_flat(q), scale, spread)
@@ -111,6 +112,11 @@ class Operands:
     def made(self, tensor: Tensor, gradient: bool, batch: bool = False) -> None:
         """``tensor`` was computed; it stays alive until the next `begin`, so that no other takes its storage."""
         self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(tensor.detach(), gradient, batch)
+
+    def made_scores(self, tensor: Tensor) -> None:
+        """``tensor`` is the gradient of a softmax's argument."""
+        self.made(tensor, True)
+        self._seen[tensor.untyped_storage().data_ptr()].rows = True
 
     def is_batch(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` came from outside, or is made of such tensors alone."""
@@ -132,9 +138,20 @@ class Operands:
         assert unit is not None
         other = -2 if dim in (-1, tensor.ndim - 1) else -1
         line = unit.narrow(other, 0, 1)
-        if bool((line == line.narrow(dim, 0, 1)).all()):
+        made = self._made(tensor)
+        if line.shape[dim] == 1 or (made.shape[-1] > 1 and tensor.stride(dim) == made.stride(-1)):
             return None, None  # constant along the reduction: it belongs to the result
-        return line, tensor.untyped_storage().data_ptr()
+        bases = [base for own, base in self._adapters if own is made and base is not None]
+        key = (bases[0] if bases else made).untyped_storage().data_ptr()
+        return line, key if key in self._fixed else ("rows", key)
+
+    def _made(self, tensor: Tensor) -> Tensor:
+        """The tensor whose storage ``tensor`` is a view of; its unit differs along its first dimensions, not along the last one."""
+        key = tensor.untyped_storage().data_ptr()
+        if key in self._fixed:
+            return self._fixed[key][0]
+        adapter = [own for own, _ in self._adapters if own.untyped_storage().data_ptr() == key]
+        return adapter[0] if adapter else self._seen[key].made
 
     def _known(self, tensor: Tensor) -> Quantized | None:
         key = tensor.untyped_storage().data_ptr()
@@ -145,8 +162,9 @@ class Operands:
         seen = self._seen.get(key)
         return next((q for (key, _), q in seen.folded.items() if key == "rows"), None) if seen else None
 
-    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX) -> Quantized:
-        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it."""
+    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX, images: bool = False) -> Quantized:
+        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it.
+        ``images``: it is [N, C, H, W], with channels along the lanes; else its last dimension is."""
         known = self._known(tensor)
         if known is not None and fold is None:
             return known.view(tensor)
@@ -156,15 +174,15 @@ class Operands:
             self.made(tensor, False, True)
             seen = self._seen[storage]
         part = _part(tensor)
-        mine = [quantized for (_, its), quantized in seen.folded.items() if its == part]
+        mine = [quantized for (taken, its), quantized in seen.folded.items() if its == part and not isinstance(taken, tuple)]
         if fold is None and seen.gradient and len(mine) == 1:
-            return mine[0].view(tensor)  # a gradient is quantized once: its unit goes to the result
+            return mine[0].view(tensor)  # a gradient that took in a weight's unit is not quantized again: the unit goes to the result
         if (key, part) not in seen.folded:
-            seen.folded[key, part] = self._quantize(seen, tensor, fold, qmax)
+            seen.folded[key, part] = self._quantize(seen, tensor, fold, qmax, images)
         done = seen.folded[key, part].view(tensor)
         return Quantized(done.q, done.scale) if fold is not None else done
 
-    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int) -> Quantized:
+    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int, images: bool) -> Quantized:
         # A view of a part of its storage (one half of a concatenation's gradient) is quantized by its own maximum.
         logical = seen.made if _part(tensor) == _part(seen.made) else tensor
         factor = None
@@ -176,8 +194,10 @@ class Operands:
         scale = float(power_scale(value.abs().amax(), qmax))
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
-            self._drawn += 1
-            y = torch.floor(y + (2 * self._bytes(tuple(logical.shape)) + 1).double() / 512)
+            random = torch.zeros(len(seen.flat), dtype=torch.int64)
+            lanes_last = seen.made.transpose(-1, -2) if seen.rows else tensor.movedim(1, -1) if images else tensor
+            _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
+            y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:
             y = torch.round(y)
         q = torch.zeros_like(seen.flat)
@@ -185,15 +205,14 @@ class Operands:
         return Quantized(q, scale, None if factor is None else 1.0 / factor)
 
     def _bytes(self, shape: tuple[int, ...]) -> Tensor:
-        """Random bytes of a tensor: lanes run along its last dimension, or along the channels of [N, C, H, W]; docs/vector_unit.md."""
-        images = len(shape) == 4
-        n, *rows, lanes = (shape[0], *shape[2:], shape[1]) if images else shape
+        """Random bytes of the next tensor; lanes run along the last dimension: docs/vector_unit.md."""
+        self._drawn += 1
+        *rows, lanes = shape
         quads = -(-lanes // 4)
-        index = torch.arange(n * math.prod(rows) * quads)
         key = hash_key(self.scheme.seed, self._step, self._drawn)
-        word = hash32(key, index)
+        word = hash32(key, torch.arange(math.prod(rows) * quads))
         found = (word[:, None] >> torch.tensor([0, 8, 16, 24]) & 0xFF).reshape(-1, 4 * quads)[:, :lanes]
-        return found.reshape(n, *rows, lanes).movedim(-1, 1) if images else found.reshape(shape)
+        return found.reshape(shape)
 
 
 def _part(tensor: Tensor) -> tuple[int, int, int]:
