@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -31,11 +32,22 @@ HOST = frozenset(
 """Operators of the batch alone, and of the timestep's embedding: the host computes them before the step."""
 
 
+@dataclass(frozen=True)
 class Lowered:
-    """graph: the step. host: for each of its inputs, the torch node that the host computes for it from the batch."""
+    """graph: the step. host: for each of its inputs, the torch node that the host computes for it. on_host: all nodes that it computes."""
 
-    def __init__(self, graph: Graph, host: dict[str, fx.Node]) -> None:
-        self.graph, self.host = graph, host
+    graph: Graph
+    host: dict[str, fx.Node]
+    on_host: frozenset[fx.Node]
+
+
+VIEWS = frozenset(("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "detach", "alias"))
+"""Of what the host writes, these are looked at on the device, so that a tensor is written once."""
+
+
+def _name(node: fx.Node) -> str:
+    """Of an operator, without "aten::"; of a placeholder, nothing."""
+    return node.target._schema.name.removeprefix("aten::") if node.op == "call_function" else ""  # type: ignore[union-attr]
 
 
 def lower(capture: Capture, scheme: StepScheme) -> Lowered:
@@ -65,7 +77,9 @@ class _Lowering:
                 self._call(node)
             elif node.op == "output":
                 self._outputs(node.args[0])  # type: ignore[arg-type]
-        return Lowered(self.b.graph.live(), self.host)
+        graph = self.b.graph.live()
+        host = {name: node for name, node in self.host.items() if name in graph.nodes}
+        return Lowered(graph, host, frozenset(node for node in self.on_host if node.op == "call_function"))
 
     def _outputs(self, results: Sequence[fx.Node]) -> None:
         loss, *gradients = results
@@ -81,6 +95,8 @@ class _Lowering:
             return self.values[node]
         if node.op == "get_attr":
             self.values[node] = self._parameter(node)
+        elif node in self.on_host and _name(node) in VIEWS:
+            self.values[node] = _TABLE[_name(node)](self, *node.args, **node.kwargs)
         elif node in self.on_host:
             tensor = node.meta["val"]
             name = f"batch.{node.name}"
@@ -126,7 +142,7 @@ class _Lowering:
             else:
                 self.values[node] = self.values[source][index]
             return
-        name = node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
+        name = _name(node)
         tensors = [x for x in node.all_input_nodes if x.op != "get_attr"]
         if name in HOST and all(x in self.on_host for x in tensors) and not any(x.op == "get_attr" for x in node.all_input_nodes):
             self.on_host.add(node)
