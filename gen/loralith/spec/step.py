@@ -37,8 +37,8 @@ class StepScheme:
     """
 
     fraction_bits: int = 16
-    storage: str = "int16"
-    optimizer_bits: int = 23
+    storage: str = "bf16"
+    optimizer_bits: int = 16
     batch_words: int = 2
     stochastic_update: bool = False
     stochastic: bool = True
