@@ -98,7 +98,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
 
 
-@pytest.mark.parametrize("scheme", [StepScheme(), StepScheme(fraction_bits=10), StepScheme(storage="bf16"), StepScheme(23, "vector")])
+@pytest.mark.parametrize("scheme", [StepScheme(), StepScheme(fraction_bits=10), StepScheme(storage="int16"), StepScheme(23, "vector")])
 def test_a_step_is_close_to_torch_and_repeats(scheme: StepScheme) -> None:
     model, trained, x, target = block()
     plain = functional.mse_loss(model(x), target)
@@ -183,18 +183,19 @@ def test_an_operator_without_a_definition_is_named() -> None:
         torch.tanh(torch.ones(3))
 
 
-def test_adamw_follows_torch() -> None:
+@pytest.mark.parametrize(("bits", "error"), [(23, 1e-6), (16, 2e-4)])
+def test_adamw_follows_torch(bits: int, error: float) -> None:
     torch.manual_seed(2)
     own, theirs = torch.randn(50), torch.randn(50)
     theirs.copy_(own)
     parameter = nn.Parameter(theirs)
-    ours, stock = StepAdamW([own], StepScheme(), 1e-2), torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.0)
+    ours, stock = StepAdamW([own], StepScheme(optimizer_bits=bits), 1e-2), torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.0)
     for step in range(20):
         gradient = torch.randn(50, generator=torch.Generator().manual_seed(step))
         own.grad, parameter.grad = gradient.clone(), gradient.clone()
         ours.step()
         stock.step()
-    assert torch.allclose(own, parameter, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(own, parameter, rtol=10 * error, atol=error)
 
 
 def test_a_narrow_update_moves_on_average_where_it_is_stochastic() -> None:
