@@ -1,6 +1,6 @@
 """The step graph: torch's operators lowered and interpreted give the numbers that the eager mode computes on its own, bit for bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_step
 from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import Lowered, lower
+from loralith.step.saved import plan_memory, tensor_bytes
 from loralith.verif.graph import draw_bytes, interpret
 from loralith.verif.step.attachment import StepAttachment
 
@@ -104,6 +105,40 @@ def test_the_graph_holds_what_a_step_needs_and_nothing_else(step) -> None:
     }
     # Only the batch comes from the host: the noised images, the timesteps' embedding, the condition and the target.
     assert sorted(graph[name].shape for name in step[4].host) == [(2, 1, 8, 8), (2, 1, 8, 8), (2, 5, 64), (2, 16)]
+
+
+def test_what_is_saved_is_enough_and_none_of_it_is_too_much(step) -> None:
+    """From saved tensors and what is resident, all that the backward pass reads follows without a product but softmax's own."""
+    graph = step[4].graph
+    plan = plan_memory(graph)
+    names = list(graph.nodes)
+    loss = names.index(graph.outputs["loss"])
+    wanted = {x for name in names[loss + 1 :] for x in graph[name].inputs if isinstance(x, str) and names.index(x) <= loss}
+    scores = {x for node in graph.of(Op.MAXIMUM) for x in chain_to_product(graph, node)}
+
+    def missing(saved: set[str]) -> set[str]:
+        there: set[str] = set()
+        for name in names[: loss + 1]:
+            node = graph[name]
+            barred = node.op in (Op.CONVOLUTION, Op.LARGEST, Op.SUM) or (node.op is Op.MATMUL and name not in scores)
+            resident = node.op in (Op.INPUT, Op.FROZEN, Op.STATE)
+            if name in saved or resident or (not barred and all(x in there for x in node.inputs if isinstance(x, str))):
+                there.add(name)
+        return wanted - there
+
+    saved = set(plan.saved)
+    assert missing(saved) == set()
+    assert [name for name in saved if not missing(saved - {name})] == []
+    brain = sum(tensor_bytes(graph, node) for node in graph.of(Op.BRAIN) if names.index(node.name) <= loss)
+    assert 0 < plan.saved_bytes < brain / 2
+    assert plan.resident < plan.forward_peak < plan.peak < plan.resident + brain
+
+
+def chain_to_product(graph: Graph, node: Node) -> Iterator[str]:
+    """The product whose sums a softmax's maximum is taken of."""
+    while node.op is not Op.MATMUL:
+        node = graph[node.inputs[0]]
+    yield node.name
 
 
 def test_another_step_rounds_otherwise_and_the_same_step_alike(step) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Graph", "GraphError", "Kind", "Node", "Op"]
+__all__ = ["MOVES", "Graph", "GraphError", "Kind", "Node", "Op"]
 
 
 class GraphError(ValueError):

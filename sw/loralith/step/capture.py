@@ -36,13 +36,15 @@ class Capture:
 
     def name_of(self, tensor: Tensor) -> str | None:
         """The parameter that shares ``tensor``'s storage; None for a constant of the graph."""
-        return next((name for name, own in self.parameters.items() if own is tensor or own.data_ptr() == tensor.data_ptr()), None)
+        storage = tensor.untyped_storage()._cdata
+        return next((name for name, own in self.parameters.items() if own.untyped_storage()._cdata == storage), None)
 
 
 def capture_step(model: nn.Module, loss: Callable[..., Tensor], batch: Mapping[str, Tensor]) -> Capture:
     """One forward and backward pass of ``loss(**batch)``, traced with shapes alone.
 
-    Parameters: ``model``, whose parameters with ``requires_grad`` are trained; ``batch``, example tensors of the shapes to compile for.
+    Parameters: ``model``, whose parameters with ``requires_grad`` are trained; ``batch``, tensors of the shapes to compile for, of the meta
+    device where the model is.
     Raises LoralithError for a model in training mode with dropout, without trained parameters, or whose step depends on values.
     """
     for name, module in model.named_modules():
@@ -56,8 +58,9 @@ def capture_step(model: nn.Module, loss: Callable[..., Tensor], batch: Mapping[s
         value = loss(**dict(zip(batch, tensors, strict=True)))
         return (value, *torch.autograd.grad(value, list(trained.values())))
 
+    meta = all(tensor.device.type == "meta" for tensor in batch.values())
     try:
-        graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*batch.values())
+        graph = make_fx(step, tracing_mode="real" if meta else "fake", _allow_non_fake_inputs=True)(*batch.values())
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise LoralithError(f"the step cannot be traced, since it depends on values or fails: {error}") from error
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
