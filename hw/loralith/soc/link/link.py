@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from loralith.rtl.axi import Axi4Signature, AxiLiteSignature
@@ -20,9 +20,9 @@ from .parser import RequestParser
 from .receiver import FrameBuffer, FrameCheck
 from .registers import RegisterMaster
 from .slots import SlotTable
-from .uart import UartReceiver, UartTransmitter
+from .uart import LineByte, UartReceiver, UartTransmitter
 
-__all__ = ["Link", "LinkConfig"]
+__all__ = ["Link", "LinkConfig", "LinkCore"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class LinkConfig:
         return {"magic": MAGIC, "protocol": PROTOCOL} | {name: getattr(self, name) for name in names}
 
 
-class Link(wiring.Component):
-    """Receives requests on a UART, executes them on two buses and answers them.
+class LinkCore(wiring.Component):
+    """Receives requests as bytes, executes them on two buses and answers them.
 
     Members:
-        rx, tx: the line; rx is asynchronous.
+        i: bytes off the line; they cannot wait.
+        o: bytes for the line.
         irq: level of the accelerator's interrupt.
         memory: bytes of memory; 32 bits of the address are used. One burst at a time in each direction, of id 0.
         registers: the accelerator's registers and the system's own, at the bases that loralith.spec.link gives.
@@ -75,8 +76,8 @@ class Link(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "rx": In(1, init=1),
-                "tx": Out(1, init=1),
+                "i": In(stream.Signature(LineByte, always_ready=True)),
+                "o": Out(stream.Signature(8)),
                 "irq": In(1),
                 "memory": Out(Axi4Signature(config.bus_bytes)),
                 "registers": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),
@@ -86,7 +87,6 @@ class Link(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.uart_receiver = uart_receiver = UartReceiver(config.divider)
         m.submodules.decoder = decoder = CobsDecoder()
         m.submodules.check = check = FrameCheck()
         m.submodules.buffer = buffer = FrameBuffer()
@@ -99,10 +99,9 @@ class Link(wiring.Component):
         m.submodules.answer_writer = answer = AnswerWriter(config.identity)
         m.submodules.appender = appender = CrcAppender()
         m.submodules.encoder = encoder = CobsEncoder()
-        m.submodules.uart_transmitter = uart_transmitter = UartTransmitter(config.divider)
 
         for source, sink in (
-            (uart_receiver.o, decoder.i),
+            (flipped(self.i), decoder.i),
             (decoder.o, check.i),
             (check.o, buffer.i),
             (buffer.o, parser.i),
@@ -116,14 +115,12 @@ class Link(wiring.Component):
             (memory.o, answer.memory),
             (answer.o, appender.i),
             (appender.o, encoder.i),
-            (encoder.o, uart_transmitter.i),
+            (encoder.o, flipped(self.o)),
             (memory.axi, flipped(self.memory)),
             (registers.axi, flipped(self.registers)),
         ):
             connect(m, source, sink)
         m.d.comb += [
-            uart_receiver.rx.eq(self.rx),
-            self.tx.eq(uart_transmitter.tx),
             notice.irq.eq(self.irq),
             slots.header.eq(engine.header),
             slots.begin.eq(engine.begin),
@@ -146,4 +143,37 @@ class Link(wiring.Component):
             memory.length.eq(engine.header.length),
             memory.operand.eq(engine.operand),
         ]
+        return m
+
+
+class Link(wiring.Component):
+    """The link at a UART's pins.
+
+    Members:
+        rx, tx: the line; rx is asynchronous.
+        irq, memory, registers: see `LinkCore`.
+    """
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "irq": In(1),
+                "memory": Out(Axi4Signature(config.bus_bytes)),
+                "registers": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(self._config.divider)
+        m.submodules.core = core = LinkCore(self._config)
+        m.submodules.transmitter = transmitter = UartTransmitter(self._config.divider)
+        connect(m, receiver.o, core.i)
+        connect(m, core.o, transmitter.i)
+        connect(m, core.memory, flipped(self.memory))
+        connect(m, core.registers, flipped(self.registers))
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), core.irq.eq(self.irq)]
         return m

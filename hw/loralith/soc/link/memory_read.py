@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -54,7 +54,7 @@ class MemoryReader(wiring.Component):
         words = Signal(17)
         beats = Signal(range(BURST_WORDS + 1))
         to_line = BURST_WORDS - address[size : size + exact_log2(BURST_WORDS)]
-        put = axi.rvalid & axi.rready
+        put = axi.rvalid & axi.rready & (words != 0) & ~control.abandon
         write, read = self._buffer(m, put)
         free = (read - write - 1)[: len(write)]
         m.d.comb += control.progress.eq(put)
@@ -101,7 +101,7 @@ class MemoryReader(wiring.Component):
                             m.next = "idle"
         return m
 
-    def _buffer(self, m: Module, put: Signal) -> tuple[Signal, Signal]:
+    def _buffer(self, m: Module, put: Value) -> tuple[Signal, Signal]:
         """The buffer and the way out of it; returns its write and read pointer."""
         control, size = self.control, exact_log2(self._data_bytes)
         width = 8 * self._data_bytes

@@ -67,7 +67,7 @@ class MemoryUnit(wiring.Component):
             writer.control.start.eq(control.start & writes),
             writer.control.abandon.eq(control.abandon),
             control.ready.eq(reader.control.ready & writer.control.ready),
-            control.progress.eq(reader.control.progress | writer.control.progress),
+            control.progress.eq(reader.control.progress | writer.control.progress | crc.en),
         ]
 
         # What is written: the payload, or the operand over and over.
@@ -95,7 +95,8 @@ class MemoryUnit(wiring.Component):
             reader.o.ready.eq(hashes | self.o.ready),
             crc.clear.eq(control.start),
             crc.byte.eq(reader.o.payload.byte),
-            crc.en.eq(reader.o.valid & hashes & (reader.control.status == Status.OK)),
+            # At start the reader still offers what nobody has taken of an operation that failed.
+            crc.en.eq(reader.o.valid & hashes & (reader.control.status == Status.OK) & ~control.start),
         ]
         m.d.sync += hashed.eq(crc.en & reader.o.payload.last & ~control.abandon)
         failed = reader.control.done & (reader.control.status != Status.OK)

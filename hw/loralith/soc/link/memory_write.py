@@ -49,7 +49,7 @@ class MemoryWriter(wiring.Component):
         last = Signal()
         abandoned = Signal()
         byte, lane = self.i.payload.byte, address[:size]
-        m.d.comb += control.progress.eq(axi.bvalid & axi.bready)
+        m.d.comb += control.progress.eq((axi.bvalid & axi.bready) | (self.i.valid & self.i.ready))
         m.d.comb += [axi.awsize.eq(size), axi.awburst.eq(Burst.INCR), axi.awcache.eq(CACHE), axi.wlast.eq(1)]
         m.d.sync += control.done.eq(0)
         with m.If(control.abandon):

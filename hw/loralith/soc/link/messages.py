@@ -62,7 +62,7 @@ UnitControl = Signature(
         "start": Out(1),  # one cycle, only while ready
         "abandon": Out(1),  # one cycle: the operation is over for the engine; what the bus still answers is dropped
         "ready": In(1),
-        "progress": In(1),  # the bus has answered a part of the operation
+        "progress": In(1),  # a part of the operation is done
         "done": In(1),  # one cycle
         "status": In(8),  # from done on, as is value
         "value": In(32),
