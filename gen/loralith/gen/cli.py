@@ -52,7 +52,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     linked = actions.add_parser("linked", help="the Verilog of the accelerator behind a serial link, for simulation")
     linked.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file (default: base)")
     linked.add_argument("--divider", type=int, default=4, help="clock cycles per bit of the serial line (default: 4)")
-    linked.add_argument("--clock", type=int, default=100_000_000, help="frequency of the clock in Hz, told to the host (default: 100000000)")
+    linked.add_argument("--clock", type=int, default=100_000_000, help="clock in Hz, told to the host (default: 100000000)")
     linked.add_argument("--memory-base", type=lambda text: int(text, 0), default=0, help="first byte of memory (default: 0)")
     linked.add_argument("--memory-bytes", type=lambda text: int(text, 0), default=32 << 20, help="bytes of memory (default: 32 MiB)")
     linked.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>-linked.v)")

@@ -63,8 +63,8 @@ class Operation(IntEnum):
     """What a request asks for. An answer has the operation of its request."""
 
     HELLO = 1
-    """Begin the session named in the header, and answer with the identity. All slots are empty then. Again within the same session: only
-    the answer."""
+    """Begin the session named in the header, and answer with the identity. All slots are empty then. `seq` is any number; the same session
+    and `seq` once more give only the answer. `value` of the answer: damaged frames that the board has received so far."""
     ECHO = 2
     """Answer with the request's payload."""
     READ_REGISTER = 3

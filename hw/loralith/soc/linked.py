@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetSignal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -40,7 +40,8 @@ class LinkedAccelerator(wiring.Component):
         m = Module()
         m.domains.sync = ClockDomain("sync")
         m.d.comb += [ClockSignal("sync").eq(self.aclk), ResetSignal("sync").eq(~self.aresetn)]
-        m.submodules.accelerator = accelerator = Loralith(self._config)
+        accelerator = Loralith(self._config)
+        m.submodules.accelerator = DomainRenamer("accelerator")(accelerator)  # it brings a clock domain of its own
         m.submodules.link = link = Link(self._link)
         m.d.comb += [
             accelerator.aclk.eq(self.aclk),

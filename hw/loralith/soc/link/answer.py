@@ -29,7 +29,9 @@ class AnswerWriter(wiring.Component):
     def __init__(self, identity: Mapping[str, int]) -> None:
         self._identity = IDENTITY.pack(identity)
         byte_stream = stream.Signature(FrameByte)
-        super().__init__({"i": In(stream.Signature(Answer())), "payload": In(byte_stream), "memory": In(byte_stream), "o": Out(byte_stream)})
+        super().__init__(
+            {"i": In(stream.Signature(Answer())), "payload": In(byte_stream), "memory": In(byte_stream), "o": Out(byte_stream)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from loralith.rtl.axi import AxiLiteSignature
 from loralith.spec.link import REGISTER_ADDRESS_BITS, Status

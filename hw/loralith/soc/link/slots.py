@@ -74,8 +74,9 @@ class SlotTable(wiring.Component):
         ]
         with m.If(self.record):
             m.d.sync += executed.bit_select(slot, 1).eq(1)
+        hello = Signal(16)  # number of the HELLO that began the session: with the session's own, 32 bits that no two hosts draw alike
         with m.If(self.begin):
-            m.d.sync += [executed.eq(0), self.session.eq(self.header.session)]
+            m.d.sync += [executed.eq(0), self.session.eq(self.header.session), hello.eq(self.header.seq)]
 
         used = executed.bit_select(slot, 1)
         used_before = executed.bit_select(previous[:SLOT_BITS], 1)
@@ -83,14 +84,14 @@ class SlotTable(wiring.Component):
         new = turn == Mux(used, (present.data + 1)[:TURN_BITS], 0)
         first = (self.header.seq == 0) & ~used_before
         follows = first | (used_before & (before.data == previous[SLOT_BITS:]))
-        m.d.comb += self.verdict.eq(self._verdict(known, new & (follows | ~(self.header.code & ORDERED).any())))
+        m.d.comb += self.verdict.eq(self._verdict(known, new & (follows | ~(self.header.code & ORDERED).any()), self.header.seq == hello))
         return m
 
-    def _verdict(self, known: Value, allowed: Value) -> Value:
+    def _verdict(self, known: Value, allowed: Value, greeted: Value) -> Value:
         operation = self.header.operation
         again = (operation == Operation.READ_MEMORY) | (operation == Operation.ECHO)
         ours = (self.header.session == self.session) & (self.session != 0)
         seen = Mux(again & (self.status == Status.OK), Verdict.EXECUTE, Verdict.REPEAT)
         verdict = Mux(ours, Mux(known, seen, Mux(allowed, Verdict.EXECUTE, Verdict.DROP)), Verdict.REFUSE)
-        hello = Mux(self.header.session == 0, Verdict.REFUSE, Mux(ours, Verdict.GREET, Verdict.BEGIN))
+        hello = Mux(self.header.session == 0, Verdict.REFUSE, Mux(ours & greeted, Verdict.GREET, Verdict.BEGIN))
         return Mux(operation == Operation.HELLO, hello, verdict)
