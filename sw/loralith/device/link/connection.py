@@ -29,7 +29,6 @@ from loralith.spec.link import (
 
 __all__ = ["Connection", "LinkError", "Request"]
 
-HELLO_SECONDS = 3.0
 IN_FLIGHT_BYTES = RECEIVE_BYTES - FRAME_BYTES
 """Of requests. What is left takes one that is sent again."""
 FRAME_OVERHEAD = FRAME_BYTES - MAX_PAYLOAD + 4  # header, CRC, delimiter and what takes its place
@@ -117,7 +116,7 @@ class Connection:
         self._session = 1 + int.from_bytes(os.urandom(2), "little") % 0xFFFF
         hello = Frame(Operation.HELLO, int.from_bytes(os.urandom(2), "little"), self._session)
         self._seq, self._whole = 0, True
-        deadline = time.monotonic() + max(HELLO_SECONDS, self.patience)
+        deadline = time.monotonic() + self.patience
         attempt, received = 0, self._bytes
         while True:
             self._transmit(hello, after_pause=True)
