@@ -46,7 +46,12 @@ BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transfor
 RULES = (
     Rule("loralith.files", "gen", (), third_party=()),
     Rule("loralith.spec", "gen", ("loralith.spec", "loralith.files"), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.soc", "loralith.baseline", "loralith.spec", "loralith.files"), never=("torch",)),
+    Rule(
+        "loralith.gen",
+        "gen",
+        ("loralith.gen", "loralith.rtl", "loralith.soc", "loralith.baseline", "loralith.spec", "loralith.files"),
+        never=("torch",),
+    ),
     # The pages of mutants and formal properties are generated as well.
     Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),

@@ -59,7 +59,9 @@ def test_the_uart_sends_and_receives_what_a_model_does(cycles: int) -> None:
         receiver, received = UartReceiver(cycles), []
 
         async def receive(ctx, receiver=receiver, received=received, length=length) -> None:
-            line = [1] * 10 + [0] + [1] * cycles + [levels[cycles * int(t / length)] for t in range(int(10 * len(data) * length))] + [1] * 20
+            line = (
+                [1] * 10 + [0] + [1] * cycles + [levels[cycles * int(t / length)] for t in range(int(10 * len(data) * length))] + [1] * 20
+            )
             for level in line:
                 ctx.set(receiver.rx, level)
                 await ctx.tick()
@@ -172,15 +174,15 @@ def damage(frame: bytes, draw: random.Random) -> bytes:
 
 
 def test_no_damaged_frame_is_accepted_and_every_whole_one_is() -> None:
-    """600 frames, every second one damaged: decoder, check and buffer give what the model gives, which splits at zeros and asks zlib."""
+    """200 frames, every second one damaged: decoder, check and buffer give what the model gives, which splits at zeros and asks zlib."""
     draw = random.Random(11)
     stream = bytearray()
-    for seq in range(600):
+    for seq in range(200):
         payload = draw.randbytes(draw.choice([0, 4, 4, 30]))
         frame = Frame(Operation.ECHO, seq, 7, length=len(payload), payload=payload).encode()
         stream += damage(frame, draw) if seq % 2 else frame
     expected = [frame for piece in bytes(stream).split(b"\0") if (frame := Frame.decode(piece))]
-    assert 300 > len(expected) > 200  # a damaged frame may take the next one's place in the line
+    assert 100 >= len(expected) > 60  # a damaged frame may take the next one's place in the line
 
     decoder, check, buffer = CobsDecoder(), FrameCheck(), FrameBuffer()
     found = run_chain(decoder, check, buffer, bytes(stream), draw)
@@ -198,7 +200,7 @@ def run_chain(decoder: CobsDecoder, check: FrameCheck, buffer: FrameBuffer, stre
     found, frame = [], bytearray()
 
     async def bench(ctx) -> None:
-        for cycle in range(3 * len(stream) + 8 * RECEIVE_BYTES * (ready == 0) + 400):
+        for cycle in range(3 * len(stream) + 4 * RECEIVE_BYTES * (ready == 0) + 1800):
             ctx.set(decoder.i.valid, cycle % 3 == 0 and cycle < 3 * len(stream))
             if cycle < 3 * len(stream):
                 ctx.set(decoder.i.payload.byte, stream[cycle // 3])
@@ -217,11 +219,11 @@ def run_chain(decoder: CobsDecoder, check: FrameCheck, buffer: FrameBuffer, stre
 
 def test_a_buffer_that_is_full_forgets_whole_frames() -> None:
     draw = random.Random(2)
-    payloads = [draw.randbytes(500) for _ in range(10)]
-    stream = b"".join(Frame(Operation.ECHO, i, 7, length=500, payload=p).encode() for i, p in enumerate(payloads))
+    payloads = [draw.randbytes(490) for _ in range(10)]
+    stream = b"".join(Frame(Operation.ECHO, i, 7, length=490, payload=p).encode() for i, p in enumerate(payloads))
     short = Frame(Operation.ECHO, 99, 7).encode()
     found = run_chain(CobsDecoder(), FrameCheck(), FrameBuffer(), stream + short, draw, ready=0)
-    assert [frame[12:] for frame in found] == [*payloads[: (RECEIVE_BYTES - 1) // 512], b""]
+    assert [frame[12:] for frame in found] == [*payloads[:8], b""]
 
 
 @pytest.mark.parametrize("size", [MIN_FRAME_BYTES - 1, MIN_FRAME_BYTES, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES])
