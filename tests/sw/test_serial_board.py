@@ -55,7 +55,7 @@ def open_board(port: str) -> SerialDevice:
 
 def run_example(device: SerialDevice) -> np.ndarray:
     device.write(EXAMPLE.address, EXAMPLE.image)
-    device.fill(EXAMPLE.results[0], EXAMPLE.results[1], 0x5A5A5A5A)
+    device.fill(EXAMPLE.results[0], EXAMPLE.results[1])
     device.run(EXAMPLE.commands)
     return device.read(*EXAMPLE.results)
 
@@ -114,8 +114,9 @@ with open_device("serial:" + sys.argv[1], "tiny", patience=20.0) as device:
     if sys.argv[2] == "list":
         from loralith.spec.commands import Command, Opcode
         # A load that waits for a token which never comes.
-        device.write(0, Command(Opcode.LOAD, rows=1, row_bytes=8, wait=1, address=0).pack())
+        device.write(0, Command.make(Opcode.LOAD, rows=1, row_bytes=8, wait=1).pack())
         device.registers.start(0, 1)
+        assert device.registers.busy()
     print("ready", flush=True)
     while True:
         device.write(4096, bytes(range(1, 256)) * 64)
