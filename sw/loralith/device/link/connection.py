@@ -192,7 +192,7 @@ class Connection:
         self._heard = self._answered_at = time.monotonic()
         while True:
             while failed is None:
-                request = request or (again.popleft() if again else next(source, None))
+                request = request or self._next(again, source)
                 if request is None or not self._fits(request, waiting):
                     break
                 self._send(request, self._seq, waiting, [])
@@ -212,6 +212,15 @@ class Connection:
                     if waiting[seq].latest.order < order:  # the line keeps order: it, or its answer, is lost
                         self._resend(seq, waiting, again)
             self._check_time(waiting, again)
+
+    def _next(self, again: deque[Request], source: Iterator[Request]) -> Request | None:
+        if not again:
+            return next(source, None)
+        request = again.popleft()
+        if request.length > self._size:
+            request, tail = request.split(self._size)
+            again.appendleft(tail)
+        return request
 
     def _fits(self, request: Request, waiting: dict[int, _Sent]) -> bool:
         if not waiting:
@@ -241,7 +250,7 @@ class Connection:
                 self._size = max(SMALLEST, self._size // 2)
             if request.length > self._size:
                 request, tail = request.split(self._size)
-                again.append(tail)
+                again.append(tail)  # of memory requests alone
         self._send(request, seq, waiting, sent.transmissions)
 
     def _answered(self, frame: Frame, waiting: dict[int, _Sent]) -> _Sent | None:
