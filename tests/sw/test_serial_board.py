@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 from loralith.compiler.example import example
-from loralith.device import DeviceError, open_device
+from loralith.device import DeviceError, DeviceFault, DeviceTimeout, open_device
 from loralith.device.link.errors import LinkError
 from loralith.device.native.linked import LinkedSimulation
 from loralith.device.reference import ReferenceDevice
 from loralith.device.serial import SerialDevice
+from loralith.spec.commands import COMMAND_BYTES, Command, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.link import Status
 from loralith.spec.registers import REGISTERS
+from loralith.spec.status import Code
 from loralith.verif.bench.cable import FaultyCable, LineFaults
 
 CONFIG = PRESETS["tiny"]
@@ -104,6 +106,18 @@ def test_an_error_of_the_bus_is_told_and_the_next_access_works(board: LinkedSimu
             device.read_soc_register(0)
         device.write(BASE, b"works")
         assert bytes(device.read(BASE, 5)) == b"works"
+
+
+def test_a_fault_and_a_list_that_does_not_end_are_told_and_the_next_list_works(board: LinkedSimulation, expected: np.ndarray) -> None:
+    with open_board(board.port) as device:
+        with pytest.raises(DeviceFault, match="BAD_OPCODE") as fault:
+            device.run(bytes([0xEE]) + bytes(COMMAND_BYTES - 1))
+        assert fault.value.status.code is Code.BAD_OPCODE
+        waits = Command.make(Opcode.LOAD, rows=1, row_bytes=8, wait=1)  # for a token that never comes
+        device.registers.set("WATCHDOG", 0xFFFF_FFFF)
+        with pytest.raises(DeviceTimeout, match=r"did not end within 0\.2 s"):
+            device.run(waits.pack(), timeout=0.2)
+        np.testing.assert_array_equal(run_example(device), expected)
 
 
 HOST = """

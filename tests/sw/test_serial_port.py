@@ -367,3 +367,18 @@ def test_late_answers_of_another_session_are_ignored(terminal) -> None:
 
     with open_serial(terminal(receive)) as device:
         assert device.read_registers([0, 8]) == [ID, CONFIG.hash]
+
+
+def test_a_board_that_answers_late_is_waited_for(terminal) -> None:
+    board = ModelBoard()
+
+    def receive(data: bytes) -> bytes:
+        time.sleep(0.1)  # far above the first limit of an answer
+        return board.receive(data)
+
+    with open_serial(terminal(receive), patience=10.0) as device:
+        before = len(board.executed)
+        device.write_registers([(0x30, i) for i in range(20)])
+        assert [frame.payload[0] for frame in board.executed[before:]] == list(range(20))
+        device.write(BASE, bytes(range(256)) * 8)
+        assert bytes(device.read(BASE, 2048)) == bytes(range(256)) * 8
