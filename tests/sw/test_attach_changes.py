@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.cli.verification import ReferenceObserver
 from loralith.mapping.select import AttachError
+from loralith.training.verification import ReferenceObserver
 
 
 class Small(nn.Module):

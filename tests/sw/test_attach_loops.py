@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import loralith
-from loralith.cli.verification import ReferenceObserver
 from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT
-from loralith.verif.attachment import ReferenceAttachment
+from loralith.training.verification import ReferenceObserver
+from loralith.verif.reference_attachment import ReferenceAttachment
 
 
 class Small(nn.Module):

@@ -12,8 +12,8 @@ import loralith
 from loralith import cli
 from loralith.cli import finetune as command
 from loralith.cli.run_command import run_command
-from loralith.diffusion.chart import loss_chart, ticks
-from loralith.diffusion.settings import FinetuneSettings
+from loralith.methods.settings import FinetuneSettings
+from loralith.reports.loss_chart import loss_chart, ticks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loralith.cli import main
-from loralith.diffusion.adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_shapes, save_adapter, with_adapter
-from loralith.diffusion.formats import _sgm_blocks, _sgm_name, read_adapter, write_peft
-from loralith.mapping.configs import find_model
+from loralith.diffusion.peft_adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_shapes, save_adapter, with_adapter
+from loralith.diffusion.published import find_model
+from loralith.formats.adapter_file import _sgm_blocks, _sgm_name, read_adapter, write_peft
 
 CONFIG = {
     "sample_size": 4,

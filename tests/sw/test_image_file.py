@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loralith.diffusion.image_file import ImageError, grey, read_image
+from loralith.formats.image_file import ImageError, grey, read_image
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17  # 0 to 255, each corner another
 

@@ -7,18 +7,18 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.compiler.checker import check, problems
-from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import model
-from loralith.compiler.disasm import assemble, disassemble
-from loralith.compiler.emit import Emitter, Segment
-from loralith.compiler.footprint import footprint
-from loralith.compiler.layout import int_layout, row_major
-from loralith.compiler.matmul import compile_batch, plan_matmul
-from loralith.compiler.regions import Region, Regions
-from loralith.compiler.touches import dram_bytes
+from loralith.compiler.lists.assembly import assemble, disassemble
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import check, problems
+from loralith.compiler.proof.touches import dram_bytes
+from loralith.compiler.schedules.emit import Emitter, Segment
+from loralith.compiler.schedules.matmul import compile_batch, plan_matmul
+from loralith.compiler.storage.layout import int_layout, row_major
+from loralith.compiler.storage.regions import Region, Regions
+from loralith.compiler.tokens.footprint import footprint
 from loralith.device import DeviceError, open_device
-from loralith.device.native.memory import MemoryTiming
+from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.products import Resident, chained, plan_product, product, wide_product
 from loralith.energy.activity import activity
 from loralith.lora.frozen import FrozenLinear
@@ -29,7 +29,7 @@ from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT
 from loralith.verif.fqt import LoraLayer
-from loralith.verif.quantize import QuantizedWeight
+from loralith.verif.torch_quantize import QuantizedWeight
 
 TINY = PRESETS["tiny"]
 INT4 = FQT(weight_bits=4, seed=5)

@@ -11,14 +11,14 @@ from torch import nn
 
 import loralith
 from loralith.cli.finetune import attacher
-from loralith.cli.verification import ReferenceObserver, VerificationError
 from loralith.device.products import product
-from loralith.diffusion.finetune import finetune
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.lora.frozen import Window
-from loralith.mapping.frozen import MappedLinear
+from loralith.mapping.kinds.frozen_modules import MappedLinear
 from loralith.mapping.select import AttachError, select
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.spec.scheme import FQT
+from loralith.training.loop import finetune
+from loralith.training.verification import ReferenceObserver, VerificationError
 
 CONFIG = {
     "sample_size": 4,

@@ -9,11 +9,11 @@ from diffusers.models.attention_processor import AttnProcessor
 
 import loralith
 from loralith.cli import main, report_memory
-from loralith.diffusion.adapter import add_adapter
-from loralith.mapping.configs import Source
-from loralith.mapping.memory import Account, measure
-from loralith.mapping.plan import plan
-from loralith.mapping.trace import trace_model
+from loralith.diffusion.peft_adapter import add_adapter
+from loralith.diffusion.published import Source
+from loralith.mapping.planning.saved_memory import Account, measure
+from loralith.mapping.planning.step_plan import plan
+from loralith.mapping.planning.trace import trace_model
 from loralith.spec.config import PRESETS
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -92,7 +92,7 @@ def test_parts_add_up(accounts):
 
 
 def test_report(accounts, monkeypatch, tmp_path, capsys):
-    from loralith.diffusion import memory
+    from loralith.training import method_memory as memory
 
     names = {"fp32-lora": None, "lora": "lora", "lora-all": "all"}
     for name, modules in names.items():
@@ -114,9 +114,9 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
 @pytest.mark.usefixtures("one_thread")
 def test_methods_save_what_they_promise(small_model, tmp_path):
     """The hollowed net less than LoRA, one token nothing; scales have no product for a gradient of W, so X is kept as INT8 alone."""
-    from loralith.diffusion.memory import METHODS
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
     from loralith.spec.config import load_config
+    from loralith.training.method_memory import METHODS
 
     settings = FinetuneSettings(tmp_path, model=small_model, batch=2)
     config = load_config("base")

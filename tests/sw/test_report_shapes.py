@@ -12,10 +12,10 @@ import pytest
 
 import loralith
 from loralith.cli import main, report_results, report_shapes
-from loralith.cli.results import REPO
-from loralith.cli.rtl_hash import hash_of, rtl_hash
-from loralith.compiler.workload import Linear
+from loralith.compiler.schedules.training_step import Linear
 from loralith.errors import LoralithError
+from loralith.reports.result_files import REPO
+from loralith.reports.rtl_hash import hash_of, rtl_hash
 from loralith.shapes import peers, plots
 from loralith.shapes.models import BESIDE_LORA, MODELS, image_linears, step_linears, text_linears
 from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles

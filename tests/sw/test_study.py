@@ -14,18 +14,18 @@ pytest.importorskip("diffusers")
 from loralith import cli, open_device
 from loralith.cli import study as command
 from loralith.cli.finetune import attacher
-from loralith.diffusion.finetune import finetune
-from loralith.diffusion.settings import EvaluationSettings
 from loralith.errors import LoralithError
+from loralith.methods.settings import EvaluationSettings
+from loralith.study.all_points import pending, run_study
 from loralith.study.figures import compact, interval, pack_losses, standard_error, summarize, unpack_losses
 from loralith.study.merge import add_published
 from loralith.study.point import Stopped, run_point
-from loralith.study.report import told_apart, write_reports
-from loralith.study.run import pending, run_study
+from loralith.study.point_store import Store
 from loralith.study.schemes import DEFAULT, FP32, SCHEMES
-from loralith.study.settings import StudySettings
-from loralith.study.store import Store
-from loralith.verif.attachment import ReferenceAttachment
+from loralith.study.study_report import told_apart, write_reports
+from loralith.study.study_settings import StudySettings
+from loralith.training.loop import finetune
+from loralith.verif.reference_attachment import ReferenceAttachment
 
 QUICK = StudySettings(
     steps=3, batch=2, curve_every=2, curve_rounds=1, probes=(1,), evaluation=EvaluationSettings(rounds=1, samples=2, sample_steps=2)
@@ -214,8 +214,8 @@ def test_losses_pack_exactly() -> None:
 def test_what_is_finished_can_be_reported_without_the_rest(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("loralith.study.settings.StudySettings", lambda **told: QUICK)
-    monkeypatch.setattr("loralith.study.run.run_study", lambda *told: pytest.fail("a point would be computed"))
+    monkeypatch.setattr("loralith.study.study_settings.StudySettings", lambda **told: QUICK)
+    monkeypatch.setattr("loralith.study.all_points.run_study", lambda *told: pytest.fail("a point would be computed"))
     monkeypatch.setattr(command, "weight_errors", dict)
     folder = tmp_path / "study"
     shutil.copytree(store.folder, folder)

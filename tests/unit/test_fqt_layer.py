@@ -11,7 +11,7 @@ from torch import Tensor
 from loralith.spec.numerics import ACC_MAX, Q4_MAX, Q8_MAX
 from loralith.spec.scheme import FQT, Role, SchemeError, h_scale, power_exponent
 from loralith.verif.fqt import Backward, Forward, LoraLayer
-from loralith.verif.quantize import quantize_weight
+from loralith.verif.torch_quantize import quantize_weight
 
 FP32 = 2.0**-23
 """Relative allowance for binary32 operations beside quantization (x * sw, x / scale, results as FP32)."""

@@ -7,7 +7,7 @@ import pytest
 
 from loralith import progress
 from loralith.cli import output
-from loralith.cli.layout import table_lines
+from loralith.cli.text_tables import table_lines
 
 COLUMNS = ("layer", "x", "MACs", "cycles", "waits for load", "note")
 ROWS = [

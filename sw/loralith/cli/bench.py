@@ -8,7 +8,8 @@ name, which `--json` prints as they are; a `show(figures)` replaces the plain ta
 import argparse
 from importlib import import_module
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 MEASUREMENTS = ("sd15", "shapes", "simulator", "methods", "attach")
 

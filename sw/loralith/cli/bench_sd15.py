@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 HELP = "the LoRA layers of an SD-1.5 step, all 128 linears, every result checked"
 TITLE = "The LoRA layers of an SD-1.5 step"
@@ -23,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Linears that read the image are lists of their own, those of the text one list. Lists that have run are not run again."""
     import loralith
-    from loralith.compiler.workload import step_macs
+    from loralith.compiler.schedules.training_step import step_macs
     from loralith.shapes import models, run
     from loralith.spec.config import load_config
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.files import named, write_json, write_text
+from loralith.reports import result_files as results
 
 HELP = "cycles and utilisation of SD-1.5's and SDXL's LoRA layers"
 SUFFIXES = (".json", ".csv")
@@ -74,7 +75,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _text(text: list[Any], together: Callable[[], Any], alone: Callable[[Any, int], Any]) -> list[Any]:
     """The linears that read the text: in one list where that fits, else each shape by itself."""
-    from loralith.compiler.regions import DoesNotFit
+    from loralith.compiler.storage.regions import DoesNotFit
 
     try:
         return [together()]

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.files import check_output, write_json
+from loralith.reports import result_files as results
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -25,7 +26,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from loralith.compiler.cycles import model
-    from loralith.compiler.workload import Linear, compile_step, place
+    from loralith.compiler.schedules.training_step import Linear, compile_step, place
     from loralith.errors import LoralithError
     from loralith.shapes.run import fixed_os_cycles
     from loralith.spec.config import load_config
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _pass(linear: Any, backward: bool, config: Any) -> list[dict[str, Any]]:
     """The plans that were tried, the chosen one first."""
-    from loralith.compiler.workload import parts_for, tried_plans
+    from loralith.compiler.schedules.training_step import parts_for, tried_plans
 
     rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0])
     return [{**vars(plan), "cycles_per_token": round(cycles, 2)} for cycles, plan in rows[:6]]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loralith.cli.layout import table_lines
+from loralith.cli.text_tables import table_lines
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 REPORTS = ("area", "energy", "memory", "results", "shapes")
 

@@ -36,7 +36,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Minutes of Yosys; steps that are done stay in build/synth/cells. Raises SynthError and ConfigError."""
     from loralith.spec.config import load_config
     from loralith.synth.cells import BASELINES, CellFlow, find_liberty
-    from loralith.synth.error import SynthError
+    from loralith.synth.errors import SynthError
 
     if args.rows < 1 or args.cols < 1 or args.timeout <= 0:
         raise SynthError(f"--rows, --cols and --timeout must be above 0, not {args.rows}, {args.cols} and {args.timeout:g}")

@@ -5,9 +5,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.errors import LoralithError
 from loralith.files import check_output, write_bytes
+from loralith.reports import result_files as results
 from loralith.spec.config import PRESETS
 
 HELP = "memory of a training step by part, measured: weights, saved tensors, gradients, optimizer, scratch"
@@ -41,11 +42,11 @@ def command(args: argparse.Namespace) -> str:
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a method that does not exist, SettingsError for settings out of range."""
-    from loralith.diffusion.memory import METHODS, measure_method
-    from loralith.diffusion.settings import FinetuneSettings, choose_targets
-    from loralith.diffusion.sizes import check_sizes
-    from loralith.mapping.memory import PARTS
+    from loralith.mapping.planning.saved_memory import PARTS
+    from loralith.methods.settings import FinetuneSettings, choose_targets
     from loralith.spec.config import load_config
+    from loralith.training.method_memory import METHODS, measure_method
+    from loralith.training.sizes import check_sizes
 
     names = list(METHODS) if args.methods is None else list(dict.fromkeys([BASELINE, *args.methods.split(",")]))
     for name in names:

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loralith.cli.results import REPO, rtl_text
-from loralith.cli.rtl_hash import rtl_hash
 from loralith.errors import LoralithError
+from loralith.reports.result_files import REPO, rtl_text
+from loralith.reports.rtl_hash import rtl_hash
 
 HELP = "date, commit and RTL of every result in docs/results, and which are of older RTL"
 ON_RTL = True

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
-from loralith.cli.results import rtl_text
-from loralith.cli.rtl_hash import rtl_hash
 from loralith.errors import LoralithError
 from loralith.files import FileError, check_output, named, read_json, write_bytes
 from loralith.places import data
+from loralith.reports.result_files import rtl_text
+from loralith.reports.rtl_hash import rtl_hash
 
 HELP = "utilisation of every array and rank that was run, and published systems beside it"
 ON_RTL = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli.method_options import OWN, field_of, options_of
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["resumed"]
 
@@ -26,8 +26,8 @@ def resumed(args: argparse.Namespace, read: Mapping[str, Callable[[str], Any]]) 
 
     Raises CheckpointError for an option that contradicts the run, by its name.
     """
-    from loralith.diffusion.checkpoint import CheckpointError
-    from loralith.diffusion.resume import stored_settings
+    from loralith.formats.checkpoint import CheckpointError
+    from loralith.training.resume import stored_settings
 
     found = stored_settings(args.output)
     if found is None:

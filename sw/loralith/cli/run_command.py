@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli.method_options import OWN, field_of
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["run_command"]
 
@@ -37,7 +37,7 @@ def _value(settings: FinetuneSettings, dest: str) -> Any:
             own = getattr(settings.options, field_of(dest)) if method == settings.method else None
             return None if own == getattr(type(settings.options), field_of(dest), None) else own
     if dest == "targets":
-        from loralith.diffusion.settings import TARGETS
+        from loralith.methods.settings import TARGETS
 
         return next((word for word, names in TARGETS.items() if sorted(names) == sorted(settings.targets)), ",".join(settings.targets))
     return getattr(settings, dest)

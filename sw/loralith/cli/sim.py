@@ -10,7 +10,7 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.cli.finetune import Bar, attacher
-from loralith.cli.results import made
+from loralith.reports.result_files import made
 
 MOST_STEPS = 200
 RECOGNIZED_FROM = 30
@@ -32,11 +32,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def seconds_per_step(settings: Any, attach: Any) -> float:
     """Wall time of one training step with its layers attached, on a model of its own: the second of two, when all is warm."""
-    from loralith.diffusion.adapter import add_adapter
     from loralith.diffusion.data import personal_images
     from loralith.diffusion.determinism import repeatable
-    from loralith.diffusion.finetune import step_loss
+    from loralith.diffusion.peft_adapter import add_adapter
     from loralith.diffusion.unet import load_model
+    from loralith.training.loop import step_loss
 
     images = personal_images(settings.digit, settings.images, settings.seed)
     elapsed = 0.0
@@ -58,11 +58,11 @@ def seconds_per_step(settings: Any, attach: Any) -> float:
 
 def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.folder import clear_folders
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
-    from loralith.diffusion.sizes import check_sizes
+    from loralith.formats.run_folder import clear_folders
+    from loralith.methods.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.training.interrupt import stop_on_interrupt
+    from loralith.training.loop import finetune
+    from loralith.training.sizes import check_sizes
 
     started = time.monotonic()
     settings = FinetuneSettings(

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.errors import LoralithError
+from loralith.reports import result_files as results
 from loralith.spec.config import Config, load_config
 
 if TYPE_CHECKING:
-    from loralith.cli.list_runner import Difference
+    from loralith.soak.list_runner import Difference
     from loralith.verif.lists.case import Case
 
 ILLEGAL = 4
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for file in (args.state, args.failure):
         if file is not None and (file.is_dir() or not _folder(file.parent)):
             raise SoakError(f"{file} cannot be written: {'it is' if file.is_dir() else f'{file.parent} is not'} a folder")
-    from loralith.cli.list_runner import Machines
+    from loralith.soak.list_runner import Machines
 
     names = (args.configs or args.config).split(",")
     configs = [_config(name) for name in names]
@@ -95,7 +96,7 @@ def _folder(path: Path) -> bool:
 
 
 def _config(name: str) -> Config:
-    from loralith.verif.lists.configs import NARROW, random_config
+    from loralith.verif.lists.drawn_configs import NARROW, random_config
 
     if name == NARROW.name:
         return NARROW
@@ -192,7 +193,7 @@ def _keep(args: argparse.Namespace, case: Case, difference: Difference, machines
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from loralith.cli.list_runner import Machines
+    from loralith.soak.list_runner import Machines
     from loralith.verif.lists.case import Case
 
     try:

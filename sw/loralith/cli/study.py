@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import commit
 from loralith.errors import LoralithError
 from loralith.places import data
+from loralith.reports.result_files import commit
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.study.store import Store
+    from loralith.study.point_store import Store
 
 RESULTS = data("docs/results/study.json")
 SEEDS = 5
@@ -64,7 +64,7 @@ def results_folder(targets: str) -> Path:
 
 
 def read_results(targets: str) -> dict[str, Any]:
-    from loralith.study.report import FORMAT
+    from loralith.study.study_report import FORMAT
 
     path = results_folder(targets) / RESULTS.name
     try:
@@ -88,8 +88,8 @@ def show_results(args: argparse.Namespace) -> int:
 
 
 def print_summary(content: dict[str, Any]) -> None:
-    from loralith.study.report import percent, signed, verdict
     from loralith.study.schemes import FP32
+    from loralith.study.study_report import percent, signed, verdict
 
     rows = []
     for name, own in content["schemes"].items():
@@ -115,8 +115,8 @@ def print_summary(content: dict[str, Any]) -> None:
 def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
     """What puts a scheme on the torch reference, or on a device."""
     from loralith.spec.step import StepScheme
-    from loralith.verif.attachment import ReferenceAttachment
-    from loralith.verif.step.attachment import StepAttachment
+    from loralith.verif.reference_attachment import ReferenceAttachment
+    from loralith.verif.step.step_attachment import StepAttachment
 
     if device is None:
         yield (
@@ -136,10 +136,10 @@ def weight_errors() -> dict[str, list[float]]:
     """Relative error of quantized W, mean over the layers that a study trains, for 8 and 4 bits."""
     import torch
 
-    from loralith.diffusion.settings import PROJECTIONS
     from loralith.diffusion.unet import load_model
+    from loralith.methods.settings import PROJECTIONS
     from loralith.spec.scheme import FQT
-    from loralith.verif.quantize import quantize_weight
+    from loralith.verif.torch_quantize import quantize_weight
 
     named = load_model()[0].named_parameters()
     weights = [w.detach() for name, w in named if name.endswith(tuple(f"{target}.weight" for target in PROJECTIONS))]
@@ -158,13 +158,13 @@ def weight_errors() -> dict[str, list[float]]:
 
 
 def study(args: argparse.Namespace) -> int:
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import EvaluationSettings, choose_targets
-    from loralith.diffusion.sizes import check_sizes
-    from loralith.study.run import pending, run_study
+    from loralith.methods.settings import EvaluationSettings, choose_targets
+    from loralith.study.all_points import pending, run_study
+    from loralith.study.point_store import Store
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
-    from loralith.study.settings import StudySettings
-    from loralith.study.store import Store
+    from loralith.study.study_settings import StudySettings
+    from loralith.training.interrupt import stop_on_interrupt
+    from loralith.training.sizes import check_sizes
 
     names = list(SCHEMES) if args.schemes is None else list(dict.fromkeys([FP32, *args.schemes.split(",")]))
     for name in names:
@@ -198,7 +198,7 @@ def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: lis
     """Writes the reports; what study.json holds, and `files`."""
     from loralith.study.figures import summarize
     from loralith.study.merge import add_published
-    from loralith.study.report import write_reports
+    from loralith.study.study_report import write_reports
 
     found = {(name, seed): store.point(name, seed) for name in names for seed in seeds}
     points = {key: point for key, point in found.items() if point is not None}
@@ -237,11 +237,11 @@ def machine() -> dict[str, Any]:
 
 
 def rerun(args: argparse.Namespace) -> int:
-    from loralith.diffusion.interrupt import stop_on_interrupt
     from loralith.study.figures import compact, unpack_losses
     from loralith.study.point import run_point
     from loralith.study.schemes import scheme_named
-    from loralith.study.settings import StudySettings
+    from loralith.study.study_settings import StudySettings
+    from loralith.training.interrupt import stop_on_interrupt
 
     scheme_named(args.rerun)
     content = read_results(args.targets)

@@ -8,8 +8,8 @@ __all__ = ["DirectDevice"]
 
 
 class DirectDevice(ReferenceDevice):
-    """`device.products` and `lora.direct` multiply whole matrices here, without lists: integers are exact, so the bits are the reference's.
-    Counters have only the lists that somebody runs; training runs none."""
+    """`device.products` and `lora.direct_passes` multiply whole matrices here, without lists: integers are exact, so the bits are the
+    reference's. Counters have only the lists that somebody runs; training runs none."""
 
     direct = True
     cycle_unit = None

@@ -16,7 +16,7 @@ from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser, noise_schedul
 from loralith.progress import Steps
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)

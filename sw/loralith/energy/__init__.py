@@ -8,7 +8,7 @@
 
 from .activity import Activity, activity
 from .estimate import FORMATS, TIER, EnergyError, Format, counted_energy, energy, formats, nodes, table
-from .workload import MODELS, layer_list
+from .model_layers import MODELS, layer_list
 
 __all__ = [
     "FORMATS",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from loralith.compiler.command_list import CommandList, Fields, bytes_in_dram
-from loralith.device.bursts import beats
+from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
+from loralith.device.interpreter.axi_bursts import beats
 from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode, OutMode, StoreSource
 from loralith.spec.config import Config
 

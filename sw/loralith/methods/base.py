@@ -1,4 +1,4 @@
-"""What a training method is to the loop of `diffusion.finetune`, and what the loop lends it."""
+"""What a training method is to the loop of `training.loop`, and what the loop lends it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from loralith.diffusion.prompt import PromptEncoder
 from loralith.errors import LoralithError, StopRequested
 
 if TYPE_CHECKING:
-    from loralith.diffusion.attachment import Attachment
     from loralith.diffusion.schedule import Denoiser
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
     from loralith.mapping.attachment import Maker
+    from loralith.methods.attachment_hook import Attachment
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["Abandoned", "Bench", "Interrupted", "Method", "State", "TrainingError"]
 

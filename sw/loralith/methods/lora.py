@@ -9,19 +9,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from loralith.diffusion.adapter import adapter_parameters, add_adapter, load_adapter, save_adapter
-from loralith.diffusion.folder import PEFT_FILE
+from loralith.diffusion.lora_shapes import lora_shapes
 from loralith.diffusion.objective import step_loss
+from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter, load_adapter, save_adapter
 from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.unet import load_model
-from loralith.diffusion.workload import lora_shapes
+from loralith.formats.run_folder import PEFT_FILE
 from loralith.methods.base import Bench, Method
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["Lora"]
 

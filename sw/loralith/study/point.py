@@ -12,23 +12,23 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from loralith.diffusion.adapter import adapter_parameters, add_adapter
-from loralith.diffusion.checkpoint import digest
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.data import class_images, personal_images
 from loralith.diffusion.determinism import repeatable
-from loralith.diffusion.evaluate import evaluate
-from loralith.diffusion.finetune import step_loss
 from loralith.diffusion.objective import held_out_loss
+from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter
 from loralith.diffusion.prompt import digit_prompt
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
 from loralith.errors import StopRequested
+from loralith.formats.checkpoint import digest
 from loralith.spec.scheme import FQT
 from loralith.study.gradients import ExactModel, compare_gradients, copy_parameters
 from loralith.study.schemes import scheme_named
-from loralith.study.settings import StudySettings
+from loralith.study.study_settings import StudySettings
 from loralith.study.tally import Tally
+from loralith.training.evaluate import evaluate
+from loralith.training.loop import step_loss
 
 
 class Attached(Protocol):

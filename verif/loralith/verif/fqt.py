@@ -18,7 +18,7 @@ from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
 from loralith.spec.scheme import FQT, Chain, Role, SchemeError, hash_words
 
-from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
 
 __all__ = ["Backward", "Forward", "LoraLayer"]
 
@@ -112,7 +112,7 @@ class LoraLayer:
     """A linear layer with frozen quantized W and a LoRA adapter, trained in integers.
 
     Attributes:
-        weight: q int8 [O, I], scale float32 [O] (`quantize.quantize_weight`).
+        weight: q int8 [O, I], scale float32 [O] (`torch_quantize.quantize_weight`).
         alpha: lora_alpha, positive; s = alpha / r with r from A.
         scheme: what is quantized how.
         layer: the layer's place in the host's list (0..2**20-1), part of the random numbers' key.

@@ -11,7 +11,7 @@ from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import FQT, Role
 
 from .fqt import LoraLayer
-from .quantize import quantize_weight
+from .torch_quantize import quantize_weight
 
 __all__ = ["tables"]
 

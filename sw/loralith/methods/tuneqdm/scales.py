@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import write_tensors
 from loralith.errors import LoralithError
-from loralith.methods.tuneqdm.model import Tuned
+from loralith.formats.checkpoint import write_tensors
+from loralith.methods.tuneqdm.code_layers import Tuned
 
 __all__ = ["FORMAT", "ScalesError", "load_scales", "save_scales"]
 

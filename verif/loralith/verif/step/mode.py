@@ -18,7 +18,7 @@ from loralith.spec.step import StepScheme
 
 from . import programs
 from .format import VectorFormat, round_to
-from .products import Q16_MAX, Operands, power_scale
+from .step_products import Q16_MAX, Operands, power_scale
 
 __all__ = ["StepMode"]
 
