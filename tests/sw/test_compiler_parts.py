@@ -12,7 +12,7 @@ from loralith.compiler.schedules.gradient import Gradient, GradientPlan, Gradien
 from loralith.compiler.schedules.pass_plan import PassPlan, plan_passes
 from loralith.compiler.schedules.passes import PassSteps
 from loralith.compiler.schedules.training_step import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
-from loralith.compiler.storage.skinny import skinny_shape
+from loralith.compiler.storage.layout import skinny_shape
 from loralith.compiler.tokens.order import AHEAD
 from loralith.device.base import Device
 from loralith.shapes.linear_operands import check_results, fill

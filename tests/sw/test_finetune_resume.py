@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("diffusers")
 
 from loralith import cli
+from loralith import progress as interrupt
 from loralith.cli import finetune as command
 from loralith.formats.checkpoint import CheckpointError
 from loralith.methods.options import HollowOptions, ZoodipOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
-from loralith.training import interrupt
 from loralith.training.loop import FinetuneResult, Interrupted, finetune
 from loralith.training.resume import settings_record, stored_settings
 

@@ -16,10 +16,8 @@ from loralith.cli import study as command
 from loralith.cli.finetune import attacher
 from loralith.errors import LoralithError
 from loralith.methods.settings import EvaluationSettings
-from loralith.study.all_points import pending, run_study
-from loralith.study.figures import compact, interval, pack_losses, standard_error, summarize, unpack_losses
-from loralith.study.merge import add_published
-from loralith.study.point import Stopped, run_point
+from loralith.study.figures import add_published, compact, interval, pack_losses, standard_error, summarize, unpack_losses
+from loralith.study.point import Stopped, pending, run_point, run_study
 from loralith.study.point_store import Store
 from loralith.study.schemes import DEFAULT, FP32, SCHEMES
 from loralith.study.study_report import told_apart, write_reports
@@ -215,7 +213,7 @@ def test_what_is_finished_can_be_reported_without_the_rest(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("loralith.study.study_settings.StudySettings", lambda **told: QUICK)
-    monkeypatch.setattr("loralith.study.all_points.run_study", lambda *told: pytest.fail("a point would be computed"))
+    monkeypatch.setattr("loralith.study.point.run_study", lambda *told: pytest.fail("a point would be computed"))
     monkeypatch.setattr(command, "weight_errors", dict)
     folder = tmp_path / "study"
     shutil.copytree(store.folder, folder)

@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.suffixes:
-        results.check(args.output, results.config_files(args), args.suffixes)
+        results.check(args.output, output.config_files(args), args.suffixes)
     figures = args.measure(args)
     if args.json:
         output.emit_json(figures)

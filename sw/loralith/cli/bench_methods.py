@@ -37,9 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Computes the missing points; the summary of all. Raises LoralithError for a study that does not exist."""
+    from loralith.progress import stop_on_interrupt
     from loralith.study.method_report import plot, summarize
     from loralith.study.methods import STUDIES, load_point, pending, run
-    from loralith.training.interrupt import stop_on_interrupt
 
     names = tuple(STUDIES) if args.only is None else tuple(name.strip() for name in args.only.split(";"))
     for name in names:

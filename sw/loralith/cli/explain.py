@@ -7,7 +7,6 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.files import check_output, write_json
-from loralith.reports import result_files as results
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise LoralithError(f"T, I, O and R must be at least 1, not {args.layer}")
     config = load_config(args.config)
     if args.trace:
-        check_output(args.trace, results.config_files(args))
+        check_output(args.trace, output.config_files(args))
     linear = Linear("layer", T, I, O, r, not args.no_dx)
     tensors, _ = place(linear, 0, config)
     commands = compile_step([(linear, tensors)], config)

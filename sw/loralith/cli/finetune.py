@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
     from loralith.formats.run_folder import check_folder
     from loralith.methods.settings import FP32
-    from loralith.training.interrupt import stop_on_interrupt
+    from loralith.progress import stop_on_interrupt
     from loralith.training.loop import finetune
     from loralith.training.sizes import check_sizes
 

@@ -50,6 +50,12 @@ def wrote(*paths: Path | str) -> None:
         log(f"wrote {path}")
 
 
+def config_files(args: argparse.Namespace) -> list[Path]:
+    """The configuration that the command reads, where it is a file."""
+    named = getattr(args, "config", None)
+    return [Path(named)] if named and Path(named).is_file() else []
+
+
 class _Lines(logging.Handler):
     """Messages of `loralith.progress` as lines of progress."""
 

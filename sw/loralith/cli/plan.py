@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
 from loralith.files import check_output, write_json
-from loralith.reports import result_files as results
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.diffusion.published import Source
+    from loralith.formats.unet_config import Source
     from loralith.spec.config import Config
 
 MAPS = "what runs on the device: LoRA layers, all that multiplies, or by a model the whole step (default: all)"
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:  # before torch is loaded
         model = Path(args.model)
         places = (model, model / "config.json", model / "unet" / "config.json")
-        check_output(args.output, [*results.config_files(args), *(place for place in places if place.is_file())])
+        check_output(args.output, [*output.config_files(args), *(place for place in places if place.is_file())])
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.mapping.planning.step_plan import plan

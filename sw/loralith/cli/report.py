@@ -32,7 +32,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    results.check(args.output, results.config_files(args))
+    results.check(args.output, output.config_files(args))
     if hasattr(args.module, "check"):
         args.module.check(args)
     figures = args.module.figures(args)

@@ -8,7 +8,6 @@ from typing import Any
 from loralith.cli import output
 from loralith.errors import LoralithError
 from loralith.files import check_output, write_bytes
-from loralith.reports import result_files as results
 from loralith.spec.config import PRESETS
 
 HELP = "memory of a training step by part, measured: weights, saved tensors, gradients, optimizer, scratch"
@@ -31,7 +30,7 @@ def check(args: argparse.Namespace) -> None:
     if args.plot:
         if args.plot.suffix.lower() not in PICTURES:
             raise LoralithError(f"--plot takes a name that ends in {', '.join(PICTURES)}, not {args.plot}")
-        check_output(args.plot, results.config_files(args))
+        check_output(args.plot, output.config_files(args))
 
 
 def command(args: argparse.Namespace) -> str:

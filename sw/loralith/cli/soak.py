@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.soak.products import Soak
 
     if args.output:
-        results.check(args.output / "soak", results.config_files(args))
+        results.check(args.output / "soak", output.config_files(args))
     seed = secrets.randbits(32) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     output.log(f"seed {seed}")

@@ -159,11 +159,11 @@ def weight_errors() -> dict[str, list[float]]:
 
 def study(args: argparse.Namespace) -> int:
     from loralith.methods.settings import EvaluationSettings, choose_targets
-    from loralith.study.all_points import pending, run_study
+    from loralith.progress import stop_on_interrupt
+    from loralith.study.point import pending, run_study
     from loralith.study.point_store import Store
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.study_settings import StudySettings
-    from loralith.training.interrupt import stop_on_interrupt
     from loralith.training.sizes import check_sizes
 
     names = list(SCHEMES) if args.schemes is None else list(dict.fromkeys([FP32, *args.schemes.split(",")]))
@@ -196,8 +196,7 @@ def study(args: argparse.Namespace) -> int:
 
 def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: list[int]) -> dict[str, Any]:
     """Writes the reports; what study.json holds, and `files`."""
-    from loralith.study.figures import summarize
-    from loralith.study.merge import add_published
+    from loralith.study.figures import add_published, summarize
     from loralith.study.study_report import write_reports
 
     found = {(name, seed): store.point(name, seed) for name in names for seed in seeds}
@@ -237,11 +236,11 @@ def machine() -> dict[str, Any]:
 
 
 def rerun(args: argparse.Namespace) -> int:
+    from loralith.progress import stop_on_interrupt
     from loralith.study.figures import compact, unpack_losses
     from loralith.study.point import run_point
     from loralith.study.schemes import scheme_named
     from loralith.study.study_settings import StudySettings
-    from loralith.training.interrupt import stop_on_interrupt
 
     scheme_named(args.rerun)
     content = read_results(args.targets)

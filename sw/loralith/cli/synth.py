@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         progress=output.log,
     )
     stem = args.output or target.folder / target.label
-    results.check(stem, results.config_files(args))
+    results.check(stem, output.config_files(args))
     context = {"commit": results.commit("hw", "gen"), "command": _command(args), "rtl": rtl_hash()}
     netlist = synth.synthesize(target)
     routings: list[synth.Routing] = []

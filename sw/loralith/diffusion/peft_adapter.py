@@ -117,8 +117,8 @@ def _copy(source: Adapter, target: Adapter) -> None:
 
 
 def load_adapter(model: PeftModel, path: Path, *, unet_only: bool = False) -> None:
-    """Copies an adapter, of PEFT, diffusers or kohya (see `adapter_file.read_adapter`, ``unet_only`` too), into a model that has one of the same
-    ranks, alphas and layers.
+    """Copies an adapter, of PEFT, diffusers or kohya (see `adapter_file.read_adapter`, ``unet_only`` too), into a model that has one of the
+    same ranks, alphas and layers.
 
     Raises AdapterError, before anything is changed, for a missing or damaged file, other ranks or alphas, or tensors of other names or
     shapes.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loralith.errors import LoralithError
-from loralith.formats.unet_config import read_unet_config
+from loralith.formats.unet_config import Source, read_unet_config
 
-__all__ = ["MODELS", "Source", "find_model"]
+__all__ = ["MODELS", "find_model"]
 
 SD15: dict[str, Any] = {
     "sample_size": 64,
@@ -39,16 +37,6 @@ SDXL: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """A U-Net's name, its diffusers configuration, the number of tokens of a prompt, and the file that the configuration is from."""
-
-    name: str
-    config: Mapping[str, Any]
-    prompt: int = 77
-    file: Path | None = None
 
 
 MODELS = {"sd15": Source("sd15", SD15), "sdxl": Source("sdxl", SDXL)}

@@ -5,15 +5,26 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loralith.errors import LoralithError
 from loralith.files import FileError, read_json
 
-__all__ = ["build_unet", "read_unet_config"]
+__all__ = ["Source", "build_unet", "read_unet_config"]
 
 UNET = "UNet2DConditionModel"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A U-Net's name, its diffusers configuration, the number of tokens of a prompt, and the file that the configuration is from."""
+
+    name: str
+    config: Mapping[str, Any]
+    prompt: int = 77
+    file: Path | None = None
 
 
 def read_unet_config(path: Path) -> dict[str, Any]:

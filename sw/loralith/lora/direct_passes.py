@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loralith.compiler.storage.layout import MatrixLayout
-from loralith.device.exact_product import exact_product
-from loralith.device.requantize_array import hash_indices, requantize_array
+from loralith.device.arithmetic import exact_product, hash_indices, requantize_array
 from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import Chain
 
@@ -39,7 +38,7 @@ def _chained(base: NDArray[np.int32], adapter: NDArray[np.int32], chain: Chain) 
 
 
 class DirectPasses(Passes):
-    """Products by `device.exact_product`. Where the scheme has the maximum from a measuring run, it is that of the very sums."""
+    """Products by `device.arithmetic`. Where the scheme has the maximum from a measuring run, it is that of the very sums."""
 
     def _read(self, layout: MatrixLayout) -> Int8:
         return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int8)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loralith.compiler.storage.layout import MatrixLayout, int_layout, row_major
-from loralith.compiler.storage.skinny import SkinnyShape, skinny_shape
+from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, int_layout, row_major, skinny_shape
 from loralith.device.base import Device
 from loralith.spec.scheme import FQT, SchemeError
 

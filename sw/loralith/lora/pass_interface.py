@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.compiler.storage.layout import MatrixLayout
-from loralith.compiler.storage.skinny import SkinnyShape
+from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape
 from loralith.device.base import Device
 
 from .layer_step import BackwardOperands, BackwardPlan, ForwardOperands, ForwardPlan, LayerNumerics

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.requantize_array import hash_array
+from loralith.device.arithmetic import hash_array
 from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.scheme import FQT, SchemeError, power_exponent, scale_of, vanishes, weight_scales
 

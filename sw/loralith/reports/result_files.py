@@ -1,15 +1,14 @@
 """Results that the documents quote: a JSON file with every figure, and a page beside it."""
 
-import argparse
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output
 from loralith.files import check_output, named, write_json, write_text
 from loralith.places import checkout
+from loralith.progress import tell
 from loralith.reports.rtl_hash import rtl_hash
 
 REPO = Path(__file__).resolve().parents[3]
@@ -25,12 +24,6 @@ def commit(*folders: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return name + ("+" if changed else "")
-
-
-def config_files(args: argparse.Namespace) -> list[Path]:
-    """The configuration that the command reads, where it is a file."""
-    named = getattr(args, "config", None)
-    return [Path(named)] if named and Path(named).is_file() else []
 
 
 def check(stem: Path | None, inputs: Iterable[Path] = (), suffixes: Sequence[str] = (".json", ".md")) -> None:
@@ -65,7 +58,8 @@ def write(stem: Path, title: str, command: str, figures: Mapping[str, Any], page
     write_json({**context, **figures}, data)
     head = [f"# {title}", "", f"{origin(context)}.", "", "```", command, "```", ""]
     write_text("\n".join([*head, *page]) + "\n", text)
-    output.wrote(data, text)
+    for path in (data, text):
+        tell(f"wrote {path}")
 
 
 def _git(*words: str) -> str:

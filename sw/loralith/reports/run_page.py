@@ -9,11 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from loralith.diffusion.subject import Subject
 from loralith.reports.loss_chart import loss_chart
 from loralith.reports.picture import grid
-from loralith.training.evaluate import Evaluation
-from loralith.training.session import Session
+from loralith.reports.run_report import Evaluation, FinishedRun
 
 __all__ = ["build_html"]
 
@@ -28,8 +26,9 @@ figure { margin: 0; flex: 0 1 210px } figcaption { margin-bottom: .4rem }
 """
 
 
-def build_html(report: Mapping[str, Any], subject: Subject, session: Session, after: Evaluation) -> str:
+def build_html(report: Mapping[str, Any], run: FinishedRun) -> str:
     """The page of a run, from what report.json holds and the samples."""
+    subject = run.method.subject
     settings, counters = report["settings"], report["counters"]
     held, accuracy = report["held_out_loss"], report["sample_accuracy"]
     facts = [("held-out loss", f"{held['before']:.5f}", f"{held['after']:.5f}")]
@@ -47,7 +46,7 @@ def build_html(report: Mapping[str, Any], subject: Subject, session: Session, af
         "<h2>Loss</h2>",
         loss_chart(report["losses"], curve),
         "<h2>Images</h2>",
-        _images(subject, session, after, steps),
+        _images(run, steps),
     ]
     if counters.get("layers"):
         parts += ["<h2>The device</h2>", *_device(report)]
@@ -108,9 +107,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _images(subject: Subject, session: Session, after: Evaluation, steps: int) -> str:
+def _images(run: FinishedRun, steps: int) -> str:
     """Training images, and samples before, at each look, and after."""
-    assert session.before is not None
+    subject = run.method.subject
 
     def figure(title: str, text: str, images: Tensor, right: Tensor | None = None) -> str:
         png = base64.b64encode(grid(images[:GRID], COLUMNS, None if right is None else right[:GRID])).decode()
@@ -121,16 +120,16 @@ def _images(subject: Subject, session: Session, after: Evaluation, steps: int) -
         right = None if subject.digit is None else result.recognized == subject.digit
         return figure(title, f"held-out loss {result.held_out_loss:.4f}", result.samples, right)
 
-    looks = session.looks
+    looks = run.looks
     if len(looks) > 4:  # evenly spread ones
         looks = [looks[round(i * (len(looks) - 1) / 3)] for i in range(4)]
     count = len(subject.images)
     shown = f"all {count}" if count <= GRID else f"{GRID} of {count}"
     figures = [
         figure("training images", shown, subject.images),
-        judged("samples before", session.before),
+        judged("samples before", run.before),
         *(figure(f"samples after step {look.step}", f"held-out loss {look.held_out_loss:.4f}", look.samples) for look in looks),
-        judged(f"samples after step {steps}", after),
+        judged(f"samples after step {steps}", run.after),
     ]
     about = f'Samples are drawn with the prompt "{subject.prompt}" from the same noise.'
     about += "" if subject.digit is None else f" Green frames: recognized as {subject.digit}."

@@ -2,24 +2,59 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from loralith.diffusion.determinism import THREADS
-from loralith.diffusion.subject import Subject
 from loralith.energy import TIER, counted_energy, nodes
 from loralith.errors import LoralithError
 from loralith.formats.checkpoint import describe_difference, settings_hash
 from loralith.formats.run_folder import CHECKPOINT, REPORT
-from loralith.methods.settings import FinetuneSettings
+from loralith.methods.base import Method
 from loralith.reports.picture import Panel, render
-from loralith.training.evaluate import Evaluation
-from loralith.training.session import Session
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """held_out_loss: mean squared error; accuracy: share of samples recognized as the digit, None where there is none; samples
+    [N, 1, 16, 16] and the digits [N] that the classifier sees in them."""
+
+    held_out_loss: float
+    accuracy: float | None
+    samples: Tensor
+    recognized: Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """What trains, after `step` steps, in plain FP32: held-out loss, a few samples [N, 1, 16, 16]."""
+
+    step: int
+    held_out_loss: float
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a report tells of a run: its method, with settings and subject, and the number of values that it trained; how the model was
+    judged before and after, and looks in between; each step's loss; the attachment's counters over the whole run; seconds of all steps."""
+
+    method: Method
+    trained: int
+    before: Evaluation
+    after: Evaluation
+    losses: Sequence[float]
+    looks: Sequence[Look]
+    counters: Mapping[str, Any]
+    seconds: float
+
 
 PICTURE_COLUMNS = 8
 PICTURE_SAMPLES = 40
@@ -42,14 +77,14 @@ def read_report(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def build_report(
-    settings: FinetuneSettings, session: Session, before: Evaluation, after: Evaluation, subject: Subject, origin: Mapping[str, str]
-) -> dict[str, Any]:
+def build_report(run: FinishedRun, origin: Mapping[str, str]) -> dict[str, Any]:
     """The content of report.json: plain JSON values, losses as mean squared errors, shares as fractions, times in seconds.
 
     origin : what only the caller knows of where the run comes from: `command`, `commit`, `rtl`, as far as there are such.
     """
-    identity = dict(settings.identity())
+    method, before, after = run.method, run.before, run.after
+    subject = method.subject
+    identity = dict(method.settings.identity())
     return {
         "format": "loralith-finetune-1",
         "date": date.today().isoformat(),
@@ -58,16 +93,16 @@ def build_report(
         "settings_hash": settings_hash(identity),
         "held_out_loss": {"before": before.held_out_loss, "after": after.held_out_loss},
         "sample_accuracy": {"before": before.accuracy, "after": after.accuracy},
-        "losses": session.losses,
-        "curve": [[look.step, look.held_out_loss] for look in session.looks],
+        "losses": list(run.losses),
+        "curve": [[look.step, look.held_out_loss] for look in run.looks],
         "subject": {"name": subject.name, "images": len(subject.images), "held_out": len(subject.held_out), "prompt": subject.prompt},
-        "method": session.method.label,
-        "trained": sum(tensor.numel() for tensor in session.parameters.values()),
-        "result": session.method.result,
-        **session.method.figures(),
-        "counters": (counters := session.counters()),
-        "energy": _energy(counters),
-        "seconds": session.seconds,
+        "method": method.label,
+        "trained": run.trained,
+        "result": method.result,
+        **method.figures(),
+        "counters": dict(run.counters),
+        "energy": _energy(run.counters),
+        "seconds": run.seconds,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("loralith", "torch", "diffusers", "peft", "safetensors", "scikit-learn")},
@@ -84,8 +119,9 @@ def _energy(counters: Mapping[str, Any]) -> dict[str, Any]:
     return {"tier": TIER, "joules": {node: counted_energy(int(counters["macs"]), moved, node) for node in nodes()}}
 
 
-def build_picture(settings: FinetuneSettings, label: str, subject: Subject, before: Evaluation, after: Evaluation) -> bytes:
-    """PNG bytes of samples.png, ``label`` being what the method is: training images, samples before and samples after."""
+def build_picture(run: FinishedRun) -> bytes:
+    """PNG bytes of samples.png: training images, samples before and samples after."""
+    settings, subject = run.method.settings, run.method.subject
 
     def panel(title: str, result: Evaluation) -> Panel:
         text, right = f"held-out loss {result.held_out_loss:.4f}", None
@@ -94,8 +130,8 @@ def build_picture(settings: FinetuneSettings, label: str, subject: Subject, befo
             right = (result.recognized == subject.digit)[:PICTURE_SAMPLES]
         return Panel(title, text, result.samples[:PICTURE_SAMPLES], PICTURE_COLUMNS, right)
 
-    heading = f"Learning {subject.name}: {label}, {settings.steps} steps, {settings.device}"
+    heading = f"Learning {subject.name}: {run.method.label}, {settings.steps} steps, {settings.device}"
     shown = subject.images[: PICTURE_SAMPLES // 2]
     text = f"{len(subject.images)} of a class never seen before" if settings.data is None else f"{len(subject.images)} with captions"
     given = Panel("Training images", text, shown, 4)
-    return render(heading, [given, panel("Samples before", before), panel("Samples after", after)])
+    return render(heading, [given, panel("Samples before", run.before), panel("Samples after", run.after)])

@@ -25,8 +25,7 @@ from loralith.diffusion.unet import load_model
 from loralith.errors import LoralithError
 from loralith.files import read_json, write_json
 from loralith.methods import make_method
-from loralith.methods.attachment_hook import Attach
-from loralith.methods.base import Bench, Method
+from loralith.methods.base import Attach, Bench, Method
 from loralith.methods.hollow.method import HollowedNet, kept_targets
 from loralith.methods.hollow.parts import choose
 from loralith.methods.lora import Lora

@@ -4,8 +4,9 @@ The draws, the optimizer and the evaluation are those of `loralith finetune`, so
 settings.
 """
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from loralith.errors import StopRequested
 from loralith.formats.checkpoint import digest
 from loralith.spec.scheme import FQT
 from loralith.study.gradients import ExactModel, compare_gradients, copy_parameters
+from loralith.study.point_store import Store
 from loralith.study.schemes import scheme_named
 from loralith.study.study_settings import StudySettings
 from loralith.study.tally import Tally
@@ -157,3 +159,27 @@ def run_point(
         "warnings": tally.warnings,
         "seconds": time.monotonic() - began,
     }
+
+
+def pending(store: Store, schemes: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """(scheme, seed) of the points that are not finished, seed by seed, so that an early end leaves whole pairs."""
+    return [(scheme, seed) for seed in seeds for scheme in schemes if store.point(scheme, seed) is None]
+
+
+def run_study(
+    store: Store,
+    schemes: Sequence[str],
+    seeds: Sequence[int],
+    attach: Attach,
+    progress: Callable[[str, int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Computes what is missing and gives each point when it is saved. progress : called with (scheme, seed, steps done)."""
+    if store.baseline is None:
+        store.save_baseline(baseline(store.settings))
+    for scheme, seed in pending(store, schemes, seeds):
+        report = None if progress is None else (lambda step, scheme=scheme, seed=seed: progress(scheme, seed, step))
+        point = run_point(store.settings, scheme, seed, attach, report, stop)
+        store.save(point)
+        gc.collect()  # models and attachments hold each other
+        yield point

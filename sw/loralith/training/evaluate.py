@@ -1,9 +1,11 @@
-"""How well a model draws a digit: loss on images that were kept for it, and which share of its samples a classifier recognizes."""
+"""How well a model draws: loss on images that were kept for it, and which share of its samples a classifier recognizes; and looks at what
+trains, in plain FP32 on a model of its own, so that the run is not touched."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from loralith.diffusion.classifier import DigitClassifier, classify
 from loralith.diffusion.data import class_images
@@ -12,17 +14,10 @@ from loralith.diffusion.prompt import PromptEncoder, digit_prompt
 from loralith.diffusion.schedule import Denoiser, noise_schedule, sample
 from loralith.diffusion.subject import Subject
 from loralith.methods.settings import EvaluationSettings
+from loralith.reports.run_report import Evaluation, Look
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """held_out_loss: mean squared error; accuracy: share of samples recognized as the digit, None where there is none; samples
-    [N, 1, 16, 16] and the digits [N] that the classifier sees in them."""
-
-    held_out_loss: float
-    accuracy: float | None
-    samples: Tensor
-    recognized: Tensor
+if TYPE_CHECKING:
+    from loralith.methods.base import Method
 
 
 def evaluate(
@@ -53,3 +48,18 @@ def evaluate(
     wanted = subject.digit if subject else digit
     accuracy = None if wanted is None else float((recognized == wanted).float().mean())
     return Evaluation(loss, accuracy, samples, recognized)
+
+
+LOOK_SAMPLES = 8
+
+
+@torch.no_grad()
+def look(method: Method, step: int) -> Look:
+    """The result as it is now, after ``step`` steps."""
+    model, encoder = method.judged()
+    subject, evaluation = method.subject, method.settings.evaluation
+    condition = torch.cat([encoder.encode(caption) for caption in subject.held_captions])
+    loss = held_out_loss(model, noise_schedule(), subject.held_out, condition, rounds=evaluation.rounds)
+    prompt, null = encoder.encode(subject.prompt, LOOK_SAMPLES), encoder.encode("", LOOK_SAMPLES)
+    drawn = sample(model, prompt, null, seed=0, steps=evaluation.sample_steps, guidance=evaluation.guidance)
+    return Look(step, loss, drawn)

@@ -20,13 +20,11 @@ from loralith.files import write_bytes, write_json, write_text
 from loralith.formats.checkpoint import save_checkpoint
 from loralith.formats.run_folder import CHECKPOINT, HTML, PICTURE, REPORT, check_folder, locked
 from loralith.methods import make_method
-from loralith.methods.attachment_hook import Attach, Attachment
-from loralith.methods.base import Bench, Interrupted, Method, TrainingError
+from loralith.methods.base import Attach, Attachment, Bench, Interrupted, Method, TrainingError
 from loralith.methods.settings import FinetuneSettings
 from loralith.reports.run_page import build_html
-from loralith.reports.run_report import build_picture, build_report, read_report
-from loralith.training.curve import look
-from loralith.training.evaluate import Evaluation, evaluate
+from loralith.reports.run_report import Evaluation, build_picture, build_report, read_report
+from loralith.training.evaluate import evaluate, look
 from loralith.training.resume import checkpoint_to_resume
 from loralith.training.session import Session
 from loralith.training.sizes import check_sizes
@@ -115,11 +113,11 @@ def finetune(
                     _train(session, report, stop, identity)
             report("after")
             after = _judge(method)
-            assert session.before is not None
-            content = build_report(settings, session, session.before, after, subject, origin or {})
+            run = session.finished(after)
+            content = build_report(run, origin or {})
             method.save(folder)
-            write_bytes(build_picture(settings, method.label, subject, session.before, after), folder / PICTURE)
-            write_text(build_html(content, subject, session, after), folder / HTML)
+            write_bytes(build_picture(run), folder / PICTURE)
+            write_text(build_html(content, run), folder / HTML)
             write_json(content, folder / REPORT)
     return FinetuneResult(content, folder)
 

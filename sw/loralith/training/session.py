@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,25 +12,15 @@ from torch import Tensor, nn
 from loralith.diffusion.peft_adapter import check_tensors
 from loralith.formats.checkpoint import Checkpoint
 from loralith.formats.run_folder import CHECKPOINT
-from loralith.methods.attachment_hook import Attach, Attachment, merge_counters, split_state
-from loralith.methods.base import State
+from loralith.methods.base import Attach, Attachment, State
 from loralith.methods.settings import FinetuneSettings
-from loralith.training.evaluate import Evaluation
+from loralith.reports.run_report import Evaluation, FinishedRun, Look
 from loralith.training.resume import settings_record
 
 if TYPE_CHECKING:
     from loralith.methods.base import Method
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's and AdamW's state of one parameter
-
-
-@dataclass(frozen=True)
-class Look:
-    """What trains, after `step` steps, in plain FP32: held-out loss, a few samples [N, 1, 16, 16]."""
-
-    step: int
-    held_out_loss: float
-    samples: Tensor
 
 
 class Session:
@@ -91,6 +80,12 @@ class Session:
         }
         return Checkpoint(self.step, tensors, extra)
 
+    def finished(self, after: Evaluation) -> FinishedRun:
+        """The run at its end, for its report."""
+        assert self.before is not None
+        trained = sum(tensor.numel() for tensor in self.parameters.values())
+        return FinishedRun(self.method, trained, self.before, after, self.losses, self.looks, self.counters(), self.seconds)
+
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint's state; raises AdapterError, before anything is changed, where a tensor does not fit."""
@@ -119,3 +114,27 @@ class Session:
         load = getattr(self.attachment, "load_state_dict", None)
         if load and self._attached:
             load(self._attached)
+
+
+def split_state(attachment: Attachment | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The attachment's state as tensors and as JSON values; empty where it has none."""
+    read = getattr(attachment, "state_dict", None)
+    state: Mapping[str, Any] = read() if read else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in state.items() if name not in tensors}
+
+
+def merge_counters(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Counters of a run in several sessions: integers add up, booleans must all hold, those in a dictionary likewise, anything else is the
+    latest."""
+    merged = dict(earlier)
+    for name, value in current.items():
+        if isinstance(value, bool):
+            merged[name] = value and bool(earlier.get(name, True))
+        elif isinstance(value, int):
+            merged[name] = value + int(earlier.get(name, 0))
+        elif isinstance(value, Mapping):
+            merged[name] = merge_counters(earlier.get(name, {}), value)
+        else:
+            merged[name] = value
+    return merged

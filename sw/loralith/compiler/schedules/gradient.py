@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loralith.compiler.schedules.costs import COMPUTE_CYCLES, LOAD_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.schedules.emit import Emitter, Segment
 from loralith.compiler.schedules.matmul import SLOTS, SlotCache, block_sizes, tile_cycles
-from loralith.compiler.storage.layout import MatrixLayout, padded, row_major
+from loralith.compiler.schedules.pass_plan import COMPUTE_CYCLES, LOAD_CYCLES, READ_LATENCY, load_cycles
+from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import FULL_WINDOW, DoesNotFit, Region, Regions, Window, rows_needed
-from loralith.compiler.storage.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import Config
 
 __all__ = ["Gradient", "GradientPlan", "GradientSteps", "compile_gradient", "gradient_traffic", "plan_gradient"]

@@ -15,8 +15,7 @@ from loralith.compiler.lists.relocatable import Relocatable
 from loralith.compiler.schedules.emit import Emitter, Exponent
 from loralith.compiler.schedules.gradient import Gradient, compile_gradient
 from loralith.compiler.schedules.passes import MEASURED_SLOT, Pass, compile_pass
-from loralith.compiler.storage.layout import MatrixLayout, int_layout, row_major
-from loralith.compiler.storage.skinny import skinny_shape
+from loralith.compiler.storage.layout import MatrixLayout, int_layout, row_major, skinny_shape
 from loralith.compiler.tokens.order import AHEAD
 from loralith.spec.config import Config
 from loralith.spec.numerics import MANTISSA_MIN, Requantization

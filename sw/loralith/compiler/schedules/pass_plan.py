@@ -7,14 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loralith.compiler.schedules.costs import COMPUTE_CYCLES, READ_LATENCY, load_cycles
 from loralith.compiler.schedules.matmul import block_sizes, tile_cycles
-from loralith.compiler.storage.layout import int_layout, padded, row_major
+from loralith.compiler.storage.layout import SkinnyShape, int_layout, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import FULL_WINDOW, MEMORIES, DoesNotFit, Window, rows_needed
-from loralith.compiler.storage.skinny import SkinnyShape, skinny_shape
 from loralith.spec.config import PRESETS, Config
 
-__all__ = ["PassPlan", "pass_traffic", "plan_pass", "plan_passes"]
+__all__ = [
+    "BURST_WORDS",
+    "COMPUTE_CYCLES",
+    "LOAD_CYCLES",
+    "PassPlan",
+    "READ_LATENCY",
+    "load_cycles",
+    "pass_traffic",
+    "plan_pass",
+    "plan_passes",
+]
 
 BUS_BOUND = 0.8
 """From this share of the array's cycles on that the bus needs, plans that cut the rank are looked at too."""
@@ -236,3 +244,16 @@ def pass_traffic(
         read += row_major(rank, N, config).nbytes * (1 if nb <= 2 else tb)
         written += row_major(T, N, config, 4).nbytes
     return read, written
+
+
+LOAD_CYCLES, COMPUTE_CYCLES = 34, 28
+"""Cycles that checking a command takes: shorter ones follow each other no faster."""
+READ_LATENCY = 200
+"""Cycles from a load's token to its first word, with other loads in between, that a schedule leaves room for."""
+BURST_WORDS = 4
+"""Words that the bus could move per burst, with as many bursts in flight as the read master keeps and answers after 100 cycles."""
+
+
+def load_cycles(rows: int, row_bytes: int, config: Config) -> int:
+    """Bus cycles of a load. A burst of few words costs as much as one of BURST_WORDS: only so many are in flight."""
+    return max(rows * max(-(-row_bytes // config.bus_bytes), BURST_WORDS), LOAD_CYCLES)

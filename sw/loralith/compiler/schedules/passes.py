@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from loralith.compiler.schedules.emit import Emitter, Exponent, Int8, Segment, Stochastic
 from loralith.compiler.schedules.matmul import SlotCache
 from loralith.compiler.schedules.pass_plan import PassPlan, plan_pass
-from loralith.compiler.storage.layout import MatrixLayout, padded
+from loralith.compiler.storage.layout import MatrixLayout, padded, skinny_shape
 from loralith.compiler.storage.regions import FULL_WINDOW, Region, Regions, Window
-from loralith.compiler.storage.skinny import skinny_shape
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.numerics import K_LIMIT, Requantization
 

@@ -23,9 +23,8 @@ from loralith.compiler.schedules.emit import Emitter, Int8, Segment
 from loralith.compiler.schedules.matmul import SlotCache
 from loralith.compiler.schedules.passes import SKINNY_STATS_BYTES
 from loralith.compiler.schedules.training_step import Linear, output_scale
-from loralith.compiler.storage.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
+from loralith.compiler.storage.layout import MatrixLayout, fold_right, folded_shape, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import DoesNotFit, Region, Regions, rows_needed
-from loralith.compiler.storage.skinny import skinny_shape
 from loralith.spec.config import Config
 
 __all__ = ["Columns", "Text", "TextTensors", "compile_text", "place_text", "text_columns"]

@@ -16,9 +16,8 @@ from loralith.compiler.schedules.emit import Emitter
 from loralith.compiler.schedules.gradient import Gradient, GradientSteps
 from loralith.compiler.schedules.pass_plan import PassPlan, plan_passes
 from loralith.compiler.schedules.passes import SKINNY_STATS_BYTES, Pass, PassSteps, interleave
-from loralith.compiler.storage.layout import MatrixLayout, padded, row_major
+from loralith.compiler.storage.layout import MatrixLayout, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import DoesNotFit, Window
-from loralith.compiler.storage.skinny import skinny_shape
 from loralith.compiler.tokens.order import AHEAD
 from loralith.progress import Steps
 from loralith.spec.config import Config

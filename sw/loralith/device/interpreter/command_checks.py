@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 
 from loralith.device.run_status import Status
-from loralith.spec.commands import STAT_BYTES, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
+from loralith.spec.commands import COMMAND_BYTES, COMMANDS, STAT_BYTES, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code, Unit
 
-__all__ = ["UNITS", "dram_row_bytes", "first_fault"]
+__all__ = ["UNITS", "dram_row_bytes", "first_fault", "opcode_of", "reserved_bits", "unpack_fields"]
 
 UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE}
 SHIFT_LIMIT = 16
@@ -168,3 +169,30 @@ def _compute_regions(c: Fields, config: Config) -> Iterator[tuple[Check, int, in
         yield Check.STAT, c["stat_slot"] + 1, config.stat_slots
     if c["device_shift"]:
         yield Check.STAT, c["exponent_slot"] + 1, config.stat_slots
+
+
+_WORDS = struct.Struct(f"<{COMMAND_BYTES // 4}I")
+_LAYOUT = {
+    opcode: [(f.name, f.word, f.lsb, (1 << f.width) - 1) for f in record.fields.values() if f.name != "opcode"]
+    for opcode, record in COMMANDS.items()
+}
+_RESERVED = {opcode: record.reserved_mask for opcode, record in COMMANDS.items()}
+
+
+def opcode_of(data: bytes) -> Opcode | None:
+    """None for an opcode of no command."""
+    return Opcode(data[0]) if data[0] in COMMANDS else None
+
+
+def reserved_bits(opcode: Opcode, data: bytes) -> int:
+    """The reserved bits that are set."""
+    return int.from_bytes(data, "little") & _RESERVED[opcode]
+
+
+def unpack_fields(opcode: Opcode, data: bytes) -> dict[str, int]:
+    """All fields but the opcode."""
+    words = _WORDS.unpack(data)
+    return {
+        name: words[word] >> lsb & mask if mask < 1 << 32 else words[word] | words[word + 1] << 32
+        for name, word, lsb, mask in _LAYOUT[opcode]
+    }

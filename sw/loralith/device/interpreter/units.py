@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from loralith.device.exact_product import exact_product
+from loralith.device.arithmetic import exact_product, hash_indices, requantize_array
 from loralith.device.interpreter.command_checks import dram_row_bytes
 from loralith.device.interpreter.onchip import Memories
-from loralith.device.requantize_array import hash_indices, requantize_array
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.numerics import SHIFT_MAX, least_shift

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from loralith.lora.frozen import FrozenConv, FrozenLinear, Input, Window
 from loralith.lora.loss import Loss, row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
+from loralith.lora.two_words import WideConv, WideLinear
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Place
 from loralith.mapping.select import AttachError, Choice
@@ -21,7 +22,17 @@ from loralith.spec.scheme import Role, SchemeError
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["ConvShapes", "FrozenProducts", "LinearShapes", "MappedConv", "MappedLinear", "Product", "window_of"]
+__all__ = [
+    "ConvShapes",
+    "FrozenProducts",
+    "LinearShapes",
+    "MappedConv",
+    "MappedLinear",
+    "MappedWideConv",
+    "MappedWideLinear",
+    "Product",
+    "window_of",
+]
 
 
 class LinearShapes:
@@ -184,3 +195,17 @@ class MappedConv(ConvShapes, MappedLinear):
     def _returns(self, dy: Any, shape: tuple[int, ...], step: int, call: int) -> Input:
         assert isinstance(self.product, FrozenConv)
         return self.product.backward(dy, step, call, shape=shape)  # type: ignore[arg-type]
+
+
+class MappedWideLinear(MappedLinear):
+    """Y alone; a backward pass through it raises AttachError."""
+
+    def make(self, index: int) -> FrozenLinear:
+        return WideLinear(self.attachment.device, self.weight.quantized(), self.attachment.scheme, index)
+
+
+class MappedWideConv(MappedConv):
+    """Y alone; a backward pass through it raises AttachError."""
+
+    def make(self, index: int) -> FrozenLinear:
+        return WideConv(self.attachment.device, self.weight.quantized(), window_of(self.module), self.attachment.scheme, index)

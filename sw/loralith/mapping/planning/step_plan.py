@@ -8,8 +8,7 @@ from typing import Any
 
 from loralith.compiler.schedules.gradient import gradient_traffic
 from loralith.compiler.schedules.pass_plan import pass_traffic
-from loralith.compiler.storage.layout import int_layout, row_major
-from loralith.compiler.storage.skinny import skinny_shape
+from loralith.compiler.storage.layout import int_layout, row_major, skinny_shape
 from loralith.device.products import plan_product
 from loralith.mapping.planning.trace import Step, Trace
 from loralith.spec.config import Config

@@ -13,8 +13,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from loralith.diffusion.published import Source
 from loralith.errors import LoralithError
+from loralith.formats.unet_config import Source
 from loralith.mapping.kinds.attention_modules import Processor
 from loralith.mapping.kinds.frozen_modules import window_of
 from loralith.mapping.select import Choice, select

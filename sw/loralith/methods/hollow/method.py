@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from torch import Tensor
 
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.objective import step_loss
 from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.unet import assets_digest, load_model, model_digest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.objective import Draw
 from loralith.errors import LoralithError
 

@@ -1,4 +1,5 @@
-"""Requantization of whole arrays, bit for bit `loralith.spec.numerics.requantize`."""
+"""The machine's arithmetic on whole arrays: exact INT8 products by the host's BLAS, and requantization, bit for bit
+`loralith.spec.numerics.requantize`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,26 @@ from numpy.typing import NDArray
 
 from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["hash_array", "hash_indices", "requantize_array"]
+__all__ = ["FLOAT32_EXACT_K", "exact_product", "hash_array", "hash_indices", "requantize_array"]
+
+FLOAT32_EXACT_K = 1 << 10
+"""Up to this K every partial sum of INT8 products, each at most 2**14, is within 2**24, and exact in float32 whatever the order."""
+
+
+def exact_product(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
+    """left [..., M, K] right [..., K, N] as int32, modulo 2**32; exact for K up to `numerics.K_LIMIT`.
+
+    A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
+    """
+    K = left.shape[-1]
+    blocks = max(1, -(-K // FLOAT32_EXACT_K))
+    depth = max(1, -(-K // blocks))
+    total: NDArray[np.int32] | None = None
+    for k in range(0, max(K, 1), depth):
+        part = left[..., k : k + depth].astype(np.float32) @ right[..., k : k + depth, :].astype(np.float32)
+        total = part.astype(np.int32) if total is None else np.add(total, part.astype(np.int32), out=total)
+    assert total is not None
+    return total
 
 
 def hash_array(key: tuple[int, int], index: NDArray[np.uint32]) -> NDArray[np.uint32]:
