@@ -8,13 +8,14 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 import loralith
-from loralith.cli import main, report_memory
+from loralith.cli import main
 from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.published import Source
 from loralith.mapping.planning.saved_memory import Account, measure
 from loralith.mapping.planning.step_plan import plan
 from loralith.mapping.planning.trace import trace_model
 from loralith.spec.config import PRESETS
+from loralith.training import memory_report
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 CONFIG = {
@@ -106,7 +107,7 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "memory.png").stat().st_size > 10000
     text = (tmp_path / "memory.md").read_text()
     assert "everything else" in text
-    assert report_memory.page(figures)[0].startswith("The small U-Net, 4 images")
+    assert memory_report.page(figures)[0].startswith("The small U-Net, 4 images")
     assert main(["report", "memory", "--methods", "magic"]) == 2
     assert "there is no method 'magic'; there are fp32-lora, lora, lora-all" in capsys.readouterr().err
 

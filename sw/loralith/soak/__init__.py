@@ -1,4 +1,13 @@
-"""Random work on simulated hardware: `products` compared with numpy, command lists (`list_runner`) with the oracle of `verif.lists`.
+"""Random work on simulated hardware; `loralith soak` runs it.
 
-`loralith soak` runs it.
+- `products`: random products, compared with numpy.
+- `lists`, `list_runner`: random raw command lists, compared with the oracle of `verif.lists`.
 """
+
+from loralith.errors import LoralithError
+
+__all__ = ["SoakError"]
+
+
+class SoakError(LoralithError):
+    """A soak that cannot be run, or a file that is none of its own."""
