@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from loralith.cli import main
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, add_adapter, load_adapter, module_shapes, save_adapter, with_adapter
 from loralith.diffusion.published import find_model
 from loralith.formats.adapter_file import _sgm_blocks, _sgm_name, read_adapter, write_peft
+from loralith.methods import make_method
+from loralith.methods.base import Bench
+from loralith.methods.settings import FinetuneSettings
 
 CONFIG = {
     "sample_size": 4,
@@ -29,6 +34,7 @@ CONFIG = {
     "attention_head_dim": 2,
     "norm_num_groups": 4,
 }
+BENCH = Bench(lambda model: nullcontext(), lambda note: None, lambda: False)
 TARGETS = ("to_q", "to_v", "to_out.0")
 KINDS = {
     "plain": {"rank": 3, "alpha": 6},
@@ -316,6 +322,23 @@ def test_the_unet_alone_is_taken_on_request(tool, tmp_path, capsys):
     save_file(more, path)
     with pytest.raises(AdapterError, match="holds no LoRA tensors of a U-Net"):
         read_adapter(path, SHAPES, unet_only=True)
+
+
+def test_a_run_starts_from_the_unet_alone_on_request(small_model, tmp_path):
+    path = tmp_path / "start.safetensors"
+    settings = FinetuneSettings(tmp_path / "out", rank=2, model=small_model, start_from=path, unet_only=True)
+    run = make_method(settings, settings.subject())
+    tensors = adapter_of(filled(run.model)).tensors("unet.")
+    text = {f"text_encoder.layers.0.q_proj.lora_{letter}.weight": torch.ones(3, 3) for letter in "AB"}
+    save_file({name: tensor.contiguous() for name, tensor in {**tensors, **text}.items()}, path)
+    settings = replace(settings, alpha=2.0)  # without a header alpha is r
+    run = make_method(settings, settings.subject())
+    with pytest.warns(UserWarning, match="1 layers of a text encoder are left out"):
+        run.begin(BENCH)
+    assert all(torch.equal(tensor, adapter_of(run.model).tensors("unet.")[name]) for name, tensor in tensors.items())
+    run = make_method(replace(settings, unet_only=False), settings.subject())
+    with pytest.raises(AdapterError, match="--unet-only takes those alone"):
+        run.begin(BENCH)
 
 
 def test_settings_that_differ_or_are_not_supported(tmp_path):

@@ -140,5 +140,19 @@ def test_what_is_refused_by_name(tmp_path, content, message):
         read_image(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("mode", ["I", "F", "LAB", "HSV"])
+def test_pixels_whose_black_and_white_are_not_defined_are_refused(tmp_path, monkeypatch, mode):
+    """Pillow of today opens no PNG or JPEG in such a mode; another version may, as 9 did with 16-bit PNG."""
+
+    def opened(path):
+        image = Image.new(mode, (4, 4))
+        image.format = "PNG"
+        return image
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(ImageError, match=rf"x\.png has pixels of Pillow's mode {mode}, .*; save it with 8 or 16 bits"):
+        read_image(tmp_path / "x.png")
+
+
 def test_a_smaller_size_is_the_mean(tmp_path):
     assert np.asarray(grey(Image.fromarray(RAMP), 2)).tolist() == np.floor(RAMP.reshape(2, 2, 2, 2).mean(axis=(1, 3)) + 0.5).tolist()
