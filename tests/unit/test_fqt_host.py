@@ -8,7 +8,7 @@ import torch
 
 from loralith.lora import quantize as host
 from loralith.lora.layer_step import LayerNumerics
-from loralith.spec import scheme as spec
+from loralith.spec import scales as spec
 from loralith.spec.numerics import Requantization, hash32, hash_key
 from loralith.spec.numerics import requantize as requantize_value
 from loralith.spec.scheme import FQT, SchemeError

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from loralith.spec.numerics import ACC_MAX, Q4_MAX, Q8_MAX
-from loralith.spec.scheme import FQT, Role, SchemeError, h_scale, power_exponent
+from loralith.spec.scales import h_scale, power_exponent
+from loralith.spec.scheme import FQT, Role, SchemeError
 from loralith.verif.fqt import Backward, Forward, LoraLayer
 from loralith.verif.torch_quantize import quantize_weight
 

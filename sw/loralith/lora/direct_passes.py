@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from loralith.compiler.storage.layout import MatrixLayout
 from loralith.device.arithmetic import exact_product, hash_indices, requantize_array
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import Chain
+from loralith.spec.scales import Chain
 
 from .layer_step import BackwardOperands, ForwardOperands
 from .pass_interface import BackwardResult, ForwardResult, Passes

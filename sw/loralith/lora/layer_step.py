@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.spec import scheme as spec
+from loralith.spec import scales as spec
 from loralith.spec.device_shift import DeviceShift, device_shift, expected_maximum
 from loralith.spec.numerics import K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError
+from loralith.spec.scales import Chain
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, Quantized, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
 
@@ -120,7 +121,7 @@ class LayerNumerics:
 
     Parameters: ``weight``, the frozen quantized W; ``alpha``, lora_alpha, positive; ``scheme``; ``layer``, the layer's place in the
     host's list. Its state is the history of maxima (`state_dict`). Errors: SchemeError for shapes that do not fit, values that are not
-    finite, what `scheme.chain` refuses, and a scheme that only the reference runs.
+    finite, what `scales.chain` refuses, and a scheme that only the reference runs.
     """
 
     def __init__(self, weight: QuantizedWeight, alpha: float, scheme: FQT, layer: int = 0) -> None:
@@ -144,7 +145,7 @@ class LayerNumerics:
         """The random numbers of a tensor, None where it rounds to nearest."""
         if not self.scheme.is_stochastic(role):
             return None
-        return Stream(*spec.hash_words(self.scheme.seed, step, self.layer, role, call))
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call))
 
     def must_measure(self, name: str) -> bool:
         """Whether the exponent of ``"H"`` or ``"dH"`` needs this pass's own maximum, from a measuring run.

@@ -11,7 +11,8 @@ from loralith.compiler.storage.layout import MatrixLayout, row_major
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.device_shift import DeviceShift
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import Chain, Role
+from loralith.spec.scales import Chain
+from loralith.spec.scheme import Role
 
 from .layer_step import BackwardOperands, ForwardOperands
 from .pass_interface import BackwardResult, ForwardResult, Passes

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from loralith.device.base import Device
 from loralith.device.products import wide_product
-from loralith.spec.scheme import FQT, SchemeError, scale_of, vanishes
+from loralith.spec.scales import scale_of, vanishes
+from loralith.spec.scheme import FQT, SchemeError
 
 from .frozen import FrozenConv, FrozenLinear, Input, Output, Window
 from .quantize import Float32, Int8, QuantizedWeight, dequantize, finite32, largest

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from loralith.spec import scheme as spec
+from loralith.spec import scales as spec
 from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError, hash_words
+from loralith.spec.scales import Chain
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
 
@@ -118,7 +119,7 @@ class LoraLayer:
         layer: the layer's place in the host's list (0..2**20-1), part of the random numbers' key.
         history: maxima of the accumulators of H and dH in earlier passes, newest last; the whole state.
 
-    Errors: SchemeError for shapes that do not fit, values that are not finite, and what `scheme.chain` refuses.
+    Errors: SchemeError for shapes that do not fit, values that are not finite, and what `scales.chain` refuses.
     """
 
     weight: QuantizedWeight

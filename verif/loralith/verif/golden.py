@@ -26,7 +26,8 @@ from torch import Tensor
 
 from loralith.spec import numerics
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT, Role, quantize_value, tensor_id
+from loralith.spec.scales import quantize_value
+from loralith.spec.scheme import FQT, Role, tensor_id
 
 from .fqt import LoraLayer
 from .golden_compare import compare

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from loralith.spec import numerics
 from loralith.spec.numerics import Q8_MAX, Requantization
-from loralith.spec.scheme import FQT, SchemeError, block_exponent, power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scales import block_exponent, power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = [
     "QuantizedWeight",
@@ -101,7 +102,7 @@ def _clip(q: Tensor, qmax: int) -> tuple[Tensor, int]:
 
 
 def quantize(x: Tensor, qmax: int = Q8_MAX, stream: Stream | None = None, power_of_two: bool = False) -> tuple[Tensor, float, int]:
-    """A tensor with a scale of its own: `scheme.scale_of` of its largest magnitude, `scheme.quantize_value` of each value.
+    """A tensor with a scale of its own: `scales.scale_of` of its largest magnitude, `scales.quantize_value` of each value.
 
     Parameters: ``x`` float32, finite; ``stream`` for stochastic rounding, None for nearest-even.
     Returns: (q int8, scale FP32, number of values clipped: those that stochastic rounding sends past qmax).
@@ -115,7 +116,7 @@ def quantize(x: Tensor, qmax: int = Q8_MAX, stream: Stream | None = None, power_
 
 
 def quantize_power(v: Tensor, exponent: int | None = None, stream: Stream | None = None, qmax: int = Q8_MAX) -> tuple[Tensor, int, int]:
-    """A tensor with the scale 2**exponent: by default `scheme.power_exponent` of its largest magnitude (0 where it vanishes).
+    """A tensor with the scale 2**exponent: by default `scales.power_exponent` of its largest magnitude (0 where it vanishes).
 
     Parameters: ``v`` float32, finite. Returns: (q int8, exponent, number of values clipped).
     """
@@ -130,7 +131,7 @@ def quantize_power(v: Tensor, exponent: int | None = None, stream: Stream | None
 
 
 def quantize_weight(weight: Tensor, scheme: FQT) -> QuantizedWeight:
-    """A frozen base weight [O, I] under ``scheme``: `scheme.weight_scales`, values rounded half to even."""
+    """A frozen base weight [O, I] under ``scheme``: `scales.weight_scales`, values rounded half to even."""
     weight = as_float32(weight, "W")
     scales = torch.tensor(weight_scales(weight.abs().amax(dim=1).tolist(), scheme), dtype=torch.float32)
     if vanishes(largest(weight), scheme.weight_qmax):

@@ -23,7 +23,8 @@ from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
-from loralith.spec.scheme import Role, SchemeError, remember_maximum
+from loralith.spec.scales import remember_maximum
+from loralith.spec.scheme import Role, SchemeError
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
