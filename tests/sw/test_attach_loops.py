@@ -61,12 +61,6 @@ SCHEMES = [
 ]
 
 
-@pytest.fixture
-def device():
-    with loralith.open_device("reference", config="tiny") as device:
-        yield device
-
-
 def equal(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.given import record_given
-from loralith.cli.method_options import method_arguments, options_of, usual_text
-from loralith.cli.resume import resumed
-from loralith.cli.run_command import run_command
+from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_text
+from loralith.cli.resumed_settings import resumed
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.reports.result_files import made

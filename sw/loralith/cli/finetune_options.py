@@ -1,13 +1,18 @@
-"""Arguments of `loralith finetune` that belong to one training method."""
+"""Options of `loralith finetune`: those of one training method, which of all stand on the command line, and the command of a run."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from loralith.methods.options import OPTIONS, Options, SettingsError
 
-__all__ = ["OWN", "field_of", "method_arguments", "options_of", "usual_text"]
+if TYPE_CHECKING:
+    from loralith.methods.settings import FinetuneSettings
+
+__all__ = ["OWN", "field_of", "method_arguments", "options_of", "record_given", "run_command", "usual_text"]
 
 OWN: Mapping[str, Mapping[str, str]] = {
     "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary", "train": "--train"},
@@ -64,3 +69,65 @@ def options_of(args: argparse.Namespace) -> Options:
             if name in given and method != args.method:
                 raise SettingsError(f"{fields[name]} is a setting of {method}, not of {args.method}")
     return OPTIONS[args.method](**{field_of(name): value for name, value in given.items()})
+
+
+class _Record:
+    """Mixin of an argparse action: ``args.given`` holds the option as it was written, by destination."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        super().__call__(parser, namespace, values, option)  # type: ignore[misc]
+        namespace.given = {**getattr(namespace, "given", {}), self.dest: option}  # type: ignore[attr-defined]
+
+
+class _Store(_Record, argparse._StoreAction):
+    pass
+
+
+class _StoreTrue(_Record, argparse._StoreTrueAction):
+    pass
+
+
+def record_given(parser: argparse.ArgumentParser) -> None:
+    """``args.given`` of what ``parser`` parses: {destination: option} of options on the command line. Call it before they are added."""
+    parser.register("action", None, _Store)
+    parser.register("action", "store", _Store)
+    parser.register("action", "store_true", _StoreTrue)
+    parser.set_defaults(given={})
+
+
+def run_command(settings: FinetuneSettings, parser: argparse.ArgumentParser) -> str:
+    """The command that repeats a fine-tune; what is as usual is left out.
+
+    ``parser``: of `loralith finetune`, whose options and defaults are those of the command.
+    """
+    words = ["loralith", "finetune"]
+    for action in parser._actions:
+        if not action.option_strings or action.dest in ("help", "json", "resume"):
+            continue
+        value = _value(settings, action.dest)
+        usual = settings.options.usual.get(action.dest, action.default) if settings.options else action.default
+        if value is None or _text(value) == _text(usual) or (action.dest == "targets" and value == "all"):
+            continue
+        words += [action.option_strings[0], *([] if action.nargs == 0 else [_text(value)])]
+    return shlex.join(words)
+
+
+def _value(settings: FinetuneSettings, dest: str) -> Any:
+    """A setting as its option takes it; None where it is another method's, or the method's own default."""
+    if dest == "samples":
+        return settings.evaluation.samples
+    for method, fields in OWN.items():
+        if dest in fields:
+            own = getattr(settings.options, field_of(dest)) if method == settings.method else None
+            return None if own == getattr(type(settings.options), field_of(dest), None) else own
+    if dest == "targets":
+        from loralith.methods.settings import TARGETS
+
+        return next((word for word, names in TARGETS.items() if sorted(names) == sorted(settings.targets)), ",".join(settings.targets))
+    return getattr(settings, dest)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={_text(own)}" for name, own in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

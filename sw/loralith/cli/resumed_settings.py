@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from loralith.cli.method_options import OWN, field_of, options_of
+from loralith.cli.finetune_options import OWN, field_of, options_of
 
 if TYPE_CHECKING:
     from loralith.methods.settings import FinetuneSettings
