@@ -13,8 +13,10 @@ from typing import Any
 from peft import PeftModel
 
 from loralith.diffusion.classifier import load_classifier
+from loralith.diffusion.data import personal_images
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.objective import step_loss
+from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.unet import load_model
 from loralith.files import write_bytes, write_json, write_text
 from loralith.formats.checkpoint import save_checkpoint
@@ -178,9 +180,39 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
             raise Interrupted(session.step, settings.output)
 
 
+def seconds_per_step(settings: FinetuneSettings, attach: Attach) -> float:
+    """Wall time of one training step with its layers attached, on a model of its own: the second of two, when all is warm."""
+    images = personal_images(settings.digit, settings.images, settings.seed)
+    elapsed = 0.0
+    with repeatable():
+        unet, encoder = load_model(settings.model)
+        model = add_adapter(unet, **settings.adapter())
+        model.train()
+        attachment = attach(model, settings)
+        try:
+            for step in range(2):
+                start = time.monotonic()
+                attachment.step_begin(step)
+                step_loss(model, encoder, images, settings, step).backward()
+                elapsed = time.monotonic() - start
+        finally:
+            attachment.detach()
+    return elapsed
+
+
 def load_finetuned(folder: Path, model: Path | None = None) -> PeftModel:
     """The package's U-Net, or another, with the adapter in `folder`, as stock PEFT loads it, in evaluation mode."""
     return PeftModel.from_pretrained(load_model(model)[0], str(folder)).eval()  # type: ignore[arg-type]
 
 
-__all__ = ["Attachment", "FinetuneResult", "Interrupted", "Progress", "TrainingError", "finetune", "load_finetuned", "step_loss"]
+__all__ = [
+    "Attachment",
+    "FinetuneResult",
+    "Interrupted",
+    "Progress",
+    "TrainingError",
+    "finetune",
+    "load_finetuned",
+    "seconds_per_step",
+    "step_loss",
+]
