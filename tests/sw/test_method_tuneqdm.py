@@ -18,7 +18,7 @@ from loralith.methods import make_method
 from loralith.methods.base import Bench
 from loralith.methods.options import SettingsError, TuneqdmOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
-from loralith.methods.tuneqdm.scales import ScalesError, load_scales
+from loralith.methods.tuneqdm.scales_file import ScalesError, load_scales
 from loralith.spec.scheme import FQT
 from loralith.training.loop import Interrupted, finetune
 from loralith.verif.torch_tuned import Layer, autograd

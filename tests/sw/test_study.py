@@ -16,7 +16,7 @@ from loralith.cli import study as command
 from loralith.cli.finetune import attacher
 from loralith.errors import LoralithError
 from loralith.methods.settings import EvaluationSettings
-from loralith.study import reference
+from loralith.study import reference_schemes as reference
 from loralith.study.figures import add_published, compact, interval, pack_losses, standard_error, summarize, unpack_losses
 from loralith.study.point import Stopped, pending, run_point, run_study
 from loralith.study.point_store import Store
@@ -216,7 +216,7 @@ def test_what_is_finished_can_be_reported_without_the_rest(
 ) -> None:
     monkeypatch.setattr("loralith.study.study_settings.StudySettings", lambda **told: QUICK)
     monkeypatch.setattr("loralith.study.point.run_study", lambda *told: pytest.fail("a point would be computed"))
-    monkeypatch.setattr("loralith.study.reference.weight_errors", dict)
+    monkeypatch.setattr("loralith.study.reference_schemes.weight_errors", dict)
     folder = tmp_path / "study"
     shutil.copytree(store.folder, folder)
     assert cli.main(["study", "--finished", "--seeds", "4", "--output", str(folder), "--json"]) == 0

@@ -18,7 +18,7 @@ from loralith.device.native.build import verilog
 from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.reference import ReferenceDevice
 from loralith.device.verilator import VerilatorDevice
-from loralith.soak.products import Soak
+from loralith.soak.random_products import Soak
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import load_config
 from loralith.spec.numerics import Requantization

@@ -62,7 +62,7 @@ RULES = (
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
     Rule("loralith.soak", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.lists"), never=("amaranth", "cocotb")),
     Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
-    Rule("loralith.study.reference", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
+    Rule("loralith.study.reference_schemes", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),

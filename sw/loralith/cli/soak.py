@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     from loralith.device import open_device
     from loralith.device.reference import ReferenceDevice
-    from loralith.soak.products import Soak
+    from loralith.soak.random_products import Soak
 
     if args.output:
         results.check(args.output / "soak", output.config_files(args))

@@ -90,7 +90,7 @@ def study(args: argparse.Namespace) -> int:
     from loralith.progress import stop_on_interrupt
     from loralith.study.point import pending, run_study
     from loralith.study.point_store import Store
-    from loralith.study.reference import attacher
+    from loralith.study.reference_schemes import attacher
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
     from loralith.study.study_results import publish, results_folder
     from loralith.study.study_settings import StudySettings
@@ -137,7 +137,7 @@ def _command(args: argparse.Namespace) -> str:
 def rerun(args: argparse.Namespace) -> int:
     from loralith.progress import stop_on_interrupt
     from loralith.study.point import run_point
-    from loralith.study.reference import attacher
+    from loralith.study.reference_schemes import attacher
     from loralith.study.schemes import scheme_named
     from loralith.study.study_results import compare_point, machine, read_results, results_folder, stored_point
     from loralith.study.study_settings import StudySettings

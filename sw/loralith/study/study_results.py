@@ -45,7 +45,7 @@ def publish(store: Store, names: Sequence[str], seeds: Sequence[int], output: Pa
 
     ``command`` repeats the study.
     """
-    from loralith.study.reference import weight_errors  # torch, which reading results does not need
+    from loralith.study.reference_schemes import weight_errors  # torch, which reading results does not need
 
     found = {(name, seed): store.point(name, seed) for name in names for seed in seeds}
     points = {key: point for key, point in found.items() if point is not None}

@@ -19,7 +19,7 @@ from loralith.methods.base import Bench, Method
 from loralith.methods.options import TuneqdmOptions
 from loralith.methods.tuneqdm.code_layers import Router, Tuned, TunedUNet, tune
 from loralith.methods.tuneqdm.mapped_codes import MappedTuned, MappedTunedConv
-from loralith.methods.tuneqdm.scales import load_scales, save_scales
+from loralith.methods.tuneqdm.scales_file import load_scales, save_scales
 
 if TYPE_CHECKING:
     from loralith.diffusion.schedule import Denoiser
