@@ -1,14 +1,18 @@
-"""How far slow work is: messages of Python's `logging`, which the command line prints and a program may turn on."""
+"""How far slow work is, as messages of Python's `logging`, which the command line prints and a program may turn on; and Ctrl-C that ends
+it in good order."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
-__all__ = ["LOGGER", "Steps", "every", "tell"]
+__all__ = ["LOGGER", "Steps", "every", "stop_on_interrupt", "tell"]
 
 LOGGER = logging.getLogger("loralith")
 PAUSE = 5.0
@@ -56,3 +60,25 @@ def every(seconds: float, message: Callable[[float], str]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C or a termination signal has come; a second Ctrl-C stops at once with KeyboardInterrupt.
+
+    For the main thread only, as Python's signal handlers are.
+    """
+    asked = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.example import example
-from loralith.compiler.layout import fold_right
-from loralith.compiler.matmul import compile_matmul, plan_matmul
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.schedules.example import example
+from loralith.compiler.schedules.matmul import compile_matmul, plan_matmul
+from loralith.compiler.storage.layout import fold_right
 from loralith.device.native.build import verilog
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import COMMAND_BYTES

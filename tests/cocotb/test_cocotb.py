@@ -2,9 +2,9 @@
 
 import pytest
 
-from loralith.compiler.example import example
-from loralith.device.native.capture import capture
-from loralith.device.native.memory import MemoryTiming
+from loralith.compiler.schedules.example import example
+from loralith.device.native.memory_model import MemoryTiming
+from loralith.device.native.recording import capture
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.config import load_config
 from loralith.verif.bench.program import Program

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, int_layout, row_major
-from loralith.compiler.regions import Region, Regions
+from loralith.compiler.schedules.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.storage.layout import MatrixLayout, fold_right, int_layout, row_major
+from loralith.compiler.storage.regions import Region, Regions
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import load_config

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loralith.device.native.capture import capture
+from loralith.device.native.recording import capture
 from loralith.device.verilator import VerilatorDevice
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight

@@ -12,7 +12,7 @@ import pytest
 from loralith import cli
 from loralith.device.native import build
 from loralith.mutants import MutantError
-from loralith.mutants.model import build as build_mutant
+from loralith.mutants.mutant_model import build as build_mutant
 from loralith.verif.mutation import Change, MutationError
 from loralith.verif.mutation.catalogue import CONTROL, Mutant, read_catalogue
 from loralith.verif.mutation.emission import Emission

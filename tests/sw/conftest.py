@@ -1,9 +1,12 @@
-"""A diffusion model that is small enough to train in tests."""
+"""What tests of the driver share: devices, and a diffusion model that is small enough to train in tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from loralith import open_device
+from loralith.device.base import Device
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    """The reference device of the smallest configuration."""
+    with open_device("reference", "tiny") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def devices() -> Iterator[tuple[Device, Device]]:
+    """The reference device and the RTL of the smallest configuration."""
+    with open_device("reference", "tiny") as reference, open_device("verilator", "tiny") as rtl:
+        yield reference, rtl

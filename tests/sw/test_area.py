@@ -8,7 +8,7 @@ import pytest
 
 from loralith import cli
 from loralith.synth.cells import Area, CellFlow, areas, find_liberty
-from loralith.synth.error import SynthError
+from loralith.synth.errors import SynthError
 
 FLIP_FLOP = 1_000_000
 GATES = {"INV": "!A", "BUF": "A", "NAND2": "!(A B)", "NOR2": "!(A+B)", "AND2": "A B", "OR2": "A+B", "XOR2": "A^B", "XNOR2": "!(A^B)"}

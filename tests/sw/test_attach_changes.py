@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.cli.verification import ReferenceObserver
+from helpers.tiny_unet import CONFIG
 from loralith.mapping.select import AttachError
+from loralith.training.verification import ReferenceObserver
 
 
 class Small(nn.Module):
@@ -64,12 +65,6 @@ def close(one, two, bound=0.99):
     if not two.any():
         return not one.any()
     return torch.nn.functional.cosine_similarity(one, two, dim=0) > bound and abs(one.norm() / two.norm() - 1) < 0.05
-
-
-@pytest.fixture
-def device():
-    with loralith.open_device("reference", config="tiny") as device:
-        yield device
 
 
 def compare(plain, attached, *, differs_from=None):
@@ -183,23 +178,9 @@ def test_the_scale_of_a_forward_pass_is_its_backward_passs(device):
     assert all(close(one, two) for one, two in zip(*reversed(gradients), strict=True))
 
 
-UNET = {
-    "sample_size": 4,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 6,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-}
-
-
 def unet():
     torch.manual_seed(0)
-    model = UNet2DConditionModel(**UNET).requires_grad_(False)
+    model = UNet2DConditionModel(**CONFIG).requires_grad_(False)
     model.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

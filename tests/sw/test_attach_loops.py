@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import loralith
-from loralith.cli.verification import ReferenceObserver
 from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT
-from loralith.verif.attachment import ReferenceAttachment
+from loralith.training.verification import ReferenceObserver
+from loralith.verif.reference_attachment import ReferenceAttachment
 
 
 class Small(nn.Module):
@@ -59,12 +59,6 @@ SCHEMES = [
     pytest.param(ALL_STOCHASTIC, id="stochastic"),
     pytest.param(FQT(adapter_scales="delayed", history=3), id="delayed"),
 ]
-
-
-@pytest.fixture
-def device():
-    with loralith.open_device("reference", config="tiny") as device:
-        yield device
 
 
 def equal(one, two):

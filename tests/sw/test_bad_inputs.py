@@ -10,7 +10,7 @@ from loralith.lora.quantize import quantize_weight
 from loralith.spec.numerics import K_LIMIT
 from loralith.spec.scheme import FQT, SchemeError
 from loralith.verif.fqt import Backward, Forward, LoraLayer
-from loralith.verif.quantize import QuantizedWeight
+from loralith.verif.torch_quantize import QuantizedWeight
 
 T, I, O, R = 12, 24, 20, 3
 SHAPES = {"X": (T, I), "W": (O, I), "A": (R, I), "B": (O, R), "dY": (T, O)}

@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 
 from loralith.cli import main
 from loralith.cli.bench_methods import where
-from loralith.diffusion.settings import KEYS_AND_VALUES
+from loralith.methods.settings import KEYS_AND_VALUES
 from loralith.study import methods
 
 pytestmark = pytest.mark.usefixtures("one_thread")

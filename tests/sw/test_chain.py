@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.compiler.chain import compile_chain, plan_chain
+from loralith.compiler.schedules.chain import compile_chain, plan_chain
 from loralith.device.errors import DeviceError
 from loralith.device.products import Resident, chained, wide_product
 from loralith.spec.config import load_config

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from loralith.compiler.checker import IllegalList, check
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.matmul import compile_matmul, plan_matmul
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import IllegalList, check
+from loralith.compiler.schedules.matmul import compile_matmul, plan_matmul
 from loralith.spec.commands import Command, LoadTarget, Opcode, OutMode, ScaleMode
 from loralith.spec.config import PRESETS, Config
 

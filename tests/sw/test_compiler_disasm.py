@@ -10,9 +10,9 @@ import pytest
 
 from loralith import cli
 from loralith.cli import build_parser
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.disasm import AssemblyError, assemble, disassemble, format_command
-from loralith.compiler.matmul import compile_matmul, plan_matmul
+from loralith.compiler.lists.assembly import AssemblyError, assemble, disassemble, format_command
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.schedules.matmul import compile_matmul, plan_matmul
 from loralith.errors import LoralithError
 from loralith.spec.commands import COMMANDS, Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loralith.compiler.gradient import plan_gradient
-from loralith.compiler.workload import APART, Linear, compile_step, parts_for, place, tried_plans
+from loralith.compiler.schedules.gradient import plan_gradient
+from loralith.compiler.schedules.training_step import APART, Linear, compile_step, parts_for, place, tried_plans
 from loralith.spec.commands import Opcode
 from loralith.spec.config import load_config
 

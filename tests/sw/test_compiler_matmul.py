@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loralith.compiler.checker import check
-from loralith.compiler.layout import fold_right, row_major, skinny_packed
-from loralith.compiler.matmul import best_fold, compile_matmul, plan_matmul
-from loralith.compiler.regions import DoesNotFit, Regions
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.matmul import best_fold, compile_matmul, plan_matmul
+from loralith.compiler.storage.layout import fold_right, row_major, skinny_packed
+from loralith.compiler.storage.regions import DoesNotFit, Regions
 from loralith.device import open_device
 from loralith.spec.config import PRESETS, Config
 

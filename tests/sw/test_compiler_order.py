@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.compiler.checker import check
-from loralith.compiler.command_list import CommandList
 from loralith.compiler.cycles import model
-from loralith.compiler.order import hoist_loads
-from loralith.compiler.workload import Linear, compile_step, place, step_macs
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.training_step import Linear, compile_step, place, step_macs
+from loralith.compiler.tokens.order import hoist_loads
+from loralith.shapes.linear_operands import Mismatch, check_results, fill
 from loralith.shapes.models import image_linears, text_linears
-from loralith.shapes.operands import Mismatch, check_results, fill
 from loralith.shapes.run import fixed_os_cycles, measure
 from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import Config, load_config

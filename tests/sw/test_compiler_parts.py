@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.compiler.checker import check
-from loralith.compiler.emit import Emitter
-from loralith.compiler.gradient import Gradient, GradientPlan, GradientSteps, plan_gradient
-from loralith.compiler.order import AHEAD
-from loralith.compiler.pass_plan import PassPlan, plan_passes
-from loralith.compiler.passes import PassSteps
-from loralith.compiler.skinny import skinny_shape
-from loralith.compiler.workload import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.emit import Emitter
+from loralith.compiler.schedules.gradient import Gradient, GradientPlan, GradientSteps, plan_gradient
+from loralith.compiler.schedules.pass_plan import PassPlan, plan_passes
+from loralith.compiler.schedules.passes import PassSteps
+from loralith.compiler.schedules.training_step import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
+from loralith.compiler.storage.layout import skinny_shape
+from loralith.compiler.tokens.order import AHEAD
 from loralith.device.base import Device
-from loralith.shapes.operands import check_results, fill
+from loralith.shapes.linear_operands import check_results, fill
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import load_config
 

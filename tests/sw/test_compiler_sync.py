@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loralith.compiler.checker import IllegalList, check
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.rules import problems
-from loralith.compiler.sync import synchronize
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import IllegalList, check
+from loralith.compiler.proof.rules import problems
+from loralith.compiler.tokens.sync import synchronize
 from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
 

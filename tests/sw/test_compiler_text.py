@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.compiler.checker import check
 from loralith.compiler.cycles import model
-from loralith.compiler.matmul import plan_matmul
-from loralith.compiler.pass_plan import plan_passes
-from loralith.compiler.regions import DoesNotFit
-from loralith.compiler.text import Columns, compile_text, place_text, text_columns
-from loralith.compiler.workload import Linear, step_macs
-from loralith.device.native.memory import MemoryTiming
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.matmul import plan_matmul
+from loralith.compiler.schedules.pass_plan import plan_passes
+from loralith.compiler.schedules.shared_text import Columns, compile_text, place_text, text_columns
+from loralith.compiler.schedules.training_step import Linear, step_macs
+from loralith.compiler.storage.regions import DoesNotFit
+from loralith.device.native.memory_model import MemoryTiming
+from loralith.shapes.linear_operands import Mismatch
 from loralith.shapes.models import text_linears
-from loralith.shapes.operands import Mismatch
 from loralith.shapes.run import measure_text
 from loralith.spec.config import Config, load_config
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.lists.command_list import CommandList
 from loralith.device import ConfigMismatch, DeviceError, OutOfMemory, open_device
-from loralith.device.bursts import bursts
+from loralith.device.interpreter.axi_bursts import bursts
 from loralith.device.reference import ReferenceDevice
-from loralith.device.status import Counters, Status
+from loralith.device.run_status import Counters, Status
 from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.registers import COUNTERS
@@ -169,7 +169,7 @@ def test_config_mismatch_names_both_hashes() -> None:
 
 def test_devices_and_compiler_import_neither_torch_nor_amaranth() -> None:
     code = (
-        "import sys, loralith.device as d, loralith.compiler.checker, loralith.compiler.disasm, numpy as n;"
+        "import sys, loralith.device as d, loralith.compiler.proof.checker, loralith.compiler.lists.assembly, numpy as n;"
         "z = n.zeros((2, 2), n.int8); d.open_device('reference', 'tiny').matmul(z, z);"
         "assert not {'torch', 'amaranth'} & set(sys.modules)"
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.rules import problems
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.rules import problems
 from loralith.device import DeviceError, DeviceFault, open_device
 from loralith.device.reference import ReferenceDevice
-from loralith.device.status import Status
+from loralith.device.run_status import Status
 from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check, Code, Unit

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.lists.command_list import CommandList
 from loralith.device import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, OutOfMemory, open_device
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.commands import Command, Opcode

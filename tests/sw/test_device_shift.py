@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.emit import Emitter, Exponent, Int8, Segment
-from loralith.compiler.layout import row_major
-from loralith.compiler.regions import Region, rows_needed
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.schedules.emit import Emitter, Exponent, Int8, Segment
+from loralith.compiler.storage.layout import row_major
+from loralith.compiler.storage.regions import Region, rows_needed
 from loralith.device import open_device
 from loralith.device.errors import DeviceFault
 from loralith.spec.commands import Command, Opcode, OutMode

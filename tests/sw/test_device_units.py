@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from loralith.compiler.checker import check
-from loralith.compiler.emit import Emitter, Int8, Segment, Stochastic
-from loralith.compiler.layout import MatrixLayout, fold_right, padded, row_major
-from loralith.compiler.regions import Region, Regions
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.emit import Emitter, Int8, Segment, Stochastic
+from loralith.compiler.storage.layout import MatrixLayout, fold_right, padded, row_major
+from loralith.compiler.storage.regions import Region, Regions
 from loralith.device import open_device
-from loralith.device.requantize import requantize_array
+from loralith.device.arithmetic import requantize_array
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize

@@ -11,15 +11,15 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import save_file
 
-from loralith.diffusion.checkpoint import (
+from loralith.files import write_bytes, write_json
+from loralith.formats.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
     settings_hash,
 )
-from loralith.diffusion.folder import FolderError, check_folder, locked
-from loralith.files import write_bytes, write_json
+from loralith.formats.run_folder import FolderError, check_folder, locked
 
 SETTINGS = {"rank": 4, "alpha": 4.0, "targets": ["to_k", "to_q"]}
 

@@ -19,15 +19,15 @@ from PIL import Image
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import loralith
-from loralith.diffusion.adapter import AdapterError, save_adapter
-from loralith.diffusion.checkpoint import CheckpointError, load_checkpoint
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.determinism import repeatable
-from loralith.diffusion.evaluate import evaluate
-from loralith.diffusion.finetune import FinetuneResult, Interrupted, TrainingError, finetune, load_finetuned
-from loralith.diffusion.folder import FILES, FolderError
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
+from loralith.diffusion.peft_adapter import AdapterError, save_adapter
 from loralith.diffusion.unet import UNET_CONFIG, assets, load_model, new_unet
+from loralith.formats.checkpoint import CheckpointError, load_checkpoint
+from loralith.formats.run_folder import FILES, FolderError
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.training.evaluate import evaluate
+from loralith.training.loop import FinetuneResult, Interrupted, TrainingError, finetune, load_finetuned
 
 RESULTS = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors", "samples.png")
 
@@ -278,8 +278,8 @@ def test_values_that_are_not_finite_stop_the_run_and_lose_nothing(whole: Finetun
 def test_kill_at_any_moment_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     told = settings(tmp_path / "out", steps=400, checkpoint_every=1)
     program = (
-        "import sys; from pathlib import Path; from loralith.diffusion.finetune import finetune;"
-        "from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings;"
+        "import sys; from pathlib import Path; from loralith.training.loop import finetune;"
+        "from loralith.methods.settings import EvaluationSettings, FinetuneSettings;"
         "finetune(FinetuneSettings(Path(sys.argv[1]), steps=400, batch=2, checkpoint_every=1,"
         "evaluation=EvaluationSettings(rounds=1, samples=2, sample_steps=2)))"
     )

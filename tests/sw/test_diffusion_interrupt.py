@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from loralith.diffusion.checkpoint import CheckpointError
-from loralith.diffusion.interrupt import stop_on_interrupt
-from loralith.diffusion.pretrain import PretrainSettings, pretrain, resumed_settings
+from loralith.diffusion.pretraining import PretrainSettings, pretrain, resumed_settings
 from loralith.diffusion.unet import TOKENS_FILE, WEIGHTS_FILE
+from loralith.formats.checkpoint import CheckpointError
+from loralith.progress import stop_on_interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,8 +11,8 @@ from diffusers import UNet2DConditionModel
 
 from loralith.diffusion.classifier import classify, load_classifier
 from loralith.diffusion.data import class_images, labelled_images, personal_images
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.digits import DIGITS, HELD_OUT, KNOWN, TRAINING_IMAGES
-from loralith.diffusion.draws import generator
 from loralith.diffusion.objective import draw_step, held_out_loss
 from loralith.diffusion.prompt import TOKENS, PromptEncoder, digit_prompt, tokenize
 from loralith.diffusion.schedule import noise_schedule

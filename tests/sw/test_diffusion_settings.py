@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, SettingsError
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings, SettingsError
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 import loralith
 from loralith import cli, energy
-from loralith.compiler.matmul import compile_matmul, plan_matmul
-from loralith.compiler.workload import Linear, compile_step, place
+from loralith.compiler.schedules.matmul import compile_matmul, plan_matmul
+from loralith.compiler.schedules.training_step import Linear, compile_step, place
 from loralith.spec.config import PRESETS
 
 TINY = PRESETS["tiny"]

@@ -9,7 +9,7 @@ import pytest
 
 from loralith.cli import main
 from loralith.compiler.cycles import END_LATENCY
-from loralith.compiler.workload import Linear
+from loralith.compiler.schedules.training_step import Linear
 
 
 def explained(capsys: pytest.CaptureFixture[str], *words: str) -> dict:

@@ -11,9 +11,9 @@ pytest.importorskip("diffusers")
 import loralith
 from loralith import cli
 from loralith.cli import finetune as command
-from loralith.cli.run_command import run_command
-from loralith.diffusion.chart import loss_chart, ticks
-from loralith.diffusion.settings import FinetuneSettings
+from loralith.cli.finetune_options import run_command
+from loralith.methods.settings import FinetuneSettings
+from loralith.reports.loss_chart import loss_chart, ticks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,6 +80,7 @@ def test_a_device_without_an_array_has_no_cycles(
         ("--steps 3 --lr 0.002 --batch 2", "--steps 3 --batch 2 --lr 0.002"),
         ("--method tuneqdm --bits 8 --lr 0.01 --device direct", "--method tuneqdm --device direct --bits 8"),
         ("--method hollowed-net --boundary-samples 4 --train behind --device fp32 --map lora", None),
+        ("--start-from old.safetensors --unet-only --device fp32", "--device fp32 --start-from old.safetensors --unet-only"),
         ("--targets kv --rslora --alpha-pattern to_k=2 --device fp32", "--alpha-pattern to_k=2 --rslora --targets kv --device fp32"),
     ],
 )

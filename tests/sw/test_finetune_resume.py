@@ -12,13 +12,13 @@ import pytest
 pytest.importorskip("diffusers")
 
 from loralith import cli
+from loralith import progress as interrupt
 from loralith.cli import finetune as command
-from loralith.diffusion import interrupt
-from loralith.diffusion.checkpoint import CheckpointError
-from loralith.diffusion.finetune import FinetuneResult, Interrupted, finetune
-from loralith.diffusion.resume import settings_record, stored_settings
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
+from loralith.formats.checkpoint import CheckpointError
 from loralith.methods.options import HollowOptions, ZoodipOptions
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.training.loop import FinetuneResult, Interrupted, finetune
+from loralith.training.resume import settings_record, stored_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

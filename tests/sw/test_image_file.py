@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loralith.diffusion.image_file import ImageError, grey, read_image
+from loralith.formats.image_file import ImageError, grey, read_image
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17  # 0 to 255, each corner another
 
@@ -137,6 +137,20 @@ def encoded(image, form, **options):
 def test_what_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "x.png").write_bytes(content())
     with pytest.raises(ImageError, match=rf"x\.png {message}"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "LAB", "HSV"])
+def test_pixels_whose_black_and_white_are_not_defined_are_refused(tmp_path, monkeypatch, mode):
+    """Pillow of today opens no PNG or JPEG in such a mode; another version may, as 9 did with 16-bit PNG."""
+
+    def opened(path):
+        image = Image.new(mode, (4, 4))
+        image.format = "PNG"
+        return image
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(ImageError, match=rf"x\.png has pixels of Pillow's mode {mode}, .*; save it with 8 or 16 bits"):
         read_image(tmp_path / "x.png")
 
 

@@ -2,44 +2,24 @@
 
 import numpy as np
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
 
-import loralith
-from loralith.compiler.checker import check, problems
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.cycles import model
-from loralith.compiler.disasm import assemble, disassemble
-from loralith.compiler.emit import Emitter, Segment
-from loralith.compiler.footprint import footprint
-from loralith.compiler.layout import int_layout, row_major
-from loralith.compiler.matmul import compile_batch, plan_matmul
-from loralith.compiler.regions import Region, Regions
-from loralith.compiler.touches import dram_bytes
+from helpers.packed_weights import INT4, TINY, int4, run_loads
+from loralith.compiler.lists.assembly import assemble, disassemble
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import check, problems
+from loralith.compiler.proof.touches import dram_bytes
+from loralith.compiler.schedules.emit import Emitter, Segment
+from loralith.compiler.schedules.matmul import compile_batch, plan_matmul
+from loralith.compiler.storage.layout import int_layout, row_major
+from loralith.compiler.storage.regions import Region, Regions
+from loralith.compiler.tokens.footprint import footprint
 from loralith.device import DeviceError, open_device
-from loralith.device.native.memory import MemoryTiming
 from loralith.device.products import Resident, chained, plan_product, product, wide_product
 from loralith.energy.activity import activity
-from loralith.lora.frozen import FrozenLinear
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import QuantizedWeight as HostWeight
-from loralith.lora.quantize import quantize_weight
 from loralith.spec.commands import COMMAND_BYTES, Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS
-from loralith.spec.scheme import FQT
-from loralith.verif.fqt import LoraLayer
-from loralith.verif.quantize import QuantizedWeight
-
-TINY = PRESETS["tiny"]
-INT4 = FQT(weight_bits=4, seed=5)
-
-
-def int4(rng, *shape):
-    return rng.integers(-8, 8, shape).astype(np.int8)
-
-
-# Where elements lie.
 
 
 def test_bytes_of_a_packed_matrix():
@@ -99,8 +79,6 @@ def test_other_refusals_of_a_layout():
         plan_matmul(4, 2, 8, TINY, fold=2, right_bits=4)
 
 
-# Commands.
-
 LOAD = {"address": 4096, "rows": 3, "row_bytes": 21, "row_stride": 16, "block_stride": 1, "packed4": 1}
 
 
@@ -140,42 +118,6 @@ def test_what_a_packed_load_touches_in_dram():
     assert region.ranges == footprint(Command.make(Opcode.LOAD, **(LOAD | {"packed4": 0})), TINY)[0][0].ranges
     moved = activity(CommandList.of([command]), TINY)
     assert (moved.dram_operands, moved.left) == (3 * 16, 3 * 21)
-
-
-def run_loads(device, left_bits, right_bits, *, natural, transposed, M, N, K, fold=1, seed=0):
-    """A product of packed operands on a device: (INT32 result, exact one, commands, bytes read)."""
-    config, rng = device.config, np.random.default_rng(seed)
-    emitter, regions = Emitter(config), Regions(config)
-    x, y = int4(rng, M, K), int4(rng, K, N)
-    with device.arena():
-
-        def load(values, bits, region, **how):
-            layout = int_layout(*values.shape, bits, config)
-            layout = layout.at(device.alloc(layout.nbytes + 64))
-            device.write(layout.address, layout.pack(np.ascontiguousarray(values)))
-            emitter.load(layout, region, **how)
-            return region
-
-        left, right = regions.take("left", M, K), regions.take("right", N, K)
-        # Zeros past K on this side meet what the other one holds there.
-        load(x.T if natural else x, left_bits, left, transpose=not natural, pad_rows=-K % config.banks if natural else 0)
-        load(y.T if transposed else y, right_bits, right, transpose=transposed)
-        out = regions.take("out", M, 4 * N)
-        emitter.compute(M, N, (Segment(left, right, K),), out=out)
-        result = row_major(M, N, config, 4)
-        result = result.at(device.alloc(result.nbytes))
-        emitter.store(result, out)
-        commands = emitter.finish()
-        check(commands, config, (device.memory_base, device.memory_base + device.memory_bytes))
-        device.run(commands)
-        got = result.unpack(device.read(result.address, result.nbytes), np.int32)
-    return got, x.astype(np.int32) @ y.astype(np.int32), commands, device.last_counters.bytes_read
-
-
-@pytest.fixture(scope="module")
-def devices():
-    with open_device("reference", "tiny") as reference, open_device("verilator", "tiny") as rtl:
-        yield reference, rtl
 
 
 CASES = [
@@ -221,9 +163,6 @@ def test_a_load_into_both_takes_packed_rows():
     assert np.array_equal(got, values.astype(np.int32) @ values)
 
 
-# Products with an operand that stays.
-
-
 @pytest.mark.parametrize("config", ["tiny", "base"])
 @pytest.mark.parametrize(("M", "K", "N"), [(5, 7, 3), (20, 70, 90), (40, 300, 33), (1, 130, 77), (300, 1000, 60), (16, 324, 13)])
 def test_products_with_a_packed_weight(config, M, K, N):
@@ -256,149 +195,3 @@ def test_two_words_and_a_packed_weight(devices):
             correction = Resident.place(device, w[:, :, :2], 4)
             with pytest.raises(DeviceError, match="the first of two right operands has 8 bits per element, not 4"):
                 chained(device, (high[:, :2].copy(), correction), (low, Resident.place(device, w)), 8)
-
-
-# Layers.
-
-
-def layer_step(device, T, I, O, r, scheme, *, need_dx=True, seed=0):
-    """One step of a layer, compared with the torch reference: bytes read by its lists, bytes of W."""
-    rng = np.random.default_rng(seed)
-
-    def tensor(*shape, scale=1.0):
-        return (scale * rng.standard_normal(shape)).astype(np.float32)
-
-    x, a, b, dy = tensor(T, I), tensor(r, I, scale=0.2), tensor(O, r, scale=0.02), tensor(T, O, scale=1e-3)
-    weight = quantize_weight(tensor(O, I, scale=0.1), scheme)
-    layer = DeviceLayer(device, weight, 8.0, r, scheme, 3)
-    reference = LoraLayer(QuantizedWeight(torch.from_numpy(weight.q), torch.from_numpy(weight.scale)), 8.0, scheme, 3)
-    read, run = [], device.run
-
-    def counting(data, timeout=60.0):
-        commands = CommandList.unpack(data)
-        check(commands, device.config, (device.memory_base, device.memory_base + device.memory_bytes))
-        result = run(commands, timeout)
-        read.append(device.last_counters.bytes_read)
-        assert model(commands, device.config).read_words * device.config.bus_bytes == read[-1]
-        return result
-
-    device.run = counting
-    try:
-        saved = layer.forward(x, a, b, 1)
-        forward = reference.forward(torch.from_numpy(x), torch.from_numpy(a), torch.from_numpy(b), step=1)
-        assert np.array_equal(saved.y_acc, forward.y_acc.numpy())
-        got = layer.backward(saved, dy, need_dx=need_dx)
-        want = reference.backward(forward, torch.from_numpy(dy), torch.from_numpy(a), need_dx=need_dx)
-    finally:
-        del device.run
-        layer.close()
-    assert np.array_equal(got.db_acc, want.db_acc.numpy())
-    assert np.array_equal(got.da_acc, want.da_acc.numpy().T)
-    if need_dx:
-        assert np.array_equal(got.dx_acc, want.dx_acc.numpy())
-        assert got.dx.tobytes() == want.dx.numpy().tobytes()
-    return sum(read), layer.weight.nbytes
-
-
-@pytest.mark.parametrize(
-    ("config", "T", "I", "O", "r"),
-    [
-        *(("tiny", 1, 40, 24, 3), ("tiny", 77, 40, 24, 4), ("tiny", 9, 1200, 24, 3), ("tiny", 9, 24, 1200, 3), ("tiny", 12, 15, 17, 16)),
-        *(("base", 77, 64, 48, 4), ("base", 130, 320, 320, 6), ("ecp5", 50, 96, 64, 12), ("paper", 70, 200, 130, 4)),
-    ],
-)
-def test_a_layer_with_packed_weights_is_the_references(config, T, I, O, r):
-    with open_device("reference", config) as device:
-        layer_step(device, T, I, O, r, INT4)
-
-
-@pytest.mark.parametrize(("T", "I", "O", "r"), [(12, 40, 24, 3), (20, 33, 50, 4), (9, 300, 20, 2)])
-def test_a_layer_with_packed_weights_on_the_rtl(devices, T, I, O, r):
-    assert layer_step(devices[1], T, I, O, r, INT4) == layer_step(devices[0], T, I, O, r, INT4)
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["reference", "verilator"])
-def test_the_weight_takes_half_the_bytes_of_memory_and_bus(devices, which):
-    """Eight tokens, so that each pass reads W once, in the same blocks: all else of a step is the same."""
-    (read8, bytes8), (read4, bytes4) = (layer_step(devices[which], 8, 64, 64, 4, FQT(weight_bits=bits, seed=5)) for bits in (8, 4))
-    assert (bytes8, bytes4) == (64 * 64, 64 * 64 // 2)
-    assert read8 - read4 == 2 * bytes4, "forward and backward"
-
-
-def test_a_memory_of_few_words_per_cycle_is_waited_for_less(devices):
-    rtl, cycles = devices[1], []
-    rtl.configure(timing=MemoryTiming(read_rate=0.25))
-    try:
-        for bits in (8, 4):
-            *_, commands, read = run_loads(rtl, 8, bits, natural=False, transposed=True, M=4, N=16, K=128)
-            cycles.append((rtl.last_counters.cycles, read, len(commands)))
-    finally:
-        rtl.configure(timing=MemoryTiming())
-    (before, read8, n8), (after, read4, n4) = cycles
-    assert n8 == n4
-    words = (read8 - read4) // rtl.config.bus_bytes
-    assert words == 16 * 128 // 2 // rtl.config.bus_bytes
-    assert before - after > 3 * words, "four cycles a word"
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["reference", "verilator"])
-def test_a_frozen_layer_with_a_packed_weight(devices, which):
-    device, rng = devices[which], np.random.default_rng(8)
-    w, x, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((24, 48), (10, 48), (10, 24)))
-    weight = quantize_weight(w, INT4)
-    layer = FrozenLinear(device, weight, INT4, 2)
-    assert layer.weight.nbytes(device) == 24 * 24
-    output = layer.forward(x, 1)
-    assert np.array_equal(output.acc, output.xq.astype(np.int32) @ weight.q.T.astype(np.int32))
-    back = layer.backward(dy, 1)
-    assert np.array_equal(back.acc, back.dyq.astype(np.int32) @ weight.q.astype(np.int32))
-    layer.close()
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.third = nn.Linear(12, 36), nn.Linear(36, 20), nn.Linear(20, 8, bias=False)
-
-    def forward(self, x):
-        return self.third(torch.relu(self.second(torch.relu(self.first(x)))))
-
-
-def train(device, bits, steps=3):
-    """Losses and trained weights of a model with LoRA layers and a frozen one; bytes that the device read, bytes of W on it."""
-    torch.manual_seed(0)
-    net = get_peft_model(Small(), LoraConfig(r=3, lora_alpha=6, target_modules=["first", "third"]))
-    attachment = loralith.attach(net, device, FQT(weight_bits=bits), modules="all")
-    assert [layer.kind for layer in attachment.layers] == ["lora", "lora", "linear"]
-    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.05)
-    x, wanted = torch.randn(10, 12), torch.randn(10, 8)
-    losses = []
-    for step in range(steps):
-        attachment.step_begin(step)
-        loss = (net(x) - wanted).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    read, weights = attachment.counters().get("bytes_read"), sum(layer.weight_bytes()[0] for layer in attachment.layers)
-    trained = [p.detach().clone() for p in net.parameters() if p.requires_grad]
-    loralith.detach(net)
-    return losses, trained, read, weights
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_training_on_the_rtl_is_training_on_the_reference(devices):
-    results = [train(device, 4) for device in devices]
-    with open_device("direct", "tiny") as direct:
-        results.append(train(direct, 4))
-    losses, trained, read, weights = results[0]
-    assert losses[-1] < losses[0]
-    for other in results[1:]:
-        assert other[0] == losses
-        assert all(torch.equal(one, two) for one, two in zip(other[1], trained, strict=True))
-    assert results[1][2:] == (read, weights)
-    wide = train(devices[0], 8)
-    assert wide[0] != losses, "a W of 8 bits gives other values"
-    assert weights == 8 * (36 + 3 * 20 + 2 * 8)
-    assert wide[3] == 8 * (2 * 36 + 5 * 20 + 3 * 8)
-    assert wide[2] - read >= 3 * 2 * (wide[3] - weights) - 3 * 8 * 36, "each step reads each W twice; the first layer's once"

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loralith.cli.list_runner import Machines
-from loralith.compiler.checker import IllegalList, check
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import IllegalList, check
 from loralith.device.errors import DeviceError
 from loralith.device.verilator import VerilatorDevice
+from loralith.soak.list_runner import Machines
 from loralith.spec.commands import SEMAPHORE_MAX, Opcode
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.registers import REGISTERS
 from loralith.spec.status import Code
 from loralith.verif.lists.case import BASE, Case, Layout
+from loralith.verif.lists.drawn_places import Fields, fields_of
+from loralith.verif.lists.drawn_tokens import place_tokens
 from loralith.verif.lists.expect import expect
-from loralith.verif.lists.places import Fields, fields_of
-from loralith.verif.lists.tokens import place_tokens
 
 TINY = PRESETS["tiny"]
 R, C, W = TINY.rows, TINY.cols, TINY.bus_bytes

@@ -31,12 +31,6 @@ def peft_model(**settings):
     return model
 
 
-@pytest.fixture
-def device():
-    with loralith.open_device("reference", config="tiny") as device:
-        yield device
-
-
 def gradients(model, x):
     loss = model(x).square().sum()
     model.zero_grad()

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from loralith.compiler import checker, layer_lists
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.emit import Emitter
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof import checker
+from loralith.compiler.schedules import layer_lists
+from loralith.compiler.schedules.emit import Emitter
 from loralith.device import open_device
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight
@@ -14,7 +15,7 @@ from loralith.spec.commands import Opcode
 from loralith.spec.config import load_config
 from loralith.spec.scheme import FQT
 from loralith.verif.fqt import LoraLayer
-from loralith.verif.quantize import QuantizedWeight
+from loralith.verif.torch_quantize import QuantizedWeight
 
 
 def compare(device, T, I, O, r, alpha, scheme, need_dx=True, steps=2, seed=0):

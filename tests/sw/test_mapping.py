@@ -10,28 +10,16 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
+from helpers.tiny_unet import CONFIG
 from loralith.cli.finetune import attacher
-from loralith.cli.verification import ReferenceObserver, VerificationError
 from loralith.device.products import product
-from loralith.diffusion.finetune import finetune
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.lora.frozen import Window
-from loralith.mapping.frozen import MappedLinear
+from loralith.mapping.kinds.frozen_modules import MappedLinear
 from loralith.mapping.select import AttachError, select
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.spec.scheme import FQT
-
-CONFIG = {
-    "sample_size": 4,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 6,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-}
+from loralith.training.loop import finetune
+from loralith.training.verification import ReferenceObserver, VerificationError
 
 
 def unet(targets=("to_q", "to_k", "to_v", "to_out.0")):
@@ -55,12 +43,6 @@ def step(model):
     y = model(x, times, text).sample
     parameters = [p for p in model.parameters() if p.requires_grad]
     return y.detach(), torch.autograd.grad(y.square().mean(), parameters)
-
-
-@pytest.fixture
-def device():
-    with loralith.open_device("reference", config="tiny") as device:
-        yield device
 
 
 def cosine(one, two):

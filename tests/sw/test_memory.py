@@ -8,13 +8,14 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 import loralith
-from loralith.cli import main, report_memory
-from loralith.diffusion.adapter import add_adapter
-from loralith.mapping.configs import Source
-from loralith.mapping.memory import Account, measure
-from loralith.mapping.plan import plan
-from loralith.mapping.trace import trace_model
+from loralith.cli import main
+from loralith.diffusion.peft_adapter import add_adapter
+from loralith.diffusion.published import Source
+from loralith.mapping.planning.saved_memory import Account, measure
+from loralith.mapping.planning.step_plan import plan
+from loralith.mapping.planning.trace import trace_model
 from loralith.spec.config import PRESETS
+from loralith.training import memory_report
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 CONFIG = {
@@ -92,7 +93,7 @@ def test_parts_add_up(accounts):
 
 
 def test_report(accounts, monkeypatch, tmp_path, capsys):
-    from loralith.diffusion import memory
+    from loralith.training import method_memory as memory
 
     names = {"fp32-lora": None, "lora": "lora", "lora-all": "all"}
     for name, modules in names.items():
@@ -106,7 +107,7 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "memory.png").stat().st_size > 10000
     text = (tmp_path / "memory.md").read_text()
     assert "everything else" in text
-    assert report_memory.page(figures)[0].startswith("The small U-Net, 4 images")
+    assert memory_report.page(figures)[0].startswith("The small U-Net, 4 images")
     assert main(["report", "memory", "--methods", "magic"]) == 2
     assert "there is no method 'magic'; there are fp32-lora, lora, lora-all" in capsys.readouterr().err
 
@@ -114,9 +115,9 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
 @pytest.mark.usefixtures("one_thread")
 def test_methods_save_what_they_promise(small_model, tmp_path):
     """The hollowed net less than LoRA, one token nothing; scales have no product for a gradient of W, so X is kept as INT8 alone."""
-    from loralith.diffusion.memory import METHODS
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
     from loralith.spec.config import load_config
+    from loralith.training.method_memory import METHODS
 
     settings = FinetuneSettings(tmp_path, model=small_model, batch=2)
     config = load_config("base")

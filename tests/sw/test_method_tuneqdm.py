@@ -11,17 +11,17 @@ pytest.importorskip("diffusers")
 import loralith
 from loralith.cli.finetune import attacher
 from loralith.device.products import Resident, column_sums, tall_blocks
-from loralith.diffusion.finetune import Interrupted, finetune
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
 from loralith.lora.codes import quantize_codes
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import TunedConv, TunedLinear, high_columns
 from loralith.methods import make_method
 from loralith.methods.base import Bench
 from loralith.methods.options import SettingsError, TuneqdmOptions
-from loralith.methods.tuneqdm.scales import ScalesError, load_scales
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.methods.tuneqdm.scales_file import ScalesError, load_scales
 from loralith.spec.scheme import FQT
-from loralith.verif.tuned import Layer, autograd
+from loralith.training.loop import Interrupted, finetune
+from loralith.verif.torch_tuned import Layer, autograd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,18 +11,18 @@ pytest.importorskip("diffusers")
 import loralith
 from loralith.cli.finetune import attacher
 from loralith.diffusion.data import personal_images
-from loralith.diffusion.finetune import Interrupted, finetune
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings
 from loralith.lora.frozen import Window
 from loralith.lora.quantize import QuantizedWeight
-from loralith.lora.wide import WideConv, WideLinear, quantize_words
+from loralith.lora.two_words import WideConv, WideLinear, quantize_words
 from loralith.methods import make_method
 from loralith.methods.base import Abandoned, Bench
 from loralith.methods.options import SettingsError, ZoodipOptions
-from loralith.methods.zoodip.gradient import CorrelationError, directions, draw_evaluation, estimate
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.methods.zoodip.finite_differences import CorrelationError, directions, draw_evaluation, estimate
 from loralith.methods.zoodip.subspace import Subspace, principal
 from loralith.methods.zoodip.token import Token, TokenError, load_token, save_token
 from loralith.spec.scheme import FQT
+from loralith.training.loop import Interrupted, finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,7 +138,7 @@ def _nothing():
 @pytest.mark.parametrize("wide", [True, False])
 def test_eight_bits_drown_what_sixteen_show(tmp_path, small_model, monkeypatch, wide):
     """The correlation that a run prints is of the device's own passes."""
-    from loralith.mapping.frozen import MappedConv, MappedLinear
+    from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
     from loralith.methods.zoodip.method import Zoodip
 
     if not wide:

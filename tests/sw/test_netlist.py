@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loralith import synth
-from loralith.compiler.workload import Linear, compile_step, place
+from loralith.compiler.schedules.training_step import Linear, compile_step, place
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.config import Config
 

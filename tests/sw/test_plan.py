@@ -9,11 +9,11 @@ from torch import nn
 
 import loralith
 from loralith.cli import main
-from loralith.diffusion.adapter import add_adapter
+from loralith.diffusion.peft_adapter import add_adapter
+from loralith.diffusion.published import Source, find_model
 from loralith.errors import LoralithError
-from loralith.mapping.configs import Source, find_model
-from loralith.mapping.plan import plan
-from loralith.mapping.trace import trace_model
+from loralith.mapping.planning.step_plan import plan
+from loralith.mapping.planning.trace import trace_model
 from loralith.shapes.models import BESIDE_LORA
 from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from loralith.compiler.checker import check
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.layout import int_layout
-from loralith.compiler.matmul import compile_batch
-from loralith.compiler.relocate import Relocatable
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.lists.relocatable import Relocatable
+from loralith.compiler.proof.checker import check
+from loralith.compiler.schedules.matmul import compile_batch
+from loralith.compiler.storage.layout import int_layout
 from loralith.device import DeviceError, open_device
 from loralith.device.products import Resident, plan_product, product
 from loralith.spec.commands import COMMAND_BYTES

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from loralith.cli import main
-from loralith.cli.list_runner import Machines
 from loralith.device.reference import ReferenceDevice
+from loralith.soak.list_runner import Machines
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import PRESETS
 from loralith.verif.lists.case import BASE, Case, Layout
-from loralith.verif.lists.checks import check_list
-from loralith.verif.lists.configs import NARROW, random_config
+from loralith.verif.lists.drawn_configs import NARROW, random_config
+from loralith.verif.lists.drawn_places import Fields
 from loralith.verif.lists.generate import generate
 from loralith.verif.lists.illegal import illegal
 from loralith.verif.lists.legal import fault, loosen
-from loralith.verif.lists.places import Fields
+from loralith.verif.lists.oracle_checks import check_list
 from loralith.verif.lists.shrink import shrink
 
 CONFIGS = (PRESETS["tiny"], NARROW)
@@ -74,7 +74,7 @@ def test_bad_lists_are_refused_alike(machines: Machines, base: int, length: int)
 
 def test_a_wrong_device_is_found_made_small_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference that loses the last row of padding."""
-    from loralith.device import units
+    from loralith.device.interpreter import units
 
     right = units.load
 

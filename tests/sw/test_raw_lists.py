@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loralith.compiler.checker import IllegalList, check
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import IllegalList, check
 from loralith.device.reference import ReferenceDevice
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.commands import Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource

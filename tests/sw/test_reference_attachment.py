@@ -11,7 +11,7 @@ from torch import nn
 import loralith
 from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT, SchemeError
-from loralith.verif.attachment import ReferenceAttachment
+from loralith.verif.reference_attachment import ReferenceAttachment
 
 
 class Twice(nn.Module):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loralith.compiler.example import example
+from loralith.compiler.schedules.example import example
 from loralith.device.errors import DeviceError
-from loralith.device.native.memory import MemoryTiming
+from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.reference import ReferenceDevice
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.commands import COMMAND_BYTES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.cli import main, report_results, report_shapes
-from loralith.cli.results import REPO
-from loralith.cli.rtl_hash import hash_of, rtl_hash
-from loralith.compiler.workload import Linear
+from loralith.cli import main
+from loralith.compiler.schedules.training_step import Linear
 from loralith.errors import LoralithError
-from loralith.shapes import peers, plots
+from loralith.reports import rtl_report
+from loralith.reports.result_files import REPO
+from loralith.reports.rtl_hash import hash_of, rtl_hash
+from loralith.shapes import peers, plots, shapes_report
 from loralith.shapes.models import BESIDE_LORA, MODELS, image_linears, step_linears, text_linears
 from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
 from loralith.spec.config import load_config
@@ -48,7 +48,7 @@ def test_what_k_and_v_read_again_is_x_forward_and_in_da(model: str) -> None:
     of_text = [(linear, 1, False) for linear in text_linears(model, 4)]
     run = {"layers": [{"dx": dx, "count": count, "tokens": one.T, "inputs": one.I} for one, count, dx in of_image + of_text]}
     again = [one for one in step_linears(model, 4) if one.name.endswith(("attn1.to_k", "attn1.to_v"))]
-    assert report_shapes.read_again(run) == sum(2 * one.T * one.I for one in again) > 0
+    assert shapes_report.read_again(run) == sum(2 * one.T * one.I for one in again) > 0
 
 
 def test_weight_stationary_keeps_the_better_operand() -> None:
@@ -130,7 +130,7 @@ def test_the_map_of_use_has_each_layer_of_a_model_once(runs: list[dict]) -> None
 def test_rows_of_other_rtl_than_the_pages_are_told(runs: list[dict]) -> None:
     now = rtl_hash()
     told = [{**runs[0], "rtl": now}, {**runs[1], "rtl": "00000000"}, {**runs[1], "rtl": ""}, runs[1]]
-    page = report_shapes.page({"rtl": now, "runs": told, "others": [], "by_product": None, "peers": {"systems": {}}})
+    page = shapes_report.page({"rtl": now, "runs": told, "others": [], "by_product": None, "peers": {"systems": {}}})
     text = "\n".join(page)
     assert f"1 of `{now}`, 1 of `00000000`, 1 of RTL with changes that were not committed." in text
     assert f"The RTL beside this page is `{now}`, of which 1 of the rows are. The others are older" in text
@@ -171,9 +171,7 @@ def test_results_of_older_rtl_are_named(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_index_of_results_says_what_the_results_say() -> None:
     """Dates, commits and hashes; which RTL is beside the page changes with every change of it."""
     index = json.loads((REPO / "docs" / "results" / "index.json").read_text(encoding="utf-8"))
-    assert index["results"] == report_results.figures(argparse.Namespace(folder=report_results.FOLDER))["results"], (
-        "`loralith report results --output docs/results/index` makes it anew"
-    )
+    assert index["results"] == rtl_report.figures()["results"], "`loralith report results --output docs/results/index` makes it anew"
 
 
 def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loralith.compiler.example import example
+from loralith.compiler.schedules.example import example
 from loralith.device import DeviceError, DeviceFault, DeviceTimeout, open_device
 from loralith.device.link.errors import LinkError
 from loralith.device.native.linked import LinkedSimulation

@@ -9,15 +9,15 @@ import torch
 pytest.importorskip("diffusers")
 
 from loralith.cli import main
-from loralith.diffusion import sizes
-from loralith.diffusion.finetune import TrainingError, finetune
-from loralith.diffusion.folder import FolderError, clear_folders
-from loralith.diffusion.pretrain import check_pretrain_folder
-from loralith.diffusion.settings import EvaluationSettings, FinetuneSettings, SettingsError
-from loralith.diffusion.sizes import check_sizes, footprint
+from loralith.diffusion.pretraining import check_pretrain_folder
 from loralith.diffusion.unet import assets, load_model
 from loralith.files import FileError
+from loralith.formats.run_folder import FolderError, clear_folders
 from loralith.methods.options import ZoodipOptions
+from loralith.methods.settings import EvaluationSettings, FinetuneSettings, SettingsError
+from loralith.training import sizes
+from loralith.training.loop import TrainingError, finetune
+from loralith.training.sizes import check_sizes, footprint
 
 
 @pytest.fixture

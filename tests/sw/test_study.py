@@ -14,18 +14,18 @@ pytest.importorskip("diffusers")
 from loralith import cli, open_device
 from loralith.cli import study as command
 from loralith.cli.finetune import attacher
-from loralith.diffusion.finetune import finetune
-from loralith.diffusion.settings import EvaluationSettings
 from loralith.errors import LoralithError
-from loralith.study.figures import compact, interval, pack_losses, standard_error, summarize, unpack_losses
-from loralith.study.merge import add_published
-from loralith.study.point import Stopped, run_point
-from loralith.study.report import told_apart, write_reports
-from loralith.study.run import pending, run_study
+from loralith.methods.settings import EvaluationSettings
+from loralith.study import reference_schemes as reference
+from loralith.study.figures import add_published, compact, interval, pack_losses, standard_error, summarize, unpack_losses
+from loralith.study.point import Stopped, pending, run_point, run_study
+from loralith.study.point_store import Store
 from loralith.study.schemes import DEFAULT, FP32, SCHEMES
-from loralith.study.settings import StudySettings
-from loralith.study.store import Store
-from loralith.verif.attachment import ReferenceAttachment
+from loralith.study.study_report import told_apart, write_reports
+from loralith.study.study_results import machine
+from loralith.study.study_settings import StudySettings
+from loralith.training.loop import finetune
+from loralith.verif.reference_attachment import ReferenceAttachment
 
 QUICK = StudySettings(
     steps=3, batch=2, curve_every=2, curve_rounds=1, probes=(1,), evaluation=EvaluationSettings(rounds=1, samples=2, sample_steps=2)
@@ -214,9 +214,9 @@ def test_losses_pack_exactly() -> None:
 def test_what_is_finished_can_be_reported_without_the_rest(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("loralith.study.settings.StudySettings", lambda **told: QUICK)
-    monkeypatch.setattr("loralith.study.run.run_study", lambda *told: pytest.fail("a point would be computed"))
-    monkeypatch.setattr(command, "weight_errors", dict)
+    monkeypatch.setattr("loralith.study.study_settings.StudySettings", lambda **told: QUICK)
+    monkeypatch.setattr("loralith.study.point.run_study", lambda *told: pytest.fail("a point would be computed"))
+    monkeypatch.setattr("loralith.study.reference_schemes.weight_errors", dict)
     folder = tmp_path / "study"
     shutil.copytree(store.folder, folder)
     assert cli.main(["study", "--finished", "--seeds", "4", "--output", str(folder), "--json"]) == 0
@@ -231,10 +231,10 @@ def published(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The reports of `store` in the place of those that are checked in."""
     points = {(name, 3): point_of(store, name) for name in NAMES}
     assert store.baseline is not None
-    context = {"command": "loralith study", "date": "2026-01-02", "commit": "abc", "machine": command.machine()}
+    context = {"command": "loralith study", "date": "2026-01-02", "commit": "abc", "machine": machine()}
     context |= {"settings": json.loads(json.dumps(dict(QUICK.identity())))}
     write_reports(tmp_path, context, summarize(points, store.baseline), points)
-    monkeypatch.setattr(command, "RESULTS", tmp_path / "study.json")
+    monkeypatch.setattr("loralith.study.study_results.RESULTS", tmp_path / "study.json")
     return tmp_path
 
 
@@ -358,7 +358,7 @@ def test_runs_that_do_not_fit_together_are_not_put_in_one_table(change: dict, me
 
 
 def test_a_whole_step_is_a_point_like_any_other(store: Store) -> None:
-    with command.attacher(None, "base") as attach:
+    with reference.attacher(None, "base") as attach:
         point = run_point(QUICK, "step", 3, attach, in_scheme=True)
     fp32 = point_of(store, FP32)
     assert point["losses"][0] == pytest.approx(fp32["losses"][0], rel=0.05)

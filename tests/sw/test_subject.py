@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from loralith.diffusion.data import class_images
-from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.subject import DataError, digit_subject, folder_digest, folder_subject
+from loralith.methods.settings import FinetuneSettings
 
 PROMPT = "a drawing of digit 8"
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loralith.compiler.emit import Emitter, Int8, Segment
-from loralith.compiler.example import example
-from loralith.compiler.layout import fold_right, row_major
-from loralith.compiler.regions import Regions
+from loralith.compiler.schedules.emit import Emitter, Int8, Segment
+from loralith.compiler.schedules.example import example
+from loralith.compiler.storage.layout import fold_right, row_major
+from loralith.compiler.storage.regions import Regions
 from loralith.device import ConfigMismatch, DeviceError, DeviceTimeout, open_device
 from loralith.device.native.build import verilog
-from loralith.device.native.memory import MemoryTiming
+from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.reference import ReferenceDevice
-from loralith.device.soak import Soak
 from loralith.device.verilator import VerilatorDevice
+from loralith.soak.random_products import Soak
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import load_config
 from loralith.spec.numerics import Requantization

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loralith.cli import results
-from loralith.compiler.checker import IllegalList, check
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.example import Example, example
-from loralith.device.native.memory import Faults, MemoryTiming
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.checker import IllegalList, check
+from loralith.compiler.schedules.example import Example, example
+from loralith.device.native.memory_model import Faults, MemoryTiming
 from loralith.device.reference import ReferenceDevice
-from loralith.device.status import RunResult, Status
+from loralith.device.run_status import RunResult, Status
 from loralith.device.verilator import VerilatorDevice
+from loralith.reports import result_files as results
 from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Command, LoadTarget, Opcode, StoreSource
 from loralith.spec.config import load_config
 from loralith.spec.status import Check, Code, Unit

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loralith.compiler.example import example
+from loralith.compiler.schedules.example import example
 from loralith.device.native import build
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.config import load_config

@@ -2,6 +2,9 @@
 
     files <- spec <- rtl <- gen      spec <- verif      spec <- sw      the command line sees all
 
+The packages of sw stand in layers (`LAYERS`), and so do the folders of `compiler` (`COMPILER_LAYERS`): none imports one of its own layer or
+of a higher one.
+
 A part that runs on a board (devices, compiler, adapters) imports neither amaranth nor torch. Imports under `if TYPE_CHECKING:` count
 too: a type is a dependency as well.
 
@@ -63,6 +66,9 @@ RULES = (
     Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec", "loralith.files")),
     Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
+    Rule("loralith.soak", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.lists"), never=("amaranth", "cocotb")),
+    Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
+    Rule("loralith.study.reference_schemes", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.lora", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
@@ -71,6 +77,22 @@ RULES = (
     Rule("loralith.cli", "sw", ("loralith",)),
     Rule("loralith.__main__", "sw", ("loralith.cli",)),
 )
+
+# From the lowest to the highest; those of one line do not import each other.
+LAYERS = (
+    ("errors",),
+    ("places", "progress", "toolchain"),
+    ("compiler", "formats", "placement"),
+    ("device", "diffusion", "synth"),
+    ("energy", "lora", "mutants", "soak"),
+    ("mapping",),
+    ("methods", "step"),
+    ("reports",),
+    ("training",),
+    ("shapes", "study"),
+    ("cli",),
+)
+COMPILER_LAYERS = (("lists", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
 BOARD_PARTS = (
@@ -240,6 +262,49 @@ def test_only_sw_holds_the_package_itself(repo: Path) -> None:
     assert [folder for folder in ("gen", "hw", "verif", "sw") if (repo / folder / "loralith" / "__init__.py").exists()] == ["sw"]
 
 
+def upward(source: str, module: str, is_package: bool, layers: tuple[tuple[str, ...], ...], above: str) -> list[str]:
+    """What `source`, the text of `module` below the package `above`, imports from its own layer or a higher one, as `module:line: ...`."""
+    height = {f"{above}.{name}": at for at, names in enumerate(layers) for name in names}
+    depth = above.count(".") + 2
+
+    def part(name: str) -> str:
+        return ".".join(name.split(".")[:depth])
+
+    own = part(module)
+    return [
+        f"{module}:{line}: {own} must not import {name}, of its own layer or a higher one"
+        for line, name in imports(source, module, is_package)
+        if own in height and part(name) != own and height.get(part(name), -1) >= height[own]
+    ]
+
+
+@pytest.mark.parametrize(("above", "layers"), [("loralith", LAYERS), ("loralith.compiler", COMPILER_LAYERS)])
+def test_no_package_of_sw_imports_a_higher_one(repo: Path, above: str, layers: tuple[tuple[str, ...], ...]) -> None:
+    sources = [
+        (path.read_text(encoding="utf-8"), module, is_package) for path, module, folder, is_package in modules_of(repo) if folder == "sw"
+    ]
+    parts = {module.removeprefix(above + ".").split(".")[0] for _, module, _ in sources if module.startswith(above + ".")}
+    assert parts - {"__main__"} == {name for names in layers for name in names}, "each has its layer"
+    found = [one for source, module, is_package in sources for one in upward(source, module, is_package, layers, above)]
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("loralith.diffusion.unet", "from loralith.methods.base import Method", 1),
+        ("loralith.diffusion.unet", "if TYPE_CHECKING:\n    from loralith.training.session import Session", 1),
+        ("loralith.mapping.attachment", "def late():\n    from loralith.methods import make_method", 1),
+        ("loralith.mapping.attachment", "from ..methods import make_method", 1),
+        ("loralith.device.reference", "from loralith.diffusion import unet", 1),
+        ("loralith.training.loop", "from loralith.reports.run_page import build_html\nfrom loralith.training.session import Session", 0),
+        ("loralith.methods.lora", "from loralith.spec.config import Config\nimport loralith.errors", 0),
+    ],
+)
+def test_an_upward_import_is_found(module: str, source: str, count: int) -> None:
+    assert len(upward(source, module, False, LAYERS, "loralith")) == count
+
+
 SW_PACKAGES = tuple(f"loralith.{name}" for name in ("device", "compiler", "lora", "mapping", "diffusion", "errors", "placement", "synth"))
 
 
@@ -274,7 +339,7 @@ SW_PACKAGES = tuple(f"loralith.{name}" for name in ("device", "compiler", "lora"
         ("loralith.lora.adapters", "sw", "import torch"),
         ("loralith.lora.adapters", "sw", "from loralith.mapping import attach"),
         ("loralith.lora.quantize", "sw", "import torch"),
-        ("loralith.lora.step", "sw", "from loralith.mapping.attach_model import attach"),
+        ("loralith.lora.layer_step", "sw", "from loralith.mapping.attach_model import attach"),
         ("loralith.lora.layer", "sw", "from ..mapping import attach"),
         ("loralith.placement.relocate", "sw", "from loralith.synth.board import Board"),
         ("loralith.placement.relocate", "sw", "from ..synth import placer"),
@@ -296,7 +361,11 @@ def test_a_forbidden_import_is_found(module: str, folder: str, source: str) -> N
         ("loralith.diffusion.unet", "sw", "import torch\nfrom loralith.errors import LoralithError\nfrom loralith.spec import numerics"),
         ("loralith.device.reference", "sw", "import numpy\nfrom loralith.compiler.layer import compile_layer\nfrom loralith import errors"),
         ("loralith.lora.adapters", "sw", "import safetensors.numpy\nfrom loralith.errors import LoralithError"),
-        ("loralith.lora.layer", "sw", "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.passes import forward"),
+        (
+            "loralith.lora.layer",
+            "sw",
+            "import numpy\nfrom .quantize import quantize\nfrom loralith.compiler.schedules.passes import forward",
+        ),
         ("loralith.placement.macros", "sw", "import numpy\nfrom scipy.optimize import milp\nfrom .error import PlacementError"),
         ("loralith.synth.placer", "sw", "from loralith.placement import relocate"),
         ("loralith.cli.sim", "sw", "import torch\nfrom loralith.rtl import top\nfrom loralith.verif import model"),

@@ -209,7 +209,7 @@ def test_a_sim_has_a_length_of_one_kind(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_models_have_one_name_each() -> None:
     from loralith import energy
-    from loralith.mapping import configs
+    from loralith.diffusion import published as configs
     from loralith.shapes import models
 
     assert set(energy.MODELS) <= set(configs.MODELS) == set(models.MODELS)
@@ -366,7 +366,7 @@ def test_report_shapes_names_a_file_that_is_no_result(tmp_path: Path, capsys: py
 
 
 def test_mutate_works_in_a_clone_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("loralith.cli.results.REPO", tmp_path)
+    monkeypatch.setattr("loralith.reports.result_files.REPO", tmp_path)
     assert cli.main(["mutate"]) == 2
     assert f"a clone of the repository, and {tmp_path} is none" in capsys.readouterr().err
     monkeypatch.undo()

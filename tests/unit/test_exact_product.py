@@ -1,9 +1,9 @@
-"""`device.exact`: integer products by floating-point BLAS, at the ends of what it promises."""
+"""`device.arithmetic`: integer products by floating-point BLAS, at the ends of what it promises."""
 
 import numpy as np
 import pytest
 
-from loralith.device.exact import FLOAT32_EXACT_K, exact_product
+from loralith.device.arithmetic import FLOAT32_EXACT_K, exact_product
 from loralith.spec.numerics import K_LIMIT
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from loralith.lora import quantize as host
-from loralith.lora.step import LayerNumerics
-from loralith.spec import scheme as spec
+from loralith.lora.layer_step import LayerNumerics
+from loralith.spec import scales as spec
 from loralith.spec.numerics import Requantization, hash32, hash_key
 from loralith.spec.numerics import requantize as requantize_value
 from loralith.spec.scheme import FQT, SchemeError
-from loralith.verif import quantize as reference
+from loralith.verif import torch_quantize as reference
 from loralith.verif.fqt import LoraLayer
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from loralith.device.requantize import hash_array
+from loralith.device.arithmetic import hash_array
 from loralith.spec.numerics import HASH_VECTORS, hash32, hash_key
 
 N = 1 << 16

@@ -8,25 +8,21 @@ import pytest
 
 from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, Q8_MAX, SHIFT_MAX, Requantization, chain_shift_limit, least_shift
-from loralith.spec.scheme import (
-    FQT,
-    Role,
-    SchemeError,
+from loralith.spec.scales import (
     adapter_requantization,
     chain,
     float32,
     h_exponent,
-    hash_words,
     power_exponent,
     predicted_maximum,
     quantize_power_value,
     quantize_value,
     remember_maximum,
     scale_of,
-    tensor_id,
     vanishes,
     weight_scales,
 )
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words, tensor_id
 
 
 @pytest.mark.parametrize(
@@ -140,8 +136,12 @@ def test_a_ratio_that_no_pair_stands_for_is_refused():
         (1e-12, "at least"),
         (65536.0, "below"),
         (5e-324, "at least"),
+        (0.0, "a positive finite number,"),
+        (-1.0, "a positive finite number,"),
+        (math.inf, "a positive finite number,"),
+        (math.nan, "a positive finite number,"),
     ):
-        with pytest.raises(ValueError, match=f"ratio must be {bound} .*, not {ratio!r}"):
+        with pytest.raises(ValueError, match=rf"ratio must be {bound}.* not {ratio!r}"):
             Requantization.from_ratio(ratio)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from loralith import progress
 from loralith.cli import output
-from loralith.cli.layout import table_lines
+from loralith.cli.text_tables import table_lines
 
 COLUMNS = ("layer", "x", "MACs", "cycles", "waits for load", "note")
 ROWS = [
@@ -70,7 +70,9 @@ def test_work_without_steps_is_watched(caplog: pytest.LogCaptureFixture) -> None
             return "still at it"
 
         with progress.every(0.01, message):
-            while len(seen) < 2:
+            for _ in range(1000):
+                if len(seen) >= 2:
+                    break
                 progress.time.sleep(0.01)
     assert caplog.messages[:2] == ["still at it"] * 2
 

@@ -19,7 +19,7 @@ from torchao.quantization.quant_primitives import (  # pyright: ignore[reportMis
 
 from loralith.spec.scheme import FQT
 from loralith.verif.captured import read_captured
-from loralith.verif.quantize import matmul, quantize, quantize_weight
+from loralith.verif.torch_quantize import matmul, quantize, quantize_weight
 
 LAYERS = read_captured()
 TIE = 3 * 127 * 2.0**-24

@@ -7,7 +7,7 @@ from torch import Tensor
 from loralith.spec.numerics import Q4_MAX, Q8_MAX
 from loralith.spec.scheme import FQT
 from loralith.verif.captured import read_captured
-from loralith.verif.quantize import matmul, quantize, quantize_weight
+from loralith.verif.torch_quantize import matmul, quantize, quantize_weight
 
 LAYERS = read_captured()
 

@@ -11,7 +11,7 @@ import pytest
 
 from loralith.placement import Grid, legality
 from loralith.synth import placer
-from loralith.synth.error import SynthError
+from loralith.synth.errors import SynthError
 from loralith.synth.nextpnr import Run
 
 OUTPUTS = {"Q", "F", "OFX"}

@@ -4,89 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from loralith.placement import Grid, relocate
-from loralith.placement.reroute import DETOUR, rip_up
-from loralith.placement.timing import Delays, Timing, read_sdf
-
-GRID = Grid(range(1, 61), list(range(1, 41)))
-
-
-def wire_ps(a: tuple[int, int], b: tuple[int, int]) -> int:
-    dx, dy = abs(a[0] - b[0]), abs(a[1] - b[1])
-    return 80 * (6 + max(dx - 5, 0) + max(dy - 5, 0) + 2 * (min(dx, 5) + min(dy, 5)))
-
-
-def routed_ns(ps: float) -> float:
-    return relocate.ROUTED_OFFSET_NS + relocate.ROUTED_SCALE * ps / 1000
-
-
-class Design:
-    """Cells at places and wires between their pins, as nextpnr writes them, and the SDF that it writes beside."""
-
-    def __init__(self) -> None:
-        self.module: dict[str, Any] = {"cells": {}}
-        self.wires: list[tuple[str, str]] = []
-
-    def cell(self, name: str, kind: str, place: tuple[int, int, str], nets: dict[str, int], mode: str | None = None) -> None:
-        x, y, slot = place
-        self.module["cells"][name] = {
-            "type": kind,
-            "parameters": {"MODE": mode} if mode else {},
-            "attributes": {"NEXTPNR_BEL": f"X{x}/Y{y}/{slot}"},
-            "port_directions": {port: "output" if port in ("Q", "F", "OFX") else "input" for port in nets},
-            "connections": {port: [net] for port, net in nets.items()},
-        }
-
-    def lut(self, name: str, place: tuple[int, int, str], nets: dict[str, int], mode: str | None = None) -> None:
-        self.cell(name, "TRELLIS_COMB", place, nets, mode)
-
-    def flip_flop(self, name: str, place: tuple[int, int, str], nets: dict[str, int]) -> None:
-        self.cell(name, "TRELLIS_FF", place, {"CLK": 0, **nets})
-
-    def block(self, name: str, x: int, y: int, nets: dict[str, int]) -> None:
-        """A multiplier with registers: it stays where it is."""
-        self.cell(name, "MULT18X18D", (x, y, "MULT18_0"), {"CLK": 0, **nets})
-
-    def at(self, name: str) -> tuple[int, int, str]:
-        x, y, slot = self.module["cells"][name]["attributes"]["NEXTPNR_BEL"].split("/")
-        return int(x[1:]), int(y[1:]), slot
-
-    def delays(self) -> Delays:
-        lines = []
-        for source, sink in self.wires:
-            ends = self.at(source.split("/")[0]), self.at(sink.split("/")[0])
-            own = ends[0][:2] == ends[1][:2] and sink.endswith(("/DI", "/B"))
-            lines.append(f"(INTERCONNECT {source} {sink} ({0 if own else wire_ps(ends[0][:2], ends[1][:2])}) (0))")
-        for name, cell in self.module["cells"].items():
-            lines.append(f"(INSTANCE {name})")
-            if cell["type"] != "TRELLIS_COMB":
-                lines.append("(IOPATH (posedge CLK) Q (500) (500))")
-                lines += [
-                    f"(SETUPHOLD (posedge {port}) (posedge CLK) (0) (0))" for port in ("DI", "M", "CE") if port in cell["connections"]
-                ]
-            else:
-                lines += [f"(IOPATH {port} F (240) (240))" for port in "ABCD" if port in cell["connections"]]
-        return read_sdf(lines)
-
-    def relocate(self, period_ns: float) -> tuple[relocate.Relocation, dict]:
-        delays = self.delays()
-        done = relocate.relocate(self.module, delays, GRID, period_ns)
-        return done, Timing(delays).report(period_ns)
-
-
-def detour() -> Design:
-    """Two blocks side by side and the LUT between them at the other end of the part."""
-    design = Design()
-    design.block("a", 10, 10, {"M": 1, "Q": 2})
-    design.lut("f", (55, 38, "SLICEA.K0"), {"A": 2, "F": 3})
-    design.block("b", 12, 10, {"M": 3})
-    design.wires = [("a/Q", "f/A"), ("f/F", "b/M")]
-    return design
+from helpers.placed_design import GRID, Design, detour, far_pair, full, routed_ns, wire_ps
+from loralith.placement import relocate
 
 
 def test_a_lut_that_a_path_goes_far_for_comes_back() -> None:
@@ -203,17 +126,6 @@ def test_nothing_moves_while_nothing_is_late() -> None:
     assert (done.moved, design.at("f")) == (0, (55, 38, "SLICEA.K0"))
 
 
-def full(design: Design, free: tuple[int, int, str]) -> None:
-    """LUTs that nothing is connected to on all LUTs' places but one."""
-    used = {tuple(design.at(name)) for name in design.module["cells"]} | {free}
-    for x in GRID.columns:
-        for y in GRID.rows:
-            for slice in "ABCD":
-                for half in "01":
-                    if (place := (x, y, f"SLICE{slice}.K{half}")) not in used:
-                        design.lut(f"filler_{x}_{y}_{slice}{half}", place, {})
-
-
 def test_a_taken_place_is_not_taken_again() -> None:
     design = detour()
     full(design, (17, 15, "SLICEC.K1"))
@@ -271,17 +183,6 @@ def test_a_memory_in_a_tile_takes_one_of_these_sets() -> None:
     memory = {"SLICEA.K0": {"WCK": 0, "WRE": 8}}
     assert between_two({**memory, "SLICED.FF1": {"LSR": 9}}, LSR=7)[:2] == (14, 12)
     assert between_two({**memory, "SLICED.FF1": {"LSR": 7}}, LSR=7)[:2] != (14, 12)
-
-
-def far_pair() -> Design:
-    """Two blocks, and far from both a LUT with its flip-flop, which a path goes through."""
-    design = Design()
-    design.block("a", 10, 10, {"M": 1, "Q": 2})
-    design.lut("f", (50, 30, "SLICEB.K1"), {"A": 2, "F": 3})
-    design.flip_flop("c", (50, 30, "SLICEB.FF1"), {"DI": 3, "Q": 4})
-    design.block("b", 12, 10, {"M": 4})
-    design.wires = [("a/Q", "f/A"), ("f/F", "c/DI"), ("c/Q", "b/M")]
-    return design
 
 
 def test_a_flip_flop_goes_with_the_lut_in_front_of_it() -> None:
@@ -361,94 +262,3 @@ def test_two_luts_and_their_multiplexer_move_to_a_slice_of_their_own() -> None:
         del design.module["cells"][f"filler_17_15_D{half}"]
     design.relocate(4.0)
     assert (design.at("f0"), design.at("f1")) == ((17, 15, "SLICED.K0"), (17, 15, "SLICED.K1"))
-
-
-def routed(design: Design) -> Design:
-    """Ten pairs of blocks beside it, joined by wires of usual delay; and all nets have routes."""
-    for i in range(10):
-        design.block(f"from{i}", 20, 2 * i + 1, {"M": 100 + i, "Q": 200 + i})
-        design.block(f"to{i}", 24 + i, 2 * i + 1, {"M": 200 + i})
-        design.wires.append((f"from{i}/Q", f"to{i}/M"))
-    nets = {net for cell in design.module["cells"].values() for bits in cell["connections"].values() for net in bits}
-    design.module["netnames"] = {f"net{net}": {"bits": [net], "attributes": {"ROUTING": "wire;pip;1"}} for net in sorted(nets)}
-    return design
-
-
-def without_route(design: Design) -> set[int]:
-    return {net["bits"][0] for net in design.module["netnames"].values() if "ROUTING" not in net["attributes"]}
-
-
-@pytest.mark.parametrize(("times", "again"), [(3.0, {203}), (DETOUR - 0.1, set())])
-def test_a_late_wire_that_goes_a_long_way_round_is_routed_again(times: float, again: set[int]) -> None:
-    """To a block: all of its net."""
-    design = routed(Design())
-    delays = design.delays()
-    (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
-    usual = wire_ps((20, 7), (27, 7)) / 1000
-    delays.ns[arc] = times * usual
-    done, wires = rip_up(design.module, delays, GRID, 0.5 + (1 + times) / 2 * usual)
-    assert (done.moved, wires, without_route(design)) == (0, len(again), again)
-    assert delays.ns[arc] == pytest.approx(usual if again else times * usual, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("place", "pin", "last"),
-    [
-        ((21, 3, "SLICEB.K1"), "C", "X21/Y3/C3_SLICE"),
-        ((21, 3, "SLICEC.FF0"), "M", "X21/Y3/M4_SLICE"),
-        ((21, 3, "SLICEC.FF1"), "CE", "X21/Y3/CE2_SLICE"),
-    ],
-)
-def test_of_a_late_wire_to_a_slice_the_last_step_is_taken_away(place: tuple[int, int, str], pin: str, last: str) -> None:
-    """From from3, whose wire to a block keeps its route; what leads only to the step that is gone is the router's to drop."""
-    design = Design()
-    (design.lut if "K" in place[2] else design.flip_flop)("f", place, {pin: 203, "F" if "K" in place[2] else "Q": 300})
-    design.block("end", 22, 3, {"M": 300})
-    design.wires = [("from3/Q", f"f/{pin}"), (f"f/{'F' if 'K' in place[2] else 'Q'}", "end/M")]
-    delays = routed(design).delays()
-    route = ["X20/Y7/Q;;1", "X21/Y5/V02;a->b;1", f"{last};c->d;1", "X24/Y7/M0;e->f;1"]
-    design.module["netnames"]["net203"]["attributes"]["ROUTING"] = ";".join(route)
-    full(design, (50, 30, "SLICEA.K0"))
-    (arc,) = np.nonzero(delays.sink == delays.pins.index(("f", pin)))[0]
-    delays.ns[arc] *= 4
-    design.module["netnames"]["unrouted"] = {"bits": [999], "attributes": {"ROUTING": " "}}
-    done, wires = rip_up(design.module, delays, GRID, 0.5 + delays.ns[arc] - 0.2)
-    assert (done.moved, wires, without_route(design)) == (0, 1, {999})
-    assert design.module["netnames"]["net203"]["attributes"]["ROUTING"] == ";".join(route[:2] + route[3:])
-    others = {net["attributes"]["ROUTING"] for name, net in design.module["netnames"].items() if name not in ("net203", "unrouted")}
-    assert others == {"wire;pip;5"}, "locked"
-
-
-def test_of_a_cell_that_moves_after_routing_all_wires_are_routed_again() -> None:
-    """f's other wire too, which is not late; the others keep their routes and their delays, whatever these are."""
-    design = detour()
-    design.block("c", 12, 12, {"M": 3})
-    design.wires.append(("f/F", "c/M"))
-    delays = routed(design).delays()
-    (arc,) = np.nonzero(delays.sink == delays.pins.index(("to3", "M")))[0]
-    delays.ns[arc] *= 0.9
-    kept = delays.ns[arc]
-    done, wires = rip_up(design.module, delays, GRID, 6.0)
-    assert design.at("f") != (55, 38, "SLICEA.K0")
-    assert (done.moved, wires, without_route(design)) == (1, 3, {3}), "f's input has a new place, which its net's route does not reach"
-    assert delays.ns[arc] == kept
-
-
-def test_the_clock_s_wires_are_left_alone() -> None:
-    """f is late by its clock's wire, which goes the same way wherever f is."""
-    design = detour()
-    design.cell("clock", "DCCA", (30, 20, "DCC0"), {"CLKO": 2})
-    design.wires = [("clock/CLKO", "f/A"), ("f/F", "b/M")]
-    delays = routed(design).delays()
-    delays.ns[np.nonzero(delays.sink == delays.pins.index(("b", "M")))[0]] = 0.1
-    delays.clock_to_q[delays.pins.index(("clock", "CLKO"))] = 5.0
-    done, wires = rip_up(design.module, delays, GRID, 4.0)
-    assert (done.moved, wires, without_route(design)) == (0, 0, set())
-
-
-def test_a_wire_within_a_slice_takes_no_time_wherever_the_slice_is() -> None:
-    design = far_pair()
-    delays = routed(design).delays()
-    done, _ = rip_up(design.module, delays, GRID, 3.0)
-    (arc,) = np.nonzero(delays.sink == delays.pins.index(("c", "DI")))[0]
-    assert (done.moved, delays.ns[arc]) == (1, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loralith.compiler.command_list import CommandList
+from loralith.compiler.lists.command_list import CommandList
 from loralith.spec.config import PRESETS
 from loralith.spec.registers import ID, REGISTERS, address_of
 from loralith.spec.version import VERSION

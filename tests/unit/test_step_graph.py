@@ -19,7 +19,7 @@ from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import Lowered, lower
 from loralith.step.saved import plan_memory, tensor_bytes
 from loralith.verif.graph import draw_bytes, interpret
-from loralith.verif.step.attachment import StepAttachment
+from loralith.verif.step.step_attachment import StepAttachment
 
 SCHEME = StepScheme(storage="bf16", optimizer_bits=16, seed=5)
 CONFIG = {

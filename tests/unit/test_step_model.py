@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from loralith.diffusion.settings import choose_targets
+from loralith.diffusion.published import find_model
 from loralith.errors import LoralithError
-from loralith.mapping.configs import find_model
-from loralith.mapping.trace import trace_model
+from loralith.mapping.planning.trace import trace_model
+from loralith.methods.settings import choose_targets
 from loralith.spec.config import load_config
-from loralith.step.model import model_step
+from loralith.step.cost_model import model_step
 from loralith.step.operators import Operator, StepGraph, trace_step, trace_unet
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 from loralith.spec.scheme import SchemeError
 from loralith.spec.step import StepScheme
 from loralith.verif.step import programs
-from loralith.verif.step.attachment import StepAttachment
 from loralith.verif.step.mode import StepMode
 from loralith.verif.step.optimizer import StepAdamW
-from loralith.verif.step.products import Operands, power_scale, row_units
+from loralith.verif.step.step_attachment import StepAttachment
+from loralith.verif.step.step_products import Operands, power_scale, row_units
 from loralith.verif.vector.format import VectorFormat, round_to
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .numerics import SHIFT_MAX, Requantization, chain_shift_limit, least_shift
-from .scheme import Chain, SchemeError
+from .scales import Chain
+from .scheme import SchemeError
 
 __all__ = ["MARGIN", "DeviceShift", "device_shift", "expected_maximum"]
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
     try:
         args = build_parser(named).parse_args(arguments)
-        import_module("loralith.cli.checks").check(args)  # here, since a parser alone has no need of it
+        import_module("loralith.cli.argument_checks").check(args)  # here, since a parser alone has no need of it
         output.show_progress()
         status = args.run(args)
         sys.stdout.flush()  # a full disk is told here, and not by the interpreter at its end

@@ -23,12 +23,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from loralith.diffusion.adapter import module_shapes
-    from loralith.diffusion.formats import read_adapter, write_diffusers, write_peft
+    from loralith.diffusion.peft_adapter import module_shapes
+    from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
-    from loralith.mapping.configs import find_model
-    from loralith.mapping.unet_config import build_unet
+    from loralith.formats.adapter_file import read_adapter, write_diffusers, write_peft
+    from loralith.formats.unet_config import build_unet
 
     if args.output:
         check_output_folder(args.output)

@@ -8,7 +8,8 @@ name, which `--json` prints as they are; a `show(figures)` replaces the plain ta
 import argparse
 from importlib import import_module
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 MEASUREMENTS = ("sd15", "shapes", "simulator", "methods", "attach")
 
@@ -27,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.suffixes:
-        results.check(args.output, results.config_files(args), args.suffixes)
+        results.check(args.output, output.config_files(args), args.suffixes)
     figures = args.measure(args)
     if args.json:
         output.emit_json(figures)

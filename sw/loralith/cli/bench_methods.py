@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.results import write
 from loralith.errors import LoralithError
 from loralith.files import check_output_folder
 from loralith.places import data
+from loralith.reports.result_files import write
 
 if TYPE_CHECKING:
     from loralith.study.methods import Where
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Computes the missing points; the summary of all. Raises LoralithError for a study that does not exist."""
-    from loralith.diffusion.interrupt import stop_on_interrupt
+    from loralith.progress import stop_on_interrupt
     from loralith.study.method_report import plot, summarize
     from loralith.study.methods import STUDIES, load_point, pending, run
 
@@ -79,7 +79,7 @@ def where(name: str, config: str) -> Iterator[Where]:
     """The device of this name, open inside; FP32 in plain torch for `fp32`. Raises LoralithError for one that does not exist."""
     from loralith.cli.finetune import attacher
     from loralith.device import open_device
-    from loralith.diffusion.settings import FP32
+    from loralith.methods.settings import FP32
     from loralith.study.methods import Where
 
     if name == FP32:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import results
+from loralith.reports import result_files as results
 
 HELP = "simulated cycles per second, native and under cocotb"
 SUFFIXES = (".json", ".md")
@@ -33,9 +33,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from loralith.cli import output
-    from loralith.compiler.matmul import compile_matmul, plan_matmul
+    from loralith.compiler.schedules.matmul import compile_matmul, plan_matmul
     from loralith.device.native.build import cache_folder, verilog
-    from loralith.device.native.capture import capture
+    from loralith.device.native.recording import capture
     from loralith.device.verilator import VerilatorDevice
     from loralith.spec.config import load_config
     from loralith.toolchain import find_verilator

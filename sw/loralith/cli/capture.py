@@ -23,10 +23,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.errors import LoralithError
+    from loralith.methods.settings import FinetuneSettings
     from loralith.spec.scheme import FQT
-    from loralith.study.capture import take
+    from loralith.study.layer_tensors import take
     from loralith.verif.captured import CapturedLayer, write_captured
     from loralith.verif.golden import LayerCase
 

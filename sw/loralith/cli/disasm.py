@@ -15,7 +15,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises LoralithError for a file that cannot be read or holds something else."""
-    from loralith.compiler.disasm import as_records, disassemble, read_list
+    from loralith.compiler.lists.assembly import as_records, disassemble, read_list
 
     try:
         data = args.list.read_bytes()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.files import check_output, write_json
 
 
@@ -25,7 +25,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from loralith.compiler.cycles import model
-    from loralith.compiler.workload import Linear, compile_step, place
+    from loralith.compiler.schedules.training_step import Linear, compile_step, place
     from loralith.errors import LoralithError
     from loralith.shapes.run import fixed_os_cycles
     from loralith.spec.config import load_config
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise LoralithError(f"T, I, O and R must be at least 1, not {args.layer}")
     config = load_config(args.config)
     if args.trace:
-        check_output(args.trace, results.config_files(args))
+        check_output(args.trace, output.config_files(args))
     linear = Linear("layer", T, I, O, r, not args.no_dx)
     tensors, _ = place(linear, 0, config)
     commands = compile_step([(linear, tensors)], config)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _pass(linear: Any, backward: bool, config: Any) -> list[dict[str, Any]]:
     """The plans that were tried, the chosen one first."""
-    from loralith.compiler.workload import parts_for, tried_plans
+    from loralith.compiler.schedules.training_step import parts_for, tried_plans
 
     rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0])
     return [{**vars(plan), "cycles_per_token": round(cycles, 2)} for cycles, plan in rows[:6]]

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.given import record_given
-from loralith.cli.method_options import method_arguments, options_of, usual_text
-from loralith.cli.results import made
-from loralith.cli.resume import resumed
-from loralith.cli.run_command import run_command
+from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_text
+from loralith.cli.resumed_settings import resumed
 from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
+from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
     from loralith.device.base import Device
-    from loralith.diffusion.finetune import Progress
-    from loralith.diffusion.settings import FinetuneSettings
+    from loralith.methods.settings import FinetuneSettings
+    from loralith.training.loop import Progress
 
 
 UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of the steps; no stalls are counted"}
@@ -102,7 +100,7 @@ def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
         observer = None
         if verify:
-            from loralith.cli.verification import ReferenceObserver
+            from loralith.training.verification import ReferenceObserver
 
             observer = ReferenceObserver()
         kinds = method_class(settings.method).kinds
@@ -151,7 +149,7 @@ class Bar:
 
 def readers() -> dict[str, Callable[[str], Any]]:
     """How an option's text becomes the setting's value, by destination, where argparse does not say."""
-    from loralith.diffusion.settings import choose_targets
+    from loralith.methods.settings import choose_targets
 
     return {
         "targets": choose_targets,
@@ -162,7 +160,7 @@ def readers() -> dict[str, Callable[[str], Any]]:
 
 def settings_of(args: argparse.Namespace) -> FinetuneSettings:
     """The settings of a new run; loads no torch. Raises LoralithError for what is out of range."""
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.methods.settings import FP32, EvaluationSettings, FinetuneSettings
 
     options, read = options_of(args), readers()
     usual = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in options.usual.items()}
@@ -198,11 +196,11 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
 def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is finished; an interrupted one can be resumed."""
     from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.folder import check_folder
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32
-    from loralith.diffusion.sizes import check_sizes
+    from loralith.formats.run_folder import check_folder
+    from loralith.methods.settings import FP32
+    from loralith.progress import stop_on_interrupt
+    from loralith.training.loop import finetune
+    from loralith.training.sizes import check_sizes
 
     settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
     check_folder(settings.output, resume=args.resume)

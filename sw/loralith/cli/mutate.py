@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loralith.cli.layout import table_lines
+from loralith.cli.text_tables import table_lines
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,12 @@ def wrote(*paths: Path | str) -> None:
     """Say on stderr what the command has written."""
     for path in paths:
         log(f"wrote {path}")
+
+
+def config_files(args: argparse.Namespace) -> list[Path]:
+    """The configuration that the command reads, where it is a file."""
+    named = getattr(args, "config", None)
+    return [Path(named)] if named and Path(named).is_file() else []
 
 
 class _Lines(logging.Handler):

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loralith.cli import output, results
+from loralith.cli import output
 from loralith.files import check_output, write_json
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.mapping.configs import Source
+    from loralith.formats.unet_config import Source
     from loralith.spec.config import Config
 
 MAPS = "what runs on the device: LoRA layers, all that multiplies, or by a model the whole step (default: all)"
@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output:  # before torch is loaded
         model = Path(args.model)
         places = (model, model / "config.json", model / "unet" / "config.json")
-        check_output(args.output, [*results.config_files(args), *(place for place in places if place.is_file())])
-    from loralith.diffusion.settings import choose_targets
+        check_output(args.output, [*output.config_files(args), *(place for place in places if place.is_file())])
+    from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
-    from loralith.mapping.configs import find_model
-    from loralith.mapping.plan import plan
-    from loralith.mapping.trace import trace_model
+    from loralith.mapping.planning.step_plan import plan
+    from loralith.mapping.planning.trace import trace_model
+    from loralith.methods.settings import choose_targets
     from loralith.spec.config import load_config
 
     for name in ("rank", "batch"):
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
     """The step on the device, which has no hardware yet: array, vector unit and bus by the model of docs/step.md."""
-    from loralith.diffusion.settings import choose_targets
     from loralith.errors import LoralithError
     from loralith.files import write_json
-    from loralith.step.model import model_step
+    from loralith.methods.settings import choose_targets
+    from loralith.step.cost_model import model_step
     from loralith.step.operators import trace_unet
 
     if args.weight_bits != 8 or args.layers:

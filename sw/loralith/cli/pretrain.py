@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.classifier import save_classifier, train_classifier
-    from loralith.diffusion.pretrain import PretrainSettings, check_pretrain_folder, pretrain, resumed_settings
+    from loralith.diffusion.pretraining import PretrainSettings, check_pretrain_folder, pretrain, resumed_settings
 
     if args.resume:
         settings = resumed_settings(args.output, steps=args.steps, seed=args.seed)

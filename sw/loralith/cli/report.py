@@ -1,8 +1,8 @@
 """`loralith report <what>`: pages of figures, computed or (memory) allocated, none of which depends on how fast this machine is.
 
 A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `ON_RTL`, whether its figures are of the RTL, `arguments(parser)`,
-`command(args) -> str`, which repeats it, `figures(args) -> dict`, which `--json` prints as it is, `title(figures) -> str` and
-`page(figures) -> list[str]`, the same as Markdown.
+`command(args) -> str`, which repeats it, `figures(args) -> dict`, which `--json` prints as it is, and `SUBJECT`, the name of the
+module that computes them. That one has `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
 It may have `check(args)`, which raises before the work for outputs of its own that cannot be written.
 """
 
@@ -10,7 +10,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from loralith.cli import output, results
+from loralith.cli import output
+from loralith.reports import result_files as results
 
 REPORTS = ("area", "energy", "memory", "results", "shapes")
 
@@ -31,13 +32,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    results.check(args.output, results.config_files(args))
+    results.check(args.output, output.config_files(args))
     if hasattr(args.module, "check"):
         args.module.check(args)
     figures = args.module.figures(args)
-    page = args.module.page(figures)
+    subject = import_module(args.module.SUBJECT)
+    page = subject.page(figures)
     if args.output:
-        results.write(args.output, args.module.title(figures), args.module.command(args), figures, page, on_rtl=args.module.ON_RTL)
+        results.write(args.output, subject.title(figures), args.module.command(args), figures, page, on_rtl=args.module.ON_RTL)
     if args.json:
         output.emit_json(figures)
     else:

@@ -8,15 +8,7 @@ from loralith.cli import output
 
 HELP = "area in standard cells: the INT8 array beside FP16, BF16 and FP32, and the accelerator's blocks"
 ON_RTL = True
-
-TIER = "tier (ii): Yosys's mapping onto an open cell library; no layout, no clock aimed at, no memories"
-
-_SAME = (
-    "All arrays have the same rows, columns, control, and in each element registers for a product, a sum and a shadow of it; sums are INT32"
-    " or FP32. The floating-point elements are `baseline.float_array`: products exact, sums rounded once, subnormals zero, addition and"
-    " rounding in one cycle. A clock would ask for more registers in these than in the INT8 elements, so that the ratios are low rather"
-    " than high."
-)
+SUBJECT = "loralith.synth.area_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,65 +25,6 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """Minutes of Yosys; steps that are done stay in build/synth/cells. Raises SynthError and ConfigError."""
-    from loralith.spec.config import load_config
-    from loralith.synth.cells import BASELINES, CellFlow, find_liberty
-    from loralith.synth.error import SynthError
+    from loralith.synth import area_report
 
-    if args.rows < 1 or args.cols < 1 or args.timeout <= 0:
-        raise SynthError(f"--rows, --cols and --timeout must be above 0, not {args.rows}, {args.cols} and {args.timeout:g}")
-    config = None if args.config == "none" else load_config(args.config)
-    flow = CellFlow(find_liberty(args.liberty), 60 * args.timeout, progress=output.log)
-    arrays = {"int8": flow.int8_array(args.rows, args.cols)}
-    arrays |= {form: flow.float_array(form, args.rows, args.cols) for form in BASELINES}
-    elements = args.rows * args.cols
-    return {
-        "tier": TIER,
-        "library": flow.liberty.name,
-        "elements": elements,
-        "arrays": {
-            name: {
-                "cells": found.cells,
-                "area": found.area,
-                "area_per_element": found.area / elements,
-                "ratio": found.area / arrays["int8"].area,
-            }
-            for name, found in arrays.items()
-        },
-        "config": None if config is None else config.name,
-        "blocks": {} if config is None else {name: {"cells": b.cells, "area": b.area} for name, b in flow.blocks(config).items()},
-    }
-
-
-def title(figures: dict[str, Any]) -> str:
-    return "Area in standard cells"
-
-
-def page(figures: dict[str, Any]) -> list[str]:
-    lines = [
-        f"**{figures['tier'][0].upper()}{figures['tier'][1:]}.** Cells of `{figures['library']}`, areas in um^2.",
-        "",
-        f"## Arrays of {figures['elements']} elements",
-        "",
-        _SAME,
-        "",
-        "| numbers | cells | area | area of an element | against INT8 |",
-        "|---|---|---|---|---|",
-    ]
-    for name, own in figures["arrays"].items():
-        lines.append(f"| {name} | {own['cells']:,} | {own['area']:,.0f} | {own['area_per_element']:,.0f} | {own['ratio']:.2f} |")
-    if figures["blocks"]:
-        total = sum(own["area"] for own in figures["blocks"].values())
-        lines += [
-            "",
-            f"## Blocks of `{figures['config']}`",
-            "",
-            "Without their submodules. The scratchpads, the accumulate buffer, scales and statistics are memories and left out; queues are"
-            " registers.",
-            "",
-            "| block | cells | area | share |",
-            "|---|---|---|---|",
-        ]
-        for name, own in figures["blocks"].items():
-            lines.append(f"| {name} | {own['cells']:,} | {own['area']:,.0f} | {own['area'] / total:.1%} |")
-    return lines
+    return area_report.figures(args.liberty, args.rows, args.cols, args.config, args.timeout, output.log)

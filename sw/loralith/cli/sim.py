@@ -10,7 +10,7 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.cli.finetune import Bar, attacher
-from loralith.cli.results import made
+from loralith.reports.result_files import made
 
 MOST_STEPS = 200
 RECOGNIZED_FROM = 30
@@ -30,39 +30,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-def seconds_per_step(settings: Any, attach: Any) -> float:
-    """Wall time of one training step with its layers attached, on a model of its own: the second of two, when all is warm."""
-    from loralith.diffusion.adapter import add_adapter
-    from loralith.diffusion.data import personal_images
-    from loralith.diffusion.determinism import repeatable
-    from loralith.diffusion.finetune import step_loss
-    from loralith.diffusion.unet import load_model
-
-    images = personal_images(settings.digit, settings.images, settings.seed)
-    elapsed = 0.0
-    with repeatable():
-        unet, encoder = load_model(settings.model)
-        model = add_adapter(unet, **settings.adapter())
-        model.train()
-        attachment = attach(model, settings)
-        try:
-            for step in range(2):
-                start = time.monotonic()
-                attachment.step_begin(step)
-                step_loss(model, encoder, images, settings, step).backward()
-                elapsed = time.monotonic() - start
-        finally:
-            attachment.detach()
-    return elapsed
-
-
 def run(args: argparse.Namespace) -> int:
     from loralith.device import open_device
-    from loralith.diffusion.finetune import finetune
-    from loralith.diffusion.folder import clear_folders
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import FP32, EvaluationSettings, FinetuneSettings
-    from loralith.diffusion.sizes import check_sizes
+    from loralith.formats.run_folder import clear_folders
+    from loralith.methods.settings import FP32, EvaluationSettings, FinetuneSettings
+    from loralith.progress import stop_on_interrupt
+    from loralith.training.loop import finetune, seconds_per_step
+    from loralith.training.sizes import check_sizes
 
     started = time.monotonic()
     settings = FinetuneSettings(

@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from loralith.cli import output, results, soak_lists
+from loralith.cli import output, soak_lists
+from loralith.reports import result_files as results
 
 BATCH = 200
 
@@ -35,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
 
     from loralith.device import open_device
     from loralith.device.reference import ReferenceDevice
-    from loralith.device.soak import Soak
+    from loralith.soak.random_products import Soak
 
     if args.output:
-        results.check(args.output / "soak", results.config_files(args))
+        results.check(args.output / "soak", output.config_files(args))
     seed = secrets.randbits(32) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     output.log(f"seed {seed}")
@@ -104,7 +105,7 @@ def _record(args: argparse.Namespace, result: dict) -> None:
 def _stall(device, rng, most: float) -> None:
     """Other stalls and latencies for the next list."""
     from loralith.device.native.library import CHANNELS
-    from loralith.device.native.memory import MemoryTiming
+    from loralith.device.native.memory_model import MemoryTiming
 
     stall = {channel: float(rng.choice([0.0, rng.uniform(0, most)])) for channel in CHANNELS}
     latency = int(rng.choice([1, 10, 100]))

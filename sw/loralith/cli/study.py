@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loralith.cli import output
-from loralith.cli.results import commit
 from loralith.errors import LoralithError
-from loralith.places import data
 from loralith.spec.config import PRESETS
 
-if TYPE_CHECKING:
-    from loralith.study.store import Store
-
-RESULTS = data("docs/results/study.json")
 SEEDS = 5
 
 
@@ -59,26 +49,10 @@ def run(args: argparse.Namespace) -> int:
     return study(args)
 
 
-def results_folder(targets: str) -> Path:
-    """Where results of a choice of projections are published."""
-    return RESULTS.parent if targets == "all" else RESULTS.parent / f"study-{targets}"
-
-
-def read_results(targets: str) -> dict[str, Any]:
-    from loralith.study.report import FORMAT
-
-    path = results_folder(targets) / RESULTS.name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoralithError(f"{path} cannot be read: {error}; 'loralith study --publish' writes it") from error
-    if content.get("format") != FORMAT:
-        raise LoralithError(f"{path} has the format {content.get('format')!r}, this version reads {FORMAT!r}")
-    return content
-
-
 def show_results(args: argparse.Namespace) -> int:
-    content = read_results(args.targets)
+    from loralith.study.study_results import read_results, results_folder
+
+    content = read_results(results_folder(args.targets))
     if args.json:
         for own in content["schemes"].values():
             del own["layers"]
@@ -89,8 +63,8 @@ def show_results(args: argparse.Namespace) -> int:
 
 
 def print_summary(content: dict[str, Any]) -> None:
-    from loralith.study.report import percent, signed, verdict
     from loralith.study.schemes import FP32
+    from loralith.study.study_report import percent, signed, verdict
 
     rows = []
     for name, own in content["schemes"].items():
@@ -112,60 +86,16 @@ def print_summary(content: dict[str, Any]) -> None:
         print(line)
 
 
-@contextmanager
-def attacher(device: str | None, config: str) -> Iterator[Callable[..., Any]]:
-    """What puts a scheme on the torch reference, or on a device."""
-    from loralith.spec.step import StepScheme
-    from loralith.verif.attachment import ReferenceAttachment
-    from loralith.verif.step.attachment import StepAttachment
-
-    if device is None:
-        yield (
-            lambda model, scheme, tally: (
-                StepAttachment(model, scheme) if isinstance(scheme, StepScheme) else ReferenceAttachment(model, scheme, tally)
-            )
-        )
-        return
-    from loralith.device import open_device
-    from loralith.mapping.attach_model import attach
-
-    with open_device(device, config) as opened:
-        yield lambda model, scheme, tally: attach(model, opened, scheme)
-
-
-def weight_errors() -> dict[str, list[float]]:
-    """Relative error of quantized W, mean over the layers that a study trains, for 8 and 4 bits."""
-    import torch
-
-    from loralith.diffusion.settings import PROJECTIONS
-    from loralith.diffusion.unet import load_model
-    from loralith.spec.scheme import FQT
-    from loralith.verif.quantize import quantize_weight
-
-    named = load_model()[0].named_parameters()
-    weights = [w.detach() for name, w in named if name.endswith(tuple(f"{target}.weight" for target in PROJECTIONS))]
-
-    def error(scheme: FQT) -> float:
-        total = 0.0
-        for weight in weights:
-            q = quantize_weight(weight, scheme)
-            total += float((q.integers() * q.scale.double()[:, None] - weight).norm() / weight.norm())
-        return total / len(weights)
-
-    torch.set_num_threads(1)
-    kinds: dict[str, dict[str, Any]] = {"row": {}, "row, powers of two": {"power_of_two": True}, "tensor": {"weight_scales": "tensor"}}
-    kinds |= {f"{side} x {side} square": {"weight_scales": "block", "weight_block": side} for side in (16, 8, 4, 2)}
-    return {name: [error(FQT(weight_bits=bits, **fields)) for bits in (8, 4)] for name, fields in kinds.items()}
-
-
 def study(args: argparse.Namespace) -> int:
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.diffusion.settings import EvaluationSettings, choose_targets
-    from loralith.diffusion.sizes import check_sizes
-    from loralith.study.run import pending, run_study
+    from loralith.methods.settings import EvaluationSettings, choose_targets
+    from loralith.progress import stop_on_interrupt
+    from loralith.study.point import pending, run_study
+    from loralith.study.point_store import Store
+    from loralith.study.reference_schemes import attacher
     from loralith.study.schemes import FP32, SCHEMES, scheme_named
-    from loralith.study.settings import StudySettings
-    from loralith.study.store import Store
+    from loralith.study.study_results import publish, results_folder
+    from loralith.study.study_settings import StudySettings
+    from loralith.training.sizes import check_sizes
 
     names = list(SCHEMES) if args.schemes is None else list(dict.fromkeys([FP32, *args.schemes.split(",")]))
     for name in names:
@@ -186,7 +116,8 @@ def study(args: argparse.Namespace) -> int:
             with Bars(len(names) * args.seeds, len(names) * args.seeds - len(left), settings.steps) as bars:
                 for point in run_study(store, names, seeds, attach, bars.step, stop):
                     bars.point(point)
-    summary = publish(args, store, names, list(seeds))
+    folder = results_folder(args.targets) if args.publish else None
+    summary = publish(store, names, list(seeds), args.output, folder, _command(args))
     if args.json:
         output.emit_json({**{key: summary[key] for key in ("seeds", "schemes", "bar") if key in summary}, "files": summary["files"]})
     else:
@@ -195,61 +126,26 @@ def study(args: argparse.Namespace) -> int:
     return 0
 
 
-def publish(args: argparse.Namespace, store: Store, names: list[str], seeds: list[int]) -> dict[str, Any]:
-    """Writes the reports; what study.json holds, and `files`."""
-    from loralith.study.figures import summarize
-    from loralith.study.merge import add_published
-    from loralith.study.report import write_reports
-
-    found = {(name, seed): store.point(name, seed) for name in names for seed in seeds}
-    points = {key: point for key, point in found.items() if point is not None}
-    assert store.baseline is not None
-    summary = summarize(points, store.baseline)
+def _command(args: argparse.Namespace) -> str:
+    """What repeats the study."""
     words = ["loralith", "study", *(["--schemes", args.schemes] if args.schemes else [])]
     words += [f"--targets={args.targets}"] if args.targets != "all" else []
     words += [f"--{name}={value}" for name, value, usual in (("seeds", args.seeds, SEEDS), ("samples", args.samples, 64)) if value != usual]
     words += [] if args.steps is None else [f"--steps={args.steps}"]
-    context = {
-        "command": shlex.join(words),
-        "date": date.today().isoformat(),
-        "commit": commit("gen", "sw", "verif") or "unknown",
-        "settings": json.loads(json.dumps(dict(store.settings.identity()))),
-        "machine": machine(),
-        "weight_error": weight_errors(),
-    }
-    files = [str(path) for path in write_reports(args.output, context, summary, points).values()]
-    if args.publish:
-        folder = results_folder(args.targets)
-        if (folder / RESULTS.name).exists():
-            summary, points = add_published(read_results(args.targets), context, summary, points)
-        files += [str(path) for path in write_reports(folder, context, summary, points).values()]
-    return {**context, **summary, "files": files}
-
-
-def machine() -> dict[str, Any]:
-    """What decides FP32's last bits: versions, and torch's kernels."""
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    versions = {name: version(name) for name in ("torch", "diffusers", "peft", "scikit-learn")}
-    return {**versions, "architecture": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": 1}
+    return shlex.join(words)
 
 
 def rerun(args: argparse.Namespace) -> int:
-    from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.study.figures import compact, unpack_losses
+    from loralith.progress import stop_on_interrupt
     from loralith.study.point import run_point
+    from loralith.study.reference_schemes import attacher
     from loralith.study.schemes import scheme_named
-    from loralith.study.settings import StudySettings
+    from loralith.study.study_results import compare_point, machine, read_results, results_folder, stored_point
+    from loralith.study.study_settings import StudySettings
 
     scheme_named(args.rerun)
-    content = read_results(args.targets)
-    stored = next((p for p in content["points"] if (p["scheme"], p["seed"]) == (args.rerun, args.seed)), None)
-    if stored is None:
-        have = sorted({point["seed"] for point in content["points"] if point["scheme"] == args.rerun})
-        raise LoralithError(f"the results have no point of {args.rerun} with seed {args.seed}; its seeds are {have or 'none'}")
+    content = read_results(results_folder(args.targets))
+    stored_point(content, args.rerun, args.seed)
     settings = StudySettings.from_identity(content["settings"])
     whole = args.steps in (None, settings.steps)
     settings = settings if whole else settings.shortened(int(args.steps))
@@ -258,29 +154,8 @@ def rerun(args: argparse.Namespace) -> int:
             settings, args.rerun, args.seed, attach, lambda n: bars.step(args.rerun, args.seed, n), stop, in_scheme=args.device is None
         )
         bars.point(point)
-    again = compact(point)
-    if whole:
-        names = list(stored) if args.device is None else ["heldout_loss", "accuracy", "curve", "adapter", "losses_fp32"]
-        differing = [name for name in names if json.loads(json.dumps(again[name])) != stored[name]]
-        compared = len(names)
-    else:
-        first = stored["losses_fp32"][: len(again["losses_fp32"])]
-        differing, compared = ([] if again["losses_fp32"] == first else ["losses_fp32"]), 1
-    result = {
-        "scheme": args.rerun,
-        "seed": args.seed,
-        "device": args.device or "torch reference",
-        "steps": settings.steps,
-        "identical": not differing,
-        "compared": compared,
-        "differing": differing,
-        "heldout_loss": again["heldout_loss"],
-        "accuracy": again["accuracy"],
-        "adapter": again["adapter"],
-        "stored": {key: stored[key] for key in ("heldout_loss", "accuracy", "adapter")} if whole else None,
-        "first_differing_loss": _first_difference(unpack_losses(again["losses_fp32"]), unpack_losses(stored["losses_fp32"])),
-        "machine": {"stored": content["machine"], "here": machine()},
-    }
+    result = compare_point(content, point, settings.steps, args.device, whole=whole)
+    differing = result["differing"]
     if args.json:
         output.emit_json(result)
     else:
@@ -295,11 +170,6 @@ def rerun(args: argparse.Namespace) -> int:
             "note: other versions or another kind of processor than the results'; torch's FP32 kernels differ in last bits between them"
         )
     return 0 if not differing else 1
-
-
-def _first_difference(own: list[float], stored: list[float]) -> int | None:
-    """The first step whose losses differ, None where all agree."""
-    return next((step for step, (a, b) in enumerate(zip(own, stored, strict=False)) if a != b), None)
 
 
 class Bars:

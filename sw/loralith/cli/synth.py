@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from loralith.cli import output, results
-from loralith.cli.rtl_hash import rtl_hash
+from loralith.cli import output
 from loralith.files import named, write_json, write_text
+from loralith.reports import result_files as results
+from loralith.reports.rtl_hash import rtl_hash
 
 SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
 """The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         progress=output.log,
     )
     stem = args.output or target.folder / target.label
-    results.check(stem, results.config_files(args))
+    results.check(stem, output.config_files(args))
     context = {"commit": results.commit("hw", "gen"), "command": _command(args), "rtl": rtl_hash()}
     netlist = synth.synthesize(target)
     routings: list[synth.Routing] = []

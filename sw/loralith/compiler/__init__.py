@@ -1,10 +1,13 @@
 """From products to command lists: layouts in DRAM, tiling, tokens, and the proof that a list is legal.
 
-- `command_list`: the list itself; `disasm`: its text, both ways.
-- `layout`: matrices in DRAM; `regions`: space in the on-chip memories.
-- `emit`: commands from layouts and regions; `sync`: the tokens that order them.
-- `rules`, `checker`: what makes a command and a list legal.
-- `matmul`: INT8 products of any shape.
+By role, each folder importing those before it:
+
+- `lists`: what a list is; its text, both ways; lists that run wherever their operands lie.
+- `storage`: matrices in DRAM, and space in the on-chip memories.
+- `tokens`: what a command touches, what must wait for what, and which loads go ahead.
+- `schedules`: products, passes of a layer and whole steps as commands.
+- `proof`: what makes a command and a list legal, read anew from finished descriptors; it imports `lists` and the stages of `tokens` alone.
+- `cycles`: the cycle model of a list.
 
 Neither torch nor amaranth is imported here: this part runs on a board.
 """

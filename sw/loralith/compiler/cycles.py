@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from loralith.compiler.command_list import CommandList, Fields, bytes_in_dram
+from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode
 from loralith.spec.config import Config
 

@@ -44,7 +44,7 @@ def open_device(name: str = "reference", config: str | Path | Config = "base", *
 
         return ReferenceDevice(configuration, **options)
     if kind == "direct":
-        from loralith.device.direct import DirectDevice
+        from loralith.device.reference import DirectDevice
 
         return DirectDevice(configuration, **options)
     if kind == "verilator":

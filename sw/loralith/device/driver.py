@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from loralith.device.errors import ConfigMismatch, DeviceError
-from loralith.device.status import Counters, RunResult, Status
+from loralith.device.run_status import Counters, RunResult, Status
 from loralith.spec.config import Config
 from loralith.spec.registers import COUNTERS, ID, REGISTERS
 from loralith.spec.version import VERSION

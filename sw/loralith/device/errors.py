@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loralith.device.status import Status
+from loralith.device.run_status import Status
 from loralith.errors import LoralithError
 
 __all__ = ["ConfigMismatch", "DeviceError", "DeviceFault", "DeviceTimeout", "OutOfMemory"]

@@ -12,11 +12,11 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from loralith.compiler.command_list import CommandList
-from loralith.compiler.disasm import format_raw
+from loralith.compiler.lists.assembly import format_raw
+from loralith.compiler.lists.command_list import CommandList
 from loralith.device.errors import DeviceError, DeviceFault, OutOfMemory
 from loralith.device.heap import Heap
-from loralith.device.status import Counters, RunResult
+from loralith.device.run_status import Counters, RunResult
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
 from loralith.spec.status import Code, Unit

@@ -11,7 +11,7 @@ import numpy as np
 from loralith.device.base import Device
 from loralith.device.driver import Registers
 from loralith.device.errors import DeviceError, DeviceTimeout, OutOfMemory
-from loralith.device.status import RunResult, Status
+from loralith.device.run_status import RunResult, Status
 from loralith.spec.config import Config
 
 __all__ = ["PynqDevice"]

@@ -7,19 +7,18 @@ import sys
 
 import numpy as np
 
-from loralith.device import units
 from loralith.device.base import SIMULATED_BYTES, Device
-from loralith.device.bursts import beats, bursts
-from loralith.device.checks import UNITS, dram_row_bytes, first_fault
-from loralith.device.decode import opcode_of, reserved_bits, unpack_fields
 from loralith.device.errors import DeviceError, OutOfMemory
-from loralith.device.onchip import Memories
-from loralith.device.status import Counters, RunResult, Status
+from loralith.device.interpreter import units
+from loralith.device.interpreter.axi_bursts import beats, bursts
+from loralith.device.interpreter.command_checks import UNITS, dram_row_bytes, first_fault, opcode_of, reserved_bits, unpack_fields
+from loralith.device.interpreter.onchip import Memories
+from loralith.device.run_status import Counters, RunResult, Status
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, SEMAPHORES, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code, Unit
 
-__all__ = ["ReferenceDevice"]
+__all__ = ["DirectDevice", "ReferenceDevice"]
 
 
 class ReferenceDevice(Device):
@@ -173,3 +172,11 @@ class _Run:
             units.store(c, device._dram, address - device.memory_base, device.memories)
             counts["bytes_written"] += moved
             counts["write_bursts"] += count
+
+
+class DirectDevice(ReferenceDevice):
+    """`device.products` and `lora.direct_passes` multiply whole matrices here, without lists: integers are exact, so the bits are the
+    reference's. Counters have only the lists that somebody runs; training runs none."""
+
+    direct = True
+    cycle_unit = None

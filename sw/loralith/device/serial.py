@@ -15,7 +15,7 @@ from loralith.device.link.connection import Connection
 from loralith.device.link.errors import LinkError
 from loralith.device.link.port import BAUD, SerialPort
 from loralith.device.link.request import Request
-from loralith.device.status import RunResult, Status
+from loralith.device.run_status import RunResult, Status
 from loralith.spec.config import Config
 from loralith.spec.link import ACCELERATOR_BASE, MAX_SPAN, SOC_BASE, Operation
 

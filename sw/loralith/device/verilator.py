@@ -13,8 +13,8 @@ from loralith.device.driver import Registers
 from loralith.device.errors import DeviceError, DeviceTimeout
 from loralith.device.native.build import build
 from loralith.device.native.library import Library, Model, Stats
-from loralith.device.native.memory import Faults, MemoryTiming, settings_for
-from loralith.device.status import RunResult, Status
+from loralith.device.native.memory_model import Faults, MemoryTiming, settings_for
+from loralith.device.run_status import RunResult, Status
 from loralith.files import FileError, check_output
 from loralith.spec.config import Config
 

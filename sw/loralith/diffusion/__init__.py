@@ -1,5 +1,6 @@
-"""A small diffusion model of the project's own, and the fine-tuning that the accelerator is for.
+"""A small diffusion model of the project's own, its data and its training objective, in plain FP32 torch.
 
-`pretrain` reproduces the weights in assets/, `finetune` personalizes the model to a held-out digit with PEFT LoRA. Everything is
-plain FP32 torch; the accelerator is attached through `finetune(..., attach=...)`.
+- `unet`, `prompt`, `schedule`: the model. `pretraining` reproduces its weights in assets/; `classifier` judges its samples.
+- `data`, `digits`, `subject`: what it learns from. `objective`: the loss of a step. `draws`, `determinism`: the same bits each time.
+- `peft_adapter`: LoRA adapters of a model. `published`: larger U-Nets by name.
 """

@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loralith.diffusion.checkpoint import write_tensors
 from loralith.diffusion.data import DIGITS, labelled_images
-from loralith.diffusion.determinism import repeatable, seed_global
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator, repeatable, seed_global
 from loralith.errors import LoralithError
+from loralith.formats.checkpoint import write_tensors
 
 CLASSIFIER_FILE = "classifier.safetensors"
 

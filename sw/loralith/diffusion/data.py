@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.digits import DIGITS, EVALUATION_STRIDE, HELD_OUT, IMAGE_SIZE
-from loralith.diffusion.draws import generator
 from loralith.errors import LoralithError
 
 

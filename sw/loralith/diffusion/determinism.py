@@ -5,13 +5,12 @@ lose many times what a second thread gains. Another torch version or another CPU
 both.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from threadpoolctl import threadpool_limits
-
-from loralith.diffusion.draws import generator
 
 THREADS = 1
 
@@ -35,3 +34,10 @@ def repeatable() -> Iterator[None]:
 def seed_global(purpose: str, *numbers: int) -> None:
     """Seeds torch's global generator, which layers' initializations draw from; call it inside `repeatable`."""
     torch.set_rng_state(generator(purpose, *numbers).get_state())
+
+
+def generator(purpose: str, *numbers: int) -> torch.Generator:
+    """A CPU generator whose state is a function of `purpose` and `numbers` alone (SHA-256, first 8 bytes)."""
+    text = "/".join([purpose, *(str(int(number)) for number in numbers)])
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+    return torch.Generator("cpu").manual_seed(seed)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import functional
 
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.prompt import PromptEncoder, digit_prompt
 from loralith.diffusion.schedule import TRAIN_TIMESTEPS, Denoiser, noise_schedule
 from loralith.progress import Steps
 
-if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
+
+class StepSettings(Protocol):
+    """What a step's draw depends on, of a run's settings."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def digit(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ def step_loss(
     model: Denoiser,
     encoder: PromptEncoder,
     images: Tensor,
-    settings: FinetuneSettings,
+    settings: StepSettings,
     step: int,
     captions: tuple[str, ...] | None = None,
 ) -> Tensor:

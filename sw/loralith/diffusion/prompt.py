@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loralith.diffusion.data import DIGITS
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator
 from loralith.errors import LoralithError
 
 TOKENS = ("<pad>", "<bos>", "<eos>", "a", "drawing", "of", "digit", *(str(digit) for digit in DIGITS))

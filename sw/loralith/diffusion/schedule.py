@@ -6,7 +6,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from loralith.diffusion.data import IMAGE_SIZE
-from loralith.diffusion.draws import generator
+from loralith.diffusion.determinism import generator
 from loralith.progress import Steps
 
 TRAIN_TIMESTEPS = 1000

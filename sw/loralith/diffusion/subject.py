@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from loralith.diffusion.data import DIGITS, EVALUATION_STRIDE, IMAGE_SIZE, class_images, personal_images
-from loralith.diffusion.image_file import ImageError, grey, read_image
 from loralith.diffusion.prompt import digit_prompt, tokenize
 from loralith.errors import LoralithError
 from loralith.files import FileError, read_text
+from loralith.formats.image_file import ImageError, grey, read_image
 
 __all__ = ["DataError", "Subject", "digit_subject", "folder_digest", "folder_subject"]
 

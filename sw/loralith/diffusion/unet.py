@@ -16,12 +16,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from loralith.diffusion.checkpoint import write_tensors
 from loralith.diffusion.data import IMAGE_SIZE
 from loralith.diffusion.prompt import TOKEN_DIM, TOKENS, PromptEncoder
 from loralith.errors import LoralithError
 from loralith.files import write_json
-from loralith.mapping.unet_config import build_unet, read_unet_config
+from loralith.formats.checkpoint import write_tensors
+from loralith.formats.unet_config import build_unet, read_unet_config
 
 # The names that stock diffusers gives the two files of a saved model, so UNet2DConditionModel.from_pretrained(folder) reads them as well.
 MODEL_FOLDER = "unet"

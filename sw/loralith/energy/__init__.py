@@ -6,9 +6,8 @@
 - `MODELS`, `layer_list(linear, rank, config)`: a model's adapted layers, and the list of one.
 """
 
-from .activity import Activity, activity
+from .activity import MODELS, Activity, activity, layer_list
 from .estimate import FORMATS, TIER, EnergyError, Format, counted_energy, energy, formats, nodes, table
-from .workload import MODELS, layer_list
 
 __all__ = [
     "FORMATS",

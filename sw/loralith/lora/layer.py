@@ -6,16 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loralith.compiler.layout import MatrixLayout, int_layout, row_major
-from loralith.compiler.skinny import SkinnyShape, skinny_shape
+from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, int_layout, row_major, skinny_shape
 from loralith.device.base import Device
 from loralith.spec.scheme import FQT, SchemeError
 
-from .direct import DirectPasses
-from .listed import ListedPasses
-from .passes import LayerMemory, Passes
+from .direct_passes import DirectPasses
+from .layer_step import BackwardPlan, ForwardPlan, LayerNumerics
+from .listed_passes import ListedPasses
+from .pass_interface import LayerMemory, Passes
 from .quantize import Float32, Quantized, QuantizedWeight
-from .step import BackwardPlan, ForwardPlan, LayerNumerics
 
 __all__ = ["Activation", "DeviceLayer", "Saved"]
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.requantize import hash_array
+from loralith.device.arithmetic import hash_array
 from loralith.spec.numerics import Q8_MAX, hash_key
-from loralith.spec.scheme import FQT, SchemeError, power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scales import power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = [
     "Quantized",
@@ -110,7 +111,7 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None) -> tuple[Int8, int]:
 
 
 def quantize(x: Float32, qmax: int = Q8_MAX, stream: Stream | None = None) -> tuple[Int8, float, int]:
-    """A tensor with a scale of its own: `scheme.scale_of` of its largest magnitude, `scheme.quantize_value` of each value.
+    """A tensor with a scale of its own: `scales.scale_of` of its largest magnitude, `scales.quantize_value` of each value.
 
     Parameters: ``x`` from `finite32`; ``stream`` for stochastic rounding, None for half to even.
     Returns: (q, scale, number of values clipped: those that stochastic rounding sends past qmax).
@@ -124,7 +125,7 @@ def quantize(x: Float32, qmax: int = Q8_MAX, stream: Stream | None = None) -> tu
 
 
 def quantize_power(v: Float32, exponent: int | None = None, stream: Stream | None = None) -> tuple[Int8, int, int]:
-    """A tensor with the scale 2**exponent: by default `scheme.power_exponent` of its largest magnitude (0 where it vanishes).
+    """A tensor with the scale 2**exponent: by default `scales.power_exponent` of its largest magnitude (0 where it vanishes).
 
     Returns: (q, exponent, number of values clipped).
     """
@@ -139,7 +140,7 @@ def quantize_power(v: Float32, exponent: int | None = None, stream: Stream | Non
 
 
 def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
-    """A frozen base weight [O, I] under ``scheme``: `scheme.weight_scales`, values rounded half to even.
+    """A frozen base weight [O, I] under ``scheme``: `scales.weight_scales`, values rounded half to even.
 
     Raises SchemeError for a scheme that only the reference runs.
     """
@@ -152,7 +153,7 @@ def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
 
 
 def dequantize(acc: NDArray, scale: float | NDArray[np.float64]) -> Float32:
-    """Integer results as float32: `scheme.dequantize_value` of each, with one scale or float64 scales that broadcast."""
+    """Integer results as float32: `scales.dequantize_value` of each, with one scale or float64 scales that broadcast."""
     shape = np.broadcast_shapes(acc.shape, np.shape(scale))
     with np.errstate(over="ignore"):  # infinite where float32 does not hold the product, by definition
         # In float64, a buffer of values at a time.

@@ -1,14 +1,11 @@
 """Whole models on a device: which layers of a torch model run there, how, and what that takes.
 
-- `select`: which modules are mapped, and why the others are not.
+- `select`: which modules are mapped, and why the others are not; `multiplies`: which modules multiply though nothing maps them.
 - `attach_model`: `attach` and `detach`; `attachment`: the modules of one model on one device, until they are detached.
-- `mapped`: what all mapped modules have in common; `adapted`, `frozen`, `attention`: one kind of them each, with its autograd function.
-- `multiplies`: which modules multiply though nothing maps them.
-- `passes`: what a forward pass leaves for its backward pass, and for how long; `inputs`: X that layers share; `weight`: a frozen W that
-  torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back.
-- `trace`: the same choice for a model that is only shapes; `plan`: what it costs; `configs`: models that are written down;
-  `unet_config`: a U-Net's configuration file.
-- `memory`: what is saved for the backward pass, measured.
+- `mapped`: what all mapped modules have in common; `kinds`: one kind of them each.
+- `pass_records`: what a forward pass leaves for its backward pass, and for how long; `inputs`: X that layers share; `weight`: a frozen W
+  that torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back.
+- `planning`: what a step costs.
 """
 
 from __future__ import annotations

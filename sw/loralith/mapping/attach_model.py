@@ -10,11 +10,11 @@ from dataclasses import replace
 from torch import nn
 
 from loralith.device.base import Device
-from loralith.mapping.adapted import MappedLora
-from loralith.mapping.adapted import unsupported as why_unsupported
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
-from loralith.mapping.attention import MappedAttention
-from loralith.mapping.frozen import MappedConv, MappedLinear
+from loralith.mapping.kinds.attention_modules import MappedAttention
+from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
+from loralith.mapping.kinds.lora_linears import MappedLora
+from loralith.mapping.kinds.lora_linears import unsupported as why_unsupported
 from loralith.mapping.select import AttachError, Choice, select
 from loralith.spec.scheme import FQT
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from loralith.device.base import Device
 from loralith.device.errors import OutOfMemory
-from loralith.device.status import Counters
+from loralith.device.run_status import Counters
 from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output
 from loralith.lora.health import Health
@@ -19,7 +19,7 @@ from loralith.lora.quantize import Float32, Int8
 from loralith.mapping.forward import is_mapped
 from loralith.mapping.inputs import Inputs
 from loralith.mapping.mapped import Mapped
-from loralith.mapping.passes import Passes, Pending, recomputing, training
+from loralith.mapping.pass_records import Passes, Pending, recomputing, training
 from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import FQT, Role
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from loralith.device.base import Device
 from loralith.lora.layer import Activation
 from loralith.lora.quantize import Quantized, finite32, quantize
-from loralith.mapping.passes import fingerprint
+from loralith.mapping.pass_records import fingerprint
 from loralith.mapping.tensors import float32
 
 __all__ = ["Inputs"]

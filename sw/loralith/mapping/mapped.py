@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from loralith.compiler.regions import DoesNotFit
+from loralith.compiler.storage.regions import DoesNotFit
 from loralith.device.errors import OutOfMemory
-from loralith.device.status import Counters
+from loralith.device.run_status import Counters
 from loralith.mapping.forward import DeviceForward, OpaqueForward
-from loralith.mapping.passes import Numbers, Place
+from loralith.mapping.pass_records import Numbers, Place
 from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import SchemeError
 

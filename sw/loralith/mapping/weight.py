@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loralith.lora.loss import NOTHING, row_loss
 from loralith.lora.quantize import QuantizedWeight, quantize_weight
-from loralith.mapping.passes import fingerprint
+from loralith.mapping.pass_records import fingerprint
 from loralith.mapping.select import AttachError
 from loralith.mapping.tensors import float32
 from loralith.spec.scheme import FQT, SchemeError

@@ -1,10 +1,11 @@
 """Training methods of `loralith finetune`, one module or package each.
 
 - `base`: what a method is (`Method`), and what the training loop lends it (`Bench`).
-- `options`: what each is told beside `FinetuneSettings`.
+- `settings`: what a run is told (`FinetuneSettings`); `options`: what each method is told beside it.
 - `lora`: fully quantized LoRA. `hollow`: Hollowed Net. `tuneqdm`: scales of quantized weights. `zoodip`: one token, forward only.
 
-A further method is a subclass of `Method`, its options, and a line in `TABLE` here, in `options.OPTIONS` and in `diffusion/memory.py`.
+A further method is a subclass of `Method`, its options, and a line in `TABLE` here, in `options.OPTIONS` and in
+`training/method_memory.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
     from loralith.methods.base import Method
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["TABLE", "make_method", "method_class"]
 

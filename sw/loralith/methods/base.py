@@ -1,4 +1,4 @@
-"""What a training method is to the loop of `diffusion.finetune`, and what the loop lends it."""
+"""What a training method is to the training loop, and what the loop lends it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,12 @@ from loralith.diffusion.prompt import PromptEncoder
 from loralith.errors import LoralithError, StopRequested
 
 if TYPE_CHECKING:
-    from loralith.diffusion.attachment import Attachment
     from loralith.diffusion.schedule import Denoiser
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
     from loralith.mapping.attachment import Maker
+    from loralith.methods.settings import FinetuneSettings
 
-__all__ = ["Abandoned", "Bench", "Interrupted", "Method", "State", "TrainingError"]
+__all__ = ["Abandoned", "Attach", "Attachment", "Bench", "Interrupted", "Method", "State", "TrainingError"]
 
 
 class TrainingError(LoralithError):
@@ -59,6 +58,30 @@ class Bench:
     attached: Callable[[nn.Module], AbstractContextManager[Attachment | None]]
     say: Callable[[str], None]
     stopping: Callable[[], bool]
+
+
+class Attachment(Protocol):
+    """What `attach` returns: the layers run on a device until `detach`.
+
+    An attachment may also have `state_dict()` and `load_state_dict(state)`: a mapping of names to tensors or JSON values that a resumed
+    run needs for the same bits (such as the history of delayed scales).
+    """
+
+    def step_begin(self, step: int) -> None:
+        """Called before the forward pass of each step, counted from 0; stochastic rounding draws from this number."""
+        ...
+
+    def counters(self) -> Mapping[str, Any]:
+        """Counts since this attachment was made (integers, such as `cycles` and `macs`), and figures (booleans such as `bit_exact`,
+        floats such as `utilization`, texts)."""
+        ...
+
+    def detach(self) -> None:
+        """Gives the layers back to torch. Also called when the run fails."""
+        ...
+
+
+Attach = Callable[[nn.Module, "FinetuneSettings"], Attachment]
 
 
 class Method(ABC):

@@ -1,9 +1,9 @@
 """Whether the tests see a mutant of the hardware. `loralith mutate` runs them.
 
-`loralith.verif.mutation` says what a mutant is; `model` builds it, `campaign` runs the tests on it and keeps the verdicts.
+`loralith.verif.mutation` says what a mutant is; `mutant_model` builds it, `campaign` runs the tests on it and keeps the verdicts.
 """
 
 from loralith.mutants.campaign import Campaign, Verdict
-from loralith.mutants.model import MutantError
+from loralith.mutants.mutant_model import MutantError
 
 __all__ = ["Campaign", "MutantError", "Verdict"]

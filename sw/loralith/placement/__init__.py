@@ -17,7 +17,7 @@ that Yosys's `write_json` or nextpnr's `--write` made. docs/placement.md has the
 from pathlib import Path
 from types import ModuleType
 
-from .error import PlacementError
+from .errors import PlacementError
 from .grid import Grid
 
 __all__ = ["Grid", "PlacementError", "source_text"]

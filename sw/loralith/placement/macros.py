@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .error import PlacementError
+from .errors import PlacementError
 
 __all__ = ["MACROS", "assign", "lock"]
 

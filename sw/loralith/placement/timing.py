@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .error import PlacementError
+from .errors import PlacementError
 from .names import designer
 
 __all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]

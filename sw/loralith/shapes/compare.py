@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from loralith.compiler.matmul import array_cycles, best_fold
+from loralith.compiler.schedules.matmul import array_cycles, best_fold
 from loralith.errors import LoralithError
 from loralith.shapes import models, peers
 from loralith.spec.config import load_config

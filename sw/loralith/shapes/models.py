@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from loralith.compiler.workload import Linear
+from loralith.compiler.schedules.training_step import Linear
 
 __all__ = ["BESIDE_LORA", "MODELS", "SUBSETS", "image_linears", "step_linears", "text_linears"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from loralith.compiler.workload import Linear
+from loralith.compiler.schedules.training_step import Linear
 from loralith.errors import LoralithError
 from loralith.toolchain import python_module
 

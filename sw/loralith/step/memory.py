@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loralith.mapping.configs import Source
-from loralith.mapping.trace import meta_unet
+from loralith.diffusion.published import Source
+from loralith.mapping.planning.trace import meta_unet
 from loralith.spec.graph import Op
 from loralith.spec.step import StepScheme
 from loralith.step.capture import capture_step

@@ -13,8 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from loralith.mapping.configs import Source
-from loralith.mapping.trace import meta_unet
+from loralith.diffusion.published import Source
+from loralith.mapping.planning.trace import meta_unet
 
 __all__ = ["Operator", "Saved", "StepGraph", "plain_attention", "trace_step", "trace_unet"]
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from loralith.diffusion.adapter import adapter_parameters, add_adapter
-from loralith.diffusion.finetune import step_loss
+from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter
 from loralith.diffusion.prompt import PromptEncoder
-from loralith.diffusion.settings import FinetuneSettings
 from loralith.diffusion.unet import load_model
+from loralith.methods.settings import FinetuneSettings
+from loralith.training.loop import step_loss
 
 
 @torch.no_grad()

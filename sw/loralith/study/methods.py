@@ -17,24 +17,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from loralith.diffusion.adapter import add_adapter
-from loralith.diffusion.attachment import Attach
 from loralith.diffusion.determinism import repeatable
 from loralith.diffusion.objective import held_out_loss
+from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.schedule import noise_schedule
-from loralith.diffusion.session import Session
-from loralith.diffusion.settings import FP32, FinetuneSettings
 from loralith.diffusion.unet import load_model
 from loralith.errors import LoralithError
 from loralith.files import read_json, write_json
 from loralith.methods import make_method
-from loralith.methods.base import Bench, Method
+from loralith.methods.base import Attach, Bench, Method
 from loralith.methods.hollow.method import HollowedNet, kept_targets
 from loralith.methods.hollow.parts import choose
 from loralith.methods.lora import Lora
 from loralith.methods.options import OPTIONS, HollowOptions, Options, TuneqdmOptions, ZoodipOptions
+from loralith.methods.settings import FP32, FinetuneSettings
 from loralith.methods.zoodip.method import Zoodip
 from loralith.study.point import Stopped
+from loralith.training.session import Session
 
 __all__ = ["STUDIES", "OnKept", "Study", "Where", "baselines", "load_point", "pending", "run_point"]
 

@@ -4,31 +4,33 @@ The draws, the optimizer and the evaluation are those of `loralith finetune`, so
 settings.
 """
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from loralith.diffusion.adapter import adapter_parameters, add_adapter
-from loralith.diffusion.checkpoint import digest
 from loralith.diffusion.classifier import load_classifier
 from loralith.diffusion.data import class_images, personal_images
 from loralith.diffusion.determinism import repeatable
-from loralith.diffusion.evaluate import evaluate
-from loralith.diffusion.finetune import step_loss
 from loralith.diffusion.objective import held_out_loss
+from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter
 from loralith.diffusion.prompt import digit_prompt
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
 from loralith.errors import StopRequested
+from loralith.formats.checkpoint import digest
 from loralith.spec.scheme import FQT
 from loralith.study.gradients import ExactModel, compare_gradients, copy_parameters
+from loralith.study.point_store import Store
 from loralith.study.schemes import scheme_named
-from loralith.study.settings import StudySettings
+from loralith.study.study_settings import StudySettings
 from loralith.study.tally import Tally
+from loralith.training.evaluate import evaluate
+from loralith.training.loop import step_loss
 
 
 class Attached(Protocol):
@@ -157,3 +159,27 @@ def run_point(
         "warnings": tally.warnings,
         "seconds": time.monotonic() - began,
     }
+
+
+def pending(store: Store, schemes: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """(scheme, seed) of the points that are not finished, seed by seed, so that an early end leaves whole pairs."""
+    return [(scheme, seed) for seed in seeds for scheme in schemes if store.point(scheme, seed) is None]
+
+
+def run_study(
+    store: Store,
+    schemes: Sequence[str],
+    seeds: Sequence[int],
+    attach: Attach,
+    progress: Callable[[str, int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Computes what is missing and gives each point when it is saved. progress : called with (scheme, seed, steps done)."""
+    if store.baseline is None:
+        store.save_baseline(baseline(store.settings))
+    for scheme, seed in pending(store, schemes, seeds):
+        report = None if progress is None else (lambda step, scheme=scheme, seed=seed: progress(scheme, seed, step))
+        point = run_point(store.settings, scheme, seed, attach, report, stop)
+        store.save(point)
+        gc.collect()  # models and attachments hold each other
+        yield point

@@ -11,7 +11,7 @@ from loralith.spec.scheme import FQT
 class Tally:
     """An observer of the reference. Saturation is counted in every pass, rounding to zero while `probing`.
 
-    Its passes are those of `loralith.verif.attachment.Observer`. `warnings` holds the messages of `Health`.
+    Its passes are those of `loralith.verif.reference_attachment.Observer`. `warnings` holds the messages of `Health`.
     """
 
     def __init__(self, scheme: FQT) -> None:

@@ -11,11 +11,11 @@ of `loralith.placement`, whose passes this flow runs; the message has the figure
 """
 
 from .board import Board, boards, load_board
-from .error import SynthError
+from .design_report import best_placement, markdown, summary
+from .errors import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
 from .placer import Placement, place
-from .report import best_placement, markdown, summary
 from .routing import Routing, route
 from .simulation import netlist_source
 from .target import PARTS, Target

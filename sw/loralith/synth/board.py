@@ -10,7 +10,7 @@ from typing import Any
 from loralith.placement import Grid
 from loralith.places import data
 
-from .error import SynthError
+from .errors import SynthError
 from .flow import FLOWS
 
 __all__ = ["RESOURCES", "Board", "boards", "load_board"]

@@ -15,7 +15,7 @@ from loralith.places import builds
 from loralith.spec.config import Config
 from loralith.toolchain import python_module, without_spaces
 
-from .error import SynthError
+from .errors import SynthError
 from .netlist import instances, plain, without_zeros
 from .process import Progress, run_tool
 from .yosys import key_of, run_script

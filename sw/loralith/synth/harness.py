@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .error import SynthError
+from .errors import SynthError
 
 __all__ = ["MODULE", "Port", "ports", "wrap"]
 

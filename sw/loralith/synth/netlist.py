@@ -16,7 +16,7 @@ from loralith.toolchain import python_module
 
 from . import harness
 from .board import RESOURCES
-from .error import SynthError
+from .errors import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .target import PARTS, Target

@@ -15,7 +15,7 @@ from typing import Any
 
 from loralith.placement import timing
 
-from .error import SynthError
+from .errors import SynthError
 from .process import run_tool
 from .target import Target
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .error import SynthError
+from .errors import SynthError
 
 __all__ = ["Progress", "run_tool"]
 

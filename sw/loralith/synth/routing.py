@@ -13,7 +13,7 @@ from loralith.placement import reroute, source_text, timing, wire_delays
 from loralith.placement.names import designer
 
 from .board import RESOURCES
-from .error import SynthError
+from .errors import SynthError
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, read_delays, run_step, top_module
 from .placer import placed

@@ -6,7 +6,7 @@ import re
 from importlib import util
 from pathlib import Path
 
-from .error import SynthError
+from .errors import SynthError
 from .netlist import PASSES, emit, refine, without_zeros
 from .target import PARTS, Target
 from .yosys import key_of, run_script

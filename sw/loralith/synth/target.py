@@ -9,7 +9,7 @@ from loralith.places import builds
 from loralith.spec.config import Config
 
 from .board import Board
-from .error import SynthError
+from .errors import SynthError
 from .process import Progress
 
 __all__ = ["PARTS", "Target"]

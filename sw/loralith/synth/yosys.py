@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loralith.toolchain import python_module
 
-from .error import SynthError
+from .errors import SynthError
 from .process import Progress, run_tool
 
 __all__ = ["key_of", "run_script", "version"]

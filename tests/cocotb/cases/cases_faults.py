@@ -9,10 +9,10 @@ from cocotb.triggers import ClockCycles
 
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.status import Code, Unit
-from loralith.verif.bench.bench import Bench, Refused, case
 from loralith.verif.bench.pins import CHANNELS, DECERR, OKAY, SLVERR
 from loralith.verif.bench.program import Program
 from loralith.verif.bench.runner import job
+from loralith.verif.bench.testbench import Bench, Refused, case
 
 WATCHDOG = 3000
 

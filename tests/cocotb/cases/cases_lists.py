@@ -6,9 +6,9 @@ import numpy as np
 from cocotb.triggers import SimTimeoutError
 
 from loralith.spec.status import Code
-from loralith.verif.bench.bench import Bench, case
 from loralith.verif.bench.program import Program
 from loralith.verif.bench.runner import job
+from loralith.verif.bench.testbench import Bench, case
 
 
 def programs() -> dict[str, Program]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from loralith.spec import scheme as spec
+from loralith.spec import scales as spec
 from loralith.spec.device_shift import device_shift, expected_maximum
 from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, least_shift
-from loralith.spec.scheme import FQT, Chain, Role, SchemeError, hash_words
+from loralith.spec.scales import Chain
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
 
 __all__ = ["Backward", "Forward", "LoraLayer"]
 
@@ -112,13 +113,13 @@ class LoraLayer:
     """A linear layer with frozen quantized W and a LoRA adapter, trained in integers.
 
     Attributes:
-        weight: q int8 [O, I], scale float32 [O] (`quantize.quantize_weight`).
+        weight: q int8 [O, I], scale float32 [O] (`torch_quantize.quantize_weight`).
         alpha: lora_alpha, positive; s = alpha / r with r from A.
         scheme: what is quantized how.
         layer: the layer's place in the host's list (0..2**20-1), part of the random numbers' key.
         history: maxima of the accumulators of H and dH in earlier passes, newest last; the whole state.
 
-    Errors: SchemeError for shapes that do not fit, values that are not finite, and what `scheme.chain` refuses.
+    Errors: SchemeError for shapes that do not fit, values that are not finite, and what `scales.chain` refuses.
     """
 
     weight: QuantizedWeight

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from loralith.spec import numerics
 from loralith.spec.numerics import Requantization
-from loralith.spec.scheme import FQT, Role, quantize_value, tensor_id
+from loralith.spec.scales import quantize_value
+from loralith.spec.scheme import FQT, Role, tensor_id
 
 from .fqt import LoraLayer
 from .golden_compare import compare
-from .quantize import quantize_weight
+from .torch_quantize import quantize_weight
 
 __all__ = ["LAYER_TENSORS", "LayerCase", "layer_cases", "layer_vector", "numerics_vector", "read_vector", "write_vector"]
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from loralith.spec import numerics, scheme
+from loralith.spec import numerics, scales, scheme
 from loralith.spec.numerics import Requantization
 from loralith.spec.scheme import FQT, Role
 
 from .fqt import LoraLayer
-from .quantize import quantize_weight
+from .torch_quantize import quantize_weight
 
 __all__ = ["tables"]
 
@@ -48,11 +48,11 @@ def _requantization() -> str:
 def _quantization() -> str:
     rows = []
     for x, maximum in ((0.5, 127.0), (1.5, 127.0), (-2.5, 127.0), (1.0, 1.0), (0.1, 1.0), (-0.1, 1.0), (1e-3, 0.7), (1e-40, 1e-40)):
-        x, maximum = scheme.float32(x), scheme.float32(maximum)
+        x, maximum = scales.float32(x), scales.float32(maximum)
         h = numerics.hash32(numerics.hash_key(1, 2, 3), 100 + len(rows))
-        scale = scheme.scale_of(maximum)
-        gone = scheme.vanishes(maximum)
-        q = [0 if gone else scheme.quantize_value(x, scale, h=value) for value in (None, h)]
+        scale = scales.scale_of(maximum)
+        gone = scales.vanishes(maximum)
+        q = [0 if gone else scales.quantize_value(x, scale, h=value) for value in (None, h)]
         rows.append((x, maximum, scale, f"{h:#010x}", *q))
     return _table("Quantization (FP32 values, written exactly)", "x max scale hash nearest stochastic", rows)
 
@@ -60,7 +60,7 @@ def _quantization() -> str:
 def _chains() -> str:
     rows = []
     for k_base, k_adapter, e in ((320, 4, 0), (320, 4, -5), (320, 4, -12), (1280, 16, -7), (77, 128, -40), (320, 4, 3)):
-        plan = scheme.chain(k_base, k_adapter, e)
+        plan = scales.chain(k_base, k_adapter, e)
         rows.append((k_base, k_adapter, e, "base" if plan.base_first else "adapter", plan.shift, plan.drop, plan.exponent))
     return _table("Chains", "K_base K_adapter e first n d k", rows)
 

@@ -82,7 +82,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     verilator = find_verilator()
     source = source or verilog(config)
     native = sorted(
-        (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "exercise.py",) if profiled else ()))
+        (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "profile_run.py",) if profiled else ()))
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, processor(), os.environ.get("CXX", ""))
@@ -134,7 +134,7 @@ def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[
     description.write_text(json.dumps(config.as_dict()), encoding="utf-8")
     try:
         compiled(folder, objects, GENERATE.format(profile))
-        command = python_module("loralith.device.native.exercise", folder / LIBRARY, description)
+        command = python_module("loralith.device.native.profile_run", folder / LIBRARY, description)
         subprocess.run(command, check=True, capture_output=True)
         compiled(folder, objects, USE.format(profile))
     except (ToolchainError, subprocess.CalledProcessError):

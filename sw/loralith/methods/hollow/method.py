@@ -10,22 +10,22 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from torch import Tensor
 
-from loralith.diffusion.adapter import add_adapter
-from loralith.diffusion.draws import generator
-from loralith.diffusion.folder import BOUNDARY
-from loralith.diffusion.formats import AdapterError
+from loralith.diffusion.determinism import generator
 from loralith.diffusion.objective import step_loss
+from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.unet import assets_digest, load_model, model_digest
+from loralith.formats.adapter_file import AdapterError
+from loralith.formats.run_folder import BOUNDARY
 from loralith.methods.base import Bench, Interrupted
+from loralith.methods.hollow.boundary_store import BoundaryStore
+from loralith.methods.hollow.hollowed_unet import Boundary, hollowed, tapped
 from loralith.methods.hollow.parts import Hollow, choose
-from loralith.methods.hollow.store import BoundaryStore
-from loralith.methods.hollow.unet import Boundary, hollowed, tapped
 from loralith.methods.lora import Lora
 from loralith.methods.options import HollowOptions
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["HollowedNet"]
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from loralith.diffusion.folder import SCALES
 from loralith.diffusion.objective import step_loss
 from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.unet import assets_digest, load_model, model_digest
+from loralith.formats.run_folder import SCALES
 from loralith.methods.base import Bench, Method
 from loralith.methods.options import TuneqdmOptions
-from loralith.methods.tuneqdm.mapping import MappedTuned, MappedTunedConv
-from loralith.methods.tuneqdm.model import Router, Tuned, TunedUNet, tune
-from loralith.methods.tuneqdm.scales import load_scales, save_scales
+from loralith.methods.tuneqdm.code_layers import Router, Tuned, TunedUNet, tune
+from loralith.methods.tuneqdm.mapped_codes import MappedTuned, MappedTunedConv
+from loralith.methods.tuneqdm.scales_file import load_scales, save_scales
 
 if TYPE_CHECKING:
     from loralith.diffusion.schedule import Denoiser
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["TuneQDM"]
 

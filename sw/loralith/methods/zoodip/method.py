@@ -9,21 +9,29 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from loralith.diffusion.folder import TOKEN
 from loralith.diffusion.objective import Draw
 from loralith.diffusion.prompt import TOKENS, PromptEncoder, tokenize
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
-from loralith.mapping.wide import MappedWideConv, MappedWideLinear
+from loralith.formats.run_folder import TOKEN
+from loralith.mapping.kinds.frozen_modules import MappedWideConv, MappedWideLinear
 from loralith.methods.base import Abandoned, Bench, Method, State
 from loralith.methods.options import SettingsError, ZoodipOptions
-from loralith.methods.zoodip.gradient import CorrelationError, correlation, differences, directions, draw_evaluation, estimate, probes
+from loralith.methods.zoodip.finite_differences import (
+    CorrelationError,
+    correlation,
+    differences,
+    directions,
+    draw_evaluation,
+    estimate,
+    probes,
+)
 from loralith.methods.zoodip.subspace import Subspace
 from loralith.methods.zoodip.token import Token, load_token, save_token
 
 if TYPE_CHECKING:
-    from loralith.diffusion.settings import FinetuneSettings
     from loralith.diffusion.subject import Subject
+    from loralith.methods.settings import FinetuneSettings
 
 __all__ = ["Zoodip"]
 

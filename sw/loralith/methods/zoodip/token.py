@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralith.diffusion.checkpoint import write_tensors
 from loralith.errors import LoralithError
+from loralith.formats.checkpoint import write_tensors
 
 __all__ = ["FORMAT", "Token", "TokenError", "load_token", "save_token"]
 

@@ -4,9 +4,9 @@ import json
 import time
 from pathlib import Path
 
-from loralith.verif.bench.bench import Bench, case
 from loralith.verif.bench.program import Program
 from loralith.verif.bench.runner import job
+from loralith.verif.bench.testbench import Bench, case
 
 
 @case

@@ -10,7 +10,7 @@ import numpy as np
 
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
-from loralith.verif.lists.places import Fields, fields_of, pack
+from loralith.verif.lists.drawn_places import Fields, fields_of, pack
 
 __all__ = ["BASE", "Case", "Layout"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from loralith.spec.config import Config
+from loralith.verif.lists.drawn_places import Fields, Region
 from loralith.verif.lists.oracle import Oracle
-from loralith.verif.lists.places import Fields, Region
 
 __all__ = ["Draw"]
 

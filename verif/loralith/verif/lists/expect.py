@@ -9,10 +9,10 @@ import numpy as np
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.status import Check, Code, Unit
 from loralith.verif.lists.case import BASE, Case
-from loralith.verif.lists.checks import check_command
-from loralith.verif.lists.footprint import footprint
 from loralith.verif.lists.legal import starved
 from loralith.verif.lists.oracle import Counts, Oracle
+from loralith.verif.lists.oracle_checks import check_command
+from loralith.verif.lists.oracle_footprint import footprint
 
 __all__ = ["Ending", "Expected", "expect"]
 

@@ -7,14 +7,14 @@ import numpy as np
 from loralith.spec.commands import SEMAPHORES, Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.case import BASE, Case, Layout
-from loralith.verif.lists.checks import check_command
-from loralith.verif.lists.compute import draw_compute
 from loralith.verif.lists.draw import Draw
+from loralith.verif.lists.drawn_compute import draw_compute
+from loralith.verif.lists.drawn_places import Fields, fields_of, pack
+from loralith.verif.lists.drawn_tokens import TokenPlacer
+from loralith.verif.lists.drawn_transfer import draw_load, draw_store
 from loralith.verif.lists.oracle import Oracle
-from loralith.verif.lists.places import Fields, fields_of, pack
+from loralith.verif.lists.oracle_checks import check_command
 from loralith.verif.lists.probe import probes
-from loralith.verif.lists.tokens import TokenPlacer
-from loralith.verif.lists.transfer import draw_load, draw_store
 
 __all__ = ["draw_timing", "generate"]
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from loralith.spec.commands import COMMAND_BYTES, COMMANDS, Opcode
 from loralith.verif.lists.case import BASE, Case
-from loralith.verif.lists.checks import check_command, dram_row_bytes
+from loralith.verif.lists.drawn_places import Fields, pack
 from loralith.verif.lists.generate import generate
 from loralith.verif.lists.legal import loosen, starved
-from loralith.verif.lists.places import Fields, pack
+from loralith.verif.lists.oracle_checks import check_command, dram_row_bytes
 
 __all__ = ["break_case", "illegal"]
 

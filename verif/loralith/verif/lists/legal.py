@@ -11,9 +11,9 @@ import numpy as np
 from loralith.spec.commands import SEMAPHORE_MAX, Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.case import BASE, Case
-from loralith.verif.lists.footprint import Event, footprint
-from loralith.verif.lists.places import Fields
-from loralith.verif.lists.tokens import needed_order, queue_order
+from loralith.verif.lists.drawn_places import Fields
+from loralith.verif.lists.drawn_tokens import needed_order, queue_order
+from loralith.verif.lists.oracle_footprint import Event, footprint
 
 __all__ = ["fault", "loosen", "starved"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from loralith.spec.commands import Opcode
 from loralith.spec.config import Config
 from loralith.spec.numerics import Q8_MAX, SHIFT_MAX, hash32
-from loralith.verif.lists.checks import dram_row_bytes
-from loralith.verif.lists.places import Fields, ceil_div, elements
+from loralith.verif.lists.drawn_places import Fields, ceil_div, elements
+from loralith.verif.lists.oracle_checks import dram_row_bytes
 
 __all__ = ["Counts", "Oracle", "Sums"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from loralith.spec.commands import Opcode
 from loralith.verif.lists.case import BASE, Layout
 from loralith.verif.lists.draw import Draw
-from loralith.verif.lists.places import Fields, ceil_div, fields_of
+from loralith.verif.lists.drawn_places import Fields, ceil_div, fields_of
 
 __all__ = ["probes"]
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from loralith.verif.lists.case import BASE, Case
-from loralith.verif.lists.checks import check_command
-from loralith.verif.lists.compute import UNUSED
-from loralith.verif.lists.places import Fields, pack
-from loralith.verif.lists.tokens import place_tokens
+from loralith.verif.lists.drawn_compute import UNUSED
+from loralith.verif.lists.drawn_places import Fields, pack
+from loralith.verif.lists.drawn_tokens import place_tokens
+from loralith.verif.lists.oracle_checks import check_command
 
 __all__ = ["shrink"]
 

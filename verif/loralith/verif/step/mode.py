@@ -18,7 +18,7 @@ from loralith.spec.step import BATCH_MAX, StepScheme
 from loralith.verif.vector.format import VectorFormat, round_to
 
 from . import programs
-from .products import Operands, power_scale
+from .step_products import Operands, power_scale
 
 __all__ = ["StepMode"]
 

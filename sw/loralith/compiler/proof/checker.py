@@ -1,0 +1,164 @@
+"""The proof that a list is legal and free of races, from its descriptors alone.
+
+- Every command is legal by itself (`rules`).
+- Tokens: in list order every wait is met and no semaphore passes 15; each semaphore is given by one kind of signal and taken by one queue.
+  Then no queue depth deadlocks (docs/machine.md, Tokens).
+- Races: two commands that touch the same row of an on-chip memory or the same byte of DRAM, at least one of them writing, are ordered by
+  tokens or by their queue's own order. The n-th take of a semaphore follows its n-th give; clocks carry what each give knows.
+
+`sync` inserts tokens by another route (`footprint`, the latest conflicting use); this module reads commands anew, element by element's
+address, so that a slip in one shows against the other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.proof.rules import problems
+from loralith.compiler.proof.touches import Access, Bytes, accesses, dram_bytes
+from loralith.compiler.tokens.stages import Clock, Stage, join, last_stage
+from loralith.errors import LoralithError
+from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Opcode
+from loralith.spec.config import Config
+
+__all__ = ["IllegalList", "check"]
+
+
+class IllegalList(LoralithError):
+    """A list that the machine may refuse, hang on, or give another result for. `index` is the command's."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"command {index}: {reason}")
+        self.index, self.reason = index, reason
+
+
+def check(commands: CommandList, config: Config, window: tuple[int, int] = (0, 1 << 64)) -> None:
+    """Prove the list legal and free of races. `window` is (first DRAM byte, first past it).
+
+    Raises IllegalList for the first command, in list order, that breaks a rule, leaves a wait unmet, overfills a semaphore, mixes two
+    kinds of givers or two takers on one semaphore, or races with an earlier command.
+    """
+    tokens, races = _Tokens(), _Races(config)
+    for index, command in enumerate(commands):
+        for reason in problems(command, config, window):
+            raise IllegalList(index, reason)
+        at_start = tokens.take(index, command, "wait")
+        at_second = tokens.take(index, command, "segment_wait") if command.opcode is Opcode.COMPUTE else at_start
+        races.look(index, command, at_start, at_second)
+        tokens.give(index, command)
+
+
+def _semaphores(mask: int) -> Iterator[int]:
+    return (i for i in range(SEMAPHORES) if mask >> i & 1)
+
+
+class _Tokens:
+    """Counts and clocks of the semaphores, in list order."""
+
+    def __init__(self) -> None:
+        self.held: list[deque[Clock]] = [deque() for _ in range(SEMAPHORES)]
+        self.giver: dict[int, Stage] = {}
+        self.taker: dict[int, Opcode] = {}
+        self.known: dict[Opcode, Clock] = dict.fromkeys(Opcode, (0, 0, 0, 0))
+        self.ended = [0] * len(Stage)
+
+    def take(self, index: int, command: Command, where: str) -> Clock:
+        """What is known to have ended once the command's waits in field `where` are met."""
+        opcode = command.opcode
+        for s in _semaphores(command[where]):
+            if self.taker.setdefault(s, opcode) is not opcode:
+                raise IllegalList(index, f"semaphore {s} is taken by {self.taker[s].name} and by {opcode.name} commands")
+            if not self.held[s]:
+                raise IllegalList(index, f"{where}s for semaphore {s}, which no earlier command has left a token in")
+            self.known[opcode] = join(self.known[opcode], self.held[s].popleft())
+        return self.known[opcode]
+
+    def give(self, index: int, command: Command) -> None:
+        clock = self.known[command.opcode]
+        if command.opcode is Opcode.COMPUTE:
+            clock = self._end(index, Stage.READ, command["read_signal"], clock)
+        self._end(index, last_stage(command), command["signal"], clock)
+
+    def _end(self, index: int, stage: Stage, mask: int, clock: Clock) -> Clock:
+        self.ended[stage] += 1
+        clock = join(clock, tuple(self.ended[stage] if s is stage else 0 for s in Stage))  # type: ignore[arg-type]
+        for s in _semaphores(mask):
+            if self.giver.setdefault(s, stage) is not stage:
+                raise IllegalList(index, f"semaphore {s} is given by {self.giver[s].name} and by {stage.name} signals")
+            if len(self.held[s]) == SEMAPHORE_MAX:
+                raise IllegalList(index, f"gives semaphore {s} more than {SEMAPHORE_MAX} tokens")
+            self.held[s].append(clock)
+        return clock
+
+
+class _Races:
+    """The latest access of each stage to every row, and every access to DRAM."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rows: dict[tuple[str, bool, Stage], np.ndarray] = {}
+        self.dram: dict[Stage, list[tuple[int, int, Bytes]]] = defaultdict(list)
+        self.index_of: dict[Stage, list[int]] = {stage: [] for stage in Stage}
+
+    def look(self, index: int, command: Command, at_start: Clock, at_second: Clock) -> None:
+        """Raises IllegalList where an access of the command is not ordered after an earlier one that conflicts."""
+        found = list(accesses(command, self.config))
+        for access in found:
+            self._against_earlier(index, access, at_second if access.second else at_start)
+        self._within(index, found)
+        stages = (Stage.READ, Stage.DONE) if command.opcode is Opcode.COMPUTE else (last_stage(command),)
+        for stage in stages:
+            self.index_of[stage].append(index)
+        for access in found:
+            self._last(access.memory, access.write, access.stage)[access.rows] = len(self.index_of[access.stage])
+        if command.opcode is not Opcode.COMPUTE:
+            self._dram(index, command, stages[0], at_start)
+
+    def _last(self, memory: str, write: bool, stage: Stage) -> np.ndarray:
+        depth = self.config.stat_slots if memory == "stat" else self.config.depth(memory)
+        return self.rows.setdefault((memory, write, stage), np.zeros(depth, np.int32))
+
+    def _against_earlier(self, index: int, access: Access, known: Clock) -> None:
+        for stage in Stage:
+            if stage is access.stage or (stage is Stage.READ and access.stage is Stage.DONE):
+                continue  # ordered by the queue itself: results follow operands
+            for write in (True, False) if access.write else (True,):
+                last = self.rows.get((access.memory, write, stage))
+                if last is None:
+                    continue
+                latest = int(last[access.rows].max())
+                if latest > known[stage]:
+                    self._race(index, access, stage, latest, write)
+
+    def _race(self, index: int, access: Access, stage: Stage, ordinal: int, write: bool) -> None:
+        verb, other = ("writes", "writes" if write else "reads") if access.write else ("reads", "writes")
+        raise IllegalList(
+            index,
+            f"{verb} rows {access.rows.min()}..{access.rows.max()} of {access.memory}, part of which command "
+            f"{self.index_of[stage][ordinal - 1]} {other} in its {stage.name} stage; no token orders them",
+        )
+
+    @staticmethod
+    def _within(index: int, found: list[Access]) -> None:
+        """A command's own results must not fall on its operands, nor blocks of one result on each other."""
+        for access in found:
+            if access.write and len(np.unique(access.rows)) < len(access.rows):
+                raise IllegalList(index, f"blocks of lanes overlap in {access.memory}: their stride is too small")
+            if access.write and access.stage is Stage.DONE:
+                for other in found:
+                    if other.stage is Stage.READ and other.memory == access.memory and np.isin(access.rows, other.rows).any():
+                        raise IllegalList(index, f"writes rows of {access.memory} that it also reads as operand")
+
+    def _dram(self, index: int, command: Command, stage: Stage, known: Clock) -> None:
+        area = dram_bytes(command)
+        other = Stage.STORE if stage is Stage.LOAD else Stage.LOAD
+        for ordinal, earlier, bytes_ in reversed(self.dram[other]):
+            if ordinal <= known[other]:
+                break
+            if area.meets(bytes_):
+                raise IllegalList(index, f"touches DRAM at {area.first:#x} that command {earlier} touches too; no token orders them")
+        self.dram[stage].append((len(self.index_of[stage]), index, area))

@@ -1,0 +1,109 @@
+"""Where the elements of a command's operands and results lie, for the race detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from loralith.compiler.lists.command_list import Fields, bytes_in_dram
+from loralith.compiler.tokens.stages import Stage
+from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
+from loralith.spec.config import Config
+
+__all__ = ["Access", "Bytes", "accesses", "dram_bytes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """Row numbers (a row twice where blocks overlap) that a stage of a command reads or writes; `second`: after its segment wait."""
+
+    stage: Stage
+    memory: str
+    write: bool
+    rows: np.ndarray
+    second: bool = False
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """DRAM bytes first .. first + (rows - 1) * stride + width - 1, `width` of every `stride`."""
+
+    first: int
+    rows: int
+    width: int
+    stride: int
+
+    def meets(self, other: Bytes) -> bool:
+        """Whether a byte may be in both: exact for equal strides, by first and last byte otherwise."""
+        end, other_end = (b.first + (b.rows - 1) * b.stride + b.width for b in (self, other))
+        if other_end <= self.first or end <= other.first:
+            return False
+        if self.stride != other.stride or self.width > self.stride or other.width > self.stride:
+            return True
+        phase, other_phase = self.first % self.stride, other.first % self.stride
+        starts = {phase, phase - self.stride}, {other_phase, other_phase - self.stride}
+        return any(a < b + other.width and b < a + self.width for a in starts[0] for b in starts[1])
+
+
+def dram_bytes(command: Command) -> Bytes:
+    """What a LOAD reads or a STORE writes."""
+    stride = command["row_stride"] if command["rows"] > 1 else 0
+    return Bytes(command["address"], command["rows"], bytes_in_dram(Fields(command)), stride)
+
+
+def _rows(base: int, stride: int, lanes: int, seqs: int, lanes_per_word: int, seqs_per_row: int) -> np.ndarray:
+    blocks = np.arange((lanes - 1) // lanes_per_word + 1)[:, None] * stride
+    return (base + blocks + np.arange((seqs - 1) // seqs_per_row + 1)).reshape(-1)
+
+
+def accesses(command: Command, config: Config) -> Iterator[Access]:
+    """Every on-chip access of a legal command."""
+    c = Fields(command)
+    W, R = config.banks, config.rows
+    if command.opcode is Opcode.LOAD:
+        if c["target"] == LoadTarget.SCALE:
+            yield Access(Stage.LOAD, "scale", True, np.arange(c["base"], c["base"] + (c["row_bytes"] - 1) // (4 * R) + 1))
+            return
+        memory, lanes_per_word = ("right", config.cols) if c["target"] == LoadTarget.RIGHT else ("left", R)
+        lanes, seqs = (c["rows"], c["row_bytes"]) if c["transpose"] else (c["row_bytes"], c["rows"] + c["pad_rows"])
+        yield Access(Stage.LOAD, memory, True, _rows(c["base"], c["block_stride"], lanes, seqs, lanes_per_word, W))
+        if c["target"] == LoadTarget.BOTH:
+            beside = _rows(c["right_base"], c["right_stride"], c["row_bytes"], c["rows"], config.cols, W)
+            yield Access(Stage.LOAD, "right", True, beside)
+    elif command.opcode is Opcode.STORE:
+        if c["source"] == StoreSource.STATS:
+            yield Access(Stage.STORE, "stat", False, np.arange(c["base"], c["base"] + c["row_bytes"] // STAT_BYTES))
+            return
+        lanes, seqs = (c["row_bytes"], c["rows"]) if c["transpose"] else (c["rows"], c["row_bytes"])
+        yield Access(Stage.STORE, "out", False, _rows(c["base"], c["block_stride"], lanes, seqs, R, W))
+    else:
+        yield from _compute(c, config)
+
+
+def _compute(c: Fields, config: Config) -> Iterator[Access]:
+    W, R = config.banks, config.rows
+    M, N, fold = c["m_rows"], c["n_cols"], 1 << c["fold_log2"]
+    chained = bool(c["chained"])
+    for i in (0, 1)[: 1 + chained]:
+        k = c[f"k{i}"]
+        yield Access(Stage.READ, "left", False, _rows(c[f"left{i}_base"], c[f"left{i}_stride"], M, k, R, W), i == 1)
+        rows = _rows(c[f"right{i}_base"], c[f"right{i}_stride"], N, (k - 1) // fold + 1, config.cols // fold, W)
+        yield Access(Stage.READ, "right", False, rows, i == 1)
+    if c["device_shift"]:
+        # The machine reads it when all earlier commands of the queue have recorded, and before this one does.
+        yield Access(Stage.DONE, "stat", False, np.array([c["exponent_slot"]]))
+    if c["to_out"]:
+        seqs = 4 * N if c["out_mode"] == OutMode.INT32 else N
+        yield Access(Stage.DONE, "out", True, _rows(c["out_base"], c["out_stride"], M, seqs, R, W), chained)
+    if c["to_left"]:
+        yield Access(Stage.DONE, "left", True, _rows(c["result_base"], c["result_stride"], M, N, R, W), chained)
+    for flag in ("acc_read", "acc_write"):
+        if c[flag]:
+            yield Access(Stage.DONE, "acc", flag == "acc_write", _rows(c["acc_base"], c["acc_stride"], M, N, R, 1), chained)
+    if c["out_mode"] == OutMode.INT8 and c["scale_mode"] != ScaleMode.TENSOR:
+        entries = M if c["scale_mode"] == ScaleMode.ROW else N
+        yield Access(Stage.DONE, "scale", False, np.arange(c["scale_base"], c["scale_base"] + (entries - 1) // R + 1), chained)
+    if c["stat_enable"]:
+        yield Access(Stage.DONE, "stat", True, np.array([c["stat_slot"]]), chained)

@@ -1,0 +1,73 @@
+"""The machine's arithmetic on whole arrays: exact INT8 products by the host's BLAS, and requantization, bit for bit
+`loralith.spec.numerics.requantize`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loralith.spec.numerics import Q8_MAX
+
+__all__ = ["FLOAT32_EXACT_K", "exact_product", "hash_array", "hash_indices", "requantize_array"]
+
+FLOAT32_EXACT_K = 1 << 10
+"""Up to this K every partial sum of INT8 products, each at most 2**14, is within 2**24, and exact in float32 whatever the order."""
+
+
+def exact_product(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
+    """left [..., M, K] right [..., K, N] as int32, modulo 2**32; exact for K up to `numerics.K_LIMIT`.
+
+    A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
+    """
+    K = left.shape[-1]
+    blocks = max(1, -(-K // FLOAT32_EXACT_K))
+    depth = max(1, -(-K // blocks))
+    total: NDArray[np.int32] | None = None
+    for k in range(0, max(K, 1), depth):
+        part = left[..., k : k + depth].astype(np.float32) @ right[..., k : k + depth, :].astype(np.float32)
+        total = part.astype(np.int32) if total is None else np.add(total, part.astype(np.int32), out=total)
+    assert total is not None
+    return total
+
+
+def hash_array(key: tuple[int, int], index: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """`loralith.spec.numerics.hash32` of every element, in place; fastest on arrays that a core's cache holds."""
+    x, t = index, np.empty_like(index)
+    for k in key:
+        x += np.uint32(k)
+        for shift, mix in ((10, np.add), (-6, np.bitwise_xor), (3, np.add), (-11, np.bitwise_xor), (15, np.add), (-16, np.bitwise_xor)):
+            if shift > 0:
+                np.left_shift(x, shift, out=t)
+            else:
+                np.right_shift(x, -shift, out=t)
+            mix(x, t, out=x)  # sums wrap as the hash's own masks do
+    return x
+
+
+def hash_indices(key: tuple[int, int], base: int, row_stride: int, col_stride: int, M: int, N: int) -> np.ndarray:
+    """The 32-bit hash of each output's index, uint64 [M, N]. Indices are modulo 2**32."""
+    rows = np.arange(M, dtype=np.uint64)[:, None] * np.uint64(row_stride) + np.uint64(base)
+    cols = np.arange(N, dtype=np.uint64)[None, :] * np.uint64(col_stride)
+    return hash_array(key, (rows + cols).astype(np.uint32)).astype(np.uint64)
+
+
+def requantize_array(
+    acc: np.ndarray, mantissa: np.ndarray | int, shift: np.ndarray | int, h: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Requantize INT32 values to INT8.
+
+    Parameters: `acc` integers [M, N]; `mantissa` and `shift` (0..47), each one value or an array that broadcasts with acc; `h` hashes
+    [M, N] for stochastic rounding, None for round half even.
+    Returns: q int8 [M, N] in -127..127, the products acc * mantissa int64 [M, N], how many results saturated.
+    """
+    p = acc.astype(np.int64) * mantissa
+    n = np.asarray(shift, np.int64)
+    if h is None:
+        # At n = 0 the addend must vanish: half of 2**0 is not an integer.
+        half = np.where(n > 0, (np.int64(1) << np.maximum(n - 1, 0)) - 1, 0)
+        q = (p + half + ((p >> n) & 1 & (n > 0))) >> n
+    else:
+        u = np.where(n <= 32, h.astype(np.int64) >> np.clip(32 - n, 0, 63), h.astype(np.int64) << np.clip(n - 32, 0, 15))
+        q = (p + u) >> n
+    clipped = np.clip(q, -Q8_MAX, Q8_MAX)
+    return clipped.astype(np.int8), p, int(np.count_nonzero(q != clipped))

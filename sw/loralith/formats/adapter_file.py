@@ -1,0 +1,345 @@
+"""Adapter files of other tools: PEFT's and diffusers' read and written, kohya's read.
+
+| tool | files | names in them | alpha |
+|---|---|---|---|
+| PEFT | adapter_model.safetensors, adapter_config.json | base_model.model.NAME.lora_A.weight | the configuration's, with patterns |
+| diffusers | pytorch_lora_weights.safetensors | unet.NAME.lora_A.weight, or without unet. | the header's, or NAME.alpha, or r |
+| kohya | any .safetensors | lora_unet_NAME.lora_down.weight, underscores for dots; SDXL's blocks by Stability's names | NAME.alpha, or r |
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loralith.files import FileError, read_json, write_json
+from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, readable, scalar
+from loralith.formats.checkpoint import write_tensors
+from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+
+__all__ = [
+    "Adapter",
+    "AdapterError",
+    "Layer",
+    "read_adapter",
+    "write_diffusers",
+    "write_peft",
+]
+
+DIFFUSERS_HEADER = "lora_adapter_metadata"
+PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX = "base_model.model.", "unet.", "lora_unet_"
+
+UNSUPPORTED = {
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lora_mid": "LoCon's middle factor",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_embedding": "LoRA of an embedding",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A of [r, I], B of [O, r] (further dimensions for a convolution's), and alpha."""
+
+    a: Tensor
+    b: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r.
+
+    ``left_out``: layers of text encoders that the file has too.
+    """
+
+    layers: Mapping[str, Layer]
+    rslora: bool = False
+    source: str = ""
+    left_out: tuple[str, ...] = ()
+
+    def config(self) -> LoraConfig:
+        """PEFT's configuration: the most common rank and alpha, and patterns for the others."""
+        ranks, alphas = ({name: getattr(layer, key) for name, layer in self.layers.items()} for key in ("rank", "alpha"))
+        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+        return LoraConfig(
+            r=rank,
+            lora_alpha=_whole(alpha),
+            rank_pattern={f"^{name}": r for name, r in ranks.items() if r != rank},
+            alpha_pattern={f"^{name}": _whole(a) for name, a in alphas.items() if a != alpha},
+            use_rslora=self.rslora,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=sorted(self.layers),
+            inference_mode=True,
+        )
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """A and B under PEFT's names after ``prefix``."""
+        named = {}
+        for name, layer in self.layers.items():
+            named |= {f"{prefix}{name}.lora_A.weight": layer.a, f"{prefix}{name}.lora_B.weight": layer.b}
+        return named
+
+
+def _whole(value: float) -> Any:
+    """PEFT declares alpha an integer but scales by any number."""
+    return int(value) if float(value).is_integer() else value
+
+
+def plain_config(config: LoraConfig) -> dict[str, Any]:
+    """A configuration as JSON values, the same for the same configuration."""
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    return dict(sorted(values.items()))
+
+
+# Writing.
+
+
+def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None) -> None:
+    """PEFT's two files, as `peft.PeftModel.from_pretrained` reads them; the weights come first, the configuration last.
+
+    ``config``: the one to write where the adapter's model has one, by default `Adapter.config`.
+    """
+    from diffusers import UNet2DConditionModel
+
+    values = plain_config(config or adapter.config())
+    values["inference_mode"] = True
+    # What save_pretrained writes for a base that is no transformers model: where the class of the base is to be imported from.
+    values["auto_mapping"] = {"base_model_class": "UNet2DConditionModel", "parent_library": UNet2DConditionModel.__module__}
+    write_tensors(adapter.tensors(PEFT_PREFIX), folder / PEFT_FILE, {"format": "pt"})
+    write_json(dict(sorted(values.items())), folder / PEFT_CONFIG)
+
+
+def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = None) -> None:
+    """diffusers' file, as `load_lora_weights` of a pipeline and `load_lora_adapter` of a U-Net read it; alpha is in its header."""
+    values = plain_config(config or adapter.config())
+    header = json.dumps({f"{DIFFUSERS_PREFIX}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
+    write_tensors(adapter.tensors(DIFFUSERS_PREFIX), folder / DIFFUSERS_FILE, {DIFFUSERS_HEADER: header})
+
+
+# Reading.
+
+
+def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
+    """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers or kohya. FP8 becomes FP16.
+
+    ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
+    ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
+
+    Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
+    and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
+    for what is not supported (DoRA, LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
+    """
+    known = set(modules)
+    if path.is_dir():
+        candidates = [path / name for name in (PEFT_FILE, DIFFUSERS_FILE) if (path / name).is_file()]
+        if not candidates:
+            raise AdapterError(f"{path} does not hold a PEFT adapter or one of diffusers: there is no {PEFT_FILE} and no {DIFFUSERS_FILE}")
+        path = candidates[0]
+    tensors, header, left = _read(path, unet_only)
+    if path.name == PEFT_FILE:
+        config = _json(path.with_name(PEFT_CONFIG))
+        adapter = _named(tensors, config, PEFT_PREFIX, path)
+    elif any(name.startswith(("lora_unet_", "lora_te")) for name in tensors):
+        adapter = _kohya(tensors, known, path)
+    else:
+        adapter = _diffusers(tensors, header, path)
+    for name, layer in adapter.layers.items():
+        if name not in known:
+            raise AdapterError(f"{path} has the layer {name}, which this model does not have")
+        check_factors(name, layer.a, layer.b, modules[name], path)
+    if not adapter.layers:
+        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
+    if left:
+        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
+    return replace(adapter, left_out=left)
+
+
+TEXT_ENCODER = ("text_encoder", "lora_te")
+"""How names of tensors begin that are of a text encoder's layers."""
+
+
+def _read(path: Path, unet_only: bool) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
+    """Tensors, the header, and names of the text encoders' layers that are left out."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} does not hold an adapter: {error}") from error
+    text = [name for name in tensors if name.startswith(TEXT_ENCODER)] if unet_only else []
+    for name in text:
+        del tensors[name]
+    for name in tensors:
+        for part, what in UNSUPPORTED.items():
+            if part in name:
+                raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is")
+        if name.startswith(TEXT_ENCODER):
+            raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported; --unet-only takes those alone")
+        if name.endswith(".bias"):
+            raise AdapterError(f"{path} has a LoRA bias ({name}), which is not supported")
+    return tensors, header, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        config = read_json(path)
+    except FileError as error:
+        raise AdapterError(f"{path} does not hold a PEFT adapter: {error.reason}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path} does not hold a PEFT adapter: it is no JSON object")
+    return config
+
+
+def _triples(tensors: Mapping[str, Tensor], a: str, b: str, path: Path) -> dict[str, tuple[Tensor, Tensor, float | None]]:
+    """(A, B, alpha or None) by what stands before their endings ``a``, ``b`` and `.alpha`; every tensor is in one of them."""
+    found = {name.removesuffix(a): (tensor, tensors.get(name.removesuffix(a) + b)) for name, tensor in tensors.items() if name.endswith(a)}
+    triples: dict[str, tuple[Tensor, Tensor, float | None]] = {}
+    for name, (one, two) in found.items():
+        if two is None:
+            raise AdapterError(f"{path} lacks the tensor {name}{b}")
+        alpha = tensors.get(f"{name}.alpha")
+        factors = readable(one, f"A of {name}", path), readable(two, f"B of {name}", path)
+        triples[name] = *factors, None if alpha is None else scalar(alpha, f"{name}.alpha", path)
+    known = {name + ending for name in triples for ending in (a, b, ".alpha")}
+    for name in tensors:
+        if name not in known:
+            raise AdapterError(f"{path} has the tensor {name}, which is none of a LoRA layer's")
+    return triples
+
+
+def _once(names: Mapping[str, str], path: Path) -> None:
+    """Raises AdapterError where two of the file's names (the keys) are the same layer's or tensor's."""
+    seen: dict[str, str] = {}
+    for own, name in names.items():
+        if name in seen:
+            raise AdapterError(f"{path} has {name} twice, as {seen[name]} and as {own}")
+        seen[name] = own
+
+
+def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:
+    """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
+    if config is not None:
+        check_config(config, path)
+    triples = _triples(tensors, ".lora_A.weight", ".lora_B.weight", path)
+    _once({name: name.removeprefix(prefix) for name in triples}, path)
+    layers = {}
+    for name, (a, b, own) in triples.items():
+        name, rank = name.removeprefix(prefix), a.shape[0] if a.ndim else 0
+        told = None if config is None else alpha_of(name, rank, config, path)
+        if own is not None and told is not None and own != told:
+            raise AdapterError(f"{path} has the alpha {own:g} of {name} as a tensor, and {told:g} in its configuration")
+        layers[name] = Layer(a, b, next((alpha for alpha in (told, own) if alpha is not None), float(rank)))
+    return Adapter(layers, bool(config and config.get("use_rslora")), str(path))
+
+
+OLD_NAMES = (
+    (r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$", r".to_\1.lora_\2"),
+    (r"\.to_(q|k|v|out\.0)\.lora\.(down|up)\.weight$", r".to_\1.lora_\2"),
+    (r"\.lora_linear_layer\.(down|up)\.weight$", r".lora_\1"),
+    (r"\.lora\.(down|up)\.weight$", r".lora_\1"),
+)
+"""How diffusers wrote layers before it took PEFT's names."""
+
+
+def _modern(name: str) -> str:
+    for pattern, replacement in OLD_NAMES:
+        changed = re.sub(pattern, replacement, name)
+        if changed != name:
+            changed = changed.replace(".to_out.lora", ".to_out.0.lora")
+            return (
+                changed.removesuffix("lora_down").removesuffix("lora_up") + ("lora_A" if changed.endswith("down") else "lora_B") + ".weight"
+            )
+    return name
+
+
+def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: Path) -> Adapter:
+    config: dict[str, Any] | None = None
+    if DIFFUSERS_HEADER in header:
+        try:
+            config = json.loads(header[DIFFUSERS_HEADER])
+        except ValueError as error:
+            raise AdapterError(f"{path} has a header that is not JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise AdapterError(f"{path} has a header {DIFFUSERS_HEADER} that is no JSON object")
+        if any(name.startswith(DIFFUSERS_PREFIX) for name in config):
+            config = {name.removeprefix(DIFFUSERS_PREFIX): value for name, value in config.items() if name.startswith(DIFFUSERS_PREFIX)}
+        else:  # of a text encoder alone: the U-Net has none, as diffusers reads it
+            config = {name: value for name, value in config.items() if not name.startswith(TEXT_ENCODER)} or None
+    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX)) for name in tensors}
+    _once(names, path)
+    return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
+
+
+SGM_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+SGM_NAMES = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+
+
+def _sgm_blocks(known: set[str]) -> dict[str, str]:
+    """Stability's names of a U-Net's blocks, which kohya keeps for SDXL, by diffusers' own."""
+    layers = len({name for name in known if re.fullmatch(r"down_blocks\.0\.resnets\.\d+", name)})
+    blocks = dict(SGM_NAMES)
+    for name in known:
+        if found := re.fullmatch(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)", name):
+            blocks[name] = f"input_blocks.{1 + int(found[1]) * (layers + 1) + int(found[3])}.{int(found[2] == 'attentions')}"
+        elif found := re.fullmatch(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", name):
+            blocks[name] = f"input_blocks.{(int(found[1]) + 1) * (layers + 1)}.0.op"
+        elif found := re.fullmatch(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)", name):
+            blocks[name] = f"output_blocks.{int(found[1]) * (layers + 1) + int(found[3])}.{int(found[2] == 'attentions')}"
+        elif found := re.fullmatch(r"up_blocks\.(\d+)\.upsamplers\.0\.conv", name):
+            place = 2 if f"up_blocks.{found[1]}.attentions.0" in known else 1
+            blocks[name] = f"output_blocks.{int(found[1]) * (layers + 1) + layers}.{place}.conv"
+    return blocks
+
+
+def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
+    """A module's name with Stability's names of blocks."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        block = blocks.get(".".join(parts[:length]))
+        if block is not None:
+            rest = ".".join(parts[length:])
+            rest = SGM_RESNET.get(rest, rest) if "resnets" in parts[:length] else rest
+            return f"{block}.{rest}" if rest else block
+    return name
+
+
+def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
+    blocks = _sgm_blocks(known)
+    short = {_sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
+    layers, names = {}, {}
+    for key, (a, b, alpha) in _triples(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
+        name = short.get(key.removeprefix(KOHYA_PREFIX))
+        if name is None:
+            raise AdapterError(f"{path} has the layer {key}, which this model does not have")
+        names[key] = name
+        layers[name] = Layer(a, b, float(a.shape[0] if a.ndim else 0) if alpha is None else alpha)
+    _once(names, path)
+    return Adapter(layers, False, str(path))

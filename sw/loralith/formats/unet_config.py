@@ -1,0 +1,62 @@
+"""A U-Net's configuration of diffusers, read and built, with errors that name the file."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loralith.errors import LoralithError
+from loralith.files import FileError, read_json
+
+__all__ = ["Source", "build_unet", "read_unet_config"]
+
+UNET = "UNet2DConditionModel"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A U-Net's name, its diffusers configuration, the number of tokens of a prompt, and the file that the configuration is from."""
+
+    name: str
+    config: Mapping[str, Any]
+    prompt: int = 77
+    file: Path | None = None
+
+
+def read_unet_config(path: Path) -> dict[str, Any]:
+    """A U-Net's configuration of diffusers. Settings that the U-Net does not have are left out with a warning, as diffusers' loader does.
+
+    Raises LoralithError for a file that cannot be read or is of something else.
+    """
+    from diffusers import UNet2DConditionModel
+
+    try:
+        config = read_json(path)
+    except FileError as error:
+        raise LoralithError(f"{path} is not a U-Net's configuration: {error.reason}") from None
+    if not isinstance(config, dict):
+        raise LoralithError(f"{path} is not a U-Net's configuration: it is no JSON object")
+    kind = config.get("_class_name", UNET)
+    if kind != UNET:
+        raise LoralithError(f"{path} is of a {kind}; a {UNET} is what can be used here")
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    ignored = [name for name in settings if name not in known]
+    if ignored:
+        warnings.warn(f"{path}: a {UNET} has no {', '.join(ignored)}; ignored, as diffusers does", stacklevel=2)
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def build_unet(config: Mapping[str, Any], source: object) -> Any:
+    """The U-Net with torch's first weights, on torch's device of the moment. Raises LoralithError that names ``source`` where diffusers
+    cannot build it."""
+    from diffusers import UNet2DConditionModel
+
+    try:
+        return UNet2DConditionModel(**config)
+    except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise LoralithError(f"{source} does not make a U-Net: {error}") from error

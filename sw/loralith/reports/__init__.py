@@ -1,0 +1,10 @@
+"""What is written for readers.
+
+- `result_files`: the JSON file and the page of every measured result, with its commit; `rtl_hash`: which RTL it was measured on;
+  `rtl_report`: the same of all committed results.
+- `run_report`, `run_page`, `loss_chart`, `picture`: what a finished fine-tune leaves: report.json, report.html and samples.png.
+
+Other reports lie where their subject is: `synth/area_report.py`, `energy/energy_report.py`, `training/memory_report.py`,
+`shapes/shapes_report.py`, `study/study_report.py`. `loralith report NAME` prints and writes them: `cli/report_NAME.py` has the options and
+names the module.
+"""
