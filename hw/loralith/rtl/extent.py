@@ -6,6 +6,8 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .compare import LessThan
+
 __all__ = ["Extent"]
 
 
@@ -47,13 +49,8 @@ class Extent(wiring.Component):
         bits = Signal(width)
         product = Signal(self._product_width)
         total = Signal(self._sum_width)
-        # Compared in two halves, to halve the carry chain.
         headroom = Signal(signed(max(len(self.base), len(self.limit)) + 1))
-        half = self._sum_width // 2
-        low_fits = Signal()
-        high_below = Signal()
-        high_equal = Signal()
-        bound = Signal(self._sum_width)
+        m.submodules.too_long = too_long = LessThan(self._sum_width)
         phase = Signal(range(width + 4))
 
         with m.If(self.start):
@@ -67,14 +64,8 @@ class Extent(wiring.Component):
                 ]
             with m.If(phase == 3):
                 m.d.sync += total.eq(product + self.length)
-            with m.If(phase == 2):
-                m.d.sync += [
-                    low_fits.eq(total[:half] <= bound[:half]),
-                    high_below.eq(total[half:] < bound[half:]),
-                    high_equal.eq(total[half:] == bound[half:]),
-                ]
             with m.If(phase == 1):
-                m.d.sync += [self.ok.eq(~headroom[-1] & (high_below | (high_equal & low_fits))), self.done.eq(1)]
+                m.d.sync += [self.ok.eq(~headroom[-1] & ~too_long.less), self.done.eq(1)]
         m.d.sync += headroom.eq(self.limit - self.base)
-        m.d.comb += bound.eq(headroom)
+        m.d.comb += [too_long.a.eq(headroom), too_long.b.eq(total), too_long.enable.eq(phase == 2)]
         return m

@@ -13,6 +13,7 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .bursts import BEAT_BITS
+from .compare import LessThan
 from .extent import Extent
 from .interfaces import CommandEntry, FaultSignature, record_layout
 
@@ -106,9 +107,7 @@ class TransferCheck(wiring.Component):
         )
         parts, along_lanes, along_seq = look(coming)
         flags = Signal(len(parts))
-        low_below = Signal()
-        high_below = Signal()
-        high_equal = Signal()
+        m.submodules.below_base = below_base = LessThan(64)
         blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
         packed = 0 if load else coming.packed
         both = command.target == LoadTarget.BOTH if load else Const(0)
@@ -125,14 +124,8 @@ class TransferCheck(wiring.Component):
             dram.length.eq(row_length),
             dram.limit.eq(self.window_limit),
         ]
-        # In halves, for half the carry; the command stays for many cycles.
-        base = self.window_base
-        m.d.sync += [
-            low_below.eq(command.address[:32] < base[:32]),
-            high_below.eq(command.address[32:] < base[32:]),
-            high_equal.eq(command.address[32:] == base[32:]),
-        ]
-        below = high_below | (high_equal & low_below)
+        # Ready long before its use: the command stays for many cycles.
+        m.d.comb += [below_base.a.eq(command.address), below_base.b.eq(self.window_base), below_base.enable.eq(1)]
         with m.Switch(state):
             with m.Case(State.LOOK):
                 m.d.sync += [
@@ -170,7 +163,7 @@ class TransferCheck(wiring.Component):
                     (stride, Code.MISALIGNED, Check.STRIDE, command.address),
                     (again & left_failed, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
                     (~region.ok, Code.SCRATCHPAD_BOUNDS, check, 0),
-                    (below | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
+                    (below_base.less | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
                 )
                 with m.If(Cat(fails for fails, *_ in verdicts).any()):
                     m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index)]
