@@ -80,7 +80,7 @@ class StoreUnit(wiring.Component):
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, data.jobs)
+        connect(m, flight.o, data.transfers)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, data.beats, flipped(self.beats))
@@ -95,7 +95,7 @@ class StoreUnit(wiring.Component):
             m.d.comb += block.clear.eq(control.clear)
 
         # A command starts only when every consumer of it is ready.
-        job = check.o.payload
+        transfer = check.o.payload
         granted = Signal()
         start = Signal()
         takers = (splitter.i, flight.i, signals.i, indices.i)
@@ -104,11 +104,11 @@ class StoreUnit(wiring.Component):
         word_bits = exact_log2(config.bus_bytes)
         stretch = Signal(16 + word_bits)  # bytes of all packed rows
         for i in range(word_bits):
-            with m.If(job.row_bytes[i]):
-                m.d.comb += stretch.eq(job.rows << i)
+            with m.If(transfer.row_bytes[i]):
+                m.d.comb += stretch.eq(transfer.rows << i)
         packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
         beats = Signal(BEAT_BITS)  # registered: a transfer waits at least a cycle before it starts
-        m.d.sync += beats.eq(Mux(job.packed, packed_beats, job.beats))
+        m.d.sync += beats.eq(Mux(transfer.packed, packed_beats, transfer.beats))
         # Registered for timing: only a start can take a consumer's ready away, and the flag is low in the cycle after one.
         takers_ready = Signal()
         m.d.sync += takers_ready.eq(Cat(taker.ready for taker in takers).all() & ~start)
@@ -117,22 +117,22 @@ class StoreUnit(wiring.Component):
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
-            self.wait.mask.eq(job.wait),
+            self.wait.mask.eq(transfer.wait),
             start.eq(granted & takers_ready & ~stop),
             check.o.ready.eq(start),
-            flight.i.payload.eq(job),
-            signals.i.payload.eq(job.signal),
-            indices.i.payload.eq(job.index),
-            splitter.i.payload.address.eq(job.address),
-            splitter.i.payload.rows.eq(Mux(job.packed, 1, job.rows)),
+            flight.i.payload.eq(transfer),
+            signals.i.payload.eq(transfer.signal),
+            indices.i.payload.eq(transfer.index),
+            splitter.i.payload.address.eq(transfer.address),
+            splitter.i.payload.rows.eq(Mux(transfer.packed, 1, transfer.rows)),
             splitter.i.payload.beats.eq(beats),
-            splitter.i.payload.stride.eq(job.row_stride),
+            splitter.i.payload.stride.eq(transfer.row_stride),
         ]
         issued_index = Signal(32)
         with m.If(self.wait.valid & self.wait.ready):
             m.d.sync += granted.eq(1)
         with m.If(start):
-            m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
+            m.d.sync += [granted.eq(0), issued_index.eq(transfer.index)]
 
         # Responses are counted, so that they are accepted even while the semaphores are full.
         answered = Signal(range(self.ahead + 1))
