@@ -53,7 +53,7 @@ class WordGatherer(wiring.Component):
     Members:
         valid: a read's data is here, with its ``piece``. stats, transpose: which data.
         stat_data, word, lane_data: see the memories' read ports.
-        log2, tail: see ``PieceSize``; they hold while ``valid`` or ``busy``.
+        log2, tail: see ``PieceSize``; they hold while ``valid``, and from the cycle before.
         beat_valid, beat: a bus word, ``delay`` cycles after its last piece. Past the end of a row it has no strobe.
         busy: a piece was taken in the last cycle.
         clear: forget everything.

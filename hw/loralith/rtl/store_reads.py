@@ -227,10 +227,10 @@ class StoreReads(wiring.Component):
         clear: forget everything.
 
     Attributes:
-        delay: cycles from a store to its first read, at least: 4.
+        delay: cycles from a store to its first read, at least: 3.
     """
 
-    delay = 4
+    delay = 3
 
     def __init__(self, config: Config) -> None:
         self._config = config
