@@ -39,7 +39,7 @@ class LoadUnit(wiring.Component):
 
     ahead = 8
 
-    def __init__(self, config: Config, write_delay: int = 2) -> None:
+    def __init__(self, config: Config, write_delay: int) -> None:
         self._config, self._write_delay = config, write_delay
         super().__init__(
             {

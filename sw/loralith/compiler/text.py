@@ -20,7 +20,7 @@ import numpy as np
 
 from loralith.compiler.command_list import CommandList
 from loralith.compiler.emit import Emitter, Int8, Segment
-from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, padded, row_major
+from loralith.compiler.layout import MatrixLayout, fold_right, folded_shape, operand_bytes, padded, row_major
 from loralith.compiler.matmul import SlotCache
 from loralith.compiler.passes import SKINNY_STATS_BYTES
 from loralith.compiler.regions import DoesNotFit, Region, Regions, rows_needed
@@ -106,7 +106,7 @@ def place_text(linears: Sequence[Linear], base: int, config: Config) -> tuple[Te
 
     def at(layout: MatrixLayout) -> MatrixLayout:
         nonlocal end
-        address, end = end, end + padded(layout.nbytes + 64, PAGE)
+        address, end = end, end + padded(operand_bytes(layout, config), PAGE)
         return layout.at(address)
 
     def one(linear: Linear) -> TextTensors:
