@@ -18,7 +18,7 @@ from .extent import Extent
 from .interfaces import CommandEntry, FaultSignature, record_layout
 from .transfer_rules import rules_of, words
 
-__all__ = ["FieldCheck", "RegionCheck", "TransferCheck", "TransferDescriptor"]
+__all__ = ["TransferFieldCheck", "TransferRegionCheck", "TransferCheck", "TransferDescriptor"]
 
 
 class State(Enum, shape=3):
@@ -38,7 +38,7 @@ class TransferDescriptor(data.StructLayout):
         super().__init__(fields | {"index": 32, "beats": BEAT_BITS} | ({"words": BEAT_BITS} if opcode is Opcode.LOAD else {}))
 
 
-class FieldCheck(wiring.Component):
+class TransferFieldCheck(wiring.Component):
     """The checks of single fields, and of those that name choices.
 
     Members:
@@ -73,11 +73,11 @@ class FieldCheck(wiring.Component):
         return m
 
 
-class RegionCheck(wiring.Component):
+class TransferRegionCheck(wiring.Component):
     """Whether the on-chip regions of a command end inside their memory: one, and of a load into both scratchpads the right one after it.
 
     Members:
-        next_command, command, look, size: see ``FieldCheck``. ``size`` comes once for each region.
+        next_command, command, look, size: see ``TransferFieldCheck``. ``size`` comes once for each region.
         start: begin a region's check, in the cycle after its ``size``.
         done: the result is there, see ``Extent``.
         more: it is that of the left region of a load into both. go_on: turn to the right one.
@@ -152,7 +152,7 @@ class TransferCheck(wiring.Component):
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
-        self._regions = RegionCheck(config, opcode)
+        self._regions = TransferRegionCheck(config, opcode)
         self._dram = Extent(base=64, count=16, stride=32, length=24, limit=64)
         self.delay = max(self._regions.delay, self._dram.delay) + 3
         super().__init__(
@@ -170,7 +170,7 @@ class TransferCheck(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         record, rules, load = COMMANDS[self._opcode], rules_of(self._config, self._opcode), self._opcode is Opcode.LOAD
-        m.submodules.fields = checked = FieldCheck(self._config, self._opcode)
+        m.submodules.fields = checked = TransferFieldCheck(self._config, self._opcode)
         m.submodules.regions, m.submodules.dram = regions, dram = self._regions, self._dram
         m.submodules.below_base = below_base = LessThan(64)
         bits = Signal(8 * record.size)

@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from loralith.rtl.load_positions import WritePositions
+from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
 
@@ -163,3 +163,62 @@ def test_a_load_that_is_ended_gives_no_more_writes_and_the_next_begins_anew(name
     sim.run()
     for i, (write, want) in enumerate(zip(got, model(config, second), strict=True)):
         assert {n: write[n] for n in want} == want, f"write {i} of {second}"
+
+
+COUNT = ("padding", "row_ends", "part", "sub", "part_ends", "beat_ends", "load_ends")
+
+
+async def walk(ctx, dut, load, rng, writes):
+    """Steps ``dut`` through ``writes`` with pauses; yields each before its step."""
+    ctx.set(dut.load, load)
+    ctx.set(dut.begin, 1)
+    await ctx.tick()
+    ctx.set(dut.begin, 0)
+    for write in writes:
+        while rng.random() < 0.3:
+            await ctx.tick()
+        yield write
+        ctx.set(dut.step, 1)
+        await ctx.tick()
+        ctx.set(dut.step, 0)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_writes_are_counted(config):
+    rng, dut = random.Random(config.name), BeatCounter(config)
+
+    async def bench(ctx):
+        for _ in range(8):
+            load = draw(config, rng)
+            async for write in walk(ctx, dut, load, rng, model(config, load)):
+                got, want = ctx.get(dut.count), {name: write[name] for name in COUNT if name in write}
+                assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_addresses_follow_the_count(config):
+    rng, dut = random.Random(config.name), WriteAddressCounter(config)
+    R, C, W = config.rows, config.cols, config.bus_bytes
+
+    async def bench(ctx):
+        for _ in range(8):
+            load = draw(config, rng)
+            lanes = 4 * R if load["target"] == LoadTarget.SCALE else C if load["target"] in (LoadTarget.RIGHT, LoadTarget.BOTH) else R
+            parts = max(lanes // W, 1)
+            async for write in walk(ctx, dut, load, rng, model(config, load)):
+                ctx.set(dut.kind, {name: write[name] for name in ("scale", "both", "right", "transpose")})
+                count = {name: write[name] for name in COUNT if name in write}
+                ctx.set(dut.count, count | {"part_ends": write.get("part", 0) == parts - 1})
+                got = ctx.get(dut.address)
+                want = {name: write[name] for name in ("row", "right_row", "bank", "lane") if name in write}
+                assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()

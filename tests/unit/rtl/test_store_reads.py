@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from loralith.rtl.store_reads import StoreReads
+from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
 
@@ -143,3 +143,98 @@ def test_no_store_begins_meanwhile(name):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
+
+
+def simulate(dut, bench) -> None:
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def size_of(config: Config, store: dict[str, int], reads: list[dict[str, int]]) -> dict[str, int]:
+    """``PieceSize`` of a store, from its reads."""
+    return {"log2": reads[0]["bytes"].bit_length() - 1, "pieces": len(reads) // store["rows"], "tail": reads[0]["tail"]}
+
+
+def last_part(config: Config, store: dict[str, int]) -> int:
+    memory = STAT_BYTES if store["source"] else config.rows if store["transpose"] else config.bus_bytes
+    return max(memory // config.bus_bytes, 1) - 1
+
+
+async def walk(ctx, dut, store, rng, reads):
+    """Steps ``dut`` through ``reads`` with pauses; yields each before its step."""
+    ctx.set(dut.store, store)
+    ctx.set(dut.begin, 1)
+    await ctx.tick()
+    ctx.set(dut.begin, 0)
+    for read in reads:
+        while rng.random() < 0.3:
+            await ctx.tick()
+        yield read
+        ctx.set(dut.step, 1)
+        await ctx.tick()
+        ctx.set(dut.step, 0)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_the_size_of_pieces_is_known_two_cycles_later(config):
+    rng, dut = random.Random(config.name), PieceSizer(config)
+
+    async def bench(ctx):
+        for _ in range(60):
+            store = draw(config, rng)
+            ctx.set(dut.store, store)
+            ctx.set(dut.valid, 1)
+            await ctx.tick()
+            assert not ctx.get(dut.done)
+            await ctx.tick()
+            got, want = ctx.get(dut.size), size_of(config, store, model(config, store))
+            assert ctx.get(dut.done)
+            assert {name: getattr(got, name) for name in want} == want, store
+            ctx.set(dut.valid, 0)
+            await ctx.tick()
+            assert not ctx.get(dut.done)
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_pieces_are_counted(config):
+    rng, dut = random.Random(config.name), PieceCounter(config)
+
+    async def bench(ctx):
+        for _ in range(10):
+            store = draw(config, rng)
+            reads = model(config, store)
+            ctx.set(dut.size, size_of(config, store, reads))
+            ctx.set(dut.last_part, last_part(config, store))
+            per_row, number = len(reads) // store["rows"], 0
+            async for read in walk(ctx, dut, store, rng, reads):
+                number += 1
+                got, want = ctx.get(dut.piece), {name: read[name] for name in ("offset", "word_ends", "row_ends", "part") if name in read}
+                assert {name: getattr(got, name) for name in want} == want, f"read {number} of {store}"
+                assert ctx.get(dut.row_done) == (number % per_row == 0), f"read {number} of {store}"
+                assert ctx.get(dut.store_done) == (number == len(reads)), f"read {number} of {store}"
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_addresses_follow_the_pieces(config):
+    rng, dut = random.Random(config.name), ReadAddressCounter(config)
+
+    async def bench(ctx):
+        for _ in range(10):
+            store = draw(config, rng)
+            reads = model(config, store)
+            per_row, number = len(reads) // store["rows"], 0
+            ctx.set(dut.transpose, store["transpose"])
+            async for read in walk(ctx, dut, store, rng, reads):
+                number += 1
+                ctx.set(dut.row_done, number % per_row == 0)
+                ctx.set(dut.part_done, read.get("part", 0) == last_part(config, store))
+                got, want = ctx.get(dut.address), {name: read[name] for name in ("row", "lane", "bank") if name in read}
+                assert {name: getattr(got, name) for name in want} == want, f"read {number} of {store}"
+
+    simulate(dut, bench)
