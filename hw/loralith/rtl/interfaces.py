@@ -4,12 +4,13 @@ from amaranth.hdl import unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
 
-from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES
+from loralith.spec.commands import COMMAND_BYTES, COMPUTE, SEMAPHORES
 from loralith.spec.config import Config
 from loralith.spec.fields import Record
 
 __all__ = [
     "INDEX_BITS",
+    "ROW_BITS",
     "CommandEntry",
     "FaultSignature",
     "OperandWrite",
@@ -23,6 +24,9 @@ __all__ = [
 ]
 
 INDEX_BITS = 32
+
+ROW_BITS = COMPUTE.fields["left0_base"].width
+"""Of a row of an on-chip memory, as commands name it."""
 
 
 def record_layout(record: Record) -> data.FlexibleLayout:
@@ -76,14 +80,14 @@ class OperandWrite(data.StructLayout):
         super().__init__(
             {
                 "right": 1,
-                "row": 16,
+                "row": ROW_BITS,
                 "transpose": 1,
                 "bank_mask": config.banks,
                 "lane_mask": lanes,
                 "seq": data.ArrayLayout(8, config.banks),
                 "word": data.ArrayLayout(8, lanes),
                 "both": 1,
-                "right_row": 16,
+                "right_row": ROW_BITS,
                 "right_bank_mask": config.banks,
                 "right_lane_mask": config.cols,
             }
@@ -94,7 +98,7 @@ class ScaleWrite(data.StructLayout):
     """One beat into the scale memory: bytes group * W .. group * W + W - 1 of word ``row`` (4R bytes)."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"row": 16, "group": 8, "data": data.ArrayLayout(8, config.bus_bytes)})
+        super().__init__({"row": ROW_BITS, "group": 8, "data": data.ArrayLayout(8, config.bus_bytes)})
 
 
 class OutReadSignature(Signature):
@@ -108,7 +112,7 @@ class OutReadSignature(Signature):
         super().__init__(
             {
                 "en": Out(1),
-                "row": Out(16),
+                "row": Out(ROW_BITS),
                 "lane": Out(8),
                 "bank": Out(8),
                 "lane_data": In(data.ArrayLayout(8, config.bus_bytes)),

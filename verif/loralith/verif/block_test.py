@@ -18,7 +18,7 @@ def simulate(dut: Any, *testbenches: Testbench, background: Iterable[Testbench] 
     from amaranth.sim import Simulator
 
     simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
+    simulator.add_clock(1e-6, if_exists=True)  # a combinational block has no clock
     for testbench in testbenches:
         simulator.add_testbench(testbench)
     for testbench in background:
