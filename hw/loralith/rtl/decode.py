@@ -25,6 +25,8 @@ class ComputeDecoder(wiring.Component):
     longest extent (some twenty).
 
     Attributes:
+        check_delay: cycles from a command without an error taken from its queue to its first ``wait``.
+        offer_delay: from its tokens taken to its plan, where the device sets no shift.
         most_unrecorded: commands that may be handed on and not recorded: those that `Results` can queue, and two in the sequencer.
 
     Members:
@@ -39,6 +41,8 @@ class ComputeDecoder(wiring.Component):
         active: a command is taken and not yet handed on.
     """
 
+    check_delay = 1 + RegionCheck.delay + 1
+    offer_delay = 1
     most_unrecorded = Results.queue_depth + 2
 
     def __init__(self, config: Config) -> None:

@@ -17,6 +17,9 @@ from .tile import FOLD_BITS, field
 
 __all__ = ["RegionCheck"]
 
+_LONGEST = field("n_cols").width + 1
+"""Bits of the largest count of blocks: the ``Extent`` that takes longest."""
+
 
 class _Region(NamedTuple):
     """``blocks`` times ``words`` words, ``stride`` rows apart, from row ``base`` of ``memory`` on, where ``needed``."""
@@ -37,9 +40,11 @@ class RegionCheck(wiring.Component):
         command: without an error in its fields, held from ``first`` on.
         first, second, third: cycles of the check, one after the other.
         steps: of the array in each segment, from the cycle after ``first`` on.
-        done: from two cycles after ``third`` on: ``ok`` and ``detail`` are valid.
+        done: ``delay`` cycles after ``first``: ``ok`` and ``detail`` are valid, until the next ``third``.
         ok: no region and no slot is out of its memory. detail: the first one that is, in the order of docs/machine.md.
     """
+
+    delay = 2 + _LONGEST + 4
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -83,7 +88,7 @@ class RegionCheck(wiring.Component):
         command, config = self.command, self.config
         log_rows, log_cols = ceil_log2(config.rows), ceil_log2(config.cols)
         row_blocks = Signal(len(command.m_rows) + 1 - log_rows)
-        col_blocks = Signal(len(command.n_cols) + 1)
+        col_blocks = Signal(_LONGEST)
         out_cols = Signal(len(command.n_cols) + 2)
         fold_log2 = command.fold_log2[: ceil_log2(config.max_fold).bit_length()]  # of a command that is no error
         fold_mask = Signal(FOLD_BITS - 1)

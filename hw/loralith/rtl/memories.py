@@ -89,7 +89,8 @@ class OperandMemory(wiring.Component):
         bits, rotations = ceil_log2(self.depth), ceil_log2(self.period)
         # Three stages of registers, as writes come from far away: take the bytes, rotate them, write. Clock enables let a simulator skip
         # most cycles.
-        row_r, row = Signal(bits, reset_less=True), Signal(bits, reset_less=True)
+        row_r = Signal(bits, reset_less=True)
+        row = Signal(bits, reset_less=True)
         bytes_r, rotated = (Signal(8 * self.period, name=name, reset_less=True) for name in ("bytes_r", "rotated"))
         amount = Signal(rotations, reset_less=True)
         bank_mask = Signal(self.banks)

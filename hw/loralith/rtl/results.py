@@ -30,6 +30,9 @@ class Results(wiring.Component):
         signal: tokens of completed commands.
         full: as many commands are in flight as the FIFO of completions holds.
         pending: at least one is.
+
+    Attributes:
+        completion_delay_of: cycles from a command's last column to its tokens.
     """
 
     queue_depth = 8
@@ -66,6 +69,11 @@ class Results(wiring.Component):
                 "pending": Out(1),
             }
         )
+
+    @staticmethod
+    def completion_delay_of(rows: int) -> int:
+        """The column's maximum, the command's, a register and the FIFO, which takes two."""
+        return PostProcessor.maximum_delay_of(rows) + 4
 
     def elaborate(self, platform) -> Module:
         m = Module()

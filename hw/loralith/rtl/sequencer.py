@@ -81,8 +81,14 @@ class Sequencer(wiring.Component):
         segment: tokens that a second segment waits for. segment_due: those that the present command will still take so.
         read_signal: tokens given when a command has read its last operand.
         active: a command is in progress.
+
+    Attributes:
+        start_delay: cycles from a plan at an idle sequencer to its first step. read_delay: from a command's last step to its read signal.
+        tile_delay: see ``tile``. least_spacing, result_spacing: see ``TileSpacing``.
     """
 
+    start_delay = 3
+    read_delay = 1
     least_spacing = TileSpacing.least_spacing
     result_spacing = TileSpacing.result_spacing
     tile_delay = 5

@@ -87,7 +87,8 @@ class StepControl(wiring.Component):
         waiting = Signal()
         chained = Signal()
         shift = Signal.like(plan.shift)
-        steps, one_step = Signal.like(facts.steps), Signal.like(facts.one_step)
+        steps = Signal.like(facts.steps)
+        one_step = Signal.like(facts.one_step)
         fold = Signal(FOLD_BITS)
         steps_remaining = Signal.like(plan.steps0)  # in the segment, the present one included
         first_tile = Signal()

@@ -64,7 +64,8 @@ class TileCounter(wiring.Component):
         plan, facts = self.plan, self.facts
         n_cols = Signal.like(plan.n_cols)
         tile_cols = Signal.like(facts.tile_cols)
-        rows_remaining, cols_remaining = Signal.like(plan.m_rows), Signal.like(plan.n_cols)  # the present tile's included
+        rows_remaining = Signal.like(plan.m_rows)  # the present tile's included, and so of the columns
+        cols_remaining = Signal.like(plan.n_cols)
         loaded = Signal()
         rows_end = Signal()
         cols_end = Signal()

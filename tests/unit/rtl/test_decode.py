@@ -171,6 +171,28 @@ def test_a_wait_that_the_command_before_still_needs_is_not_asked_for():
     simulate(dut, bench)
 
 
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+def test_a_command_waits_and_is_offered_as_late_as_the_decoder_says(preset):
+    dut = ComputeDecoder(PRESETS[preset])
+
+    async def bench(ctx):
+        ctx.set(dut.commands.payload.bits, int.from_bytes(COMPUTE.pack({"opcode": 2, "m_rows": 1, "n_cols": 1, "k0": 1}), "little"))
+        ctx.set(dut.commands.valid, 1)
+        await ctx.tick()
+        ctx.set(dut.commands.valid, 0)
+        await ctx.tick().repeat(dut.check_delay - 2)
+        assert not ctx.get(dut.wait.valid)
+        await ctx.tick()
+        assert ctx.get(dut.wait.valid)
+        ctx.set(dut.wait.ready, 1)
+        for _ in range(dut.offer_delay):
+            assert not ctx.get(dut.plans.valid)
+            await ctx.tick()
+        assert ctx.get(dut.plans.valid)
+
+    simulate(dut, bench)
+
+
 def test_fields_are_checked_as_the_oracle_does():
     rng, dut, got, want, commands = random.Random(3), FieldCheck(CONFIG), [], [], []
 
@@ -207,7 +229,8 @@ def test_regions_are_checked_as_the_oracle_does():
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
-            await ctx.tick().until(dut.done)
+            await ctx.tick().repeat(dut.delay - 3)
+            assert ctx.get(dut.done)
             fold = 1 << fields["fold_log2"]
             want.append((fault and fault[1], [-(-fields[k] // fold) for k in ("k0", "k1")]))
             got.append((None if ctx.get(dut.ok) else Check(ctx.get(dut.detail)), [ctx.get(count) for count in dut.steps]))

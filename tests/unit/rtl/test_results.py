@@ -101,3 +101,20 @@ def test_each_column_goes_where_its_command_says(preset):
     for what, one, other in zip(("write", "left write", "statistics", "tokens"), (outs, lefts, stats, tokens), want, strict=True):
         assert_each_equal(what, one, other)
     assert sum(saturations) == sum(saturated.bit_count() for _, _, _, saturated, _ in columns)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+def test_tokens_come_as_late_as_the_block_says(preset):
+    config = PRESETS[preset]
+    dut = Results(config)
+
+    async def bench(ctx):
+        ctx.set(dut.valid, 1)
+        ctx.set(dut.column, {"last": 1, "flags": {"signal": 5}})
+        for _ in range(dut.completion_delay_of(config.rows)):
+            assert not ctx.get(dut.signal.valid)
+            await ctx.tick()
+        assert ctx.get(dut.signal.valid)
+        assert ctx.get(dut.signal.mask) == 5
+
+    simulate(dut, bench)

@@ -197,6 +197,22 @@ def test_a_step_leaves_in_each_cycle_but_for_the_drain_and_for_results_to_come(p
     assert_each_equal("cycle of step", run.step_cycles, want)
 
 
+def test_the_first_step_and_the_read_signal_come_as_late_as_the_sequencer_says():
+    config, dut = PRESETS["tiny"], Sequencer(PRESETS["tiny"])
+    plan = draw_plan(random.Random(1), config, k0=1, chained=0, k1=0, m_rows=1, n_cols=1)
+
+    async def bench(ctx):
+        ctx.set(dut.plans.payload, plan)
+        ctx.set(dut.plans.valid, 1)
+        for port, delay in ((dut.valid, dut.start_delay), (dut.read_signal.valid, dut.read_delay)):
+            for _ in range(delay):
+                assert not ctx.get(port)
+                await ctx.tick()
+            assert ctx.get(port)
+
+    simulate(dut, bench)
+
+
 def test_after_stop_no_step_leaves_and_a_new_command_runs_from_its_start():
     config, rng = PRESETS["tiny"], random.Random(1)
     stopped = draw_plan(rng, config, k0=40, segment_wait=0)
