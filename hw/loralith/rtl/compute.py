@@ -1,25 +1,15 @@
 """The compute unit: decoder, sequencer, operand path, array, drain, post-processing and results."""
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, connect, flipped
 
 from loralith.spec.config import Config
 
 from .array import ProcessingArray
 from .decode import ComputeDecoder
 from .drain import Drain
-from .interfaces import (
-    CommandEntry,
-    FaultSignature,
-    OperandWrite,
-    OutReadSignature,
-    ScaleWrite,
-    SignalSignature,
-    StatReadSignature,
-    UnitControl,
-    WaitSignature,
-)
+from .interfaces import compute_ports
 from .memories import AccumulateMemory, OperandMemory, OutputMemory, ScaleMemory, Statistics
 from .operands import OperandPath
 from .ppu import IndexHash, PostProcessor
@@ -36,53 +26,28 @@ class ComputeUnit(wiring.Component):
 
     Members:
         reset: every register that needs one, a cycle later. In a domain that has a reset, none is needed.
-        commands: the compute queue. control, fault: see ``UnitControl`` and ``FaultSignature``.
-        wait, segment_wait, read_signal, done_signal: tokens.
-        operand_write: loads into the scratchpads; not ready in a cycle in which a result goes to the left one.
-        scale_write: loads into the scale memory; always ready.
-        out_read, stat_read: the store unit's read ports.
-        step: the array takes a step with operands this cycle. draining: work is in the pipeline or waiting for tokens.
-        macs, saturations: to be added to the counters this cycle.
+        and those of ``compute_ports``.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        super().__init__(
-            {
-                "reset": In(1),
-                "commands": In(stream.Signature(CommandEntry)),
-                "control": In(UnitControl),
-                "fault": Out(FaultSignature),
-                "wait": Out(WaitSignature),
-                "segment_wait": Out(WaitSignature),
-                "read_signal": Out(SignalSignature),
-                "done_signal": Out(SignalSignature),
-                "operand_write": In(stream.Signature(OperandWrite(config))),
-                "scale_write": In(stream.Signature(ScaleWrite(config))),
-                "out_read": In(OutReadSignature(config)),
-                "stat_read": In(StatReadSignature),
-                "step": Out(1),
-                "draining": Out(1),
-                "macs": Out(20),
-                "saturations": Out(8),
-            }
-        )
+        super().__init__({"reset": In(1)} | {name: member.flip() for name, member in compute_ports(config).items()})
 
     def _control(self, m: Module, decoder: ComputeDecoder, sequencer: Sequencer, results: Results, clearing: Signal) -> None:
         """Commands, tokens, faults, and what the controller sees: registered, as it is far away."""
         stop = Signal()  # a step more does no harm
         cleared = Signal()
-        m.d.sync += [stop.eq(self.control.stop), cleared.eq(clearing)]
+        m.d.sync += [stop.eq(self.compute.stop), cleared.eq(clearing)]
         connect(m, flipped(self.commands), decoder.commands)
         connect(m, decoder.plans, sequencer.plans)
-        connect(m, decoder.wait, flipped(self.wait))
+        connect(m, decoder.wait, flipped(self.compute_wait))
         connect(m, sequencer.segment, flipped(self.segment_wait))
-        connect(m, sequencer.read_signal, flipped(self.read_signal))
-        connect(m, results.signal, flipped(self.done_signal))
+        connect(m, sequencer.read_signal, flipped(self.compute_read))
+        connect(m, results.signal, flipped(self.compute_done))
         # The fault is forgotten when the decoder forgets it.
-        m.d.sync += [getattr(self.fault, name).eq(getattr(decoder.fault, name)) for name in self.fault.signature.members]
-        with m.If(self.control.clear | clearing | cleared):
-            m.d.sync += self.fault.valid.eq(0)
+        m.d.sync += [getattr(self.compute_fault, name).eq(getattr(decoder.fault, name)) for name in self.compute_fault.signature.members]
+        with m.If(self.compute.clear | clearing | cleared):
+            m.d.sync += self.compute_fault.valid.eq(0)
         m.d.comb += [
             decoder.stop.eq(stop),
             sequencer.stop.eq(stop),
@@ -90,14 +55,14 @@ class ComputeUnit(wiring.Component):
             decoder.segment_due.eq(sequencer.segment_due),
             results.started.eq(sequencer.final),
             self.step.eq(sequencer.valid & sequencer.step.reads),
-            self.draining.eq(sequencer.active | results.pending),
+            self.drain_busy.eq(sequencer.active | results.pending),
             self.saturations.eq(results.saturations),
-            self.control.complete.eq(results.complete),
+            self.compute.complete.eq(results.complete),
         ]
         # After a fault nothing is left to finish: the pipeline empties by itself.
         m.d.sync += [
-            self.control.progress.eq(sequencer.valid | results.complete | (self.commands.valid & self.commands.ready)),
-            self.control.busy.eq(~self.control.stop & (decoder.active | sequencer.active | results.pending)),
+            self.compute.progress.eq(sequencer.valid | results.complete | (self.commands.valid & self.commands.ready)),
+            self.compute.busy.eq(~self.compute.stop & (decoder.active | sequencer.active | results.pending)),
         ]
 
     def _operands(self, m: Module, operands: OperandPath, array: ProcessingArray, results: Results) -> None:
@@ -106,7 +71,7 @@ class ComputeUnit(wiring.Component):
         m.submodules.left = left = OperandMemory(config.rows, config.left_depth, config.banks)
         m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks, config.banks)
         m.submodules.writes = writes = ScratchpadWrites(config)
-        connect(m, flipped(self.operand_write), writes.loads)
+        connect(m, flipped(self.operand), writes.loads)
         connect(m, writes.left, left.write)
         connect(m, writes.right, right.write)
         m.d.comb += [
@@ -141,10 +106,10 @@ class ComputeUnit(wiring.Component):
             scale.read_en.eq(drain.scale_en),
             scale.read_row.eq(drain.scale_row),
             drain.scale_data.eq(scale.read_data),
-            self.scale_write.ready.eq(1),
+            self.scale.ready.eq(1),
         ]
         # Registered for the long way; operands take longer.
-        m.d.sync += [scale.write_en.eq(self.scale_write.valid), scale.write.eq(self.scale_write.payload)]
+        m.d.sync += [scale.write_en.eq(self.scale.valid), scale.write.eq(self.scale.payload)]
 
     def _results(self, m: Module, drain: Drain, results: Results) -> None:
         """Post-processing, with its hash, between drain and results."""
@@ -198,7 +163,7 @@ class ComputeUnit(wiring.Component):
         # ``clear`` comes from far away, long before the first command. Pipelines without a reset of their own empty themselves: nothing
         # comes in once these are reset.
         clearing = Signal()
-        m.d.sync += clearing.eq(self.control.clear)
+        m.d.sync += clearing.eq(self.compute.clear)
         blocks = {"decoder": decoder, "sequencer": sequencer, "operands": operands, "drain": drain, "results": results}
         for name, block in blocks.items():
             m.submodules[f"{name}_reset"] = reset = LocalReset()

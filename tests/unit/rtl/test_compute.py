@@ -40,10 +40,10 @@ class Bench:
                     "seq": [0] * W,
                     "word": word[: max(R, C)],
                 }
-                ctx.set(unit.operand_write.payload, payload)
-                ctx.set(unit.operand_write.valid, 1)
-                await ctx.tick().until(unit.operand_write.ready)
-                ctx.set(unit.operand_write.valid, 0)
+                ctx.set(unit.operand.payload, payload)
+                ctx.set(unit.operand.valid, 1)
+                await ctx.tick().until(unit.operand.ready)
+                ctx.set(unit.operand.valid, 0)
 
     async def write_scales(self, entries, base):
         ctx, unit = self.ctx, self.unit
@@ -52,35 +52,35 @@ class Bench:
         image += bytes(-len(image) % W)
         for beat in range(len(image) // W):
             ctx.set(
-                unit.scale_write.payload,
+                unit.scale.payload,
                 {"row": base + beat // groups, "group": beat % groups, "data": list(image[beat * W : beat * W + W])},
             )
-            ctx.set(unit.scale_write.valid, 1)
+            ctx.set(unit.scale.valid, 1)
             await ctx.tick()
-        ctx.set(unit.scale_write.valid, 0)
+        ctx.set(unit.scale.valid, 0)
 
     async def run(self, commands, timeout=3000):
         """Issue commands back to back; returns (completed, macs, saturations) or raises at the timeout."""
         ctx, unit = self.ctx, self.unit
         queue, done, macs, saturations = list(commands), 0, 0, 0
-        for port in (unit.wait, unit.segment_wait, unit.read_signal, unit.done_signal):
+        for port in (unit.compute_wait, unit.segment_wait, unit.compute_read, unit.compute_done):
             ctx.set(port.ready, 1)
         for _ in range(timeout):
             if queue:
                 ctx.set(unit.commands.payload.bits, int.from_bytes(queue[0].pack(), "little"))
                 ctx.set(unit.commands.payload.index, len(commands) - len(queue))
             ctx.set(unit.commands.valid, bool(queue))
-            for port in (unit.wait, unit.segment_wait, unit.read_signal):
+            for port in (unit.compute_wait, unit.segment_wait, unit.compute_read):
                 ctx.set(port.ready, self.rng.randrange(2))
             if ctx.get(unit.commands.ready) and queue:
                 queue.pop(0)
-            done += ctx.get(unit.control.complete)
+            done += ctx.get(unit.compute.complete)
             macs += ctx.get(unit.macs)
             saturations += ctx.get(unit.saturations)
             await ctx.tick()
-            if ctx.get(unit.fault.valid):
+            if ctx.get(unit.compute_fault.valid):
                 return done, macs, saturations
-            if done == len(commands) and not ctx.get(unit.control.busy):
+            if done == len(commands) and not ctx.get(unit.compute.busy):
                 return done, macs, saturations
         raise AssertionError("the command did not complete")
 
@@ -356,22 +356,22 @@ def test_bad_commands_are_refused(change, code, detail):
         b = Bench(ctx, unit, random.Random(4))
         done, _, _ = await b.run([Command.make(Opcode.COMPUTE, **{**GOOD, **change})])
         assert done == 0
-        assert (Code(ctx.get(unit.fault.code)), Check(ctx.get(unit.fault.detail))) == (code, detail)
+        assert (Code(ctx.get(unit.compute_fault.code)), Check(ctx.get(unit.compute_fault.detail))) == (code, detail)
         # After the controller has stopped and cleared the unit, a good command runs.
-        ctx.set(unit.control.stop, 1)
+        ctx.set(unit.compute.stop, 1)
         await ctx.tick().repeat(3)
-        assert not ctx.get(unit.control.busy)
-        ctx.set(unit.control.clear, 1)
+        assert not ctx.get(unit.compute.busy)
+        ctx.set(unit.compute.clear, 1)
         await ctx.tick()
-        ctx.set(unit.control.clear, 0)
-        ctx.set(unit.control.stop, 0)
+        ctx.set(unit.compute.clear, 0)
+        ctx.set(unit.compute.stop, 0)
         done, macs, _ = await b.run([Command.make(Opcode.COMPUTE, **GOOD)])
         assert (done, macs) == (1, 4 * 4 * 8)
 
     simulate(bench)
 
 
-@pytest.mark.parametrize("port", ["read_signal", "done_signal"])
+@pytest.mark.parametrize("port", ["compute_read", "compute_done"])
 def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
     """Commands of one step end one after the other, more of them than can wait, while their tokens cannot be given."""
     commands = [
@@ -380,27 +380,27 @@ def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
         )
         for i in range(3 * Results.queue_depth)
     ]
-    masks = {"read_signal": [c["read_signal"] for c in commands], "done_signal": [c["signal"] for c in commands]}
+    masks = {"compute_read": [c["read_signal"] for c in commands], "compute_done": [c["signal"] for c in commands]}
 
     async def bench(ctx, unit):
-        queue, seen = list(commands), {"read_signal": [], "done_signal": []}
-        for name in ("wait", "segment_wait", "read_signal", "done_signal"):
+        queue, seen = list(commands), {"compute_read": [], "compute_done": []}
+        for name in ("compute_wait", "segment_wait", "compute_read", "compute_done"):
             ctx.set(getattr(unit, name).ready, 1)
         for cycle in range(1500):
             ctx.set(getattr(unit, port).ready, cycle >= 700 or cycle % 200 == 199)
             ctx.set(unit.commands.valid, bool(queue))
             if queue:
                 ctx.set(unit.commands.payload.bits, int.from_bytes(queue[0].pack(), "little"))
-            for name, given in seen.items():
+            for name, masks_seen in seen.items():
                 signal = getattr(unit, name)
                 if ctx.get(signal.valid & signal.ready):
-                    given.append(ctx.get(signal.mask))
+                    masks_seen.append(ctx.get(signal.mask))
             if queue and ctx.get(unit.commands.ready):
                 queue.pop(0)
             await ctx.tick()
             if cycle == 600:
                 assert len(seen[port]) == 3, "of those that wait only one goes with each opportunity"
-        assert not ctx.get(unit.control.busy)
+        assert not ctx.get(unit.compute.busy)
         assert seen == masks
 
     simulate(bench)
