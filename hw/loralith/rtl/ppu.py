@@ -224,8 +224,8 @@ class MaximumTree(wiring.Component):
         found = Signal(PRODUCT_BITS, reset_less=True)
         with m.If(self.enables[number]):
             m.d.sync += found.eq(keys[0][1:] + keys[0][0])
-        rest = self.enables[number + 1 :]
-        m.d.comb += self.maximum.eq(delayed(m, found, len(rest), name="found", enables=rest, reset_less=True)[-1])
+        remaining = self.enables[number + 1 :]
+        m.d.comb += self.maximum.eq(delayed(m, found, len(remaining), name="found", enables=remaining, reset_less=True)[-1])
         return m
 
 

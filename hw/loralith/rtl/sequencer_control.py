@@ -123,9 +123,9 @@ class StepControl(wiring.Component):
         # A step that ends no tile needs no ``issue``, which comes late: such a one always goes.
         moves = self.active & ~waiting
         with m.If(moves & now.shifts):
-            rest = Signal.like(shift)
-            m.d.comb += rest.eq(now.shift - Mux(now.shift >= 4, 4, 1))
-            m.d.sync += [now.shift.eq(rest), now.shifts.eq(self._shifts(rest)), now.ends.eq(now.last & ~self._shifts(rest))]
+            remaining = Signal.like(shift)
+            m.d.comb += remaining.eq(now.shift - Mux(now.shift >= 4, 4, 1))
+            m.d.sync += [now.shift.eq(remaining), now.shifts.eq(self._shifts(remaining)), now.ends.eq(now.last & ~self._shifts(remaining))]
         with m.Elif(moves & ~now.last):
             m.d.sync += [
                 now.first.eq(0),

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.compute import ComputeUnit
 from loralith.rtl.memories import OutputMemory
@@ -13,6 +12,7 @@ from loralith.spec.commands import Command, Opcode, OutMode, ScaleMode
 from loralith.spec.config import PRESETS
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import assert_each_equal, simulate
 
 CONFIG = PRESETS["tiny"]
 R, C, W = CONFIG.rows, CONFIG.cols, CONFIG.banks
@@ -84,13 +84,13 @@ class Bench:
                 return done, macs, saturations
         raise AssertionError("the command did not complete")
 
-    async def read_out(self, rows, cols, base, stride, wide):
+    async def read_out(self, rows, cols, base, stride, int32):
         ctx, unit = self.ctx, self.unit
         result = np.zeros((rows, cols), np.int64)
         per_row = []
         for row in range(rows):
             image = []
-            for word in range(-(-cols * (4 if wide else 1) // W)):
+            for word in range(-(-cols * (4 if int32 else 1) // W)):
                 ctx.set(unit.out_read.row, base + row // R * stride + word)
                 ctx.set(unit.out_read.lane, row % R)
                 ctx.set(unit.out_read.en, 1)
@@ -100,7 +100,7 @@ class Bench:
                 image += [int(ctx.get(unit.out_read.lane_data[i])) for i in range(W)]
             per_row.append(np.array(image, np.uint8))
         for row in range(rows):
-            view = per_row[row].view("<i4" if wide else np.int8)
+            view = per_row[row].view("<i4" if int32 else np.int8)
             result[row] = view[:cols]
         return result
 
@@ -114,16 +114,13 @@ class Bench:
         return word & (1 << 64) - 1, word >> 64 & (1 << 32) - 1
 
 
-def simulate(bench):
+def run_unit(bench):
     unit = ComputeUnit(CONFIG)
 
     async def wrapped(ctx):
         await bench(ctx, unit)
 
-    sim = Simulator(unit)
-    sim.add_clock(1e-8)
-    sim.add_testbench(wrapped)
-    sim.run()
+    simulate(unit, wrapped)
 
 
 def fold_right(right, fold):
@@ -186,10 +183,10 @@ def test_int32_product(fold, shape):
         done, macs, saturations = await b.run([command])
         assert (done, macs, saturations) == (1, rows * cols * k, 0)
         want = left.astype(np.int64) @ right.astype(np.int64)
-        assert (await b.read_out(rows, cols, 2, out_stride, True) == want).all()
+        assert_each_equal("row", (await b.read_out(rows, cols, 2, out_stride, True)).tolist(), want.tolist(), left.tolist())
         assert await b.read_stat(3) == (abs(want).max(), 0)
 
-    simulate(bench)
+    run_unit(bench)
 
 
 @pytest.mark.parametrize("stochastic", [0, 1])
@@ -254,7 +251,7 @@ def test_int8_chain_with_shift(stochastic, scale_mode):
                     h = hash32(key, 77 + 1000 * i + 3 * j) if stochastic else None
                     q, p, over = requantize(int(acc[i, j]), Requantization(m, n), h)
                     want[i, j], most, clipped = q, max(most, p), clipped + over
-            assert (await b.read_out(rows, cols, 4, 1, False) == want).all()
+            assert_each_equal(f"row, shift {shift},", (await b.read_out(rows, cols, 4, 1, False)).tolist(), want.tolist(), acc.tolist())
             assert await b.read_stat(2) == (most, clipped)
             assert saturations == clipped
             total_saturated += clipped
@@ -277,10 +274,10 @@ def test_int8_chain_with_shift(stochastic, scale_mode):
                 out_stride=4,
             )
             await b.run([check])
-            assert (await b.read_out(rows, cols, 8, 4, True) == want).all()
+            assert_each_equal(f"row of the copy, shift {shift},", (await b.read_out(rows, cols, 8, 4, True)).tolist(), want.tolist())
         assert total_saturated > 0
 
-    simulate(bench)
+    run_unit(bench)
 
 
 def test_accumulate_buffer_over_commands():
@@ -317,9 +314,9 @@ def test_accumulate_buffer_over_commands():
         done, macs, _ = await b.run(commands)
         assert (done, macs) == (len(blocks), len(blocks) * rows * cols * k)
         want = sum(left.astype(np.int64) @ right for left, right in blocks)
-        assert (await b.read_out(rows, cols, 0, 1, True) == want).all()
+        assert_each_equal("row", (await b.read_out(rows, cols, 0, 1, True)).tolist(), want.tolist())
 
-    simulate(bench)
+    run_unit(bench)
 
 
 GOOD = {"out_mode": 2, "to_out": 1, "m_rows": 4, "n_cols": 4, "k0": 8, "out_stride": 2}
@@ -368,7 +365,7 @@ def test_bad_commands_are_refused(change, code, detail):
         done, macs, _ = await b.run([Command.make(Opcode.COMPUTE, **GOOD)])
         assert (done, macs) == (1, 4 * 4 * 8)
 
-    simulate(bench)
+    run_unit(bench)
 
 
 @pytest.mark.parametrize("port", ["compute_read", "compute_done"])
@@ -403,4 +400,4 @@ def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
         assert not ctx.get(unit.compute.busy)
         assert seen == masks
 
-    simulate(bench)
+    run_unit(bench)

@@ -125,7 +125,7 @@ def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
         dut = h.block(PostProcessor(lanes))
         here, column = _column(h, dut, dut.delay)
         stochastic = _later(h, dut.stochastic, dut.delay)
-        narrow = _later(h, dut.out_mode == OutMode.INT8, dut.delay)
+        int8 = _later(h, dut.out_mode == OutMode.INT8, dut.delay)
         nearest, drawn, formula = [], [], []
         for lane in column:
             p, q, random = lane.product, lane.quantized, lane.random
@@ -135,7 +135,7 @@ def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
                     (drawn, stochastic, _drawn(p, q, n, random)),
                     (formula, 1, _formula(p, q, n, random, stochastic)),
                 ):
-                    claim.append(~(here & (lane.shift == n) & applies) | (right & (lane.clipped == (out & lane.masked & narrow))))
+                    claim.append(~(here & (lane.shift == n) & applies) | (right & (lane.clipped == (out & lane.masked & int8))))
         h.always(
             "nearest",
             "to nearest: at most half a step off, at exactly half to the even one; clipped to +-127 and counted when out of that",
