@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from amaranth.hdl import Module, ResetInserter
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from loralith.spec.config import Config
@@ -19,17 +19,7 @@ from .controller import Controller
 from .counters import Counters
 from .csr import Registers
 from .fetch import Fetch
-from .interfaces import (
-    CommandEntry,
-    FaultSignature,
-    OperandWrite,
-    OutReadSignature,
-    ScaleWrite,
-    SignalSignature,
-    StatReadSignature,
-    UnitControl,
-    WaitSignature,
-)
+from .interfaces import compute_ports
 from .load import LoadUnit
 from .queue import SkidBuffer
 from .read_master import ReadMaster
@@ -61,14 +51,8 @@ class BusSide(wiring.Component):
 
     Members:
         axi, control, irq: the chip's ports.
-        commands: COMPUTE commands, out of their queue.
-        compute, compute_fault: the compute unit's control and fault. While ``stop`` its ``busy`` must fall by itself.
-        compute_wait, segment_wait, compute_read, compute_done: its tokens.
-        operand, scale: writes of the load unit; either may be stalled.
-        out_read, stat_read: the store unit's reads; never stalled.
         reset: every register, a cycle later; those that the host sees at once. In a domain that has a reset, none is needed.
-        step: the array takes a step. drain_busy: pipeline or post-processing works.
-        macs, saturations: how many in this cycle.
+        and those of ``compute_ports``.
     """
 
     def __init__(self, config: Config, write_delay: int, out_delay: int, stat_delay: int) -> None:
@@ -79,21 +63,7 @@ class BusSide(wiring.Component):
                 "axi": Out(Axi4Signature(config.bus_bytes)),
                 "control": Out(AxiLiteSignature(ADDRESS_BITS)),
                 "irq": Out(1),
-                "commands": Out(stream.Signature(CommandEntry)),
-                "compute": Out(UnitControl),
-                "compute_fault": In(FaultSignature),
-                "compute_wait": In(WaitSignature),
-                "segment_wait": In(WaitSignature),
-                "compute_read": In(SignalSignature),
-                "compute_done": In(SignalSignature),
-                "operand": Out(stream.Signature(OperandWrite(config))),
-                "scale": Out(stream.Signature(ScaleWrite(config))),
-                "out_read": Out(OutReadSignature(config)),
-                "stat_read": Out(StatReadSignature),
-                "step": In(1),
-                "drain_busy": In(1),
-                "macs": In(20),
-                "saturations": In(8),
+                **compute_ports(config),
             }
         )
 

@@ -26,8 +26,13 @@ class Extent(wiring.Component):
         delay: cycles from ``start`` to the first cycle of ``done``: count width + 4.
     """
 
+    @staticmethod
+    def delay_of(count: int) -> int:
+        """``delay`` of an extent whose count has ``count`` bits."""
+        return count + 4
+
     def __init__(self, *, base: int, count: int, stride: int, length: int, limit: int) -> None:
-        self.delay = count + 4
+        self.delay = self.delay_of(count)
         self._product_width = count + stride
         self._sum_width = max(count + stride, length, limit) + 1
         super().__init__(

@@ -71,7 +71,7 @@ class LoadUnit(wiring.Component):
             TransferDescriptor(Opcode.LOAD)
         )  # last two of ``ahead``: registers, since a memory's output is late
         m.submodules.data = data = LoadData(config)
-        m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
+        m.submodules.completion = completion = Completion(self._write_delay - LoadData.done_delay)
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)

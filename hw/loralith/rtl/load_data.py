@@ -176,11 +176,16 @@ class LoadData(wiring.Component):
         transfers: loads, in the order of their beats; taken when the last write is issued.
         beats: the bus words of all loads in a row; of a packed load each is two beats' worth, see ``Unpack``.
         operand, scale: the writes.
-        done: the signal mask of a load in the cycle after the one that takes its last write. That write is issued only while
+        done: the signal mask of a load ``done_delay`` cycles after the one that takes its last write. That write is issued only while
             ``done`` is ready, and the taker must stay so until then.
         fault: a read error, with the beat's address; from then on beats are dropped. Held until ``clear``.
         clear: forget everything.
+
+    Attributes:
+        done_delay: 1.
     """
+
+    done_delay = 1
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -82,12 +82,17 @@ class TransferRegionCheck(wiring.Component):
         done: the result is there, see ``Extent``.
         more: it is that of the left region of a load into both. go_on: turn to the right one.
         left_fails, fails, detail: the left region of a load into both does not fit; the last one does not, and which it is.
+
+    Attributes:
+        delay: cycles from ``start`` to ``done``.
     """
+
+    count = 24
+    delay = Extent.delay_of(count)
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
-        self._extent = Extent(base=16, count=24, stride=16, length=22, limit=17)
-        self.delay = self._extent.delay
+        self._extent = Extent(base=16, count=self.count, stride=16, length=22, limit=17)
         bits = In(8 * COMMANDS[opcode].size)
         inputs, outputs = ("look", "size", "start", "go_on"), ("done", "more", "left_fails", "fails")
         super().__init__(
@@ -137,7 +142,7 @@ class TransferRegionCheck(wiring.Component):
 class TransferCheck(wiring.Component):
     """Takes commands from a queue, checks them, and passes those that may run.
 
-    A check takes ``delay`` cycles and goes on while the previous command waits in ``o``.
+    A check goes on while the previous command waits in ``o``.
 
     Parameters: config; opcode, LOAD or STORE.
 
@@ -148,13 +153,19 @@ class TransferCheck(wiring.Component):
         fault: the first command that fails; nothing is taken after it. Held until ``clear``.
         stop: take no more commands.
         clear: forget everything.
+
+    Attributes:
+        delay: cycles from ``i`` to ``o``, if nothing waits there. both_delay: the same of a load into both scratchpads.
     """
+
+    count = 16
+    delay = max(TransferRegionCheck.delay, Extent.delay_of(count)) + 4
+    both_delay = delay + TransferRegionCheck.delay + 2
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
         self._regions = TransferRegionCheck(config, opcode)
-        self._dram = Extent(base=64, count=16, stride=32, length=24, limit=64)
-        self.delay = max(self._regions.delay, self._dram.delay) + 3
+        self._dram = Extent(base=64, count=self.count, stride=32, length=24, limit=64)
         super().__init__(
             {
                 "i": In(stream.Signature(CommandEntry)),

@@ -15,12 +15,12 @@ def nibbles(word):
 
 
 def run(config, rows, *, stall=0.0, seed=0):
-    """Feeds ``rows`` of (packed, beats, words, [error]); returns the beats as (bytes, error), and when each came."""
+    """Feeds ``rows`` of (packed, beats, words, [error]); returns the beats as (bytes, error), and the cycle of each."""
     rng = random.Random(seed)
     block = Unpack(config)
     words = [(word, error) for _, _, row, errors in rows for word, error in zip(row, errors, strict=True)]
     beats = [(packed, i == count - 1) for packed, count, _, _ in rows for i in range(count)]
-    got, came = [], []
+    got, cycles = [], []
 
     async def feed(ctx):
         for word, error in words:
@@ -49,7 +49,7 @@ def run(config, rows, *, stall=0.0, seed=0):
                 cycle += 1
                 assert cycle < 5000, "a beat does not come"
             got.append((list(data), error))
-            came.append(cycle)
+            cycles.append(cycle)
             ctx.set(block.o.ready, 0)
 
     sim = Simulator(block)
@@ -57,7 +57,7 @@ def run(config, rows, *, stall=0.0, seed=0):
     sim.add_testbench(feed, background=True)
     sim.add_testbench(take)
     sim.run()
-    return got, came
+    return got, cycles
 
 
 def some_rows(config: Config, rng: random.Random, count: int):
@@ -106,9 +106,9 @@ def test_every_nibble_of_every_place_keeps_its_sign():
 def test_one_beat_per_cycle_and_no_cycle_more():
     config = PRESETS["tiny"]
     rows = [(packed, 6, [[0] * config.bus_bytes] * (3 if packed else 6), [False] * (3 if packed else 6)) for packed in (True, False, True)]
-    _, came = run(config, rows)
-    assert came[0] == Unpack.delay + 1
-    assert came[-1] - came[0] == len(came) - 1
+    _, cycles = run(config, rows)
+    assert cycles[0] == Unpack.delay + 1
+    assert cycles[-1] - cycles[0] == len(cycles) - 1
 
 
 def test_after_clear_a_word_begins_with_its_lower_half():
