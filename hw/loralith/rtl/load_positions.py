@@ -77,8 +77,8 @@ class BeatCounter(wiring.Component):
         no_pad = Signal()
         one_pad = Signal()
         one_beat = Signal()
-        rows_left = Signal(17)
-        beats_left = Signal.like(load.beats)
+        rows_remaining = Signal(17)
+        beats_remaining = Signal.like(load.beats)
         last_row = Signal()
         last_beat = Signal()  # of the load
         m.d.comb += [
@@ -99,8 +99,8 @@ class BeatCounter(wiring.Component):
                 no_pad.eq(load.pad_rows == 0),
                 one_pad.eq(load.pad_rows == 1),
                 one_beat.eq(load.beats == 1),
-                rows_left.eq(load.rows),
-                beats_left.eq(load.beats),
+                rows_remaining.eq(load.rows),
+                beats_remaining.eq(load.beats),
                 last_row.eq(load.rows == 1),
                 last_beat.eq((load.beats == 1) & (load.rows == 1) & (load.pad_rows == 0)),
                 count.padding.eq(0),
@@ -112,24 +112,24 @@ class BeatCounter(wiring.Component):
             m.d.sync += count.sub.eq(count.sub + 1)
         with m.Elif(self.step & ~count.row_ends):
             m.d.sync += [
-                beats_left.eq(beats_left - 1),
-                last_beat.eq((beats_left == 2) & last_row & (count.padding | no_pad)),
-                count.row_ends.eq(beats_left == 2),
+                beats_remaining.eq(beats_remaining - 1),
+                last_beat.eq((beats_remaining == 2) & last_row & (count.padding | no_pad)),
+                count.row_ends.eq(beats_remaining == 2),
                 count.part.eq(Mux(count.part_ends, 0, count.part + 1)),
                 count.sub.eq(0),
             ]
         with m.Elif(self.step):
             m.d.sync += [
-                rows_left.eq(rows_left - 1),
-                beats_left.eq(load.beats),
-                last_row.eq(rows_left == 2),
-                last_beat.eq(one_beat & (rows_left == 2) & (count.padding | no_pad)),
+                rows_remaining.eq(rows_remaining - 1),
+                beats_remaining.eq(load.beats),
+                last_row.eq(rows_remaining == 2),
+                last_beat.eq(one_beat & (rows_remaining == 2) & (count.padding | no_pad)),
                 count.row_ends.eq(one_beat),
                 count.part.eq(0),
                 count.sub.eq(0),
             ]
             with m.If(last_row & ~count.padding):
-                m.d.sync += [count.padding.eq(1), rows_left.eq(load.pad_rows), last_row.eq(one_pad), last_beat.eq(one_beat & one_pad)]
+                m.d.sync += [count.padding.eq(1), rows_remaining.eq(load.pad_rows), last_row.eq(one_pad), last_beat.eq(one_beat & one_pad)]
         return m
 
 

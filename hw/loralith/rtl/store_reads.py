@@ -134,8 +134,8 @@ class PieceCounter(wiring.Component):
         pieces = Signal.like(size.pieces)
         one_piece = Signal()
         packed = Signal()
-        pieces_left = Signal(PIECES_BITS)
-        rows_left = Signal(16)
+        pieces_remaining = Signal(PIECES_BITS)
+        rows_remaining = Signal(16)
         last_row = Signal()
         next_offset = Signal(word_bits)
         m.d.comb += [
@@ -151,8 +151,8 @@ class PieceCounter(wiring.Component):
                 pieces.eq(size.pieces),
                 one_piece.eq(size.pieces == 1),
                 packed.eq(store.packed),
-                pieces_left.eq(size.pieces),
-                rows_left.eq(store.rows),
+                pieces_remaining.eq(size.pieces),
+                rows_remaining.eq(store.rows),
                 self.row_done.eq(size.pieces == 1),
                 last_row.eq(store.rows == 1),
                 piece.offset.eq(0),
@@ -162,16 +162,16 @@ class PieceCounter(wiring.Component):
             m.d.sync += piece.offset.eq(Mux(piece.word_ends, 0, next_offset))
             with m.If(~self.row_done):
                 m.d.sync += [
-                    pieces_left.eq(pieces_left - 1),
-                    self.row_done.eq(pieces_left == 2),
+                    pieces_remaining.eq(pieces_remaining - 1),
+                    self.row_done.eq(pieces_remaining == 2),
                     piece.part.eq(Mux(self.part_done, 0, piece.part + 1)),
                 ]
             with m.Else():
                 m.d.sync += [
-                    pieces_left.eq(pieces),
-                    rows_left.eq(rows_left - 1),
+                    pieces_remaining.eq(pieces),
+                    rows_remaining.eq(rows_remaining - 1),
                     self.row_done.eq(one_piece),
-                    last_row.eq(rows_left == 2),
+                    last_row.eq(rows_remaining == 2),
                     piece.part.eq(0),
                 ]
         return m
