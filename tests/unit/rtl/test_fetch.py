@@ -6,6 +6,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from loralith.rtl.dispatch import Dispatcher
+from loralith.rtl.fetch import Fetch
 from loralith.rtl.fetch_list import DescriptorRequests, ListCheck
 from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import PRESETS
@@ -194,3 +195,63 @@ def test_stop_holds_what_is_not_sent():
     assert taken_at[-1] == 20
     assert len(got["compute"]) == 20 - Dispatcher.delay + 1
     assert last["waiting"]
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_a_list_in_memory_reaches_the_queues_and_the_fetch_ends(stall):
+    rng = random.Random(8)
+    base, window = 0x1_0000_0000 - 3 * COMMAND_BYTES, (0xFFFF_0000, 0x1_0001_0000)
+    opcodes = [rng.choice(list(QUEUES)) for _ in range(11)]
+    texts = [descriptor(opcode, rng) for opcode in opcodes]
+    image, dut = b"".join(texts), Fetch(TINY)
+    got = {name: [] for name in QUEUES.values()}
+    bursts = []
+
+    async def memory(ctx):
+        while True:
+            ctx.set(dut.bursts.ready, rng.random() >= stall)
+            valid_ready = dut.bursts.valid & dut.bursts.ready
+            _, _, taken, burst = await ctx.tick().sample(valid_ready, dut.bursts.payload)
+            ctx.set(dut.bursts.ready, 0)
+            if taken:
+                bursts.append((burst.address, burst.beats))
+                for i in range(burst.beats):
+                    at = burst.address - base + i * TINY.bus_bytes
+                    ctx.set(dut.beats.payload, {"data": list(image[at : at + TINY.bus_bytes]), "error": 0})
+                    ctx.set(dut.beats.valid, 1)
+                    _, _, ready = await ctx.tick().sample(dut.beats.ready)
+                    assert ready, "beats are always taken"
+                    ctx.set(dut.beats.valid, 0)
+
+    async def bench(ctx):
+        values = {"list_base": base, "list_length": len(texts), "window_base": window[0], "window_limit": window[1]}
+        for name, value in values.items():
+            ctx.set(getattr(dut, name), value)
+        for pulse in (dut.control.clear, dut.start):
+            ctx.set(pulse, 1)
+            await ctx.tick()
+            ctx.set(pulse, 0)
+        ports, idle = [getattr(dut, name) for name in got], 0
+        for _ in range(3000):
+            ready = [rng.random() >= stall for _ in ports]
+            for port, value in zip(ports, ready, strict=True):
+                ctx.set(port.ready, value)
+            _, _, busy, *sampled = await ctx.tick().sample(dut.control.busy, *(s for p in ports for s in (p.valid, p.payload)))
+            for i, name in enumerate(got):
+                if sampled[2 * i] and ready[i]:
+                    got[name].append(sampled[2 * i + 1].bits)
+            idle += not busy
+            if idle > 10:
+                break
+        assert idle > 10, "the fetch does not end"
+        assert not ctx.get(dut.fault.valid)
+
+    simulate(dut, bench, memory)
+    assert bursts == [(base + i * COMMAND_BYTES, WORDS) for i in range(len(texts))]
+    for opcode, name in QUEUES.items():
+        want = [
+            int.from_bytes(word, "little") for code, text in zip(opcodes, texts, strict=True) if code == opcode for word in words_of(text)
+        ]
+        assert len(got[name]) == len(want), f"words for {name}"
+        for i, (one, other) in enumerate(zip(got[name], want, strict=True)):
+            assert one == other, f"word {i} for {name}"

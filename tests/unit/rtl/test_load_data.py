@@ -5,7 +5,8 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from loralith.rtl.load_data import BeatErrors, ScratchpadWriter
+from loralith.rtl.load_data import BeatErrors, LoadData, ScratchpadWriter
+from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
 
@@ -166,3 +167,84 @@ def test_a_read_error_has_the_address_of_its_word_and_the_first_one_stays(seed):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
+
+
+def draw_load(config: Config, rng: random.Random, index: int) -> tuple[dict, list[bytes]]:
+    """The fields of a load of one target and its DRAM rows, padded to bus words."""
+    W = config.bus_bytes
+    target = rng.choice([LoadTarget.LEFT, LoadTarget.RIGHT])
+    rows, row_bytes, transpose = rng.randint(1, 2 * W), rng.randint(1, 3 * W), rng.random() < 0.5
+    beats = -(-row_bytes // W)
+    fields = {"target": target, "rows": rows, "row_bytes": row_bytes, "transpose": transpose, "beats": beats, "index": index}
+    fields |= {"pad_rows": 0 if transpose else rng.choice([0, 1, 3]), "base": 100 * index, "block_stride": 7, "signal": rng.getrandbits(16)}
+    return fields, [rng.randbytes(beats * W) for _ in range(rows)]
+
+
+def loaded(config: Config, fields: dict, rows: list[bytes]) -> dict[tuple, int]:
+    """docs/machine.md: (memory, row, bank, lane) -> byte."""
+    W = config.bus_bytes
+    memory, lanes = ("right", config.cols) if fields["target"] == LoadTarget.RIGHT else ("left", config.rows)
+    unit = W if fields["transpose"] else min(W, lanes)
+    length = -(-fields["row_bytes"] // unit) * unit
+    written = {}
+    for i, row in enumerate(rows + [bytes(len(rows[0]))] * fields["pad_rows"]):
+        for j, byte in enumerate((row[: fields["row_bytes"]] + bytes(unit))[:length]):
+            lane, seq = (i, j) if fields["transpose"] else (j, i)
+            written[memory, fields["base"] + lane // lanes * fields["block_stride"] + seq // W, seq % W, lane % lanes] = byte
+    return written
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_beats_are_written_and_each_load_is_done_after_its_last_write(config, stall):
+    rng = random.Random(config.name)
+    W = config.bus_bytes
+    loads = [draw_load(config, rng, i) for i in range(6)]
+    dut = LoadData(config)
+    beats = [row[i : i + W] for _, rows in loads for row in rows for i in range(0, len(row), W)]
+    got, done = {}, []
+
+    async def feed_loads(ctx):
+        for fields, _ in loads:
+            ctx.set(dut.transfers.payload, fields)
+            ctx.set(dut.transfers.valid, 1)
+            await ctx.tick().until(dut.transfers.ready)
+            ctx.set(dut.transfers.valid, 0)
+
+    async def feed_beats(ctx):
+        for beat in beats:
+            while rng.random() < stall:
+                await ctx.tick()
+            ctx.set(dut.beats.payload, {"data": list(beat), "error": 0})
+            ctx.set(dut.beats.valid, 1)
+            await ctx.tick().until(dut.beats.ready)
+            ctx.set(dut.beats.valid, 0)
+
+    async def bench(ctx):
+        ctx.set(dut.done.ready, 1)
+        last_write = cycle = 0
+        while len(done) < len(loads):
+            ready = rng.random() >= stall
+            ctx.set(dut.operand.ready, ready)
+            _, _, valid, write, ends, mask = await ctx.tick().sample(
+                dut.operand.valid, dut.operand.payload, dut.done.valid, dut.done.payload
+            )
+            cycle += 1
+            assert cycle < 20_000, f"load {len(done)} is not done: {loads[len(done)][0]}"
+            if ends:
+                assert cycle - last_write == LoadData.done_delay, f"load {len(done)}"
+                done.append(mask)
+            if valid and ready:
+                got.update(bytes_of(config, write))
+                last_write = cycle
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(feed_loads, background=True)
+    sim.add_testbench(feed_beats, background=True)
+    sim.add_testbench(bench)
+    sim.run()
+    assert done == [fields["signal"] for fields, _ in loads]
+    for fields, rows in loads:
+        for place, byte in loaded(config, fields, rows).items():
+            assert got.get(place) == byte, f"{place} of {fields}"
