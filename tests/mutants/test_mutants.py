@@ -19,7 +19,7 @@ from loralith.verif.mutation.emission import Emission
 from loralith.verif.mutation.sites import RTL
 
 # Structures and ports alone, or wiring that every other mutant runs through.
-WITHOUT = {"__init__", "axi", "interfaces", "pipeline", "tile", "top"}
+WITHOUT = {"__init__", "axi", "interfaces", "tile", "top"}
 
 CATALOGUE = read_catalogue()
 CHANGES = {mutant.name: mutant.change for mutant in CATALOGUE if mutant.change}
