@@ -13,7 +13,7 @@ from loralith.spec.config import Config
 
 from .pipeline import delayed, valid_bits
 
-__all__ = ["Base", "ProcessingArray"]
+__all__ = ["Base", "Columns", "ProcessingArray"]
 
 
 class Base(IntEnum):

@@ -164,7 +164,7 @@ class OperandPath(wiring.Component):
         for j in range(config.max_fold):
             log = j.bit_length()
             banks = [self.left_data[b] for b in range(j, config.banks, 1 << log)]
-            slices.append(select(f"slice{j}", needed[log], banks, select_group.left_bank[log:], select_word.left_bank[log:]))
+            slices.append(select(f"fold{1 << log}_slice{j}", needed[log], banks, select_group.left_bank[log:], select_word.left_bank[log:]))
         right = select("right_word", needed[0], list(self.right_data), select_group.right_bank, select_word.right_bank)
 
         # Operand registers: each lane group chooses among the slices, beside its elements, which lie all over the part.

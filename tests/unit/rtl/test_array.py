@@ -67,7 +67,7 @@ def test_tiles_of_random_steps_leave_column_by_column(preset):
             ctx.set(dut.capture, 0)
             elements.capture()
             await ctx.tick()
-            for column in range(C // groups):
+            for column in range(C):
                 got.append([ctx.get(head) for head in dut.heads])
                 columns = [elements.shadow[group * (C // groups)] for group in range(groups)]
                 want.append([sum(value << 32 * i for i, value in enumerate(values)) for values in columns])
