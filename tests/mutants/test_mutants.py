@@ -79,7 +79,7 @@ def test_a_mutant_that_does_not_apply_is_named_before_anything_runs(tmp_path: Pa
 def test_mutants_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["mutate", "--list", "--only", "dropped tile", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["mutants"]
-    assert (listed["name"], listed["block"], listed["at"]) == ("sequencer: dropped tile", "Sequencer", "rows_end")
+    assert (listed["name"], listed["block"], listed["at"]) == ("sequencer: dropped tile", "TileCounter", "rows_end")
 
 
 def test_the_plugin_s_models_are_asked_for_as_the_real_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ LAYERS = (
     ("shapes", "study"),
     ("cli",),
 )
-COMPILER_LAYERS = (("lists", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))
+COMPILER_LAYERS = (("latencies", "lists", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
 BOARD_PARTS = (

@@ -134,6 +134,16 @@ def test_modules_that_differ_are_not_taken_for_one() -> None:
     assert re.findall(r"^  (\S+)  (a\d) \(", text, flags=re.MULTILINE) == [("\\top.a", "a1"), ("\\top.a", "a2"), ("\\top.a3", "a3")]
 
 
+def test_two_kinds_of_modules_under_one_stem_keep_their_names() -> None:
+    from loralith.gen import verilog
+
+    one = "module \\top.a1 (i, o);\n  input i;\n  assign o = i;\nendmodule\n"
+    other = one.replace("a1", "a3").replace("= i", "= ~i")
+    top = "module top (i, o);\n" + "".join(f"  \\top.a{k}  a{k} (\n    .i(i)\n  );\n" for k in (1, 2, 3, 4)) + "endmodule\n"
+    text = one + one.replace("a1", "a2") + other + other.replace("a3", "a4") + top
+    assert verilog.modules_once(text) == text
+
+
 def test_every_signal_has_a_name() -> None:
     """One of two that are made in one assignment would be called $signal: in waveforms, and in the paths that a synthesis reports."""
     from loralith.gen import verilog

@@ -47,7 +47,7 @@ def test_scratchpads_and_buffers_are_block_ram(small: synth.Netlist) -> None:
 @needs_pyosys
 def test_each_element_and_each_half_of_a_lane_is_one_multiplier(small: synth.Netlist) -> None:
     assert small.modules["loralith.compute.array.columns"]["dsp"] == SMALL.processing_elements
-    assert small.modules["loralith.compute.ppu"]["dsp"] == DSP_PER_LANE * SMALL.rows
+    assert small.modules["loralith.compute.ppu.lane"]["dsp"] == DSP_PER_LANE * SMALL.rows
     assert small.total["dsp"] == SMALL.processing_elements + DSP_PER_LANE * SMALL.rows
 
 

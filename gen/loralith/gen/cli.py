@@ -22,7 +22,7 @@ from typing import Any
 from loralith.files import FileError, check_output, write_text
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "configuration", "link", "markdown", "svd", "description", "mutants")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "link", "markdown", "svd", "description", "latencies", "mutants")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")

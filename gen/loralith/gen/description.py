@@ -29,6 +29,7 @@ def generate() -> dict[str, str]:
         "commands": [_command(int(opcode), record) for opcode, record in COMMANDS.items()],
         "values": {name: _choices(enum) for name, enum in facts.COMMAND_ENUMS.items()},
         "limits": {name.lower(): value for name, value, _ in facts.LIMITS},
+        "latencies": [latency._asdict() for latency in facts.latencies()],
         "hash_vectors": [dict(zip(("seed", "step", "tensor", "index", "hash"), vector, strict=True)) for vector in HASH_VECTORS],
         "presets": {name: config.as_dict() | {"hash": config.hash} for name, config in PRESETS.items()},
     }

@@ -13,7 +13,20 @@ from loralith.spec import commands, numerics, status
 from loralith.spec.registers import REGISTERS, Access, Register
 from loralith.spec.version import VERSION
 
-__all__ = ["COMMAND_ENUMS", "LIMITS", "REGISTER_ENUMS", "STATUS_ENUMS", "VERSION_WORD", "Choice", "Word", "choices", "reset_of", "words"]
+__all__ = [
+    "COMMAND_ENUMS",
+    "LIMITS",
+    "REGISTER_ENUMS",
+    "STATUS_ENUMS",
+    "VERSION_WORD",
+    "Choice",
+    "Latency",
+    "Word",
+    "choices",
+    "latencies",
+    "reset_of",
+    "words",
+]
 
 VERSION_WORD = VERSION[0] << 16 | VERSION[1] << 8 | VERSION[2]
 """What the VERSION register reads."""
@@ -65,6 +78,69 @@ def choices(enum: type[IntEnum]) -> list[Choice]:
             assert isinstance(target, ast.Name)
             docs[target.id] = str(after.value.value)
     return [Choice(member.name, int(member), docs.get(member.name, "")) for member in enum]
+
+
+class Latency(NamedTuple):
+    """A named number of cycles of the RTL, and from what to what it counts."""
+
+    name: str
+    cycles: int
+    doc: str
+
+
+def latencies() -> list[Latency]:
+    """From the attributes of the RTL's blocks, which their tests measure. A semaphore's grant takes a cycle more."""
+    return _bus_latencies() + _compute_latencies()
+
+
+def _bus_latencies() -> list[Latency]:
+    from loralith.rtl.block_queue import CommandQueue
+    from loralith.rtl.bursts import BurstSplitter
+    from loralith.rtl.fetch import Fetch
+    from loralith.rtl.load import LoadUnit
+    from loralith.rtl.load_data import LoadData
+    from loralith.rtl.memories import OperandMemory
+    from loralith.rtl.queue import SkidBuffer
+    from loralith.rtl.store import StoreUnit
+    from loralith.rtl.transfer_check import TransferCheck
+
+    grant = 1
+    assert LoadUnit.ahead == StoreUnit.ahead
+    return [
+        Latency("FETCH_AHEAD", Fetch.ahead, "Descriptors that the fetch asks for before the queues take them."),
+        Latency("QUEUE_LATENCY", SkidBuffer.delay + CommandQueue.delay, "From a descriptor's last word out of the fetch to its unit."),
+        Latency("CHECK_LATENCY", TransferCheck.delay, "From a transfer taken from its queue to the end of its check."),
+        Latency("CHECK_BOTH_LATENCY", TransferCheck.both_delay, "The same of a load into both scratchpads, which has two regions."),
+        Latency("BURST_SPLIT_LATENCY", BurstSplitter.delay, "From a transfer's tokens taken to its bursts being prepared."),
+        Latency("LOAD_DONE_LATENCY", LoadData.done_delay + OperandMemory.write_delay + grant, "From a load's last write to its tokens."),
+        Latency("TRANSFERS_IN_FLIGHT", LoadUnit.ahead, "Of each transfer unit."),
+    ]
+
+
+def _compute_latencies() -> list[Latency]:
+    from loralith.rtl.array import ProcessingArray
+    from loralith.rtl.decode import ComputeDecoder
+    from loralith.rtl.drain import Drain
+    from loralith.rtl.operands import OperandPath
+    from loralith.rtl.results import Results
+    from loralith.rtl.sequencer import Sequencer
+
+    grant, rows = 1, 8
+    capture = OperandPath.delay - 1 + ProcessingArray.accumulate_delay + 1
+    pipeline = capture + Drain.delay + Results.completion_delay_of(rows)
+    return [
+        Latency(
+            "DECODE_LATENCY",
+            ComputeDecoder.check_delay + grant,
+            "From a command taken from its queue to its tokens taken, if they are there.",
+        ),
+        Latency("START_LATENCY", ComputeDecoder.offer_delay + Sequencer.start_delay, "From a command's tokens taken to its first step."),
+        Latency("READ_DONE_LATENCY", Sequencer.read_delay + grant, "From a command's last step to its read tokens."),
+        Latency("TILE_INTERVAL", Sequencer.least_spacing, "Least cycles between the last steps of two tiles."),
+        Latency(
+            "PIPELINE_LATENCY", pipeline, f"From a command's last step to its tokens, less the columns of its last tile; of {rows} rows."
+        ),
+    ]
 
 
 def reset_of(register: Register) -> int | None:

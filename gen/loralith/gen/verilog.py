@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,7 +90,9 @@ def modules_once(verilog: str) -> str:
     alike: dict[tuple[str, str], list[str]] = {}
     for name, body in re.findall(module, verilog, flags=re.MULTILINE | re.DOTALL):
         alike.setdefault((name.rstrip("0123456789"), _numbered(body)), []).append(name)
-    shared = {name: stem for (stem, _), names in alike.items() if len(names) > 1 for name in names}
+    groups = [(stem, names) for (stem, _), names in alike.items() if len(names) > 1]
+    stems = Counter(stem for stem, _ in groups)  # different modules under one stem keep their names
+    shared = {name: stem for stem, names in groups if stems[stem] == 1 for name in names}
     written: set[str] = set()
 
     def once(match: re.Match[str]) -> str:

@@ -11,7 +11,9 @@ from amaranth.lib.wiring import In, Out
 
 from loralith.spec.config import Config
 
-__all__ = ["Base", "ProcessingArray"]
+from .pipeline import delayed, valid_bits
+
+__all__ = ["Base", "Columns", "ProcessingArray"]
 
 
 class Base(IntEnum):
@@ -28,7 +30,7 @@ class Base(IntEnum):
 class Columns(wiring.Component):
     """Columns of elements that lie together, with registers of their own for what all of them do.
 
-    Operands and products rest in registers that have neither enable nor reset: those are a multiplier block's own
+    Operands and products are registered without enable or reset so that they pack into the DSP block's pipeline registers
     (`placement/registers.py`). Verilator keeps this a module of its own, whose code serves all instances (`device/native/modules.vlt`).
 
     Parameters: rows, columns; lanes: how many left operands there are, each for columns / lanes of the columns.
@@ -57,34 +59,18 @@ class Columns(wiring.Component):
         m = Module()
         # Three cycles later: add the product, to the sum as it is, or shifted up by one or by four, else to zero. A register for each,
         # so that an element's adder and one level of logic do.
-        given = Signal()
-        multiplied = Signal()
-        accumulate = Signal()
-        base = Signal(2)
-        base_given = Signal(2)
+        valid = valid_bits(m, self.valid, 3)
+        base = delayed(m, self.base, 2, name="base", enables=valid)[-1]
+        accumulate = valid[3]
         keep = Signal()
         up1 = Signal()
         up4 = Signal()
+        with m.If(valid[2]):
+            m.d.sync += [keep.eq(base == Base.KEEP), up1.eq(base == Base.SHIFT1), up4.eq(base == Base.SHIFT4)]
         # In the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
         move = Signal()
         load = Signal()
-        m.d.sync += [
-            given.eq(self.valid),
-            multiplied.eq(given),
-            accumulate.eq(multiplied),
-            move.eq(self.capture | self.shift),
-            load.eq(self.capture),
-        ]
-        with m.If(self.valid):
-            m.d.sync += base.eq(self.base)
-        with m.If(given):
-            m.d.sync += base_given.eq(base)
-        with m.If(multiplied):
-            m.d.sync += [
-                keep.eq(base_given == Base.KEEP),
-                up1.eq(base_given == Base.SHIFT1),
-                up4.eq(base_given == Base.SHIFT4),
-            ]
+        m.d.sync += [move.eq(self.capture | self.shift), load.eq(self.capture)]
 
         # Names that sort by column: Yosys writes signals in that order, and a simulator's compiler then takes a column as one vector. For
         # synthesis a row's elements are those that belong together (`placement/fanout.py`).
@@ -101,7 +87,7 @@ class Columns(wiring.Component):
         with m.If(accumulate):
             for j in reversed(columns):
                 for i in reversed(rows):
-                    # Whole 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
+                    # 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
                     old = acc[j][i]
                     starts = ((keep, old), (up1, Cat(Const(0, 1), old[:31])), (up4, Cat(Const(0, 4), old[:28])))
                     start = reduce(or_, (Mux(chosen, value, Const(0, 32)) for chosen, value in starts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth.hdl import Module, ResetInserter
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from loralith.spec.config import Config
@@ -17,17 +19,7 @@ from .controller import Controller
 from .counters import Counters
 from .csr import Registers
 from .fetch import Fetch
-from .interfaces import (
-    CommandEntry,
-    FaultSignature,
-    OperandWrite,
-    OutReadSignature,
-    ScaleWrite,
-    SignalSignature,
-    StatReadSignature,
-    UnitControl,
-    WaitSignature,
-)
+from .interfaces import compute_ports
 from .load import LoadUnit
 from .queue import SkidBuffer
 from .read_master import ReadMaster
@@ -39,6 +31,18 @@ from .write_master import WriteMaster
 __all__ = ["BusSide"]
 
 
+class _Blocks(NamedTuple):
+    registers: Registers
+    controller: Controller
+    counters: Counters
+    fetch: Fetch
+    tokens: Tokens
+    load: LoadUnit
+    store: StoreUnit
+    reads: ReadMaster
+    writes: WriteMaster
+
+
 class BusSide(wiring.Component):
     """Registers, controller, command fetch and queues, semaphores, load and store units and the AXI masters.
 
@@ -47,17 +51,11 @@ class BusSide(wiring.Component):
 
     Members:
         axi, control, irq: the chip's ports.
-        commands: COMPUTE commands, out of their queue.
-        compute, compute_fault: the compute unit's control and fault. While ``stop`` its ``busy`` must fall by itself.
-        compute_wait, segment_wait, compute_read, compute_done: its tokens.
-        operand, scale: writes of the load unit; either may be stalled.
-        out_read, stat_read: the store unit's reads; never stalled.
         reset: every register, a cycle later; those that the host sees at once. In a domain that has a reset, none is needed.
-        step: the array takes a step. drain_busy: pipeline or post-processing works.
-        macs, saturations: how many in this cycle.
+        and those of ``compute_ports``.
     """
 
-    def __init__(self, config: Config, write_delay: int = 2, out_delay: int = 2, stat_delay: int = 1) -> None:
+    def __init__(self, config: Config, write_delay: int, out_delay: int, stat_delay: int) -> None:
         self._config, self._delays = config, (write_delay, out_delay, stat_delay)
         super().__init__(
             {
@@ -65,21 +63,7 @@ class BusSide(wiring.Component):
                 "axi": Out(Axi4Signature(config.bus_bytes)),
                 "control": Out(AxiLiteSignature(ADDRESS_BITS)),
                 "irq": Out(1),
-                "commands": Out(stream.Signature(CommandEntry)),
-                "compute": Out(UnitControl),
-                "compute_fault": In(FaultSignature),
-                "compute_wait": In(WaitSignature),
-                "segment_wait": In(WaitSignature),
-                "compute_read": In(SignalSignature),
-                "compute_done": In(SignalSignature),
-                "operand": Out(stream.Signature(OperandWrite(config))),
-                "scale": Out(stream.Signature(ScaleWrite(config))),
-                "out_read": Out(OutReadSignature(config)),
-                "stat_read": Out(StatReadSignature),
-                "step": In(1),
-                "drain_busy": In(1),
-                "macs": In(20),
-                "saturations": In(8),
+                **compute_ports(config),
             }
         )
 
@@ -88,131 +72,153 @@ class BusSide(wiring.Component):
         config = self._config
         write_delay, out_delay, stat_delay = self._delays
         version = sum(part << shift for part, shift in zip(VERSION, (16, 8, 0), strict=True))
-        registers = Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash})
-        controller, counters, fetch, tokens = Controller(), Counters(config), Fetch(config), Tokens()
-        load, store = LoadUnit(config, write_delay), StoreUnit(config, out_delay, stat_delay)
-        reads, writes = ReadMaster(config), WriteMaster(config)
-        queues = [CommandQueue(config) for _ in range(3)]
-        dispatch_skids = [SkidBuffer(CommandWord(config)) for _ in range(3)]  # each queue is placed beside its unit, far from the fetch
-        fetch_burst_skid = SkidBuffer(Burst)  # the master is as far away
+        b = _Blocks(
+            registers=Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash}),
+            controller=Controller(),
+            counters=Counters(config),
+            fetch=Fetch(config),
+            tokens=Tokens(),
+            load=LoadUnit(config, write_delay),
+            store=StoreUnit(config, out_delay, stat_delay),
+            reads=ReadMaster(config),
+            writes=WriteMaster(config),
+        )
         # The host may write a register in the cycle after the reset: no later cycle of reset may lose it.
-        m.submodules.registers = ResetInserter(self.reset)(registers)
-        blocks = {"controller": controller, "counters": counters, "fetch": fetch, "load": load, "store": store}
-        blocks |= {"reads": reads, "writes": writes, "tokens": tokens, "fetch_burst_skid": fetch_burst_skid}
-        for unit, dispatch_skid, queue in zip(("load", "compute", "store"), dispatch_skids, queues, strict=True):
-            blocks |= {f"{unit}_dispatch_skid": dispatch_skid, f"{unit}_queue": queue}
-        for name, block in blocks.items():
-            m.submodules[f"{name}_reset"] = reset = LocalReset()
-            m.d.comb += reset.i.eq(self.reset)
-            m.submodules[name] = ResetInserter(reset.o)(block)
+        m.submodules.registers = ResetInserter(self.reset)(b.registers)
+        for name in ("controller", "counters", "fetch", "load", "store", "reads", "writes", "tokens"):
+            self._place(m, name, getattr(b, name))
+        self._connect_ports(m, b)
+        self._connect_commands(m, b)
+        self._connect_control(m, b)
+        self._connect_bursts(m, b)
+        self._connect_tokens(m, b)
+        self._connect_memories(m, b)
+        self._connect_status(m, b)
+        return m
 
-        # The chip's ports.
-        connect(m, flipped(self.control), registers.axi)
-        m.d.comb += self.irq.eq(registers.irq)
-        for master, signature in ((reads, Axi4ReadSignature(config.bus_bytes)), (writes, Axi4WriteSignature(config.bus_bytes))):
+    def _place(self, m: Module, name: str, block: wiring.Component) -> None:
+        """Makes ``block`` a submodule with a reset of its own, see `LocalReset`."""
+        m.submodules[f"{name}_reset"] = reset = LocalReset()
+        m.d.comb += reset.i.eq(self.reset)
+        m.submodules[name] = ResetInserter(reset.o)(block)
+
+    def _connect_ports(self, m: Module, b: _Blocks) -> None:
+        """The chip's ports."""
+        connect(m, flipped(self.control), b.registers.axi)
+        m.d.comb += self.irq.eq(b.registers.irq)
+        for master, signature in (
+            (b.reads, Axi4ReadSignature(self._config.bus_bytes)),
+            (b.writes, Axi4WriteSignature(self._config.bus_bytes)),
+        ):
             for name, member in signature.members.items():
                 ours, theirs = getattr(self.axi, name), getattr(master.axi, name)
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
 
-        # Commands.
-        for source, dispatch_skid, queue, sink in zip(
-            (fetch.load, fetch.compute, fetch.store),
-            dispatch_skids,
-            queues,
-            (load.commands, flipped(self.commands), store.commands),
-            strict=True,
-        ):
-            connect(m, source, dispatch_skid.i)
+    def _connect_commands(self, m: Module, b: _Blocks) -> None:
+        """From the fetch into the three units' queues."""
+        units = (("load", b.load.commands), ("compute", flipped(self.commands)), ("store", b.store.commands))
+        for unit, sink in units:
+            dispatch_skid = SkidBuffer(CommandWord(self._config))  # each queue is placed beside its unit, far from the fetch
+            queue = CommandQueue(self._config)
+            self._place(m, f"{unit}_dispatch_skid", dispatch_skid)
+            self._place(m, f"{unit}_queue", queue)
+            connect(m, getattr(b.fetch, unit), dispatch_skid.i)
             connect(m, dispatch_skid.o, queue.i)
             connect(m, queue.o, sink)
+            m.d.comb += [dispatch_skid.clear.eq(b.controller.clear), queue.clear.eq(b.controller.clear)]
 
-        # Control and faults.
-        connect(m, controller.fetch, fetch.control)
-        connect(m, controller.load, load.control)
-        connect(m, controller.store, store.control)
-        connect(m, controller.compute, flipped(self.compute))
-        connect(m, fetch.fault, controller.fetch_fault)
-        connect(m, load.fault, controller.load_fault)
-        connect(m, store.fault, controller.store_fault)
-        connect(m, flipped(self.compute_fault), controller.compute_fault)
-        for block in (reads, writes, counters, fetch_burst_skid, *dispatch_skids, *queues):
-            m.d.comb += block.clear.eq(controller.clear)
+    def _connect_control(self, m: Module, b: _Blocks) -> None:
+        """The controller, the registers that it obeys, and faults."""
+        connect(m, b.controller.fetch, b.fetch.control)
+        connect(m, b.controller.load, b.load.control)
+        connect(m, b.controller.store, b.store.control)
+        connect(m, b.controller.compute, flipped(self.compute))
+        connect(m, b.fetch.fault, b.controller.fetch_fault)
+        connect(m, b.load.fault, b.controller.load_fault)
+        connect(m, b.store.fault, b.controller.store_fault)
+        connect(m, flipped(self.compute_fault), b.controller.compute_fault)
+        for block in (b.reads, b.writes, b.counters):
+            m.d.comb += block.clear.eq(b.controller.clear)
         # In the next cycle no unit has a token to give or to ask for yet.
-        m.d.sync += tokens.clear.eq(controller.clear)
-        for block in (fetch, load, store, reads, writes):
-            m.d.comb += [block.window_base.eq(registers.window_base), block.window_limit.eq(registers.window_limit)]
+        m.d.sync += b.tokens.clear.eq(b.controller.clear)
+        for block in (b.fetch, b.load, b.store, b.reads, b.writes):
+            m.d.comb += [block.window_base.eq(b.registers.window_base), block.window_limit.eq(b.registers.window_limit)]
         # A register beside each master: the controller waits for both as long (`Controller`).
-        m.d.sync += [reads.stop.eq(controller.stop), writes.stop.eq(controller.stop)]
+        m.d.sync += [b.reads.stop.eq(b.controller.stop), b.writes.stop.eq(b.controller.stop)]
         m.d.comb += [
-            fetch.start.eq(controller.begin),
-            fetch.list_base.eq(registers.list_base),
-            fetch.list_length.eq(registers.list_length),
-            controller.start.eq(registers.control_start),
-            controller.abort.eq(registers.control_abort),
-            controller.list_length.eq(registers.list_length),
-            controller.watchdog.eq(registers.watchdog),
-            controller.bus_busy.eq(reads.busy | writes.busy),
+            b.fetch.start.eq(b.controller.begin),
+            b.fetch.list_base.eq(b.registers.list_base),
+            b.fetch.list_length.eq(b.registers.list_length),
+            b.controller.start.eq(b.registers.control_start),
+            b.controller.abort.eq(b.registers.control_abort),
+            b.controller.list_length.eq(b.registers.list_length),
+            b.controller.watchdog.eq(b.registers.watchdog),
+            b.controller.bus_busy.eq(b.reads.busy | b.writes.busy),
         ]
-        # A cycle later, so that the masters' handshakes have no far readers; the last one comes well before the end.
-        m.d.sync += [
-            counters.read_beat.eq(reads.beat),
-            counters.read_burst.eq(reads.burst),
-            counters.write_beat.eq(writes.beat),
-            counters.write_burst.eq(writes.burst),
-        ]
-        m.d.sync += controller.bus_progress.eq(reads.burst | reads.beat | writes.burst | writes.beat | writes.command_done)
+        m.d.sync += b.controller.bus_progress.eq(b.reads.burst | b.reads.beat | b.writes.burst | b.writes.beat | b.writes.command_done)
 
-        # Bursts and beats.
-        connect(m, fetch.bursts, fetch_burst_skid.i)
-        connect(m, fetch_burst_skid.o, reads.fetch)
-        connect(m, load.bursts, reads.load)
-        connect(m, reads.fetch_beats, fetch.beats)
-        connect(m, reads.load_beats, load.beats)
-        connect(m, store.bursts, writes.bursts)
-        connect(m, store.beats, writes.beats)
+    def _connect_bursts(self, m: Module, b: _Blocks) -> None:
+        """Bursts and beats between the units and the masters."""
+        fetch_burst_skid = SkidBuffer(Burst)  # the master is far from the fetch
+        self._place(m, "fetch_burst_skid", fetch_burst_skid)
+        m.d.comb += fetch_burst_skid.clear.eq(b.controller.clear)
+        connect(m, b.fetch.bursts, fetch_burst_skid.i)
+        connect(m, fetch_burst_skid.o, b.reads.fetch)
+        connect(m, b.load.bursts, b.reads.load)
+        connect(m, b.reads.fetch_beats, b.fetch.beats)
+        connect(m, b.reads.load_beats, b.load.beats)
+        connect(m, b.store.bursts, b.writes.bursts)
+        connect(m, b.store.beats, b.writes.beats)
         m.d.comb += [
-            fetch.refused.eq(reads.fetch_refused),
-            fetch.refused_address.eq(reads.refused_address),
-            load.refused.eq(reads.load_refused),
-            load.refused_address.eq(reads.refused_address),
-            store.refused.eq(writes.refused),
-            store.refused_address.eq(writes.refused_address),
+            b.fetch.refused.eq(b.reads.fetch_refused),
+            b.fetch.refused_address.eq(b.reads.refused_address),
+            b.load.refused.eq(b.reads.load_refused),
+            b.load.refused_address.eq(b.reads.refused_address),
+            b.store.refused.eq(b.writes.refused),
+            b.store.refused_address.eq(b.writes.refused_address),
         ]
         # A cycle later, as a memory's word says whether a response was a command's last.
-        m.d.sync += [getattr(store, n).eq(getattr(writes, n)) for n in ("command_done", "error", "error_address")]
+        m.d.sync += [getattr(b.store, n).eq(getattr(b.writes, n)) for n in ("command_done", "error", "error_address")]
 
-        # Tokens.
-        connect(m, load.wait, tokens.load)
-        connect(m, store.wait, tokens.store)
-        connect(m, flipped(self.compute_wait), tokens.compute)
-        connect(m, flipped(self.segment_wait), tokens.segment)
-        connect(m, load.signal, tokens.load_done)
-        connect(m, store.signal, tokens.store_done)
-        connect(m, flipped(self.compute_read), tokens.compute_read)
-        connect(m, flipped(self.compute_done), tokens.compute_done)
+    def _connect_tokens(self, m: Module, b: _Blocks) -> None:
+        connect(m, b.load.wait, b.tokens.load)
+        connect(m, b.store.wait, b.tokens.store)
+        connect(m, flipped(self.compute_wait), b.tokens.compute)
+        connect(m, flipped(self.segment_wait), b.tokens.segment)
+        connect(m, b.load.signal, b.tokens.load_done)
+        connect(m, b.store.signal, b.tokens.store_done)
+        connect(m, flipped(self.compute_read), b.tokens.compute_read)
+        connect(m, flipped(self.compute_done), b.tokens.compute_done)
 
-        # Memories.
-        connect(m, load.operand, flipped(self.operand))
-        connect(m, load.scale, flipped(self.scale))
-        connect(m, store.out_read, flipped(self.out_read))
-        connect(m, store.stat_read, flipped(self.stat_read))
+    def _connect_memories(self, m: Module, b: _Blocks) -> None:
+        connect(m, b.load.operand, flipped(self.operand))
+        connect(m, b.load.scale, flipped(self.scale))
+        connect(m, b.store.out_read, flipped(self.out_read))
+        connect(m, b.store.stat_read, flipped(self.stat_read))
 
-        # Status and counters.
-        names = ("error_command", "error_address", "commands_done")
-        m.d.comb += [getattr(registers, n).eq(getattr(controller, n)) for n in names]
-        for name in ("busy", "done", "error", "draining", "code", "detail", "unit"):
-            m.d.comb += getattr(registers, f"status_{name}").eq(getattr(controller, name))
-        m.d.comb += [
-            registers.running.eq(controller.busy),
-            registers.irq_status_done.eq(controller.done_event),
-            registers.irq_status_error.eq(controller.error_event),
-            *(getattr(registers, name).eq(getattr(counters, f"{name}_count")) for name, _ in COUNTERS),
-            counters.running.eq(controller.running),
-            counters.step.eq(self.step),
-            counters.load_active.eq(load.active | fetch.active),
-            counters.store_active.eq(store.active),
-            counters.drain_busy.eq(self.drain_busy),
-            counters.macs.eq(self.macs),
-            counters.saturations.eq(self.saturations),
+    def _connect_status(self, m: Module, b: _Blocks) -> None:
+        """Status registers, interrupts and counters."""
+        # A cycle later, so that the masters' handshakes have no far readers; the last one comes well before the end.
+        m.d.sync += [
+            b.counters.read_beat.eq(b.reads.beat),
+            b.counters.read_burst.eq(b.reads.burst),
+            b.counters.write_beat.eq(b.writes.beat),
+            b.counters.write_burst.eq(b.writes.burst),
         ]
-        return m
+        names = ("error_command", "error_address", "commands_done")
+        m.d.comb += [getattr(b.registers, n).eq(getattr(b.controller, n)) for n in names]
+        for name in ("busy", "done", "error", "draining", "code", "detail", "unit"):
+            m.d.comb += getattr(b.registers, f"status_{name}").eq(getattr(b.controller, name))
+        m.d.comb += [
+            b.registers.running.eq(b.controller.busy),
+            b.registers.irq_status_done.eq(b.controller.done_event),
+            b.registers.irq_status_error.eq(b.controller.error_event),
+            *(getattr(b.registers, name).eq(getattr(b.counters, f"{name}_count")) for name, _ in COUNTERS),
+            b.counters.running.eq(b.controller.running),
+            b.counters.step.eq(self.step),
+            b.counters.load_active.eq(b.load.active | b.fetch.active),
+            b.counters.store_active.eq(b.store.active),
+            b.counters.drain_busy.eq(self.drain_busy),
+            b.counters.macs.eq(self.macs),
+            b.counters.saturations.eq(self.saturations),
+        ]

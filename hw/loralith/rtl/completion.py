@@ -38,16 +38,16 @@ class Completion(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        left = Signal(range(self.delay + 1))
+        remaining = Signal(range(self.delay + 1))
         m.d.comb += [
             self.i.ready.eq(~self.pending),
-            self.signal.valid.eq(self.pending & (left == 0)),
+            self.signal.valid.eq(self.pending & (remaining == 0)),
             self.complete.eq(self.signal.valid & self.signal.ready),
         ]
-        with m.If(left != 0):
-            m.d.sync += left.eq(left - 1)
+        with m.If(remaining != 0):
+            m.d.sync += remaining.eq(remaining - 1)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [self.pending.eq(1), self.signal.mask.eq(self.i.payload), left.eq(self.delay)]
+            m.d.sync += [self.pending.eq(1), self.signal.mask.eq(self.i.payload), remaining.eq(self.delay)]
         with m.Elif(self.complete):
             m.d.sync += self.pending.eq(0)
         with m.If(self.clear):

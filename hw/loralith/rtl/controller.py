@@ -64,7 +64,7 @@ class Controller(wiring.Component):
         fault = Signal()
         progress = Signal()
         expired = Signal()
-        # What the units say rests in registers for a cycle. ``quiet_drain`` saw all of them after ``stop``, and after what a master let out
+        # Pipeline registers for what the units report. ``quiet_drain`` covers all of them after ``stop``, and after what a master let out
         # in its first cycle, as ``stop`` comes to the masters a cycle later.
         quiet_run = Signal()
         drains = Signal()
@@ -72,7 +72,7 @@ class Controller(wiring.Component):
         all_done = Signal()
         moved = Signal()
         completed = Signal(3)
-        patience = Signal(32)
+        cycles_remaining = Signal(32)
         abort = Signal()
         early_abort = Signal()
         any_fault = Cat(f.valid for f in faults).any()
@@ -97,7 +97,7 @@ class Controller(wiring.Component):
             quiet_drain.eq(quiet & drains & (state == State.DRAIN)),
             all_done.eq((self.commands_done == self.list_length) & (self.commands_done != 0)),
             moved.eq(progress),
-            expired.eq(patience == 0),
+            expired.eq(cycles_remaining == 0),
             completed.eq(Mux(state == State.RUN, complete, 0)),
             self.commands_done.eq(self.commands_done + completed),
         ]
@@ -111,11 +111,11 @@ class Controller(wiring.Component):
                         *(getattr(self, name).eq(0) for name in ("error_command", "error_address", "commands_done")),
                     ]
             with m.Case(State.CLEAR):
-                m.d.sync += [state.eq(State.START), patience.eq(self.watchdog), self.stop.eq(0), early_abort.eq(self.abort)]
+                m.d.sync += [state.eq(State.START), cycles_remaining.eq(self.watchdog), self.stop.eq(0), early_abort.eq(self.abort)]
             with m.Case(State.START):
                 m.d.sync += [state.eq(State.RUN), early_abort.eq(abort)]
             with m.Case(State.RUN):
-                m.d.sync += patience.eq(Mux(moved, self.watchdog, patience - 1))
+                m.d.sync += cycles_remaining.eq(Mux(moved, self.watchdog, cycles_remaining - 1))
                 with m.If(fault):
                     m.d.sync += [state.eq(State.DRAIN), self.stop.eq(1)]
                     self._latch(m, faults, abort)

@@ -37,22 +37,22 @@ class Counters(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shift = exact_log2(self._config.bus_bytes)
-        # What happens comes from all over the chip and rests in a register before it counts.
-        seen = {}
+        # Pipeline registers: the events come from all over the chip.
+        inputs_r = {}
         for name, member in self.signature.members.items():
             if member.flow is In and name not in ("clear", "running"):
-                seen[name] = Signal.like(getattr(self, name), name=f"{name}_seen")
-                m.d.sync += seen[name].eq(getattr(self, name))
+                inputs_r[name] = Signal.like(getattr(self, name), name=f"{name}_r")
+                m.d.sync += inputs_r[name].eq(getattr(self, name))
         causes = (
-            ("busy", seen["step"]),
-            ("wait_load", seen["load_active"]),
-            ("wait_store", seen["store_active"]),
-            ("fill_drain", seen["drain_busy"]),
+            ("busy", inputs_r["step"]),
+            ("wait_load", inputs_r["load_active"]),
+            ("wait_store", inputs_r["store_active"]),
+            ("fill_drain", inputs_r["drain_busy"]),
             ("idle", 1),
         )
-        amounts = {"cycles": 1, "read_bursts": seen["read_burst"], "write_bursts": seen["write_burst"]}
-        amounts |= {"bytes_read": seen["read_beat"] << shift, "bytes_written": seen["write_beat"] << shift}
-        amounts |= {"macs": seen["macs"], "saturations": seen["saturations"]}
+        amounts = {"cycles": 1, "read_bursts": inputs_r["read_burst"], "write_bursts": inputs_r["write_burst"]}
+        amounts |= {"bytes_read": inputs_r["read_beat"] << shift, "bytes_written": inputs_r["write_beat"] << shift}
+        amounts |= {"macs": inputs_r["macs"], "saturations": inputs_r["saturations"]}
         earlier = 0
         for name, cause in causes:
             amounts[name] = Signal(name=f"is_{name}")

@@ -59,27 +59,27 @@ class Registers(wiring.Component):
         words = {r.offset + 4 * i: (r, i) for r in REGISTERS.values() for i in range(r.width // 32)}
         index_bits = slice(2, ADDRESS_BITS)
 
-        # Reads: the address in one cycle, one word of each eight in the next, and of those the word in the third.
-        asked = Signal(2)
-        ask_index = Signal(ADDRESS_BITS - 2)
-        m.d.comb += axi.arready.eq(~axi.rvalid & ~asked.any())
-        m.d.sync += asked.eq(Cat(axi.arvalid & axi.arready, asked))
+        # Reads: the address in one cycle, one word of each group of eight in the next, and of those the word in the third.
+        read_stage = Signal(2)
+        read_index = Signal(ADDRESS_BITS - 2)
+        m.d.comb += axi.arready.eq(~axi.rvalid & ~read_stage.any())
+        m.d.sync += read_stage.eq(Cat(axi.arvalid & axi.arready, read_stage))
         with m.If(axi.arvalid & axi.arready):
-            m.d.sync += ask_index.eq(axi.araddr[index_bits])
-        eights: dict[int, dict[int, Value]] = {}
+            m.d.sync += read_index.eq(axi.araddr[index_bits])
+        groups: dict[int, dict[int, Value]] = {}
         for offset, (r, i) in words.items():
-            eights.setdefault(offset >> 5, {})[offset >> 2 & 7] = values[r.name][32 * i : 32 * i + 32]
-        chosen = {high: Signal(33, name=f"chosen{high}") for high in eights}  # the word, and whether there is one
-        for high, lows in eights.items():
-            with m.If(asked[0]):
+            groups.setdefault(offset >> 5, {})[offset >> 2 & 7] = values[r.name][32 * i : 32 * i + 32]
+        chosen = {high: Signal(33, name=f"chosen{high}") for high in groups}  # the word, and whether there is one
+        for high, lows in groups.items():
+            with m.If(read_stage[0]):
                 m.d.sync += chosen[high].eq(0)
-                with m.Switch(ask_index[:3]):
+                with m.Switch(read_index[:3]):
                     for low, value in lows.items():
                         with m.Case(low):
                             m.d.sync += chosen[high].eq(Cat(value, 1))
-        with m.If(asked[1]):
+        with m.If(read_stage[1]):
             m.d.sync += [axi.rvalid.eq(1), axi.rdata.eq(0), axi.rresp.eq(Resp.SLVERR)]
-            with m.Switch(ask_index[3:]):
+            with m.Switch(read_index[3:]):
                 for high, word in chosen.items():
                     with m.Case(high):
                         m.d.sync += [axi.rdata.eq(word[:32]), axi.rresp.eq(Mux(word[32], Resp.OKAY, Resp.SLVERR))]
@@ -148,10 +148,10 @@ class Registers(wiring.Component):
 
     def _write(self, m: Module, r: Register, word: int, data: Signal, mask: Value) -> None:
         if r.access is Access.RW:
-            kept = getattr(self, member_name(r.name))
+            register = getattr(self, member_name(r.name))
             part = slice(32 * word, 32 * word + 32)
             used = (1 << 32) - 1 if not r.bits else sum(((1 << b.width) - 1) << b.lsb for b in r.bits)
-            m.d.sync += kept[part].eq(((kept[part] & ~mask) | (data & mask)) & used)
+            m.d.sync += register[part].eq(((register[part] & ~mask) | (data & mask)) & used)
         elif r.access is Access.WO:
             m.d.sync += [getattr(self, member_name(r.name, b.name)).eq((data & mask)[b.lsb]) for b in r.bits]
         elif r.access is Access.W1C:

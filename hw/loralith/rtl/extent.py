@@ -6,6 +6,8 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .compare import LessThan
+
 __all__ = ["Extent"]
 
 
@@ -24,8 +26,13 @@ class Extent(wiring.Component):
         delay: cycles from ``start`` to the first cycle of ``done``: count width + 4.
     """
 
+    @staticmethod
+    def delay_of(count: int) -> int:
+        """``delay`` of an extent whose count has ``count`` bits."""
+        return count + 4
+
     def __init__(self, *, base: int, count: int, stride: int, length: int, limit: int) -> None:
-        self.delay = count + 4
+        self.delay = self.delay_of(count)
         self._product_width = count + stride
         self._sum_width = max(count + stride, length, limit) + 1
         super().__init__(
@@ -47,13 +54,8 @@ class Extent(wiring.Component):
         bits = Signal(width)
         product = Signal(self._product_width)
         total = Signal(self._sum_width)
-        # Compared in two halves, to halve the carry chain.
         headroom = Signal(signed(max(len(self.base), len(self.limit)) + 1))
-        half = self._sum_width // 2
-        low_fits = Signal()
-        high_below = Signal()
-        high_equal = Signal()
-        bound = Signal(self._sum_width)
+        m.submodules.too_long = too_long = LessThan(self._sum_width)
         phase = Signal(range(width + 4))
 
         with m.If(self.start):
@@ -67,14 +69,8 @@ class Extent(wiring.Component):
                 ]
             with m.If(phase == 3):
                 m.d.sync += total.eq(product + self.length)
-            with m.If(phase == 2):
-                m.d.sync += [
-                    low_fits.eq(total[:half] <= bound[:half]),
-                    high_below.eq(total[half:] < bound[half:]),
-                    high_equal.eq(total[half:] == bound[half:]),
-                ]
             with m.If(phase == 1):
-                m.d.sync += [self.ok.eq(~headroom[-1] & (high_below | (high_equal & low_fits))), self.done.eq(1)]
+                m.d.sync += [self.ok.eq(~headroom[-1] & ~too_long.less), self.done.eq(1)]
         m.d.sync += headroom.eq(self.limit - self.base)
-        m.d.comb += bound.eq(headroom)
+        m.d.comb += [too_long.a.eq(headroom), too_long.b.eq(total), too_long.enable.eq(phase == 2)]
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -11,6 +11,7 @@ from loralith.spec.config import Config
 
 from .axi import LINE
 from .bursts import Burst
+from .compare import LessThan
 from .queue import SkidBuffer
 
 __all__ = ["BurstGate"]
@@ -60,9 +61,9 @@ class BurstGate(wiring.Component):
         # Skid buffer for accepted bursts; isolates AXI ready.
         m.submodules.accepted = accepted = SkidBuffer(data.StructLayout({"burst": Burst, "source": 1}))
         # The comparisons are registered with the burst; only their conjunction is left for the next cycle.
+        m.submodules.below_base = below_base = LessThan(64)
+        m.submodules.below_limit = below_limit = LessThan(64)
         shaped = Signal()
-        not_below = Signal()
-        inside = Signal()
         fits = Signal()
         first_byte = self.i.payload.address
         # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
@@ -70,9 +71,13 @@ class BurstGate(wiring.Component):
         in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
         last = Cat(Const(0, shift), in_line, first_byte[12:])
         m.d.comb += [
-            not_below.eq(self._not_below(m, "base", first_byte, self.window_base)),
-            inside.eq(~self._not_below(m, "limit", last, self.window_limit)),
-            fits.eq(shaped & not_below & inside),
+            below_base.a.eq(first_byte),
+            below_base.b.eq(self.window_base),
+            below_limit.a.eq(last),
+            below_limit.b.eq(self.window_limit),
+            below_base.enable.eq(self.i.ready),
+            below_limit.enable.eq(self.i.ready),
+            fits.eq(shaped & ~below_base.less & below_limit.less),
             last_word.eq(first_byte[shift:12] + self.i.payload.beats - 1),
             accepted.i.valid.eq(valid & fits & ~self.stop & ~self.refused),
             accepted.i.payload.burst.eq(burst),
@@ -102,15 +107,3 @@ class BurstGate(wiring.Component):
             m.d.sync += [valid.eq(0), self.refused.eq(0)]
         assert LINE == 1 << 12
         return m
-
-    def _not_below(self, m: Module, name: str, address: Value, bound: Value) -> Value:
-        """Whether the address that was taken in is at least ``bound``: the halves are compared on the way in, for half the carry."""
-        low_not_below = Signal(name=f"{name}_low_not_below")
-        high_above, high_equal = Signal(name=f"{name}_high_above"), Signal(name=f"{name}_high_equal")
-        with m.If(self.i.ready):
-            m.d.sync += [
-                low_not_below.eq(address[:32] >= bound[:32]),
-                high_above.eq(address[32:] > bound[32:]),
-                high_equal.eq(address[32:] == bound[32:]),
-            ]
-        return high_above | (high_equal & low_not_below)

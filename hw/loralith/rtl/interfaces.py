@@ -1,15 +1,16 @@
 """Signatures between the blocks, and the layouts of what they carry."""
 
 from amaranth.hdl import unsigned
-from amaranth.lib import data
-from amaranth.lib.wiring import In, Out, Signature
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Member, Out, Signature
 
-from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES
+from loralith.spec.commands import COMMAND_BYTES, COMPUTE, SEMAPHORES
 from loralith.spec.config import Config
 from loralith.spec.fields import Record
 
 __all__ = [
     "INDEX_BITS",
+    "ROW_BITS",
     "CommandEntry",
     "FaultSignature",
     "OperandWrite",
@@ -19,10 +20,14 @@ __all__ = [
     "StatReadSignature",
     "UnitControl",
     "WaitSignature",
+    "compute_ports",
     "record_layout",
 ]
 
 INDEX_BITS = 32
+
+ROW_BITS = COMPUTE.fields["left0_base"].width
+"""Of a row of an on-chip memory, as commands name it."""
 
 
 def record_layout(record: Record) -> data.FlexibleLayout:
@@ -76,14 +81,14 @@ class OperandWrite(data.StructLayout):
         super().__init__(
             {
                 "right": 1,
-                "row": 16,
+                "row": ROW_BITS,
                 "transpose": 1,
                 "bank_mask": config.banks,
                 "lane_mask": lanes,
                 "seq": data.ArrayLayout(8, config.banks),
                 "word": data.ArrayLayout(8, lanes),
                 "both": 1,
-                "right_row": 16,
+                "right_row": ROW_BITS,
                 "right_bank_mask": config.banks,
                 "right_lane_mask": config.cols,
             }
@@ -94,7 +99,7 @@ class ScaleWrite(data.StructLayout):
     """One beat into the scale memory: bytes group * W .. group * W + W - 1 of word ``row`` (4R bytes)."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__({"row": 16, "group": 8, "data": data.ArrayLayout(8, config.bus_bytes)})
+        super().__init__({"row": ROW_BITS, "group": 8, "data": data.ArrayLayout(8, config.bus_bytes)})
 
 
 class OutReadSignature(Signature):
@@ -108,7 +113,7 @@ class OutReadSignature(Signature):
         super().__init__(
             {
                 "en": Out(1),
-                "row": Out(16),
+                "row": Out(ROW_BITS),
                 "lane": Out(8),
                 "bank": Out(8),
                 "lane_data": In(data.ArrayLayout(8, config.bus_bytes)),
@@ -119,3 +124,35 @@ class OutReadSignature(Signature):
 
 StatReadSignature = Signature({"en": Out(1), "slot": Out(8), "data": In(128)})
 """Read port of the statistics: ``data`` (16 bytes as in DRAM) is valid ``Statistics.delay`` (1) cycle after ``en``."""
+
+
+def compute_ports(config: Config) -> dict[str, Member]:
+    """What joins the bus side and the compute unit, as the bus side sees it.
+
+    commands: COMPUTE commands, out of their queue.
+    compute, compute_fault: the compute unit's control and fault. While ``stop`` its ``busy`` must fall by itself.
+    compute_wait, segment_wait: tokens that it takes, for a command and for a second segment.
+    compute_read, compute_done: tokens that it gives, for operands that were read and for results.
+    operand: loads into the scratchpads; not ready in a cycle in which a result goes to the left one. scale: loads into the scale memory;
+        always ready.
+    out_read, stat_read: the store unit's reads; never stalled.
+    step: the array takes a step with operands in this cycle. drain_busy: work is in the pipeline or waits for tokens.
+    macs, saturations: to be added to the counters in this cycle.
+    """
+    return {
+        "commands": Out(stream.Signature(CommandEntry)),
+        "compute": Out(UnitControl),
+        "compute_fault": In(FaultSignature),
+        "compute_wait": In(WaitSignature),
+        "segment_wait": In(WaitSignature),
+        "compute_read": In(SignalSignature),
+        "compute_done": In(SignalSignature),
+        "operand": Out(stream.Signature(OperandWrite(config))),
+        "scale": Out(stream.Signature(ScaleWrite(config))),
+        "out_read": Out(OutReadSignature(config)),
+        "stat_read": Out(StatReadSignature),
+        "step": In(1),
+        "drain_busy": In(1),
+        "macs": In(20),
+        "saturations": In(8),
+    }

@@ -39,7 +39,7 @@ class LoadUnit(wiring.Component):
 
     ahead = 8
 
-    def __init__(self, config: Config, write_delay: int = 2) -> None:
+    def __init__(self, config: Config, write_delay: int) -> None:
         self._config, self._write_delay = config, write_delay
         super().__init__(
             {
@@ -71,12 +71,12 @@ class LoadUnit(wiring.Component):
             TransferDescriptor(Opcode.LOAD)
         )  # last two of ``ahead``: registers, since a memory's output is late
         m.submodules.data = data = LoadData(config)
-        m.submodules.completion = completion = Completion(self._write_delay - 1)  # ``data.done`` comes a cycle after the last write
+        m.submodules.completion = completion = Completion(self._write_delay - LoadData.done_delay)
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
         connect(m, flight.o, next_transfer.i)
-        connect(m, next_transfer.o, data.jobs)
+        connect(m, next_transfer.o, data.transfers)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, flipped(self.beats), data.beats)
@@ -91,7 +91,7 @@ class LoadUnit(wiring.Component):
         for block in (check, splitter, burst_skid, flight, next_transfer, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
-        job = check.o.payload
+        transfer = check.o.payload
         granted = Signal()
         issued_index = Signal(32)
         m.d.comb += [
@@ -99,12 +99,12 @@ class LoadUnit(wiring.Component):
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
-            self.wait.mask.eq(job.wait),
-            flight.i.payload.eq(job),
-            splitter.i.payload.address.eq(job.address),
-            splitter.i.payload.rows.eq(job.rows),
-            splitter.i.payload.beats.eq(job.words),
-            splitter.i.payload.stride.eq(job.row_stride),
+            self.wait.mask.eq(transfer.wait),
+            flight.i.payload.eq(transfer),
+            splitter.i.payload.address.eq(transfer.address),
+            splitter.i.payload.rows.eq(transfer.rows),
+            splitter.i.payload.beats.eq(transfer.words),
+            splitter.i.payload.stride.eq(transfer.row_stride),
             flight.i.valid.eq(granted & splitter.i.ready),
             splitter.i.valid.eq(granted & flight.i.ready),
             check.o.ready.eq(granted & flight.i.ready & splitter.i.ready),
@@ -112,7 +112,7 @@ class LoadUnit(wiring.Component):
         with m.If(self.wait.valid & self.wait.ready):
             m.d.sync += granted.eq(1)
         with m.If(check.o.ready):
-            m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
+            m.d.sync += [granted.eq(0), issued_index.eq(transfer.index)]
         with m.If(control.clear):
             m.d.sync += granted.eq(0)
 

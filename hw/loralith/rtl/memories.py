@@ -7,15 +7,24 @@ same cycle is never asked for by a legal list; what is read then is unspecified.
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from loralith.spec.config import Config
 from loralith.spec.numerics import SHIFT_MAX
 
-from .interfaces import OutReadSignature, ScaleWrite, StatReadSignature
+from .interfaces import ROW_BITS, OutReadSignature, ScaleWrite, StatReadSignature
+from .pipeline import delayed, valid_bits
 
-__all__ = ["AccumulateMemory", "OperandMemory", "OutputMemory", "ScaleMemory", "Statistics", "block_memory"]
+__all__ = [
+    "AccumulateMemory",
+    "OperandMemory",
+    "OperandWritePort",
+    "OutputMemory",
+    "ScaleMemory",
+    "Statistics",
+    "block_memory",
+]
 
 
 def block_memory(width: int, depth: int) -> Memory:
@@ -23,22 +32,41 @@ def block_memory(width: int, depth: int) -> Memory:
     return Memory(shape=unsigned(width), depth=depth, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
 
 
+class OperandWritePort(Signature):
+    """Write port of an ``OperandMemory``: with ``en`` bank b, lane l takes seq[b] (transpose) or word[l] when both masks allow.
+
+    Of bank_mask one bit is set at most, or with transpose of lane_mask, unless all bytes are equal.
+    """
+
+    def __init__(self, lanes: int, banks: int) -> None:
+        super().__init__(
+            {
+                "en": Out(1),
+                "row": Out(ROW_BITS),
+                "bank_mask": Out(banks),
+                "lane_mask": Out(lanes),
+                "transpose": Out(1),
+                "seq": Out(data.ArrayLayout(8, banks)),
+                "word": Out(data.ArrayLayout(8, lanes)),
+            }
+        )
+
+
 class OperandMemory(wiring.Component):
     """The left or the right scratchpad: ``banks`` banks of ``depth`` words of ``lanes`` bytes.
 
     A write goes to one bank, or, transposed, to one lane of any banks. So byte b + l of ``period`` bytes, modulo ``period``, is enough for
-    bank b, lane l: they are turned by the bank, or by the lane, and go to all banks.
+    bank b, lane l: they are rotated by the bank, or by the lane, and go to all banks.
     A multiplexer for each bank would take LUTs, flip-flops and a wire for every byte of every bank.
 
     Parameters: lanes, depth, banks (powers of two); period: ``word`` repeats itself after so many lanes (a power of two, default: never).
 
     Members:
-        write_en, write_row, bank_mask, lane_mask, transpose, seq, word: bank b, lane l takes seq[b] (transpose) or
-            word[l] when both masks allow. Of bank_mask one bit is set at most, or with transpose of lane_mask, unless all bytes are equal.
+        write: see ``OperandWritePort``.
         read_en: which banks to read, one bit each; read_row: the row of all of them.
         read_data: one word per bank, ``delay`` cycles later, in registers beside it; held while the bank is not read.
 
-    A written byte is read by a ``read_en`` from ``write_delay`` cycles after ``write_en`` on.
+    A written byte is read by a ``read_en`` from ``write_delay`` cycles after ``write.en`` on.
     """
 
     delay = 2
@@ -49,53 +77,50 @@ class OperandMemory(wiring.Component):
         self.period = max(period or lanes, banks)
         super().__init__(
             {
-                "write_en": In(1),
-                "write_row": In(16),
-                "bank_mask": In(banks),
-                "lane_mask": In(lanes),
-                "transpose": In(1),
-                "seq": In(data.ArrayLayout(8, banks)),
-                "word": In(data.ArrayLayout(8, lanes)),
+                "write": In(OperandWritePort(lanes, banks)),
                 "read_en": In(banks),
-                "read_row": In(16),
+                "read_row": In(ROW_BITS),
                 "read_data": Out(data.ArrayLayout(8 * lanes, banks)),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        bits, turns = ceil_log2(self.depth), ceil_log2(self.period)
-        # What is written comes from far away: it rests in registers, is turned, and rests in others.
-        given_row, row = Signal(bits, name="given_row", reset_less=True), Signal(bits, name="row", reset_less=True)
-        given, value = Signal(8 * self.period, name="given", reset_less=True), Signal(8 * self.period, name="value", reset_less=True)
-        turn = Signal(turns, reset_less=True)
+        bits, rotations = ceil_log2(self.depth), ceil_log2(self.period)
+        # Three stages of registers, as writes come from far away: take the bytes, rotate them, write. Clock enables let a simulator skip
+        # most cycles.
+        row_r = Signal(bits, reset_less=True)
+        row = Signal(bits, reset_less=True)
+        bytes_r, rotated = (Signal(8 * self.period, name=name, reset_less=True) for name in ("bytes_r", "rotated"))
+        amount = Signal(rotations, reset_less=True)
         bank_mask = Signal(self.banks)
         lane_mask = Signal(self.lanes, reset_less=True)
-        writing = Signal()  # enables, which a simulator skips most cycles by
-        m.d.sync += [writing.eq(self.write_en), bank_mask.eq(Mux(self.write_en, self.bank_mask, 0))]
-        with m.If(self.write_en):
+        write_r = Signal()
+        write = self.write
+        m.d.sync += [write_r.eq(write.en), bank_mask.eq(Mux(write.en, write.bank_mask, 0))]
+        with m.If(write.en):
             m.d.sync += [
-                given_row.eq(self.write_row[:bits]),
-                given.eq(Mux(self.transpose, self.seq.as_value(), self.word.as_value())),
-                turn.eq(Mux(self.transpose, self._number(self.lane_mask, turns), self._number(self.bank_mask, turns))),
-                lane_mask.eq(self.lane_mask),
+                row_r.eq(write.row[:bits]),
+                bytes_r.eq(Mux(write.transpose, write.seq.as_value(), write.word.as_value())),
+                amount.eq(Mux(write.transpose, self._number(write.lane_mask, rotations), self._number(write.bank_mask, rotations))),
+                lane_mask.eq(write.lane_mask),
             ]
-        with m.If(writing):
-            m.d.sync += [row.eq(given_row), value.eq(given)]
-            with m.Switch(turn):
+        with m.If(write_r):
+            m.d.sync += [row.eq(row_r), rotated.eq(bytes_r)]
+            with m.Switch(amount):
                 for by in range(1, self.period):
                     with m.Case(by):
-                        m.d.sync += value.eq(given.rotate_left(8 * by))
+                        m.d.sync += rotated.eq(bytes_r.rotate_left(8 * by))
         for b in range(self.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * self.lanes, self.depth)
-            write = memory.write_port(granularity=8)
+            port = memory.write_port(granularity=8)
             read = memory.read_port(transparent_for=())
             enable = Signal(self.lanes, name=f"enable{b}")
             m.d.sync += enable.eq(Mux(bank_mask[b], lane_mask, 0))
             m.d.comb += [
-                write.addr.eq(row),
-                write.data.eq(Cat(value.word_select((b + lane) % self.period, 8) for lane in range(self.lanes))),
-                write.en.eq(enable),
+                port.addr.eq(row),
+                port.data.eq(Cat(rotated.word_select((b + lane) % self.period, 8) for lane in range(self.lanes))),
+                port.en.eq(enable),
                 read.addr.eq(self.read_row[:bits]),
                 read.en.eq(self.read_en[b]),
             ]
@@ -122,7 +147,7 @@ class OutputMemory(wiring.Component):
         super().__init__(
             {
                 "write_en": In(1),
-                "write_row": In(16),
+                "write_row": In(ROW_BITS),
                 "bank_mask": In(config.banks),
                 "words": In(data.ArrayLayout(8 * config.rows, 4)),
                 "read": In(OutReadSignature(config)),
@@ -133,12 +158,12 @@ class OutputMemory(wiring.Component):
         m = Module()
         config = self.config
         bits = ceil_log2(config.out_depth)
-        # Both ways there are registers: the results come from far away, and block RAM answers late in its cycle.
+        # Pipeline registers on both sides: results come from far away, and block RAM answers late in its cycle.
         row = Signal(bits, reset_less=True)
         enables = Signal(config.banks)
         words = [Signal(8 * config.rows, name=f"word{byte}", reset_less=True) for byte in range(4)]
         m.d.sync += [row.eq(self.write_row[:bits]), enables.eq(Mux(self.write_en, self.bank_mask, 0))]
-        m.d.sync += [word.eq(given) for word, given in zip(words, self.words, strict=True)]
+        m.d.sync += [register.eq(word) for register, word in zip(words, self.words, strict=True)]
         banks = []
         for b in range(config.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * config.rows, config.out_depth)
@@ -150,25 +175,18 @@ class OutputMemory(wiring.Component):
                 read.addr.eq(self.read.row[:bits]),
                 read.en.eq(self.read.en),
             ]
-            found = Signal(8 * config.rows, name=f"found{b}", reset_less=True)
-            m.d.sync += found.eq(read.data)
-            banks.append(found)
+            word_r = Signal(8 * config.rows, name=f"word_r{b}", reset_less=True)
+            m.d.sync += word_r.eq(read.data)
+            banks.append(word_r)
         log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
-        coming_lane = Signal(log_rows)
-        lane = Signal(log_rows)
-        coming_bank = Signal(log_banks)
-        bank = Signal(log_banks)
-        coming = Signal()
-        pick = Signal()
-        m.d.sync += [coming.eq(self.read.en), pick.eq(coming)]
-        with m.If(self.read.en):
-            m.d.sync += [coming_lane.eq(self.read.lane), coming_bank.eq(self.read.bank)]
-        with m.If(coming):
-            m.d.sync += [lane.eq(coming_lane), bank.eq(coming_bank)]
-        with m.If(pick):
+        which = Signal(data.StructLayout({"lane": log_rows, "bank": log_banks}))
+        m.d.comb += [which.lane.eq(self.read.lane), which.bank.eq(self.read.bank)]
+        enables = valid_bits(m, self.read.en, 2, name="read_r")
+        which = delayed(m, which, 2, name="which", enables=enables)[-1]
+        with m.If(enables[2]):
             m.d.sync += [
-                self.read.lane_data.eq(Cat(word.word_select(lane, 8) for word in banks)),
-                self.read.word.eq(Array(banks)[bank]),
+                self.read.lane_data.eq(Cat(word.word_select(which.lane, 8) for word in banks)),
+                self.read.word.eq(Array(banks)[which.bank]),
             ]
         return m
 
@@ -184,10 +202,10 @@ class AccumulateMemory(wiring.Component):
         super().__init__(
             {
                 "write_en": In(1),
-                "write_row": In(16),
+                "write_row": In(ROW_BITS),
                 "write_data": In(width),
                 "read_en": In(1),
-                "read_row": In(16),
+                "read_row": In(ROW_BITS),
                 "read_data": Out(width),
             }
         )
@@ -211,7 +229,7 @@ class AccumulateMemory(wiring.Component):
 class ScaleMemory(wiring.Component):
     """R scale entries of 4 bytes a word, written a bus beat at a time; read data one cycle after ``read_en``.
 
-    An entry's shift above ``SHIFT_MAX`` is written as that one, so that nobody who reads it need look.
+    An entry's shift above ``SHIFT_MAX`` is written as that one, so that no reader need check it.
     """
 
     delay = 1
@@ -223,7 +241,7 @@ class ScaleMemory(wiring.Component):
                 "write_en": In(1),
                 "write": In(ScaleWrite(config)),
                 "read_en": In(1),
-                "read_row": In(16),
+                "read_row": In(ROW_BITS),
                 "read_data": Out(32 * config.rows),
             }
         )
@@ -241,9 +259,9 @@ class ScaleMemory(wiring.Component):
         assert SHIFT_MAX == 0b101111
         for entry in range(0, 8 * config.bus_bytes, 32):
             shift = data[entry + 16 : entry + 22]
-            given = self.write.data.as_value()[entry + 16 : entry + 22]
-            over = given[4] & given[5]
-            m.d.comb += shift.eq(Cat(given[:4] | over.replicate(4), given[4] & ~over, given[5]))
+            written = self.write.data.as_value()[entry + 16 : entry + 22]
+            over = written[4] & written[5]
+            m.d.comb += shift.eq(Cat(written[:4] | over.replicate(4), written[4] & ~over, written[5]))
         m.d.comb += [
             write.addr.eq(self.write.row[:bits]),
             write.data.eq(data.replicate(groups)),
@@ -289,7 +307,7 @@ class Statistics(wiring.Component):
         m.submodules.memory = memory = block_memory(80, slots)
         write = memory.write_port()
         merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
-        # The slot's old content rests in registers, then what is made of it.
+        # Three stages: read the slot, register its content, merge and write.
         stage = Signal(3)
         clear = Signal()
         slot = Signal(bits)

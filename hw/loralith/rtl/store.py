@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
@@ -20,7 +20,73 @@ from .store_data import StoreData
 from .transfer_check import TransferCheck, TransferDescriptor
 from .write_master import WriteBeat
 
-__all__ = ["StoreUnit"]
+__all__ = ["StartedStore", "StoreResponses", "StoreUnit"]
+
+
+class StartedStore(data.StructLayout):
+    """What a store's end needs: the tokens that it gives, and its index in the list."""
+
+    def __init__(self) -> None:
+        super().__init__({"signal": SEMAPHORES, "index": 32})
+
+
+class StoreResponses(wiring.Component):
+    """Completes stores in the order in which they started, each with its last response.
+
+    Responses are counted, so that they are accepted even while the semaphores are full.
+
+    Parameter: ahead, how many stores are in flight at most.
+
+    Members:
+        i: stores that start.
+        command_done: one-cycle pulse: the last response of the oldest store that waits for one. index: that store.
+        signal, complete: see ``Completion``.
+        active: a store has started and is not complete.
+        clear: forget everything.
+    """
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+        super().__init__(
+            {
+                "i": In(stream.Signature(StartedStore())),
+                "command_done": In(1),
+                "index": Out(32),
+                "signal": Out(SignalSignature),
+                "complete": Out(1),
+                "active": Out(1),
+                "clear": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.signals = signals = FIFO(SEMAPHORES, self._ahead)  # of stores that are not complete
+        m.submodules.indices = indices = FIFO(32, self._ahead)  # of stores whose responses are not all in
+        m.submodules.completion = completion = Completion()
+        connect(m, completion.signal, flipped(self.signal))
+        for block in (signals, indices, completion):
+            m.d.comb += block.clear.eq(self.clear)
+        answered = Signal(range(self._ahead + 1))
+        m.d.comb += [
+            self.i.ready.eq(signals.i.ready & indices.i.ready),
+            signals.i.valid.eq(self.i.valid & self.i.ready),
+            signals.i.payload.eq(self.i.payload.signal),
+            indices.i.valid.eq(self.i.valid & self.i.ready),
+            indices.i.payload.eq(self.i.payload.index),
+            indices.o.ready.eq(self.command_done),
+            completion.i.valid.eq(answered != 0),
+            completion.i.payload.eq(signals.o.payload),
+            signals.o.ready.eq(completion.i.valid & completion.i.ready),
+            self.index.eq(indices.o.payload),
+            self.complete.eq(completion.complete),
+            self.active.eq(signals.o.valid | completion.pending),
+        ]
+        with m.If(self.command_done ^ signals.o.ready):
+            m.d.sync += answered.eq(Mux(self.command_done, answered + 1, answered - 1))
+        with m.If(self.clear):
+            m.d.sync += answered.eq(0)
+        return m
 
 
 class StoreUnit(wiring.Component):
@@ -42,7 +108,7 @@ class StoreUnit(wiring.Component):
 
     ahead = 8
 
-    def __init__(self, config: Config, out_delay: int = 2, stat_delay: int = 1) -> None:
+    def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
         self._config, self._delays = config, (out_delay, stat_delay)
         super().__init__(
             {
@@ -73,42 +139,40 @@ class StoreUnit(wiring.Component):
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
         m.submodules.flight = flight = SkidBuffer(TransferDescriptor(Opcode.STORE))
-        m.submodules.data = data = StoreData(config, *self._delays)
-        m.submodules.signals = signals = FIFO(SEMAPHORES, self.ahead)  # of commands that are not complete
-        m.submodules.indices = indices = FIFO(32, self.ahead)  # of commands whose responses are not all in
-        m.submodules.completion = completion = Completion()
+        m.submodules.data = store_data = StoreData(config, *self._delays)
+        m.submodules.responses = responses = StoreResponses(self.ahead)
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, data.jobs)
+        connect(m, flight.o, store_data.transfers)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
-        connect(m, data.beats, flipped(self.beats))
-        connect(m, data.out_read, flipped(self.out_read))
-        connect(m, data.stat_read, flipped(self.stat_read))
-        connect(m, completion.signal, flipped(self.signal))
+        connect(m, store_data.beats, flipped(self.beats))
+        connect(m, store_data.out_read, flipped(self.out_read))
+        connect(m, store_data.stat_read, flipped(self.stat_read))
+        connect(m, responses.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
         # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, burst_skid, flight, data, signals, indices, completion, faults):
+        for block in (check, splitter, burst_skid, flight, store_data, responses, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         # A command starts only when every consumer of it is ready.
-        job = check.o.payload
+        transfer = check.o.payload
         granted = Signal()
         start = Signal()
-        takers = (splitter.i, flight.i, signals.i, indices.i)
+        takers = (splitter.i, flight.i, responses.i)
         for taker in takers:
             m.d.comb += taker.valid.eq(start)
         word_bits = exact_log2(config.bus_bytes)
-        stretch = Signal(16 + word_bits)  # bytes of all packed rows
+        packed_bytes = Signal(16 + word_bits)  # of all packed rows
         for i in range(word_bits):
-            with m.If(job.row_bytes[i]):
-                m.d.comb += stretch.eq(job.rows << i)
-        packed_beats = (stretch + config.bus_bytes - 1) >> word_bits
+            with m.If(transfer.row_bytes[i]):
+                m.d.comb += packed_bytes.eq(transfer.rows << i)
+        packed_beats = (packed_bytes + config.bus_bytes - 1) >> word_bits
         beats = Signal(BEAT_BITS)  # registered: a transfer waits at least a cycle before it starts
-        m.d.sync += beats.eq(Mux(job.packed, packed_beats, job.beats))
+        m.d.sync += beats.eq(Mux(transfer.packed, packed_beats, transfer.beats))
         # Registered for timing: only a start can take a consumer's ready away, and the flag is low in the cycle after one.
         takers_ready = Signal()
         m.d.sync += takers_ready.eq(Cat(taker.ready for taker in takers).all() & ~start)
@@ -117,39 +181,29 @@ class StoreUnit(wiring.Component):
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
-            self.wait.mask.eq(job.wait),
+            self.wait.mask.eq(transfer.wait),
             start.eq(granted & takers_ready & ~stop),
             check.o.ready.eq(start),
-            flight.i.payload.eq(job),
-            signals.i.payload.eq(job.signal),
-            indices.i.payload.eq(job.index),
-            splitter.i.payload.address.eq(job.address),
-            splitter.i.payload.rows.eq(Mux(job.packed, 1, job.rows)),
+            flight.i.payload.eq(transfer),
+            responses.i.payload.signal.eq(transfer.signal),
+            responses.i.payload.index.eq(transfer.index),
+            responses.command_done.eq(self.command_done),
+            splitter.i.payload.address.eq(transfer.address),
+            splitter.i.payload.rows.eq(Mux(transfer.packed, 1, transfer.rows)),
             splitter.i.payload.beats.eq(beats),
-            splitter.i.payload.stride.eq(job.row_stride),
+            splitter.i.payload.stride.eq(transfer.row_stride),
         ]
         issued_index = Signal(32)
         with m.If(self.wait.valid & self.wait.ready):
             m.d.sync += granted.eq(1)
         with m.If(start):
-            m.d.sync += [granted.eq(0), issued_index.eq(job.index)]
-
-        # Responses are counted, so that they are accepted even while the semaphores are full.
-        answered = Signal(range(self.ahead + 1))
-        m.d.comb += [
-            indices.o.ready.eq(self.command_done),
-            completion.i.valid.eq(answered != 0),
-            completion.i.payload.eq(signals.o.payload),
-            signals.o.ready.eq(completion.i.valid & completion.i.ready),
-        ]
-        with m.If(self.command_done ^ signals.o.ready):
-            m.d.sync += answered.eq(Mux(self.command_done, answered + 1, answered - 1))
+            m.d.sync += [granted.eq(0), issued_index.eq(transfer.index)]
         with m.If(control.clear):
-            m.d.sync += [granted.eq(0), answered.eq(0)]
+            m.d.sync += granted.eq(0)
 
         connect(m, check.fault, faults.sources[0])
         for source, valid, code, detail, index, address in (
-            (faults.sources[1], self.error, Code.AXI_WRITE_ERROR, Check.NONE, indices.o.payload, self.error_address),
+            (faults.sources[1], self.error, Code.AXI_WRITE_ERROR, Check.NONE, responses.index, self.error_address),
             (faults.sources[2], self.refused, Code.DRAM_WINDOW, Check.ADDRESS, issued_index, self.refused_address),
         ):
             m.d.comb += [
@@ -160,9 +214,10 @@ class StoreUnit(wiring.Component):
                 source.address.eq(address),
             ]
         m.d.comb += [
-            self.active.eq(granted | signals.o.valid | completion.pending),
+            self.active.eq(granted | responses.active),
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
-            control.complete.eq(completion.complete),
+            control.complete.eq(responses.complete),
         ]
-        m.d.sync += control.progress.eq(data.out_read.en | data.stat_read.en | completion.complete | (self.wait.valid & self.wait.ready))
+        moves = store_data.out_read.en | store_data.stat_read.en | responses.complete | (self.wait.valid & self.wait.ready)
+        m.d.sync += control.progress.eq(moves)
         return m

@@ -1,158 +1,145 @@
-"""What the sequencer tells the drain about a finished tile, and what travels with each of its columns."""
+"""What the blocks of the compute unit tell each other: a checked command, a step, a tile and a column of results.
 
-from amaranth.hdl import unsigned
+A field of the COMPUTE command has its name and width from the command's record, wherever it goes.
+"""
+
+from amaranth.hdl import Shape, unsigned
 from amaranth.lib import data
 
-from loralith.spec.commands import SEMAPHORES, OutMode, ScaleMode
+from loralith.spec.commands import COMPUTE
 
-__all__ = ["CommandFlags", "Plan", "Step", "Tile"]
+from .array import Base
 
+__all__ = ["COUNT_BITS", "FOLD_BITS", "Column", "CommandFlags", "Plan", "ResultFlags", "Step", "Tile", "field"]
 
-class CommandFlags(data.Struct):
-    """The COMPUTE fields that the result path needs, as in the command set."""
+COUNT_BITS = 8
+"""Of a number of rows or columns of the array, at most 64."""
 
-    acc_read: 1
-    acc_write: 1
-    out_mode: unsigned(OutMode.INT32.bit_length())
-    to_out: 1
-    to_left: 1
-    stochastic: 1
-    scale_mode: unsigned(ScaleMode.COLUMN.bit_length())
-    stat_enable: 1
-    stat_clear: 1
-    stat_slot: unsigned(8)
-    scale_m: unsigned(16)
-    scale_n: unsigned(6)
-    key0: unsigned(32)
-    key1: unsigned(32)
-    index_row_stride: unsigned(32)
-    index_col_stride: unsigned(32)
-    signal: unsigned(SEMAPHORES)
+FOLD_BITS = 5
+"""Of a fold, at most 16."""
 
 
-class Tile(data.Struct):
-    """One tile of results.
-
-    Attributes:
-        flags: of its command.
-        fold_log2: of its command.
-        rows, cols: valid outputs, 1..R and 1..C / f.
-        first, last: of its command.
-        n: output column of the tile's first column.
-        out_row, result_row: memory row of the row block in the output buffer and the left scratchpad.
-        acc_word: accumulate buffer word of the tile's first column.
-        scale_word: scale word of the row block (ROW) or of column 0 (COLUMN).
-        index: hash index of the tile's first element.
-    """
-
-    flags: CommandFlags
-    fold_log2: unsigned(4)
-    rows: unsigned(8)
-    cols: unsigned(8)
-    first: unsigned(1)
-    last: unsigned(1)
-    n: unsigned(16)
-    out_row: unsigned(16)
-    result_row: unsigned(16)
-    acc_word: unsigned(16)
-    scale_word: unsigned(16)
-    index: unsigned(32)
+def field(name: str) -> Shape:
+    """The shape of a field of the COMPUTE command."""
+    return unsigned(COMPUTE.fields[name].width)
 
 
-class Plan(data.Struct):
-    """A checked COMPUTE command whose tokens were taken; fields as in the command set.
-
-    Attributes:
-        steps0, steps1: of the array, of each segment: k over the fold, rounded up.
-    """
-
-    flags: CommandFlags
-    fold_log2: unsigned(4)
-    chained: unsigned(1)
-    shift: unsigned(5)
-    segment_wait: unsigned(SEMAPHORES)
-    read_signal: unsigned(SEMAPHORES)
-    m_rows: unsigned(16)
-    n_cols: unsigned(16)
-    k0: unsigned(17)
-    k1: unsigned(17)
-    steps0: unsigned(17)
-    steps1: unsigned(17)
-    left0_base: unsigned(16)
-    left0_stride: unsigned(16)
-    right0_base: unsigned(16)
-    right0_stride: unsigned(16)
-    left1_base: unsigned(16)
-    left1_stride: unsigned(16)
-    right1_base: unsigned(16)
-    right1_stride: unsigned(16)
-    out_base: unsigned(16)
-    out_stride: unsigned(16)
-    result_base: unsigned(16)
-    result_stride: unsigned(16)
-    acc_base: unsigned(16)
-    acc_stride: unsigned(16)
-    scale_base: unsigned(16)
-    index_base: unsigned(32)
+def _fields(*names: str) -> dict[str, Shape]:
+    return {name: field(name) for name in names}
 
 
-class Step(data.Struct):
-    """One step of the array: what to read, and what the array does with it.
+_RESULT_FLAGS = _fields(
+    "acc_read",
+    "acc_write",
+    "out_mode",
+    "to_out",
+    "to_left",
+    "stochastic",
+    "scale_mode",
+    "stat_enable",
+    "stat_clear",
+    "stat_slot",
+    "scale_m",
+    "scale_n",
+)
 
-    Attributes:
-        reads: operands are read (a step that only shifts reads none).
-        base: array.Base of the step.
-        left_position, right_position: seq position of the first element read.
-        left_row, right_row: memory row of seq position 0 of the block.
-        last: the tile ends with this step.
-        products: useful multiply-accumulates of the step: rows * cols, and how many k.
-    """
+CommandFlags = data.StructLayout(_RESULT_FLAGS | _fields("key0", "key1", "index_row_stride", "index_col_stride", "signal"))
+"""The COMPUTE fields that the result path needs."""
 
-    reads: unsigned(1)
-    base: unsigned(2)
-    fold_log2: unsigned(4)
-    left_row: unsigned(16)
-    left_position: unsigned(17)
-    right_row: unsigned(16)
-    right_position: unsigned(17)
-    last: unsigned(1)
-    rows: unsigned(8)
-    cols: unsigned(8)
-    depth: unsigned(5)
+ResultFlags = data.StructLayout(_RESULT_FLAGS | _fields("signal"))
+"""The COMPUTE fields that still matter once the sums are formed."""
 
+Tile = data.StructLayout(
+    {
+        "flags": CommandFlags,
+        "fold_log2": field("fold_log2"),
+        "rows": COUNT_BITS,
+        "cols": COUNT_BITS,
+        "first": 1,
+        "last": 1,
+        "n": field("n_cols"),
+        "out_row": field("out_base"),
+        "result_row": field("result_base"),
+        "acc_word": field("acc_base"),
+        "scale_word": field("scale_base"),
+        "index": field("index_base"),
+    }
+)
+"""One tile of results.
 
-class ResultFlags(data.Struct):
-    """The COMPUTE fields that still matter once the sums are formed."""
+Members:
+    flags, fold_log2: of its command.
+    rows, cols: valid outputs, 1..R and 1..C / f.
+    first, last: it is the first, the last tile of its command.
+    n: output column of the tile's first column.
+    out_row, result_row: memory row of the row block in the output buffer and the left scratchpad.
+    acc_word: accumulate buffer word of the tile's first column.
+    scale_word: scale word of the row block (ROW) or of column 0 (COLUMN).
+    index: hash index of the tile's first element.
+"""
 
-    acc_read: 1
-    acc_write: 1
-    out_mode: unsigned(OutMode.INT32.bit_length())
-    to_out: 1
-    to_left: 1
-    stochastic: 1
-    scale_mode: unsigned(ScaleMode.COLUMN.bit_length())
-    stat_enable: 1
-    stat_clear: 1
-    stat_slot: unsigned(8)
-    scale_m: unsigned(16)
-    scale_n: unsigned(6)
-    signal: unsigned(SEMAPHORES)
+Plan = data.StructLayout(
+    {
+        "flags": CommandFlags,
+        **_fields("fold_log2", "chained", "shift", "segment_wait", "read_signal", "m_rows", "n_cols", "k0", "k1"),
+        "steps0": field("k0"),
+        "steps1": field("k1"),
+        **_fields("left0_base", "left0_stride", "right0_base", "right0_stride"),
+        **_fields("left1_base", "left1_stride", "right1_base", "right1_stride"),
+        **_fields("out_base", "out_stride", "result_base", "result_stride", "acc_base", "acc_stride", "scale_base", "index_base"),
+    }
+)
+"""A checked COMPUTE command whose tokens were taken; fields as in the command set.
 
+Members:
+    steps0, steps1: steps of the array in each segment: k over the fold, rounded up.
+"""
 
-class Column(data.Struct):
-    """What travels with one output column.
+Step = data.StructLayout(
+    {
+        "reads": 1,
+        "base": Shape.cast(Base),
+        "fold_log2": field("fold_log2"),
+        "left_row": field("left0_base"),
+        "left_position": field("k0"),
+        "right_row": field("right0_base"),
+        "right_position": field("k0"),
+        "last": 1,
+        "rows": COUNT_BITS,
+        "cols": COUNT_BITS,
+        "depth": FOLD_BITS,
+    }
+)
+"""One step of the array: what to read, and what the array does with it.
 
-    Attributes:
-        rows: valid rows, 1..R.
-        first, last: column of its command.
-        n: output column.
-        out_row, result_row: memory row of the row block in the output buffer and the left scratchpad.
-    """
+Members:
+    reads: operands are read (a step that only shifts reads none).
+    base: ``array.Base`` of the step.
+    fold_log2: of its command.
+    left_row, right_row: memory row of seq position 0 of the block.
+    left_position, right_position: seq position of the first element read.
+    last: the tile ends with this step.
+    depth: how many k it reduces.
+    rows, cols: of its tile, a cycle after the step: useful multiply-accumulates are rows * cols * depth.
+"""
 
-    flags: ResultFlags
-    rows: unsigned(8)
-    first: unsigned(1)
-    last: unsigned(1)
-    n: unsigned(16)
-    out_row: unsigned(16)
-    result_row: unsigned(16)
+Column = data.StructLayout(
+    {
+        "flags": ResultFlags,
+        "rows": COUNT_BITS,
+        "first": 1,
+        "last": 1,
+        "n": field("n_cols"),
+        "out_row": field("out_base"),
+        "result_row": field("result_base"),
+    }
+)
+"""What travels with one output column.
+
+Members:
+    flags: of its command.
+    rows: valid rows, 1..R.
+    first, last: column of its command.
+    n: output column.
+    out_row, result_row: memory row of the row block in the output buffer and the left scratchpad.
+"""

@@ -12,6 +12,7 @@ from loralith.spec.registers import ADDRESS_BITS
 from .axi import Axi4Signature, AxiLiteSignature, port_names
 from .bus import BusSide
 from .compute import ComputeUnit
+from .interfaces import compute_ports
 from .memories import OperandMemory, OutputMemory, Statistics
 
 __all__ = ["Loralith"]
@@ -55,21 +56,10 @@ class Loralith(wiring.Component):
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)  # type: ignore[attr-defined]
         m.d.comb += [self.irq.eq(bus.irq), bus.reset.eq(reset), compute.reset.eq(reset)]
 
-        connect(m, bus.commands, compute.commands)
-        connect(m, bus.compute, compute.control)
-        connect(m, compute.fault, bus.compute_fault)
-        connect(m, compute.wait, bus.compute_wait)
-        connect(m, compute.segment_wait, bus.segment_wait)
-        connect(m, compute.read_signal, bus.compute_read)
-        connect(m, compute.done_signal, bus.compute_done)
-        connect(m, bus.operand, compute.operand_write)
-        connect(m, bus.scale, compute.scale_write)
-        connect(m, bus.out_read, compute.out_read)
-        connect(m, bus.stat_read, compute.stat_read)
-        m.d.comb += [
-            bus.step.eq(compute.step),
-            bus.drain_busy.eq(compute.draining),
-            bus.macs.eq(compute.macs),
-            bus.saturations.eq(compute.saturations),
-        ]
+        for name, member in compute_ports(config).items():
+            ours, theirs = getattr(bus, name), getattr(compute, name)
+            if member.is_signature:
+                connect(m, ours, theirs)
+            else:
+                m.d.comb += ours.eq(theirs) if member.flow is In else theirs.eq(ours)
         return m

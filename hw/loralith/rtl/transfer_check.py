@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.enum import Enum
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from loralith.spec.commands import COMMANDS, STAT_BYTES, LoadTarget, Opcode, StoreSource
+from loralith.spec.commands import COMMANDS, LoadTarget, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .bursts import BEAT_BITS
+from .compare import LessThan
 from .extent import Extent
 from .interfaces import CommandEntry, FaultSignature, record_layout
+from .transfer_rules import rules_of, words
 
-__all__ = ["TransferDescriptor", "TransferCheck"]
+__all__ = ["TransferFieldCheck", "TransferRegionCheck", "TransferCheck", "TransferDescriptor"]
 
 
 class State(Enum, shape=3):
@@ -36,10 +38,111 @@ class TransferDescriptor(data.StructLayout):
         super().__init__(fields | {"index": 32, "beats": BEAT_BITS} | ({"words": BEAT_BITS} if opcode is Opcode.LOAD else {}))
 
 
+class TransferFieldCheck(wiring.Component):
+    """The checks of single fields, and of those that name choices.
+
+    Members:
+        next_command, command: the bits of the command in ``look``, and from the cycle after it on.
+        look, size: the command's first and second cycle.
+        reserved, choice, count, address, stride: which checks fail; ``choice`` two cycles after ``look``, the others one.
+    """
+
+    def __init__(self, config: Config, opcode: Opcode) -> None:
+        self._config, self._opcode = config, opcode
+        bits = In(8 * COMMANDS[opcode].size)
+        verdicts = ("reserved", "choice", "count", "address", "stride")
+        super().__init__({"next_command": bits, "command": bits, "look": In(1), "size": In(1)} | {name: Out(1) for name in verdicts})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        record, rules = COMMANDS[self._opcode], rules_of(self._config, self._opcode)
+        word_bits = exact_log2(self._config.bus_bytes)
+        fields, command = (data.View(record_layout(record), bits) for bits in (self.next_command, self.command))
+        packed = fields.packed if self._opcode is Opcode.STORE else 0
+        flags = Signal(len(rules.flags(fields)))
+        with m.If(self.look):
+            m.d.sync += [
+                flags.eq(Cat(rules.flags(fields))),
+                self.reserved.eq((self.next_command & record.reserved_mask).any()),
+                self.count.eq((fields.rows == 0) | (fields.row_bytes == 0)),
+                self.address.eq(fields.address[:word_bits].any()),
+                self.stride.eq((fields.rows != 1) & ~packed & fields.row_stride[:word_bits].any()),
+            ]
+        with m.If(self.size):
+            m.d.sync += self.choice.eq(~rules.meaning(command, flags))
+        return m
+
+
+class TransferRegionCheck(wiring.Component):
+    """Whether the on-chip regions of a command end inside their memory: one, and of a load into both scratchpads the right one after it.
+
+    Members:
+        next_command, command, look, size: see ``TransferFieldCheck``. ``size`` comes once for each region.
+        start: begin a region's check, in the cycle after its ``size``.
+        done: the result is there, see ``Extent``.
+        more: it is that of the left region of a load into both. go_on: turn to the right one.
+        left_fails, fails, detail: the left region of a load into both does not fit; the last one does not, and which it is.
+
+    Attributes:
+        delay: cycles from ``start`` to ``done``.
+    """
+
+    count = 24
+    delay = Extent.delay_of(count)
+
+    def __init__(self, config: Config, opcode: Opcode) -> None:
+        self._config, self._opcode = config, opcode
+        self._extent = Extent(base=16, count=self.count, stride=16, length=22, limit=17)
+        bits = In(8 * COMMANDS[opcode].size)
+        inputs, outputs = ("look", "size", "start", "go_on"), ("done", "more", "left_fails", "fails")
+        super().__init__(
+            {"next_command": bits, "command": bits, "detail": Out(8)}
+            | {name: In(1) for name in inputs}
+            | {name: Out(1) for name in outputs}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.extent = extent = self._extent
+        record, rules, load = COMMANDS[self._opcode], rules_of(self._config, self._opcode), self._opcode is Opcode.LOAD
+        fields, command = (data.View(record_layout(record), bits) for bits in (self.next_command, self.command))
+        # Lanes and seq positions in one cycle, blocks of lanes and memory rows in the next.
+        lanes = Signal(24)
+        seqs = Signal(24)
+        blocks = Signal(24)
+        length = Signal(22)
+        limit = Signal(17)
+        second = Signal()
+        left_failed = Signal()
+        region = rules.region(command, lanes, seqs, second)
+        both = command.target == LoadTarget.BOTH if load else Const(0)
+        m.d.comb += [
+            extent.base.eq(Mux(second, command.right_base, command.base) if load else command.base),
+            extent.count.eq(blocks),
+            extent.stride.eq(Mux(second, command.right_stride, command.block_stride) if load else command.block_stride),
+            extent.length.eq(length),
+            extent.limit.eq(limit),
+            extent.start.eq(self.start),
+            self.done.eq(extent.done),
+            self.more.eq(both & ~second),
+            self.left_fails.eq(second & left_failed),
+            self.fails.eq(~extent.ok),
+            self.detail.eq(region.detail),
+        ]
+        with m.If(self.look):
+            along_lanes, along_seq = rules.shape(fields)
+            m.d.sync += [lanes.eq(along_lanes), seqs.eq(along_seq), second.eq(0)]
+        with m.If(self.size):
+            m.d.sync += [blocks.eq(region.blocks), length.eq(region.length), limit.eq(region.limit)]
+        with m.If(self.go_on):
+            m.d.sync += [second.eq(1), left_failed.eq(~extent.ok), lanes.eq(command.row_bytes), seqs.eq(command.rows)]
+        return m
+
+
 class TransferCheck(wiring.Component):
     """Takes commands from a queue, checks them, and passes those that may run.
 
-    A check takes ``delay`` cycles and goes on while the previous command waits in ``o``.
+    A check goes on while the previous command waits in ``o``.
 
     Parameters: config; opcode, LOAD or STORE.
 
@@ -50,13 +153,19 @@ class TransferCheck(wiring.Component):
         fault: the first command that fails; nothing is taken after it. Held until ``clear``.
         stop: take no more commands.
         clear: forget everything.
+
+    Attributes:
+        delay: cycles from ``i`` to ``o``, if nothing waits there. both_delay: the same of a load into both scratchpads.
     """
+
+    count = 16
+    delay = max(TransferRegionCheck.delay, Extent.delay_of(count)) + 4
+    both_delay = delay + TransferRegionCheck.delay + 2
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
-        self._region = Extent(base=16, count=24, stride=16, length=22, limit=17)
-        self._dram = Extent(base=64, count=16, stride=32, length=24, limit=64)
-        self.delay = max(self._region.delay, self._dram.delay) + 3
+        self._regions = TransferRegionCheck(config, opcode)
+        self._dram = Extent(base=64, count=self.count, stride=32, length=24, limit=64)
         super().__init__(
             {
                 "i": In(stream.Signature(CommandEntry)),
@@ -71,113 +180,68 @@ class TransferCheck(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.region, m.submodules.dram = region, dram = self._region, self._dram
-        record = COMMANDS[self._opcode]
-        word_bits = exact_log2(self._config.bus_bytes)
-        coming = data.View(record_layout(record), self.i.payload.bits)
-        raw = Signal(8 * record.size)
+        record, rules, load = COMMANDS[self._opcode], rules_of(self._config, self._opcode), self._opcode is Opcode.LOAD
+        m.submodules.fields = checked = TransferFieldCheck(self._config, self._opcode)
+        m.submodules.regions, m.submodules.dram = regions, dram = self._regions, self._dram
+        m.submodules.below_base = below_base = LessThan(64)
+        bits = Signal(8 * record.size)
         index = Signal.like(self.i.payload.index)
-        command = data.View(record_layout(record), raw)
-        passes = Signal()
-
-        # Verdicts that need no extent, registered: (fails, code, detail).
-        reserved, enum, size, address, stride = (Signal(name=name) for name in ("reserved", "enum", "size", "address", "stride"))
-        # Lanes and seq positions in one cycle, blocks of lanes and memory rows in the next.
-        lanes = Signal(24)
-        seqs = Signal(24)
-        # A load into both scratchpads has its second region checked after the first.
-        again = Signal()
-        left_failed = Signal()
-        count = Signal(24)
-        length = Signal(22)
-        limit = Signal(17)
-        row_beats = Signal(BEAT_BITS)
+        command = data.View(record_layout(record), bits)
+        row_bytes = Signal(24)  # in DRAM
         state = Signal(State)
-        m.d.comb += row_beats.eq((command.row_bytes + self._config.bus_bytes - 1) >> word_bits)
-        load = self._opcode is Opcode.LOAD
-        row_length = Signal(24)  # bytes of a row in DRAM
-        if load:
-            with m.If(state == State.LOOK):
-                m.d.sync += row_length.eq(Mux(coming.packed4, (coming.row_bytes + 1) >> 1, coming.row_bytes))
-        else:
-            m.d.comb += row_length.eq(command.row_bytes)
-        look, meaning, measure = (
-            (self._load, self._load_meaning, self._load_size) if load else (self._store, self._store_meaning, self._store_size)
-        )
-        parts, along_lanes, along_seq = look(coming)
-        flags = Signal(len(parts))
-        low_below = Signal()
-        high_below = Signal()
-        high_equal = Signal()
-        blocks, memory_rows, depth, check = measure(command, lanes, seqs, again)
-        packed = 0 if load else coming.packed
-        both = command.target == LoadTarget.BOTH if load else Const(0)
-
         m.d.comb += [
-            region.base.eq(Mux(again, command.right_base, command.base) if load else command.base),
-            region.count.eq(count),
-            region.stride.eq(Mux(again, command.right_stride, command.block_stride) if load else command.block_stride),
-            region.length.eq(length),
-            region.limit.eq(limit),
             dram.base.eq(command.address),
             dram.count.eq(command.rows),
             dram.stride.eq(command.row_stride),
-            dram.length.eq(row_length),
+            dram.length.eq(row_bytes),
             dram.limit.eq(self.window_limit),
+            dram.start.eq(state == State.START),
+            # Ready long before its use: the command stays for many cycles.
+            below_base.a.eq(command.address),
+            below_base.b.eq(self.window_base),
+            below_base.enable.eq(1),
+            regions.start.eq(state == State.START),
+            regions.go_on.eq((state == State.WAIT) & regions.done & dram.done & regions.more),
         ]
-        # In halves, for half the carry; the command stays for many cycles.
-        base = self.window_base
-        m.d.sync += [
-            low_below.eq(command.address[:32] < base[:32]),
-            high_below.eq(command.address[32:] < base[32:]),
-            high_equal.eq(command.address[32:] == base[32:]),
-        ]
-        below = high_below | (high_equal & low_below)
+        for block in (checked, regions):
+            m.d.comb += [block.next_command.eq(self.i.payload.bits), block.command.eq(bits)]
+            m.d.comb += [block.look.eq(state == State.LOOK), block.size.eq(state == State.SIZE)]
+        if load:
+            with m.If(state == State.LOOK):
+                m.d.sync += row_bytes.eq(rules.row_bytes(data.View(record_layout(record), self.i.payload.bits)))
+        else:
+            m.d.comb += row_bytes.eq(rules.row_bytes(command))
+
+        passes = Signal()
         with m.Switch(state):
             with m.Case(State.LOOK):
-                m.d.sync += [
-                    reserved.eq((self.i.payload.bits & record.reserved_mask).any()),
-                    flags.eq(Cat(parts)),
-                    size.eq((coming.rows == 0) | (coming.row_bytes == 0)),
-                    address.eq(coming.address[:word_bits].any()),
-                    stride.eq((coming.rows != 1) & ~packed & coming.row_stride[:word_bits].any()),
-                    lanes.eq(along_lanes),
-                    seqs.eq(along_seq),
-                    again.eq(0),
-                    raw.eq(self.i.payload.bits),
-                    index.eq(self.i.payload.index),
-                ]
+                m.d.sync += [bits.eq(self.i.payload.bits), index.eq(self.i.payload.index)]
                 m.d.comb += self.i.ready.eq(~self.stop & ~self.fault.valid)
-                with m.If(self.i.valid & ~self.stop & ~self.fault.valid):
+                with m.If(self.i.valid & self.i.ready):
                     m.d.sync += state.eq(State.SIZE)
             with m.Case(State.SIZE):
-                m.d.sync += enum.eq(~meaning(command, flags))
-                m.d.sync += [count.eq(blocks), length.eq(memory_rows), limit.eq(depth), state.eq(State.START)]
+                m.d.sync += state.eq(State.START)
             with m.Case(State.START):
-                m.d.comb += [region.start.eq(1), dram.start.eq(1)]
                 m.d.sync += state.eq(State.WAIT)
             with m.Case(State.WAIT):
-                with m.If(region.done & dram.done):
-                    m.d.sync += [state.eq(State.JUDGE), left_failed.eq(Mux(again, left_failed, ~region.ok))]
-                    with m.If(both & ~again):
-                        m.d.sync += [again.eq(1), lanes.eq(command.row_bytes), seqs.eq(command.rows), state.eq(State.SIZE)]
+                with m.If(regions.done & dram.done):
+                    m.d.sync += state.eq(Mux(regions.more, State.SIZE, State.JUDGE))
             with m.Case(State.JUDGE):
                 verdicts = (
-                    (reserved, Code.BAD_FIELD, Check.RESERVED, 0),
-                    (enum, Code.BAD_FIELD, Check.ENUM, 0),
-                    (size, Code.BAD_FIELD, Check.SIZE, 0),
-                    (address, Code.MISALIGNED, Check.ADDRESS, command.address),
-                    (stride, Code.MISALIGNED, Check.STRIDE, command.address),
-                    (again & left_failed, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
-                    (~region.ok, Code.SCRATCHPAD_BOUNDS, check, 0),
-                    (below | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
+                    (checked.reserved, Code.BAD_FIELD, Check.RESERVED, 0),
+                    (checked.choice, Code.BAD_FIELD, Check.ENUM, 0),
+                    (checked.count, Code.BAD_FIELD, Check.SIZE, 0),
+                    (checked.address, Code.MISALIGNED, Check.ADDRESS, command.address),
+                    (checked.stride, Code.MISALIGNED, Check.STRIDE, command.address),
+                    (regions.left_fails, Code.SCRATCHPAD_BOUNDS, Check.LEFT, 0),
+                    (regions.fails, Code.SCRATCHPAD_BOUNDS, regions.detail, 0),
+                    (below_base.less | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
                 )
                 with m.If(Cat(fails for fails, *_ in verdicts).any()):
-                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index)]
+                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index), state.eq(State.LOOK)]
                     for fails, code, detail, where in reversed(verdicts):
                         with m.If(fails):
                             m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(where)]
-                    m.d.sync += state.eq(State.LOOK)
                 with m.Elif(~self.o.valid):
                     m.d.comb += passes.eq(~self.stop)
                     m.d.sync += state.eq(State.LOOK)
@@ -188,67 +252,12 @@ class TransferCheck(wiring.Component):
             m.d.sync += self.o.valid.eq(1)
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        # Whatever is there, until it is valid: what enables so many registers should be one.
+        # Enabled whatever is there: a clock enable of so many registers is one signal.
         with m.If(~self.o.valid):
-            m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(row_beats)]
+            m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(words(command.row_bytes, self._config.bus_bytes))]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]
             if load:
-                m.d.sync += self.o.payload.words.eq((row_length + self._config.bus_bytes - 1) >> word_bits)
+                m.d.sync += self.o.payload.words.eq(words(row_bytes, self._config.bus_bytes))
         with m.If(self.clear):
             m.d.sync += [self.o.valid.eq(0), self.fault.valid.eq(0)]
         return m
-
-    def _load(self, c: data.View) -> tuple[list[Value], Value, Value]:
-        """(what its meaning hangs on, lanes, seq positions) of a LOAD; of a vector of scales, its bytes for seq positions."""
-        seqs = Mux((c.target == LoadTarget.SCALE) | c.transpose, c.row_bytes, c.rows + c.pad_rows)
-        return [c.rows == 1, c.pad_rows == 0, c.block_stride == 0], Mux(c.transpose, c.rows, c.row_bytes), seqs
-
-    def _load_meaning(self, c: data.View, flags: Value) -> Value:
-        """Whether the fields that name choices go together, in a LOAD."""
-        one_row, no_pad, no_stride = flags
-        plain = one_row & ~c.transpose & ~c.packed4 & no_pad & no_stride
-        both_can = c.transpose & (self._config.cols >= self._config.bus_bytes)
-        return (
-            (c.target <= max(LoadTarget))
-            & ~(c.transpose & ~no_pad)
-            & ((c.target != LoadTarget.SCALE) | plain)
-            & ((c.target != LoadTarget.BOTH) | both_can)
-        )
-
-    def _load_size(self, c: data.View, lanes: Value, seqs: Value, again: Value) -> tuple[Value, Value, Value, Value]:
-        """(blocks of lanes, memory rows per block, rows of the memory, detail) of a LOAD; ``again``: of its right region."""
-        config = self._config
-        R, C, W = config.rows, config.cols, config.bus_bytes
-        scale, right = c.target == LoadTarget.SCALE, (c.target == LoadTarget.RIGHT) | again
-        blocks = Mux(scale, 1, Mux(right, _ceil(lanes, C), _ceil(lanes, R)))
-        limit = Mux(scale, config.scale_depth, Mux(right, config.right_depth, config.left_depth))
-        return blocks, Mux(scale, _ceil(seqs, 4 * R), _ceil(seqs, W)), limit, Mux(scale, Check.SCALE, Mux(right, Check.RIGHT, Check.LEFT))
-
-    def _store(self, c: data.View) -> tuple[list[Value], Value, Value]:
-        """The first of a STORE; of statistics, their bytes for seq positions."""
-        power = Value.cast(0)
-        for log in range(exact_log2(self._config.bus_bytes)):
-            power = power | (c.row_bytes == 1 << log)
-        slots = c.row_bytes[: exact_log2(STAT_BYTES)] == 0
-        stats = c.source == StoreSource.STATS
-        flags = [c.rows == 1, c.block_stride == 0, slots, power, c.row_stride == c.row_bytes]
-        return flags, Mux(c.transpose, c.row_bytes, c.rows), Mux(c.transpose & ~stats, c.rows, c.row_bytes)
-
-    def _store_meaning(self, c: data.View, flags: Value) -> Value:
-        """The second of a STORE."""
-        one_row, no_stride, slots, power, dense = flags
-        plain = one_row & ~c.transpose & ~c.packed & no_stride & slots
-        return (c.source <= max(StoreSource)) & ((c.source != StoreSource.STATS) | plain) & (~c.packed | (power & dense))
-
-    def _store_size(self, c: data.View, lanes: Value, seqs: Value, again: Value) -> tuple[Value, Value, Value, Value]:
-        """The third of a STORE."""
-        config = self._config
-        stats = c.source == StoreSource.STATS
-        rows = Mux(stats, _ceil(seqs, STAT_BYTES), _ceil(seqs, config.bus_bytes))
-        limit = Mux(stats, config.stat_slots, config.out_depth)
-        return Mux(stats, 1, _ceil(lanes, config.rows)), rows, limit, Mux(stats, Check.STAT, Check.OUT)
-
-
-def _ceil(value: Value, unit: int) -> Value:
-    """ceil(value / unit), ``unit`` a power of two."""
-    return (value + unit - 1) >> exact_log2(unit)

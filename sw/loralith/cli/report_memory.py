@@ -21,9 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--methods", help="names with commas; FP32 LoRA is always among them (default: all)")
-    parser.add_argument(
-        "--model", help="plan a step on the device of sd15, sdxl or a U-Net's config.json, and measure nothing"
-    )
+    parser.add_argument("--model", help="plan a step on the device of sd15, sdxl or a U-Net's config.json, and measure nothing")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as PNG, SVG or PDF")
 
 

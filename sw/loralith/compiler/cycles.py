@@ -17,40 +17,43 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from loralith.compiler.latencies import (
+    BURST_SPLIT_LATENCY,
+    CHECK_BOTH_LATENCY,
+    CHECK_LATENCY,
+    DECODE_LATENCY,
+    FETCH_AHEAD,
+    LOAD_DONE_LATENCY,
+    PIPELINE_LATENCY,
+    QUEUE_LATENCY,
+    READ_DONE_LATENCY,
+    START_LATENCY,
+    TILE_INTERVAL,
+    TRANSFERS_IN_FLIGHT,
+)
 from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode
 from loralith.spec.config import Config
 
 __all__ = ["Activity", "Memory", "Timeline", "model"]
 
-# Latencies and intervals of the RTL in cycles, as its waveforms show them. A token can be taken in the cycle in which it is signalled.
+# Latencies and intervals in cycles that span several blocks, as waveforms show them; those of a block are generated from its RTL
+# (`latencies.py`). A token can be taken in the cycle in which it is signalled.
 FIRST_FETCH_LATENCY = 17  # from the doorbell to the first descriptor's address
 FETCH_INTERVAL = 3  # from one descriptor's address to the next one's
-FETCH_AHEAD = 8  # descriptors that the fetch asks for before the queues take them
 ARRIVAL_LATENCY = 3  # from a descriptor's last word to its last word out of the fetch
 REQUEST_LATENCY = 12  # from there to the next address
-QUEUE_LATENCY = 5  # from there to a unit
-CHECK_LATENCY = 32  # a transfer's check
-CHECK_BOTH_LATENCY = 62  # of a load into both scratchpads, which goes through all states but the first and last twice
 GRANT_LATENCY = 2  # from the last of a command's tokens to the cycle in which it takes them
-BURST_SPLIT_LATENCY = 3  # from there to a transfer's bursts being prepared
-FIRST_ADDRESS_LATENCY = 6  # from there to the first address on the bus
-BURSTS_AHEAD = 7  # prepared before their addresses are on the bus
-GATE_DEPTH = 4  # of these, with the fetch's: their order does not change any more
-LOAD_DONE_LATENCY = 5  # from a load's last write to its tokens
+FIRST_ADDRESS_LATENCY = 6  # from a transfer's first burst prepared to the first address on the bus
+BURSTS_AHEAD = 7  # bursts prepared before their addresses are on the bus
+GATE_DEPTH = 4  # of the bursts that are prepared, with the fetch's: their order does not change any more
 LOAD_DONE_INTERVAL = 7  # between the tokens of two loads
-DECODE_LATENCY = 26  # a compute's check
 DEVICE_SHIFT_LATENCY = 24  # a shift that the device sets, about: it depends on the maximum
-START_LATENCY = 4  # from a compute command taking its tokens to its first step
 SEGMENT_LATENCY = 2  # from a second segment's tokens taken, which is not before the first one's last step, to its first step
-READ_DONE_LATENCY = 2  # from its last step to its read tokens
-PIPELINE_LATENCY = 27  # from a tile's last step to its first result
 FIRST_STORE_LATENCY = 12  # from a store's tokens taken to its first word
 STORE_INTERVAL = 6  # from one store's last word to the first one of the next
 RESPONSE_LATENCY = 3  # from the last response to the store's tokens
 END_LATENCY = 4  # from the last tokens to the end
-TILE_INTERVAL = 5  # least cycles between two tiles
-TRANSFERS_IN_FLIGHT = 8  # of each transfer unit
 
 
 @dataclass(frozen=True)

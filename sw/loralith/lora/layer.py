@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, int_layout, row_major, skinny_shape
+from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, int_layout, operand_bytes, row_major, skinny_shape
 from loralith.device.base import Device
 from loralith.spec.scheme import FQT, SchemeError
 
@@ -33,7 +33,7 @@ class Activation:
     def place(cls, device: Device, x: Quantized) -> Activation:
         """Copies X [T, I] to the device; the caller is its first holder."""
         layout = row_major(x.q.shape[0], x.q.shape[1], device.config)
-        layout = layout.at(device.alloc(layout.nbytes + 64))  # the bus reads whole words past the last row
+        layout = layout.at(device.alloc(operand_bytes(layout, device.config)))
         device.write(layout.address, layout.pack(x.q))
         return cls(device, layout, x.scale, x.clipped)
 
@@ -137,8 +137,7 @@ class DeviceLayer:
     # Memory.
 
     def _reserve(self, layout: MatrixLayout, addresses: list[int]) -> MatrixLayout:
-        # Folded loads and the bus read whole words past the last row.
-        address = self.device.alloc(layout.nbytes + 64)
+        address = self.device.alloc(operand_bytes(layout, self.config))
         addresses.append(address)
         return layout.at(address)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loralith.compiler.schedules.layer_lists import ListShape, Operand, PassShape, compile_layer, compile_measuring, placed
 from loralith.compiler.schedules.passes import SKINNY_STATS_BYTES
-from loralith.compiler.storage.layout import MatrixLayout, row_major
+from loralith.compiler.storage.layout import MatrixLayout, operand_bytes, row_major
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.device_shift import DeviceShift
 from loralith.spec.numerics import Requantization
@@ -32,8 +32,7 @@ class ListedPasses(Passes):
         return PassShape(T, weight.cols, weight.rows, self.memory.rank, 4 if weight.packed4 else 8, forward)
 
     def _place(self, layout: MatrixLayout, values: NDArray | None = None) -> MatrixLayout:
-        # Folded loads and the bus read whole words past the last row.
-        layout = layout.at(self.device.alloc(layout.nbytes + 64))
+        layout = layout.at(self.device.alloc(operand_bytes(layout, self.config)))
         if values is not None:
             self.device.write(layout.address, layout.pack(values))
         return layout

@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 from loralith.rtl.bursts import BurstSplitter
 from loralith.rtl.gate import BurstGate
 from loralith.spec.config import Config
+from loralith.verif.block_test import assert_each_equal
 
 
 def config(bus_bytes: int, max_burst: int) -> Config:
@@ -80,7 +81,8 @@ def test_bursts_cover_each_row_and_cross_no_line(bus_bytes, max_burst, stall):
         for _ in range(20)
     ]
     got, _ = split(bus_bytes, max_burst, transfers, stall)
-    assert got == [burst for t in transfers for burst in model(t, bus_bytes, max_burst)]
+    wanted = [(burst, transfer) for transfer in transfers for burst in model(transfer, bus_bytes, max_burst)]
+    assert_each_equal("burst", got, [burst for burst, _ in wanted], [transfer for _, transfer in wanted])
 
 
 def test_one_burst_per_cycle_while_rows_fit_one():
@@ -118,7 +120,7 @@ def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes, limit
             ctx.set(dut.i.valid, 0)
             assert not ctx.get(dut.o.valid), "the verdict takes a cycle"
             await ctx.tick()
-            assert ctx.get(dut.o.valid) == expected
+            assert ctx.get(dut.o.valid) == expected, f"burst at {tried:#x}"
             await ctx.tick()
         assert ctx.get(dut.refused) == (not passes)
         if not passes:

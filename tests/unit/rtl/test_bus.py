@@ -7,6 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from loralith.rtl.bus import BusSide
+from loralith.rtl.memories import OperandMemory, OutputMemory, Statistics
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, Command, Opcode, StoreSource
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.registers import COUNTERS, REGISTERS, address_of
@@ -16,7 +17,7 @@ from loralith.verif.axi_model import AxiLiteHost, AxiMemory, Stalls
 BASE, SIZE = 0x1_0000_0000, 1 << 17
 LIST = BASE + SIZE - 0x4000 - 0x40  # so that lists cross 4 KB lines
 TARGET = BASE + SIZE // 2
-OUT_DELAY, STAT_DELAY = 2, 1
+OUT_DELAY, STAT_DELAY = OutputMemory.delay, Statistics.delay
 TINY = PRESETS["tiny"]
 
 
@@ -25,7 +26,7 @@ class Machine:
 
     def __init__(self, config: Config, stalls: Stalls, seed: int = 0, error=lambda address: 0, compute_cycles: int = 20):
         self.config, self.rng, self.compute_cycles = config, random.Random(seed), compute_cycles
-        self.dut = BusSide(config, out_delay=OUT_DELAY, stat_delay=STAT_DELAY)
+        self.dut = BusSide(config, OperandMemory.write_delay, OUT_DELAY, STAT_DELAY)
         self.memory = AxiMemory(self.dut.axi, config.bus_bytes, BASE, SIZE, stalls=stalls, seed=seed, error=error)
         self.memory.data[:] = self.rng.randbytes(SIZE)
         self.host = AxiLiteHost(self.dut.control, seed=seed, stall=self.rng.choice([0.0, 0.3]))

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.compute import ComputeUnit
 from loralith.rtl.memories import OutputMemory
@@ -13,6 +12,7 @@ from loralith.spec.commands import Command, Opcode, OutMode, ScaleMode
 from loralith.spec.config import PRESETS
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import assert_each_equal, simulate
 
 CONFIG = PRESETS["tiny"]
 R, C, W = CONFIG.rows, CONFIG.cols, CONFIG.banks
@@ -40,10 +40,10 @@ class Bench:
                     "seq": [0] * W,
                     "word": word[: max(R, C)],
                 }
-                ctx.set(unit.operand_write.payload, payload)
-                ctx.set(unit.operand_write.valid, 1)
-                await ctx.tick().until(unit.operand_write.ready)
-                ctx.set(unit.operand_write.valid, 0)
+                ctx.set(unit.operand.payload, payload)
+                ctx.set(unit.operand.valid, 1)
+                await ctx.tick().until(unit.operand.ready)
+                ctx.set(unit.operand.valid, 0)
 
     async def write_scales(self, entries, base):
         ctx, unit = self.ctx, self.unit
@@ -52,45 +52,45 @@ class Bench:
         image += bytes(-len(image) % W)
         for beat in range(len(image) // W):
             ctx.set(
-                unit.scale_write.payload,
+                unit.scale.payload,
                 {"row": base + beat // groups, "group": beat % groups, "data": list(image[beat * W : beat * W + W])},
             )
-            ctx.set(unit.scale_write.valid, 1)
+            ctx.set(unit.scale.valid, 1)
             await ctx.tick()
-        ctx.set(unit.scale_write.valid, 0)
+        ctx.set(unit.scale.valid, 0)
 
     async def run(self, commands, timeout=3000):
         """Issue commands back to back; returns (completed, macs, saturations) or raises at the timeout."""
         ctx, unit = self.ctx, self.unit
         queue, done, macs, saturations = list(commands), 0, 0, 0
-        for port in (unit.wait, unit.segment_wait, unit.read_signal, unit.done_signal):
+        for port in (unit.compute_wait, unit.segment_wait, unit.compute_read, unit.compute_done):
             ctx.set(port.ready, 1)
         for _ in range(timeout):
             if queue:
                 ctx.set(unit.commands.payload.bits, int.from_bytes(queue[0].pack(), "little"))
                 ctx.set(unit.commands.payload.index, len(commands) - len(queue))
             ctx.set(unit.commands.valid, bool(queue))
-            for port in (unit.wait, unit.segment_wait, unit.read_signal):
+            for port in (unit.compute_wait, unit.segment_wait, unit.compute_read):
                 ctx.set(port.ready, self.rng.randrange(2))
             if ctx.get(unit.commands.ready) and queue:
                 queue.pop(0)
-            done += ctx.get(unit.control.complete)
+            done += ctx.get(unit.compute.complete)
             macs += ctx.get(unit.macs)
             saturations += ctx.get(unit.saturations)
             await ctx.tick()
-            if ctx.get(unit.fault.valid):
+            if ctx.get(unit.compute_fault.valid):
                 return done, macs, saturations
-            if done == len(commands) and not ctx.get(unit.control.busy):
+            if done == len(commands) and not ctx.get(unit.compute.busy):
                 return done, macs, saturations
         raise AssertionError("the command did not complete")
 
-    async def read_out(self, rows, cols, base, stride, wide):
+    async def read_out(self, rows, cols, base, stride, int32):
         ctx, unit = self.ctx, self.unit
         result = np.zeros((rows, cols), np.int64)
         per_row = []
         for row in range(rows):
             image = []
-            for word in range(-(-cols * (4 if wide else 1) // W)):
+            for word in range(-(-cols * (4 if int32 else 1) // W)):
                 ctx.set(unit.out_read.row, base + row // R * stride + word)
                 ctx.set(unit.out_read.lane, row % R)
                 ctx.set(unit.out_read.en, 1)
@@ -100,7 +100,7 @@ class Bench:
                 image += [int(ctx.get(unit.out_read.lane_data[i])) for i in range(W)]
             per_row.append(np.array(image, np.uint8))
         for row in range(rows):
-            view = per_row[row].view("<i4" if wide else np.int8)
+            view = per_row[row].view("<i4" if int32 else np.int8)
             result[row] = view[:cols]
         return result
 
@@ -114,16 +114,13 @@ class Bench:
         return word & (1 << 64) - 1, word >> 64 & (1 << 32) - 1
 
 
-def simulate(bench):
+def run_unit(bench):
     unit = ComputeUnit(CONFIG)
 
     async def wrapped(ctx):
         await bench(ctx, unit)
 
-    sim = Simulator(unit)
-    sim.add_clock(1e-8)
-    sim.add_testbench(wrapped)
-    sim.run()
+    simulate(unit, wrapped)
 
 
 def fold_right(right, fold):
@@ -186,10 +183,10 @@ def test_int32_product(fold, shape):
         done, macs, saturations = await b.run([command])
         assert (done, macs, saturations) == (1, rows * cols * k, 0)
         want = left.astype(np.int64) @ right.astype(np.int64)
-        assert (await b.read_out(rows, cols, 2, out_stride, True) == want).all()
+        assert_each_equal("row", (await b.read_out(rows, cols, 2, out_stride, True)).tolist(), want.tolist(), left.tolist())
         assert await b.read_stat(3) == (abs(want).max(), 0)
 
-    simulate(bench)
+    run_unit(bench)
 
 
 @pytest.mark.parametrize("stochastic", [0, 1])
@@ -254,7 +251,7 @@ def test_int8_chain_with_shift(stochastic, scale_mode):
                     h = hash32(key, 77 + 1000 * i + 3 * j) if stochastic else None
                     q, p, over = requantize(int(acc[i, j]), Requantization(m, n), h)
                     want[i, j], most, clipped = q, max(most, p), clipped + over
-            assert (await b.read_out(rows, cols, 4, 1, False) == want).all()
+            assert_each_equal(f"row, shift {shift},", (await b.read_out(rows, cols, 4, 1, False)).tolist(), want.tolist(), acc.tolist())
             assert await b.read_stat(2) == (most, clipped)
             assert saturations == clipped
             total_saturated += clipped
@@ -277,10 +274,10 @@ def test_int8_chain_with_shift(stochastic, scale_mode):
                 out_stride=4,
             )
             await b.run([check])
-            assert (await b.read_out(rows, cols, 8, 4, True) == want).all()
+            assert_each_equal(f"row of the copy, shift {shift},", (await b.read_out(rows, cols, 8, 4, True)).tolist(), want.tolist())
         assert total_saturated > 0
 
-    simulate(bench)
+    run_unit(bench)
 
 
 def test_accumulate_buffer_over_commands():
@@ -317,9 +314,9 @@ def test_accumulate_buffer_over_commands():
         done, macs, _ = await b.run(commands)
         assert (done, macs) == (len(blocks), len(blocks) * rows * cols * k)
         want = sum(left.astype(np.int64) @ right for left, right in blocks)
-        assert (await b.read_out(rows, cols, 0, 1, True) == want).all()
+        assert_each_equal("row", (await b.read_out(rows, cols, 0, 1, True)).tolist(), want.tolist())
 
-    simulate(bench)
+    run_unit(bench)
 
 
 GOOD = {"out_mode": 2, "to_out": 1, "m_rows": 4, "n_cols": 4, "k0": 8, "out_stride": 2}
@@ -356,22 +353,22 @@ def test_bad_commands_are_refused(change, code, detail):
         b = Bench(ctx, unit, random.Random(4))
         done, _, _ = await b.run([Command.make(Opcode.COMPUTE, **{**GOOD, **change})])
         assert done == 0
-        assert (Code(ctx.get(unit.fault.code)), Check(ctx.get(unit.fault.detail))) == (code, detail)
+        assert (Code(ctx.get(unit.compute_fault.code)), Check(ctx.get(unit.compute_fault.detail))) == (code, detail)
         # After the controller has stopped and cleared the unit, a good command runs.
-        ctx.set(unit.control.stop, 1)
+        ctx.set(unit.compute.stop, 1)
         await ctx.tick().repeat(3)
-        assert not ctx.get(unit.control.busy)
-        ctx.set(unit.control.clear, 1)
+        assert not ctx.get(unit.compute.busy)
+        ctx.set(unit.compute.clear, 1)
         await ctx.tick()
-        ctx.set(unit.control.clear, 0)
-        ctx.set(unit.control.stop, 0)
+        ctx.set(unit.compute.clear, 0)
+        ctx.set(unit.compute.stop, 0)
         done, macs, _ = await b.run([Command.make(Opcode.COMPUTE, **GOOD)])
         assert (done, macs) == (1, 4 * 4 * 8)
 
-    simulate(bench)
+    run_unit(bench)
 
 
-@pytest.mark.parametrize("port", ["read_signal", "done_signal"])
+@pytest.mark.parametrize("port", ["compute_read", "compute_done"])
 def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
     """Commands of one step end one after the other, more of them than can wait, while their tokens cannot be given."""
     commands = [
@@ -380,27 +377,27 @@ def test_no_mask_is_lost_while_its_semaphore_has_no_room(port):
         )
         for i in range(3 * Results.queue_depth)
     ]
-    masks = {"read_signal": [c["read_signal"] for c in commands], "done_signal": [c["signal"] for c in commands]}
+    masks = {"compute_read": [c["read_signal"] for c in commands], "compute_done": [c["signal"] for c in commands]}
 
     async def bench(ctx, unit):
-        queue, seen = list(commands), {"read_signal": [], "done_signal": []}
-        for name in ("wait", "segment_wait", "read_signal", "done_signal"):
+        queue, seen = list(commands), {"compute_read": [], "compute_done": []}
+        for name in ("compute_wait", "segment_wait", "compute_read", "compute_done"):
             ctx.set(getattr(unit, name).ready, 1)
         for cycle in range(1500):
             ctx.set(getattr(unit, port).ready, cycle >= 700 or cycle % 200 == 199)
             ctx.set(unit.commands.valid, bool(queue))
             if queue:
                 ctx.set(unit.commands.payload.bits, int.from_bytes(queue[0].pack(), "little"))
-            for name, given in seen.items():
+            for name, masks_seen in seen.items():
                 signal = getattr(unit, name)
                 if ctx.get(signal.valid & signal.ready):
-                    given.append(ctx.get(signal.mask))
+                    masks_seen.append(ctx.get(signal.mask))
             if queue and ctx.get(unit.commands.ready):
                 queue.pop(0)
             await ctx.tick()
             if cycle == 600:
                 assert len(seen[port]) == 3, "of those that wait only one goes with each opportunity"
-        assert not ctx.get(unit.control.busy)
+        assert not ctx.get(unit.compute.busy)
         assert seen == masks
 
-    simulate(bench)
+    run_unit(bench)

@@ -109,6 +109,15 @@ class Pads:
         self.scale[p.row, p.group * W : p.group * W + W] = list(p.data)
 
 
+def assert_equal(got: Pads, want: Pads, commands: list[Command]) -> None:
+    """The memories are equal; else the first byte that differs is named, with the loads that should have written it."""
+    for name in ("left", "right", "scale"):
+        one, other = getattr(got, name), getattr(want, name)
+        for place in np.argwhere(one != other)[:1]:
+            at = tuple(place.tolist())
+            raise AssertionError(f"{name}{at} is {one[at]:#x}, not {other[at]:#x}, after {[c.fields for c in commands]}")
+
+
 def bus_words(c: Command, config: Config) -> int:
     """Words of one row on the bus."""
     return -(-c["row_bytes"] // (config.bus_bytes * (2 if c["packed4"] else 1)))
@@ -254,9 +263,7 @@ def test_scratchpads_hold_what_the_rules_say(config, seed):
     want = Pads(config)
     for command in commands:
         want.model(command, memory)
-    for name in ("left", "right", "scale"):
-        got, right = getattr(pads, name), getattr(want, name)
-        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert_equal(pads, want, commands)
     assert [detail for kind, _, detail in events if kind == "done"] == [c["signal"] for c in commands]
     assert not result["fault"]["valid"]
     assert not result["busy"]
@@ -303,9 +310,7 @@ def test_rows_of_padding_are_as_long_as_the_others(target, row_bytes, pad_rows):
     want = Pads(config)
     for command in commands:
         want.model(command, memory)
-    for name in ("left", "right"):
-        got, right = getattr(pads, name), getattr(want, name)
-        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert_equal(pads, want, commands)
     assert not result["busy"]
 
 
@@ -322,9 +327,7 @@ def test_the_halves_of_a_load_into_both_have_strides_of_their_own(block_stride, 
     memory, pads, _, result = simulate(config, [command], Stalls())
     want = Pads(config)
     want.model(command, memory)
-    for name in ("left", "right"):
-        got, right = getattr(pads, name), getattr(want, name)
-        assert np.array_equal(got, right), f"{name} differs first at {np.argwhere(got != right)[0]}"
+    assert_equal(pads, want, [command])
     assert not result["fault"]["valid"]
 
 
@@ -351,8 +354,7 @@ def test_a_packed_row_of_any_length_moves_half_the_words_and_takes_a_cycle_per_w
     memory, pads, events, _ = simulate(config, [command], Stalls())
     want = Pads(config)
     want.model(command, memory)
-    assert np.array_equal(pads.left, want.left)
-    assert np.array_equal(pads.right, want.right)
+    assert_equal(pads, want, [command])
     assert sum(beats for _, beats in memory.reads) == 33 * -(-row_bytes // 32)
     writes = [cycle for kind, cycle, _ in events if kind == "write"]
     assert len(writes) == 33 * -(-row_bytes // 16)

@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
-from loralith.rtl.ppu import IndexHash, PostProcessor
+from loralith.rtl.ppu import IndexHash, MaximumTree, PostProcessor, RequantizeLane
 from loralith.spec.commands import OutMode
 from loralith.spec.numerics import Requantization, hash32, hash_key, requantize
+from loralith.verif.block_test import assert_each_equal, simulate
 
 MASK32 = (1 << 32) - 1
 
@@ -66,10 +66,9 @@ def test_random_columns_equal_the_definition(lanes):
             ctx.set(ppu.valid, 0)
             if at < len(columns) and not gaps[cycle]:
                 c = columns[at]
-                wide = c["mode"] != OutMode.INT8
                 ctx.set(ppu.valid, 1)
                 ctx.set(ppu.values, pack(c["values"], 32))
-                scales = [(1, 0)] * lanes if wide else c["scales"]
+                scales = c["scales"] if c["mode"] == OutMode.INT8 else [(1, 0)] * lanes
                 ctx.set(ppu.scales.as_value(), pack([m | n << 16 for m, n in scales], 22))
                 ctx.set(ppu.out_mode, c["mode"])
                 ctx.set(ppu.stochastic, c["stochastic"])
@@ -84,7 +83,7 @@ def test_random_columns_equal_the_definition(lanes):
                 results.append(
                     (
                         unpack_signed(ctx.get(ppu.quantized), 8, lanes),
-                        unpack_signed(ctx.get(ppu.wide), 32, lanes),
+                        unpack_signed(ctx.get(ppu.int32), 32, lanes),
                         ctx.get(ppu.saturated),
                     )
                 )
@@ -92,29 +91,72 @@ def test_random_columns_equal_the_definition(lanes):
                 most_seen.append(ctx.get(ppu.maximum))
             await ctx.tick()
 
-    sim = Simulator(ppu)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
-    assert len(results) == len(columns)
-    for c, (quantized, wide, saturated), maximum in zip(columns, results, most_seen, strict=True):
-        most, clipped, want = 0, 0, []
+    simulate(ppu, bench)
+    want, got = [], []
+    for c, (quantized, int32, saturated), maximum in zip(columns, results, most_seen, strict=True):
+        most, clipped, values = 0, 0, []
         for i, value in enumerate(c["values"]):
             if c["mode"] == OutMode.INT32:
+                values.append(value)
                 p = abs(value)
             else:
                 h = c["hashes"][i] if c["stochastic"] else None
                 q, p, over = requantize(value, Requantization(*c["scales"][i]), h)
-                want.append(q)
+                values.append(q)
                 clipped |= (over and c["mask"] >> i & 1) << i
             if c["mask"] >> i & 1:
                 most = max(most, p)
-        assert maximum == most
-        assert saturated == clipped
-        if c["mode"] == OutMode.INT32:
-            assert wide == c["values"]
-        else:
-            assert quantized == want
+        want.append((values, clipped, most))
+        got.append((int32 if c["mode"] == OutMode.INT32 else quantized, saturated, maximum))
+    assert_each_equal("column (values, saturated lanes, maximum)", got, want, columns)
+
+
+def test_a_lane_is_the_definition_at_the_edges_of_every_shift():
+    rng, dut, got, want, stimuli = random.Random(8), RequantizeLane(), [], [], []
+    cases = [(value, m, n) for n in range(48) for m in (32768, 65535) for value in (0, 1, -1, 2**31 - 1, -(2**31), 3 << max(n - 16, 0))]
+    cases = [(wrap(value), m, n, rng.choice((None, 0, MASK32, rng.getrandbits(32)))) for value, m, n in cases]
+
+    async def bench(ctx):
+        ctx.set(dut.enables, -1)
+        ctx.set(dut.counts, 1)
+        ctx.set(dut.report, 1)
+        for cycle in range(len(cases) + dut.stages):
+            if cycle < len(cases):
+                value, m, n, _ = cases[cycle]
+                ctx.set(dut.value, value & MASK32)
+                ctx.set(dut.scale, {"m": m, "n": n})
+            if 0 <= cycle - 4 < len(cases):
+                h = cases[cycle - 4][3]
+                ctx.set(dut.stochastic, h is not None)
+                ctx.set(dut.hash, h or 0)
+            if cycle >= dut.stages:
+                value, m, n, h = cases[cycle - dut.stages]
+                q, _, over = requantize(value, Requantization(m, n), h)
+                got.append((*unpack_signed(ctx.get(dut.quantized), 8, 1), ctx.get(dut.saturated)))
+                want.append((q, int(over)))
+                stimuli.append(cases[cycle - dut.stages])
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert_each_equal("case", got, want, stimuli)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5, 8])
+def test_the_largest_magnitude_of_any_sign(lanes):
+    rng, dut, got, want, stimuli = random.Random(lanes), MaximumTree(lanes, MaximumTree.least_stages(lanes) + 1), [], [], []
+
+    async def bench(ctx):
+        ctx.set(dut.enables, -1)
+        for _ in range(40):
+            products = [rng.choice((0, -1, 1, rng.randrange(-(2**46), 2**46))) for _ in range(lanes)]
+            ctx.set(dut.keys, [(abs(p) - 1) << 1 | 1 if p < 0 else p << 1 for p in products])
+            await ctx.tick().repeat(dut.stages)
+            got.append(ctx.get(dut.maximum))
+            want.append(max(map(abs, products)))
+            stimuli.append(products)
+
+    simulate(dut, bench)
+    assert_each_equal("maximum", got, want, stimuli)
 
 
 def test_index_hash_equals_the_definition():
@@ -138,13 +180,9 @@ def test_index_hash_equals_the_definition():
                 results.append(ctx.get(unit.hashes))
             await ctx.tick()
 
-    sim = Simulator(unit)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
-    for (key, offsets, column), got in zip(jobs, results, strict=True):
-        want = [hash32(key, (o + column) & MASK32) for o in offsets]
-        assert [got >> 32 * i & MASK32 for i in range(lanes)] == want
+    simulate(unit, bench)
+    want = [[hash32(key, (offset + column) & MASK32) for offset in offsets] for key, offsets, column in jobs]
+    assert_each_equal("hashes", [[got >> 32 * i & MASK32 for i in range(lanes)] for got in results], want, jobs)
 
 
 def test_stochastic_rounding_of_zero_stays_zero():

@@ -7,6 +7,7 @@ from amaranth.sim import Simulator
 
 from loralith.rtl.unpack import Unpack
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import assert_each_equal
 
 
 def nibbles(word):
@@ -15,12 +16,12 @@ def nibbles(word):
 
 
 def run(config, rows, *, stall=0.0, seed=0):
-    """Feeds ``rows`` of (packed, beats, words, [error]); returns the beats as (bytes, error), and when each came."""
+    """Feeds ``rows`` of (packed, beats, words, [error]); returns the beats as (bytes, error), and the cycle of each."""
     rng = random.Random(seed)
     block = Unpack(config)
     words = [(word, error) for _, _, row, errors in rows for word, error in zip(row, errors, strict=True)]
     beats = [(packed, i == count - 1) for packed, count, _, _ in rows for i in range(count)]
-    got, came = [], []
+    got, cycles = [], []
 
     async def feed(ctx):
         for word, error in words:
@@ -49,7 +50,7 @@ def run(config, rows, *, stall=0.0, seed=0):
                 cycle += 1
                 assert cycle < 5000, "a beat does not come"
             got.append((list(data), error))
-            came.append(cycle)
+            cycles.append(cycle)
             ctx.set(block.o.ready, 0)
 
     sim = Simulator(block)
@@ -57,7 +58,7 @@ def run(config, rows, *, stall=0.0, seed=0):
     sim.add_testbench(feed, background=True)
     sim.add_testbench(take)
     sim.run()
-    return got, came
+    return got, cycles
 
 
 def some_rows(config: Config, rng: random.Random, count: int):
@@ -89,8 +90,7 @@ def test_a_packed_word_becomes_two_beats_and_any_other_stays(name, stall, seed):
     config = PRESETS[name]
     rows = some_rows(config, rng, 30)
     got, _ = run(config, rows, stall=stall, seed=seed)
-    for i, (beat, want) in enumerate(zip(got, expected(config, rows), strict=True)):
-        assert beat == want, f"beat {i}"
+    assert_each_equal("beat", got, expected(config, rows), [row for row in rows for _ in range(row[1])])
 
 
 def test_every_nibble_of_every_place_keeps_its_sign():
@@ -100,15 +100,16 @@ def test_every_nibble_of_every_place_keeps_its_sign():
     got, _ = run(config, [(True, 32, words, [False] * 16)])
     signed = [[byte - 256 if byte > 127 else byte for byte in beat] for beat, _ in got]
     values = [v - 16 if v > 7 else v for v in range(16)]
-    assert signed == [[value, partner] * (W // 2) for value, partner in zip(values, reversed(values), strict=True) for _ in range(2)]
+    want = [[value, partner] * (W // 2) for value, partner in zip(values, reversed(values), strict=True) for _ in range(2)]
+    assert_each_equal("beat", signed, want, [word for word in words for _ in range(2)])
 
 
 def test_one_beat_per_cycle_and_no_cycle_more():
     config = PRESETS["tiny"]
     rows = [(packed, 6, [[0] * config.bus_bytes] * (3 if packed else 6), [False] * (3 if packed else 6)) for packed in (True, False, True)]
-    _, came = run(config, rows)
-    assert came[0] == Unpack.delay + 1
-    assert came[-1] - came[0] == len(came) - 1
+    _, cycles = run(config, rows)
+    assert cycles[0] == Unpack.delay + 1
+    assert cycles[-1] - cycles[0] == len(cycles) - 1
 
 
 def test_after_clear_a_word_begins_with_its_lower_half():

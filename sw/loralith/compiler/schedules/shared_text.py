@@ -23,7 +23,7 @@ from loralith.compiler.schedules.emit import Emitter, Int8, Segment
 from loralith.compiler.schedules.matmul import SlotCache
 from loralith.compiler.schedules.passes import SKINNY_STATS_BYTES
 from loralith.compiler.schedules.training_step import Linear, output_scale
-from loralith.compiler.storage.layout import MatrixLayout, fold_right, folded_shape, padded, row_major, skinny_shape
+from loralith.compiler.storage.layout import MatrixLayout, fold_right, folded_shape, operand_bytes, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import DoesNotFit, Region, Regions, rows_needed
 from loralith.spec.config import Config
 
@@ -105,7 +105,7 @@ def place_text(linears: Sequence[Linear], base: int, config: Config) -> tuple[Te
 
     def at(layout: MatrixLayout) -> MatrixLayout:
         nonlocal end
-        address, end = end, end + padded(layout.nbytes + 64, PAGE)
+        address, end = end, end + padded(operand_bytes(layout, config), PAGE)
         return layout.at(address)
 
     def one(linear: Linear) -> TextTensors:

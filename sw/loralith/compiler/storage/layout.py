@@ -15,6 +15,7 @@ __all__ = [
     "fold_right",
     "folded_shape",
     "int_layout",
+    "operand_bytes",
     "padded",
     "row_major",
     "skinny_packed",
@@ -139,6 +140,16 @@ def int_layout(rows: int, cols: int, bits: int, config: Config) -> MatrixLayout:
     if bits != 4:
         raise ValueError(f"an operand in DRAM has 8 or 4 bits, not {bits}")
     return Int4Layout(0, rows, cols, padded(-(-cols // 2), config.bus_bytes), word=config.bus_bytes)
+
+
+def operand_bytes(layout: MatrixLayout, config: Config) -> int:
+    """Bytes of device memory that an operand takes: those of its rows, and what a load of them may read past the last one.
+
+    The bus reads whole words, and rows are padded to words, so a load of rows reads no more than the rows. A folded load, however, takes
+    rows of fewer than C bytes that lie one after the other as rows of C bytes, one per step of the array; the last of these may go on past
+    the operand. What it reads there is multiplied by the zeros that pad the other operand.
+    """
+    return padded(layout.nbytes, config.cols) if layout.stride < config.cols else layout.nbytes
 
 
 def row_major(rows: int, cols: int, config: Config, itemsize: int = 1) -> MatrixLayout:

@@ -129,7 +129,7 @@ def gate(width: int) -> Callable[[Harness], None]:
         h.invariant(held == (here | (dut.refused & held)))
         h.invariant(~here | ((word == burst.as_value()) & (h.inside(dut, "source") == source)))
         h.invariant(~here | (h.inside(dut, "shaped") == in_one_line(burst.address, burst.beats, width)))
-        h.invariant(~here | (h.inside(dut, "not_below") == (burst.address >= dut.window_base)))
+        h.invariant(~here | (h.inside(dut, "below_base.less") == (burst.address < dut.window_base)))
         h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
         h.invariant(judged.level <= 2)
         h.invariant(h.inside(dut, "accepted.o__valid") == some)
@@ -146,23 +146,21 @@ def gate(width: int) -> Callable[[Harness], None]:
 MUTANTS = (
     Mutant(
         "window",
-        Change(
-            "BurstGate", "not_below", "_f(_m, 'base', _a, _b)", "_f(_m, 'base', _a + 8, _b)", "A burst may begin 8 bytes below the window."
-        ),
+        Change("BurstGate", "below_base.a", "_a", "_a + 8", "A burst may begin 8 bytes below the window."),
     ),
     Mutant(
         "window",
         Change(
             "BurstGate",
-            "inside",
-            "_f(_m, 'limit', _a, _b)",
-            "_f(_m, 'limit', _a - 1, _b)",
+            "below_limit.a",
+            "_a",
+            "_a - 1",
             "A burst whose last word begins at the window's limit passes.",
         ),
     ),
     Mutant(
         "window",
-        Change("BurstGate", "_not_below", "_a | (_e & _l)", "_a | _l", "An address is not below the bound where its lower half is not."),
+        Change("LessThan", "less", "_a | (_e & _l)", "_a | _l", "An address is below a bound where its lower half is."),
     ),
     Mutant("line", Change("BurstGate", "shaped", "~_a.any() & _b", "_b", "A burst may cross a 4 KB line.")),
     Mutant(
@@ -191,9 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         "refusal",
-        Change(
-            "BurstGate", "inside", "_f(_m, 'limit', _a, _b)", "_f(_m, 'limit', _a + 1, _b)", "A burst of the window's last word is refused."
-        ),
+        Change("BurstGate", "below_limit.a", "_a", "_a + 1", "A burst of the window's last word is refused."),
     ),
     Mutant(
         "passes",

@@ -265,7 +265,7 @@ MUTANTS_WRITE = (
     Mutant("aw_held", Change("WriteMaster", "if awvalid", "m.Elif(_a)", "m.Else()", "AWVALID falls without AWREADY.")),
     Mutant("aw_reset", Change("_address_channel", "_address_channel", "Out(_w)", "Out(_w, init=1)", "An address is valid after a reset.")),
     Mutant("aw_form", Change("WriteMaster", "awlen", "_a - 1", "_a", "AWLEN is the number of beats instead of one less.")),
-    Mutant("aw_window", Change("BurstGate", "fits", "_a & inside", "_a", "The window's limit is not looked at.")),
+    Mutant("aw_window", Change("BurstGate", "fits", "_a & below_limit.less", "_a", "The window's limit is not looked at.")),
     Mutant("w_held", Change("WriteMaster", "if sent", "self.beat", "axi.wvalid", "A beat counts as sent without WREADY.")),
     Mutant("w_after_aw", Change("WriteMaster", "wvalid", "_a & sending.o.valid", "_a", "Data may come ahead of its address.")),
     Mutant("w_prompt", Change("WriteMaster", "wvalid", "_a", "_a & ~axi.awvalid", "Data waits for the address to be taken.")),

@@ -44,7 +44,7 @@ class Lane:
     masked: Value
     random: Value
     quantized: Value
-    wide: Value
+    int32: Value
     clipped: Value
 
 
@@ -54,8 +54,8 @@ def _product(h: Harness, dut: PostProcessor, lane: int) -> tuple[Value, int]:
     By the halves of the value and of the block's own copies, which an invariant ties to what came in: no solver shows soon that two
     multipliers are one.
     """
-    value = h.inside(dut, "given_values").word_select(lane, 32)
-    mantissa = h.inside(dut, "given_scales").word_select(lane, LaneScale.as_shape().size)[:16]
+    value = h.inside(dut, "values_r").word_select(lane, 32)
+    mantissa = h.inside(dut, "scales_r").word_select(lane, LaneScale.as_shape().size)[:16]
     h.invariant(value == _later(h, dut.values.word_select(lane, 32), 1))
     h.invariant(mantissa == _later(h, dut.scales[lane].m, 1))
     return ((value[16:].as_signed() * mantissa) << 16) + value[:16] * mantissa, 1
@@ -79,7 +79,7 @@ def _column(h: Harness, dut: PostProcessor, delay: int) -> tuple[Value, list[Lan
                 masked=_later(h, dut.mask[i], delay),
                 random=_later(h, dut.hashes.word_select(i, 32), delay - dut.hash_delay),
                 quantized=dut.quantized.word_select(i, 8).as_signed(),
-                wide=dut.wide.word_select(i, 32).as_signed(),
+                int32=dut.int32.word_select(i, 32).as_signed(),
                 clipped=dut.saturated[i],
             )
         )
@@ -115,9 +115,9 @@ def _drawn(p: Value, q: Value, n: int, random: Value) -> tuple[Value, Value]:
 def _formula(p: Value, q: Value, n: int, random: Value, stochastic: Value) -> tuple[Value, Value]:
     """The same for both roundings, as the page has it."""
     even = (p + (1 << (n - 1)) - 1 + ((p >> n) & 1)) >> n if n else p
-    whole = Mux(stochastic, (p + _offset(random, n)) >> n, even)
-    over, under = whole > Q8_MAX, whole < -Q8_MAX
-    return q == Mux(over, Q8_MAX, Mux(under, -Q8_MAX, whole)), over | under
+    quotient = Mux(stochastic, (p + _offset(random, n)) >> n, even)
+    over, under = quotient > Q8_MAX, quotient < -Q8_MAX
+    return q == Mux(over, Q8_MAX, Mux(under, -Q8_MAX, quotient)), over | under
 
 
 def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
@@ -125,7 +125,7 @@ def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
         dut = h.block(PostProcessor(lanes))
         here, column = _column(h, dut, dut.delay)
         stochastic = _later(h, dut.stochastic, dut.delay)
-        narrow = _later(h, dut.out_mode == OutMode.INT8, dut.delay)
+        int8 = _later(h, dut.out_mode == OutMode.INT8, dut.delay)
         nearest, drawn, formula = [], [], []
         for lane in column:
             p, q, random = lane.product, lane.quantized, lane.random
@@ -135,7 +135,7 @@ def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
                     (drawn, stochastic, _drawn(p, q, n, random)),
                     (formula, 1, _formula(p, q, n, random, stochastic)),
                 ):
-                    claim.append(~(here & (lane.shift == n) & applies) | (right & (lane.clipped == (out & lane.masked & narrow))))
+                    claim.append(~(here & (lane.shift == n) & applies) | (right & (lane.clipped == (out & lane.masked & int8))))
         h.always(
             "nearest",
             "to nearest: at most half a step off, at exactly half to the even one; clipped to +-127 and counted when out of that",
@@ -148,9 +148,9 @@ def rounding(shifts: tuple[int, ...], lanes: int) -> Callable[[Harness], None]:
         )
         h.always("formula", "both roundings as docs/numerics.md writes them", Cat(formula).all())
         h.always(
-            "wide",
+            "int32",
             "an INT32 result (mantissa 1, shift 0) is the sum itself",
-            Cat(~(here & (lane.mantissa == 1) & (lane.shift == 0)) | (lane.wide == lane.value) for lane in column).all(),
+            Cat(~(here & (lane.mantissa == 1) & (lane.shift == 0)) | (lane.int32 == lane.value) for lane in column).all(),
         )
         h.always("never_minus_128", "no quantized result is -128", Cat(~here | (lane.quantized >= -Q8_MAX) for lane in column).all())
         lane = column[0]
@@ -222,12 +222,12 @@ def hashing(h: Harness) -> None:
 
 
 MUTANTS_ROUNDING = (
-    Mutant("nearest", Change("PostProcessor", "even", "_f[:47].any() | _b", "_f[:47].any()", "A half of an odd number is rounded down.")),
-    Mutant("nearest", Change("PostProcessor", "over", "_a | ((_w == 255 - _q) & ~_u)", "_a", "-128 is not clipped.")),
+    Mutant("nearest", Change("RequantizeLane", "even", "_f[:47].any() | _b", "_f[:47].any()", "A half of an odd number is rounded down.")),
+    Mutant("nearest", Change("RequantizeLane", "over", "_a | ((_w == 255 - _q) & ~_u)", "_a", "-128 is not clipped.")),
     Mutant(
         "nearest",
         Change(
-            "PostProcessor",
+            "RequantizeLane",
             "fits",
             "(_a & ~_b[7:]).any()",
             "(_a & ~_b[7:])[1:].any()",
@@ -236,19 +236,19 @@ MUTANTS_ROUNDING = (
     ),
     Mutant(
         "stochastic",
-        Change("PostProcessor", "carried", "_f[16:] + _h", "_f[15:47] + _h", "The random number is added half a place too high."),
+        Change("RequantizeLane", "carried", "_f[16:] + _h", "_f[15:47] + _h", "The random number is added half a place too high."),
     ),
-    Mutant("formula", Change("PostProcessor", "up", "Mux(_a, _b, _c)", "_b", "Every rounding is stochastic.")),
-    Mutant("formula", Change("PostProcessor", "up", "Mux(_a, _b, _c)", "_c", "Every rounding is to nearest.")),
+    Mutant("formula", Change("RequantizeLane", "up", "Mux(_a, _b, _c)", "_b", "Every rounding is stochastic.")),
+    Mutant("formula", Change("RequantizeLane", "up", "Mux(_a, _b, _c)", "_c", "Every rounding is to nearest.")),
     Mutant(
-        "formula", Change("PostProcessor", "product", "_h + _l[16:]", "_h + _l[17:]", "The two halves of a product are added a bit apart.")
+        "formula", Change("RequantizeLane", "product", "_h + _l[16:]", "_h + _l[17:]", "The two halves of a product are added a bit apart.")
     ),
-    Mutant("formula", Change("PostProcessor", "high", "_v[16:].as_signed() * _m", "_v[16:] * _m", "Sums are taken as unsigned.")),
-    Mutant("wide", Change("PostProcessor", "wide4", "_t[:32]", "_t[1:33]", "An INT32 result is shifted right by one.")),
+    Mutant("formula", Change("RequantizeLane", "high", "_v[16:].as_signed() * _m", "_v[16:] * _m", "Sums are taken as unsigned.")),
+    Mutant("int32", Change("RequantizeLane", "int32_4", "_t[:32]", "_t[1:33]", "An INT32 result is shifted right by one.")),
     Mutant(
         "never_minus_128",
         Change(
-            "PostProcessor",
+            "RequantizeLane",
             "clipped",
             "Mux(_a, 256 - _b, _b)",
             "Mux(_a, 255 - _b, _b)",
@@ -257,12 +257,12 @@ MUTANTS_ROUNDING = (
     ),
 )
 MUTANTS_LANES = (
-    Mutant("formula", Change("PostProcessor", "shifts", "_s[_i].n", "_s[0].n", "All rows take the first row's shift.")),
+    Mutant("formula", Change("PostProcessor", "lane.scale", "_s[_i]", "_s[0]", "All rows take the first row's scale.")),
     Mutant(
         "formula",
         Change(
             "PostProcessor",
-            "carried",
+            "lane.hash",
             "_h.word_select(_i, 32)",
             "_h.word_select(0, 32)",
             "All rows are rounded with the first row's random number.",
@@ -272,12 +272,16 @@ MUTANTS_LANES = (
 MUTANTS_MAXIMUM = (
     Mutant(
         "maximum",
-        Change("PostProcessor", "register", "Mux(_a[48], _b, _c)", "Mux(_a[48], _c, _b)", "The smaller of two magnitudes is kept."),
+        Change(
+            "MaximumTree",
+            "register",
+            "Mux(_a[PRODUCT_BITS], _b, _c)",
+            "Mux(_a[PRODUCT_BITS], _c, _b)",
+            "The smaller of two magnitudes is kept.",
+        ),
     ),
-    Mutant(
-        "maximum", Change("PostProcessor", "maximum", "_k[1:] + _k[0]", "_k[1:]", "The magnitude of a negative product is one too small.")
-    ),
-    Mutant("maximum_met", Change("PostProcessor", "keys", "Mux(_a, _b, 0)", "Mux(_a, _b, 2)", "Rows that do not count have magnitude 1.")),
+    Mutant("maximum", Change("MaximumTree", "found", "_k[1:] + _k[0]", "_k[1:]", "The magnitude of a negative product is one too small.")),
+    Mutant("maximum_met", Change("RequantizeLane", "key", "Mux(_a, _b, 0)", "Mux(_a, _b, 2)", "Rows that do not count have magnitude 1.")),
 )
 MUTANTS_HASH = (
     Mutant("hash", Change("IndexHash", "x", "_c ^ (_c >> 16)", "_c ^ (_c >> 15)", "The hash's last shift is by 15 instead of 16.")),

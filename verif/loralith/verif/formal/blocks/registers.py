@@ -174,7 +174,7 @@ MUTANTS = (
     Mutant("ready", Change("Registers", "take", "_a", "_a & axi.bready", "A write waits for BREADY.")),
     Mutant(
         "write",
-        Change("Registers", "kept", "((_k & ~_m) | (_d & _m)) & _u", "_d & _m & _u", "A write zeroes the bytes that have no strobe."),
+        Change("Registers", "register", "((_k & ~_m) | (_d & _m)) & _u", "_d & _m & _u", "A write zeroes the bytes that have no strobe."),
     ),
     Mutant("write", Change("Registers", "part", "_a", "slice(0, 32)", "Both words of a 64-bit register are its low one.")),
     Mutant("write", Change("Registers", "refused", "locked | _a", "_a", "What a running list depends on can be written.")),
@@ -186,7 +186,7 @@ MUTANTS = (
     Mutant("resp", Change("Registers", "rresp", "Resp.SLVERR", "Resp.OKAY", "A read of no register is answered with OKAY.", nth=1)),
     Mutant(
         "read",
-        Change("Registers", "eights", "_v[32 * _i : 32 * _i + 32]", "_v[:32]", "The high word of a 64-bit register reads as the low one."),
+        Change("Registers", "groups", "_v[32 * _i : 32 * _i + 32]", "_v[:32]", "The high word of a 64-bit register reads as the low one."),
     ),
     Mutant("read", Change("Registers", "rdata", "0", "axi.rdata", "A read of no register gives what was read before.")),
 )

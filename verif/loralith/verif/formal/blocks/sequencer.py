@@ -65,21 +65,27 @@ def sequencer(h: Harness) -> None:
 
 
 MUTANTS = (
-    Mutant("apart", Change("Sequencer", "spacing", "Mux(_a, _b, _c) - 3", "Mux(_a, _b, _c) - 4", "Tiles may end a cycle too close.")),
+    Mutant("apart", Change("TileSpacing", "spacing", "Mux(_a, _b, _c) - 3", "Mux(_a, _b, _c) - 4", "Tiles may end a cycle too close.")),
     Mutant(
-        "results", Change("Sequencer", "held_next", "_f & (_a | under_way)", "_f & _a", "Results of a command that has ended do not count.")
+        "results",
+        Change("TileSpacing", "next_hazard", "_f & (_a | draining)", "_f & _a", "Results of a command that has ended do not count."),
     ),
-    Mutant("results", Change("Sequencer", "columns_left", "cols", "cols - 1", "The last column of the command before is not waited for.")),
     Mutant(
         "results",
         Change(
-            "Sequencer", "coming_follows", "_a.stat_enable & records", "_a.stat_enable & writes_sums", "Maxima are ordered as sums are."
+            "TileSpacing", "columns_remaining", "self.cols", "self.cols - 1", "The last column of the command before is not waited for."
         ),
     ),
     Mutant(
-        "due", Change("Sequencer", "segment_due", "_p.segment_wait", "_p.read_signal", "The wrong tokens are named as still to be taken.")
+        "results",
+        Change(
+            "TileSpacing", "next_follows", "_a.stat_enable & records", "_a.stat_enable & writes_sums", "Maxima are ordered as sums are."
+        ),
     ),
-    Mutant("due", Change("Sequencer", "segment_due", "0", "self.segment_due", "Tokens that were taken are still named.")),
+    Mutant(
+        "due", Change("StepControl", "segment_due", "_p.segment_wait", "_p.read_signal", "The wrong tokens are named as still to be taken.")
+    ),
+    Mutant("due", Change("StepControl", "segment_due", "0", "self.segment_due", "Tokens that were taken are still named.")),
 )
 
 PROOFS = (Proof("sequencer", "sequencer", sequencer, Method.bounded(24), MUTANTS, search=24),)
