@@ -1,0 +1,193 @@
+"""The function between a lane's two pairs of product and sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from loralith.spec.vector.numbers import BIAS, EXP2_LIMIT, EXPONENT_BITS, FRACTION_BITS
+from loralith.spec.vector.program import Function
+from loralith.spec.vector.tables import SEGMENT_BITS, SLOPE_BITS, VALUE_BITS
+
+from .function_table import TableSignature, table_number
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, add_carry, normalize, round_up, shift_right, significand
+
+__all__ = ["FunctionUnit"]
+
+POSITION_BITS = 13
+"""Bits of a position in a segment: of Phi all are used, of the others the high ones."""
+LINE_BITS = VALUE_BITS + POSITION_BITS
+FIXED_BITS = 20
+"""Fraction bits of an argument in fixed point: of 2^x. Phi takes two less, its segments are 2^-5 wide."""
+WHOLE_BITS = 8
+"""Bits of 2^x's argument above the point, with the sign."""
+PHI_DROPPED = 2
+PHI_BITS = 21
+"""Phi is cut to a multiple of 2^-21."""
+
+
+@dataclass(frozen=True)
+class _Early:
+    """What is known before the table is read. A result is ``exponent`` and, if ``direct``, ``fraction`` as it is."""
+
+    exponent: Value
+    fraction: Value
+    sign: Value
+    direct: Value
+    zero: Value
+    fault: Value
+
+
+class FunctionUnit(wiring.Component):
+    """The functions of ``loralith.spec.vector.program.Function``.
+
+    Members:
+        enable: see ``Registers``.
+        function: which one; a constant for as long as an argument is inside.
+        x: the argument. table: see ``TableSignature``.
+        word, fault: ``delay`` cycles later.
+    """
+
+    delay = 10
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "enable": In(1),
+                "function": In(3),
+                "x": In(Word),
+                "table": Out(TableSignature),
+                "word": Out(Word),
+                "fault": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        registers = Registers(m, self.enable)
+        kind = {function: Signal(name=f"is_{function.name.lower()}") for function in Function}
+        m.d.sync += [signal.eq(self.function == function) for function, signal in kind.items()]
+        fixed, early, x = self._fixed(registers, kind)
+        position, early = self._look_up(m, registers, kind, fixed, early, x)
+        line = self._line(m, registers, kind, position, early.sign)
+        self._round(registers, kind, line, early)
+        m.d.comb += self.fault.eq(early.fault)
+        return m
+
+    def _fixed(self, registers: Registers, kind: dict[Function, Signal]) -> tuple[Value, _Early, Value]:
+        """After three cycles: the argument in fixed point, in two's complement for 2^x and a magnitude for Phi; results that need no
+        table; the argument."""
+        x = Word(registers("x1", self.x.as_value()))
+        negative = self.x.sign & kind[Function.EXP2]
+        magnitude = significand(self.x.fraction)
+        signed = registers("signed", ((Cat(magnitude, Const(0, 1)) ^ negative.replicate(SIGNIFICAND_BITS + 1)) + negative)[:-1])
+        nonzero, fill = registers("nonzero1", self.x.exponent.any()), registers("fill1", negative)
+        # The leading one's place is that of 2^6 before it moves right.
+        distance = registers("distance", (BIAS + WHOLE_BITS - 2 - self.x.exponent)[: EXPONENT_BITS + 1])
+        power = [x.exponent >= BIAS + 7, x.exponent >= BIAS + 3]
+        outside = Mux(kind[Function.EXP2], power[0], kind[Function.PHI] & power[1])
+        window = Cat(Const(0, WHOLE_BITS + FIXED_BITS - len(signed)), signed)
+        sign = fill & nonzero
+        moved, _ = shift_right(window, distance, (4, 3), sign)
+        moved = Mux(distance[5:-1].any() | ~nonzero, sign.replicate(len(window)), moved)
+        moved, sign = registers("moved", moved), registers("fill2", sign)
+        fixed, _ = shift_right(moved, registers("distance2", distance[:3]), (2, 1, 0), sign)
+        early = self._early(registers, kind, x, nonzero, outside)
+        return registers("fixed", fixed), early, registers("x3", x.as_value(), 2)
+
+    def _early(self, registers: Registers, kind: dict[Function, Signal], x: Word, nonzero: Value, outside: Value) -> _Early:
+        """Two cycles after ``x``: exponents of all but 2^x and Phi, whose are constants here, and what needs no table."""
+        plain, scale = kind[Function.PASS], kind[Function.SCALE]
+        reciprocal, root = kind[Function.RECIPROCAL], kind[Function.RSQRT]
+        exact = ~x.fraction.any()
+        above = x.fraction[-6:].all() & x.fraction[:-6].any()  # above 127/64
+        half = x.exponent[1:]
+        operand = Mux(plain | scale, x.exponent, Mux(reciprocal, ~x.exponent, Mux(root, Cat(~half, Const(1, 1)), 0)))
+        # 254 - E, one less for what is no power of two; 190 - E / 2, one less likewise; E - 6 and one more.
+        root_addend = Mux(x.exponent[0] & ~exact, -66, -65)
+        constant = Mux(kind[Function.EXP2], BIAS + EXP2_LIMIT, BIAS)
+        others = Mux(reciprocal, Mux(exact, -1, -2), Mux(root, root_addend, constant))
+        addend = Mux(plain, 0, Mux(scale, Mux(above, -5, -6), others))
+        exponent = registers("exponent2", (operand + addend)[:INNER_EXPONENT])
+        low = exponent[-1] | ~exponent.any()
+        takes = plain | scale | outside | (reciprocal & exact) | (root & exact & x.exponent[0])
+        negative = outside & x.sign
+        fault = (reciprocal & ~nonzero) | (root & (~nonzero | x.sign))
+        return _Early(
+            exponent=registers("exponent3", Mux(scale & low, 1, exponent)),
+            fraction=registers("fraction3", Mux(plain, x.fraction, 0), 2),
+            sign=registers("sign3", x.sign & nonzero, 2),
+            direct=registers("direct3", takes, 2),
+            zero=registers("zero3", (plain & ~nonzero) | negative, 2),
+            fault=registers("fault3", fault, 2),
+        )
+
+    def _look_up(
+        self, m: Module, registers: Registers, kind: dict[Function, Signal], fixed: Value, early: _Early, x: Value
+    ) -> tuple[Value, _Early]:
+        """The table's address, from these registers; the position and the rest, one cycle later."""
+        fraction, odd = x[:FRACTION_BITS], ~x[FRACTION_BITS]
+        spare = FRACTION_BITS - SEGMENT_BITS
+        # Segment and position, one above the other, as one number.
+        both = Mux(
+            kind[Function.EXP2],
+            Cat(Const(0, POSITION_BITS + SEGMENT_BITS - FIXED_BITS), fixed[:FIXED_BITS]),
+            Mux(
+                kind[Function.PHI],
+                fixed[PHI_DROPPED : PHI_DROPPED + POSITION_BITS + SEGMENT_BITS],
+                Cat(
+                    Const(0, POSITION_BITS - spare - 1),
+                    Mux(kind[Function.RSQRT], Cat(fraction, odd), Cat(Const(0, 1), fraction)),
+                ),
+            ),
+        )
+        m.d.comb += self.table.address.eq(Cat(both[POSITION_BITS:], table_number(self.function)))
+        # 2^126 is the largest power of two that is made.
+        exp2, whole = kind[Function.EXP2], fixed[FIXED_BITS:]
+        limit = exp2 & ~whole[-1] & whole[1:-1].all()
+        computed = exp2 & ~early.direct
+        exponent = Mux(computed, (whole.as_signed() + Const(BIAS, INNER_EXPONENT).as_signed())[:INNER_EXPONENT], early.exponent)
+        return registers("position4", both[:POSITION_BITS]), _Early(
+            exponent=registers("exponent4", Mux(limit & ~early.direct, BIAS + EXP2_LIMIT, exponent)[:INNER_EXPONENT]),
+            fraction=registers("fraction8", early.fraction, 5),
+            sign=registers("sign4", early.sign),
+            direct=registers("direct8", early.direct | limit, 5),
+            zero=registers("zero8", early.zero, 5),
+            fault=registers("fault10", early.fault, 7),
+        )
+
+    def _line(self, m: Module, registers: Registers, kind: dict[Function, Signal], position: Value, sign: Value) -> Value:
+        """Three cycles after the position: the line's value in units of 2^-LINE_BITS, with what is before the point."""
+        position = registers.block("position5", position)
+        slope = registers.block("slope", self.table.segment.slope)
+        value = registers("value6", self.table.segment.value, 2)
+        product = registers.block("product", slope * position)
+        complement = registers("complement6", kind[Function.PHI] & sign, 2)
+        falling = kind[Function.RECIPROCAL] | kind[Function.RSQRT] | complement
+        # 1 - 2^-LINE_BITS - L of a negative argument of Phi: the complement of its value, less the product.
+        start = Cat(complement.replicate(POSITION_BITS), value ^ complement.replicate(VALUE_BITS), ~kind[Function.PHI])
+        other = Cat(product, Const(0, LINE_BITS + 1 - len(product))) ^ falling.replicate(LINE_BITS + 1)
+        return registers("line", add_carry(start, other, falling))
+
+    def _round(self, registers: Registers, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
+        """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
+        phi = kind[Function.PHI]
+        cut = LINE_BITS - PHI_BITS
+        shifted, high = normalize(line[cut:], (16, 8))
+        shifted, high = registers("shifted", shifted), registers("high", high)
+        sticky = registers("sticky", line[:cut].any() & ~phi, 2)
+        normal, low = normalize(shifted, (4, 2, 1))
+        fraction = normal[-SIGNIFICAND_BITS:-1]
+        rest = normal[:-SIGNIFICAND_BITS]
+        direct = early.direct
+        less = Mux(direct, 0, Cat(low, high))
+        exponent = registers("exponent9", (registers("exponent8", early.exponent, 4) - less)[:INNER_EXPONENT])
+        kept, rest = registers("normal", Mux(direct, early.fraction, fraction)), registers("rest", Mux(direct, 0, rest))
+        up = round_up(kept[0], rest[-1], rest[:-1].any() | (sticky & ~registers("direct9", direct)))
+        zero = registers("zero9", early.zero | (~direct & ~normal[-1]))
+        signed = kind[Function.PASS] | kind[Function.RECIPROCAL]
+        sign = registers("sign9", early.sign, 5)
+        registers.rounded(sign & signed, exponent, kept, up, zero, self.word, Signal(name="never"))  # none is 2^128 or more
