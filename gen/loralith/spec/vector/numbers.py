@@ -11,6 +11,8 @@ from .tables import EXP2_TABLE, PHI_TABLE, RECIP_TABLE, RSQRT_TABLE, VALUE_BITS,
 
 __all__ = [
     "BIAS",
+    "BRAIN_BITS",
+    "EXP2_LIMIT",
     "EXPONENT_BITS",
     "FRACTION_BITS",
     "RangeError",
@@ -35,6 +37,8 @@ __all__ = [
 
 FRACTION_BITS = 16
 EXPONENT_BITS = 8
+BRAIN_BITS = 7
+"""Fraction bits of a bfloat16."""
 WORD_BITS = 1 + EXPONENT_BITS + FRACTION_BITS
 BIAS = 127
 ONE = BIAS << FRACTION_BITS
@@ -182,7 +186,7 @@ def round_brain(word: int) -> int:
     sign, significand, exponent = _parts(word)
     if not significand:
         return 0
-    return _round(sign, _shift_half_even(significand, FRACTION_BITS - 7), exponent + FRACTION_BITS - 7)
+    return _round(sign, _shift_half_even(significand, FRACTION_BITS - BRAIN_BITS), exponent + FRACTION_BITS - BRAIN_BITS)
 
 
 def quantize_shift(word: int) -> int:
