@@ -7,6 +7,7 @@ from enum import IntEnum
 from ..fields import Field, Record
 
 __all__ = [
+    "HASH_LANES",
     "INSTRUCTION",
     "INSTRUCTION_BYTES",
     "LANE_REGISTERS",
@@ -28,6 +29,8 @@ SCALARS = 32
 """Words of the scalar memory."""
 LANE_REGISTERS = 4
 """Words that each lane keeps from instruction to instruction."""
+HASH_LANES = 4
+"""Neighbouring lanes whose bytes of stochastic rounding come from one hash."""
 REGIONS = 4
 """Regions on chip that a VECTOR command describes."""
 
