@@ -133,16 +133,16 @@ def _line(segment: Segment, position: int, bits: int, falling: bool = False) -> 
 
 
 def exp2(word: int) -> int:
-    """2^x. x is cut to a multiple of 2^-20 towards minus infinity; from 126 on the result is 2^126."""
+    """2^x. x is cut to a multiple of 2^-21 towards minus infinity; from 126 on the result is 2^126."""
     sign, significand, exponent = _parts(word)
     if significand and exponent + FRACTION_BITS >= 7:  # 128 and more
         return 0 if sign else (EXP2_LIMIT + BIAS) << FRACTION_BITS
     signed = -significand if sign else significand
-    fixed = signed << exponent + 20 if exponent >= -20 else signed >> -20 - exponent
-    whole, u = fixed >> 20, fixed & (1 << 20) - 1
-    if whole >= EXP2_LIMIT:
+    fixed = signed << exponent + 21 if exponent >= -21 else signed >> -21 - exponent
+    integer, u = fixed >> 21, fixed & (1 << 21) - 1
+    if integer >= EXP2_LIMIT:
         return (EXP2_LIMIT + BIAS) << FRACTION_BITS
-    return _round(0, (1 << 32) + _line(EXP2_TABLE[u >> 12], u & 0xFFF, 12), whole - 32)
+    return _round(0, (1 << 33) + _line(EXP2_TABLE[u >> 13], u & 0x1FFF, 13), integer - 33)
 
 
 def reciprocal(word: int) -> int:

@@ -43,7 +43,9 @@ class FromInteger(wiring.Component):
         magnitude = registers("magnitude", ((self.integer ^ negative.replicate(self.width)) + negative)[: self.width])
         steps = tuple(1 << bit for bit in reversed(range(ceil_log2(self.width))))
         shifted, high = normalize(magnitude, steps[:2])
-        shifted, high = registers("shifted", shifted), registers("high", high)
+        # What can reach no place that counts any more.
+        below = self.width - SIGNIFICAND_BITS - steps[1]
+        shifted, high = registers("shifted", Cat(shifted[:below].any(), shifted[below:])), registers("high", high)
         normal, low = normalize(shifted, steps[2:])
         exponent = self.exponent if self.scaled else Const(0, INNER_EXPONENT)
         biased = (exponent + (BIAS + self.width - 1) - Cat(low, high))[:INNER_EXPONENT]

@@ -10,21 +10,19 @@ from amaranth.lib.wiring import In, Out
 
 from loralith.spec.vector.numbers import BIAS, EXP2_LIMIT, EXPONENT_BITS, FRACTION_BITS
 from loralith.spec.vector.program import Function
-from loralith.spec.vector.tables import SEGMENT_BITS, SLOPE_BITS, VALUE_BITS
+from loralith.spec.vector.tables import SEGMENT_BITS, VALUE_BITS
 
-from .function_table import TableSignature, table_number
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, add_carry, normalize, round_up, shift_right, significand
+from .function_table import POSITION_BITS, TableSignature, table_number
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, normalize, round_up, shift_right, significand
 
 __all__ = ["FunctionUnit"]
 
-POSITION_BITS = 13
-"""Bits of a position in a segment: of Phi all are used, of the others the high ones."""
 LINE_BITS = VALUE_BITS + POSITION_BITS
-FIXED_BITS = 20
-"""Fraction bits of an argument in fixed point: of 2^x. Phi takes two less, its segments are 2^-5 wide."""
+FIXED_BITS = SEGMENT_BITS + POSITION_BITS
+"""Fraction bits of an argument in fixed point; the argument of Phi, which is below 8, is divided by 8 on the way."""
 WHOLE_BITS = 8
 """Bits of 2^x's argument above the point, with the sign."""
-PHI_DROPPED = 2
+PHI_RANGE = 3
 PHI_BITS = 21
 """Phi is cut to a multiple of 2^-21."""
 
@@ -72,7 +70,7 @@ class FunctionUnit(wiring.Component):
         m.d.sync += [signal.eq(self.function == function) for function, signal in kind.items()]
         fixed, early, x = self._fixed(registers, kind)
         position, early = self._look_up(m, registers, kind, fixed, early, x)
-        line = self._line(m, registers, kind, position, early.sign)
+        line = self._line(registers, kind, position)
         self._round(registers, kind, line, early)
         m.d.comb += self.fault.eq(early.fault)
         return m
@@ -86,13 +84,15 @@ class FunctionUnit(wiring.Component):
         signed = registers("signed", ((Cat(magnitude, Const(0, 1)) ^ negative.replicate(SIGNIFICAND_BITS + 1)) + negative)[:-1])
         nonzero, fill = registers("nonzero1", self.x.exponent.any()), registers("fill1", negative)
         # The leading one's place is that of 2^6 before it moves right.
-        distance = registers("distance", (BIAS + WHOLE_BITS - 2 - self.x.exponent)[: EXPONENT_BITS + 1])
-        power = [x.exponent >= BIAS + 7, x.exponent >= BIAS + 3]
+        top = BIAS + WHOLE_BITS - 2
+        distance = registers("distance", (Mux(kind[Function.PHI], top + PHI_RANGE, top) - self.x.exponent)[: EXPONENT_BITS + 1])
+        power = [x.exponent >= BIAS + WHOLE_BITS - 1, x.exponent >= BIAS + PHI_RANGE]
         outside = Mux(kind[Function.EXP2], power[0], kind[Function.PHI] & power[1])
         window = Cat(Const(0, WHOLE_BITS + FIXED_BITS - len(signed)), signed)
         sign = fill & nonzero
+        # A small argument moves by 31, which is more than the window has: nothing but the sign stays.
+        distance = registers.wire("clamped", distance[:5] | distance[5:-1].any().replicate(5))
         moved, _ = shift_right(window, distance, (4, 3), sign)
-        moved = Mux(distance[5:-1].any() | ~nonzero, sign.replicate(len(window)), moved)
         moved, sign = registers("moved", moved), registers("fill2", sign)
         fixed, _ = shift_right(moved, registers("distance2", distance[:3]), (2, 1, 0), sign)
         early = self._early(registers, kind, x, nonzero, outside)
@@ -129,21 +129,11 @@ class FunctionUnit(wiring.Component):
         self, m: Module, registers: Registers, kind: dict[Function, Signal], fixed: Value, early: _Early, x: Value
     ) -> tuple[Value, _Early]:
         """The table's address, from these registers; the position and the rest, one cycle later."""
-        fraction, odd = x[:FRACTION_BITS], ~x[FRACTION_BITS]
-        spare = FRACTION_BITS - SEGMENT_BITS
-        # Segment and position, one above the other, as one number.
-        both = Mux(
-            kind[Function.EXP2],
-            Cat(Const(0, POSITION_BITS + SEGMENT_BITS - FIXED_BITS), fixed[:FIXED_BITS]),
-            Mux(
-                kind[Function.PHI],
-                fixed[PHI_DROPPED : PHI_DROPPED + POSITION_BITS + SEGMENT_BITS],
-                Cat(
-                    Const(0, POSITION_BITS - spare - 1),
-                    Mux(kind[Function.RSQRT], Cat(fraction, odd), Cat(Const(0, 1), fraction)),
-                ),
-            ),
-        )
+        fraction, root = x[:FRACTION_BITS], kind[Function.RSQRT]
+        last = FRACTION_BITS - SEGMENT_BITS  # a segment's last bit, in the fraction; of a root the octave's
+        segment = Cat(Mux(root, ~x[FRACTION_BITS], fraction[last]), fraction[last + 1 :])
+        position = Cat(Const(0, POSITION_BITS - last - 1), fraction[:last], root & fraction[last])
+        both = Mux(kind[Function.EXP2] | kind[Function.PHI], fixed[:FIXED_BITS], Cat(position, segment))
         m.d.comb += self.table.address.eq(Cat(both[POSITION_BITS:], table_number(self.function)))
         # 2^126 is the largest power of two that is made.
         exp2, whole = kind[Function.EXP2], fixed[FIXED_BITS:]
@@ -159,24 +149,23 @@ class FunctionUnit(wiring.Component):
             fault=registers("fault10", early.fault, 7),
         )
 
-    def _line(self, m: Module, registers: Registers, kind: dict[Function, Signal], position: Value, sign: Value) -> Value:
+    def _line(self, registers: Registers, kind: dict[Function, Signal], position: Value) -> Value:
         """Three cycles after the position: the line's value in units of 2^-LINE_BITS, with what is before the point."""
         position = registers.block("position5", position)
         slope = registers.block("slope", self.table.segment.slope)
         value = registers("value6", self.table.segment.value, 2)
-        product = registers.block("product", slope * position)
-        complement = registers("complement6", kind[Function.PHI] & sign, 2)
-        falling = kind[Function.RECIPROCAL] | kind[Function.RSQRT] | complement
-        # 1 - 2^-LINE_BITS - L of a negative argument of Phi: the complement of its value, less the product.
-        start = Cat(complement.replicate(POSITION_BITS), value ^ complement.replicate(VALUE_BITS), ~kind[Function.PHI])
-        other = Cat(product, Const(0, LINE_BITS + 1 - len(product))) ^ falling.replicate(LINE_BITS + 1)
-        return registers("line", add_carry(start, other, falling))
+        product = registers.block("product", slope.as_signed() * position)
+        high = Cat(value, ~kind[Function.PHI]) + product[POSITION_BITS:].as_signed()
+        line = Cat(product[:POSITION_BITS], high[: VALUE_BITS + 1])
+        return registers("line", line)
 
     def _round(self, registers: Registers, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
         """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
         phi = kind[Function.PHI]
         cut = LINE_BITS - PHI_BITS
-        shifted, high = normalize(line[cut:], (16, 8))
+        # 1 - 2^-LINE_BITS - L of a negative argument of Phi.
+        complement = registers("complement7", phi & early.sign, 3)
+        shifted, high = normalize(Cat(line[cut:-1] ^ complement.replicate(PHI_BITS), line[-1]), (16, 8))
         shifted, high = registers("shifted", shifted), registers("high", high)
         sticky = registers("sticky", line[:cut].any() & ~phi, 2)
         normal, low = normalize(shifted, (4, 2, 1))

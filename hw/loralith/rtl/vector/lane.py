@@ -19,12 +19,14 @@ from .lane_settings import LaneSettings, OperandSelect, XSelect, YSelect
 from .multiply import Multiply
 from .pack import RANDOM_BITS, Pack
 from .reduction import MAGNITUDE_BITS, Gather
-from .word import Registers, Word
+from .word import Word
 
-__all__ = ["CONSTANTS", "Lane", "LaneTiming"]
+__all__ = ["CONSTANTS", "LANE_WORDS", "Lane", "LaneTiming"]
 
 CONSTANTS = ("a", "b", "c", "d")
 """Operands that may be constants of an instruction."""
+LANE_WORDS = 2 * LANE_REGISTERS
+"""Words of a lane's LUT RAM: the lane registers, then room for what the instruction's constants are loaded from."""
 
 
 class LaneTiming:
@@ -53,8 +55,8 @@ class Lane(wiring.Component):
         enable, place: see ``Registers`` and ``DelayLine``.
         settings: see ``LaneSettings``. x_constant: X of source SCALAR.
         integer: of an element; v0, v1, random: the same element's, at the cycles of ``LaneTiming``.
-        constant_load: operand i of CONSTANTS takes ``constant``, or with ``constant_lane`` lane register ``constant_register``.
-        register_write: lane register ``register`` takes ``register_word``.
+        constant_load: operand i of CONSTANTS takes word ``constant_register`` of the lane.
+        register_write: word ``register`` of the lane takes ``register_word``; the first LANE_REGISTERS are its registers.
         live: bit i: the element that is LaneTiming.faults[i] cycles inside is one of the tensor.
         clear: of sum and maximum, see ``Gather``.
         word, saturated: at LaneTiming.result; sum, maximum: a cycle after the last element's.
@@ -73,11 +75,9 @@ class Lane(wiring.Component):
                 "v1": In(Word),
                 "random": In(RANDOM_BITS),
                 "constant_load": In(len(CONSTANTS)),
-                "constant": In(WORD_BITS),
-                "constant_lane": In(1),
-                "constant_register": In(range(LANE_REGISTERS)),
+                "constant_register": In(range(LANE_WORDS)),
                 "register_write": In(1),
-                "register": In(range(LANE_REGISTERS)),
+                "register": In(range(LANE_WORDS)),
                 "register_word": In(WORD_BITS),
                 "live": In(len(LaneTiming.faults)),
                 "clear": In(1),
@@ -160,7 +160,7 @@ class Lane(wiring.Component):
 
     def _operands(self, m: Module, x: Signal, y: Signal) -> dict[str, Value]:
         """The second operand of each stage, when its first one is there."""
-        m.submodules.registers = memory = Memory(shape=WORD_BITS, depth=LANE_REGISTERS, init=[])
+        m.submodules.registers = memory = Memory(shape=WORD_BITS, depth=LANE_WORDS, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         m.d.comb += [
             write.en.eq(self.register_write),
@@ -168,13 +168,11 @@ class Lane(wiring.Component):
             write.data.eq(self.register_word),
             read.addr.eq(self.constant_register),
         ]
-        loaded = Signal(WORD_BITS)
-        m.d.comb += loaded.eq(Mux(self.constant_lane, read.data, self.constant))
         found: dict[str, Value] = {}
         for at, name in enumerate(CONSTANTS):
             constant = Signal(WORD_BITS, name=f"constant_{name}", reset_less=True)
             with m.If(self.constant_load[at]):
-                m.d.sync += constant.eq(loaded)
+                m.d.sync += constant.eq(read.data)
             select, chosen = self.settings[name], Signal(WORD_BITS, name=f"chosen_{name}")
             m.d.comb += chosen.eq(Mux(select == OperandSelect.X, x, Mux(select == OperandSelect.Y, y, constant)))
             m.submodules[f"delay_{name}"] = line = DelayLine(WORD_BITS, getattr(LaneTiming, name) - LaneTiming.a)

@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from loralith.rtl.ppu import IndexHash
 from loralith.spec.vector.numbers import SUM_BITS, WORD_BITS
-from loralith.spec.vector.program import HASH_LANES, LANE_REGISTERS
+from loralith.spec.vector.program import HASH_LANES
 
 from .delay_line import counter
 from .function_table import FunctionTable
-from .lane import CONSTANTS, Lane, LaneTiming
+from .lane import CONSTANTS, LANE_WORDS, Lane, LaneTiming
 from .lane_settings import LaneSettings
 from .reduction import MAGNITUDE_BITS
 from .word import Word
@@ -26,12 +26,12 @@ class LaneGroup(wiring.Component):
     Parameters: lanes: an even number.
 
     Members:
-        enable, settings, integers, v0, v1, constant_load, constant, constant_lane, constant_register, clear: see ``Lane``.
-        x_constant_load: X of source SCALAR takes ``constant``.
+        enable, settings, integers, v0, v1, constant_load, constant_register, clear: see ``Lane``.
+        x_constant_load: X of source SCALAR takes ``register_word``.
         valid: a word enters. partial: only the lanes of ``mask`` are of the tensor.
         key0, key1, index_inner, index_load, index: of the hash of stochastic rounding: the first word's index, and what is added with each.
         valid_o: ``words`` and ``saturated`` are there, ``delay`` cycles after ``valid``.
-        register_write: lanes whose register ``register`` takes its result, or without ``register_result`` the word ``register_word``.
+        register_write: lanes whose word ``register`` takes its result, or without ``register_result`` ``register_word``.
         sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers.
 
     Raises: ValueError: ``lanes`` is odd or less than 2.
@@ -55,11 +55,9 @@ class LaneGroup(wiring.Component):
                 "v1": In(Word).array(lanes),
                 "constant_load": In(len(CONSTANTS)),
                 "x_constant_load": In(1),
-                "constant": In(WORD_BITS),
-                "constant_lane": In(1),
-                "constant_register": In(range(LANE_REGISTERS)),
+                "constant_register": In(range(LANE_WORDS)),
                 "register_write": In(lanes),
-                "register": In(range(LANE_REGISTERS)),
+                "register": In(range(LANE_WORDS)),
                 "register_result": In(1),
                 "register_word": In(WORD_BITS),
                 "clear": In(1),
@@ -85,14 +83,14 @@ class LaneGroup(wiring.Component):
             m.d.sync += partial.eq(Cat(self.partial, partial))
         x_constant = Signal(Word)
         with m.If(self.x_constant_load):
-            m.d.sync += x_constant.eq(self.constant)
+            m.d.sync += x_constant.eq(self.register_word)
         hashes = self._hashes(m, valid)
         place = counter(m, self.enable)
         lanes = []
         for i in range(self.lanes):
             m.submodules[f"lane{i}"] = lane = Lane()
             lanes.append(lane)
-            for name in ("enable", "settings", "constant_load", "constant", "constant_lane", "constant_register", "register", "clear"):
+            for name in ("enable", "settings", "constant_load", "constant_register", "register", "clear"):
                 m.d.comb += getattr(lane, name).eq(getattr(self, name))
             m.d.comb += [
                 lane.place.eq(place),

@@ -95,12 +95,16 @@ class Pack(wiring.Component):
         signed = registers("signed", ((magnitude ^ negative.replicate(len(magnitude))) + negative)[: SIGNIFICAND_BITS + 1])
         distance = registers("distance", (anchor - self.x.exponent)[:INNER_EXPONENT])
         window = Cat(Const(0, TERM_BITS - len(signed)), signed)
-        moved, _ = shift_right(window, distance, (4, 3), signed[-1])
-        moved = Mux(distance[5:-1].any(), signed[-1].replicate(TERM_BITS), moved)
-        moved, low = registers("moved2", moved), registers("distance2", distance[:3])
-        moved, _ = shift_right(moved, low, (2, 1, 0), moved[-1])
+        # What is small moves by 31, which leaves the sign in all places but the last one.
+        far = distance[5:-1].any()
+        clamped = registers.wire("clamped", distance[:5] | far.replicate(5))
+        moved, _ = shift_right(window, clamped, (4, 3), signed[-1])
+        moved, low = registers("moved2", moved), registers("distance2", clamped[:3])
+        sign = moved[-1]
+        moved, _ = shift_right(moved, low, (2, 1, 0), sign)
+        last = Mux(registers("far2", far), sign, moved[0])
         over = registers("over4", distance[-1] & registers("nonzero1", nonzero), 3)
-        return registers("moved3", moved), over
+        return registers("moved3", Cat(last, moved[1:])), over
 
     def _word(self, registers: Registers, x: Word, nonzero: Value, brain: Value) -> tuple[Value, Value]:
         """The clean word, rounded for BRAIN, and whether it is too large, a cycle after ``x``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from loralith.spec.vector.numbers import BIAS, EXPONENT_BITS, FRACTION_BITS, SUM_BITS, SUM_FRACTION_BITS, WORD_BITS
 from loralith.spec.vector.program import Reduce
