@@ -3,6 +3,7 @@
 - no subcommand, or `all`: write every generated text and the Verilog of one configuration;
 - `check` (or `--check`): compare the committed texts with what would be written;
 - `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
+- `lanes`: that of the vector unit's lanes by themselves;
 - `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
@@ -48,6 +49,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     baseline.add_argument("--rows", type=int, default=4, help="rows of elements (default: 4)")
     baseline.add_argument("--cols", type=int, default=4, help="columns of elements (default: 4)")
     baseline.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<format>-<rows>x<cols>.v)")
+    lanes = actions.add_parser("lanes", help="the Verilog of the vector unit's lanes by themselves, for tests of them")
+    lanes.add_argument("--lanes", type=int, default=4, help="how many, an even number (default: 4)")
+    lanes.add_argument("--output", type=Path, help="the file to write (default: build/verilog/lanes-<n>.v)")
+    lanes.add_argument("--header", type=Path, metavar="FILE", help="write a C++ header of cycles, codes and tables")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -76,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.action == "baseline":
             _report(args, {"written": [_baseline(args)]})
+            return 0
+        if args.action == "lanes":
+            _report(args, {"written": _lanes(args)})
             return 0
         if args.action != "verilog":
             for path, text in texts().items():
@@ -150,6 +158,21 @@ def _baseline(args: argparse.Namespace) -> str:
     check_output(output)
     _write(output, convert_baseline(args.format, args.rows, args.cols))
     return str(output)
+
+
+def _lanes(args: argparse.Namespace) -> list[str]:
+    from loralith.gen.lanes import convert_lanes, facts
+
+    if args.lanes < 2 or args.lanes % 2:
+        raise ConfigError(f"lanes must be an even number of at least 2, not {args.lanes}")
+    output = args.output or root() / "build" / "verilog" / f"lanes-{args.lanes}.v"
+    check_output(output)
+    if args.header:
+        check_output(args.header, [output])
+    _write(output, convert_lanes(args.lanes))
+    if args.header:
+        _write(args.header, facts(args.lanes))
+    return [str(output), *([str(args.header)] if args.header else [])]
 
 
 def _report(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ FP32 = "fp32"
 """The name of no device: plain torch."""
 
 LEAST = {
-    **dict.fromkeys(("steps", "rank", "batch", "images", "samples", "products", "size", "repeat", "seeds", "rows", "cols", "first"), 1),
+    **dict.fromkeys(
+        ("steps", "rank", "batch", "images", "samples", "products", "size", "vector", "repeat", "seeds", "rows", "cols", "first"), 1
+    ),
     **dict.fromkeys(("seed", "curve_every"), 0),
 }
 """Whole numbers, by destination, and the least that each may be."""
@@ -145,6 +147,8 @@ def _study(args: argparse.Namespace) -> None:
 def _soak(args: argparse.Namespace) -> None:
     if args.replay:
         _idle(args, "products seed stall output commands seconds configs state failure", "with --replay, which runs one case")
+    elif args.vector is not None:
+        _idle(args, "products stall output commands seconds configs failure lists config device", "with --vector, which runs lanes alone")
     elif args.lists:
         _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
     else:

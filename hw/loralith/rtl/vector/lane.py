@@ -56,7 +56,7 @@ class Lane(wiring.Component):
         settings: see ``LaneSettings``. x_constant: X of source SCALAR.
         integer: of an element; v0, v1, random: the same element's, at the cycles of ``LaneTiming``.
         constant_load: operand i of CONSTANTS takes word ``constant_register`` of the lane.
-        register_write: word ``register`` of the lane takes ``register_word``; the first LANE_REGISTERS are its registers.
+        register_write: word ``register_number`` of the lane takes ``register_word``; the first LANE_REGISTERS are its registers.
         live: bit i: the element that is LaneTiming.faults[i] cycles inside is one of the tensor.
         clear: of sum and maximum, see ``Gather``.
         word, saturated: at LaneTiming.result; sum, maximum: a cycle after the last element's.
@@ -77,7 +77,7 @@ class Lane(wiring.Component):
                 "constant_load": In(len(CONSTANTS)),
                 "constant_register": In(range(LANE_WORDS)),
                 "register_write": In(1),
-                "register": In(range(LANE_WORDS)),
+                "register_number": In(range(LANE_WORDS)),
                 "register_word": In(WORD_BITS),
                 "live": In(len(LaneTiming.faults)),
                 "clear": In(1),
@@ -164,7 +164,7 @@ class Lane(wiring.Component):
         write, read = memory.write_port(), memory.read_port(domain="comb")
         m.d.comb += [
             write.en.eq(self.register_write),
-            write.addr.eq(self.register),
+            write.addr.eq(self.register_number),
             write.data.eq(self.register_word),
             read.addr.eq(self.constant_register),
         ]

@@ -31,7 +31,7 @@ class LaneGroup(wiring.Component):
         valid: a word enters. partial: only the lanes of ``mask`` are of the tensor.
         key0, key1, index_inner, index_load, index: of the hash of stochastic rounding: the first word's index, and what is added with each.
         valid_o: ``words`` and ``saturated`` are there, ``delay`` cycles after ``valid``.
-        register_write: lanes whose word ``register`` takes its result, or without ``register_result`` ``register_word``.
+        register_write: lanes whose word ``register_number`` takes its result, or without ``register_result`` ``register_word``.
         sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers.
 
     Raises: ValueError: ``lanes`` is odd or less than 2.
@@ -57,7 +57,7 @@ class LaneGroup(wiring.Component):
                 "x_constant_load": In(1),
                 "constant_register": In(range(LANE_WORDS)),
                 "register_write": In(lanes),
-                "register": In(range(LANE_WORDS)),
+                "register_number": In(range(LANE_WORDS)),
                 "register_result": In(1),
                 "register_word": In(WORD_BITS),
                 "clear": In(1),
@@ -90,7 +90,7 @@ class LaneGroup(wiring.Component):
         for i in range(self.lanes):
             m.submodules[f"lane{i}"] = lane = Lane()
             lanes.append(lane)
-            for name in ("enable", "settings", "constant_load", "constant_register", "register", "clear"):
+            for name in ("enable", "settings", "constant_load", "constant_register", "register_number", "clear"):
                 m.d.comb += getattr(lane, name).eq(getattr(self, name))
             m.d.comb += [
                 lane.place.eq(place),

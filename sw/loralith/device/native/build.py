@@ -26,7 +26,19 @@ from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
-__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "verilog"]
+__all__ = [
+    "LIBRARY",
+    "MAKE_FLAGS",
+    "MODULE",
+    "VERILATOR_FLAGS",
+    "BuildError",
+    "build",
+    "cache_folder",
+    "cached",
+    "digest",
+    "hardware_key",
+    "verilog",
+]
 
 MODULE = "loralith"
 LIBRARY = "libloralith_model.so"
@@ -65,7 +77,7 @@ def verilog(config: Config) -> Path:
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
 
-    return _cached(f"verilog-{_hardware_key(config)}", make) / f"{MODULE}.v"
+    return cached(f"verilog-{hardware_key(config)}", make) / f"{MODULE}.v"
 
 
 def build(config: Config, *, trace: bool = False, source: Path | None = None, profiled: bool = False) -> Path:
@@ -86,7 +98,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
-    key = _digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
+    key = digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
         sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
@@ -107,7 +119,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
                 return
             compiled(folder, objects)
 
-    return _cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
+    return cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
 
 
 def _so_far(objects: Path, seconds: float) -> str:
@@ -150,8 +162,8 @@ def cache_folder() -> Path:
     return builds() / "verilator"
 
 
-def _hardware_key(config: Config) -> str:
-    """Key of what the Verilog is made from: the configuration and every source of the hardware and its description."""
+def hardware_key(*configs: Config) -> str:
+    """Key of what the Verilog is made from: the configuration, if there is one, and every source of the hardware and its description."""
     files = []
     for package in ("loralith.spec", "loralith.rtl", "loralith.gen"):
         spec = util.find_spec(package)
@@ -163,7 +175,7 @@ def _hardware_key(config: Config) -> str:
         amaranth = metadata.version("amaranth")
     except metadata.PackageNotFoundError:
         raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
-    return _digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+    return digest(*files, text=(amaranth, *(json.dumps(config.as_dict(), sort_keys=True) for config in configs)))
 
 
 def _processor() -> str:
@@ -175,14 +187,15 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def _digest(*files: Path, text: tuple[str, ...] = ()) -> str:
-    digest = hashlib.sha256("\0".join(text).encode())
+def digest(*files: Path, text: tuple[str, ...] = ()) -> str:
+    """A key of the files' names and contents and of ``text``."""
+    content = hashlib.sha256("\0".join(text).encode())
     for file in files:
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:20]
+        content.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    return content.hexdigest()[:20]
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, filled by `make` if it is not there."""
     cache = cache_folder()
     target = cache / name

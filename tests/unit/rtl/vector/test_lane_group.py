@@ -118,7 +118,7 @@ def run(case: dict):
         for at, name in enumerate(CONSTANTS):
             for lane, word in enumerate(case["constants"][name]):
                 ctx.set(dut.register_write, 1 << lane)
-                ctx.set(dut.register, at)
+                ctx.set(dut.register_number, at)
                 ctx.set(dut.register_word, word)
                 await ctx.tick()
         ctx.set(dut.register_write, 0)
