@@ -30,7 +30,7 @@ class LaneGroup(wiring.Component):
         x_constant_load: X of source SCALAR takes ``register_word``.
         valid: a word enters. partial: only the lanes of ``mask`` are of the tensor.
         key0, key1, index_inner, index_load, index: of the hash of stochastic rounding: the first word's index, and what is added with each.
-        valid_o: ``words`` and ``saturated`` are there, ``delay`` cycles after ``valid``.
+        valid_o: ``words``, ``saturated`` and ``live_o``, the lanes of the tensor, are there, ``delay`` cycles after ``valid``.
         register_write: lanes whose word ``register_number`` takes its result, or without ``register_result`` ``register_word``.
         sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers.
 
@@ -67,6 +67,7 @@ class LaneGroup(wiring.Component):
                 "index": In(32),
                 "index_inner": In(32),
                 "valid_o": Out(1),
+                "live_o": Out(lanes),
                 "words": Out(WORD_BITS).array(lanes),
                 "saturated": Out(lanes),
                 "sums": Out(SUM_BITS).array(lanes),
@@ -111,6 +112,7 @@ class LaneGroup(wiring.Component):
             m.submodules[f"table{i // 2}"] = table = FunctionTable()
             for at in range(2):
                 wiring.connect(m, lanes[i + at].table, table.readers[at])
+        m.d.comb += self.live_o.eq(self.mask | (~partial[-1]).replicate(self.lanes))
         m.d.comb += [self.valid_o.eq(valid[-1]), self.fault.eq(Cat(lane.fault for lane in lanes).any())]
         return m
 

@@ -1,0 +1,421 @@
+"""The vector unit runs random programs as docs/vector_unit.md says, with stalls of its integers and of its neighbours' accesses.
+
+``Machine`` is written from the page: elements one after the other, words of ``loralith.spec.vector.numbers``.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from amaranth.sim import Simulator
+
+from loralith.rtl.vector.command import VectorCommand
+from loralith.rtl.vector.unit import VectorUnit
+from loralith.spec.numerics import hash32
+from loralith.spec.vector import numbers
+from loralith.spec.vector.program import (
+    INSTRUCTION,
+    INSTRUCTION_BYTES,
+    SCALARS,
+    Format,
+    Function,
+    Operand,
+    Reduce,
+    Source,
+    Target,
+)
+
+LANES = 2
+DEPTHS = (64, 32)
+FUNCTIONS = {
+    Function.PASS: lambda x: x,
+    Function.EXP2: numbers.exp2,
+    Function.RECIPROCAL: numbers.reciprocal,
+    Function.RSQRT: numbers.rsqrt,
+    Function.PHI: numbers.phi,
+    Function.SCALE: lambda x: numbers.quantize_shift(x) + numbers.BIAS << numbers.FRACTION_BITS,
+}
+
+
+@dataclass
+class Machine:
+    """What a command changes. ``integers`` are taken one word after the other; ``left`` holds the writes, (address, lanes, bytes)."""
+
+    memories: list[list[list[int]]]
+    scalars: list[int]
+    registers: list[list[int]] = field(default_factory=lambda: [[0] * LANES for _ in range(4)])
+    integers: list[list[int]] = field(default_factory=list)
+    left: list[tuple[int, int, list[int]]] = field(default_factory=list)
+    saturations: int = 0
+
+    def run(self, program: list[dict], command: dict) -> int | None:
+        """The first instruction that left the range of numbers, or None."""
+        self.saturations, self.left = 0, []
+        self.sums, self.maxima = [0] * LANES, [0] * LANES
+        for outer in range(command["outer"]):
+            for number in range(command["first"], command["first"] + command["count"]):
+                try:
+                    self._instruction(program[number], command, outer)
+                except numbers.RangeError:
+                    return number
+        return None
+
+    def _instruction(self, code: dict, command: dict, outer: int) -> None:
+        if code["reduce"] and not (code["over_outer"] and outer):
+            self.sums, self.maxima = [0] * LANES, [0] * LANES
+        registers = [list(row) for row in self.registers]
+        for inner in range(1 if code["once"] else command["inner"]):
+            if command["partial_inner"]:
+                partial = inner == command["inner"] - 1 and not code["once"]
+            else:
+                partial = outer == command["outer"] - 1
+            live = [not partial or bool(command["lanes"] >> lane & 1) for lane in range(LANES)]
+            results = self._word(code, command, outer, inner, live, registers)
+            self._write(code, command, outer, inner, live, results)
+        last = outer == command["outer"] - 1
+        if code["reduce"] and (last or not code["over_outer"]):
+            self._reduce(code)
+
+    def _word(self, code, command, outer, inner, live, registers) -> list[int]:
+        def at(region):
+            place = command["regions"][region]
+            return (place["base"] + outer * place["outer_stride"] + inner * place["inner_stride"]) % 2**16
+
+        def stream(source, region):
+            if source in (Source.V0, Source.V1):
+                memory = self.memories[source - 1]
+                return memory[at(region) % len(memory)]
+            return [0] * LANES
+
+        x, y = stream(code["x_source"], code["x_region"]), stream(code["y_source"], code["y_region"])
+        if code["x_source"] in (Source.OUT32, Source.ROW_MAX):
+            x = [numbers.from_integer(value) for value in self.integers.pop(0)]
+        if code["x_source"] == Source.SCALAR:
+            x = [self.scalars[code["s0"]]] * LANES
+        k = (self.scalars[code["s2"]] >> 16 & 0xFF) - numbers.BIAS
+        index = command["index_base"] + outer * command["index_outer"] + inner * command["index_inner"]
+        results = []
+        for lane in range(LANES):
+
+            def operand(name, lane=lane):
+                kind, scalar = code[name], code["s0" if name in "ab" else "s1"]
+                fixed = {
+                    Operand.NONE: numbers.ONE if name in "ac" else 0,
+                    Operand.X: x[lane],
+                    Operand.Y: y[lane],
+                    Operand.SCALAR: self.scalars[scalar],
+                }
+                word = fixed[kind] if kind in fixed else registers[kind - Operand.L0][lane]
+                return numbers.negate(word) if code.get(f"{name}_negate") and name != "a" else word
+
+            try:
+                value = numbers.multiply(x[lane], operand("a"))
+                value = numbers.negate(value) if code["a_negate"] else value
+                value = FUNCTIONS[code["function"]](numbers.add(value, operand("b")))
+                value = numbers.add(numbers.multiply(value, operand("c")), operand("d"))
+                results.append(self._pack(code, value, k, index, lane, live[lane]))
+            except numbers.RangeError:
+                if live[lane]:
+                    raise
+                results.append(None)
+        return results
+
+    def _pack(self, code, value, k, index, lane, live) -> int:
+        summing = code["reduce"] in (Reduce.SUM_LANE, Reduce.SUM_ALL)
+        term = None
+        if code["format"] in (Format.INT8, Format.INT8_STOCHASTIC):
+            hashed = hash32(self.key, (index + lane // 4) % 2**32) >> 8 * (lane % 4) & 0xFF
+            q, clipped = numbers.quantize(value, k, hashed if code["format"] == Format.INT8_STOCHASTIC else None)
+            self.saturations += clipped and live
+            term, stored = q, q % 256
+        else:
+            stored = numbers.round_brain(value) if code["format"] == Format.BRAIN else value
+            if summing and live:
+                term = numbers.sum_term(value, k + 1)
+        if live:
+            self.sums[lane] += term if summing else 0
+            self.maxima[lane] = max(self.maxima[lane], value % 2**24) if code["reduce"] and not summing else self.maxima[lane]
+        return stored
+
+    def _write(self, code, command, outer, inner, live, results) -> None:
+        place = command["regions"][code["target_region"]]
+        address = (place["base"] + outer * place["outer_stride"] + inner * place["inner_stride"]) % 2**16
+        if code["target"] in (Target.V0, Target.V1):
+            memory = self.memories[code["target"] - 1]
+            memory[address % len(memory)] = results
+        elif code["target"] == Target.LEFT:
+            self.left.append((address, sum(bit << lane for lane, bit in enumerate(live)), [(word or 0) & 0xFF for word in results]))
+        elif code["target"] == Target.LANE:
+            self.registers[code["lane"]] = results
+        elif code["target"] == Target.SCALAR:
+            self.scalars[code["s3"]] = results[0]
+
+    def _reduce(self, code) -> None:
+        k = (self.scalars[code["s2"]] >> 16 & 0xFF) - numbers.BIAS
+        exponent = k if code["format"] >= Format.INT8 else k + 1 - numbers.SUM_FRACTION_BITS
+        words = {
+            Reduce.SUM_LANE: lambda: [numbers.from_integer(total, exponent) for total in self.sums],
+            Reduce.SUM_ALL: lambda: [numbers.from_integer(sum(self.sums), exponent)] * LANES,
+            Reduce.MAX_LANE: lambda: self.maxima,
+            Reduce.MAX_ALL: lambda: [max(self.maxima)] * LANES,
+        }[code["reduce"]]()
+        if code["reduce_to"]:
+            self.scalars[code["s3"]] = words[0]
+        else:
+            self.registers[code["lane"]] = list(words)
+
+
+def draw_instruction(rng: random.Random, plain: bool) -> dict:
+    """Any fields; ``plain`` ones only where a result stays in the range of numbers."""
+    x, y = rng.choice(list(Source)), rng.choice([Source.NONE, Source.V0, Source.V1])
+    target = rng.choice([Target.V0, Target.V1, Target.LEFT, Target.LANE, Target.SCALAR, Target.NONE])
+    reduce = rng.choice([Reduce.NONE, Reduce.NONE, *Reduce])
+    code = {
+        "x_source": x,
+        "y_source": Source.NONE if x == y else y,
+        "function": Function.PASS if plain else rng.choice([Function.PASS, Function.EXP2, Function.PHI, Function.SCALE]),
+        **{name: rng.choice(list(Operand)) for name in "abcd"},
+        **{name: rng.getrandbits(1) for name in ("a_negate", "b_negate", "d_negate", "once", "reduce_to")},
+        **{name: rng.randrange(4) for name in ("x_region", "y_region", "target_region", "lane")},
+        "target": target,
+        "format": rng.choice(list(Format)) if target in (Target.LEFT, Target.NONE) else rng.choice([Format.WORD, Format.BRAIN]),
+        "reduce": reduce,
+        "over_outer": 0,
+        **{name: rng.randrange(8) for name in ("s0", "s1")},
+        "s2": rng.randrange(24, 32) if reduce in (Reduce.SUM_LANE, Reduce.SUM_ALL) else rng.randrange(8, 16),
+        "s3": rng.randrange(16, 24),
+    }
+    if reduce and target in (Target.LANE, Target.SCALAR):
+        code["reduce_to"] = int(target == Target.LANE)
+    return code
+
+
+def draw_command(rng: random.Random, count: int) -> dict:
+    return {
+        "first": rng.randrange(8),
+        "count": count,
+        "outer": rng.randint(1, 3),
+        "inner": rng.randint(1, 5),
+        # Where each region reads and writes its own quarter, reading a word while it is written does not happen.
+        "regions": [{"base": 8 * i, "outer_stride": rng.randrange(3), "inner_stride": rng.randrange(2)} for i in range(4)],
+        "lanes": rng.randrange(1, 1 << LANES),
+        **{name: rng.getrandbits(32) for name in ("key0", "key1", "index_base", "index_outer", "index_inner")},
+        "partial_inner": rng.getrandbits(1),
+    }
+
+
+def word(rng: random.Random) -> int:
+    return rng.getrandbits(1) << 24 | rng.randint(118, 128) << 16 | rng.getrandbits(16)
+
+
+def machine(rng: random.Random) -> Machine:
+    """Small numbers everywhere; the last eight scalars are bounds above any sum's terms."""
+    memories = [[[word(rng) for _ in range(LANES)] for _ in range(depth)] for depth in DEPTHS]
+    scalars = [word(rng) for _ in range(24)] + [200 << 16] * 8
+    return Machine(memories, scalars, [[word(rng) for _ in range(LANES)] for _ in range(4)])
+
+
+class Driver:
+    """Drives the unit's ports as the queue, LOAD, STORE and the array would."""
+
+    def __init__(self, dut: VectorUnit, ctx, rng: random.Random) -> None:
+        self.dut, self.ctx, self.rng = dut, ctx, rng
+
+    async def program(self, first: int, program: list[dict]) -> None:
+        for number, code in enumerate(program, first):
+            bits = sum((int(value) << INSTRUCTION.fields[name].offset) for name, value in code.items())
+            for half in range(INSTRUCTION_BYTES // 4):
+                for name, value in (("write", 1), ("address", 2 * number + half), ("data", bits >> 32 * half & 0xFFFFFFFF)):
+                    self.ctx.set(getattr(self.dut, f"program_{name}"), value)
+                await self.ctx.tick()
+        self.ctx.set(self.dut.program_write, 0)
+
+    async def put(self, port, address: int, value: int) -> None:
+        self.ctx.set(port.payload.address, address)
+        self.ctx.set(port.payload.data, value)
+        self.ctx.set(port.valid, 1)
+        await self.ctx.tick().until(port.ready)
+        self.ctx.set(port.valid, 0)
+
+    async def load(self, state: Machine) -> None:
+        """Memories and scalars; lane registers by one instruction each, from V0."""
+        for port, memory in zip((self.dut.load0, self.dut.load1), state.memories, strict=True):
+            for address, words in enumerate(memory):
+                await self.put(port, address, sum(value << 25 * lane for lane, value in enumerate(words)))
+        for address, value in enumerate(state.scalars):
+            await self.put(self.dut.scalar_write, address, value)
+
+    async def registers(self, state: Machine) -> None:
+        for lane, words in enumerate(state.registers):
+            await self.put(self.dut.load0, 0, sum(value << 25 * i for i, value in enumerate(words)))
+            await self.program(0, [{"x_source": Source.V0, "target": Target.LANE, "lane": lane}])
+            await self.command({"first": 0, "count": 1, "outer": 1, "inner": 1, "lanes": 3}, [])
+
+    async def command(self, command: dict, integers: list[list[int]]) -> dict:
+        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, and clipped results."""
+        dut, ctx, seen = self.dut, self.ctx, {"left": [], "fault": None}
+        ctx.set(dut.command.payload, VectorCommand.const(command))
+        ctx.set(dut.command.valid, 1)
+        waiting = [list(row) for row in integers]
+        for _ in range(6000):
+            there = bool(waiting) and self.rng.random() < 0.7
+            ctx.set(dut.integers.valid, there)
+            if waiting:
+                for lane in range(LANES):
+                    ctx.set(dut.integers.payload[lane], waiting[0][lane] % 2**32)
+            if there and ctx.get(dut.integers.ready):
+                waiting.pop(0)
+            if ctx.get(dut.left_valid):
+                packed = ctx.get(dut.left_bytes)
+                row = [packed >> 8 * lane & 0xFF for lane in range(LANES)]
+                seen["left"].append((ctx.get(dut.left_address), ctx.get(dut.left_lanes), row))
+            done = ctx.get(dut.done)
+            if done and ctx.get(dut.fault):
+                seen["fault"] = ctx.get(dut.fault_instruction)
+            await ctx.tick()
+            if done:
+                break
+        else:
+            raise AssertionError("the command does not end")
+        ctx.set(dut.command.valid, 0)
+        ctx.set(dut.integers.valid, 0)
+        seen |= {"unused": len(waiting), "saturations": ctx.get(dut.saturations)}
+        return seen
+
+    async def stored(self, number: int) -> list[list[int]]:
+        """Everything in V0 or V1, as STORE reads it."""
+        dut, ctx, found = self.dut, self.ctx, []
+        port = (dut.store0, dut.store1)[number]
+        for address in range(DEPTHS[number]):
+            ctx.set(port.payload, address)
+            ctx.set(port.valid, 1)
+            await ctx.tick().until(port.ready)
+            ctx.set(port.valid, 0)
+            await ctx.tick()
+            assert ctx.get((dut.stored0, dut.stored1)[number])
+            value = ctx.get((dut.read_data0, dut.read_data1)[number])
+            found.append([value >> 25 * lane & 0x1FFFFFF for lane in range(LANES)])
+        return found
+
+    async def scalars(self) -> list[int]:
+        found = []
+        for address in range(SCALARS):
+            self.ctx.set(self.dut.scalar_read, address)
+            await self.ctx.tick()
+            found.append(self.ctx.get(self.dut.scalar_read_data))
+        return found
+
+
+def same(found: list[list[int]], wanted: list[list[int | None]]) -> bool:
+    """Whether all words are equal, but for those of lanes outside of the tensor that left the range of numbers."""
+    return all(
+        want is None or got == want for got_row, row in zip(found, wanted, strict=True) for got, want in zip(got_row, row, strict=True)
+    )
+
+
+def simulate(scenario, rng: random.Random) -> None:
+    dut = VectorUnit(LANES, DEPTHS)
+
+    async def bench(ctx):
+        await scenario(Driver(dut, ctx, rng))
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def legal(rng: random.Random) -> tuple[Machine, list[dict], dict, list[list[int]], Machine]:
+    """A state, a program, a command, its integers, and the state after it; drawn until nothing leaves the range of numbers."""
+    import copy
+
+    while True:
+        before, count = machine(rng), rng.randint(1, 4)
+        program = [draw_instruction(rng, rng.random() < 0.5) for _ in range(count)]
+        command = draw_command(rng, count)
+        integers = [[rng.randrange(-300, 300) for _ in range(LANES)] for _ in range(200)]
+        after = copy.deepcopy(before)
+        after.integers, after.key = [list(row) for row in integers], (command["key0"], command["key1"])
+        fault = after.run([{}] * command["first"] + program, command)
+        broken = any(value is None for row in (*after.registers, after.scalars, *after.memories[0], *after.memories[1]) for value in row)
+        if fault is None and not broken:
+            return before, program, command, integers, after
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_programs_equal_the_page(seed):
+    rng = random.Random(seed)
+
+    async def scenario(driver: Driver) -> None:
+        for case in range(5):
+            before, program, command, integers, after = legal(rng)
+            await driver.registers(before)
+            await driver.load(before)
+            await driver.program(command["first"], program)
+            seen = await driver.command(command, integers)
+            assert seen["fault"] is None, (case, program, command)
+            assert seen["left"] == after.left, (case, program, command)
+            assert seen["unused"] == len(after.integers)
+            assert seen["saturations"] == after.saturations
+            assert await driver.scalars() == after.scalars, (case, program, command)
+            for number in range(2):
+                assert same(await driver.stored(number), after.memories[number]), (case, number, program, command)
+
+    simulate(scenario, rng)
+
+
+def test_a_softmax_row_and_a_maximum_over_all_iterations():
+    """P = 127 exp(x - largest), its row sums in a lane register, then a scalar's reciprocal; the largest sum over the outer loop."""
+    rng = random.Random(11)
+    program = [
+        {"x_source": Source.OUT32, "a": Operand.SCALAR, "b": Operand.L0, "b_negate": 1, "function": Function.EXP2, "c": Operand.SCALAR}
+        | {"s0": 0, "s1": 1, "s2": 2, "format": Format.INT8, "target": Target.LEFT, "reduce": Reduce.SUM_LANE, "lane": 1},
+        {"x_source": Source.NONE, "b": Operand.L1, "function": Function.RECIPROCAL, "target": Target.V0, "once": 1},
+        {"x_source": Source.V0, "reduce": Reduce.MAX_ALL, "over_outer": 1, "reduce_to": 1, "s3": 5, "once": 1, "target": Target.NONE},
+    ]
+    names = [f.name for f in INSTRUCTION.fields.values()]
+    program = [dict.fromkeys(names, 0) | code for code in program]
+    region = {"base": 3, "outer_stride": 8, "inner_stride": 1}
+    command = {"first": 4, "count": 3, "outer": 2, "inner": 7, "regions": [region] * 4, "lanes": 1, "partial_inner": 0}
+    command |= dict.fromkeys(("key0", "key1", "index_base", "index_outer", "index_inner"), 0)
+    state = machine(rng)
+    state.scalars[:3] = [numbers.from_float(value) for value in (1 / 16, 127, 1)]
+    state.registers[0] = [numbers.from_float(2.0)] * LANES
+    integers = [[rng.randrange(-60, 32) for _ in range(LANES)] for _ in range(14)]
+
+    async def scenario(driver: Driver) -> None:
+        await driver.registers(state)
+        await driver.load(state)
+        await driver.program(4, program)
+        seen = await driver.command(command, integers)
+        state.integers, state.key = [list(row) for row in integers], (0, 0)
+        assert state.run([{}] * 4 + program, command) is None
+        assert seen["left"] == state.left
+        assert [row[1] for row in seen["left"]] == [3] * 7 + [1] * 7
+        found = await driver.scalars()
+        assert found == state.scalars
+        assert found[5] != 0
+        assert same(await driver.stored(0), state.memories[0])
+
+    simulate(scenario, rng)
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["of the tensor", "outside of the tensor"])
+def test_what_leaves_the_range_of_numbers_ends_the_command_with_the_instruction(outside):
+    """1 / 0 in the second lane is a fault unless that lane is outside of the tensor; the next command runs as ever."""
+    names = [f.name for f in INSTRUCTION.fields.values()]
+    code = dict.fromkeys(names, 0) | {"x_source": Source.OUT32, "target": Target.V1}
+    program = [code, code | {"function": Function.RECIPROCAL}, code]
+    command = {"first": 1, "count": 3, "outer": 1, "inner": 4, "regions": [{"base": 2, "outer_stride": 0, "inner_stride": 1}] * 4}
+    command |= {"lanes": 1 if outside else 3, "partial_inner": 0}
+    integers = [[5, 6]] * 4 + [[1, 0], [2, 3], [4, 5], [6, 7]] + [[7, 8]] * 30
+
+    async def scenario(driver: Driver) -> None:
+        await driver.program(1, program)
+        seen = await driver.command(command, integers)
+        assert seen["fault"] == (None if outside else 2)
+        seen = await driver.command(command | {"count": 1}, [[-3, 4]] * 4)
+        assert (seen["fault"], seen["unused"]) == (None, 0)
+        assert (await driver.stored(1))[2:6] == [[numbers.from_integer(-3), numbers.from_integer(4)]] * 4
+
+    simulate(scenario, random.Random(1))
