@@ -31,7 +31,7 @@ def table_number(function: Value) -> Value:
 
 
 def _content() -> list[int]:
-    """The memory's words. 1 / x has positions of half the width, so that its slopes are twice as large; the octaves of 1 / sqrt(x) alternate."""
+    """The memory's words. 1 / x has positions of half the width, so that its slopes count twice; the octaves of 1 / sqrt(x) alternate."""
     half = SEGMENTS // 2
     tables: dict[Function, list[Segment]] = {
         Function.EXP2: list(EXP2_TABLE),

@@ -29,8 +29,8 @@ class VectorSequencer(wiring.Component):
         range_fault: from the lanes and the reader of reductions.
         program_address, program_data: the program memory, a word of 32 bits a cycle later. scalar_address, scalar_data: a scalar likewise.
         instruction: the running one. scale: exponent field of its scalar s2.
-        constant_write, constant_number, constant_value: value for all lanes' word ``constant_number``; constant_load, constant_register: see
-            ``LaneGroup``; x_constant_load: X takes ``constant_value``.
+        constant_write, constant_number, constant_value: value for all lanes' word ``constant_number``.
+        constant_load, constant_register: see ``LaneGroup``. x_constant_load: X takes ``constant_value``.
         start: before the first element: lanes forget (``clear``) and the hash takes ``index``. begin: a command begins.
         integers_valid: an INT32 word is there. issue: an element enters, which takes it; partial: see ``LaneGroup``.
         addresses: of X, Y and target for the iteration's first word; strides: from word to word.

@@ -51,7 +51,7 @@ class Registers:
         return register
 
     def rounded(self, sign: Value, exponent: Value, fraction: Value, up: Value, zero: Value, word: Word, fault: Signal) -> None:
-        """Registers ``word``, the number of these parts with ``up`` added to its last place, and ``fault``, which says that it is too large.
+        """Registers ``word``, the number of these parts with ``up`` added to its last place, and ``fault``: it is too large.
 
         exponent: biased, INNER_EXPONENT bits in two's complement. zero: the number is zero whatever its parts say.
         """

@@ -13,7 +13,7 @@ COUNT = 2000
 
 
 def integers(width: int) -> list[int]:
-    """The ends of the range, powers of two and what lies beside them, ties at the last place and beside them, random ones of every length."""
+    """The ends of the range, powers of two and their neighbours, ties at the last place and theirs, random ones of every length."""
     rng = random.Random(width)
     found = [0, 1, -1, 2 ** (width - 1) - 1, -(2 ** (width - 1))]
     for bit in range(width - 1):

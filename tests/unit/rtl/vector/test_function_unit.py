@@ -48,7 +48,7 @@ DEFINITIONS = {
 
 
 def arguments(bench, function: Function) -> list[int]:
-    """Corner cases, words of any exponent, more of those where the function is neither constant nor a limit, and words beside its limits."""
+    """Corner cases, words of any exponent, more of those where the function is neither constant nor a limit, words beside limits."""
     rng = random.Random(function)
     found = [bench.ONE, *bench.corner_words(), *(bench.random_word(rng) for _ in range(COUNT))]
     low, high = {Function.EXP2: (105, 134), Function.PHI: (107, 131), Function.SCALE: (1, 8)}.get(function, (126, 129))
