@@ -69,6 +69,7 @@ class Add(wiring.Component):
         bits = SIGNIFICAND_BITS - 1
         distance = registers.wire("distance1", Mux(swap, by_x, by_y))
         some = Mux(swap, x[bits:].any(), y[bits:].any())
+        # So far below, a term changes nothing, however it is rounded.
         far = distance[5:].any()
         small = registers.wire("small", Mux(some & ~far, Cat(Mux(swap, x[:bits], y[:bits]), Const(1, 1)), 0))
         # Two places more: guard and round.
@@ -76,7 +77,7 @@ class Add(wiring.Component):
         return (
             registers("larger2", Mux(swap, y, x)),
             registers("smaller", moved),
-            registers("sticky2", lost | (far & some)),
+            registers("sticky2", lost),
             registers("distance", distance[:3]),
             registers("signs2", Cat(Mux(swap, signs[1], signs[0]), Mux(swap, signs[0], signs[1]))),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from loralith.spec.vector.numbers import BIAS, EXP2_LIMIT, EXPONENT_BITS, FRACTION_BITS
@@ -78,7 +78,7 @@ class FunctionUnit(wiring.Component):
     def _fixed(self, registers: Registers, kind: dict[Function, Signal]) -> tuple[Value, _Early, Value]:
         """After three cycles: the argument in fixed point, in two's complement for 2^x and a magnitude for Phi; results that need no
         table; the argument."""
-        x = Word(registers("x1", self.x.as_value()))
+        x = data.View(Word, registers("x1", self.x.as_value()))
         negative = self.x.sign & kind[Function.EXP2]
         magnitude = significand(self.x.fraction)
         signed = registers("signed", ((Cat(magnitude, Const(0, 1)) ^ negative.replicate(SIGNIFICAND_BITS + 1)) + negative)[:-1])
@@ -98,7 +98,7 @@ class FunctionUnit(wiring.Component):
         early = self._early(registers, kind, x, nonzero, outside)
         return registers("fixed", fixed), early, registers("x3", x.as_value(), 2)
 
-    def _early(self, registers: Registers, kind: dict[Function, Signal], x: Word, nonzero: Value, outside: Value) -> _Early:
+    def _early(self, registers: Registers, kind: dict[Function, Signal], x: data.View, nonzero: Value, outside: Value) -> _Early:
         """Two cycles after ``x``: exponents of all but 2^x and Phi, whose are constants here, and what needs no table."""
         plain, scale = kind[Function.PASS], kind[Function.SCALE]
         reciprocal, root = kind[Function.RECIPROCAL], kind[Function.RSQRT]

@@ -58,7 +58,7 @@ class Lane(wiring.Component):
         constant_load: operand i of CONSTANTS takes word ``constant_register`` of the lane.
         register_write: word ``register_number`` of the lane takes ``register_word``; the first LANE_REGISTERS are its registers.
         live: bit i: the element that is LaneTiming.faults[i] cycles inside is one of the tensor.
-        clear: of sum and maximum, see ``Gather``.
+        clear: of the one that ``settings`` use, sum or maximum.
         word, saturated: at LaneTiming.result; sum, maximum: a cycle after the last element's.
         fault: a live element left the range of numbers; one cycle after its stage.
     """
@@ -129,7 +129,8 @@ class Lane(wiring.Component):
         m.d.sync += self.fault.eq((Cat(stage.fault for stage in stages.values()) & self.live).any())
         m.submodules.gather = gather = Gather()
         m.d.comb += [
-            gather.clear.eq(self.clear),
+            gather.clear_sum.eq(self.clear & settings.summing),
+            gather.clear_maximum.eq(self.clear & settings.comparing),
             gather.summing.eq(settings.summing & self.live[-1]),
             gather.term.eq(pack.term),
             gather.comparing.eq(settings.comparing & self.live[-2]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from loralith.spec.numerics import Q8_MAX
@@ -65,7 +65,7 @@ class Pack(wiring.Component):
             brain.eq(self.format == Format.BRAIN),
         ]
         moved, over = self._moved(m, registers, int8)
-        x = Word(registers("x3", self.x.as_value(), 3))
+        x = data.View(Word, registers("x3", self.x.as_value(), 3))
         nonzero = registers("nonzero3", self.x.exponent.any(), 3)
         word, overflow = self._word(registers, x, nonzero, brain)
         # An INT8: half to even, or a carry out of the places that the random byte has.
@@ -106,7 +106,7 @@ class Pack(wiring.Component):
         over = registers("over4", distance[-1] & registers("nonzero1", nonzero), 3)
         return registers("moved3", Cat(last, moved[1:])), over
 
-    def _word(self, registers: Registers, x: Word, nonzero: Value, brain: Value) -> tuple[Value, Value]:
+    def _word(self, registers: Registers, x: data.View, nonzero: Value, brain: Value) -> tuple[Value, Value]:
         """The clean word, rounded for BRAIN, and whether it is too large, a cycle after ``x``."""
         up = brain & nonzero & round_up(x.fraction[DROPPED], x.fraction[DROPPED - 1], x.fraction[: DROPPED - 1].any())
         low = x.fraction[:DROPPED] & (nonzero & ~brain).replicate(DROPPED)

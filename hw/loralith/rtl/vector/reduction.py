@@ -22,7 +22,7 @@ class Gather(wiring.Component):
     """A lane's sum and its largest magnitude.
 
     Members:
-        clear: forget both.
+        clear_sum, clear_maximum: forget it.
         summing, term: add this term. comparing, word: compare with this word.
         sum: of SUM_BITS, in two's complement. maximum: a word without its sign; both a cycle later.
     """
@@ -30,7 +30,8 @@ class Gather(wiring.Component):
     def __init__(self) -> None:
         super().__init__(
             {
-                "clear": In(1),
+                "clear_sum": In(1),
+                "clear_maximum": In(1),
                 "summing": In(1),
                 "term": In(TERM_BITS),
                 "comparing": In(1),
@@ -48,8 +49,10 @@ class Gather(wiring.Component):
         # The borrow of a subtraction: a comparison would become a tree of LUTs, not a carry chain.
         with m.If(self.comparing & (self.maximum - magnitude)[-1]):
             m.d.sync += self.maximum.eq(magnitude)
-        with m.If(self.clear):
-            m.d.sync += [self.sum.eq(0), self.maximum.eq(0)]
+        with m.If(self.clear_sum):
+            m.d.sync += self.sum.eq(0)
+        with m.If(self.clear_maximum):
+            m.d.sync += self.maximum.eq(0)
         return m
 
 

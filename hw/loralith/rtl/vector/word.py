@@ -29,7 +29,7 @@ class Registers:
     def __init__(self, m: Module, enable: Value) -> None:
         self._m, self._enable = m, enable
 
-    def __call__(self, name: str, value: Value, stages: int = 1) -> Signal:
+    def __call__(self, name: str, value: Value, stages: int = 1) -> Value:
         """``value``, ``stages`` cycles later."""
         for stage in range(stages):
             register = Signal(len(value), name=name if stage == stages - 1 else f"{name}_{stage}", reset_less=True)

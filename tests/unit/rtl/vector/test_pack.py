@@ -63,14 +63,14 @@ def test_a_word_is_stored_clean_and_its_term_is_cut_to_the_bound(bench, scale, b
 
 def test_a_lane_gathers_the_exact_sum_and_the_largest_magnitude(bench):
     rng = random.Random(5)
-    inputs, wanted, total, most = [{"clear": 1}], [], 0, 0
+    inputs, wanted, total, most = [{"clear_sum": 1, "clear_maximum": 1}], [], 0, 0
     for _ in range(500):
         term, word = rng.randrange(-(2 ** (TERM_BITS - 1)), 2 ** (TERM_BITS - 1)), bench.random_word(rng, 1, rng.choice([254, 100]))
-        summing, comparing, clear = rng.random() < 0.8, rng.random() < 0.8, rng.random() < 0.02
-        inputs.append({"clear": clear, "summing": summing, "comparing": comparing, "term": term % 2**TERM_BITS, "word": word})
-        total, most = total + term * summing, max(most, word % 2**24) if comparing else most
-        if clear:
-            total, most = 0, 0
+        summing, comparing = rng.random() < 0.8, rng.random() < 0.8
+        clear = {"clear_sum": rng.random() < 0.02, "clear_maximum": rng.random() < 0.02}
+        inputs.append({**clear, "summing": summing, "comparing": comparing, "term": term % 2**TERM_BITS, "word": word})
+        total = 0 if clear["clear_sum"] else total + term * summing
+        most = 0 if clear["clear_maximum"] else max(most, word % 2**24) if comparing else most
         wanted.append((total % 2**numbers.SUM_BITS, most))
     assert bench.stream(Gather(), 1, inputs, ("sum", "maximum"))[1:] == wanted
 

@@ -67,7 +67,8 @@ class Machine:
 
     def _instruction(self, code: dict, command: dict, outer: int) -> None:
         if code["reduce"] and not (code["over_outer"] and outer):
-            self.sums, self.maxima = [0] * LANES, [0] * LANES
+            gathered = "sums" if code["reduce"] in (Reduce.SUM_LANE, Reduce.SUM_ALL) else "maxima"
+            setattr(self, gathered, [0] * LANES)
         registers = [list(row) for row in self.registers]
         for inner in range(1 if code["once"] else command["inner"]):
             last_inner, last_outer = inner == command["inner"] - 1 and not code["once"], outer == command["outer"] - 1
@@ -391,7 +392,8 @@ def test_a_softmax_row_and_a_maximum_over_all_iterations():
     state = machine(rng)
     state.scalars[:3] = [numbers.from_float(value) for value in (1 / 16, 127, 1)]
     state.registers[0] = [numbers.from_float(2.0)] * LANES
-    integers = [[rng.randrange(-60, 32) for _ in range(LANES)] for _ in range(14)]
+    # The first iteration's sums are the smaller ones, their reciprocals the larger ones: the maximum has to be kept.
+    integers = [[rng.randrange(-60, 0) + 30 * (at > 6) for _ in range(LANES)] for at in range(14)]
 
     async def scenario(driver: Driver) -> None:
         await driver.registers(state)
