@@ -181,11 +181,16 @@ class VectorSequencer(wiring.Component):
         """Each region's address, from iteration to iteration; at set-up those of X, Y and target, one a step."""
         instruction, regions = self.instruction, self.command.payload.regions
         running = Array(Signal(ADDRESS_BITS, name=f"running{i}") for i in range(REGIONS))
-        region = Signal(range(REGIONS))
+        region, updated = Signal(range(REGIONS)), Signal(range(REGIONS))
         chosen, address = regions[region], running[region]
+        # The addition takes a cycle of its own; nobody reads the sum in the next two.
+        adding, old, addend = Signal(), Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
+        m.d.sync += adding.eq(update)
         with m.If(update):
             m.d.comb += region.eq(step)
-            m.d.sync += address.eq(Mux(first, chosen.base, address + chosen.outer_stride))
+            m.d.sync += [updated.eq(region), old.eq(Mux(first, 0, address)), addend.eq(Mux(first, chosen.base, chosen.outer_stride))]
+        with m.If(adding):
+            m.d.sync += running[updated].eq(old + addend)
         for at, select in enumerate((instruction.x_region, instruction.y_region, instruction.target_region)):
             with m.If(active & (step == WORDS + 1 + at)):
                 m.d.comb += region.eq(select)
