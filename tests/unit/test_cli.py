@@ -172,10 +172,13 @@ def worker(command: str) -> str:
         ("report energy --node 1nm", "node must be one of"),
         ("synth --frequency 0", "frequency must be in 1..1000 MHz, not 0"),
         ("synth --timeout 0", "timeout must be above 0"),
+        ("report vector --lanes 3", "lanes must be an even number of at least 2, not 3"),
         ("report area --rows 0", "rows must be at least 1, not 0"),
         ("gen --check --config tiny", "--config does nothing with a check"),
         ("gen --check verilog", "--check compares committed texts and does nothing with `gen verilog`"),
         ("gen --config tiny baseline", "--config does nothing with `gen baseline`"),
+        ("gen lanes --lanes 0", "lanes must be an even number of at least 2, not 0"),
+        ("gen --config tiny lanes", "--config does nothing with `gen lanes`"),
         ("gen baseline --rows 0", "rows must be at least 1, not 0"),
     ],
 )

@@ -51,6 +51,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     baseline.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<format>-<rows>x<cols>.v)")
     lanes = actions.add_parser("lanes", help="the Verilog of the vector unit's lanes by themselves, for tests of them")
     lanes.add_argument("--lanes", type=int, default=4, help="how many, an even number (default: 4)")
+    lanes.add_argument("--unit", action="store_true", help="the whole vector unit with so many lanes")
     lanes.add_argument("--output", type=Path, help="the file to write (default: build/verilog/lanes-<n>.v)")
     lanes.add_argument("--header", type=Path, metavar="FILE", help="write a C++ header of cycles, codes and tables")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
@@ -161,7 +162,7 @@ def _baseline(args: argparse.Namespace) -> str:
 
 
 def _lanes(args: argparse.Namespace) -> list[str]:
-    from loralith.gen.lanes import convert_lanes, facts
+    from loralith.gen.lanes import convert_lanes, convert_unit, facts
 
     if args.lanes < 2 or args.lanes % 2:
         raise ConfigError(f"lanes must be an even number of at least 2, not {args.lanes}")
@@ -169,7 +170,7 @@ def _lanes(args: argparse.Namespace) -> list[str]:
     check_output(output)
     if args.header:
         check_output(args.header, [output])
-    _write(output, convert_lanes(args.lanes))
+    _write(output, convert_unit(args.lanes) if args.unit else convert_lanes(args.lanes))
     if args.header:
         _write(args.header, facts(args.lanes))
     return [str(output), *([str(args.header)] if args.header else [])]

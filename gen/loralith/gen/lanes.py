@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from loralith.spec.vector import program, tables
 
-__all__ = ["MODULE", "convert_lanes", "facts"]
+__all__ = ["MODULE", "UNIT", "convert_lanes", "convert_unit", "facts"]
 
 MODULE = "lane_group"
+UNIT = "vector_unit"
 
 
 def convert_lanes(lanes: int) -> str:
@@ -15,6 +16,14 @@ def convert_lanes(lanes: int) -> str:
     from loralith.rtl.vector.lane_group import LaneGroup
 
     return text(LaneGroup(lanes), MODULE)
+
+
+def convert_unit(lanes: int) -> str:
+    """The Verilog text of `rtl.vector.unit` with so many lanes. Raises ValueError, see there."""
+    from loralith.gen.verilog import text
+    from loralith.rtl.vector.unit import VectorUnit
+
+    return text(VectorUnit(lanes), UNIT)
 
 
 def facts(lanes: int) -> str:

@@ -168,7 +168,14 @@ def _mutate(args: argparse.Namespace) -> None:
         _idle(args, "count seed", "without --generic")
 
 
+def _lanes(args: argparse.Namespace) -> None:
+    if args.lanes < 2 or args.lanes % 2:
+        raise LoralithError(f"lanes must be an even number of at least 2, not {args.lanes}")
+
+
 def _report(args: argparse.Namespace) -> None:
+    if args.what == "vector":
+        _lanes(args)
     if args.what == "energy":
         from loralith.energy import nodes
 
@@ -196,8 +203,14 @@ def _gen(args: argparse.Namespace) -> None:
     if args.check and args.action not in (None, "all", "check"):
         raise LoralithError(f"--check compares committed texts and does nothing with `gen {args.action}`; leave one of them out")
     checks = args.check or args.action == "check"
-    if (checks or args.action == "baseline") and args.config != "base":
-        what = "a check, which looks at no Verilog" if checks else "`gen baseline`, whose arrays have --rows, --cols and --format"
+    if args.action == "lanes":
+        _lanes(args)
+    without = {
+        "baseline": "`gen baseline`, whose arrays have --rows, --cols and --format",
+        "lanes": "`gen lanes`, which has --lanes",
+    }
+    what = "a check, which looks at no Verilog" if checks else without.get(args.action)
+    if what and args.config != "base":
         raise LoralithError(f"--config does nothing with {what}; leave it out")
 
 

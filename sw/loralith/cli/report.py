@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loralith.cli import output, results
 
-REPORTS = ("area", "energy", "memory", "results", "shapes")
+REPORTS = ("area", "energy", "memory", "results", "shapes", "vector")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
