@@ -1,4 +1,4 @@
-"""What the vector unit's tests share: words for corner cases, and a bench that streams operands through a component."""
+"""What the vector unit's tests share: words for corner cases, operands streamed through a component, a driver of the whole unit."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,10 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
+from loralith.rtl.vector.command import VectorCommand
+from loralith.rtl.vector.unit import VectorUnit
 from loralith.spec.vector import numbers
+from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, SCALARS, Source, Target
 
 ONE = numbers.ONE
 LARGEST = 254 << numbers.FRACTION_BITS | (1 << numbers.FRACTION_BITS) - 1
@@ -92,3 +95,113 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+class UnitDriver:
+    """Drives the unit's ports as the queue, LOAD, STORE and the array would."""
+
+    def __init__(self, dut: VectorUnit, ctx, rng: random.Random) -> None:
+        self.dut, self.ctx, self.rng = dut, ctx, rng
+        self.lanes, self.depths = dut.lanes, dut.depths
+
+    async def program(self, first: int, program: list[dict]) -> None:
+        for number, code in enumerate(program, first):
+            bits = sum((int(value) << INSTRUCTION.fields[name].offset) for name, value in code.items())
+            for half in range(INSTRUCTION_BYTES // 4):
+                for name, value in (("write", 1), ("address", 2 * number + half), ("data", bits >> 32 * half & 0xFFFFFFFF)):
+                    self.ctx.set(getattr(self.dut, f"program_{name}"), value)
+                await self.ctx.tick()
+        self.ctx.set(self.dut.program_write, 0)
+
+    async def put(self, port, address: int, value: int) -> None:
+        self.ctx.set(port.payload.address, address)
+        self.ctx.set(port.payload.data, value)
+        self.ctx.set(port.valid, 1)
+        await self.ctx.tick().until(port.ready)
+        self.ctx.set(port.valid, 0)
+
+    async def load(self, state) -> None:
+        """Memories and scalars; lane registers by one instruction each, from V0."""
+        for port, memory in zip((self.dut.load0, self.dut.load1), state.memories, strict=True):
+            for address, words in enumerate(memory):
+                await self.put(port, address, sum(value << 25 * lane for lane, value in enumerate(words)))
+        for address, value in enumerate(state.scalars):
+            await self.put(self.dut.scalar_write, address, value)
+
+    async def registers(self, state) -> None:
+        for lane, words in enumerate(state.registers):
+            await self.put(self.dut.load0, 0, sum(value << 25 * i for i, value in enumerate(words)))
+            await self.program(0, [{"x_source": Source.V0, "target": Target.LANE, "lane": lane}])
+            await self.command({"first": 0, "count": 1, "outer": 1, "inner": 1, "lanes": (1 << self.lanes) - 1}, [])
+
+    async def command(self, command: dict, integers: list[list[int]]) -> dict:
+        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, and clipped results."""
+        dut, ctx, seen = self.dut, self.ctx, {"left": [], "fault": None}
+        ctx.set(dut.command.payload, VectorCommand.const(command))
+        ctx.set(dut.command.valid, 1)
+        waiting = [list(row) for row in integers]
+        for _ in range(6000):
+            there = bool(waiting) and self.rng.random() < 0.7
+            ctx.set(dut.integers.valid, there)
+            if waiting:
+                for lane in range(self.lanes):
+                    ctx.set(dut.integers.payload[lane], waiting[0][lane] % 2**32)
+            if there and ctx.get(dut.integers.ready):
+                waiting.pop(0)
+            if ctx.get(dut.left_valid):
+                packed = ctx.get(dut.left_bytes)
+                row = [packed >> 8 * lane & 0xFF for lane in range(self.lanes)]
+                seen["left"].append((ctx.get(dut.left_address), ctx.get(dut.left_lanes), row))
+            done = ctx.get(dut.done)
+            if done and ctx.get(dut.fault):
+                seen["fault"] = ctx.get(dut.fault_instruction)
+            await ctx.tick()
+            if done:
+                break
+        else:
+            raise AssertionError("the command does not end")
+        ctx.set(dut.command.valid, 0)
+        ctx.set(dut.integers.valid, 0)
+        seen |= {"unused": len(waiting), "saturations": ctx.get(dut.saturations)}
+        return seen
+
+    async def stored(self, number: int) -> list[list[int]]:
+        """Everything in V0 or V1, as STORE reads it."""
+        dut, ctx, found = self.dut, self.ctx, []
+        port = (dut.store0, dut.store1)[number]
+        for address in range(self.depths[number]):
+            ctx.set(port.payload, address)
+            ctx.set(port.valid, 1)
+            await ctx.tick().until(port.ready)
+            ctx.set(port.valid, 0)
+            await ctx.tick()
+            assert ctx.get((dut.stored0, dut.stored1)[number])
+            value = ctx.get((dut.read_data0, dut.read_data1)[number])
+            found.append([value >> 25 * lane & 0x1FFFFFF for lane in range(self.lanes)])
+        return found
+
+    async def scalars(self) -> list[int]:
+        found = []
+        for address in range(SCALARS):
+            self.ctx.set(self.dut.scalar_read, address)
+            await self.ctx.tick()
+            found.append(self.ctx.get(self.dut.scalar_read_data))
+        return found
+
+
+@pytest.fixture
+def on_unit() -> Callable:
+    """Runs a scenario, ``async def scenario(driver)``, on a vector unit."""
+
+    def simulate(scenario: Callable, lanes: int, depths: tuple[int, int], rng: random.Random) -> None:
+        dut = VectorUnit(lanes, depths)
+
+        async def run(ctx):
+            await scenario(UnitDriver(dut, ctx, rng))
+
+        sim = Simulator(dut)
+        sim.add_clock(1e-8)
+        sim.add_testbench(run)
+        sim.run()
+
+    return simulate

@@ -8,16 +8,11 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from amaranth.sim import Simulator
 
-from loralith.rtl.vector.command import VectorCommand
-from loralith.rtl.vector.unit import VectorUnit
 from loralith.spec.numerics import hash32
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import (
     INSTRUCTION,
-    INSTRUCTION_BYTES,
-    SCALARS,
     Format,
     Function,
     Operand,
@@ -226,114 +221,11 @@ def machine(rng: random.Random) -> Machine:
     return Machine(memories, scalars, [[word(rng) for _ in range(LANES)] for _ in range(4)])
 
 
-class Driver:
-    """Drives the unit's ports as the queue, LOAD, STORE and the array would."""
-
-    def __init__(self, dut: VectorUnit, ctx, rng: random.Random) -> None:
-        self.dut, self.ctx, self.rng = dut, ctx, rng
-
-    async def program(self, first: int, program: list[dict]) -> None:
-        for number, code in enumerate(program, first):
-            bits = sum((int(value) << INSTRUCTION.fields[name].offset) for name, value in code.items())
-            for half in range(INSTRUCTION_BYTES // 4):
-                for name, value in (("write", 1), ("address", 2 * number + half), ("data", bits >> 32 * half & 0xFFFFFFFF)):
-                    self.ctx.set(getattr(self.dut, f"program_{name}"), value)
-                await self.ctx.tick()
-        self.ctx.set(self.dut.program_write, 0)
-
-    async def put(self, port, address: int, value: int) -> None:
-        self.ctx.set(port.payload.address, address)
-        self.ctx.set(port.payload.data, value)
-        self.ctx.set(port.valid, 1)
-        await self.ctx.tick().until(port.ready)
-        self.ctx.set(port.valid, 0)
-
-    async def load(self, state: Machine) -> None:
-        """Memories and scalars; lane registers by one instruction each, from V0."""
-        for port, memory in zip((self.dut.load0, self.dut.load1), state.memories, strict=True):
-            for address, words in enumerate(memory):
-                await self.put(port, address, sum(value << 25 * lane for lane, value in enumerate(words)))
-        for address, value in enumerate(state.scalars):
-            await self.put(self.dut.scalar_write, address, value)
-
-    async def registers(self, state: Machine) -> None:
-        for lane, words in enumerate(state.registers):
-            await self.put(self.dut.load0, 0, sum(value << 25 * i for i, value in enumerate(words)))
-            await self.program(0, [{"x_source": Source.V0, "target": Target.LANE, "lane": lane}])
-            await self.command({"first": 0, "count": 1, "outer": 1, "inner": 1, "lanes": 3}, [])
-
-    async def command(self, command: dict, integers: list[list[int]]) -> dict:
-        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, and clipped results."""
-        dut, ctx, seen = self.dut, self.ctx, {"left": [], "fault": None}
-        ctx.set(dut.command.payload, VectorCommand.const(command))
-        ctx.set(dut.command.valid, 1)
-        waiting = [list(row) for row in integers]
-        for _ in range(6000):
-            there = bool(waiting) and self.rng.random() < 0.7
-            ctx.set(dut.integers.valid, there)
-            if waiting:
-                for lane in range(LANES):
-                    ctx.set(dut.integers.payload[lane], waiting[0][lane] % 2**32)
-            if there and ctx.get(dut.integers.ready):
-                waiting.pop(0)
-            if ctx.get(dut.left_valid):
-                packed = ctx.get(dut.left_bytes)
-                row = [packed >> 8 * lane & 0xFF for lane in range(LANES)]
-                seen["left"].append((ctx.get(dut.left_address), ctx.get(dut.left_lanes), row))
-            done = ctx.get(dut.done)
-            if done and ctx.get(dut.fault):
-                seen["fault"] = ctx.get(dut.fault_instruction)
-            await ctx.tick()
-            if done:
-                break
-        else:
-            raise AssertionError("the command does not end")
-        ctx.set(dut.command.valid, 0)
-        ctx.set(dut.integers.valid, 0)
-        seen |= {"unused": len(waiting), "saturations": ctx.get(dut.saturations)}
-        return seen
-
-    async def stored(self, number: int) -> list[list[int]]:
-        """Everything in V0 or V1, as STORE reads it."""
-        dut, ctx, found = self.dut, self.ctx, []
-        port = (dut.store0, dut.store1)[number]
-        for address in range(DEPTHS[number]):
-            ctx.set(port.payload, address)
-            ctx.set(port.valid, 1)
-            await ctx.tick().until(port.ready)
-            ctx.set(port.valid, 0)
-            await ctx.tick()
-            assert ctx.get((dut.stored0, dut.stored1)[number])
-            value = ctx.get((dut.read_data0, dut.read_data1)[number])
-            found.append([value >> 25 * lane & 0x1FFFFFF for lane in range(LANES)])
-        return found
-
-    async def scalars(self) -> list[int]:
-        found = []
-        for address in range(SCALARS):
-            self.ctx.set(self.dut.scalar_read, address)
-            await self.ctx.tick()
-            found.append(self.ctx.get(self.dut.scalar_read_data))
-        return found
-
-
 def same(found: list[list[int]], wanted: list[list[int | None]]) -> bool:
     """Whether all words are equal, but for those of lanes outside of the tensor that left the range of numbers."""
     return all(
         want is None or got == want for got_row, row in zip(found, wanted, strict=True) for got, want in zip(got_row, row, strict=True)
     )
-
-
-def simulate(scenario, rng: random.Random) -> None:
-    dut = VectorUnit(LANES, DEPTHS)
-
-    async def bench(ctx):
-        await scenario(Driver(dut, ctx, rng))
-
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
 
 
 def legal(rng: random.Random) -> tuple[Machine, list[dict], dict, list[list[int]], Machine]:
@@ -354,10 +246,10 @@ def legal(rng: random.Random) -> tuple[Machine, list[dict], dict, list[list[int]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_programs_equal_the_page(seed):
+def test_random_programs_equal_the_page(seed, on_unit):
     rng = random.Random(seed)
 
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver) -> None:
         for case in range(5):
             before, program, command, integers, after = legal(rng)
             await driver.registers(before)
@@ -372,10 +264,10 @@ def test_random_programs_equal_the_page(seed):
             for number in range(2):
                 assert same(await driver.stored(number), after.memories[number]), (case, number, program, command)
 
-    simulate(scenario, rng)
+    on_unit(scenario, LANES, DEPTHS, rng)
 
 
-def test_a_softmax_row_and_a_maximum_over_all_iterations():
+def test_a_softmax_row_and_a_maximum_over_all_iterations(on_unit):
     """P = 127 exp(x - largest), its row sums in a lane register, then a scalar's reciprocal; the largest sum over the outer loop."""
     rng = random.Random(11)
     program = [
@@ -395,7 +287,7 @@ def test_a_softmax_row_and_a_maximum_over_all_iterations():
     # The first iteration's sums are the smaller ones, their reciprocals the larger ones: the maximum has to be kept.
     integers = [[rng.randrange(-60, 0) + 30 * (at > 6) for _ in range(LANES)] for at in range(14)]
 
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver) -> None:
         await driver.registers(state)
         await driver.load(state)
         await driver.program(4, program)
@@ -409,11 +301,11 @@ def test_a_softmax_row_and_a_maximum_over_all_iterations():
         assert found[5] != 0
         assert same(await driver.stored(0), state.memories[0])
 
-    simulate(scenario, rng)
+    on_unit(scenario, LANES, DEPTHS, rng)
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["of the tensor", "outside of the tensor"])
-def test_what_leaves_the_range_of_numbers_ends_the_command_with_the_instruction(outside):
+def test_what_leaves_the_range_of_numbers_ends_the_command_with_the_instruction(outside, on_unit):
     """1 / 0 in the second lane is a fault unless that lane is outside of the tensor; the next command runs as ever."""
     names = [f.name for f in INSTRUCTION.fields.values()]
     code = dict.fromkeys(names, 0) | {"x_source": Source.OUT32, "target": Target.V1}
@@ -422,7 +314,7 @@ def test_what_leaves_the_range_of_numbers_ends_the_command_with_the_instruction(
     command |= {"lanes": 1 if outside else 3, "partial_inner": 0}
     integers = [[5, 6]] * 4 + [[1, 0], [2, 3], [4, 5], [6, 7]] + [[7, 8]] * 30
 
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver) -> None:
         await driver.program(1, program)
         seen = await driver.command(command, integers)
         assert seen["fault"] == (None if outside else 2)
@@ -430,4 +322,4 @@ def test_what_leaves_the_range_of_numbers_ends_the_command_with_the_instruction(
         assert (seen["fault"], seen["unused"]) == (None, 0)
         assert (await driver.stored(1))[2:6] == [[numbers.from_integer(-3), numbers.from_integer(4)]] * 4
 
-    simulate(scenario, random.Random(1))
+    on_unit(scenario, LANES, DEPTHS, random.Random(1))
