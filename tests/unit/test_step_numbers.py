@@ -14,10 +14,10 @@ from loralith.spec.scheme import SchemeError
 from loralith.spec.step import StepScheme
 from loralith.verif.step import programs
 from loralith.verif.step.attachment import StepAttachment
-from loralith.verif.step.format import VectorFormat, round_to
 from loralith.verif.step.mode import StepMode
 from loralith.verif.step.optimizer import StepAdamW
 from loralith.verif.step.products import Operands, power_scale, row_units
+from loralith.verif.vector.format import VectorFormat, round_to
 
 
 def exactly(value: Fraction, fraction_bits: int) -> float:
@@ -35,7 +35,7 @@ def test_each_operation_is_the_exact_result_rounded_once(p: int) -> None:
     random = np.random.default_rng(p)
     v = VectorFormat(p)
     x, y = (v.round(torch.tensor(random.standard_normal(400) * 2.0 ** random.integers(-20, 20, 400))) for _ in range(2))
-    for name, of in (("add", Fraction.__add__), ("sub", Fraction.__sub__), ("mul", Fraction.__mul__), ("div", Fraction.__truediv__)):
+    for name, of in (("add", Fraction.__add__), ("sub", Fraction.__sub__), ("mul", Fraction.__mul__)):
         got = getattr(v, name)(x, y)
         for a, b, result in zip(x.tolist(), y.tolist(), got.tolist(), strict=True):
             assert result == exactly(of(Fraction(a), Fraction(b)), p), (name, a, b)
@@ -98,7 +98,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
 
 
-@pytest.mark.parametrize("scheme", [StepScheme(), StepScheme(fraction_bits=10), StepScheme(storage="bf16"), StepScheme(23, "vector")])
+@pytest.mark.parametrize("scheme", [StepScheme(), StepScheme(fraction_bits=10), StepScheme(storage="int16"), StepScheme(23, "vector")])
 def test_a_step_is_close_to_torch_and_repeats(scheme: StepScheme) -> None:
     model, trained, x, target = block()
     plain = functional.mse_loss(model(x), target)
@@ -183,18 +183,19 @@ def test_an_operator_without_a_definition_is_named() -> None:
         torch.tanh(torch.ones(3))
 
 
-def test_adamw_follows_torch() -> None:
+@pytest.mark.parametrize(("bits", "error"), [(23, 1e-6), (16, 2e-4)])
+def test_adamw_follows_torch(bits: int, error: float) -> None:
     torch.manual_seed(2)
     own, theirs = torch.randn(50), torch.randn(50)
     theirs.copy_(own)
     parameter = nn.Parameter(theirs)
-    ours, stock = StepAdamW([own], StepScheme(), 1e-2), torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.0)
+    ours, stock = StepAdamW([own], StepScheme(optimizer_bits=bits), 1e-2), torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.0)
     for step in range(20):
         gradient = torch.randn(50, generator=torch.Generator().manual_seed(step))
         own.grad, parameter.grad = gradient.clone(), gradient.clone()
         ours.step()
         stock.step()
-    assert torch.allclose(own, parameter, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(own, parameter, rtol=10 * error, atol=error)
 
 
 def test_a_narrow_update_moves_on_average_where_it_is_stochastic() -> None:
@@ -215,7 +216,7 @@ def test_a_narrow_update_moves_on_average_where_it_is_stochastic() -> None:
     ("fields", "message"),
     [
         ({"fraction_bits": 6}, r"fraction_bits must be an integer in 7\.\.23, not 6"),
-        ({"storage": "fp8"}, "storage must be one of vector, bf16, int16, not 'fp8'"),
+        ({"storage": "fp8"}, "storage must be one of vector, bf16, e6m9, int16, not 'fp8'"),
         ({"stochastic": 1}, "stochastic must be True or False, not 1"),
         ({"seed": -1}, "seed must be an integer"),
     ],

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["STORAGE", "StepScheme"]
+__all__ = ["BATCH_MAX", "STORAGE", "StepScheme"]
 
+BATCH_MAX = 32639
+"""Largest magnitude of a value of the batch in two words, 2^8 high + low: docs/numerics.md, section 7."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 
@@ -35,8 +37,8 @@ class StepScheme:
     """
 
     fraction_bits: int = 16
-    storage: str = "int16"
-    optimizer_bits: int = 23
+    storage: str = "bf16"
+    optimizer_bits: int = 16
     batch_words: int = 2
     stochastic_update: bool = False
     stochastic: bool = True

@@ -18,15 +18,22 @@ PICTURES = (".png", ".svg", ".pdf")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
-    parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
+    parser.add_argument("--batch", type=int, help="images per step (default: 4, with --model 1)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--methods", help="names with commas; FP32 LoRA is always among them (default: all)")
+    parser.add_argument(
+        "--model", help="plan a step of sd15, sdxl or a U-Net's config.json that never leaves the device, in place of measuring"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as PNG, SVG or PDF")
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises FileError and LoralithError for a picture that cannot be drawn or written."""
+    if args.batch is None:
+        args.batch = 1 if args.model else 4
+    if args.model and (args.plot or args.methods):
+        raise LoralithError("--model plans a step; it has neither --plot nor --methods")
     if args.plot:
         if args.plot.suffix.lower() not in PICTURES:
             raise LoralithError(f"--plot takes a name that ends in {', '.join(PICTURES)}, not {args.plot}")
@@ -34,13 +41,15 @@ def check(args: argparse.Namespace) -> None:
 
 
 def command(args: argparse.Namespace) -> str:
-    usual = (("config", "base"), ("batch", 4), ("rank", 4), ("targets", "all"), ("methods", None))
+    usual = (("config", "base"), ("batch", 1 if args.model else 4), ("rank", 4), ("targets", "all"), ("methods", None), ("model", None))
     more = [f"--{name}={getattr(args, name)}" for name, value in usual if getattr(args, name) != value]
     return " ".join(["loralith report memory", *more])
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError for a method that does not exist, SettingsError for settings out of range."""
+    if args.model:
+        return planned(args)
     from loralith.diffusion.memory import METHODS, measure_method
     from loralith.diffusion.settings import FinetuneSettings, choose_targets
     from loralith.diffusion.sizes import check_sizes
@@ -66,6 +75,16 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def planned(args: argparse.Namespace) -> dict[str, Any]:
+    """Raises LoralithError for a model that is unknown or has an operator without a program."""
+    from loralith.diffusion.settings import choose_targets
+    from loralith.mapping.configs import find_model
+    from loralith.step.memory import memory_figures
+
+    with output.plain_warnings():
+        return memory_figures(find_model(args.model), targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)
+
+
 def _sum(pair: dict[str, int]) -> int:
     return pair["device"] + pair["host"]
 
@@ -83,7 +102,7 @@ def mapped_kinds(method: dict[str, Any]) -> tuple[str, ...]:
 
 
 def title(figures: dict[str, Any]) -> str:
-    return "Memory of a training step"
+    return f"Memory of a training step of {figures['model']}, planned" if "baselines" in figures else "Memory of a training step"
 
 
 def _kilo(count: int) -> str:
@@ -91,6 +110,10 @@ def _kilo(count: int) -> str:
 
 
 def page(figures: dict[str, Any]) -> list[str]:
+    if "baselines" in figures:
+        from loralith.step.memory import memory_page
+
+        return memory_page(figures)
     methods, parts = figures["methods"], figures["parts"]
     lines = [
         f"The small U-Net, {figures['batch']} images, LoRA of rank {figures['rank']} on {', '.join(figures['targets'])}; device "

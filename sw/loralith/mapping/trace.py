@@ -164,13 +164,15 @@ def trace_model(source: Source, *, targets: tuple[str, ...], rank: int, batch: i
 
     Raises LoralithError for a configuration that diffusers cannot build or run.
     """
-    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, predict):
-        return trace(unet, lambda: predict().sum(), modules)
+    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, inputs, predict):
+        return trace(unet, lambda: predict(**inputs).sum(), modules)
 
 
 @contextmanager
-def meta_unet(source: Source, *, targets: tuple[str, ...], rank: int, batch: int) -> Iterator[tuple[nn.Module, Callable[[], Tensor]]]:
-    """A U-Net with LoRA on torch's meta device, and a function that runs it on a batch and gives its prediction.
+def meta_unet(
+    source: Source, *, targets: tuple[str, ...], rank: int, batch: int
+) -> Iterator[tuple[nn.Module, dict[str, Tensor], Callable[..., Tensor]]]:
+    """A U-Net with LoRA on torch's meta device, a batch by the names of its arguments, and a function from those to the prediction.
 
     Raises LoralithError for a configuration that diffusers cannot build or run, from within it too.
     """
@@ -186,12 +188,16 @@ def meta_unet(source: Source, *, targets: tuple[str, ...], rank: int, batch: int
             size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
             sample = torch.zeros(batch, config.in_channels, size, size)
             text = torch.zeros(batch, source.prompt, _width(config.cross_attention_dim))
-            more: dict[str, Any] = {}
+            time = torch.zeros(batch, dtype=torch.int64)
+            inputs = {"sample": sample, "timestep": time, "encoder_hidden_states": text}
             if config.addition_embed_type == "text_time":
                 pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-                more["added_cond_kwargs"] = {"text_embeds": torch.zeros(batch, pooled), "time_ids": torch.zeros(batch, 6)}
-            time = torch.zeros(batch, dtype=torch.int64)
-            yield unet, lambda: unet(sample, time, text, **more).sample
+                inputs |= {"text_embeds": torch.zeros(batch, pooled), "time_ids": torch.zeros(batch, 6)}
+
+            def predict(sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **added: Tensor) -> Tensor:
+                return unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added or None).sample
+
+            yield unet, inputs, predict
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise LoralithError(f"the U-Net of {source.name} cannot be built: {error}") from error
 

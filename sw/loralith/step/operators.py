@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loralith.mapping.configs import Source
 from loralith.mapping.trace import meta_unet
 
-__all__ = ["Operator", "Saved", "StepGraph", "trace_step", "trace_unet"]
+__all__ = ["Operator", "Saved", "StepGraph", "plain_attention", "trace_step", "trace_unet"]
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,25 @@ def trace_step(model: nn.Module, loss: Callable[[], Tensor]) -> StepGraph:
     return StepGraph(tuple(recorder.found), saved)
 
 
+def plain_attention(model: nn.Module) -> None:
+    """Gives every attention of a diffusers ``model`` the form that the device computes: products and a softmax."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor
+
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())  # type: ignore[arg-type]
+
+
 def trace_unet(source: Source, *, targets: tuple[str, ...], rank: int, batch: int) -> StepGraph:
     """A U-Net's step with the mean squared error as its loss; attention as products and a softmax, as the device computes it.
 
     Raises LoralithError for a configuration that diffusers cannot build or run.
     """
-    from diffusers.models.attention_processor import Attention, AttnProcessor
-
-    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, predict):
-        for module in unet.modules():
-            if isinstance(module, Attention):
-                module.set_processor(AttnProcessor())  # type: ignore[arg-type]
+    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, inputs, predict):
+        plain_attention(unet)
 
         def loss() -> Tensor:
-            prediction = predict()
+            prediction = predict(**inputs)
             return functional.mse_loss(prediction, torch.zeros_like(prediction))
 
         return trace_step(unet, loss)

@@ -46,13 +46,15 @@ SCHEMES: Mapping[str, Scheme] = {
     "int4-nearest": Scheme(
         "everything of 4 bits, gradients rounded to nearest", FQT(weight_bits=4, activation_bits=4, gradient_bits=4, stochastic=())
     ),
-    STEP: Scheme("the whole step on the device: 16 fraction bits, 16-bit integers between operators", StepScheme()),
-    "step-p10": Scheme("the whole step, 10 fraction bits", StepScheme(fraction_bits=10)),
-    "step-p23": Scheme("the whole step, 23 fraction bits, which also lie in memory", StepScheme(fraction_bits=23, storage="vector")),
-    "step-bf16": Scheme("the whole step, 16 fraction bits, bfloat16 between operators", StepScheme(storage="bf16")),
+    STEP: Scheme("the whole step on the device: 16 fraction bits, bfloat16 between operators", StepScheme()),
+    "step-p10": Scheme("the whole step, 10 fraction bits", StepScheme(fraction_bits=10, optimizer_bits=10)),
+    "step-p23": Scheme(
+        "the whole step, 23 fraction bits, which also lie in memory", StepScheme(fraction_bits=23, storage="vector", optimizer_bits=23)
+    ),
+    "step-int16": Scheme("the whole step, 16-bit integers with a scale between operators", StepScheme(storage="int16")),
     "step-e6m9": Scheme("the whole step, 16-bit floating point with 9 fraction bits between operators", StepScheme(storage="e6m9")),
     "step-batch8": Scheme("the whole step, the noisy batch in one INT8 word", StepScheme(batch_words=1)),
-    "step-update16": Scheme("the whole step, A, B and moments of 16 fraction bits", StepScheme(optimizer_bits=16)),
+    "step-update23": Scheme("the whole step, A, B and moments of 23 fraction bits", StepScheme(optimizer_bits=23)),
     "step-nearest": Scheme("the whole step, gradients rounded to nearest", StepScheme(stochastic=False)),
 }
 

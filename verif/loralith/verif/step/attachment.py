@@ -13,7 +13,7 @@ from loralith.spec.step import StepScheme
 
 from .mode import StepMode
 from .optimizer import StepAdamW
-from .products import Operands, row_units
+from .products import Operands
 
 __all__ = ["StepAttachment"]
 
@@ -32,7 +32,7 @@ class StepAttachment:
         for module in layers:
             name = next(iter(module.active_adapters))
             adapters.append((module.lora_A[name].weight, None))  # type: ignore[arg-type]
-            adapters.append((module.lora_B[name].weight, row_units(module.get_base_layer().weight)))  # type: ignore[arg-type]
+            adapters.append((module.lora_B[name].weight, module.get_base_layer().weight))  # type: ignore[arg-type]
         trained = {id(tensor) for tensor, _ in adapters}
         frozen = [p.detach() for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) for p in [m.weight] if id(p) not in trained]
         self.scheme = scheme

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.scheme import SchemeError
-from loralith.spec.step import StepScheme
+from loralith.spec.step import BATCH_MAX, StepScheme
+from loralith.verif.vector.format import VectorFormat, round_to
 
 from . import programs
-from .format import VectorFormat, round_to
-from .products import Q16_MAX, Operands, power_scale
+from .products import Operands, power_scale
 
 __all__ = ["StepMode"]
 
@@ -66,20 +66,29 @@ class StepMode(TorchDispatchMode):
         self.scheme: StepScheme = operands.scheme
         self.v = VectorFormat(self.scheme.fraction_bits)
         self.backward = False
+        self._forget()
         self._batch = False
 
     def begin(self, step: int) -> None:
         """Start of a step, or of a forward pass alone."""
         self.backward = False
+        self._forget()
         self.operands.begin(step)
+
+    def _forget(self) -> None:
+        """Shapes of softmaxes; O by the storage of its P; dO by the storage of its dP."""
+        self.softmaxes: set[tuple[int, ...]] = set()
+        self.outs: dict[int, Tensor] = {}
+        self.grad_outs: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         compute = _TABLE.get(name)
-        tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        flat = [a for x in args for a in (x if isinstance(x, (list, tuple)) else [x])]  # cat takes a list
+        tensors = [a for a in flat if isinstance(a, Tensor) and a.is_floating_point()]
         self._batch = name in FROM_BATCH and all(self.operands.is_batch(a) for a in tensors)
-        if compute is None or not tensors:
+        if compute is None or not tensors or self._batch:  # what is made of the batch alone, the host computes
             result = func(*args, **kwargs)
             if compute is None and name not in MOVES and name not in HOST and isinstance(result, Tensor) and result.is_floating_point():
                 raise SchemeError(f"the step on the device has no operator {func}")
@@ -109,31 +118,44 @@ class StepMode(TorchDispatchMode):
         return x
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a [..., M, K] b [..., K, N] from INT8 operands and exact sums, float64."""
+        """a [..., M, K] b [..., K, N] from INT8 operands and exact sums, which become words and meet their scales one by one."""
         fold_a, key_a = self.operands.units(b, -2)
         fold_b, key_b = self.operands.units(a, -1)
         qa = self.operands.quantized(a, None if fold_a is None else fold_a.transpose(-1, -2), key_a)
         qb = self.operands.quantized(b, None if fold_b is None else fold_b.transpose(-1, -2), key_b)
         exact = torch.float32 if a.shape[-1] * Q8_MAX * Q8_MAX < 1 << 24 else torch.float64
-        acc = torch.matmul(qa.q.to(exact), qb.q.to(exact)).double() * (qa.scale * qb.scale)
+        result = self.v.mul(self.v.round(torch.matmul(qa.q.to(exact), qb.q.to(exact)).double()), qa.scale * qb.scale)
         if fold_b is None and qa.unit is not None:
-            acc = acc * qa.unit.narrow(-1, 0, 1)
+            result = self.v.mul(result, qa.unit.narrow(-1, 0, 1))
         if fold_a is None and qb.unit is not None:
-            acc = acc * qb.unit.narrow(-2, 0, 1)
-        return acc
+            result = self.v.mul(result, qb.unit.narrow(-2, 0, 1))
+        return result
 
 
 def _mm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
-    return mode.store(mode.v.round(mode.product(a, b)))
+    return mode.store(mode.product(a, b))
+
+
+def _bmm(mode: StepMode, a: Tensor, b: Tensor) -> Tensor:
+    """O = P V and, in the backward pass, dP = dO V^T, which is used where it is made and never stored."""
+    result = mode.product(a, b)
+    if mode.backward and tuple(result.shape) in mode.softmaxes:
+        mode.grad_outs[result.untyped_storage().data_ptr()] = a
+        return mode.keep(result)
+    result = mode.store(result)
+    if not mode.backward and tuple(a.shape) in mode.softmaxes:
+        mode.outs[a.untyped_storage().data_ptr()] = result
+    return result
 
 
 def _addmm(mode: StepMode, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return mode.store(mode.v.add(mode.v.round(mode.product(a, b)), bias))
+    return mode.store(mode.v.add(mode.product(a, b), bias))
 
 
 def _baddbmm(mode: StepMode, base: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    result = mode.v.mul(mode.v.round(mode.product(a, b)), _scalar(mode, alpha))
-    return mode.store(result if beta == 0 else mode.v.add(result, mode.v.mul(base, beta)))
+    result = mode.v.mul(mode.product(a, b), _scalar(mode, alpha))
+    # S is used where it is made, by the softmax, and never stored.
+    return mode.keep(result if beta == 0 else mode.v.add(result, mode.v.mul(base, beta)))
 
 
 def _scalar(mode: StepMode, value: float) -> float:
@@ -142,11 +164,11 @@ def _scalar(mode: StepMode, value: float) -> float:
 
 def _convolution(mode: StepMode, x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     two_words = mode.scheme.batch_words == 2 and mode.operands.is_batch(x)
-    xq = mode.operands.quantized(x, None, None, Q16_MAX if two_words else Q8_MAX)
+    xq = mode.operands.quantized(x, None, None, BATCH_MAX if two_words else Q8_MAX, images=True)
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
     acc = aten.convolution(xq.q.double(), wq.q.double(), None, *geometry)
-    result = mode.v.round(acc * xq.scale * wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
+    result = mode.v.mul(mode.v.mul(mode.v.round(acc), xq.scale), wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
     return mode.store(result if bias is None else mode.v.add(result, bias.reshape(1, -1, 1, 1)))
 
 
@@ -156,18 +178,28 @@ def _convolution_backward(mode: StepMode, grad: Tensor, x: Tensor, w: Tensor, bi
         raise SchemeError("the step on the device trains no convolution: its weight and bias must be frozen")
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
-    gq = mode.operands.quantized(grad, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1), w.untyped_storage().data_ptr())
+    gq = mode.operands.quantized(grad, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1), w.untyped_storage().data_ptr(), images=True)
     acc, _, _ = aten.convolution_backward(gq.q.double(), x.double(), wq.q.double(), bias_sizes, *shape, [True, False, False])
-    return mode.store(mode.v.round(acc * gq.scale)), None, None
+    return mode.store(mode.v.mul(mode.v.round(acc), gq.scale)), None, None
 
 
 def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
     if dim not in (-1, z.ndim - 1):
         raise SchemeError(f"softmax on the device runs over the last dimension, not over {dim} of {z.ndim}")
+    mode.softmaxes.add(tuple(z.shape))
     q, total = programs.softmax(mode.v, z)
-    p = mode.v.div(q, total)
-    mode.operands.made_rows(p, q.contiguous(), 1.0 / total.double())
+    p = mode.v.mul(q, mode.v.reciprocal(mode.v.round(total.double())))
+    mode.operands.made_rows(p, q.contiguous(), mode.v.reciprocal(mode.v.round(total.double())).double())
     return p
+
+
+def _softmax_backward(mode: StepMode, grad: Tensor, p: Tensor, dim: int, dtype: Any) -> Tensor:
+    out, grad_out = mode.outs.get(p.untyped_storage().data_ptr()), mode.grad_outs.get(grad.untyped_storage().data_ptr())
+    if out is None or grad_out is None:
+        raise SchemeError("the step on the device has softmax only as attention's: O = P V by torch.bmm, with P's own gradient")
+    result = mode.store(programs.softmax_backward(mode.v, grad, p, out, grad_out))
+    mode.operands.made_scores(result)
+    return result
 
 
 def _group_norm(mode: StepMode, x: Tensor, w: Tensor | None, b: Tensor | None, n: int, c: int, hw: int, groups: int, eps: float) -> Any:
@@ -210,10 +242,16 @@ def _elementwise(op: Callable[[VectorFormat, Tensor, Any], Tensor]) -> Callable[
     return compute
 
 
+def _divide(v: VectorFormat, x: Tensor, y: Tensor | float) -> Tensor:
+    """x times the reciprocal of y, which a program's constant holds where y is a number."""
+    if isinstance(y, Tensor):
+        return v.mul(x, v.reciprocal(y))
+    return v.mul(x, float(v.round(torch.tensor(1.0 / y, dtype=torch.float64))))
+
+
 def _upsample_backward(mode: StepMode, grad: Tensor, size: Any, input_size: Any, *factors: Any) -> Tensor:
-    n, c, h, w = input_size
-    parts = grad.reshape(n, c, h, grad.shape[2] // h, w, grad.shape[3] // w)
-    return mode.store(mode.v.sum(parts, (3, 5)).reshape(n, c, h, w))
+    _, _, h, w = input_size
+    return mode.store(programs.upsample_backward(mode.v, grad, grad.shape[2] // h, grad.shape[3] // w))
 
 
 def _mse(mode: StepMode, x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
@@ -232,13 +270,13 @@ def _exactly(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 _TABLE: dict[str, Callable[..., Any]] = {
     "mm": _mm,
-    "bmm": _mm,
+    "bmm": _bmm,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "_softmax": _softmax,
-    "_softmax_backward_data": lambda mode, grad, p, dim, dtype: mode.store(programs.softmax_backward(mode.v, grad, p)),
+    "_softmax_backward_data": _softmax_backward,
     "native_group_norm": _group_norm,
     "native_group_norm_backward": _group_norm_backward,
     "native_layer_norm": _layer_norm,
@@ -252,6 +290,6 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "add": _elementwise(VectorFormat.add),
     "sub": _elementwise(VectorFormat.sub),
     "mul": _elementwise(VectorFormat.mul),
-    "div": _elementwise(VectorFormat.div),
+    "div": _elementwise(_divide),
     "upsample_nearest2d_backward": _upsample_backward,
 }

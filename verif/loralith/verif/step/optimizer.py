@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from loralith.spec.step import StepScheme
+from loralith.verif.vector.format import VectorFormat, round_to
 
 from . import programs
-from .format import VectorFormat, round_to
 
 __all__ = ["StepAdamW"]
 

@@ -7,20 +7,18 @@ before that one is quantized; elsewhere it multiplies the result.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from loralith.spec.numerics import Q8_MAX
+from loralith.spec.numerics import Q8_MAX, hash32, hash_key
 from loralith.spec.step import StepScheme
+from loralith.verif.vector.format import VectorFormat
 
-from .format import VectorFormat
+__all__ = ["Operands", "Quantized", "power_scale", "row_units"]
 
-__all__ = ["Q16_MAX", "Operands", "Quantized", "power_scale", "row_units"]
-
-Q16_MAX = 32639
-"""Largest magnitude of a value in two words, 2^8 high + low: see docs/numerics.md, section 7."""
 WEIGHT_RANGE = 16.0
 """A weight row's unit is at least the largest one over this: see `FQT.weight_scale_range`."""
 
@@ -45,8 +43,8 @@ def row_units(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantized:
-    """q: integers as float32, in the strides of the tensor they were made of. scale: a power of two. unit: a factor for each element in
-    the same strides, constant but along one dimension; None for none."""
+    """q: integers as float32, flat, in the order of the storage they were made of. scale: a power of two. unit: a factor for each element,
+    laid out alike, constant but along one dimension; None for none."""
 
     q: Tensor
     scale: float
@@ -54,9 +52,7 @@ class Quantized:
 
     def view(self, like: Tensor) -> Quantized:
         """The same for ``like``, a view of the quantized tensor's storage."""
-        size, stride, offset = like.size(), like.stride(), like.storage_offset()
-        unit = None if self.unit is None else self.unit.as_strided(size, stride, offset)
-        return Quantized(self.q.as_strided(size, stride, offset), self.scale, unit)
+        return Quantized(_like(self.q, like), self.scale, None if self.unit is None else _like(self.unit, like))
 
 
 @dataclass
@@ -64,20 +60,26 @@ class _Tensor:
     """A tensor that products may read.
 
     ``folded``: its quantized copies by the key of the unit that was taken in, and `_part`. ``batch``: it is made of the batch alone, by no
-    product.
+    product. ``rows``: the gradient of a softmax's argument, whose rows lie along the lanes, as the array makes S.
     """
 
-    whole: Tensor
+    made: Tensor
     gradient: bool
     batch: bool
+    rows: bool = False
     folded: dict[tuple[object, object], Quantized] = field(default_factory=dict)
+
+    @property
+    def flat(self) -> Tensor:
+        """Its storage."""
+        return _flat(self.made)
 
 
 class Operands:
     """Quantizes operands, each tensor once for each unit that it takes in, as a device would.
 
-    Parameters: ``scheme``; ``weights``, frozen tensors [O, ...]; ``adapters``, trained A with None and trained B with the units of its
-    base weight's rows.
+    Parameters: ``scheme``; ``weights``, frozen tensors [O, ...]; ``adapters``, trained A with None and trained B with its base
+    weight, whose units it is divided by.
     """
 
     def __init__(self, scheme: StepScheme, weights: list[Tensor], adapters: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -87,28 +89,34 @@ class Operands:
         for weight in weights:
             units = row_units(weight).reshape(-1, *[1] * (weight.ndim - 1))
             q = torch.round(weight.double() / units).clamp(-Q8_MAX, Q8_MAX).float()
-            self._fixed[weight.untyped_storage().data_ptr()] = (weight, Quantized(q, 1.0, _spread(units, weight)))
+            self._fixed[weight.untyped_storage().data_ptr()] = (weight, Quantized(_flat(q.contiguous()), 1.0, _spread(units, weight)))
         self._trained: dict[int, Quantized] = {}
         self._seen: dict[int, _Tensor] = {}
-        self._random = torch.Generator()
         self.begin(0)
 
     def begin(self, step: int) -> None:
         """Start of step ``step``: what was quantized is forgotten, A and B are quantized again when they are read."""
         self._seen.clear()
         self._trained = {}
-        self._random.manual_seed((self.scheme.seed * 1_000_003 + step) % (1 << 63))
-        for tensor, units in self._adapters:
+        self._step, self._drawn = step, 0
+        for tensor, base in self._adapters:
             value = tensor.detach().double()
-            spread = None if units is None else _spread(units.reshape(-1, 1), tensor)
-            value = value if spread is None else value / spread
+            spread = None
+            if base is not None:
+                units = row_units(base.detach()).reshape(-1, 1)
+                value, spread = value / units, _spread(units, tensor)
             scale = float(power_scale(value.abs().amax(), Q8_MAX))
             q = torch.round(value / scale).float()
-            self._trained[tensor.untyped_storage().data_ptr()] = Quantized(q, scale, spread)
+            self._trained[tensor.untyped_storage().data_ptr()] = Quantized(_flat(q), scale, spread)
 
     def made(self, tensor: Tensor, gradient: bool, batch: bool = False) -> None:
         """``tensor`` was computed; it stays alive until the next `begin`, so that no other takes its storage."""
-        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(_base(tensor), gradient, batch)
+        self._seen[tensor.untyped_storage().data_ptr()] = _Tensor(tensor.detach(), gradient, batch)
+
+    def made_scores(self, tensor: Tensor) -> None:
+        """``tensor`` is the gradient of a softmax's argument."""
+        self.made(tensor, True)
+        self._seen[tensor.untyped_storage().data_ptr()].rows = True
 
     def is_batch(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` came from outside, or is made of such tensors alone."""
@@ -119,7 +127,7 @@ class Operands:
     def made_rows(self, tensor: Tensor, q: Tensor, unit: Tensor) -> None:
         """``tensor`` = q * unit is a softmax, whose integers are there already."""
         self.made(tensor, False)
-        self._seen[tensor.untyped_storage().data_ptr()].folded["rows", None] = Quantized(q, 1.0, _spread(unit, tensor))
+        self._seen[tensor.untyped_storage().data_ptr()].folded["rows", None] = Quantized(_flat(q), 1.0, _spread(unit, tensor))
 
     def units(self, tensor: Tensor, dim: int) -> tuple[Tensor | None, object]:
         """The unit of ``tensor`` along ``dim``, which is a product's reduction, with size 1 in the last other one; a key for it."""
@@ -130,9 +138,20 @@ class Operands:
         assert unit is not None
         other = -2 if dim in (-1, tensor.ndim - 1) else -1
         line = unit.narrow(other, 0, 1)
-        if bool((line == line.narrow(dim, 0, 1)).all()):
+        made = self._made(tensor)
+        if line.shape[dim] == 1 or (made.shape[-1] > 1 and tensor.stride(dim) == made.stride(-1)):
             return None, None  # constant along the reduction: it belongs to the result
-        return line, tensor.untyped_storage().data_ptr()
+        bases = [base for own, base in self._adapters if own is made and base is not None]
+        key = (bases[0] if bases else made).untyped_storage().data_ptr()
+        return line, key if key in self._fixed else ("rows", key)
+
+    def _made(self, tensor: Tensor) -> Tensor:
+        """The tensor whose storage ``tensor`` is a view of; its unit differs along its first dimensions, not along the last one."""
+        key = tensor.untyped_storage().data_ptr()
+        if key in self._fixed:
+            return self._fixed[key][0]
+        adapter = [own for own, _ in self._adapters if own.untyped_storage().data_ptr() == key]
+        return adapter[0] if adapter else self._seen[key].made
 
     def _known(self, tensor: Tensor) -> Quantized | None:
         key = tensor.untyped_storage().data_ptr()
@@ -143,8 +162,9 @@ class Operands:
         seen = self._seen.get(key)
         return next((q for (key, _), q in seen.folded.items() if key == "rows"), None) if seen else None
 
-    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX) -> Quantized:
-        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it."""
+    def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX, images: bool = False) -> Quantized:
+        """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it.
+        ``images``: it is [N, C, H, W], with channels along the lanes; else its last dimension is."""
         known = self._known(tensor)
         if known is not None and fold is None:
             return known.view(tensor)
@@ -154,28 +174,45 @@ class Operands:
             self.made(tensor, False, True)
             seen = self._seen[storage]
         part = _part(tensor)
-        mine = [quantized for (_, its), quantized in seen.folded.items() if its == part]
+        mine = [quantized for (taken, its), quantized in seen.folded.items() if its == part and not isinstance(taken, tuple)]
         if fold is None and seen.gradient and len(mine) == 1:
-            return mine[0].view(tensor)  # a gradient is quantized once: its unit goes to the result
+            return mine[0].view(tensor)  # a gradient that took in a weight's unit is not quantized again: the unit goes to the result
         if (key, part) not in seen.folded:
-            seen.folded[key, part] = self._quantize(seen, tensor, fold, qmax)
+            seen.folded[key, part] = self._quantize(seen, tensor, fold, qmax, images)
         done = seen.folded[key, part].view(tensor)
         return Quantized(done.q, done.scale) if fold is not None else done
 
-    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int) -> Quantized:
+    def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int, images: bool) -> Quantized:
         # A view of a part of its storage (one half of a concatenation's gradient) is quantized by its own maximum.
-        factor = torch.zeros_like(seen.whole)
-        own = factor.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        own.copy_(torch.ones(()) if fold is None else fold.expand(tensor.shape))
-        value = self.vector.mul(seen.whole, factor.double())
-        unit = None if fold is None else 1.0 / factor.double()
+        logical = seen.made if _part(tensor) == _part(seen.made) else tensor
+        factor = None
+        value = logical
+        if fold is not None:
+            factor = torch.zeros_like(seen.flat)
+            _like(factor, tensor).copy_(fold.expand(tensor.shape))
+            value = self.vector.mul(logical, _like(factor, logical))
         scale = float(power_scale(value.abs().amax(), qmax))
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
-            y = torch.floor(y + torch.rand(y.shape, generator=self._random, dtype=torch.float64))
+            random = torch.zeros(len(seen.flat), dtype=torch.int64)
+            lanes_last = seen.made.transpose(-1, -2) if seen.rows else tensor.movedim(1, -1) if images else tensor
+            _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
+            y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:
             y = torch.round(y)
-        return Quantized(_like(y.clamp(-qmax, qmax).float(), value), scale, unit)
+        q = torch.zeros_like(seen.flat)
+        _like(q, logical).copy_(y.clamp(-qmax, qmax).float())
+        return Quantized(q, scale, None if factor is None else 1.0 / factor)
+
+    def _bytes(self, shape: tuple[int, ...]) -> Tensor:
+        """Random bytes of the next tensor; lanes run along the last dimension: docs/vector_unit.md."""
+        self._drawn += 1
+        *rows, lanes = shape
+        quads = -(-lanes // 4)
+        key = hash_key(self.scheme.seed, self._step, self._drawn)
+        word = hash32(key, torch.arange(math.prod(rows) * quads))
+        found = (word[:, None] >> torch.tensor([0, 8, 16, 24]) & 0xFF).reshape(-1, 4 * quads)[:, :lanes]
+        return found.reshape(shape)
 
 
 def _part(tensor: Tensor) -> tuple[int, int, int]:
@@ -185,18 +222,19 @@ def _part(tensor: Tensor) -> tuple[int, int, int]:
     return first, first + last, tensor.numel()
 
 
-def _base(tensor: Tensor) -> Tensor:
+def _like(flat: Tensor, like: Tensor) -> Tensor:
+    """The view of ``flat``, as large as ``like``'s storage, that ``like`` is of it."""
+    return flat.as_strided(like.size(), like.stride(), like.storage_offset())
+
+
+def _flat(tensor: Tensor) -> Tensor:
     """The whole storage of ``tensor`` as a flat tensor."""
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
     return tensor.detach().as_strided((count,), (1,), 0)
 
 
 def _spread(units: Tensor, like: Tensor) -> Tensor:
-    """``units`` broadcast over ``like``, float64, in its strides."""
-    spread = torch.empty_strided(like.size(), like.stride(), dtype=torch.float64)
-    return spread.copy_(units.expand(like.shape))
-
-
-def _like(values: Tensor, like: Tensor) -> Tensor:
-    result = torch.empty_strided(like.size(), like.stride(), dtype=values.dtype)
-    return result.copy_(values)
+    """``units`` broadcast over ``like``, float64, flat in its storage's order."""
+    flat = torch.ones(like.untyped_storage().nbytes() // like.element_size(), dtype=torch.float64)
+    _like(flat, like).copy_(units.expand(like.shape))
+    return flat

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .format import VectorFormat
+from loralith.verif.vector.format import VectorFormat
 
 __all__ = [
     "adamw",
@@ -28,46 +28,58 @@ __all__ = [
 ]
 
 
+LOG2E = 1.0 / math.log(2.0)
+TINY = 2.0**-100
+"""Added before a root, so that a second moment of zero has one; far below the square of any eps in use."""
+
+
 def _constant(v: VectorFormat, value: float) -> float:
     return float(v.round(torch.tensor(value, dtype=torch.float64)))
 
 
+def sigmoid(v: VectorFormat, x: Tensor) -> Tensor:
+    """1 / (1 + 2^(-x log2 e))."""
+    return v.reciprocal(v.add(v.exp2(v.mul(x, _constant(v, -LOG2E))), 1.0))
+
+
 def silu(v: VectorFormat, x: Tensor) -> Tensor:
-    return v.mul(x, v.sigmoid(x))
+    return v.mul(x, sigmoid(v, x))
 
 
 def silu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
     """grad s (1 + x (1 - s)), s the sigmoid of x."""
-    s = v.sigmoid(x)
+    s = sigmoid(v, x)
     inner = v.add(v.mul(x, v.sub(torch.ones_like(s), s)), 1.0)
     return v.mul(grad, v.mul(s, inner))
 
 
-def _gaussian(v: VectorFormat, x: Tensor) -> Tensor:
-    """The normal distribution's cumulative function, (1 + erf(x / sqrt 2)) / 2."""
-    return v.mul(v.add(v.erf(v.mul(x, _constant(v, math.sqrt(0.5)))), 1.0), 0.5)
-
-
 def gelu(v: VectorFormat, x: Tensor) -> Tensor:
-    return v.mul(x, _gaussian(v, x))
+    return v.mul(x, v.phi(x))
 
 
 def gelu_backward(v: VectorFormat, grad: Tensor, x: Tensor) -> Tensor:
     """grad (cdf(x) + x pdf(x))."""
-    pdf = v.mul(v.exp(v.mul(v.mul(x, x), -0.5).clamp(min=-87.0)), _constant(v, 1.0 / math.sqrt(2.0 * math.pi)))
-    return v.mul(grad, v.add(_gaussian(v, x), v.mul(x, pdf)))
+    pdf = v.mul(v.exp2(v.mul(v.mul(x, x), _constant(v, -LOG2E / 2))), _constant(v, 1.0 / math.sqrt(2.0 * math.pi)))
+    return v.mul(grad, v.add(v.phi(x), v.mul(x, pdf)))
 
 
 def softmax(v: VectorFormat, z: Tensor) -> tuple[Tensor, Tensor]:
     """Over the last dimension: (Pq, R), Pq = 127 exp(z - max) rounded to an integer 0..127, R [..., 1] the sum of each row of Pq."""
-    e = v.exp(v.sub(z, z.amax(-1, keepdim=True)).clamp(min=-87.0))
+    factor = _constant(v, LOG2E)
+    e = v.exp2(v.sub(v.mul(z, factor), v.mul(z.amax(-1, keepdim=True), factor)))
     q = torch.round(v.mul(e, 127.0))
     return q, q.sum(-1, keepdim=True)
 
 
-def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor) -> Tensor:
-    """P (dP - the row's sum of P dP)."""
-    return v.mul(p, v.sub(grad, v.sum(v.mul(p, grad), (-1,))))
+def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor, out: Tensor, grad_out: Tensor) -> Tensor:
+    """P (dP - D), D the row's sum of dO O, which is that of P dP: O = P V [..., T, d] and its gradient are smaller than P."""
+    bound = v.mul(v.mul(largest(out), largest(grad_out)), 2.0)
+    return v.mul(p, v.sub(grad, v.sum(v.mul(out, grad_out), (-1,), bound)))
+
+
+def largest(x: Tensor) -> Tensor:
+    """A tensor's largest magnitude, a scalar."""
+    return x.abs().amax()
 
 
 def norm(
@@ -75,9 +87,10 @@ def norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, mean, 1 / standard deviation) over ``dims`` of x; weight and bias broadcast. Mean first, then the squares of what is left."""
     count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
-    mean = v.mul(v.sum(x, dims), count)
+    m = largest(x)
+    mean = v.mul(v.sum(x, dims, m), count)
     centred = v.sub(x, mean)
-    variance = v.mul(v.sum(v.mul(centred, centred), dims), count)
+    variance = v.mul(v.sum(v.mul(centred, centred), dims, v.mul(v.mul(m, m), 8.0)), count)
     rstd = v.rsqrt(v.add(variance, _constant(v, eps)))
     y = v.mul(centred, rstd)
     if weight is not None:
@@ -90,20 +103,32 @@ def norm(
 def norm_backward(
     v: VectorFormat, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, dims: tuple[int, ...], weight: Tensor | None
 ) -> Tensor:
-    """dX = rstd (g - mean of g - xhat mean of g xhat), g = grad weight, xhat = (x - mean) rstd."""
-    count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
+    """dX = rstd (g - mean of g - xhat mean of g xhat), g = grad weight, xhat = (x - mean) rstd: at most the root of their number."""
+    size = math.prod(x.shape[d] for d in dims)
+    count = _constant(v, 1.0 / size)
     g = grad if weight is None else v.mul(grad, weight)
+    bound = largest(grad) if weight is None else v.mul(v.mul(largest(grad), largest(weight)), 2.0)
     xhat = v.mul(v.sub(x, mean), rstd)
-    of_g = v.mul(v.sum(g, dims), count)
-    of_gx = v.mul(v.sum(v.mul(g, xhat), dims), count)
+    of_g = v.mul(v.sum(g, dims, bound), count)
+    of_gx = v.mul(v.sum(v.mul(g, xhat), dims, v.mul(bound, _constant(v, 2.0 * math.sqrt(size)))), count)
     return v.mul(rstd, v.sub(v.sub(g, of_g), v.mul(xhat, of_gx)))
 
 
 def mse(v: VectorFormat, x: Tensor, target: Tensor) -> Tensor:
     """A scalar: the mean of the squared differences."""
     difference = v.sub(x, target)
-    total = v.sum(v.mul(difference, difference).flatten(), (0,))
+    m = v.add(largest(x), largest(target))
+    total = v.sum(v.mul(difference, difference).flatten(), (0,), v.mul(v.mul(m, m), 2.0))
     return v.mul(total, _constant(v, 1.0 / x.numel())).reshape(())
+
+
+def upsample_backward(v: VectorFormat, grad: Tensor, rows: int, cols: int) -> Tensor:
+    """Each pixel's sum over its ``rows`` x ``cols`` copies of grad [N, C, H, W], added one by one, row by row."""
+    parts = [grad[:, :, i::rows, j::cols] for i in range(rows) for j in range(cols)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = v.add(total, part)
+    return total
 
 
 def mse_backward(v: VectorFormat, grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
@@ -118,5 +143,6 @@ def adamw(
     m = v.add(v.mul(m, one), v.mul(grad, _constant(v, 1.0 - betas[0])))
     s = v.add(v.mul(s, two), v.mul(v.mul(grad, grad), _constant(v, 1.0 - betas[1])))
     rate = _constant(v, lr / (1.0 - betas[0] ** step))
-    root = v.mul(v.sqrt(s), _constant(v, 1.0 / math.sqrt(1.0 - betas[1] ** step)))
-    return v.mul(v.div(m, v.add(root, _constant(v, eps))), rate), m, s
+    positive = v.add(s, TINY)
+    root = v.mul(v.mul(positive, v.rsqrt(positive)), _constant(v, 1.0 / math.sqrt(1.0 - betas[1] ** step)))
+    return v.mul(v.mul(m, v.reciprocal(v.add(root, _constant(v, eps)))), rate), m, s

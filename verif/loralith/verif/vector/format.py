@@ -1,18 +1,22 @@
 """The vector unit's floating-point format and its operations, on torch tensors.
 
-A value has a sign, 8 exponent bits and p fraction bits. Each operation is the float64 operation rounded once, half to even: for
-+, -, x, / and the square root that is the correctly rounded result while p <= 24, since float64 has more than twice the bits plus two.
+A value has a sign, 8 exponent bits and p fraction bits. +, - and x are the float64 operation rounded once, half to even: the correctly
+rounded result while p <= 24, since float64 has more than twice the bits plus two. Functions are the device's lines over segments.
 Results below 2^-126 become zero after rounding. A result that is not finite is an error: on a device it ends the list.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from loralith.spec.scheme import SchemeError
+from loralith.spec.vector.numbers import FRACTION_BITS, SUM_FRACTION_BITS
+
+from . import functions
 
 __all__ = ["VectorFormat", "round_to"]
 
@@ -55,28 +59,29 @@ class VectorFormat:
     def mul(self, x: Tensor, y: Tensor | float) -> Tensor:
         return self.round(x.double() * y)
 
-    def div(self, x: Tensor, y: Tensor | float) -> Tensor:
-        return self.round(x.double() / y)
+    @property
+    def tables(self) -> bool:
+        """Whether functions are the device's own; for other fraction bits they are the exact value rounded once."""
+        return self.fraction_bits == FRACTION_BITS
 
-    def sqrt(self, x: Tensor) -> Tensor:
-        return self.round(x.double().sqrt())
+    def sum(self, x: Tensor, dims: tuple[int, ...], bound: Tensor | float) -> Tensor:
+        """The sum over ``dims``, which stay with size 1. Terms are cut to multiples of 2^(k - 32), 2^k the next power of two above
+        ``bound``, and added exactly; the total is rounded once. Raises SchemeError for a term of 2^k or more."""
+        k = math.frexp(float(bound))[1] if bound else 0
+        terms = torch.trunc(x.double() * 2.0 ** (SUM_FRACTION_BITS - k))
+        if terms.numel() and float(terms.abs().amax()) >= 2.0**SUM_FRACTION_BITS:
+            raise SchemeError(f"a sum has a term of {float(x.abs().amax())}, and its bound is {float(bound)}")
+        return self.round(terms.long().sum(dims, keepdim=True).double() * 2.0 ** (k - SUM_FRACTION_BITS))
 
-    def sum(self, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """The exact sum over ``dims``, which stay with size 1, rounded once: the device adds fixed-point integers."""
-        return self.round(x.double().sum(dims, keepdim=True))
-
-    def exp(self, x: Tensor) -> Tensor:
-        return self.round(x.double().exp())
+    def exp2(self, x: Tensor) -> Tensor:
+        return self.round(functions.exp2(x) if self.tables else torch.exp2(x.double().clamp(max=126.0)))
 
     def reciprocal(self, x: Tensor) -> Tensor:
-        return self.round(1.0 / x.double())
+        return self.round(functions.reciprocal(x) if self.tables else 1.0 / x.double())
 
     def rsqrt(self, x: Tensor) -> Tensor:
-        return self.div(torch.ones_like(x), self.sqrt(x))
+        return self.round(functions.rsqrt(x) if self.tables else x.double().rsqrt())
 
-    def erf(self, x: Tensor) -> Tensor:
-        return self.round(x.double().erf())
-
-    def sigmoid(self, x: Tensor) -> Tensor:
-        """1 / (1 + exp(-x)), operation by operation; exp saturates at 2^126 so that nothing overflows."""
-        return self.reciprocal(self.add(self.exp((-x).clamp(max=87.0)), 1.0))
+    def phi(self, x: Tensor) -> Tensor:
+        """The normal distribution's cumulative function."""
+        return self.round(functions.phi(x) if self.tables else torch.special.ndtr(x.double()))
