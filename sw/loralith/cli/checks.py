@@ -209,7 +209,7 @@ def _gen(args: argparse.Namespace) -> None:
         "baseline": "`gen baseline`, whose arrays have --rows, --cols and --format",
         "lanes": "`gen lanes`, which has --lanes",
     }
-    what = "a check, which looks at no Verilog" if checks else without.get(args.action)
+    what = "a check, which looks at no Verilog" if checks else without.get(args.action or "")
     if what and args.config != "base":
         raise LoralithError(f"--config does nothing with {what}; leave it out")
 
