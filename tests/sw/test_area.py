@@ -9,6 +9,7 @@ import pytest
 from loralith import cli
 from loralith.synth.cells import Area, CellFlow, areas, find_liberty
 from loralith.synth.errors import SynthError
+from loralith.synth.vector import VectorFlow, by_block
 
 FLIP_FLOP = 1_000_000
 GATES = {"INV": "!A", "BUF": "A", "NAND2": "!(A B)", "NOR2": "!(A+B)", "AND2": "A B", "OR2": "A+B", "XOR2": "A^B", "XNOR2": "!(A^B)"}
@@ -88,3 +89,26 @@ def test_the_report_has_ratios_and_says_its_tier(
 def test_bad_input_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "area", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_vector_units_lanes_are_one_block() -> None:
+    own = {"lut": 3, "ff": 1, "dsp": 1, "bram": 0}
+    modules = {f"vector_unit.group.lane{i}.xa": own for i in range(4)} | {
+        "vector_unit.group.lane": own,
+        "vector_unit": own,
+        "vector_unit.v": own,
+    }
+    found = by_block(modules)
+    assert list(found) == ["group.lane.xa", "group.lane", "v", "vector_unit"]
+    assert found["group.lane.xa"] == {"lut": 12, "ff": 4, "dsp": 4, "bram": 0}
+    assert found["v"] == own
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pyosys") is None, reason="pyosys is not installed: pip install 'loralith[fpga]'")
+def test_the_vector_unit_keeps_its_multipliers_and_memories_in_blocks(tmp_path: Path) -> None:
+    found = VectorFlow(folder=tmp_path).area(2)
+    assert found.total["dsp"] == 6
+    assert found.blocks["group.table"] == {"lut": 0, "ff": 0, "dsp": 0, "bram": 2}
+    assert found.packed["lut"] < found.total["lut"]
+    assert found.packed["ff"] < found.total["ff"]

@@ -60,7 +60,7 @@ def test_products_below_the_normal_range_become_zero_and_above_it_are_refused() 
     [
         (numbers.exp2, lambda x: 2.0**x, -20, 6, 0.62),
         (numbers.reciprocal, lambda x: 1.0 / x, -40, 40, 0.75),
-        (numbers.rsqrt, lambda x: abs(x) ** -0.5, -40, 40, 0.65),
+        (numbers.rsqrt, lambda x: abs(x) ** -0.5, -40, 40, 0.87),
     ],
 )
 def test_functions_are_as_close_as_the_page_says(
@@ -78,9 +78,9 @@ def test_functions_are_as_close_as_the_page_says(
     assert 0.5 < worst <= ulps
 
 
-def test_phi_is_within_two_to_the_minus_17() -> None:
+def test_phi_is_as_close_as_the_page_says() -> None:
     worst = max(abs(to_float(numbers.phi(w)) - 0.5 * math.erfc(-to_float(w) / math.sqrt(2))) for w in words(4000, -12, 3))
-    assert worst < 2.0**-17 * 1.01
+    assert 2.0**-16 < worst < 2.0**-15.6
 
 
 @pytest.mark.parametrize("power", range(-60, 61))
@@ -142,9 +142,10 @@ def test_stochastic_rounding_has_no_bias() -> None:
         assert abs(mean - value) < 2.0**-8, value
 
 
-def test_a_sum_is_cut_towards_zero_and_a_term_above_its_bound_refused() -> None:
+def test_a_term_is_cut_towards_minus_infinity_and_one_above_its_bound_refused() -> None:
     assert numbers.sum_term(from_float(-1.5), 1) == -3 << 30
-    assert numbers.sum_term(from_float(-(2.0**-33)), 0) == 0
+    assert numbers.sum_term(from_float(-(2.0**-33)), 0) == -1
+    assert numbers.sum_term(from_float(2.0**-33), 0) == 0
     with pytest.raises(RangeError, match="2\\^0"):
         numbers.sum_term(ONE, 0)
 

@@ -4,6 +4,7 @@
 - `check` (or `--check`): compare the committed texts with what would be written;
 - `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
 - `linked`: that of the accelerator behind a serial link, for simulation;
+- `lanes`: that of the vector unit's lanes by themselves;
 - `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
@@ -56,6 +57,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     linked.add_argument("--memory-base", type=lambda text: int(text, 0), default=0, help="first byte of memory (default: 0)")
     linked.add_argument("--memory-bytes", type=lambda text: int(text, 0), default=32 << 20, help="bytes of memory (default: 32 MiB)")
     linked.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>-linked.v)")
+    lanes = actions.add_parser("lanes", help="the Verilog of the vector unit's lanes by themselves, for tests of them")
+    lanes.add_argument("--lanes", type=int, default=4, help="how many, an even number (default: 4)")
+    lanes.add_argument("--unit", action="store_true", help="the whole vector unit with so many lanes")
+    lanes.add_argument("--output", type=Path, help="the file to write (default: build/verilog/lanes-<n>.v)")
+    lanes.add_argument("--header", type=Path, metavar="FILE", help="write a C++ header of cycles, codes and tables")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -87,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if args.action == "linked":
             _report(args, {"written": [_linked(args)]})
+            return 0
+        if args.action == "lanes":
+            _report(args, {"written": _lanes(args)})
             return 0
         if args.action != "verilog":
             for path, text in texts().items():
@@ -171,6 +180,21 @@ def _linked(args: argparse.Namespace) -> str:
     check_output(output, [Path(args.config)] if Path(args.config).is_file() else [])
     _write(output, convert_linked(config, args.divider, args.memory_base, args.memory_bytes, args.clock))
     return str(output)
+
+
+def _lanes(args: argparse.Namespace) -> list[str]:
+    from loralith.gen.lanes import convert_lanes, convert_unit, facts
+
+    if args.lanes < 2 or args.lanes % 2:
+        raise ConfigError(f"lanes must be an even number of at least 2, not {args.lanes}")
+    output = args.output or root() / "build" / "verilog" / f"lanes-{args.lanes}.v"
+    check_output(output)
+    if args.header:
+        check_output(args.header, [output])
+    _write(output, convert_unit(args.lanes) if args.unit else convert_lanes(args.lanes))
+    if args.header:
+        _write(args.header, facts(args.lanes))
+    return [str(output), *([str(args.header)] if args.header else [])]
 
 
 def _report(args: argparse.Namespace, result: dict[str, Any]) -> None:

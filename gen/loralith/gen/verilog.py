@@ -14,7 +14,7 @@ from typing import Any
 from loralith.spec.config import Config, ConfigError
 from loralith.spec.version import VERSION
 
-__all__ = ["LINKED", "MODULE", "convert", "convert_baseline", "convert_linked", "describe", "modules_once"]
+__all__ = ["LINKED", "MODULE", "convert", "convert_baseline", "convert_linked", "describe", "modules_once", "text"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -34,7 +34,7 @@ def convert(config: Config) -> str:
     """The Verilog text: module `loralith`. The same configuration always gives the same bytes."""
     from loralith.rtl.top import Loralith
 
-    return _text(Loralith(config), MODULE)
+    return text(Loralith(config), MODULE)
 
 
 def convert_linked(config: Config, divider: int, memory_base: int, memory_bytes: int, clock_hz: int) -> str:
@@ -45,7 +45,7 @@ def convert_linked(config: Config, divider: int, memory_base: int, memory_bytes:
     try:
         link = LinkConfig(divider, config.bus_bytes, config.hash, memory_base, memory_bytes, clock_hz)
         top = LinkedAccelerator(config, link)
-        return _text(top, LINKED)
+        return text(top, LINKED)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -54,16 +54,17 @@ def convert_baseline(name: str, rows: int, cols: int) -> str:
     """The Verilog text of a floating-point array, module `float_array`: ``name`` is one of `baseline.float_array.FORMATS`."""
     from loralith.baseline.float_array import FORMATS, FloatArray
 
-    return _text(FloatArray(FORMATS[name], rows, cols), "float_array")
+    return text(FloatArray(FORMATS[name], rows, cols), "float_array")
 
 
-def _text(component: Any, name: str) -> str:
+def text(component: Any, name: str) -> str:
+    """The Verilog text of a component as module ``name``."""
     from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog itself calls; it takes no passes of one's own
     from amaranth.back.rtlil import convert as to_rtlil  # pyright: ignore[reportMissingImports]  # unknown to amaranth-stubs
 
     # The ports come from the component's signature: all of them and no other.
-    text = to_rtlil(component, name=name, emit_src=False)
-    script = f"read_rtlil <<rtlil\n{text}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
+    rtlil = to_rtlil(component, name=name, emit_src=False)
+    script = f"read_rtlil <<rtlil\n{rtlil}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
     with _without_working_folder():
         yosys = find_yosys(lambda version: version >= (0, 40))
         verilog = yosys.run(["-q", "-"], script, ignore_warnings=True)

@@ -29,7 +29,9 @@ FP32 = "fp32"
 """The name of no device: plain torch."""
 
 LEAST = {
-    **dict.fromkeys(("steps", "rank", "batch", "images", "samples", "products", "size", "repeat", "seeds", "rows", "cols", "first"), 1),
+    **dict.fromkeys(
+        ("steps", "rank", "batch", "images", "samples", "products", "size", "vector", "repeat", "seeds", "rows", "cols", "first"), 1
+    ),
     **dict.fromkeys(("seed", "curve_every"), 0),
 }
 """Whole numbers, by destination, and the least that each may be."""
@@ -145,6 +147,8 @@ def _study(args: argparse.Namespace) -> None:
 def _soak(args: argparse.Namespace) -> None:
     if args.replay:
         _idle(args, "products seed stall output commands seconds configs state failure", "with --replay, which runs one case")
+    elif args.vector is not None:
+        _idle(args, "products stall output commands seconds configs failure lists config device", "with --vector, which runs lanes alone")
     elif args.lists:
         _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
     else:
@@ -164,7 +168,14 @@ def _mutate(args: argparse.Namespace) -> None:
         _idle(args, "count seed", "without --generic")
 
 
+def _lanes(args: argparse.Namespace) -> None:
+    if args.lanes < 2 or args.lanes % 2:
+        raise LoralithError(f"lanes must be an even number of at least 2, not {args.lanes}")
+
+
 def _report(args: argparse.Namespace) -> None:
+    if args.what == "vector":
+        _lanes(args)
     if args.what == "energy":
         from loralith.energy import nodes
 
@@ -192,8 +203,14 @@ def _gen(args: argparse.Namespace) -> None:
     if args.check and args.action not in (None, "all", "check"):
         raise LoralithError(f"--check compares committed texts and does nothing with `gen {args.action}`; leave one of them out")
     checks = args.check or args.action == "check"
-    if (checks or args.action == "baseline") and args.config != "base":
-        what = "a check, which looks at no Verilog" if checks else "`gen baseline`, whose arrays have --rows, --cols and --format"
+    if args.action == "lanes":
+        _lanes(args)
+    without = {
+        "baseline": "`gen baseline`, whose arrays have --rows, --cols and --format",
+        "lanes": "`gen lanes`, which has --lanes",
+    }
+    what = "a check, which looks at no Verilog" if checks else without.get(args.action or "")
+    if what and args.config != "base":
         raise LoralithError(f"--config does nothing with {what}; leave it out")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from loralith.cli import output
 from loralith.reports import result_files as results
 
-REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes")
+REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "vector")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

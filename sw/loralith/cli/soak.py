@@ -1,4 +1,7 @@
-"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy; with `--lists`, random command lists."""
+"""`loralith soak`: random small products on the simulated hardware, every bit compared with numpy.
+
+With `--lists`, random command lists; with `--vector`, elements of the vector unit.
+"""
 
 import argparse
 import secrets
@@ -24,6 +27,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there (with --lists, lists.json and lists.md)"
     )
+    parser.add_argument(
+        "--vector",
+        type=int,
+        metavar="N",
+        help="run N elements for each operation of the vector unit's lanes in place of products; see --state",
+    )
     soak_lists.register(parser)
     parser.set_defaults(run=run)
 
@@ -32,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 when a product or a list came out wrong."""
     if args.lists or args.replay:
         return soak_lists.run(args)
+    if args.vector is not None:
+        from loralith.cli import soak_vector
+
+        return soak_vector.run(args)
     import numpy as np
 
     from loralith.device import open_device

@@ -2,6 +2,7 @@
 
 - `random_products`: random products, compared with numpy.
 - `lists`, `list_runner`: random raw command lists, compared with the oracle of `verif.lists`.
+- `lanes`: random operands for the vector unit's lanes, compared with a soft float.
 """
 
 from loralith.errors import LoralithError

@@ -11,6 +11,8 @@ from .tables import EXP2_TABLE, PHI_TABLE, RECIP_TABLE, RSQRT_TABLE, VALUE_BITS,
 
 __all__ = [
     "BIAS",
+    "BRAIN_BITS",
+    "EXP2_LIMIT",
     "EXPONENT_BITS",
     "FRACTION_BITS",
     "RangeError",
@@ -35,6 +37,8 @@ __all__ = [
 
 FRACTION_BITS = 16
 EXPONENT_BITS = 8
+BRAIN_BITS = 7
+"""Fraction bits of a bfloat16."""
 WORD_BITS = 1 + EXPONENT_BITS + FRACTION_BITS
 BIAS = 127
 ONE = BIAS << FRACTION_BITS
@@ -129,16 +133,16 @@ def _line(segment: Segment, position: int, bits: int, falling: bool = False) -> 
 
 
 def exp2(word: int) -> int:
-    """2^x. x is cut to a multiple of 2^-20 towards minus infinity; from 126 on the result is 2^126."""
+    """2^x. x is cut to a multiple of 2^-21 towards minus infinity; from 126 on the result is 2^126."""
     sign, significand, exponent = _parts(word)
     if significand and exponent + FRACTION_BITS >= 7:  # 128 and more
         return 0 if sign else (EXP2_LIMIT + BIAS) << FRACTION_BITS
     signed = -significand if sign else significand
-    fixed = signed << exponent + 20 if exponent >= -20 else signed >> -20 - exponent
-    whole, u = fixed >> 20, fixed & (1 << 20) - 1
-    if whole >= EXP2_LIMIT:
+    fixed = signed << exponent + 21 if exponent >= -21 else signed >> -21 - exponent
+    integer, u = fixed >> 21, fixed & (1 << 21) - 1
+    if integer >= EXP2_LIMIT:
         return (EXP2_LIMIT + BIAS) << FRACTION_BITS
-    return _round(0, (1 << 32) + _line(EXP2_TABLE[u >> 12], u & 0xFFF, 12), whole - 32)
+    return _round(0, (1 << 33) + _line(EXP2_TABLE[u >> 13], u & 0x1FFF, 13), integer - 33)
 
 
 def reciprocal(word: int) -> int:
@@ -162,18 +166,19 @@ def rsqrt(word: int) -> int:
     odd = power & 1
     if not fraction and not odd:
         return _round(0, 1, -(power // 2))
-    line = (1 << VALUE_BITS + 8) + _line(RSQRT_TABLE[odd << 8 | fraction >> 8], fraction & 0xFF, 8, falling=True)
-    return _round(0, line, -((power - odd) // 2) - 1 - VALUE_BITS - 8)
+    line = (1 << VALUE_BITS + 9) + _line(RSQRT_TABLE[odd << 7 | fraction >> 9], fraction & 0x1FF, 9, falling=True)
+    return _round(0, line, -((power - odd) // 2) - 1 - VALUE_BITS - 9)
 
 
 def phi(word: int) -> int:
-    """The normal distribution's cumulative function. |x| is cut to a multiple of 2^-18 towards zero; 1 from 8 on, 0 from -8 on."""
+    """The normal distribution's cumulative function. |x| is cut to a multiple of 2^-18 towards zero, the result to one of 2^-21 towards
+    minus infinity, then rounded. 1 from 8 on, 0 from -8 on."""
     sign, significand, exponent = _parts(word)
     if significand and exponent + FRACTION_BITS >= 3:
         return 0 if sign else ONE
     fixed = significand << exponent + 18 if exponent >= -18 else significand >> -18 - exponent
-    line = min(_line(PHI_TABLE[fixed >> 12], fixed & 0xFFF, 12), 1 << 32)
-    return _round(0, (1 << 32) - line if sign else line, -32)
+    line = _line(PHI_TABLE[fixed >> 13], fixed & 0x1FFF, 13)
+    return _round(0, ((1 << 33) - 1 - line if sign else line) >> 12, -21)
 
 
 def round_brain(word: int) -> int:
@@ -181,16 +186,16 @@ def round_brain(word: int) -> int:
     sign, significand, exponent = _parts(word)
     if not significand:
         return 0
-    return _round(sign, _shift_half_even(significand, FRACTION_BITS - 7), exponent + FRACTION_BITS - 7)
+    return _round(sign, _shift_half_even(significand, FRACTION_BITS - BRAIN_BITS), exponent + FRACTION_BITS - BRAIN_BITS)
 
 
 def quantize_shift(word: int) -> int:
-    """The smallest k with |x| <= 127 2^k, the exponent of an INT8 tensor whose largest magnitude is |x|; -126 of zero."""
+    """The smallest k of at least -126 with |x| <= 127 2^k, the exponent of an INT8 tensor whose largest magnitude is |x|."""
     _, significand, exponent = _parts(word)
     if not significand:
         return -126
     power = exponent + FRACTION_BITS - 6
-    return power + 1 if significand > 127 << FRACTION_BITS - 6 else power
+    return max(power + 1 if significand > 127 << FRACTION_BITS - 6 else power, -126)
 
 
 def quantize(word: int, k: int, random: int | None = None) -> tuple[int, bool]:
@@ -208,10 +213,10 @@ def quantize(word: int, k: int, random: int | None = None) -> tuple[int, bool]:
 
 
 def sum_term(word: int, k: int) -> int:
-    """x / 2^(k - 32) cut towards zero, a term of a sum. Raises RangeError where |x| is 2^k or more."""
+    """x / 2^(k - SUM_FRACTION_BITS) cut towards minus infinity, a term of a sum. Raises RangeError where |x| is 2^k or more."""
     sign, significand, exponent = _parts(word)
     shift = exponent - (k - SUM_FRACTION_BITS)
-    term = significand << shift if shift >= 0 else significand >> -shift
-    if term >> SUM_FRACTION_BITS:
+    if significand and exponent + FRACTION_BITS >= k:
         raise RangeError(f"a term of {to_float(word)} in a sum of terms below 2^{k}")
-    return -term if sign else term
+    signed = -significand if sign else significand
+    return signed << shift if shift >= 0 else signed >> -shift

@@ -7,6 +7,7 @@ from enum import IntEnum
 from ..fields import Field, Record
 
 __all__ = [
+    "HASH_LANES",
     "INSTRUCTION",
     "INSTRUCTION_BYTES",
     "LANE_REGISTERS",
@@ -28,6 +29,8 @@ SCALARS = 32
 """Words of the scalar memory."""
 LANE_REGISTERS = 4
 """Words that each lane keeps from instruction to instruction."""
+HASH_LANES = 4
+"""Neighbouring lanes whose bytes of stochastic rounding come from one hash."""
 REGIONS = 4
 """Regions on chip that a VECTOR command describes."""
 
@@ -77,7 +80,11 @@ class Function(IntEnum):
 
 
 class Reduce(IntEnum):
-    """What is made of an instruction's results, at the end of its inner loop. Lanes outside of the tensor take no part."""
+    """What is made of an instruction's results, at the end of its inner loop. Lanes outside of the tensor take no part.
+
+    It takes the chain's result before it is rounded to a format; only the sum of an INT8 result is that of the integers, times their scale.
+    A lane has one sum and one maximum: beside a reduction over the outer loop no other instruction of the program has one of the same kind.
+    """
 
     NONE = 0
     SUM_LANE = 1
@@ -104,13 +111,13 @@ class Target(IntEnum):
 
 
 class Format(IntEnum):
-    """How a result is rounded before it is stored."""
+    """How a result is rounded before it is stored. An INT8 in V0 or V1 is its lane's low byte."""
 
     WORD = 0
     BRAIN = 1
     """`numbers.round_brain`."""
     INT8 = 2
-    """`numbers.quantize` by the scale in scalar s2, half to even."""
+    """`numbers.quantize` by the scale in scalar s2, half to even. k is its exponent field - 127, whatever its other bits say."""
     INT8_STOCHASTIC = 3
 
 

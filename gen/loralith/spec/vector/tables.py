@@ -10,12 +10,15 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 
-__all__ = ["EXP2_TABLE", "PHI_TABLE", "RECIP_TABLE", "RSQRT_TABLE", "SLOPE_BITS", "VALUE_BITS", "Segment"]
+__all__ = ["EXP2_TABLE", "PHI_TABLE", "RECIP_TABLE", "RSQRT_TABLE", "SEGMENT_BITS", "SLOPE_BITS", "VALUE_BITS", "Segment"]
 
 VALUE_BITS = 20
 """Bits of a segment's value: a fraction, in units of 2^-20. What is added to it is each function's own."""
-SLOPE_BITS = 13
+SLOPE_BITS = 14
 """Bits of a segment's slope: the change over the whole segment in units of 2^-20, as a magnitude."""
+
+SEGMENT_BITS = 8
+"""Each function has 2^8 segments, so that the four tables fill 1,024 words of block RAM."""
 
 Segment = tuple[int, int]
 """(value, slope)."""
@@ -52,15 +55,16 @@ def _segments(f: Callable[[Decimal], Decimal], low: int, step: Decimal, count: i
 @cache
 def _tables() -> tuple[tuple[Segment, ...], ...]:
     two = Decimal(2)
-    small, large, wide = Decimal(1) / 256, Decimal(1) / 128, Decimal(1) / 64
+    full = 1 << SEGMENT_BITS
     return (
-        _segments(lambda u: two**u, 0, small, 256, 1),
-        _segments(lambda m: 2 / m, 1, small, 256, 1),
-        _segments(lambda m: 2 / m.sqrt(), 1, small, 256, 1) + _segments(lambda m: 2 / m.sqrt(), 2, large, 256, 1),
-        _segments(_phi, 0, wide, 512, 0),
+        _segments(lambda u: two**u, 0, 1 / Decimal(full), full, 1),
+        _segments(lambda m: 2 / m, 1, 1 / Decimal(full), full, 1),
+        _segments(lambda m: 2 / m.sqrt(), 1, 2 / Decimal(full), full // 2, 1)
+        + _segments(lambda m: 2 / m.sqrt(), 2, 4 / Decimal(full), full // 2, 1),
+        _segments(_phi, 0, 8 / Decimal(full), full, 0),
     )
 
 
 EXP2_TABLE, RECIP_TABLE, RSQRT_TABLE, PHI_TABLE = _tables()
-"""2^u - 1 over u in [0, 1), 256 segments; 2/m - 1 over m in [1, 2), 256, falling; 2/sqrt(m) - 1 over [1, 2) then [2, 4), 256 each,
-falling; the normal distribution's cumulative function over [0, 8), 512."""
+"""2^u - 1 over u in [0, 1); 2/m - 1 over m in [1, 2), falling; 2/sqrt(m) - 1 over [1, 2) then [2, 4), half of the segments each, falling;
+the normal distribution's cumulative function over [0, 8)."""

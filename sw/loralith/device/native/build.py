@@ -26,7 +26,20 @@ from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
-__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "cached", "digest", "hardware_key", "processor", "verilog"]
+__all__ = [
+    "LIBRARY",
+    "MAKE_FLAGS",
+    "MODULE",
+    "VERILATOR_FLAGS",
+    "BuildError",
+    "build",
+    "cache_folder",
+    "cached",
+    "digest",
+    "hardware_key",
+    "processor",
+    "verilog",
+]
 
 MODULE = "loralith"
 LIBRARY = "libloralith_model.so"
@@ -150,9 +163,9 @@ def cache_folder() -> Path:
     return builds() / "verilator"
 
 
-def hardware_key(config: Config, *more: str) -> str:
-    """Key of what the Verilog is made from: the configuration and every source of the hardware, of the packages ``more`` and of its
-    description."""
+def hardware_key(config: Config | None, *more: str) -> str:
+    """Key of what the Verilog is made from: the configuration, if there is one, and every source of the hardware, of the packages ``more``
+    and of its description."""
     files = []
     for package in ("loralith.spec", "loralith.rtl", "loralith.gen", *more):
         spec = util.find_spec(package)
@@ -164,7 +177,8 @@ def hardware_key(config: Config, *more: str) -> str:
         amaranth = metadata.version("amaranth")
     except metadata.PackageNotFoundError:
         raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
-    return digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+    settings = () if config is None else (json.dumps(config.as_dict(), sort_keys=True),)
+    return digest(*files, text=(amaranth, *settings))
 
 
 def processor() -> str:
@@ -177,11 +191,11 @@ def processor() -> str:
 
 
 def digest(*files: Path, text: tuple[str, ...] = ()) -> str:
-    """Key of the files' names and contents, and of ``text``."""
-    digest = hashlib.sha256("\0".join(text).encode())
+    """A key of the files' names and contents and of ``text``."""
+    content = hashlib.sha256("\0".join(text).encode())
     for file in files:
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:20]
+        content.update(f"\0{file.name}\0".encode() + file.read_bytes())
+    return content.hexdigest()[:20]
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:

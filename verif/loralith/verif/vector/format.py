@@ -65,10 +65,10 @@ class VectorFormat:
         return self.fraction_bits == FRACTION_BITS
 
     def sum(self, x: Tensor, dims: tuple[int, ...], bound: Tensor | float) -> Tensor:
-        """The sum over ``dims``, which stay with size 1. Terms are cut to multiples of 2^(k - 32), 2^k the next power of two above
-        ``bound``, and added exactly; the total is rounded once. Raises SchemeError for a term of 2^k or more."""
+        """The sum over ``dims``, which stay with size 1. Terms are cut down to multiples of 2^(k - 32), 2^k the next power of two
+        above ``bound``, and added exactly; the total is rounded once. Raises SchemeError for a term of 2^k or more."""
         k = math.frexp(float(bound))[1] if bound else 0
-        terms = torch.trunc(x.double() * 2.0 ** (SUM_FRACTION_BITS - k))
+        terms = torch.floor(x.double() * 2.0 ** (SUM_FRACTION_BITS - k))
         if terms.numel() and float(terms.abs().amax()) >= 2.0**SUM_FRACTION_BITS:
             raise SchemeError(f"a sum has a term of {float(x.abs().amax())}, and its bound is {float(bound)}")
         return self.round(terms.long().sum(dims, keepdim=True).double() * 2.0 ** (k - SUM_FRACTION_BITS))

@@ -31,10 +31,10 @@ def _line(table: tuple[Tensor, Tensor], segment: Tensor, position: Tensor, bits:
 
 def exp2(x: Tensor) -> Tensor:
     """2^x, x [...] float32; 2^126 from 126 on."""
-    fixed = torch.floor(x.double().clamp(-512, EXP2_LIMIT) * 2.0**20).long()
-    u = fixed & (1 << 20) - 1
-    line = (1 << 32) + _line(_EXP2, u >> 12, u & 0xFFF, 12)
-    return torch.ldexp(line.double(), (fixed >> 20) - 32)
+    fixed = torch.floor(x.double().clamp(-512, EXP2_LIMIT) * 2.0**21).long()
+    u = fixed & (1 << 21) - 1
+    line = (1 << 33) + _line(_EXP2, u >> 13, u & 0x1FFF, 13)
+    return torch.ldexp(line.double(), (fixed >> 21) - 33)
 
 
 def _significand(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,14 +60,14 @@ def rsqrt(x: Tensor) -> Tensor:
         raise SchemeError("the vector unit would take the root of a number that is not above zero")
     fraction, power = _significand(x.contiguous())
     odd = power & 1
-    line = (1 << VALUE_BITS + 8) + _line(_RSQRT, odd << 8 | fraction >> 8, fraction & 0xFF, 8, -1)
-    y = torch.ldexp(line.double(), -((power - odd) >> 1) - 1 - VALUE_BITS - 8)
+    line = (1 << VALUE_BITS + 9) + _line(_RSQRT, odd << 7 | fraction >> 9, fraction & 0x1FF, 9, -1)
+    y = torch.ldexp(line.double(), -((power - odd) >> 1) - 1 - VALUE_BITS - 9)
     return torch.where((fraction == 0) & (odd == 0), torch.ldexp(torch.ones_like(y), -(power >> 1)), y)
 
 
 def phi(x: Tensor) -> Tensor:
     """The normal distribution's cumulative function."""
     fixed = torch.floor(x.double().abs().clamp(max=8.0) * 2.0**18).long().clamp(max=(8 << 18) - 1)
-    line = _line(_PHI, fixed >> 12, fixed & 0xFFF, 12).clamp(max=1 << 32)
-    line = torch.where(x.abs() >= 8, torch.full_like(line, 1 << 32), line)
-    return torch.where(x < 0, (1 << 32) - line, line).double() * 2.0**-32
+    line = _line(_PHI, fixed >> 13, fixed & 0x1FFF, 13)
+    cut = torch.where(x < 0, (1 << 33) - 1 - line, line) >> 12
+    return torch.where(x.abs() >= 8, (x > 0).double(), cut.double() * 2.0**-21)
