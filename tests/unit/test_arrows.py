@@ -50,6 +50,7 @@ RULES = (
     # The pages of mutants and formal properties are generated as well.
     Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
+    Rule("loralith.soc", "hw", ("loralith.soc", "loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     # These look into the blocks.
