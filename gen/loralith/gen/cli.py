@@ -3,7 +3,8 @@
 - no subcommand, or `all`: write every generated text and the Verilog of one configuration;
 - `check` (or `--check`): compare the committed texts with what would be written;
 - `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
-- `baseline`: that of a floating-point array, which the INT8 one is compared with.
+- `baseline`: that of a floating-point array, which the INT8 one is compared with;
+- `sdram`: that of the board's memory controller, by itself.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
 that is committed, by its path from the checkout's root.
@@ -48,6 +49,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     baseline.add_argument("--rows", type=int, default=4, help="rows of elements (default: 4)")
     baseline.add_argument("--cols", type=int, default=4, help="columns of elements (default: 4)")
     baseline.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<format>-<rows>x<cols>.v)")
+    sdram = actions.add_parser("sdram", help="the Verilog of the board's memory controller, by itself")
+    sdram.add_argument("--mhz", type=float, default=100, help="clock (default: 100)")
+    sdram.add_argument("--cas", type=int, choices=(2, 3), default=3, help="CAS latency (default: 3)")
+    sdram.add_argument("--output", type=Path, help="the file to write (default: build/verilog/sdram.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -76,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.action == "baseline":
             _report(args, {"written": [_baseline(args)]})
+            return 0
+        if args.action == "sdram":
+            _report(args, {"written": [_sdram(args)]})
             return 0
         if args.action != "verilog":
             for path, text in texts().items():
@@ -149,6 +157,15 @@ def _baseline(args: argparse.Namespace) -> str:
     output = args.output or root() / "build" / "verilog" / f"{args.format}-{args.rows}x{args.cols}.v"
     check_output(output)
     _write(output, convert_baseline(args.format, args.rows, args.cols))
+    return str(output)
+
+
+def _sdram(args: argparse.Namespace) -> str:
+    from loralith.gen.verilog import convert_sdram
+
+    output = args.output or root() / "build" / "verilog" / "sdram.v"
+    check_output(output)
+    _write(output, convert_sdram(args.mhz, args.cas))
     return str(output)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loralith.spec.config import Config
+from loralith.spec.config import Config, ConfigError
+from loralith.spec.sdram import MEMORY_BASE
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "convert_baseline", "describe", "modules_once"]
+__all__ = ["MODULE", "convert", "convert_baseline", "convert_sdram", "describe", "modules_once"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -39,6 +40,21 @@ def convert_baseline(name: str, rows: int, cols: int) -> str:
     from loralith.baseline.float_array import FORMATS, FloatArray
 
     return _text(FloatArray(FORMATS[name], rows, cols), "float_array")
+
+
+def convert_sdram(mhz: float, cas: int) -> str:
+    """The Verilog text of the memory controller of the ULX3S by itself, module `sdram_system`, its memory from `MEMORY_BASE` on.
+
+    Raises ConfigError for a clock or a CAS latency that the chip does not take.
+    """
+    from loralith.soc.sdram.system import SdramSystem
+    from loralith.spec.sdram import ULX3S, SdramTiming
+
+    try:
+        timing = SdramTiming.of(ULX3S, mhz, cas)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return _text(SdramSystem(ULX3S, timing, base=MEMORY_BASE, id_bits=2), "sdram_system")
 
 
 def _text(component: Any, name: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["BEAT_BYTES", "BURST", "MOST_POSTPONED", "ULX3S", "SdramChip", "SdramTiming"]
+__all__ = ["BEAT_BYTES", "BURST", "MEMORY_BASE", "MOST_POSTPONED", "ULX3S", "SdramChip", "SdramTiming"]
 
 BURST = 4
 """Words of a column command: a bus beat of `BEAT_BYTES`."""
 BEAT_BYTES = 8
+MEMORY_BASE = 0x4000_0000
+"""The board's memory begins here: address 0 is nobody's, so that a forgotten address is a bus error."""
 MOST_POSTPONED = 8
 """Refreshes that may be due at once."""
 
@@ -61,8 +63,8 @@ class SdramChip:
 
 
 ULX3S = SdramChip("MT48LC16M16A2-75 or IS42S16160G-7")
-"""The slower value of each of the two chips that the board is sold with; LiteDRAM's modules of both names have none that is slower but 20 ns
-for `wr` of the second, whose data sheet says 14."""
+"""The slower value of each of the two chips that the board is sold with. LiteDRAM's modules of both names have none that is slower, but 20
+ns for `wr` of the second, of which the data sheet says 14."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ __all__ = ["CreditGate"]
 class CreditGate(wiring.Component):
     """Offers a chunk when there is a credit for each of its beats, and takes these with it.
 
-    For reads a credit is a free entry of the FIFO that takes the beats, for writes a beat that waits in one. So a chunk that is through ends
-    in a bounded time, whatever the bus's masters do, and a refresh is never late. A chunk takes three cycles.
+    For reads a credit is a free entry of the FIFO that takes the beats, for writes a beat that waits in one. So a chunk that is through
+    ends in a bounded time, whatever the bus's masters do, and a refresh is never late. A chunk takes three cycles.
 
     Parameters: depth, most credits, at least `CHUNK_BEATS`; credits, at the start.
 

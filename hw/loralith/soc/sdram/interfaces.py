@@ -73,12 +73,12 @@ class PinsSignature(Signature):
             {
                 "cke": Out(1),
                 "cs_n": Out(1),
-                "ras_n": Out(1, init=1),
-                "cas_n": Out(1, init=1),
-                "we_n": Out(1, init=1),
+                "ras_n": Out(1, init=1),  # pyright: ignore[reportCallIssue]
+                "cas_n": Out(1, init=1),  # pyright: ignore[reportCallIssue]
+                "we_n": Out(1, init=1),  # pyright: ignore[reportCallIssue]
                 "ba": Out(range(chip.banks)),
                 "a": Out(chip.row_bits),
-                "dqm": Out(2, init=3),
+                "dqm": Out(2, init=3),  # pyright: ignore[reportCallIssue]
                 "dq_o": Out(16),
                 "dq_oe": Out(1),
                 "dq_i": In(16),

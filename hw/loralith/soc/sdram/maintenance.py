@@ -36,12 +36,12 @@ class Maintenance(wiring.Component):
             {
                 "idle": In(1),
                 "quiet": In(1),
-                "hold": Out(1, init=1),
+                "hold": Out(1, init=1),  # pyright: ignore[reportCallIssue]
                 "command": Out(Command(chip)),
                 "valid": Out(1),
                 "precharge": Out(1),
                 "started": Out(1),
-                "due": Out(range(MOST_POSTPONED + 2), init=MOST_POSTPONED),
+                "due": Out(range(MOST_POSTPONED + 2), init=MOST_POSTPONED),  # pyright: ignore[reportCallIssue]
             }
         )
 

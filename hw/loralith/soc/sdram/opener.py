@@ -13,6 +13,10 @@ from .interfaces import Chunk
 __all__ = ["RowOpener", "RowRequest"]
 
 
+APART = 3
+"""Cycles between two ACTIVE: the states between them."""
+
+
 class RowRequest(data.StructLayout):
     """ACTIVE of ``row`` in ``bank``, or a PRECHARGE of the bank."""
 
@@ -28,10 +32,14 @@ class RowOpener(wiring.Component):
         request: what to send; kept until it is taken.
         hold: take no new chunk. idle: no chunk is inside.
         open, can_activate, can_precharge: of the banks.
+
+    Raises ValueError for an ``rrd`` that two ACTIVE do not keep by themselves.
     """
 
     def __init__(self, chip: SdramChip, timing: SdramTiming, id_bits: int) -> None:
-        self._chip, self._timing = chip, timing
+        if timing.rrd > APART:
+            raise ValueError(f"rrd must be at most {APART} cycles, not {timing.rrd}")
+        self._chip = chip
         chunks = stream.Signature(Chunk(chip, id_bits))
         super().__init__(
             {
@@ -50,12 +58,10 @@ class RowOpener(wiring.Component):
         m = Module()
         chip, chunk, request = self._chip, self.o.payload, self.request
         rows = Array(Signal(chip.row_bits, name=f"row{i}") for i in range(chip.banks))
-        row, is_open, pushed, apart = Signal(chip.row_bits), Signal(), Signal(), Signal(range(self._timing.rrd + 1))
+        row, is_open, pushed = Signal(chip.row_bits), Signal(), Signal()
         can_activate, can_precharge = Array(self.can_activate), Array(self.can_precharge)
         bank = chunk.bank
         m.d.comb += [request.payload.bank.eq(bank), request.payload.row.eq(chunk.row)]
-        with m.If(apart != 0):
-            m.d.sync += apart.eq(apart - 1)
 
         with m.FSM():
             with m.State("LOOKUP"):
@@ -77,14 +83,14 @@ class RowOpener(wiring.Component):
                     m.next = "ACTIVATE"
             with m.State("ACTIVATE"):  # the bank is closed, so that the chunk may go ahead of its command
                 m.d.comb += [
-                    request.valid.eq(can_activate[bank] & (apart == 0)),
+                    request.valid.eq(can_activate[bank]),
                     request.payload.activate.eq(1),
                     self.o.valid.eq(~pushed),
                 ]
                 with m.If(self.o.ready):
                     m.d.sync += pushed.eq(1)
                 with m.If(request.valid & request.ready):
-                    m.d.sync += [rows[bank].eq(chunk.row), apart.eq(self._timing.rrd - 1)]
+                    m.d.sync += rows[bank].eq(chunk.row)
                     with m.If(pushed | self.o.ready):
                         m.next = "LOOKUP"
                     with m.Else():

@@ -41,7 +41,7 @@ class Scheduler(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(Chunk(chip, id_bits))),
-                "command": Out(Command(chip), init={"operation": Operation.NOP}),
+                "command": Out(Command(chip), init={"operation": Operation.NOP}),  # pyright: ignore[reportCallIssue]
                 "column": Out(Column(id_bits)),
                 "started": Out(1),
             }

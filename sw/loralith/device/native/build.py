@@ -26,7 +26,7 @@ from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
-__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "verilog"]
+__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "cached", "digest_of", "verilog"]
 
 MODULE = "loralith"
 LIBRARY = "libloralith_model.so"
@@ -65,7 +65,7 @@ def verilog(config: Config) -> Path:
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
 
-    return _cached(f"verilog-{_hardware_key(config)}", make) / f"{MODULE}.v"
+    return cached(f"verilog-{_hardware_key(config)}", make) / f"{MODULE}.v"
 
 
 def build(config: Config, *, trace: bool = False, source: Path | None = None, profiled: bool = False) -> Path:
@@ -86,7 +86,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
     text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
-    key = _digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
+    key = digest_of(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
         sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
@@ -107,7 +107,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
                 return
             compiled(folder, objects)
 
-    return _cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
+    return cached(f"{'profiled' if profiled else 'trace' if trace else 'model'}-{key}", make) / LIBRARY
 
 
 def _so_far(objects: Path, seconds: float) -> str:
@@ -163,7 +163,7 @@ def _hardware_key(config: Config) -> str:
         amaranth = metadata.version("amaranth")
     except metadata.PackageNotFoundError:
         raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
-    return _digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+    return digest_of(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
 
 
 def _processor() -> str:
@@ -175,14 +175,15 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def _digest(*files: Path, text: tuple[str, ...] = ()) -> str:
+def digest_of(*files: Path, text: tuple[str, ...] = ()) -> str:
+    """Key of a kept build that is made from these files, by name and content, and from these texts."""
     digest = hashlib.sha256("\0".join(text).encode())
     for file in files:
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:20]
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, filled by `make` if it is not there."""
     cache = cache_folder()
     target = cache / name
