@@ -24,7 +24,7 @@ def test_every_device_is_measured_with_both_reaches(capsys):
     ("option", "message"),
     [
         (["--width", "12"], "--width must be a multiple of 8, the number of heads, not 12"),
-        (["--device", "direct,gpu"], "device must be reference, direct, verilator or pynq:<bitfile>, not 'gpu'"),
+        (["--device", "direct,gpu"], "device must be reference, direct, verilator, serial:<port> or pynq:<bitfile>, not 'gpu'"),
         (["--steps", "0"], "steps must be at least 1, not 0"),
     ],
 )

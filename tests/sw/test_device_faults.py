@@ -207,7 +207,7 @@ def test_no_list(device: ReferenceDevice, data: bytes, message: str) -> None:
 
 
 def test_unknown_device_names_the_choices() -> None:
-    with pytest.raises(DeviceError, match=r"reference, direct, verilator or pynq:<bitfile>, not 'abacus'"):
+    with pytest.raises(DeviceError, match=r"reference, direct, verilator, serial:<port> or pynq:<bitfile>, not 'abacus'"):
         open_device("abacus")
     with pytest.raises(DeviceError, match="tiny, ecp5, base, large, paper"):
         open_device("reference", "huge")

@@ -46,7 +46,12 @@ BOARD = {"never": ("amaranth", "torch", "cocotb", "diffusers", "peft", "transfor
 RULES = (
     Rule("loralith.files", "gen", (), third_party=()),
     Rule("loralith.spec", "gen", ("loralith.spec", "loralith.files"), third_party=()),
-    Rule("loralith.gen", "gen", ("loralith.gen", "loralith.rtl", "loralith.soc", "loralith.baseline", "loralith.spec", "loralith.files"), never=("torch",)),
+    Rule(
+        "loralith.gen",
+        "gen",
+        ("loralith.gen", "loralith.rtl", "loralith.soc", "loralith.baseline", "loralith.spec", "loralith.files"),
+        never=("torch",),
+    ),
     # The pages of mutants and formal properties are generated as well.
     Rule("loralith.gen.mutants", "gen", ("loralith.gen", "loralith.verif.formal", "loralith.verif.mutation"), third_party=()),
     Rule("loralith.rtl", "hw", ("loralith.rtl", "loralith.spec"), third_party=("amaranth",)),
@@ -54,7 +59,11 @@ RULES = (
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     # These look into the blocks.
-    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.soc", "loralith.spec")),
+    Rule(
+        "loralith.verif.formal",
+        "verif",
+        ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.soc", "loralith.spec"),
+    ),
     Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec", "loralith.files")),
     Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),

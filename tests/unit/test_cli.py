@@ -120,8 +120,11 @@ def worker(command: str) -> str:
         ("finetune --lr 0", "lr must be above 0"),
         ("finetune --seed -1", "seed must be at least 0, not -1"),
         ("finetune --curve-every -1", "curve-every must be at least 0, not -1"),
-        ("finetune --device gpu", "device must be reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch, not 'gpu'"),
-        ("soak --device fp32", "device must be reference, direct, verilator or pynq:<bitfile>, not 'fp32'"),
+        (
+            "finetune --device gpu",
+            "device must be reference, direct, verilator, serial:<port> or pynq:<bitfile>, or fp32 for plain torch, not 'gpu'",
+        ),
+        ("soak --device fp32", "device must be reference, direct, verilator, serial:<port> or pynq:<bitfile>, not 'fp32'"),
         ("finetune --config huge", "config must be one of tiny"),
         ("finetune --images 140", "images must be an integer from 1 to 139, not 140"),
         ("finetune --digit 3", "digit must be 8 or 9, the classes that the model has never seen, not 3"),

@@ -23,6 +23,7 @@ from loralith.spec.status import Code
 HEADER = "sw/include/loralith.h"
 REGISTERS_PAGE = "docs/generated/registers.md"
 COMMANDS_PAGE = "docs/generated/commands.md"
+LINK_PAGE = "docs/generated/link.md"
 CONFIGURATION_PAGE = "docs/generated/configuration.md"
 SVD = "docs/generated/loralith.svd"
 JSON = "docs/generated/loralith.json"
@@ -57,7 +58,7 @@ def test_check_passes_where_nothing_changed(checkout: Path, capsys: pytest.Captu
     assert captured.err == ""
 
 
-@pytest.mark.parametrize("path", [HEADER, CONFIGURATION_PAGE, REGISTERS_PAGE, COMMANDS_PAGE, SVD, JSON])
+@pytest.mark.parametrize("path", [HEADER, CONFIGURATION_PAGE, REGISTERS_PAGE, COMMANDS_PAGE, LINK_PAGE, SVD, JSON])
 @pytest.mark.parametrize("change", ["edited", "missing", "line endings"])
 def test_check_names_a_changed_file(path: str, change: str, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = checkout / path

@@ -3,8 +3,9 @@
 - no subcommand, or `all`: write every generated text and the Verilog of one configuration;
 - `check` (or `--check`): compare the committed texts with what would be written;
 - `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
-- `baseline`: that of a floating-point array, which the INT8 one is compared with;
-- `sdram`: that of the board's memory controller, by itself.
+- `linked`: that of the accelerator behind a serial link, for simulation;
+- `sdram`: that of the board's memory controller, by itself;
+- `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
 that is committed, by its path from the checkout's root.
@@ -22,7 +23,7 @@ from typing import Any
 from loralith.files import FileError, check_output, write_text
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "configuration", "markdown", "svd", "description", "mutants")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "link", "markdown", "svd", "description", "mutants")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
@@ -53,6 +54,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     sdram.add_argument("--mhz", type=float, default=100, help="clock (default: 100)")
     sdram.add_argument("--cas", type=int, choices=(2, 3), default=3, help="CAS latency (default: 3)")
     sdram.add_argument("--output", type=Path, help="the file to write (default: build/verilog/sdram.v)")
+    linked = actions.add_parser("linked", help="the Verilog of the accelerator behind a serial link, for simulation")
+    linked.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file (default: base)")
+    linked.add_argument("--divider", type=int, default=4, help="clock cycles per bit of the serial line (default: 4)")
+    linked.add_argument("--clock", type=int, default=100_000_000, help="clock in Hz, told to the host (default: 100000000)")
+    linked.add_argument("--memory-base", type=lambda text: int(text, 0), default=0, help="first byte of memory (default: 0)")
+    linked.add_argument("--memory-bytes", type=lambda text: int(text, 0), default=32 << 20, help="bytes of memory (default: 32 MiB)")
+    linked.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>-linked.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -84,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if args.action == "sdram":
             _report(args, {"written": [_sdram(args)]})
+            return 0
+        if args.action == "linked":
+            _report(args, {"written": [_linked(args)]})
             return 0
         if args.action != "verilog":
             for path, text in texts().items():
@@ -166,6 +177,16 @@ def _sdram(args: argparse.Namespace) -> str:
     output = args.output or root() / "build" / "verilog" / "sdram.v"
     check_output(output)
     _write(output, convert_sdram(args.mhz, args.cas))
+    return str(output)
+
+
+def _linked(args: argparse.Namespace) -> str:
+    from loralith.gen.verilog import convert_linked
+
+    config = load_config(args.config)
+    output = args.output or root() / "build" / "verilog" / f"{config.name}-linked.v"
+    check_output(output, [Path(args.config)] if Path(args.config).is_file() else [])
+    _write(output, convert_linked(config, args.divider, args.memory_base, args.memory_bytes, args.clock))
     return str(output)
 
 

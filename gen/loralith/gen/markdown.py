@@ -89,7 +89,7 @@ def _commands() -> str:
         table(["constant", "value", "meaning"], facts.LIMITS),
     ]
     for opcode, record in COMMANDS.items():
-        parts += [f"## {record.name} ({int(opcode)})\n", escape(record.doc) + "\n", _field_table(record)]
+        parts += [f"## {record.name} ({int(opcode)})\n", escape(record.doc) + "\n", field_table(record)]
         for name in record.fields:
             if name in facts.COMMAND_ENUMS and name != "opcode":
                 parts += [
@@ -99,6 +99,7 @@ def _commands() -> str:
     return "\n".join(parts)
 
 
-def _field_table(record: Record) -> str:
+def field_table(record: Record) -> str:
+    """The fields of a record, with their places."""
     rows = [(f"`0x{4 * f.word:02X}`", f.word, _bit_range(f.lsb, f.width), f.name, f.doc) for f in record.fields.values()]
     return table(["byte", "word", "bits", "field", "meaning"], rows)

@@ -14,11 +14,13 @@ from loralith.spec.config import Config, ConfigError
 from loralith.spec.sdram import MEMORY_BASE
 from loralith.spec.version import VERSION
 
-__all__ = ["MODULE", "convert", "convert_baseline", "convert_sdram", "describe", "modules_once"]
+__all__ = ["LINKED", "MODULE", "convert", "convert_baseline", "convert_linked", "convert_sdram", "describe", "modules_once"]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
 
+LINKED = "loralith_linked"
+"""Name of the top module of accelerator and serial link. Its ports are named in `loralith.soc.linked`."""
 
 PASSES = "proc; opt_expr; opt_clean; opt_dff -simple-dffe; opt_clean; memory_collect"
 """Yosys passes between Amaranth's netlist and the Verilog. Registers get clock enables instead of multiplexers of their old value: half as
@@ -33,6 +35,19 @@ def convert(config: Config) -> str:
     from loralith.rtl.top import Loralith
 
     return _text(Loralith(config), MODULE)
+
+
+def convert_linked(config: Config, divider: int, memory_base: int, memory_bytes: int, clock_hz: int) -> str:
+    """The Verilog text of the accelerator behind a serial link, module `loralith_linked`. Raises ConfigError for a link that cannot be."""
+    from loralith.soc.link.link import LinkConfig
+    from loralith.soc.linked import LinkedAccelerator
+
+    try:
+        link = LinkConfig(divider, config.bus_bytes, config.hash, memory_base, memory_bytes, clock_hz)
+        top = LinkedAccelerator(config, link)
+        return _text(top, LINKED)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def convert_baseline(name: str, rows: int, cols: int) -> str:

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 
 from loralith.board.traffic import Burst
-from loralith.device.native.build import BuildError, cached, digest_of
+from loralith.device.native.build import BuildError, cached, digest
 from loralith.errors import LoralithError
 from loralith.spec.sdram import BURST, MEMORY_BASE, ULX3S, SdramChip
 from loralith.toolchain import find_verilator, python_module, without_spaces
@@ -60,7 +60,7 @@ def controller_verilog(mhz: float, cas: int) -> Path:
         if done.returncode:
             raise BuildError(f"no Verilog for the memory controller:\n{done.stdout[-4000:]}")
 
-    return cached(f"sdram-verilog-{digest_of(*sources, text=(str(mhz), str(cas)))}", make) / "sdram.v"
+    return cached(f"sdram-verilog-{digest(*sources, text=(str(mhz), str(cas)))}", make) / "sdram.v"
 
 
 def build_bench(verilog: Path) -> Path:
@@ -75,7 +75,7 @@ def build_bench(verilog: Path) -> Path:
             *("-CFLAGS", "-O2", "-o", output / "bench", without_spaces(verilog), without_spaces(native) / "sdram_bench.cpp"),
         )
 
-    return cached(f"sdram-{digest_of(verilog, *sources, text=(str(verilator.version), *FLAGS))}", make) / "bench"
+    return cached(f"sdram-{digest(verilog, *sources, text=(str(verilator.version), *FLAGS))}", make) / "bench"
 
 
 def run_bench(

@@ -26,7 +26,9 @@ DEVICE = "direct"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("build/methods"), help="folder of points (default: build/methods)")
     parser.add_argument(
-        "--device", default=DEVICE, help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: direct)"
+        "--device",
+        default=DEVICE,
+        help="reference, direct, verilator, serial:<port> or pynq:<bitfile>, or fp32 for plain torch (default: direct)",
     )
     parser.add_argument("--config", default="paper", help="preset or JSON file of the device; changes time, no bit (default: paper)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")

@@ -57,7 +57,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
     )
     parser.add_argument(
-        "--device", default="reference", help="reference, direct, verilator or pynq:<bitfile>, or fp32 for plain torch (default: reference)"
+        "--device",
+        default="reference",
+        help="reference, direct, verilator, serial:<port> or pynq:<bitfile>, or fp32 for plain torch (default: reference)",
     )
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument(

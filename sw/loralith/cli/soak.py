@@ -16,7 +16,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--products", type=int, default=20_000, metavar="N", help="how many (default: 20000)")
     parser.add_argument("--seed", type=int, help="of products and stalls; a random one, which is printed, by default")
     parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
-    parser.add_argument("--device", default="verilator", help="reference, direct, verilator or pynq:<bitfile> (default: verilator)")
+    parser.add_argument(
+        "--device", default="verilator", help="reference, direct, verilator, serial:<port> or pynq:<bitfile> (default: verilator)"
+    )
     parser.add_argument("--stall", type=float, default=0.2, help="most probable stall per bus channel and cycle (default: 0.2)")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there (with --lists, lists.json and lists.md)"

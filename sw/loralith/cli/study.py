@@ -43,7 +43,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     what.add_argument("--rerun", metavar="SCHEME", help="compute one point of docs/results again and compare every number")
     parser.add_argument("--seed", type=int, default=0, help="seed of the point that is run again (default: 0)")
     parser.add_argument(
-        "--device", help="reference, direct, verilator or pynq:<bitfile> (default: none, but the torch reference, whose bits are the same)"
+        "--device",
+        help="reference, direct, verilator, serial:<port> or pynq:<bitfile> (default: none: the torch reference has the same bits)",
     )
     parser.add_argument("--config", default="base", help=f"of the device: {', '.join(PRESETS)} or a JSON file (default: base)")
     parser.set_defaults(run=run)

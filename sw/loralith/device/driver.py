@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from loralith.device.errors import ConfigMismatch, DeviceError
@@ -21,6 +22,12 @@ class RegisterPort(Protocol):
     def write_register(self, offset: int, value: int) -> None: ...
 
 
+def _offsets(register: str) -> list[int]:
+    """Of its 32-bit words, the low one first."""
+    declared = REGISTERS[register]
+    return [declared.offset + 4 * i for i in range(declared.width // 32)]
+
+
 def mask_of(register: str, *names: str) -> int:
     """The named bits of a register as a mask."""
     bits = {b.name: ((1 << b.width) - 1) << b.lsb for b in REGISTERS[register].bits}
@@ -33,18 +40,31 @@ class Registers:
     def __init__(self, port: RegisterPort) -> None:
         self._port = port
 
+    def read_words(self, offsets: Sequence[int]) -> list[int]:
+        """32-bit words, read in this order."""
+        return [self._port.read_register(offset) for offset in offsets]
+
+    def write_words(self, values: Sequence[tuple[int, int]]) -> None:
+        """Write 32-bit words by offset and value, in this order."""
+        for offset, value in values:
+            self._port.write_register(offset, value)
+
     def get(self, name: str) -> int:
-        register = REGISTERS[name]
-        value = self._port.read_register(register.offset)
-        if register.width == 64:
-            value |= self._port.read_register(register.offset + 4) << 32
-        return value
+        return self.get_all([name])[0]
+
+    def get_all(self, names: Sequence[str]) -> list[int]:
+        """Several registers, read in this order."""
+        words = iter(self.read_words([offset for name in names for offset in _offsets(name)]))
+        return [sum(next(words) << 32 * i for i in range(len(_offsets(name)))) for name in names]
 
     def set(self, name: str, value: int) -> None:
-        register = REGISTERS[name]
-        self._port.write_register(register.offset, value & 0xFFFF_FFFF)
-        if register.width == 64:
-            self._port.write_register(register.offset + 4, value >> 32)
+        self.set_all({name: value})
+
+    def set_all(self, values: Mapping[str, int]) -> None:
+        """Write several registers in this order."""
+        self.write_words(
+            [(offset, value >> 32 * i & 0xFFFF_FFFF) for name, value in values.items() for i, offset in enumerate(_offsets(name))]
+        )
 
     def identify(self, config: Config) -> None:
         """Raise DeviceError where this is no loralith or one of another version, ConfigMismatch where its configuration is another."""
@@ -62,16 +82,13 @@ class Registers:
     def open(self, config: Config, window_base: int, window_limit: int) -> None:
         """`identify`, then open the DRAM window and let the end of a list raise irq."""
         self.identify(config)
-        self.set("WINDOW_BASE", window_base)
-        self.set("WINDOW_LIMIT", window_limit)
-        self.set("IRQ_ENABLE", mask_of("IRQ_ENABLE", "done", "error"))
+        enable = mask_of("IRQ_ENABLE", "done", "error")
+        self.set_all({"WINDOW_BASE": window_base, "WINDOW_LIMIT": window_limit, "IRQ_ENABLE": enable})
 
     def start(self, address: int, length: int) -> None:
         """Ring the doorbell for `length` commands at `address`."""
-        self.set("IRQ_STATUS", mask_of("IRQ_STATUS", "done", "error"))
-        self.set("LIST_BASE", address)
-        self.set("LIST_LENGTH", length)
-        self.set("CONTROL", mask_of("CONTROL", "start"))
+        clear, start = mask_of("IRQ_STATUS", "done", "error"), mask_of("CONTROL", "start")
+        self.set_all({"IRQ_STATUS": clear, "LIST_BASE": address, "LIST_LENGTH": length, "CONTROL": start})
 
     def abort(self) -> None:
         """Stop the list; outstanding bus responses still come in, see `busy`."""
@@ -83,14 +100,14 @@ class Registers:
 
     def status(self) -> Status:
         """How the latest list ended, or OK while it runs. Raises DeviceError for a code that the driver does not know."""
-        raw = self.get("STATUS")
+        raw, command, address = self.get_all(["STATUS", "ERROR_COMMAND", "ERROR_ADDRESS"])
         try:
-            return Status.from_register(raw, self.get("ERROR_COMMAND"), self.get("ERROR_ADDRESS"))
+            return Status.from_register(raw, command, address)
         except ValueError as error:
             raise DeviceError(f"the STATUS register reads {raw:#010x}: {error}") from None
 
     def counters(self) -> Counters:
-        return Counters(*(self.get(name.upper()) for name, _ in COUNTERS))
+        return Counters(*self.get_all([name.upper() for name, _ in COUNTERS]))
 
     def result(self) -> RunResult:
         """Status, counters and completed commands of a list that has ended; irq is taken back."""

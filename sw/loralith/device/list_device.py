@@ -112,9 +112,11 @@ class ListDevice(ABC):
                 return self._heap.take(nbytes, max(align, word))
             except OutOfMemory as error:
                 least = 1 << (self._heap.used + nbytes).bit_length()
-                raise OutOfMemory(
-                    f"{error}; open the device with memory_bytes={least} or more instead of {self.memory_bytes}, or take smaller batches"
-                ) from None
+                raise OutOfMemory(f"{error}; {self._memory_advice(least)}") from None
+
+    def _memory_advice(self, least: int) -> str:
+        """What helps where memory is too small and ``least`` bytes of it may do."""
+        return f"open the device with memory_bytes={least} or more instead of {self.memory_bytes}, or take smaller batches"
 
     def free(self, address: int) -> None:
         """Give back what `alloc` returned. Raises DeviceError for any other address."""

@@ -267,7 +267,7 @@ class Checker:
 
 @pytest.mark.parametrize(("cas", "stall", "rows", "banks"), [(3, 0.0, 3, 4), (2, 0.0, 2, 2), (3, 0.9, 3, 4), (3, 0.0, 500, 1)])
 def test_the_scheduler_keeps_the_chip_s_rules_and_the_chunks_order(cas: int, stall: float, rows: int, banks: int) -> None:
-    timing = replace(SdramTiming.of(ULX3S, 100, cas), power_up=50)
+    timing = replace(SdramTiming.of(ULX3S, 100, cas), power_up=50, interval=500)
     rng, checker = random.Random(cas + banks), Checker(timing)
     chunks = random_chunks(rng, 250, banks, rows)
     expected = [(c["write"], c["bank"], c["row"], c["column"] + i) for c in chunks for i in range(c["beats"] + 1)]

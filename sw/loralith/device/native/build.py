@@ -26,7 +26,7 @@ from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
-__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "cached", "digest_of", "verilog"]
+__all__ = ["LIBRARY", "MODULE", "BuildError", "build", "cache_folder", "cached", "digest", "hardware_key", "processor", "verilog"]
 
 MODULE = "loralith"
 LIBRARY = "libloralith_model.so"
@@ -65,7 +65,7 @@ def verilog(config: Config) -> Path:
         if done.returncode:
             raise BuildError(f"no Verilog for configuration {config.name}:\n{done.stdout[-4000:]}")
 
-    return cached(f"verilog-{_hardware_key(config)}", make) / f"{MODULE}.v"
+    return cached(f"verilog-{hardware_key(config)}", make) / f"{MODULE}.v"
 
 
 def build(config: Config, *, trace: bool = False, source: Path | None = None, profiled: bool = False) -> Path:
@@ -85,8 +85,8 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
         (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "exercise.py",) if profiled else ()))
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
-    text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, _processor(), os.environ.get("CXX", ""))
-    key = digest_of(source, *native, text=(*text, GENERATE, USE) if profiled else text)
+    text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, processor(), os.environ.get("CXX", ""))
+    key = digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
         sources, output, design = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name, without_spaces(source)
@@ -150,10 +150,11 @@ def cache_folder() -> Path:
     return builds() / "verilator"
 
 
-def _hardware_key(config: Config) -> str:
-    """Key of what the Verilog is made from: the configuration and every source of the hardware and its description."""
+def hardware_key(config: Config, *more: str) -> str:
+    """Key of what the Verilog is made from: the configuration and every source of the hardware, of the packages ``more`` and of its
+    description."""
     files = []
-    for package in ("loralith.spec", "loralith.rtl", "loralith.gen"):
+    for package in ("loralith.spec", "loralith.rtl", "loralith.gen", *more):
         spec = util.find_spec(package)
         if spec is None:
             raise BuildError(f"{package} is not installed: the simulator builds from the hardware's sources")
@@ -163,10 +164,10 @@ def _hardware_key(config: Config) -> str:
         amaranth = metadata.version("amaranth")
     except metadata.PackageNotFoundError:
         raise BuildError("amaranth is not installed; `pip install 'loralith[sim]'` installs it") from None
-    return digest_of(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
+    return digest(*files, text=(amaranth, json.dumps(config.as_dict(), sort_keys=True)))
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native depends on, so that a build folder that moves to another machine is not run there."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -175,8 +176,8 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def digest_of(*files: Path, text: tuple[str, ...] = ()) -> str:
-    """Key of a kept build that is made from these files, by name and content, and from these texts."""
+def digest(*files: Path, text: tuple[str, ...] = ()) -> str:
+    """Key of the files' names and contents, and of ``text``."""
     digest = hashlib.sha256("\0".join(text).encode())
     for file in files:
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())

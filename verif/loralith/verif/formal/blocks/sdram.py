@@ -255,7 +255,7 @@ PROOFS = (
             Mutant("held", Change("Maintenance", "if next", "over & self.quiet", "over", "It does not wait for what is on its way.")),
             Mutant("closed", Change("Maintenance", "wait", "timing.rp - 1", "0", "REFRESH follows PRECHARGE at once.")),
             Mutant("apart", Change("Maintenance", "wait", "timing.rfc - 1", "0", "REFRESH follows REFRESH at once.")),
-            Mutant("release", Change("Maintenance", "wait", "timing.mrd - 1", "0", "Commands follow MODE at once.")),
+            Mutant("release", Change("Maintenance", "if hold", "over", "1", "The last REFRESH is not waited for.")),
             Mutant("start", Change("Maintenance", "if next", "~self.started", "0", "The chip gets no mode.")),
         ),
         only=("held", "closed", "apart", "release", "start", "refreshed"),

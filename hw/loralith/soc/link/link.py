@@ -1,0 +1,179 @@
+"""The board's side of the serial link. docs/link.md is its specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from loralith.rtl.axi import Axi4Signature, AxiLiteSignature
+from loralith.spec.link import MAGIC, PROTOCOL, REGISTER_ADDRESS_BITS, Operation
+
+from .answer import AnswerWriter, CrcAppender
+from .cobs import CobsDecoder, CobsEncoder
+from .engine import Engine
+from .interrupt import InterruptNotice
+from .memory_unit import MemoryUnit
+from .parser import RequestParser
+from .receiver import FrameBuffer, FrameCheck
+from .registers import RegisterMaster
+from .slots import SlotTable
+from .uart import LineByte, UartReceiver, UartTransmitter
+
+__all__ = ["Link", "LinkConfig", "LinkCore"]
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """What is fixed when the link is built.
+
+    Attributes:
+        divider: clock cycles per bit, at least 4; see `loralith.spec.link.divider`.
+        bus_bytes: bytes of a word of the memory bus: a power of two.
+        config_hash: of the accelerator's configuration.
+        memory_base, memory_bytes: where memory lies; its end is at most 4 GiB.
+        clock_hz: told to the host.
+        timeout: cycles that the bus may be silent in the middle of an operation.
+    """
+
+    divider: int
+    bus_bytes: int
+    config_hash: int
+    memory_base: int
+    memory_bytes: int
+    clock_hz: int = 100_000_000
+    timeout: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        if self.bus_bytes < 4 or self.bus_bytes & (self.bus_bytes - 1):
+            raise ValueError(f"bus_bytes must be a power of two of at least 4, not {self.bus_bytes}")
+        if self.memory_bytes < 1 or self.memory_base < 0 or self.memory_base + self.memory_bytes > 1 << 32:
+            raise ValueError(f"memory must lie below 4 GiB, not {self.memory_bytes:#x} bytes at {self.memory_base:#x}")
+        if self.timeout < 2:
+            raise ValueError(f"timeout must be at least 2 cycles, not {self.timeout}")
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """The fields of `IDENTITY`."""
+        names = ("bus_bytes", "config_hash", "clock_hz", "memory_base", "memory_bytes")
+        return {"magic": MAGIC, "protocol": PROTOCOL} | {name: getattr(self, name) for name in names}
+
+
+class LinkCore(wiring.Component):
+    """Receives requests as bytes, executes them on two buses and answers them.
+
+    Members:
+        i: bytes off the line; they cannot wait.
+        o: bytes for the line.
+        irq: level of the accelerator's interrupt.
+        memory: bytes of memory; 32 bits of the address are used. One burst at a time in each direction, of id 0.
+        registers: the accelerator's registers and the system's own, at the bases that loralith.spec.link gives.
+    """
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(LineByte, always_ready=True)),
+                "o": Out(stream.Signature(8)),
+                "irq": In(1),
+                "memory": Out(Axi4Signature(config.bus_bytes)),
+                "registers": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.decoder = decoder = CobsDecoder()
+        m.submodules.check = check = FrameCheck()
+        m.submodules.buffer = buffer = FrameBuffer()
+        m.submodules.parser = parser = RequestParser()
+        m.submodules.slots = slots = SlotTable()
+        m.submodules.engine = engine = Engine(config.timeout)
+        m.submodules.register_master = registers = RegisterMaster()
+        m.submodules.memory_unit = memory = MemoryUnit(config.bus_bytes)
+        m.submodules.notice = notice = InterruptNotice()
+        m.submodules.answer_writer = answer = AnswerWriter(config.identity)
+        m.submodules.appender = appender = CrcAppender()
+        m.submodules.encoder = encoder = CobsEncoder()
+
+        for source, sink in (
+            (flipped(self.i), decoder.i),
+            (decoder.o, check.i),
+            (check.o, buffer.i),
+            (buffer.o, parser.i),
+            (parser.request, engine.request),
+            (parser.payload, engine.payload),
+            (engine.memory_i, memory.i),
+            (engine.registers, registers.control),
+            (engine.memory, memory.control),
+            (engine.answer, answer.i),
+            (engine.answer_payload, answer.payload),
+            (memory.o, answer.memory),
+            (answer.o, appender.i),
+            (appender.o, encoder.i),
+            (encoder.o, flipped(self.o)),
+            (memory.axi, flipped(self.memory)),
+            (registers.axi, flipped(self.registers)),
+        ):
+            connect(m, source, sink)
+        m.d.comb += [
+            notice.irq.eq(self.irq),
+            slots.header.eq(engine.header),
+            slots.begin.eq(engine.begin),
+            slots.record.eq(engine.record),
+            slots.result_status.eq(engine.status),
+            slots.result_value.eq(engine.value),
+            engine.verdict.eq(slots.verdict),
+            engine.known_status.eq(slots.status),
+            engine.known_value.eq(slots.value),
+            engine.session.eq(slots.session),
+            engine.interrupt.eq(notice.pending),
+            engine.interrupts.eq(notice.count),
+            notice.sent.eq(engine.interrupt_sent),
+            engine.damaged.eq(check.damaged),
+            registers.write.eq(engine.header.operation == Operation.WRITE_REGISTER),
+            registers.address.eq(engine.header.value),
+            registers.data.eq(engine.operand),
+            memory.operation.eq(engine.header.operation),
+            memory.address.eq(engine.header.value),
+            memory.length.eq(engine.header.length),
+            memory.operand.eq(engine.operand),
+        ]
+        return m
+
+
+class Link(wiring.Component):
+    """The link at a UART's pins.
+
+    Members:
+        rx, tx: the line; rx is asynchronous.
+        irq, memory, registers: see `LinkCore`.
+    """
+
+    def __init__(self, config: LinkConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "irq": In(1),
+                "memory": Out(Axi4Signature(config.bus_bytes)),
+                "registers": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(self._config.divider)
+        m.submodules.core = core = LinkCore(self._config)
+        m.submodules.transmitter = transmitter = UartTransmitter(self._config.divider)
+        connect(m, receiver.o, core.i)
+        connect(m, core.o, transmitter.i)
+        connect(m, core.memory, flipped(self.memory))
+        connect(m, core.registers, flipped(self.registers))
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), core.irq.eq(self.irq)]
+        return m

@@ -1,0 +1,138 @@
+"""Bytes out of memory, fetched in bursts into a buffer of its own."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from loralith.rtl.axi import CACHE, Axi4ReadSignature, Burst
+from loralith.spec.link import MAX_PAYLOAD, Status
+
+from .cobs import FrameByte
+from .messages import UnitControl, bus_status
+
+__all__ = ["MemoryReader"]
+
+BURST_WORDS = 16
+"""Bursts end at multiples of so many words, and therefore cross no 4 KiB line."""
+BUFFER_WORDS = 128
+assert BUFFER_WORDS > MAX_PAYLOAD // 8 + BURST_WORDS  # a read is in the buffer as a whole before its answer begins
+
+
+class MemoryReader(wiring.Component):
+    """Reads ``length`` bytes. A burst is asked for when all of it fits in the buffer, so that the bus never waits.
+
+    Parameter: data_bytes of the bus.
+
+    Members:
+        axi: channels AR and R.
+        control: ``done`` comes when the last word is in the buffer, or with the end of a burst that has an error; ``value`` is then the
+            address of the word that failed. ``abandon`` drops the buffer's content as well.
+        address, length: at ``start``.
+        o: the bytes.
+    """
+
+    def __init__(self, data_bytes: int) -> None:
+        self._data_bytes = data_bytes
+        super().__init__(
+            {
+                "axi": Out(Axi4ReadSignature(data_bytes)),
+                "control": In(UnitControl),
+                "address": In(32),
+                "length": In(16),
+                "o": Out(stream.Signature(FrameByte)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        axi, control, size = self.axi, self.control, exact_log2(self._data_bytes)
+        address = Signal(32)  # of the next word that is to come
+        words = Signal(17)
+        beats = Signal(range(BURST_WORDS + 1))
+        to_line = BURST_WORDS - address[size : size + exact_log2(BURST_WORDS)]
+        put = axi.rvalid & axi.rready & (words != 0) & ~control.abandon
+        write, read = self._buffer(m, put)
+        free = (read - write - 1)[: len(write)]
+        m.d.comb += control.progress.eq(put)
+        m.d.comb += [axi.arsize.eq(size), axi.arburst.eq(Burst.INCR), axi.arcache.eq(CACHE), axi.arlen.eq(beats - 1)]
+        m.d.sync += control.done.eq(0)
+
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += control.ready.eq(1)
+                with m.If(control.start):
+                    m.d.sync += [
+                        address.eq(Cat(Const(0, size), self.address[size:])),
+                        words.eq((self.address[:size] + self.length + self._data_bytes - 1) >> size),
+                        control.status.eq(Status.OK),
+                        control.value.eq(0),
+                    ]
+                    m.next = "size"
+            with m.State("size"):
+                m.d.sync += [beats.eq(Mux(words < to_line, words, to_line)), axi.araddr.eq(address)]
+                with m.If(free >= BURST_WORDS):
+                    m.d.sync += axi.arvalid.eq(1)
+                    m.next = "burst"
+                with m.If(control.abandon):
+                    m.d.sync += axi.arvalid.eq(0)
+                    m.next = "idle"
+            with m.State("burst"):
+                m.d.comb += axi.rready.eq(1)
+                with m.If(axi.arready):
+                    m.d.sync += axi.arvalid.eq(0)
+                with m.If(control.abandon):
+                    m.d.sync += words.eq(0)
+                with m.If(axi.rvalid):
+                    m.d.sync += address.eq(address + self._data_bytes)
+                    with m.If(axi.rresp[1] & (control.status == Status.OK)):
+                        m.d.sync += [control.status.eq(bus_status(axi.rresp)), control.value.eq(address)]
+                    with m.If(axi.rlast):
+                        m.d.sync += words.eq(words - beats)
+                        m.next = "size"
+                        with m.If((words == beats) | axi.rresp[1] | (control.status != Status.OK)):
+                            m.d.sync += control.done.eq(~control.abandon)
+                            m.next = "idle"
+                        with m.If((words == 0) | control.abandon):
+                            m.d.sync += control.done.eq(0)
+                            m.next = "idle"
+        return m
+
+    def _buffer(self, m: Module, put: Value) -> tuple[Signal, Signal]:
+        """The buffer and the way out of it; returns its write and read pointer."""
+        control, size = self.control, exact_log2(self._data_bytes)
+        width = 8 * self._data_bytes
+        m.submodules.memory = memory = Memory(shape=width, depth=BUFFER_WORDS, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
+        store, fetch = memory.write_port(), memory.read_port(transparent_for=())
+        write, read = Signal(range(BUFFER_WORDS)), Signal(range(BUFFER_WORDS))
+        lane = Signal(size)
+        remaining = Signal(16)
+        loaded = Signal()  # the memory's output register holds the word
+        taken = self.o.valid & self.o.ready
+        ends = taken & (lane.all() | self.o.payload.last)
+        m.d.comb += [
+            store.addr.eq(write),
+            store.data.eq(self.axi.rdata),
+            store.en.eq(put),
+            fetch.addr.eq(read),
+            fetch.en.eq((read != write) & (ends | ~loaded)),
+            self.o.valid.eq(loaded),
+            self.o.payload.byte.eq(fetch.data.word_select(lane, 8)),
+            self.o.payload.last.eq(remaining == 1),
+        ]
+        with m.If(put):
+            m.d.sync += write.eq(write + 1)
+        with m.If(taken):
+            m.d.sync += [lane.eq(lane + 1), remaining.eq(remaining - 1)]
+        with m.If(fetch.en):
+            m.d.sync += [read.eq(read + 1), loaded.eq(1)]
+        with m.Elif(ends):
+            m.d.sync += loaded.eq(0)
+        with m.If(control.start):
+            m.d.sync += [lane.eq(self.address[:size]), remaining.eq(self.length)]
+        with m.If(control.start | control.abandon):
+            m.d.sync += [read.eq(write), loaded.eq(0)]
+        return write, read

@@ -1,0 +1,76 @@
+"""What the link's parts hand to each other: headers, parsed requests, answers, and the control of a unit that uses a bus."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Mux, Value, unsigned
+from amaranth.lib import data, enum
+from amaranth.lib.wiring import In, Out, Signature
+
+from loralith.spec.link import HEADER, Status
+
+__all__ = ["Answer", "Header", "Request", "Source", "UnitControl", "Verdict", "bus_status"]
+
+
+class Header(data.FlexibleLayout):
+    """`HEADER` of the frame's declaration."""
+
+    def __init__(self) -> None:
+        super().__init__(8 * HEADER.size, {f.name: data.Field(unsigned(f.width), f.offset) for f in HEADER.fields.values()})
+
+
+class Request(data.StructLayout):
+    """A request's header; ``bare``: there is no payload."""
+
+    def __init__(self) -> None:
+        super().__init__({"header": Header(), "bare": 1})
+
+
+class Source(enum.Enum, shape=2):
+    """Where an answer's payload comes from."""
+
+    NONE = 0
+    IDENTITY = 1
+    PAYLOAD = 2
+    MEMORY = 3
+
+
+class Answer(data.StructLayout):
+    """An answer's header, and where its payload comes from."""
+
+    def __init__(self) -> None:
+        super().__init__({"header": Header(), "source": Source})
+
+
+class Verdict(enum.Enum, shape=3):
+    """What to do with a request."""
+
+    DROP = 0
+    """Nothing: its turn has not come, or is long over."""
+    EXECUTE = 1
+    REPEAT = 2
+    """Answer again as before: it has been executed."""
+    REFUSE = 3
+    """It is not of this session."""
+    BEGIN = 4
+    """Begin its session."""
+    GREET = 5
+    """Answer a HELLO of the present session."""
+
+
+UnitControl = Signature(
+    {
+        "start": Out(1),  # one cycle, only while ready
+        "abandon": Out(1),  # one cycle: the operation is over for the engine; what the bus still answers is dropped
+        "ready": In(1),
+        "progress": In(1),  # a part of the operation is done
+        "done": In(1),  # one cycle
+        "status": In(8),  # from done on, as is value
+        "value": In(32),
+    }
+)
+"""The engine's view of a unit."""
+
+
+def bus_status(response: Value) -> Value:
+    """Status of an AXI response, by its two bits."""
+    return Mux(response[1], Mux(response[0], Status.DECODE_ERROR, Status.SLAVE_ERROR), Status.OK)
