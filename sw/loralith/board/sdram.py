@@ -17,7 +17,7 @@ from loralith.errors import LoralithError
 from loralith.spec.sdram import BURST, MEMORY_BASE, ULX3S, SdramChip
 from loralith.toolchain import find_verilator, python_module, without_spaces
 
-__all__ = ["Outcome", "SdramBenchError", "build_bench", "controller_verilog", "run_bench"]
+__all__ = ["Outcome", "SdramBenchError", "build_bench", "chip_options", "controller_verilog", "native_sources", "run_bench"]
 
 FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "-Wno-fatal", "-Wno-lint", "--top-module", "sdram_system")
 TIMEOUT = 600
@@ -65,7 +65,7 @@ def controller_verilog(mhz: float, cas: int) -> Path:
 
 def build_bench(verilog: Path) -> Path:
     """The bench around that controller, built once per content. Raises BuildError and ToolchainError."""
-    verilator, native = find_verilator(), _folder("loralith.verif.soc")
+    verilator, native = find_verilator(), native_sources()
     sources = sorted(native.glob("sdram_*"))
 
     def make(folder: Path) -> None:
@@ -101,11 +101,7 @@ def run_bench(
 
     Raises SdramBenchError.
     """
-    picoseconds = {name: round(1000 * getattr(chip, name)) for name in ("rc", "ras", "rp", "rcd", "wr", "rrd", "rfc")}
-    numbers = {name: getattr(chip, name) for name in ("refreshes", "mrd", "banks", "row_bits", "column_bits")}
-    options = picoseconds | numbers
-    options |= {f"cycle{cas}": round(1000 * ns) for cas, ns in chip.cycle_ns}
-    options |= {"power_up": round(1e6 * chip.power_up_us), "refresh": round(1e9 * chip.refresh_ms), "period": round(1e6 / mhz)}
+    options = chip_options(chip, mhz)
     options |= {"base": MEMORY_BASE, "seed": seed, "stall": stall, "strobes": int(strobes), "idle": idle, "skew": skew}
     options |= {"reads": outstanding[0], "writes": outstanding[1], "cycles": most_cycles}
     with tempfile.NamedTemporaryFile(prefix="loralith-", suffix=".bursts") as file:
@@ -123,6 +119,19 @@ def run_bench(
     if figures["wrong"]:
         raise SdramBenchError(figures["wrong"])
     return Outcome(**{name: figures[name] for name in Outcome.__dataclass_fields__})
+
+
+def chip_options(chip: SdramChip, mhz: float) -> dict[str, int]:
+    """What the chip model takes, in picoseconds."""
+    options = {name: round(1000 * getattr(chip, name)) for name in ("rc", "ras", "rp", "rcd", "wr", "rrd", "rfc")}
+    options |= {name: getattr(chip, name) for name in ("refreshes", "mrd", "banks", "row_bits", "column_bits")}
+    options |= {f"cycle{cas}": round(1000 * ns) for cas, ns in chip.cycle_ns}
+    return options | {"power_up": round(1e6 * chip.power_up_us), "refresh": round(1e9 * chip.refresh_ms), "period": round(1e6 / mhz)}
+
+
+def native_sources() -> Path:
+    """The folder of the chip model and of what is around it."""
+    return _folder("loralith.verif.soc")
 
 
 def _folder(package: str) -> Path:

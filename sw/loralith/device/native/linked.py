@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from loralith.device.errors import DeviceError
 from loralith.device.native.build import (
@@ -24,7 +24,7 @@ from loralith.progress import tell
 from loralith.spec.config import Config
 from loralith.toolchain import find_verilator, python_module, without_spaces
 
-__all__ = ["LinkedSimulation", "build_linked"]
+__all__ = ["LinkedSimulation", "SimulatedProgram", "build_linked"]
 
 TOP = "loralith_linked"
 PROGRAM = "linked"
@@ -66,30 +66,15 @@ def build_linked(config: Config, *, divider: int = 4, memory_base: int = 0, memo
     return cached(f"linked-{key}", compiled) / PROGRAM
 
 
-class LinkedSimulation:
-    """The running program. It ends with `close`, and with the process that started it.
-
-    Parameters: see `build_linked`; preload: files that are in memory from the start, and their addresses.
+class SimulatedProgram:
+    """A simulated board that runs as a program of its own. It ends with `close`, and with the process that started it.
 
     Attributes: port: the pseudo terminal, for `serial:<port>`.
 
     Raises DeviceError where it does not start.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        divider: int = 4,
-        memory_base: int = 0,
-        memory_bytes: int = 32 << 20,
-        preload: Mapping[Path, int] | None = None,
-    ) -> None:
-        program = build_linked(config, divider=divider, memory_base=memory_base, memory_bytes=memory_bytes)
-        numbers = (divider, memory_base, memory_bytes, config.outstanding_reads, config.outstanding_writes, config.max_burst)
-        command = [str(program), *map(str, numbers)]
-        for path, address in (preload or {}).items():
-            command += [str(path), str(address)]
+    def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         words = self._line().split()
         if words[:1] != ["pty"]:
@@ -123,8 +108,31 @@ class LinkedSimulation:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
-    def __enter__(self) -> LinkedSimulation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class LinkedSimulation(SimulatedProgram):
+    """Accelerator and link, each with a memory port of its own.
+
+    Parameters: see `build_linked`; preload: files that are in memory from the start, and their addresses.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        divider: int = 4,
+        memory_base: int = 0,
+        memory_bytes: int = 32 << 20,
+        preload: Mapping[Path, int] | None = None,
+    ) -> None:
+        program = build_linked(config, divider=divider, memory_base=memory_base, memory_bytes=memory_bytes)
+        numbers = (divider, memory_base, memory_bytes, config.outstanding_reads, config.outstanding_writes, config.max_burst)
+        command = [str(program), *map(str, numbers)]
+        for path, address in (preload or {}).items():
+            command += [str(path), str(address)]
+        super().__init__(command)

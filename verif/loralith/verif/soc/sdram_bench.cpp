@@ -6,21 +6,19 @@
 // where something is wrong.
 #include <algorithm>
 #include <cinttypes>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
 #include <memory>
 
 #include "Vsdram_system.h"
-#include "sdram_chip.h"
+#include "sdram_options.h"
 #include "verilated.h"
 
 namespace {
 
+using loralith::Options;
 using loralith::SdramChip;
 using loralith::SdramPins;
-using loralith::SdramSheet;
 
 struct Burst {
     uint32_t kind, beat, beats, id;
@@ -31,27 +29,10 @@ struct Pending {
     size_t place;
 };
 
-class Options {
-public:
-    Options(int argc, char** argv) {
-        for (int i = 2; i < argc; ++i)
-            if (const char* equals = strchr(argv[i], '=')) m_values[std::string(argv[i], equals - argv[i])] = strtoull(equals + 1, nullptr, 0);
-    }
-    uint64_t operator()(const char* key) const {
-        const auto found = m_values.find(key);
-        if (found != m_values.end()) return found->second;
-        fprintf(stderr, "no %s=\n", key);
-        exit(2);
-    }
-
-private:
-    std::map<std::string, uint64_t> m_values;
-};
-
 class Bench {
 public:
     Bench(std::vector<Burst> bursts, const Options& options)
-        : m_options(options), m_chip(sheet(options)), m_bytes(32u << 20), m_noise(options("seed") | 1), m_stall(options("stall")),
+        : m_options(options), m_chip(loralith::sheet_of(options)), m_bytes(32u << 20), m_noise(options("seed") | 1), m_stall(options("stall")),
           m_skew(options("skew")), m_most_reads(options("reads")), m_most_writes(options("writes")), m_strobes(options("strobes")),
           m_base(options("base")) {
         for (size_t i = 0; i < bursts.size(); ++i) (bursts[i].kind ? m_writes : m_reads).push_back({bursts[i], 0, i});
@@ -86,12 +67,6 @@ public:
     }
 
 private:
-    static SdramSheet sheet(const Options& o) {
-        return {o("period"), o("rc"),      o("ras"),     o("rp"),     o("rcd"),    o("wr"),        o("rrd"), o("rfc"),
-                o("power_up"), o("refresh"), o("cycle2"), o("cycle3"), static_cast<unsigned>(o("refreshes")),
-                static_cast<unsigned>(o("mrd")), static_cast<unsigned>(o("banks")), static_cast<unsigned>(o("row_bits")),
-                static_cast<unsigned>(o("column_bits"))};
-    }
     bool ok() const { return m_wrong.empty() && m_chip.violation().empty(); }
     bool finished() const {
         return m_next_read == m_reads.size() && m_next_write == m_writes.size() && m_open_reads.empty() && m_open_writes.empty() &&
@@ -234,6 +209,6 @@ int main(int argc, char** argv) {
     std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
     std::vector<Burst> bursts(bytes.size() / sizeof(Burst));
     memcpy(bursts.data(), bytes.data(), bursts.size() * sizeof(Burst));
-    const Options options(argc, argv);
+    const Options options(argc, argv, 2);
     return std::make_unique<Bench>(std::move(bursts), options)->run();
 }
