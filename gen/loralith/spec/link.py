@@ -108,7 +108,8 @@ HEADER = Record(
     (
         Field("operation", 0, 0, 7, "see the operations"),
         Field("answer", 0, 7, 1, "0: request of the host, 1: answer of the board"),
-        Field("code", 0, 8, 8, "request: bit 0 is ORDERED, the others are ignored; answer: status"),
+        Field("code", 0, 8, 4, "request: bit 0 is ORDERED, the others are ignored; answer: status"),
+        Field("attempt", 0, 12, 4, "how often the host had sent the request before, modulo 16; an answer has that of the request it is to"),
         Field("seq", 0, 16, 16, "number of the request, counted within the session; an answer has its request's"),
         Field("session", 1, 0, 16, "number that the host chose for the session, never 0; an answer has its request's"),
         Field("length", 1, 16, 16, "bytes that the operation covers; answer: bytes of payload"),

@@ -33,7 +33,7 @@ class LinkedAccelerator(wiring.Component):
         ports = port_names("m_axi_gmem", self._memory) + port_names("m_axi_link", self._memory)
         super().__init__(
             {name: member for name, _, member in ports}  # type: ignore[dict-item]
-            | {"rx": In(1, init=1), "tx": Out(1, init=1), "irq": Out(1), "aclk": In(1), "aresetn": In(1)}
+            | {"rx": In(1), "tx": Out(1), "irq": Out(1), "aclk": In(1), "aresetn": In(1)}
         )
 
     def elaborate(self, platform: object) -> Module:

@@ -31,7 +31,8 @@ class Crc32(wiring.Component):
     clear: In(1)
     en: In(1)
     byte: In(8)
-    register: Out(32, init=0xFFFF_FFFF)
+    # amaranth-stubs knows the parameter by its name before 0.5, reset.
+    register: Out(32, init=0xFFFF_FFFF)  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -188,7 +188,7 @@ class Engine(wiring.Component):
         fine = Cat((operation == code) & condition for code, condition in fits.items()).any()
         return Mux(fine, Status.OK, Mux(known, Status.BAD_LENGTH, Status.BAD_OPERATION))
 
-    def _answer(self, m: Module, verdict: Value) -> None:
+    def _answer(self, m: Module, verdict: ValueLike) -> None:
         """The answer, from the request's header and what has come of it."""
         header, source = self.answer.payload.header, self.answer.payload.source
         fine = (verdict == Verdict.EXECUTE) & (self.status == Status.OK)

@@ -158,8 +158,8 @@ class Link(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "rx": In(1, init=1),
-                "tx": Out(1, init=1),
+                "rx": In(1),
+                "tx": Out(1),
                 "irq": In(1),
                 "memory": Out(Axi4Signature(config.bus_bytes)),
                 "registers": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),

@@ -38,7 +38,7 @@ class UartReceiver(wiring.Component):
     def __init__(self, divider: int) -> None:
         _check_divider(divider)
         self._divider = divider
-        super().__init__({"rx": In(1, init=1), "o": Out(stream.Signature(LineByte, always_ready=True))})
+        super().__init__({"rx": In(1), "o": Out(stream.Signature(LineByte, always_ready=True))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -77,7 +77,7 @@ class UartTransmitter(wiring.Component):
     def __init__(self, divider: int) -> None:
         _check_divider(divider)
         self._divider = divider
-        super().__init__({"i": In(stream.Signature(8)), "tx": Out(1, init=1)})
+        super().__init__({"i": In(stream.Signature(8)), "tx": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -29,11 +29,11 @@ from loralith.spec.link import (
 
 __all__ = ["Connection", "LinkError", "Request"]
 
-HELLO_SECONDS = 3.0
 IN_FLIGHT_BYTES = RECEIVE_BYTES - FRAME_BYTES
 """Of requests. What is left takes one that is sent again."""
 FRAME_OVERHEAD = FRAME_BYTES - MAX_PAYLOAD + 4  # header, CRC, delimiter and what takes its place
 SMALLEST, GROWS_AFTER = 32, 16
+ATTEMPTS = 1 << HEADER.fields["attempt"].width
 SPLITTABLE = (Operation.READ_MEMORY, Operation.WRITE_MEMORY)
 
 
@@ -76,14 +76,26 @@ class Request:
         return 2 * FRAME_OVERHEAD + len(self.payload) + answer
 
 
+@dataclass(frozen=True)
+class _Transmission:
+    order: int  # among all
+    at: float
+    on_way: int  # bytes, these included
+
+
 @dataclass
 class _Sent:
     request: Request
-    order: int  # of this transmission among all
-    at: float
-    on_way: int
-    attempt: int
-    limit: float
+    transmissions: list[_Transmission]
+
+    @property
+    def latest(self) -> _Transmission:
+        return self.transmissions[-1]
+
+    def answered_by(self, frame: Frame) -> _Transmission:
+        """The latest one that the frame can be the answer to."""
+        attempts = [n for n in range(len(self.transmissions)) if n % ATTEMPTS == frame.attempt]
+        return self.transmissions[attempts[-1] if attempts else 0]
 
 
 class Connection:
@@ -106,8 +118,8 @@ class Connection:
         self._session = self._seq = self._order = 0
         self._whole = False  # all slots of the board are as this side believes
         self._size, self._streak = MAX_PAYLOAD, 0
-        self._time = AnswerTime()
-        self._heard = 0.0
+        self._time = AnswerTime(patience / 5)
+        self._heard = self._answered_at = 0.0  # the latest frame, and the latest answer to a request
         self._bytes = 0
 
     # Session.
@@ -117,14 +129,14 @@ class Connection:
         self._session = 1 + int.from_bytes(os.urandom(2), "little") % 0xFFFF
         hello = Frame(Operation.HELLO, int.from_bytes(os.urandom(2), "little"), self._session)
         self._seq, self._whole = 0, True
-        deadline = time.monotonic() + max(HELLO_SECONDS, self.patience)
+        deadline = time.monotonic() + self.patience
         attempt, received = 0, self._bytes
         while True:
             self._transmit(hello, after_pause=True)
             until = min(deadline, time.monotonic() + self._time.limit(4 * FRAME_OVERHEAD, attempt))
             while (now := time.monotonic()) < until:
                 for frame in self._receive(until - now):
-                    if frame.operation == Operation.HELLO and frame.session == self._session and frame.seq == hello.seq:
+                    if frame.answer and (frame.operation, frame.session, frame.seq) == (hello.operation, hello.session, hello.seq):
                         self._greeted(frame)
                         return
             attempt = min(attempt + 1, 4)
@@ -150,7 +162,7 @@ class Connection:
             )
         return (
             f"what is on {self.port.path} is no loralith, or runs at another baud rate: {received} bytes have come that are no answer, "
-            f"such as {self.reader.strange.hex(' ') or 'an answer to another request'}"
+            f"such as {self.reader.strange.hex(' ') or 'the request itself'}"
         )
 
     # Requests.
@@ -177,28 +189,28 @@ class Connection:
         again: deque[Request] = deque()  # what is left of requests that were split
         failed: tuple[Request, Frame] | None = None
         request: Request | None = None
-        self._heard = time.monotonic()
+        self._heard = self._answered_at = time.monotonic()
         while True:
             while failed is None:
                 request = request or (again.popleft() if again else next(source, None))
                 if request is None or not self._fits(request, waiting):
                     break
-                self._send(request, self._seq, waiting, 0)
+                self._send(request, self._seq, waiting, [])
                 self._seq, request = (self._seq + 1) & 0xFFFF, None
             if not waiting:
                 return failed
-            now = time.monotonic()
-            first = min(sent.at + sent.limit for sent in waiting.values())
-            for frame in self._receive(max(0.0, first - now)):
+            for frame in self._receive(max(0.0, self._deadline(waiting) - time.monotonic())):
                 sent = self._answered(frame, waiting)
                 if sent is None:
                     continue
+                order = sent.answered_by(frame).order
                 if frame.code == Status.OK:
                     take(sent.request, frame)
                 else:
                     failed = failed or (sent.request, frame)
-                for seq in [seq for seq, other in waiting.items() if other.order < sent.order]:
-                    self._resend(seq, waiting, again)  # the line keeps order: it, or its answer, is lost
+                for seq in self._in_order(waiting):
+                    if waiting[seq].latest.order < order:  # the line keeps order: it, or its answer, is lost
+                        self._resend(seq, waiting, again)
             self._check_time(waiting, again)
 
     def _fits(self, request: Request, waiting: dict[int, _Sent]) -> bool:
@@ -208,13 +220,13 @@ class Connection:
         in_flight = sum(sent.request.sent_bytes for sent in waiting.values())
         return oldest < WINDOW and in_flight + request.sent_bytes <= IN_FLIGHT_BYTES
 
-    def _send(self, request: Request, seq: int, waiting: dict[int, _Sent], attempt: int) -> None:
+    def _send(self, request: Request, seq: int, waiting: dict[int, _Sent], before: list[_Transmission]) -> None:
         on_way = request.both_bytes + sum(sent.request.both_bytes for sent in waiting.values())
         self._order += 1
-        waiting[seq] = _Sent(request, self._order, time.monotonic(), on_way, attempt, self._time.limit(on_way, attempt))
-        code = ORDERED if request.ordered else 0
-        frame = Frame(request.operation, seq, self._session, code, request.length, request.value, request.payload)
-        self._transmit(frame, after_pause=attempt > 0 or len(waiting) == 1)
+        waiting[seq] = _Sent(request, [*before, _Transmission(self._order, time.monotonic(), on_way)])
+        code, attempt = ORDERED if request.ordered else 0, len(before) % ATTEMPTS
+        frame = Frame(request.operation, seq, self._session, code, attempt, request.length, request.value, request.payload)
+        self._transmit(frame, after_pause=bool(before) or len(waiting) == 1)
 
     def _resend(self, seq: int, waiting: dict[int, _Sent], again: deque[Request]) -> None:
         """Send a request again; of a memory request perhaps only its first part.
@@ -230,7 +242,7 @@ class Connection:
             if request.length > self._size:
                 request, tail = request.split(self._size)
                 again.append(tail)
-        self._send(request, seq, waiting, sent.attempt + 1)
+        self._send(request, seq, waiting, sent.transmissions)
 
     def _answered(self, frame: Frame, waiting: dict[int, _Sent]) -> _Sent | None:
         """The request that the frame answers, no longer waiting."""
@@ -242,8 +254,9 @@ class Connection:
         if frame.code == Status.OK and not _complete(sent.request, frame):
             return None  # the answer to a longer request, before it was split
         del waiting[frame.seq]
-        if not sent.attempt:
-            self._time.sample(time.monotonic() - sent.at, sent.on_way)
+        self._answered_at = time.monotonic()
+        transmission = sent.answered_by(frame)
+        self._time.sample(self._answered_at - transmission.at, transmission.on_way)
         if sent.request.length >= self._size:
             self._streak += 1
             if self._streak >= GROWS_AFTER:
@@ -257,8 +270,17 @@ class Connection:
                 f"the board on {self.port.path} has not answered for {self.patience:g} s: {len(waiting)} requests are open, {self.resent} "
                 f"were sent again, {self.reader.damaged} answers were damaged; check its power and its cable, then open the device again"
             )
-        for seq in [seq for seq, sent in waiting.items() if now > sent.at + sent.limit]:
-            self._resend(seq, waiting, again)
+        if waiting and now > self._deadline(waiting):
+            self._resend(self._in_order(waiting)[0], waiting, again)  # its answer tells what else is lost
+
+    def _in_order(self, waiting: dict[int, _Sent]) -> list[int]:
+        return sorted(waiting, key=lambda seq: (seq - self._seq) & 0xFFFF)
+
+    def _deadline(self, waiting: dict[int, _Sent]) -> float:
+        """When the first request is sent again, unless an answer comes: while answers come, one behind the other, none is late."""
+        first = waiting[self._in_order(waiting)[0]]
+        frame = max(sent.request.both_bytes for sent in waiting.values())
+        return max(self._answered_at, first.latest.at) + self._time.limit(frame, len(first.transmissions) - 1)
 
     def _error(self, request: Request, frame: Frame) -> LinkError:
         try:

@@ -45,6 +45,7 @@ class Frame:
     seq: int = 0
     session: int = 0
     code: int = 0
+    attempt: int = 0
     length: int = 0
     value: int = 0
     payload: bytes = b""
@@ -52,7 +53,7 @@ class Frame:
 
     def encode(self) -> bytes:
         """The bytes on the wire, the delimiter at their end."""
-        names = ("operation", "answer", "code", "seq", "session", "length", "value")
+        names = ("operation", "answer", "code", "attempt", "seq", "session", "length", "value")
         content = HEADER.pack({name: int(getattr(self, name)) for name in names}) + self.payload
         crc = zlib.crc32(content).to_bytes(CRC_BYTES, "little")
         return cobs_encode(content + crc) + bytes([DELIMITER])
