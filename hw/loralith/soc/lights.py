@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 __all__ = ["LIGHTS", "Lights"]
 
 LIGHTS = ("clock", "memory", "receive", "transmit", "list", "read", "write", "irq")
-"""What each LED tells, from the first: the clock runs (about once a second), the memory chip is started, the line from and to the host is in
-use, the accelerator writes or reads, memory is read, memory is written, the accelerator's interrupt."""
+"""What each LED tells, from the first: the clock runs (about once a second), the memory chip is started, the line from and to the host is
+in use, the accelerator asks for memory, memory is read, memory is written, the accelerator's interrupt."""
 
 
 class Lights(wiring.Component):

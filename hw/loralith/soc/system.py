@@ -32,8 +32,8 @@ __all__ = ["System", "SystemSettings"]
 class SystemSettings:
     """What is fixed of a system, the accelerator's configuration apart.
 
-    Attributes: chip, timing: of the memory. divider: clock cycles per bit of the serial line. io_cells: the pins' registers are those of the
-        ECP5's I/O cells.
+    Attributes: chip, timing: of the memory. divider: clock cycles per bit of the serial line. io_cells: the pins' registers are those of
+        the ECP5's I/O cells.
     """
 
     chip: SdramChip

@@ -83,6 +83,6 @@ class Ulx3s(wiring.Component):
             self.sdram_a.eq(pins.a),
             self.sdram_dqm.eq(pins.dqm),
         ]
-        for bit, port in enumerate(self.io_ports[0]):
-            m.submodules[f"dq{bit}"] = Instance("BB", io_B=port, i_I=pins.dq_o[bit], i_T=~pins.dq_oe, o_O=pins.dq_i[bit])
+        for bit in range(16):
+            m.submodules[f"dq{bit}"] = Instance("BB", io_B=self.io_ports[0][bit], i_I=pins.dq_o[bit], i_T=~pins.dq_oe, o_O=pins.dq_i[bit])
         return m

@@ -270,6 +270,7 @@ PROOFS = (
         (Mutant("late", Change("Maintenance", "if hold", "self.due >= MOST_POSTPONED - 1", "0", "Only an idle chip is refreshed.")),),
         only=("late",),
         search=LATE,
+        slow=True,
         bound=f"an interval of {SHORT.interval} cycles, quiet within {SHORT_DRAIN}",
     ),
 )
