@@ -50,7 +50,7 @@ class PllSettings:
     @property
     def parameters(self) -> dict[str, object]:
         """Of the instance."""
-        middle = self.output // 2 - 1 if self.output > 1 else 0  # a duty cycle of one half begins here
+        middle = (self.output - 1) // 2  # a duty cycle of one half begins here
         coarse, fine = divmod(self.shift, EIGHTHS)
         return {
             "p_CLKI_DIV": self.input,
