@@ -124,9 +124,8 @@ def _print(figures: dict[str, Any]) -> None:
     if figures["estimate"]:
         print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")
     if "bitstream" in figures:
-        print(
-            f"{figures['lut_beside_accelerator']:,} LUTs beside the accelerator, {figures['lut_beside_accelerator'] / figures['available']['lut']:.1%}"
-        )
+        beside = figures["lut_beside_accelerator"]
+        print(f"{beside:,} LUTs beside the accelerator, {beside / figures['available']['lut']:.1%} of the part")
         clock = (
             "" if figures["reported_mhz"] is None else f", {figures['reported_mhz']:.1f} MHz by nextpnr (target {figures['target_mhz']:g})"
         )

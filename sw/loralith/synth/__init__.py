@@ -11,11 +11,11 @@ Every step's result is kept in `build/synth/` under a hash of its inputs, and re
 of `loralith.placement`, whose passes this flow runs; the message has the figures and the next step. Finished steps are kept.
 """
 
-from .bitstream import Bitstream, bitstream
 from .board import Board, boards, load_board
 from .error import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
+from .packing import Bitstream, bitstream
 from .placer import Placement, place
 from .report import best_placement, markdown, summary
 from .routing import Routing, route

@@ -20,7 +20,7 @@ PARTS = {
     "all": ("loralith", "aclk"),
     "soc": ("ulx3s", "clk_25mhz"),
 }
-"""Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, which has the package's pins instead of a harness."""
+"""Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, at the package's pins instead of in a harness."""
 
 DSP_PER_LANE = 2
 """18 x 18 multipliers of a lane of the post-processing unit: 32 bit by 16 bit."""

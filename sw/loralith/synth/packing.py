@@ -15,7 +15,7 @@ from .nextpnr import Run, nextpnr, part_words, run_step
 from .process import run_tool
 from .target import Target
 
-__all__ = ["NAME", "Bitstream", "bitstream", "packer"]
+__all__ = ["NAME", "Bitstream", "bitstream", "slowest"]
 
 NAME = "loralith.bit"
 _PACKER = "yowasp-ecppack"
@@ -38,7 +38,7 @@ class Bitstream:
     tool: str
 
 
-def packer() -> str:
+def _packer() -> str:
     """The command. Raises SynthError where it is not installed."""
     beside = Path(sys.executable).parent / _PACKER
     found = str(beside) if beside.is_file() else shutil.which(_PACKER) or shutil.which("ecppack")
@@ -70,7 +70,7 @@ def bitstream(target: Target, netlist: Netlist, seed: int) -> Bitstream:
     output = run.stem.parent / NAME
     run_tool(
         "ecppack",
-        [packer(), run.stem.with_suffix(".config").name, NAME],
+        [_packer(), run.stem.with_suffix(".config").name, NAME],
         run.stem.with_suffix(".ecppack.log"),
         target.timeout,
         advice=f"`pip install 'loralith[fpga]'` installs the {_PACKER} that is known to work",
