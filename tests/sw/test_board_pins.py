@@ -11,7 +11,8 @@ import pytest
 
 import loralith
 from loralith.board.simulation import BoardSimulation
-from loralith.compiler.workload import Linear
+from loralith.compiler.cycles import Sdr16, model
+from loralith.compiler.workload import Linear, compile_step, place
 from loralith.device.errors import DeviceError
 from loralith.device.serial import SerialDevice
 from loralith.shapes.run import run_once
@@ -57,6 +58,13 @@ def test_a_layer_s_step_gives_the_reference_s_integers(device: SerialDevice, boa
     stats = board.stats()
     assert stats["violation"] == ""
     assert stats["refreshes"] > 0
+
+
+@pytest.mark.parametrize("linear", [Linear("b", 64, 48, 48, 4), Linear("c", 32, 64, 64, 4), Linear("d", 48, 32, 96, 8)])
+def test_the_cycle_model_with_the_board_s_memory_is_within_two_per_cent(device: SerialDevice, linear: Linear) -> None:
+    counters, _ = run_once(linear, 0, device)
+    tensors, _ = place(linear, 0, TINY)
+    assert model(compile_step([(linear, tensors)], TINY), TINY, Sdr16()).cycles == pytest.approx(counters["cycles"], rel=0.02)
 
 
 def test_the_system_s_registers_behind_the_link(device: SerialDevice) -> None:
