@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import loralith
-from loralith.board.simulation import BoardSimulation
+from loralith.board.simulation import PinSimulation
 from loralith.compiler.cycles import Sdr16, model
 from loralith.compiler.workload import Linear, compile_step, place
 from loralith.device.errors import DeviceError
@@ -29,15 +29,15 @@ CONTENT = bytes(range(256)) * 5
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BoardSimulation]:
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinSimulation]:
     file = tmp_path_factory.mktemp("board") / "content"
     file.write_bytes(CONTENT)
-    with BoardSimulation(TINY, preload={file: MEMORY_BASE + ULX3S.bytes - 4096}) as simulation:
+    with PinSimulation(TINY, preload={file: MEMORY_BASE + ULX3S.bytes - 4096}) as simulation:
         yield simulation
 
 
 @pytest.fixture(scope="module")
-def device(board: BoardSimulation) -> Iterator[SerialDevice]:
+def device(board: PinSimulation) -> Iterator[SerialDevice]:
     with loralith.open_device(f"serial:{board.port}", config="tiny") as opened:
         assert isinstance(opened, SerialDevice)
         yield opened
@@ -52,7 +52,7 @@ def test_memory_holds_what_was_written_and_what_was_preloaded(device: SerialDevi
     assert bytes(device._read(MEMORY_BASE + ULX3S.bytes - 4096, len(CONTENT))) == CONTENT
 
 
-def test_a_layer_s_step_gives_the_reference_s_integers(device: SerialDevice, board: BoardSimulation) -> None:
+def test_a_layer_s_step_gives_the_reference_s_integers(device: SerialDevice, board: PinSimulation) -> None:
     counters, _ = run_once(Linear("small", 12, 16, 8, 2), 0, device)
     assert counters["macs"] > 0
     stats = board.stats()
@@ -86,9 +86,9 @@ def test_an_address_outside_the_memory_is_an_error(device: SerialDevice) -> None
 
 def test_a_chip_whose_rules_are_broken_ends_the_run(tmp_path: Path) -> None:
     slow = dataclasses.replace(ULX3S, rfc=200.0)
-    simulation = BoardSimulation(TINY, chip=slow)
+    simulation = PinSimulation(TINY, chip=slow)
     with pytest.raises(DeviceError):
         loralith.open_device(f"serial:{simulation.port}", config="tiny")
-    simulation.close()
-    assert "the memory chip's rules are broken: cycle" in simulation.errors
-    assert "after REFRESH, at least 200 are needed" in simulation.errors
+    said = simulation.close()
+    assert "the memory chip's rules are broken: cycle" in said
+    assert "after REFRESH, at least 200 are needed" in said

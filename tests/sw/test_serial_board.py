@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 from loralith.compiler.example import example
-from loralith.device import DeviceError, open_device
-from loralith.device.link.connection import LinkError
+from loralith.device import DeviceError, DeviceFault, DeviceTimeout, open_device
+from loralith.device.link.errors import LinkError
 from loralith.device.native.linked import LinkedSimulation
 from loralith.device.reference import ReferenceDevice
 from loralith.device.serial import SerialDevice
+from loralith.spec.commands import COMMAND_BYTES, Command, Opcode
 from loralith.spec.config import PRESETS
-from loralith.spec.link import Status
+from loralith.spec.link import FRAME_BYTES, Status
 from loralith.spec.registers import REGISTERS
+from loralith.spec.status import Code
 from loralith.verif.bench.cable import FaultyCable, LineFaults
 
 CONFIG = PRESETS["tiny"]
@@ -55,7 +57,7 @@ def open_board(port: str) -> SerialDevice:
 
 def run_example(device: SerialDevice) -> np.ndarray:
     device.write(EXAMPLE.address, EXAMPLE.image)
-    device.fill(EXAMPLE.results[0], EXAMPLE.results[1], 0x5A5A5A5A)
+    device.fill(EXAMPLE.results[0], EXAMPLE.results[1])
     device.run(EXAMPLE.commands)
     return device.read(*EXAMPLE.results)
 
@@ -72,13 +74,18 @@ def test_a_list_over_the_line_is_bit_exact(board: LinkedSimulation, expected: np
 def test_nine_tenths_of_the_wire_are_payload_each_way(board: LinkedSimulation) -> None:
     data = np.random.default_rng(0).integers(0, 256, 8000, dtype=np.uint8)
     with open_board(board.port) as device:
-        before = board.stats()
+
+        def bytes_so_far(way: str) -> int:
+            """Without those of requests that were sent again because this machine was busy for a while."""
+            return board.stats()[way] - device.link.resent * (FRAME_BYTES + 4)
+
+        before = bytes_so_far("bytes_to_board")
         device.write(BASE + 5, data)
-        between = board.stats()
+        written, before = bytes_so_far("bytes_to_board") - before, bytes_so_far("bytes_from_board")
         np.testing.assert_array_equal(device.read(BASE + 5, data.size), data)
-        after = board.stats()
-    assert data.size >= 0.9 * (between["bytes_to_board"] - before["bytes_to_board"])
-    assert data.size >= 0.9 * (after["bytes_from_board"] - between["bytes_from_board"])
+        read = bytes_so_far("bytes_from_board") - before
+    assert 0.9 * written <= data.size < written
+    assert 0.9 * read <= data.size
 
 
 def test_a_line_that_damages_one_byte_in_a_hundred_changes_no_bit(board: LinkedSimulation, expected: np.ndarray, tmp_path: Path) -> None:
@@ -106,6 +113,18 @@ def test_an_error_of_the_bus_is_told_and_the_next_access_works(board: LinkedSimu
         assert bytes(device.read(BASE, 5)) == b"works"
 
 
+def test_a_fault_and_a_list_that_does_not_end_are_told_and_the_next_list_works(board: LinkedSimulation, expected: np.ndarray) -> None:
+    with open_board(board.port) as device:
+        with pytest.raises(DeviceFault, match="BAD_OPCODE") as fault:
+            device.run(bytes([0xEE]) + bytes(COMMAND_BYTES - 1))
+        assert fault.value.status.code is Code.BAD_OPCODE
+        waits = Command.make(Opcode.LOAD, rows=1, row_bytes=8, wait=1)  # for a token that never comes
+        device.registers.set("WATCHDOG", 0xFFFF_FFFF)
+        with pytest.raises(DeviceTimeout, match=r"did not end within 0\.2 s"):
+            device.run(waits.pack(), timeout=0.2)
+        np.testing.assert_array_equal(run_example(device), expected)
+
+
 HOST = """
 import sys
 from loralith.device import DeviceError, open_device
@@ -114,8 +133,9 @@ with open_device("serial:" + sys.argv[1], "tiny", patience=20.0) as device:
     if sys.argv[2] == "list":
         from loralith.spec.commands import Command, Opcode
         # A load that waits for a token which never comes.
-        device.write(0, Command(Opcode.LOAD, rows=1, row_bytes=8, wait=1, address=0).pack())
+        device.write(0, Command.make(Opcode.LOAD, rows=1, row_bytes=8, wait=1).pack())
         device.registers.start(0, 1)
+        assert device.registers.busy()
     print("ready", flush=True)
     while True:
         device.write(4096, bytes(range(1, 256)) * 64)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from loralith.device import ConfigMismatch, DeviceError, OutOfMemory, open_device
-from loralith.device.link.connection import LinkError
+from loralith.device.link.errors import LinkError
 from loralith.device.link.frames import Frame, FrameReader, cobs_decode, cobs_encode
 from loralith.device.link.timing import AnswerTime
 from loralith.device.serial import SerialDevice
@@ -276,7 +276,6 @@ def test_memory_and_registers_reach_the_board(terminal) -> None:
         assert board.memory[:8] == bytes([0, 2, 3, 4, 1, 2, 3, 4])
         device.write_soc_register(4, 0xFFFF_FFFF)
         assert board.registers[0x8004] == device.read_soc_register(4) == 0xFFFF_FFFF
-        assert device.link.resent == 0
         # Whatever has been opened at its limits: 512 bytes a frame, and what lies outside of memory never reaches the line.
         assert max(frame.length for frame in board.executed if frame.operation == Operation.WRITE_MEMORY) == MAX_PAYLOAD
         with pytest.raises(DeviceError, match="not inside device memory"):
@@ -328,14 +327,12 @@ def test_a_board_that_was_reset_or_taken_over_is_told(terminal) -> None:
             device.read_register(0)
 
 
-def test_a_board_that_falls_silent_is_told_in_time(terminal) -> None:
+def test_a_board_that_falls_silent_is_told(terminal) -> None:
     board = ModelBoard()
     with open_serial(terminal(board.receive)) as device:
         board.lose = lambda frame: True
-        started = time.monotonic()
         with pytest.raises(LinkError, match=r"has not answered for 0.6 s: \d+ requests are open, \d+ were sent again"):
             device.write(BASE, bytes(2000))
-        assert time.monotonic() - started < 20  # of a busy machine
         board.lose = lambda frame: False
         device.write(BASE, b"again")  # in a new session
         assert board.memory[:5] == b"again"
@@ -367,3 +364,18 @@ def test_late_answers_of_another_session_are_ignored(terminal) -> None:
 
     with open_serial(terminal(receive)) as device:
         assert device.read_registers([0, 8]) == [ID, CONFIG.hash]
+
+
+def test_a_board_that_answers_late_is_waited_for(terminal) -> None:
+    board = ModelBoard()
+
+    def receive(data: bytes) -> bytes:
+        time.sleep(0.1)  # far above the first limit of an answer
+        return board.receive(data)
+
+    with open_serial(terminal(receive), patience=10.0) as device:
+        before = len(board.executed)
+        device.write_registers([(0x30, i) for i in range(20)])
+        assert [frame.payload[0] for frame in board.executed[before:]] == list(range(20))
+        device.write(BASE, bytes(range(256)) * 8)
+        assert bytes(device.read(BASE, 2048)) == bytes(range(256)) * 8

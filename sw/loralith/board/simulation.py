@@ -19,14 +19,14 @@ from loralith.device.native.build import (
     hardware_key,
     processor,
 )
-from loralith.device.native.linked import SimulatedProgram
+from loralith.device.native.simulation import BoardSimulation
 from loralith.progress import tell
 from loralith.spec.config import Config
 from loralith.spec.link import divider
 from loralith.spec.sdram import MEMORY_BASE, ULX3S, SdramChip
 from loralith.toolchain import find_verilator, python_module, without_spaces
 
-__all__ = ["BoardSimulation", "build_board"]
+__all__ = ["PinSimulation", "build_pins"]
 
 TOP = "loralith_board"
 PROGRAM = "board"
@@ -34,7 +34,7 @@ BAUD = 20e6
 """Of the simulated line: at the board's own 3 Mbaud a byte takes 267 cycles."""
 
 
-def build_board(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = BAUD) -> Path:
+def build_pins(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = BAUD) -> Path:
     """The program, from the cache where it has been built before. Raises BuildError and ToolchainError."""
     verilator, chip = find_verilator(), native_sources()
     options = ["--mhz", str(mhz), "--cas", str(cas), "--baud", str(baud)]
@@ -64,10 +64,10 @@ def build_board(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = 
     return cached(f"board-{key}", compiled) / PROGRAM
 
 
-class BoardSimulation(SimulatedProgram):
+class PinSimulation(BoardSimulation):
     """The running board. A rule of the memory chip that is broken ends it.
 
-    Parameters: see `build_board`; chip: the data sheet that is checked; preload: files that are in memory from the start, and their
+    Parameters: see `build_pins`; chip: the data sheet that is checked; preload: files that are in memory from the start, and their
     addresses, multiples of 8.
     """
 
@@ -81,7 +81,7 @@ class BoardSimulation(SimulatedProgram):
         chip: SdramChip = ULX3S,
         preload: Mapping[Path, int] | None = None,
     ) -> None:
-        program = build_board(config, mhz=mhz, cas=cas, baud=baud)
+        program = build_pins(config, mhz=mhz, cas=cas, baud=baud)
         command = [str(program), str(divider(1e6 * mhz, baud)), str(MEMORY_BASE)]
         command += [f"{key}={value}" for key, value in chip_options(chip, mhz).items()]
         for path, address in (preload or {}).items():

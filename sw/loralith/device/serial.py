@@ -11,8 +11,10 @@ import numpy as np
 from loralith.device.base import Device
 from loralith.device.driver import Registers
 from loralith.device.errors import ConfigMismatch, DeviceError, DeviceTimeout
-from loralith.device.link.connection import Connection, LinkError, Request
+from loralith.device.link.connection import Connection
+from loralith.device.link.errors import LinkError
 from loralith.device.link.port import BAUD, SerialPort
+from loralith.device.link.request import Request
 from loralith.device.status import RunResult, Status
 from loralith.spec.config import Config
 from loralith.spec.link import ACCELERATOR_BASE, MAX_SPAN, SOC_BASE, Operation

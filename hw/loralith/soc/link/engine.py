@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from loralith.spec.link import IDENTITY, MAX_PAYLOAD, OPERAND_BYTES, Operation, Status
 
 from .cobs import FrameByte
-from .messages import Answer, Header, Request, Source, UnitControl, Verdict
+from .messages import Answer, Header, OperationControl, Request, Source, Verdict
 
 __all__ = ["Engine"]
 
@@ -43,8 +43,8 @@ class Engine(wiring.Component):
                 "record": Out(1),
                 "status": Out(8),
                 "value": Out(32),
-                "registers": Out(UnitControl),
-                "memory": Out(UnitControl),
+                "registers": Out(OperationControl),
+                "memory": Out(OperationControl),
                 "operand": Out(32),
                 "memory_i": Out(stream.Signature(FrameByte)),
                 "answer": Out(stream.Signature(Answer())),

@@ -12,7 +12,7 @@ from loralith.rtl.axi import CACHE, Axi4ReadSignature, Burst
 from loralith.spec.link import MAX_PAYLOAD, Status
 
 from .cobs import FrameByte
-from .messages import UnitControl, bus_status
+from .messages import OperationControl, bus_status
 
 __all__ = ["MemoryReader"]
 
@@ -40,7 +40,7 @@ class MemoryReader(wiring.Component):
         super().__init__(
             {
                 "axi": Out(Axi4ReadSignature(data_bytes)),
-                "control": In(UnitControl),
+                "control": In(OperationControl),
                 "address": In(32),
                 "length": In(16),
                 "o": Out(stream.Signature(FrameByte)),

@@ -13,7 +13,7 @@ from .cobs import FrameByte
 from .crc import Crc32
 from .memory_read import MemoryReader
 from .memory_write import MemoryWriter
-from .messages import UnitControl
+from .messages import OperationControl
 
 __all__ = ["MemoryUnit"]
 
@@ -36,7 +36,7 @@ class MemoryUnit(wiring.Component):
         super().__init__(
             {
                 "axi": Out(Axi4Signature(data_bytes)),
-                "control": In(UnitControl),
+                "control": In(OperationControl),
                 "operation": In(7),
                 "address": In(32),
                 "length": In(16),
@@ -95,8 +95,7 @@ class MemoryUnit(wiring.Component):
             reader.o.ready.eq(hashes | self.o.ready),
             crc.clear.eq(control.start),
             crc.byte.eq(reader.o.payload.byte),
-            # At start the reader still offers what nobody has taken of an operation that failed.
-            crc.en.eq(reader.o.valid & hashes & (reader.control.status == Status.OK) & ~control.start),
+            crc.en.eq(reader.o.valid & hashes & (reader.control.status == Status.OK)),
         ]
         m.d.sync += hashed.eq(crc.en & reader.o.payload.last & ~control.abandon)
         failed = reader.control.done & (reader.control.status != Status.OK)

@@ -11,7 +11,7 @@ from loralith.rtl.axi import CACHE, Axi4WriteSignature, Burst
 from loralith.spec.link import Status
 
 from .cobs import FrameByte
-from .messages import UnitControl, bus_status
+from .messages import OperationControl, bus_status
 
 __all__ = ["MemoryWriter"]
 
@@ -36,7 +36,7 @@ class MemoryWriter(wiring.Component):
         super().__init__(
             {
                 "axi": Out(Axi4WriteSignature(data_bytes)),
-                "control": In(UnitControl),
+                "control": In(OperationControl),
                 "address": In(32),
                 "i": In(stream.Signature(FrameByte)),
             }

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from loralith.spec.link import HEADER, Status
 
-__all__ = ["Answer", "Header", "Request", "Source", "UnitControl", "Verdict", "bus_status"]
+__all__ = ["Answer", "Header", "Request", "Source", "OperationControl", "Verdict", "bus_status"]
 
 
 class Header(data.FlexibleLayout):
@@ -45,7 +45,7 @@ class Verdict(enum.Enum, shape=3):
     """What to do with a request."""
 
     DROP = 0
-    """Nothing: its turn has not come, or is long over."""
+    """Nothing: the one before it has not been executed, or it is far too late."""
     EXECUTE = 1
     REPEAT = 2
     """Answer again as before: it has been executed."""
@@ -57,7 +57,7 @@ class Verdict(enum.Enum, shape=3):
     """Answer a HELLO of the present session."""
 
 
-UnitControl = Signature(
+OperationControl = Signature(
     {
         "start": Out(1),  # one cycle, only while ready
         "abandon": Out(1),  # one cycle: the operation is over for the engine; what the bus still answers is dropped

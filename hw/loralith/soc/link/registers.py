@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In
 from loralith.rtl.axi import AxiLiteSignature
 from loralith.spec.link import REGISTER_ADDRESS_BITS, Status
 
-from .messages import UnitControl, bus_status
+from .messages import OperationControl, bus_status
 
 __all__ = ["RegisterMaster"]
 
@@ -27,7 +27,7 @@ class RegisterMaster(wiring.Component):
         super().__init__(
             {
                 "axi": In(AxiLiteSignature(REGISTER_ADDRESS_BITS)),
-                "control": In(UnitControl),
+                "control": In(OperationControl),
                 "write": In(1),
                 "address": In(32),
                 "data": In(32),

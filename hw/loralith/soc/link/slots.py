@@ -15,7 +15,7 @@ from .messages import Header, Verdict
 __all__ = ["SlotTable"]
 
 SLOT_BITS = exact_log2(WINDOW)
-TURN_BITS = 16 - SLOT_BITS
+EPOCH_BITS = 16 - SLOT_BITS
 
 
 class SlotTable(wiring.Component):
@@ -50,21 +50,21 @@ class SlotTable(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         results = data.StructLayout({"status": 8, "value": 32})
-        m.submodules.turns = turns = Memory(shape=TURN_BITS, depth=WINDOW, init=[])
+        m.submodules.epochs = epochs = Memory(shape=EPOCH_BITS, depth=WINDOW, init=[])
         m.submodules.answers = answers = Memory(shape=results, depth=WINDOW, init=[])
-        present, before, answer = turns.read_port(domain="comb"), turns.read_port(domain="comb"), answers.read_port(domain="comb")
-        store_turn, store_answer = turns.write_port(), answers.write_port()
+        present, before, answer = epochs.read_port(domain="comb"), epochs.read_port(domain="comb"), answers.read_port(domain="comb")
+        store_epoch, store_answer = epochs.write_port(), answers.write_port()
         executed = Signal(WINDOW)  # the slot holds a request of this session
-        slot, turn = self.header.seq[:SLOT_BITS], self.header.seq[SLOT_BITS:]
+        slot, epoch = self.header.seq[:SLOT_BITS], self.header.seq[SLOT_BITS:]
         previous = Signal(16)
         m.d.comb += [
             previous.eq(self.header.seq - 1),
             present.addr.eq(slot),
             answer.addr.eq(slot),
             before.addr.eq(previous[:SLOT_BITS]),
-            store_turn.addr.eq(slot),
-            store_turn.data.eq(turn),
-            store_turn.en.eq(self.record),
+            store_epoch.addr.eq(slot),
+            store_epoch.data.eq(epoch),
+            store_epoch.en.eq(self.record),
             store_answer.addr.eq(slot),
             store_answer.data.status.eq(self.result_status),
             store_answer.data.value.eq(self.result_value),
@@ -80,8 +80,8 @@ class SlotTable(wiring.Component):
 
         used = executed.bit_select(slot, 1)
         used_before = executed.bit_select(previous[:SLOT_BITS], 1)
-        known = used & (present.data == turn)
-        new = turn == Mux(used, (present.data + 1)[:TURN_BITS], 0)
+        known = used & (present.data == epoch)
+        new = epoch == Mux(used, (present.data + 1)[:EPOCH_BITS], 0)
         first = (self.header.seq == 0) & ~used_before
         follows = first | (used_before & (before.data == previous[SLOT_BITS:]))
         m.d.comb += self.verdict.eq(self._verdict(known, new & (follows | ~(self.header.code & ORDERED).any()), self.header.seq == hello))

@@ -6,16 +6,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 
-from loralith.device.errors import DeviceError
+from loralith.device.link.errors import LinkError, answer_error
 from loralith.device.link.frames import Frame, FrameReader
 from loralith.device.link.port import PortGone, SerialPort
+from loralith.device.link.request import ATTEMPTS, FRAME_OVERHEAD, Request, Sent, Transmission
 from loralith.device.link.timing import AnswerTime
 from loralith.spec.link import (
     DELIMITER,
     FRAME_BYTES,
-    HEADER,
     IDENTITY,
     MAGIC,
     MAX_PAYLOAD,
@@ -27,75 +26,12 @@ from loralith.spec.link import (
     Status,
 )
 
-__all__ = ["Connection", "LinkError", "Request"]
+__all__ = ["Connection"]
 
 IN_FLIGHT_BYTES = RECEIVE_BYTES - FRAME_BYTES
 """Of requests. What is left takes one that is sent again."""
-FRAME_OVERHEAD = FRAME_BYTES - MAX_PAYLOAD + 4  # header, CRC, delimiter and what takes its place
 SMALLEST, GROWS_AFTER = 32, 16
-ATTEMPTS = 1 << HEADER.fields["attempt"].width
 SPLITTABLE = (Operation.READ_MEMORY, Operation.WRITE_MEMORY)
-
-
-class LinkError(DeviceError):
-    """The board does not answer, or answers with an error.
-
-    Attributes: status: of the answer, None without one.
-    """
-
-    def __init__(self, message: str, status: Status | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a frame asks for; see `loralith.spec.link`. ``index``: for whoever gets the answer."""
-
-    operation: Operation
-    value: int = 0
-    length: int = 0
-    payload: bytes = b""
-    ordered: bool = False
-    index: int = 0
-
-    def split(self, size: int) -> tuple[Request, Request]:
-        """The first ``size`` bytes, and the others."""
-        head = replace(self, length=size, payload=self.payload[:size])
-        tail = replace(self, value=self.value + size, length=self.length - size, payload=self.payload[size:], index=self.index + size)
-        return head, tail
-
-    @property
-    def sent_bytes(self) -> int:
-        return HEADER.size + len(self.payload)
-
-    @property
-    def both_bytes(self) -> int:
-        """Of the request and its answer on the line, about."""
-        answer = self.length if self.operation in (Operation.READ_MEMORY, Operation.ECHO) else 0
-        return 2 * FRAME_OVERHEAD + len(self.payload) + answer
-
-
-@dataclass(frozen=True)
-class _Transmission:
-    order: int  # among all
-    at: float
-    on_way: int  # bytes, these included
-
-
-@dataclass
-class _Sent:
-    request: Request
-    transmissions: list[_Transmission]
-
-    @property
-    def latest(self) -> _Transmission:
-        return self.transmissions[-1]
-
-    def answered_by(self, frame: Frame) -> _Transmission:
-        """The latest one that the frame can be the answer to."""
-        attempts = [n for n in range(len(self.transmissions)) if n % ATTEMPTS == frame.attempt]
-        return self.transmissions[attempts[-1] if attempts else 0]
 
 
 class Connection:
@@ -119,7 +55,7 @@ class Connection:
         self._whole = False  # all slots of the board are as this side believes
         self._size, self._streak = MAX_PAYLOAD, 0
         self._time = AnswerTime(patience / 5)
-        self._heard = self._answered_at = 0.0  # the latest frame, and the latest answer to a request
+        self._answered_at = 0.0
         self._bytes = 0
 
     # Session.
@@ -180,19 +116,19 @@ class Connection:
         failed = self._drive(iter(requests), take or (lambda request, frame: answers.__setitem__(request.index, frame)))
         self._whole = True
         if failed is not None:
-            raise self._error(*failed)
+            raise answer_error(self.port.path, *failed)
         return [answers[index] for index in sorted(answers)]
 
     def _drive(self, source: Iterator[Request], take: Callable[[Request, Frame], None]) -> tuple[Request, Frame] | None:
         """The first request that failed, and its answer."""
-        waiting: dict[int, _Sent] = {}
+        waiting: dict[int, Sent] = {}
         again: deque[Request] = deque()  # what is left of requests that were split
         failed: tuple[Request, Frame] | None = None
         request: Request | None = None
-        self._heard = self._answered_at = time.monotonic()
+        self._answered_at = time.monotonic()
         while True:
             while failed is None:
-                request = request or (again.popleft() if again else next(source, None))
+                request = request or self._next(again, source)
                 if request is None or not self._fits(request, waiting):
                     break
                 self._send(request, self._seq, waiting, [])
@@ -213,22 +149,31 @@ class Connection:
                         self._resend(seq, waiting, again)
             self._check_time(waiting, again)
 
-    def _fits(self, request: Request, waiting: dict[int, _Sent]) -> bool:
+    def _next(self, again: deque[Request], source: Iterator[Request]) -> Request | None:
+        if not again:
+            return next(source, None)
+        request = again.popleft()
+        if request.length > self._size:
+            request, tail = request.split(self._size)
+            again.appendleft(tail)
+        return request
+
+    def _fits(self, request: Request, waiting: dict[int, Sent]) -> bool:
         if not waiting:
             return True
         oldest = max((self._seq - seq) & 0xFFFF for seq in waiting)
         in_flight = sum(sent.request.sent_bytes for sent in waiting.values())
         return oldest < WINDOW and in_flight + request.sent_bytes <= IN_FLIGHT_BYTES
 
-    def _send(self, request: Request, seq: int, waiting: dict[int, _Sent], before: list[_Transmission]) -> None:
+    def _send(self, request: Request, seq: int, waiting: dict[int, Sent], before: list[Transmission]) -> None:
         on_way = request.both_bytes + sum(sent.request.both_bytes for sent in waiting.values())
         self._order += 1
-        waiting[seq] = _Sent(request, [*before, _Transmission(self._order, time.monotonic(), on_way)])
+        waiting[seq] = Sent(request, [*before, Transmission(self._order, time.monotonic(), on_way)])
         code, attempt = ORDERED if request.ordered else 0, len(before) % ATTEMPTS
         frame = Frame(request.operation, seq, self._session, code, attempt, request.length, request.value, request.payload)
         self._transmit(frame, after_pause=bool(before) or len(waiting) == 1)
 
-    def _resend(self, seq: int, waiting: dict[int, _Sent], again: deque[Request]) -> None:
+    def _resend(self, seq: int, waiting: dict[int, Sent], again: deque[Request]) -> None:
         """Send a request again; of a memory request perhaps only its first part.
 
         That is safe: where the longer one has been executed, its answer stands for the part as well.
@@ -241,17 +186,17 @@ class Connection:
                 self._size = max(SMALLEST, self._size // 2)
             if request.length > self._size:
                 request, tail = request.split(self._size)
-                again.append(tail)
+                again.append(tail)  # of memory requests alone
         self._send(request, seq, waiting, sent.transmissions)
 
-    def _answered(self, frame: Frame, waiting: dict[int, _Sent]) -> _Sent | None:
+    def _answered(self, frame: Frame, waiting: dict[int, Sent]) -> Sent | None:
         """The request that the frame answers, no longer waiting."""
         sent = waiting.get(frame.seq)
         if not frame.answer or frame.session != self._session or sent is None or frame.operation != sent.request.operation:
             return None
         if frame.code == Status.NO_SESSION:
-            raise self._error(sent.request, frame)
-        if frame.code == Status.OK and not _complete(sent.request, frame):
+            raise answer_error(self.port.path, sent.request, frame)
+        if frame.code == Status.OK and not sent.request.accepts(frame):
             return None  # the answer to a longer request, before it was split
         del waiting[frame.seq]
         self._answered_at = time.monotonic()
@@ -263,9 +208,9 @@ class Connection:
                 self._size, self._streak = min(MAX_PAYLOAD, 2 * self._size), 0
         return sent
 
-    def _check_time(self, waiting: dict[int, _Sent], again: deque[Request]) -> None:
+    def _check_time(self, waiting: dict[int, Sent], again: deque[Request]) -> None:
         now = time.monotonic()
-        if waiting and now - self._heard > self.patience:
+        if waiting and now - self._answered_at > self.patience:
             raise LinkError(
                 f"the board on {self.port.path} has not answered for {self.patience:g} s: {len(waiting)} requests are open, {self.resent} "
                 f"were sent again, {self.reader.damaged} answers were damaged; check its power and its cable, then open the device again"
@@ -273,31 +218,14 @@ class Connection:
         if waiting and now > self._deadline(waiting):
             self._resend(self._in_order(waiting)[0], waiting, again)  # its answer tells what else is lost
 
-    def _in_order(self, waiting: dict[int, _Sent]) -> list[int]:
+    def _in_order(self, waiting: dict[int, Sent]) -> list[int]:
         return sorted(waiting, key=lambda seq: (seq - self._seq) & 0xFFFF)
 
-    def _deadline(self, waiting: dict[int, _Sent]) -> float:
+    def _deadline(self, waiting: dict[int, Sent]) -> float:
         """When the first request is sent again, unless an answer comes: while answers come, one behind the other, none is late."""
         first = waiting[self._in_order(waiting)[0]]
         frame = max(sent.request.both_bytes for sent in waiting.values())
         return max(self._answered_at, first.latest.at) + self._time.limit(frame, len(first.transmissions) - 1)
-
-    def _error(self, request: Request, frame: Frame) -> LinkError:
-        try:
-            status = Status(frame.code)
-        except ValueError:
-            return LinkError(
-                f"{request.operation.name} at {request.value:#x}: the board answers with status {frame.code}, which is not known"
-            )
-        if status is Status.NO_SESSION:
-            why = "another program has begun a session with it" if frame.value else "it has been reset or configured anew"
-            return LinkError(f"the board on {self.port.path} no longer knows this session: {why}; open the device again", status)
-        told = {
-            Status.SLAVE_ERROR: f"the bus answers SLVERR at {frame.value:#x}",
-            Status.DECODE_ERROR: f"the bus answers DECERR at {frame.value:#x}: nothing lies there",
-            Status.TIMEOUT: "the bus does not answer: load the bitstream again",
-        }.get(status, f"the board answers {status.name}")
-        return LinkError(f"{request.operation.name} at {request.value:#x}: {told}", status)
 
     # Memory and registers.
 
@@ -336,17 +264,9 @@ class Connection:
             data = self.port.read(seconds)
         except PortGone:
             self.port.reopen(self.patience)
-            self._heard = time.monotonic()
+            self._answered_at = time.monotonic()
             return []
         self._bytes += len(data)
         frames = self.reader.feed(data)
-        if frames:
-            self._heard = time.monotonic()
         self.interrupts += sum(f.operation == Operation.INTERRUPT and f.session == self._session for f in frames)
         return [frame for frame in frames if frame.operation != Operation.INTERRUPT]
-
-
-def _complete(request: Request, frame: Frame) -> bool:
-    """Whether an answer without error has the payload that it must have."""
-    expected = request.length if request.operation in (Operation.READ_MEMORY, Operation.ECHO) else 0
-    return len(frame.payload) == frame.length == expected

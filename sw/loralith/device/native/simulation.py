@@ -1,0 +1,120 @@
+"""Simulated boards as programs of their own, whose UART is a pseudo terminal: any host may drive them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loralith.device.errors import DeviceError
+from loralith.device.native.build import (
+    CXX_FLAGS,
+    MAKE_FLAGS,
+    SOURCES,
+    VERILATOR_FLAGS,
+    BuildError,
+    cached,
+    digest,
+    hardware_key,
+    processor,
+)
+from loralith.progress import tell
+from loralith.spec.config import Config
+from loralith.toolchain import find_verilator, python_module, without_spaces
+
+__all__ = ["BoardSimulation", "build_board"]
+
+STOP_SECONDS = 10.0
+
+Own = TypeVar("Own", bound="BoardSimulation")
+"""Not `Self`, which Python 3.11 added: a board has 3.10."""
+
+
+def build_board(config: Config, name: str, options: Sequence[str] = ()) -> Path:
+    """The program of a board, from the cache where it has been built before.
+
+    Parameters: name: `loralith gen <name> --config --output` with ``options`` writes the Verilog, whose module is loralith_<name>;
+        native/board/<name>.cpp is the program's source.
+    Raises BuildError and ToolchainError, see `loralith.device.native.build`.
+    """
+    verilator = find_verilator()
+    top = f"loralith_{name}"
+
+    def emit(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
+        command = python_module("loralith.gen", name, "--config", folder / "config.json", "--output", folder / f"{top}.v")
+        tell(f"writing the Verilog of board {name} with configuration {config.name}, once: tens of seconds")
+        done = subprocess.run([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise BuildError(f"no Verilog for board {name} with configuration {config.name}:\n{done.stdout[-4000:]}")
+
+    key = digest(text=(hardware_key(config, "loralith.soc"), *options))
+    source = cached(f"{name}-verilog-{key}", emit) / f"{top}.v"
+    sources = sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *(SOURCES / "board").iterdir()))
+    key = digest(source, *sources, text=(str(verilator.version), *VERILATOR_FLAGS, MAKE_FLAGS, CXX_FLAGS, processor()))
+
+    def compiled(folder: Path) -> None:
+        native, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
+        tell(f"compiling board {name} with configuration {config.name}, once: from half a minute (tiny) on")
+        verilator.run(
+            *("--cc", "--exe", "--build", "-j", "2", *VERILATOR_FLAGS, "--top-module", top, "-Mdir", output / "obj"),
+            *("--compiler-include", native / "arithmetic.h"),
+            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", CXX_FLAGS, "-o", output / name),
+            *(native / "modules.vlt", without_spaces(source.parent) / source.name, native / "board" / f"{name}.cpp"),
+        )
+
+    return cached(f"{name}-{key}", compiled) / name
+
+
+class BoardSimulation:
+    """A running program that speaks as `serve.h` says. It ends with `close`, and with the process that started it.
+
+    Parameter: command, the program and its arguments.
+
+    Attributes: port: the pseudo terminal, for `serial:<port>`.
+
+    Raises DeviceError where it does not start.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        words = self._line().split()
+        if words[:1] != ["pty"]:
+            raise DeviceError(f"the simulated board does not start: {self.close() or 'no message'}")
+        self.port = words[1]
+
+    def stats(self) -> dict[str, Any]:
+        """`cycles`, `bytes_to_board` and `bytes_from_board`, and what the board adds; a `violation` of the bus protocol is its first, or
+        an empty string."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("stats\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
+
+    def close(self) -> str:
+        """End the program; returns what it has said on stderr. Idempotent."""
+        process = self._process
+        if process.stdin is None or process.stdin.closed:
+            return ""
+        process.stdin.close()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process.stdout, process.stderr:
+            return process.stderr.read().strip()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def __enter__(self: Own) -> Own:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
