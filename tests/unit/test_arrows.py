@@ -62,7 +62,11 @@ RULES = (
     Rule("loralith.baseline", "hw", ("loralith.baseline",), third_party=("amaranth",)),
     Rule("loralith.verif", "verif", ("loralith.verif", "loralith.spec", "loralith.files")),
     # These look into the blocks.
-    Rule("loralith.verif.formal", "verif", ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.spec")),
+    Rule(
+        "loralith.verif.formal",
+        "verif",
+        ("loralith.verif.formal", "loralith.verif.mutation", "loralith.rtl", "loralith.soc", "loralith.spec"),
+    ),
     Rule("loralith.verif.mutation", "verif", ("loralith.verif.mutation", "loralith.rtl", "loralith.spec", "loralith.files")),
     Rule("loralith", "sw", (SW, "loralith.spec", "loralith.files"), never=("amaranth", "cocotb")),
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
@@ -84,7 +88,7 @@ LAYERS = (
     ("places", "progress", "toolchain"),
     ("compiler", "formats", "placement"),
     ("device", "diffusion", "synth"),
-    ("energy", "lora", "mutants", "soak"),
+    ("board", "energy", "lora", "mutants", "soak"),
     ("mapping",),
     ("methods", "step"),
     ("reports",),
@@ -92,7 +96,7 @@ LAYERS = (
     ("shapes", "study"),
     ("cli",),
 )
-COMPILER_LAYERS = (("latencies", "lists", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))
+COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
 BOARD_PARTS = (

@@ -13,7 +13,7 @@ import pytest
 from loralith import cli, synth
 from loralith.placement import macros, whitespace
 from loralith.spec.config import Config
-from loralith.synth import harness, nextpnr, routing
+from loralith.synth import harness, nextpnr, packing, routing
 from loralith.synth.flow import FLOWS
 from loralith.synth.netlist import count
 from loralith.synth.nextpnr import Run
@@ -109,6 +109,40 @@ def test_a_configuration_that_cannot_fit_is_refused_with_the_numbers() -> None:
         synth.Target(board, Config("base", 16, 16, 16, 16, 131072, 131072, 32768, 32768))
 
 
+def test_a_board_without_a_system_is_refused() -> None:
+    board = replace(synth.load_board("ulx3s-85f"), soc_pins=None)
+    with pytest.raises(synth.SynthError, match="ulx3s-85f has no system of its own"):
+        synth.Target(board, SMALL, "soc")
+
+
+def test_a_bitstream_is_made_of_the_system_alone() -> None:
+    target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "all")
+    netlist = synth.Netlist(Path("x"), "", {}, {}, {}, 0, [], 0.0, "")
+    with pytest.raises(synth.SynthError, match="made of the part soc, not of 'all'"):
+        synth.bitstream(target, netlist, 1)
+
+
+@pytest.mark.parametrize(
+    ("clocks", "slowest"),
+    [({"a": (90.0, 80.0), "b": (200.0, 100.0)}, (90.0, 80.0)), ({"a": (90.0, 80.0), "b": (100.0, 100.0)}, (100.0, 100.0))],
+)
+def test_the_slowest_clock_is_the_one_that_misses_its_constraint_most(clocks: dict, slowest: tuple[float, float]) -> None:
+    report = {"fmax": {name: {"achieved": achieved, "constraint": wanted} for name, (achieved, wanted) in clocks.items()}}
+    assert packing.slowest(report, 80) == slowest
+
+
+def test_pins_of_the_system_are_all_there_and_at_different_sites(repo: Path) -> None:
+    """The ports of the emitted Verilog, against the constraints."""
+    ports = {"clk_25mhz", "ftdi_txd", "ftdi_rxd", "wifi_gpio0", *(f"led[{i}]" for i in range(8))}
+    ports |= {f"sdram_{name}" for name in ("clk", "cke", "csn", "wen", "rasn", "casn", *(f"ba[{i}]" for i in range(2)))}
+    ports |= {f"sdram_{name}[{i}]" for name, width in (("a", 13), ("dqm", 2), ("d", 16)) for i in range(width)}
+    text = (repo / "constraints" / "ulx3s-85f" / "soc.lpf").read_text()
+    sites = dict(re.findall(r'^LOCATE COMP "(\S+)" SITE "(\w+)";$', text, re.MULTILINE))
+    assert set(sites) == ports
+    assert len(set(sites.values())) == len(ports)
+    assert set(re.findall(r'^IOBUF PORT "(\S+)" ', text, re.MULTILINE)) == ports
+
+
 def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synth", "--board", "ulx3s"]) == 2
     assert re.search("no board 'ulx3s'; known are .*ulx3s-85f", capsys.readouterr().err)
@@ -121,6 +155,8 @@ def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.Capt
         (("speed = 6", 'speed = "6"'), "speed must be a number above 0, not '6'"),
         (("dsp = 156", "dsp = 0"), "dsp must be a number above 0, not 0"),
         (('"pins.lpf"', '"no.lpf"'), "pins names no.lpf, which is not beside it"),
+        (('"soc.lpf"', '"no.lpf"'), "soc_pins names no.lpf, which is not beside it"),
+        (('"soc.lpf"', "7"), "soc_pins must be a string, not 7"),
         (('tool = "nextpnr-ecp5"', 'tool = "ise"'), "tool must be one of nextpnr-ecp5, vivado, not 'ise'"),
         (("[available]", "[available"), "board.toml: "),
         (("[grid]", "[other]"), "missing or unknown: other"),
@@ -133,7 +169,8 @@ def test_an_unknown_board_is_named_with_those_that_are_known(capsys: pytest.Capt
 def test_a_bad_board_file_names_what_is_wrong(repo: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
     source = repo / "constraints" / "ulx3s-85f"
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "pins.lpf").write_bytes((source / "pins.lpf").read_bytes())
+    for name in ("pins.lpf", "soc.lpf"):
+        (tmp_path / "mine" / name).write_bytes((source / name).read_bytes())
     text = (source / "board.toml").read_text()
     assert change[0] in text
     (tmp_path / "mine" / "board.toml").write_text(text.replace(*change))

@@ -5,6 +5,8 @@
 - `verilog`: the Verilog of one configuration, to the file that is named, and nothing beside it that is not;
 - `linked`: that of the accelerator behind a serial link, for simulation;
 - `lanes`: that of the vector unit's lanes by themselves;
+- `sdram`: that of the board's memory controller, by itself;
+- `board`: that of the board's whole system, for simulation or for its FPGA;
 - `baseline`: that of a floating-point array, which the INT8 one is compared with.
 
 A text emitter is a module of this package named in `TEXTS`. Its `generate() -> dict[str, str]` gives the content of each generated file
@@ -50,6 +52,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     baseline.add_argument("--rows", type=int, default=4, help="rows of elements (default: 4)")
     baseline.add_argument("--cols", type=int, default=4, help="columns of elements (default: 4)")
     baseline.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<format>-<rows>x<cols>.v)")
+    sdram = actions.add_parser("sdram", help="the Verilog of the board's memory controller, by itself")
+    sdram.add_argument("--mhz", type=float, default=100, help="clock (default: 100)")
+    sdram.add_argument("--cas", type=int, choices=(2, 3), default=3, help="CAS latency (default: 3)")
+    sdram.add_argument("--output", type=Path, help="the file to write (default: build/verilog/sdram.v)")
     linked = actions.add_parser("linked", help="the Verilog of the accelerator behind a serial link, for simulation")
     linked.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file (default: base)")
     linked.add_argument("--divider", type=int, default=4, help="clock cycles per bit of the serial line (default: 4)")
@@ -62,6 +68,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     lanes.add_argument("--unit", action="store_true", help="the whole vector unit with so many lanes")
     lanes.add_argument("--output", type=Path, help="the file to write (default: build/verilog/lanes-<n>.v)")
     lanes.add_argument("--header", type=Path, metavar="FILE", help="write a C++ header of cycles, codes and tables")
+    board = actions.add_parser("board", help="the Verilog of the board's whole system, for simulation or for its FPGA")
+    board.add_argument("--config", default=argparse.SUPPRESS, help="preset or JSON file, with a bus of 8 bytes (default: base)")
+    board.add_argument("--mhz", type=float, default=80, help="clock (default: 80)")
+    board.add_argument("--cas", type=int, choices=(2, 3), default=3, help="CAS latency (default: 3)")
+    board.add_argument("--baud", type=float, default=3e6, help="of the serial line (default: 3000000)")
+    board.add_argument("--fpga", action="store_true", help="with the ECP5's PLL and I/O cells, in place of plain ports")
+    board.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>-board.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
     for action in actions.choices.values():
@@ -90,6 +103,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.action == "baseline":
             _report(args, {"written": [_baseline(args)]})
+            return 0
+        if args.action == "board":
+            _report(args, {"written": [_board(args)]})
+            return 0
+        if args.action == "sdram":
+            _report(args, {"written": [_sdram(args)]})
             return 0
         if args.action == "linked":
             _report(args, {"written": [_linked(args)]})
@@ -169,6 +188,30 @@ def _baseline(args: argparse.Namespace) -> str:
     output = args.output or root() / "build" / "verilog" / f"{args.format}-{args.rows}x{args.cols}.v"
     check_output(output)
     _write(output, convert_baseline(args.format, args.rows, args.cols))
+    return str(output)
+
+
+def _board(args: argparse.Namespace) -> str:
+    from loralith.gen.verilog import convert_board, convert_ulx3s
+    from loralith.spec.link import divider
+
+    config = load_config(args.config)
+    output = args.output or root() / "build" / "verilog" / f"{config.name}-board.v"
+    check_output(output, [Path(args.config)] if Path(args.config).is_file() else [])
+    try:
+        cycles = divider(1e6 * args.mhz, args.baud)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _write(output, (convert_ulx3s if args.fpga else convert_board)(config, args.mhz, args.cas, cycles))
+    return str(output)
+
+
+def _sdram(args: argparse.Namespace) -> str:
+    from loralith.gen.verilog import convert_sdram
+
+    output = args.output or root() / "build" / "verilog" / "sdram.v"
+    check_output(output)
+    _write(output, convert_sdram(args.mhz, args.cas))
     return str(output)
 
 

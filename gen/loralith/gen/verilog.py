@@ -12,9 +12,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from loralith.spec.config import Config, ConfigError
+from loralith.spec.sdram import MEMORY_BASE
 from loralith.spec.version import VERSION
 
-__all__ = ["LINKED", "MODULE", "convert", "convert_baseline", "convert_linked", "describe", "modules_once", "text"]
+__all__ = [
+    "LINKED",
+    "MODULE",
+    "convert",
+    "convert_baseline",
+    "convert_board",
+    "convert_linked",
+    "convert_sdram",
+    "convert_ulx3s",
+    "describe",
+    "modules_once",
+    "text",
+]
 
 MODULE = "loralith"
 """Name of the top module. Its ports are named in `loralith.rtl.top`."""
@@ -57,13 +70,60 @@ def convert_baseline(name: str, rows: int, cols: int) -> str:
     return text(FloatArray(FORMATS[name], rows, cols), "float_array")
 
 
-def text(component: Any, name: str) -> str:
+def convert_sdram(mhz: float, cas: int) -> str:
+    """The Verilog text of the memory controller of the ULX3S by itself, module `sdram_system`, its memory from `MEMORY_BASE` on.
+
+    Raises ConfigError for a clock or a CAS latency that the chip does not take.
+    """
+    from loralith.soc.sdram.system import SdramSystem
+    from loralith.spec.sdram import ULX3S, SdramTiming
+
+    try:
+        timing = SdramTiming.of(ULX3S, mhz, cas)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return text(SdramSystem(ULX3S, timing, base=MEMORY_BASE, id_bits=2), "sdram_system")
+
+
+def convert_board(config: Config, mhz: float, cas: int, divider: int) -> str:
+    """The Verilog text of the whole system for simulation, module `loralith_board`: `soc.top.SimulatedBoard`, with the ULX3S's memory.
+
+    Raises ConfigError for a configuration whose bus does not fit, and for a clock or a CAS latency that the chip does not take.
+    """
+    from loralith.soc.top import SimulatedBoard
+
+    return text(SimulatedBoard(config, _settings(mhz, cas, divider, io_cells=False)), "loralith_board")
+
+
+def convert_ulx3s(config: Config, mhz: float, cas: int, divider: int) -> str:
+    """The Verilog text of the ULX3S's system, module `ulx3s`: `soc.top.Ulx3s`. Raises ConfigError as `convert_board` does."""
+    from loralith.soc.top import Ulx3s
+
+    try:
+        board = Ulx3s(config, _settings(mhz, cas, divider, io_cells=True))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return text(board, "ulx3s", [*(getattr(board, name) for name in board.signature.members), *board.io_ports])
+
+
+def _settings(mhz: float, cas: int, divider: int, *, io_cells: bool) -> Any:
+    from loralith.soc.system import SystemSettings
+    from loralith.spec.sdram import ULX3S, SdramTiming
+
+    try:
+        timing = SdramTiming.of(ULX3S, mhz, cas)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return SystemSettings(ULX3S, timing, divider, io_cells)
+
+
+def text(component: Any, name: str, ports: Any = None) -> str:
     """The Verilog text of a component as module ``name``."""
     from amaranth._toolchain.yosys import find_yosys  # what amaranth.back.verilog itself calls; it takes no passes of one's own
     from amaranth.back.rtlil import convert as to_rtlil  # pyright: ignore[reportMissingImports]  # unknown to amaranth-stubs
 
-    # The ports come from the component's signature: all of them and no other.
-    rtlil = to_rtlil(component, name=name, emit_src=False)
+    # The ports come from the component's signature: all of them and no other, unless they are given.
+    rtlil = to_rtlil(component, name=name, ports=ports, emit_src=False)
     script = f"read_rtlil <<rtlil\n{rtlil}\nrtlil\n{PASSES}\n{ATTRIBUTES}\nwrite_verilog -norename\n"
     with _without_working_folder():
         yosys = find_yosys(lambda version: version >= (0, 40))

@@ -19,9 +19,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", help="preset or JSON file (default: the board's)")
     parser.add_argument(
         "--part",
-        choices=("smoke", "array", "compute", "all"),
+        choices=("smoke", "array", "compute", "all", "soc"),
         default="all",
-        help="the elements alone, the compute unit, or all (default); smoke: the compute unit of a small 8 x 8 configuration",
+        help="the elements alone, the compute unit, or all (default); smoke: the compute unit of a small 8 x 8 configuration;"
+        " soc: the board's whole system, to a bitstream",
     )
     stop = parser.add_mutually_exclusive_group()
     stop.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []
     figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
-    if not args.synth_only and synth.FLOWS[board.tool].places:
+    if target.part == "soc":
+        figures = _system(stem, figures, None if args.synth_only else synth.bitstream(target, netlist, args.seed))
+    elif not args.synth_only and synth.FLOWS[board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
             placements.append(synth.place(target, netlist, seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
@@ -92,6 +95,17 @@ def _write(stem: Path, figures: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
+def _system(stem: Path, figures: dict[str, Any], made: Any) -> dict[str, Any]:
+    """The figures with those of the system: its LUTs beside the accelerator, the bitstream's path and nextpnr's clock."""
+    beside = sum(counts["lut"] for name, counts in figures["modules"].items() if ".accelerator" not in name)
+    figures = {**figures, "lut_beside_accelerator": beside, "bitstream": None}
+    if made is not None:
+        figures |= {"bitstream": str(made.path), "tools": [*figures["tools"], made.tool], "clocks_mhz": {"slowest": made.fmax_mhz}}
+        figures |= {"meets": made.fmax_mhz >= made.constraint_mhz, "placed_cells": made.used, "reported_mhz": made.fmax_mhz}
+    write_json(figures, named(stem, ".json")[0], indent=1)
+    return figures
+
+
 def _print(figures: dict[str, Any]) -> None:
     rows = [[r, figures[r], figures["available"][r], f"{figures['share'][r]:.1%}"] for r in ("lut", "ff", "dsp", "bram")]
     output.table(f"{figures['config']['name']} ({figures['part']}) on {figures['part_number']}", ["resource", "used", "of", "share"], rows)
@@ -110,6 +124,13 @@ def _print(figures: dict[str, Any]) -> None:
         )
     if figures["estimate"]:
         print(f"an estimate by Yosys: {figures['tools'][0]}; docs/fpga.md has Vivado's commands")
+    if "bitstream" in figures:
+        beside = figures["lut_beside_accelerator"]
+        print(f"{beside:,} LUTs beside the accelerator, {beside / figures['available']['lut']:.1%} of the part")
+        clock = (
+            "" if figures["reported_mhz"] is None else f", {figures['reported_mhz']:.1f} MHz by nextpnr (target {figures['target_mhz']:g})"
+        )
+        print(f"bitstream: {figures['bitstream'] or 'not made'}{clock}")
     print(f"fits: {'yes' if figures['fits'] else 'no'}; {figures['limit']}")
 
 

@@ -32,10 +32,11 @@ from loralith.compiler.latencies import (
     TRANSFERS_IN_FLIGHT,
 )
 from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
+from loralith.compiler.memories import Memory, Sdr16
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode
 from loralith.spec.config import Config
 
-__all__ = ["Activity", "Memory", "Timeline", "model"]
+__all__ = ["Activity", "Memory", "Sdr16", "Timeline", "model"]
 
 # Latencies and intervals in cycles that span several blocks, as waveforms show them; those of a block are generated from its RTL
 # (`latencies.py`). A token can be taken in the cycle in which it is signalled.
@@ -54,14 +55,7 @@ FIRST_STORE_LATENCY = 12  # from a store's tokens taken to its first word
 STORE_INTERVAL = 6  # from one store's last word to the first one of the next
 RESPONSE_LATENCY = 3  # from the last response to the store's tokens
 END_LATENCY = 4  # from the last tokens to the end
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The DRAM that the model assumes: latencies in cycles; each channel moves one word per cycle."""
-
-    read_latency: int = 100
-    write_latency: int = 20
+LIST_ADDRESS = 1 << 24  # of the list where the memory has rows: beyond the operands
 
 
 @dataclass(frozen=True)
@@ -93,8 +87,8 @@ class Timeline:
 
 
 class _Model:
-    def __init__(self, commands: tuple[Command, ...], config: Config, memory: Memory) -> None:
-        self.config, self.memory = config, memory
+    def __init__(self, commands: tuple[Command, ...], config: Config, memory: Memory | Sdr16) -> None:
+        self.config, self.memory = config, memory.server(config)
         self.commands = commands
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
         self.result = Timeline()
@@ -173,7 +167,8 @@ class _Model:
     def read_descriptor(self) -> None:
         """The next descriptor's words on the bus, after all bursts that are there already."""
         address = max(self.fetch_requests.popleft(), self.in_flight[0] + 1)
-        self.bus = max(self.bus, address + self.memory.read_latency) + self.descriptor
+        first, last = self.memory.read(address, LIST_ADDRESS + len(self.last_words) * COMMAND_BYTES, self.descriptor)
+        self.bus = max(max(self.bus, first) + self.descriptor, last + 1)
         self.in_flight.append(self.bus)
         self.gate.append(address)
         self.last_words.append(self.bus - 1)
@@ -243,7 +238,7 @@ class _Model:
         lanes = config.cols if c["target"] == LoadTarget.RIGHT else config.rows
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
         row_writes = -(-c["row_bytes"] // (lanes if split else config.bus_bytes))
-        start = 0
+        start = latency = 0
         issue = max(granted + BURST_SPLIT_LATENCY, self.loads[0], self.addresses[0])
         self.free[Opcode.LOAD].append(issue)
         self.advance()
@@ -251,11 +246,11 @@ class _Model:
         line = 4096 // config.bus_bytes
         longest = min(config.max_burst, line)
         first_byte, stride = c["address"], c["row_stride"]
-        fetch_requests, in_flight, latency = self.fetch_requests, self.in_flight, self.memory.read_latency
+        fetch_requests, in_flight = self.fetch_requests, self.in_flight
         for row in range(rows):
-            remaining, at = words, (first_byte + row * stride) % 4096 // config.bus_bytes
+            remaining, byte = words, first_byte + row * stride
             while remaining:
-                burst = min(remaining, longest, line - at)
+                burst = min(remaining, longest, line - byte % 4096 // config.bus_bytes)
                 made = max(made + 1, self.gate[0] + GATE_DEPTH)
                 # The fetch goes first, and the memory answers in the order of the requests.
                 while fetch_requests and fetch_requests[0] <= made:
@@ -264,12 +259,14 @@ class _Model:
                     made = max(made, self.gate[0] + GATE_DEPTH)
                 address = max(made, self.gate[-1] + 1, in_flight[0] + 1)
                 self.gate.append(address)
-                first = max(address + latency, self.bus)
-                self.bus = first + row_writes * burst // words
+                first, last = self.memory.read(address, byte, burst)
+                begun = max(first, self.bus)
+                self.bus = max(begun + row_writes * burst // words, last + 1)
                 in_flight.append(self.bus)
                 self.addresses.append(address)
-                start = start or first
-                remaining, at = remaining - burst, 0
+                if not start:
+                    start, latency = begun, first - address
+                remaining, byte = remaining - burst, byte + burst * config.bus_bytes
         self.result.read_words += rows * words
         extra = c["pad_rows"] * row_writes
         end = max(self.bus + extra + LOAD_DONE_LATENCY, self.loads[-1] + LOAD_DONE_INTERVAL)
@@ -330,15 +327,22 @@ class _Model:
         first = max(self.free[Opcode.STORE][-1] + FIRST_STORE_LATENCY - BURST_SPLIT_LATENCY, self.written + STORE_INTERVAL)
         self.written = first + reads
         self.result.write_words += words
-        self.answered = max(self.answered, self.written - 1 + self.memory.write_latency)
+        beats = words if c["packed"] else words // rows
+        run, beats = (1, words) if c["packed"] else (rows, words // rows)
+        taken, answered = self.memory.write(first, self.written, c["address"], run, beats, c["row_stride"])
+        self.written = max(self.written, taken)
+        self.answered = max(self.answered, answered)
         end = self.answered + RESPONSE_LATENCY
         self.stores.append(end)
         self.give(c["signal"], end)
         return self.checked[Opcode.STORE][place] + 1, first, end
 
 
-def model(commands: CommandList, config: Config, memory: Memory | None = None) -> Timeline:
-    """The modelled run of a legal list. Raises IndexError for a list that waits for a token that nothing before it gives."""
+def model(commands: CommandList, config: Config, memory: Memory | Sdr16 | None = None) -> Timeline:
+    """The modelled run of a legal list, with a memory that moves a word per cycle unless one is given.
+
+    Raises IndexError for a list that waits for a token that nothing before it gives.
+    """
     timeline = _Model(commands.commands, config, memory or Memory()).run()
     timeline.read_words += len(commands.commands) * (COMMAND_BYTES // config.bus_bytes)
     if commands.notes:

@@ -3,6 +3,7 @@
 - `load_board(name)`: a board of `constraints/`.
 - `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`,
   `place(target, netlist, seed)` a `Placement` in minutes.
+- `bitstream(target, netlist, seed)`: of the part `soc`, placed and routed by nextpnr alone, the file for the board.
 - `netlist_source(target)`: the synthesized netlist as Verilog that a simulator takes.
 - `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
 
@@ -15,6 +16,7 @@ from .design_report import best_placement, markdown, summary
 from .errors import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
+from .packing import Bitstream, bitstream
 from .placer import Placement, place
 from .routing import Routing, route
 from .simulation import netlist_source
@@ -23,6 +25,7 @@ from .target import PARTS, Target
 __all__ = [
     "FLOWS",
     "PARTS",
+    "Bitstream",
     "Board",
     "Netlist",
     "Placement",
@@ -30,6 +33,7 @@ __all__ = [
     "SynthError",
     "Target",
     "best_placement",
+    "bitstream",
     "boards",
     "load_board",
     "markdown",

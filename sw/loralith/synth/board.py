@@ -33,6 +33,7 @@ class Board:
         constraint_mhz: target clock of placement and routing.
         config: name of a preset that fits the part.
         pins: file with the pins of the harness, or the timing exceptions of Vivado's block design.
+        soc_pins: file with the pins of the board's system on chip, where it has one.
         available: how many of each of `RESOURCES` the part has.
         grid: its tiles of LUTs, if `FLOWS` places and routes with `tool`.
     """
@@ -49,6 +50,7 @@ class Board:
     pins: Path
     available: dict[str, int]
     grid: Grid | None = None
+    soc_pins: Path | None = None
 
 
 def boards(folder: Path | None = None) -> list[str]:
@@ -67,7 +69,9 @@ def load_board(name: str, folder: Path | None = None) -> Board:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SynthError(f"{path}: {error}") from None
-    available, grid = content.pop("available", {}), content.pop("grid", None)
+    available, grid, soc_pins = content.pop("available", {}), content.pop("grid", None), content.pop("soc_pins", None)
+    if not isinstance(soc_pins, str | None):
+        raise SynthError(f"{path}: soc_pins must be a string, not {soc_pins!r}")
     for needed, values in (((*_TEXTS, *_NUMBERS), content), (RESOURCES, available)):
         if set(needed) != set(values):
             wrong = ", ".join(sorted(set(needed) ^ set(values)))
@@ -86,7 +90,11 @@ def load_board(name: str, folder: Path | None = None) -> Board:
     pins = path.parent / content.pop("pins")
     if not pins.is_file():
         raise SynthError(f"{path}: pins names {pins.name}, which is not beside it")
-    return Board(name=name, pins=pins, available=available, grid=None if grid is None else _grid(path, grid), **content)
+    system = None if soc_pins is None else path.parent / soc_pins
+    if system is not None and not system.is_file():
+        raise SynthError(f"{path}: soc_pins names {system.name}, which is not beside it")
+    placed = None if grid is None else _grid(path, grid)
+    return Board(name=name, pins=pins, soc_pins=system, available=available, grid=placed, **content)
 
 
 def _grid(path: Path, content: Any) -> Grid:

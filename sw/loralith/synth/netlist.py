@@ -24,6 +24,7 @@ from .yosys import key_of, run_script, version
 
 __all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
+CELLS = "read_verilog -lib -specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v\n"
 PASSES = source_text(registers, carry, fanout)
 """Text of the passes of `refine`: part of the key of a kept netlist."""
 
@@ -65,16 +66,19 @@ def synthesize(target: Target) -> Netlist:
     flow = FLOWS[target.board.tool]
     top, clock = PARTS[target.part]
     source = without_zeros(verilog)
-    if flow.places:
+    steps = flow.script
+    if target.part == "soc":  # it has cells of the part's own
+        steps = CELLS + steps
+    elif flow.places:
         source += harness.wrap(verilog, top, clock)
         top = harness.MODULE
-    key = key_of(source, flow.script, PASSES)
+    key = key_of(source, steps, PASSES)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
     if not done.is_file():
         folder.mkdir(exist_ok=True)
         (folder / "source.v").write_text(source, encoding="utf-8")
-        script = flow.script.format(source="source.v", top=top, folder=".")
+        script = steps.format(source="source.v", top=top, folder=".")
         log = folder / "yosys.log"
         seconds = run_script(folder / "script.ys", script, log, target.timeout, phase=_phase, progress=target.progress)
         if flow.places:
@@ -178,11 +182,15 @@ def emit(target: Target) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(target.config.as_dict(), sort_keys=True)
     name = f"{target.config.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    what = ["verilog"]
+    if target.part == "soc":
+        name += f"-soc-{target.frequency_mhz:g}"
+        what = ["board", "--fpga", "--mhz", f"{target.frequency_mhz:g}"]
     described, output = folder / f"{name}.config.json", folder / f"{name}.v"
     described.write_text(content, encoding="utf-8")
     run_tool(
         "loralith gen",
-        python_module("loralith.gen", "verilog", "--config", described, "--output", output),
+        python_module("loralith.gen", *what, "--config", described, "--output", output),
         folder / f"{name}.log",
         target.timeout,
         advice="`pip install 'loralith[sim]'` installs what it needs",

@@ -18,8 +18,9 @@ PARTS = {
     "array": ("loralith.compute.array", "clk"),
     "compute": ("loralith.compute", "clk"),
     "all": ("loralith", "aclk"),
+    "soc": ("ulx3s", "clk_25mhz"),
 }
-"""Part -> module in the emitted Verilog, and its clock."""
+"""Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, at the package's pins instead of in a harness."""
 
 DSP_PER_LANE = 2
 """18 x 18 multipliers of a lane of the post-processing unit: 32 bit by 16 bit."""
@@ -52,6 +53,8 @@ class Target:
             object.__setattr__(self, "frequency_mhz", self.board.constraint_mhz)
         if not 1 <= self.frequency_mhz <= 1000:
             raise SynthError(f"frequency must be in 1..1000 MHz, not {self.frequency_mhz:g}")
+        if self.part == "soc" and self.board.soc_pins is None:
+            raise SynthError(f"{self.board.name} has no system of its own: its board.toml names no soc_pins")
         needed, available = self.multipliers, self.board.available["dsp"]
         if needed > available:
             raise SynthError(

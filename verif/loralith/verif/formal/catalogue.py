@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .blocks import bursts, controller, gate, masters, ppu, queue, registers, sequencer, tokens, unpack
+from .blocks import bursts, controller, gate, masters, ppu, queue, registers, sdram, sequencer, tokens, unpack
 from .proof import Proof
 
 __all__ = ["PROOFS"]
@@ -18,4 +18,5 @@ PROOFS: tuple[Proof, ...] = (
     *registers.PROOFS,
     *ppu.PROOFS,
     *unpack.PROOFS,
+    *sdram.PROOFS,
 )

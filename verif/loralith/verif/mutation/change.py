@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .pattern import find, parse, substitute
-from .sites import RTL, locate, sites
+from .sites import RTL, SOC, locate, sites
 
 __all__ = ["Change", "Edit", "MutationError"]
 
@@ -38,6 +38,13 @@ class Edit:
         return ".".join(self.path.relative_to(RTL).with_suffix("").parts)
 
     @property
+    def dotted(self) -> str:
+        """The module's name."""
+        if self.path.is_relative_to(SOC):
+            return ".".join(("loralith.soc", *self.path.relative_to(SOC).with_suffix("").parts))
+        return f"loralith.rtl.{self.module}"
+
+    @property
     def old(self) -> str:
         """What stands there now."""
         return self.path.read_bytes()[self.start : self.end].decode()
@@ -50,10 +57,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Change:
-    """In `block`, a class or function of `loralith.rtl` wherever it lies, the expression `find` at the site `at` becomes `put`.
+    """In `block`, the expression `find` at the site `at` becomes `put`.
 
     Attributes:
-        block: name of the class or function.
+        block: name of a class or function of `loralith.rtl`, else of `loralith.soc`, wherever it lies.
         at: where: what is assigned there (`count`, or more of its dotted name: `o.valid`) or the function that returns it; `if count` for
             the innermost `m.If`, `m.Elif` or `m.Else` around such an assignment and `outer if count` for the next one; `for name` for what
             a loop goes over; `port name` for a member of a signature.

@@ -15,7 +15,7 @@ __all__ = ["in_force", "mutated"]
 
 def mutated(edit: Edit) -> ModuleType:
     """The mutated module, which no other module knows."""
-    module = importlib.import_module(f"loralith.rtl.{edit.module}")
+    module = importlib.import_module(edit.dotted)
     changed = ModuleType(module.__name__)
     changed.__file__, changed.__package__ = module.__file__, module.__package__
     sys.modules[module.__name__] = changed  # classes look their annotations up in their module

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["RTL", "Site", "block_names", "locate", "sites"]
+__all__ = ["RTL", "SOC", "Site", "block_names", "locate", "sites"]
 
 RTL = Path(__file__).resolve().parents[4] / "hw" / "loralith" / "rtl"
+SOC = RTL.parent / "soc"
 GUARDS = ("If", "Elif", "Else", "Switch", "Case", "State")
 
 
@@ -49,26 +50,30 @@ def _parsed(path: Path, _changed: int) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _modules() -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(RTL.rglob("*.py")):
+def _modules(folder: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(folder.rglob("*.py")):
         yield path, _parsed(path, path.stat().st_mtime_ns)
 
 
 def locate(block: str) -> list[tuple[Path, ast.ClassDef | ast.FunctionDef]]:
-    """The files that define the class or function `block` at their top, and its definition there."""
-    return [
-        (path, node)
-        for path, tree in _modules()
-        for node in tree.body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == block
-    ]
+    """The files that define the class or function `block` at their top, and its definition there: of the RTL, else of the board."""
+
+    def defined(folder: Path) -> list[tuple[Path, ast.ClassDef | ast.FunctionDef]]:
+        return [
+            (path, node)
+            for path, tree in _modules(folder)
+            for node in tree.body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == block
+        ]
+
+    return defined(RTL) or defined(SOC)
 
 
 def block_names() -> list[str]:
     """The classes of the RTL that have an `elaborate`."""
     return sorted(
         node.name
-        for _, tree in _modules()
+        for _, tree in _modules(RTL)
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(isinstance(part, ast.FunctionDef) and part.name == "elaborate" for part in node.body)
     )

@@ -1,0 +1,55 @@
+"""Chooses between reads and writes, in long runs: the data bus takes cycles to turn round."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from loralith.spec.sdram import SdramChip
+
+from .interfaces import CHUNK_BEATS, Chunk
+
+__all__ = ["DirectionArbiter"]
+
+
+class DirectionArbiter(wiring.Component):
+    """Stays with one direction while that has chunks and the other has none, or for at least ``run`` beats.
+
+    Members: read, write: chunks. o: chunks.
+    """
+
+    def __init__(self, chip: SdramChip, id_bits: int, *, run: int = 128) -> None:
+        self._run = run
+        chunks = stream.Signature(Chunk(chip, id_bits))
+        super().__init__({"read": In(chunks), "write": In(chunks), "o": Out(chunks)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        writing = Signal()
+        served = Signal(range(self._run + CHUNK_BEATS + 1))
+        enough = Signal()
+        choice = Signal()
+        take = Signal()
+        chosen = Signal.like(self.o.payload)
+        other = Mux(writing, self.read.valid, self.write.valid)
+        same = Mux(writing, self.write.valid, self.read.valid)
+        advance = ~self.o.valid | self.o.ready
+        m.d.comb += [
+            choice.eq(writing ^ (other & (enough | ~same))),
+            self.read.ready.eq(advance & ~choice),
+            self.write.ready.eq(advance & choice),
+            take.eq(advance & (self.read.valid | self.write.valid)),
+            chosen.eq(Mux(choice, self.write.payload, self.read.payload)),
+            enough.eq(served >= self._run),
+        ]
+        with m.If(advance):
+            m.d.sync += [self.o.valid.eq(take), self.o.payload.eq(chosen)]
+        with m.If(take):
+            beats = chosen.beats + 1
+            m.d.sync += writing.eq(choice)
+            with m.If(choice != writing):
+                m.d.sync += served.eq(beats)
+            with m.Elif(~enough):
+                m.d.sync += served.eq(served + beats)
+        return m

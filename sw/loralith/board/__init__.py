@@ -1,0 +1,1 @@
+"""A board's parts in simulation: the memory controller and its chip under Verilator, and the bus traffic that they are measured with."""

@@ -1,0 +1,83 @@
+// The board's whole system to its pins, as a program: `board DIVIDER BASE key=value... [@FILE ADDRESS]...`
+//
+// UART pins on a pseudo terminal, SDRAM pins on the chip model, the keys being its data sheet's. Each FILE's content is in memory at ADDRESS
+// from the start. A broken rule of the chip ends the run, with a message on stderr.
+#include <memory>
+#include <vector>
+
+#include "Vloralith_board.h"
+#include "sdram_options.h"
+#include "serve.h"
+#include "verilated.h"
+
+namespace loralith {
+
+class PinBoard {
+public:
+    explicit PinBoard(const SdramSheet& sheet) : m_chip(sheet), m_bytes(2ull * sheet.banks << (sheet.row_bits + sheet.column_bits)) {
+        m_top.rst = 1;
+        for (unsigned i = 0; i < 8; ++i) cycle(true);
+        m_top.rst = 0;
+    }
+
+    bool preload(const char* path, uint64_t at) {
+        FILE* file = at % 8 ? nullptr : fopen(path, "rb");
+        if (!file) return false;
+        uint8_t beat[8] = {};
+        bool fits = true;
+        for (size_t n; fits && (n = fread(beat, 1, 8, file)); at += 8) {
+            fits = at + n <= m_bytes;
+            if (fits) memcpy(m_chip.beat(at / 8), beat, n);
+        }
+        fclose(file);
+        return fits;
+    }
+
+    bool cycle(bool rx) {
+        m_top.rx = rx;
+        m_top.sdram_dq_i = m_chip.dq();
+        m_top.clk = 0;
+        m_top.eval();
+        const bool tx = m_top.tx;
+        if (!m_top.rst && m_top.sdram_cke) {
+            m_chip.edge({static_cast<bool>(m_top.sdram_cke), static_cast<bool>(m_top.sdram_cs_n), static_cast<bool>(m_top.sdram_ras_n),
+                         static_cast<bool>(m_top.sdram_cas_n), static_cast<bool>(m_top.sdram_we_n), m_top.sdram_ba, m_top.sdram_a,
+                         m_top.sdram_dqm, static_cast<bool>(m_top.sdram_dq_oe), m_top.sdram_dq_o});
+            if (!m_chip.violation().empty()) {
+                fprintf(stderr, "the memory chip's rules are broken: %s\n", m_chip.violation().c_str());
+                exit(1);
+            }
+        }
+        m_top.clk = 1;
+        m_top.eval();
+        return tx;
+    }
+
+    // Without refreshes, which go on for ever.
+    uint64_t activity() const { return m_chip.transferred() + (m_top.led >> 7 & 1); }
+    std::string stats() const {
+        return "\"violation\": \"" + m_chip.violation() + "\", \"words\": " + std::to_string(m_chip.transferred()) +
+               ", \"activates\": " + std::to_string(m_chip.activated()) + ", \"refreshes\": " + std::to_string(m_chip.refreshed());
+    }
+
+private:
+    VerilatedContext m_context;
+    Vloralith_board m_top{&m_context};
+    SdramChip m_chip;
+    const uint64_t m_bytes;
+};
+
+}  // namespace loralith
+
+int main(int argc, char** argv) {
+    if (argc < 3) return fprintf(stderr, "usage: board DIVIDER BASE key=value... [@FILE ADDRESS]...\n"), 2;
+    const uint64_t divider = strtoull(argv[1], nullptr, 0), base = strtoull(argv[2], nullptr, 0);
+    const auto board = std::make_unique<loralith::PinBoard>(loralith::sheet_of(loralith::Options(argc, argv, 3)));
+    for (int i = 3; i + 1 < argc; ++i) {
+        if (argv[i][0] == '@' && !board->preload(argv[i] + 1, strtoull(argv[i + 1], nullptr, 0) - base)) {
+            fprintf(stderr, "%s cannot be read, or does not fit in memory at %s\n", argv[i] + 1, argv[i + 1]);
+            return 1;
+        }
+    }
+    return loralith::Server<loralith::PinBoard>(*board, divider).run();
+}
