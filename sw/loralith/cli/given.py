@@ -18,6 +18,10 @@ class _Store(_Record, argparse._StoreAction):
     pass
 
 
+class _Append(_Record, argparse._AppendAction):
+    pass
+
+
 class _StoreTrue(_Record, argparse._StoreTrueAction):
     pass
 
@@ -26,5 +30,6 @@ def record_given(parser: argparse.ArgumentParser) -> None:
     """``args.given`` of what ``parser`` parses: {destination: option} of options on the command line. Call it before they are added."""
     parser.register("action", None, _Store)
     parser.register("action", "store", _Store)
+    parser.register("action", "append", _Append)
     parser.register("action", "store_true", _StoreTrue)
     parser.set_defaults(given={})
