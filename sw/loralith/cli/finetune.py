@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.given import record_given
 from loralith.cli.method_options import method_arguments, options_of, usual_text
+from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.results import made
 from loralith.cli.resume import resumed
 from loralith.cli.run_command import run_command
-from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.spec.config import PRESETS
 
@@ -80,18 +80,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     method_arguments(parser)
     pipeline_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
-
-
-def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
-    """NAME=VALUE,... as a dictionary. Raises LoralithError that quotes the part that is not so."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        try:
-            found[name] = kind(value)
-        except ValueError:
-            raise LoralithError(f"a pattern is NAME=VALUE with commas between, not {part!r}") from None
-    return found
 
 
 def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:

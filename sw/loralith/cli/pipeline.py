@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import FIELDS, option_of
 from loralith.cli.results import made
 from loralith.diffusion.folder import PIPELINE_CHECKPOINT, check_folder
@@ -57,8 +58,6 @@ def check_pipeline(args: argparse.Namespace) -> None:
 
 def pipeline_settings(args: argparse.Namespace) -> PipelineSettings:
     """The settings of a new run; loads no torch. Raises LoralithError."""
-    from loralith.cli.finetune import pattern
-
     given: dict[str, Any] = {dest: getattr(args, dest) for dest in args.given if dest in FIELDS}
     if "data" not in given:
         raise LoralithError("a pipeline learns from pictures: give their folder as --data")
