@@ -183,6 +183,8 @@ class _Loop:
             self._save()
         else:
             run.restore(checkpoint)
+            if settings.validate_every and run.step % settings.validate_every == 0:
+                self._look()  # the run was stopped before it drew them
             if settings.steps != checkpoint.settings["steps"]:
                 self._save()
             (settings.output / REPORT).unlink(missing_ok=True)

@@ -83,7 +83,7 @@ def test_a_resumed_run_ends_with_the_same_bits(settings_for: Settings, run: Run)
     assert report["losses"] == there["losses"]
     assert len(report["losses"]) == 4
     states = [load_checkpoint(own.output / PIPELINE_CHECKPOINT, report["settings"]).tensors for own in (whole, cut)]
-    assert same(*states)
+    assert [name for name in sorted({*states[0], *states[1]}) if not torch.equal(states[0][name], states[1][name])] == []
     assert [name for name in states[0] if name.startswith("pictures/")] == ["pictures/0", "pictures/3", "pictures/4"]
     assert run(cut, resume=True).report == report, "a finished run is returned as it is"
 
