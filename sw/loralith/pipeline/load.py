@@ -97,6 +97,4 @@ def check_prompts(family: Family, kind: str, prompts: Sequence[str]) -> None:
         cut[prompt] = prompt[:40]
     if cut:
         shown = "; ".join(cut.values())
-        warnings.warn(
-            f"{len(cut)} prompts are longer than this pipeline's CLIP encoder reads, which sees their beginning: {shown}", stacklevel=2
-        )
+        warnings.warn(f"the pipeline's CLIP encoder reads only the beginning of {len(cut)} prompts: {shown}", stacklevel=2)
