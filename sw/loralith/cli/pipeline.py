@@ -67,6 +67,7 @@ def pipeline_settings(args: argparse.Namespace) -> PipelineSettings:
         given.setdefault("config", CONFIG)
     if args.method == "zoodip":
         given.setdefault("lr", ZOODIP_LR)
+        given.setdefault("modules", "all" if given["device"] != FP32 else "lora")
     for name, read in (("rank_pattern", int), ("alpha_pattern", float)):
         if name in given:
             given[name] = pattern(given[name], read)
@@ -105,7 +106,8 @@ def command_of(settings: PipelineSettings) -> str:
     """The command that repeats a run; what is as usual is left out."""
     usual = {own.name: own.default for own in fields(settings)} | {"device": DEVICE}
     usual["config"] = CONFIG if settings.device != FP32 else None
-    usual["lr"] = ZOODIP_LR if settings.method == "zoodip" else usual["lr"]
+    if settings.method == "zoodip":
+        usual |= {"lr": ZOODIP_LR, "modules": "all" if settings.device != FP32 else "lora"}
     words = ["loralith", "finetune"]
     for name in FIELDS:
         value = getattr(settings, name)
@@ -126,14 +128,16 @@ def command_of(settings: PipelineSettings) -> str:
 def attacher(device: Any) -> Callable[[Any, PipelineSettings], Any]:
     """What the loop calls to put the denoiser on ``device``."""
     from loralith.mapping.attach_model import attach
+    from loralith.pipeline.zoodip import Zoodip
 
     def attach_to(model: Any, settings: PipelineSettings) -> Any:
+        kinds = Zoodip.kinds if settings.method == "zoodip" else None
         observer = None
         if settings.verify:
             from loralith.cli.verification import ReferenceObserver
 
             observer = ReferenceObserver()
-        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules)
+        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
 
     return attach_to
 

@@ -66,11 +66,14 @@ class Sampler:
         if self.settings.noise_offset:
             noise = noise + self.settings.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=random)
         captions = [EMPTY if without else source.captions[index] for index, without in zip(picks, dropped, strict=True)]
-        return Pictures(latents, noise, times, captions, batch_text(source.texts, captions))
+        return Pictures(latents, noise, times, captions, batch_text(source.texts, captions) if source.texts else {})
 
-    def loss(self, model: nn.Module, pictures: Pictures, text: Text | None = None) -> Tensor:
-        """The objective of a batch, a scalar; ``text`` in place of the batch's own embeddings."""
+    def loss(self, model: nn.Module, pictures: Pictures) -> Tensor:
+        """The objective of a batch, a scalar."""
+        return self.losses(model, pictures).mean()
+
+    def losses(self, model: nn.Module, pictures: Pictures) -> Tensor:
+        """The objective of each picture [N]."""
         tokens = self.family.sequence_length(pictures.latents)
         noised, timesteps, target, weights = self.objective.prepare(pictures.latents, pictures.noise, pictures.times, tokens)
-        prediction = self.family.predict(model, noised, timesteps, pictures.text if text is None else text)
-        return self.objective.loss(prediction, target, weights)
+        return self.objective.losses(self.family.predict(model, noised, timesteps, pictures.text), target, weights)

@@ -26,7 +26,7 @@ EMPTY = ""
 @dataclass(frozen=True)
 class Material:
     """What a run learns from. Of each picture: ``means`` and ``deviations`` [C, h, w] of its latents, and its caption; ``texts`` has the
-    captions' embeddings and those of the empty one, each with a first dimension of 1."""
+    captions' embeddings and those of the empty one, each with a first dimension of 1, or none where they change."""
 
     means: list[Tensor]
     deviations: list[Tensor]
@@ -56,8 +56,8 @@ class Encoder:
         parts = [part for pair in FAMILIES[folder.kind].encoders for part in pair]
         self.text = {"kind": folder.kind, "encoders": folder.digest(*parts)}
 
-    def material(self, photos: Sequence[Photo], resolution: int, *, buckets: bool) -> Material:
-        """Of pictures with captions, in their sizes' buckets."""
+    def material(self, photos: Sequence[Photo], resolution: int, *, buckets: bool, texts: bool = True) -> Material:
+        """Of pictures with captions, in their sizes' buckets; without ``texts`` no caption is encoded."""
         progress = Steps("latents", len(photos))
         means, deviations = [], []
         for photo in photos:
@@ -67,7 +67,7 @@ class Encoder:
             deviations.append(found["deviation"])
             progress.step()
         captions = [photo.caption for photo in photos]
-        return Material(means, deviations, captions, self.texts([*captions, EMPTY]))
+        return Material(means, deviations, captions, self.texts([*captions, EMPTY]) if texts else {})
 
     def texts(self, prompts: Sequence[str]) -> dict[str, Text]:
         unique = list(dict.fromkeys(prompts))

@@ -28,7 +28,7 @@ from loralith.pipeline.draws import Sampler
 from loralith.pipeline.encode import Encoder, Material
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.load import check_prompts, load_family
-from loralith.pipeline.methods import Lora
+from loralith.pipeline.methods import Lora, PipelineMethod
 from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.objective import Objective, objective_of
 from loralith.pipeline.optimizer import check_optimizer
@@ -37,6 +37,7 @@ from loralith.pipeline.report import build_html, build_report, with_settings
 from loralith.pipeline.run import Attach, Run, checkpoint_of
 from loralith.pipeline.samples import class_pictures, draw
 from loralith.pipeline.settings import PipelineSettings
+from loralith.pipeline.zoodip import Zoodip
 
 __all__ = ["PipelineResult", "finetune_pipeline"]
 
@@ -86,12 +87,12 @@ def finetune_pipeline(
             return PipelineResult(read_report(output, inputs.identity), output)
     with repeatable(settings.threads):
         family = load_family(inputs.folder)
-        resolution = _check_loaded(settings, inputs, family)
         objective = objective_of(family.pipe.scheduler, settings)
-        method = Lora(settings, family)
+        method = _method(settings, inputs, family)
+        resolution = _check_loaded(settings, inputs, family)
         with locked(output):
             cache = Cache(settings.cache_folder())
-            material, prior = _materials(settings, inputs, family, cache, resolution, stopping)
+            material, prior = _materials(settings, inputs, method, cache, resolution, stopping)
             sampler = Sampler(settings, family, objective, material, prior)
             run = Run(settings, method)
             loop = _Loop(run, sampler, resolution, attach, progress, stopping, inputs.identity)
@@ -111,12 +112,20 @@ def _read(settings: PipelineSettings, *, resume: bool) -> _Inputs:
     check_folder(settings.output, resume=resume)
     check_optimizer(settings)
     folder = ModelFolder.read(settings.model)
+    folder.check_method(settings.method)
     photos = read_photos(settings.data, settings.prompt)
     class_photos = read_photos(settings.class_data, settings.class_prompt, option="class-data") if settings.class_data else None
     digests = {"model": folder.digest(), "data": photos_digest(photos)}
     if class_photos is not None:
         digests["class_data"] = photos_digest(class_photos)
     return _Inputs(folder, photos, class_photos, settings.identity(digests))
+
+
+def _method(settings: PipelineSettings, inputs: _Inputs, family: Family) -> PipelineMethod:
+    """Raises SettingsError for settings that do not fit the pipeline."""
+    if settings.method == "zoodip":
+        return Zoodip(settings, family, [photo.caption for photo in inputs.photos])
+    return Lora(settings, family)
 
 
 def _check_loaded(settings: PipelineSettings, inputs: _Inputs, family: Family) -> int:
@@ -130,10 +139,11 @@ def _check_loaded(settings: PipelineSettings, inputs: _Inputs, family: Family) -
 
 
 def _materials(
-    settings: PipelineSettings, inputs: _Inputs, family: Family, cache: Cache, resolution: int, stopping: Callable[[], bool]
+    settings: PipelineSettings, inputs: _Inputs, method: PipelineMethod, cache: Cache, resolution: int, stopping: Callable[[], bool]
 ) -> tuple[Material, Material | None]:
+    family = method.family
     encoder = Encoder(inputs.folder, family, cache, stopping)
-    material = encoder.material(inputs.photos, resolution, buckets=settings.buckets)
+    material = encoder.material(inputs.photos, resolution, buckets=settings.buckets, texts=method.uses_texts)
     if settings.class_prompt is None:
         return material, None
     class_photos = inputs.class_photos

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from loralith.diffusion.determinism import seed_global
 from loralith.diffusion.folder import DIFFUSERS_FILE, PEFT_FILE
 from loralith.diffusion.formats import Adapter, Layer, write_diffusers, write_peft
+from loralith.mapping.attachment import Maker
 from loralith.methods.base import TrainingError
 from loralith.methods.options import SettingsError
 from loralith.pipeline.draws import Pictures, Sampler
@@ -36,15 +37,22 @@ class PipelineMethod(ABC):
 
     result: ClassVar[str]
     """The name of the file that holds what was trained."""
+    kinds: ClassVar[Mapping[str, Maker | None]] = {}
+    """What maps a kind of module in another way than `loralith.attach` does; None: it stays in torch."""
+    uses_texts: ClassVar[bool] = True
+    """Whether captions are encoded once, before the first step."""
 
     def __init__(self, settings: PipelineSettings, family: Family, parameters: Mapping[str, nn.Parameter]) -> None:
         self.settings, self.family = settings, family
         self.model = family.denoiser
         self.parameters = dict(sorted(parameters.items()))
-        self.optimizer = make_optimizer(settings, list(self.parameters.values()))
+        self.optimizer = self.make_optimizer()
         self.averages: dict[str, Tensor] = {}
         if settings.ema is not None:
             self.averages = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
+
+    def make_optimizer(self) -> Any:
+        return make_optimizer(self.settings, list(self.parameters.values()))
 
     @abstractmethod
     def step(self, step: int, sampler: Sampler) -> float:

@@ -84,6 +84,12 @@ class ModelFolder:
             folder._check_part(name, own)
         return folder
 
+    def check_method(self, method: str) -> None:
+        """Raises PipelineError for a method that the family does not support."""
+        if method == "zoodip" and not self.entry.textual_inversion:
+            known = ", ".join(kind for kind, entry in FAMILIES.items() if entry.textual_inversion)
+            raise PipelineError(f"method zoodip trains an embedding of one text encoder, which a {self.kind} is not drawn by; {known} is")
+
     def _check_part(self, name: str, own: str) -> None:
         folder = self.path / name
         if not folder.is_dir():

@@ -47,10 +47,10 @@ class Objective(ABC):
     def prepare(self, latents: Tensor, noise: Tensor, times: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(noised latents, time steps [N] for the denoiser, target, weights [N]); ``tokens`` of one picture, for dynamic shifting."""
 
-    def loss(self, prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """The weighted mean squared error, a scalar."""
+    def losses(self, prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """The weighted mean squared errors [N]."""
         errors = (prediction - target).square().flatten(1).mean(1)
-        return (errors * weights.to(errors.dtype)).mean()
+        return errors * weights.to(errors.dtype)
 
 
 class Diffusion(Objective):

@@ -18,6 +18,12 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 TIMESTEP_SAMPLINGS = ("auto", "uniform", "logit-normal")
 
+NOT_OF_ZOODIP = (
+    *("rank", "alpha", "rslora", "targets", "class_prompt", "accumulation", "optimizer", "weight_decay", "checkpointing", "ema"),
+    *("caption_dropout", "timestep_sampling", "verify"),
+)
+"""Settings without effect where one embedding is trained by forward passes; each must have its default."""
+
 NO_RESULT = ("output", "cache", "verify", "checkpoint_every", "validate_every")
 """Settings that change no trained bit."""
 PATHS = ("output", "model", "data", "class_data", "cache")
@@ -154,9 +160,18 @@ class PipelineSettings:
                 if getattr(self, name) != default:
                     raise SettingsError(f"{name} must be {default!r} without a device, not {getattr(self, name)!r}")
         if self.method == "zoodip":
-            for name, value in (("class_prompt", None), ("ema", None), ("checkpointing", False), ("verify", False), ("accumulation", 1)):
-                if getattr(self, name) != value:
-                    raise SettingsError(f"{name} is no setting of zoodip, which has no backward pass through the model; leave it out")
+            usual = {own.name: own.default for own in fields(self)}
+            for name in NOT_OF_ZOODIP:
+                if getattr(self, name) != usual[name]:
+                    raise SettingsError(f"{name} is no setting of zoodip; leave it out")
+            if self.rank_pattern or self.alpha_pattern:
+                raise SettingsError("ranks and alphas are no settings of zoodip, which trains no adapter; leave them out")
+            if self.device != FP32 and self.modules != "all":
+                raise SettingsError(f"modules must be 'all' for zoodip on a device, not {self.modules!r}")
+        else:
+            for name in ("token", "initializer", "perturbations", "mu"):
+                if getattr(self, name) != next(own.default for own in fields(self) if own.name == name):
+                    raise SettingsError(f"{name} is a setting of zoodip, not of {self.method}")
         try:
             self.scheme()
         except SchemeError as error:
