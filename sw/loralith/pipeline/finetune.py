@@ -189,6 +189,7 @@ class _Loop:
     def run(self, checkpoint: Checkpoint | None) -> None:
         run, settings = self._run, self._run.settings
         if checkpoint is None:
+            self._report("before")
             self._look()
             self._save()
         else:
@@ -231,7 +232,6 @@ class _Loop:
         """Draws the validation prompts, without the device."""
         run, settings = self._run, self._run.settings
         if settings.validation_prompts and run.step not in run.pictures:
-            self._report("before" if run.step == 0 else "after")
             with run.method.judged():
                 drawn = [
                     draw(self.sampler.family, settings, prompt, self.resolution, "validation", number)

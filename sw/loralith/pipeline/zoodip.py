@@ -82,11 +82,8 @@ class Zoodip(PipelineMethod):
             found.append(self.family.encode_prompts(pictures.captions))
         text = {name: torch.cat([own[name] for own in found]) for name in found[0]}
         latents, noise = (tensor.repeat(count, 1, 1, 1) for tensor in (pictures.latents, pictures.noise))
-        return (
-            sampler.losses(self.model, replace(pictures, latents=latents, noise=noise, times=pictures.times.repeat(count), text=text))
-            .reshape(count, batch)
-            .mean(dim=1)
-        )
+        rows = replace(pictures, latents=latents, noise=noise, times=pictures.times.repeat(count), text=text)
+        return sampler.losses(self.model, rows).double().reshape(count, batch).mean(dim=1)
 
     def step(self, step: int, sampler: Sampler) -> float:
         settings, token = self.settings, self.token.detach()
