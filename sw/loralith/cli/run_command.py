@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli.method_options import OWN, field_of
+from loralith.cli.pipeline_options import OF_PIPELINES
 
 if TYPE_CHECKING:
     from loralith.diffusion.settings import FinetuneSettings
@@ -18,7 +19,7 @@ def run_command(settings: FinetuneSettings, parser: argparse.ArgumentParser) -> 
     """``parser``: of `loralith finetune`, whose options and defaults are those of the command."""
     words = ["loralith", "finetune"]
     for action in parser._actions:
-        if not action.option_strings or action.dest in ("help", "json", "resume"):
+        if not action.option_strings or action.dest in ("help", "json", "resume", *OF_PIPELINES):
             continue
         value = _value(settings, action.dest)
         usual = settings.options.usual.get(action.dest, action.default) if settings.options else action.default

@@ -43,6 +43,7 @@ def build_report(
     return {
         "format": "loralith-pipeline-1",
         "date": date.today().isoformat(),
+        **origin,
         **facts,
         "settings": {},
         "method": method.label,
