@@ -28,6 +28,7 @@ from loralith.pipeline.draws import Sampler
 from loralith.pipeline.encode import Encoder, Material
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.load import check_prompts, load_family
+from loralith.pipeline.memory import check_activations, check_weights
 from loralith.pipeline.methods import Lora, PipelineMethod
 from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.objective import Objective, objective_of
@@ -113,6 +114,7 @@ def _read(settings: PipelineSettings, *, resume: bool) -> _Inputs:
     check_optimizer(settings)
     folder = ModelFolder.read(settings.model)
     folder.check_method(settings.method)
+    check_weights(folder)
     photos = read_photos(settings.data, settings.prompt)
     class_photos = read_photos(settings.class_data, settings.class_prompt, option="class-data") if settings.class_data else None
     digests = {"model": folder.digest(), "data": photos_digest(photos)}
@@ -133,6 +135,7 @@ def _check_loaded(settings: PipelineSettings, inputs: _Inputs, family: Family) -
     resolution = settings.resolution or family.resolution
     for photos in (inputs.photos, inputs.class_photos or []):
         check_sizes(photos, resolution, family.multiple, buckets=settings.buckets, upscale=settings.upscale)
+    check_activations(settings, family, resolution)
     prompts = [*(photo.caption for photo in inputs.photos), *settings.validation_prompts]
     check_prompts(family, inputs.folder.kind, list(dict.fromkeys([*prompts, *([settings.class_prompt] if settings.class_prompt else [])])))
     return resolution

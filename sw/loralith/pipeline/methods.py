@@ -22,6 +22,7 @@ from loralith.methods.base import TrainingError
 from loralith.methods.options import SettingsError
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
+from loralith.pipeline.memory import check_adapter
 from loralith.pipeline.optimizer import learning_rate, make_optimizer
 from loralith.pipeline.settings import PipelineSettings
 
@@ -125,6 +126,7 @@ class Lora(PipelineMethod):
         for key in (*settings.rank_pattern, *settings.alpha_pattern):
             if not any(name == key or name.endswith(f".{key}") for name in names):
                 raise SettingsError(f"the pattern {key!r} fits no layer with an adapter; one is {names[0]}")
+        check_adapter(settings, family, names)
         self.config = LoraConfig(
             r=settings.rank,
             lora_alpha=_whole(settings.alpha),

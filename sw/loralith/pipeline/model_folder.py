@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ class ModelFolder:
             for path in self._weights(name):
                 _check_weights(path)
 
+    def elements(self) -> int:
+        """Values of all weights."""
+        models = [name for name in self.parts if name != "scheduler" and not name.startswith("tokenizer")]
+        return sum(_check_weights(path) for name in models for path in self._weights(name))
+
     def _weights(self, name: str) -> list[Path]:
         """A part's safetensors files. Raises PipelineError where one is missing."""
         folder = self.path / name
@@ -142,8 +148,8 @@ class ModelFolder:
         return total.hexdigest()
 
 
-def _check_weights(path: Path) -> None:
-    """Raises PipelineError for a file that is cut short or no safetensors file."""
+def _check_weights(path: Path) -> int:
+    """The values in a safetensors file. Raises PipelineError for one that is cut short or none."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -151,8 +157,10 @@ def _check_weights(path: Path) -> None:
             if not 2 <= length <= min(HEADER_LIMIT, size):
                 raise ValueError("its header has no length that fits")
             header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends, counts = [entry["data_offsets"][1] for entry in entries], [math.prod(entry["shape"]) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise PipelineError(f"{path} is not a safetensors file, or is cut short ({error}); copy it again") from None
     if 8 + length + max(ends, default=0) != size:
         raise PipelineError(f"{path} has {size:,} bytes and its header speaks of {8 + length + max(ends, default=0):,}; copy it again")
+    return sum(counts)

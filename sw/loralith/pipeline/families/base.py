@@ -53,6 +53,10 @@ class Family(ABC):
         return int(self.pipe.vae_scale_factor)
 
     @property
+    def latent_channels(self) -> int:
+        return int(self.pipe.vae.config.latent_channels)
+
+    @property
     def multiple(self) -> int:
         """What a picture's edges must be multiples of, in pixels."""
         return self.vae_scale * self.image_steps
