@@ -164,22 +164,24 @@ def _wide_t5(narrow: Any) -> Any:
     return T5EncoderModel(T5Config(**{**config, "d_model": 32}))
 
 
-def _pixart() -> Any:
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+def _pixart(alpha: bool = False) -> Any:
+    """Alpha with the sizes of a 1024-pixel model, which are told the resolution."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 
     tokenizer, t5 = _t5()
     transformer = PixArtTransformer2DModel(
-        sample_size=16,
+        sample_size=128 if alpha else 16,
         patch_size=2,
         in_channels=4,
         out_channels=8,
         num_layers=2,
-        attention_head_dim=8,
+        attention_head_dim=12,
         num_attention_heads=2,
-        cross_attention_dim=16,
+        cross_attention_dim=24,
         caption_channels=16,
     )
-    return PixArtSigmaPipeline(
+    kind = PixArtAlphaPipeline if alpha else PixArtSigmaPipeline
+    return kind(
         vae=AutoencoderKL(**VAE), text_encoder=t5, tokenizer=tokenizer, transformer=transformer, scheduler=DPMSolverMultistepScheduler()
     )
 
@@ -255,6 +257,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "sdxl": _sdxl,
     "sd3": _sd3,
     "pixart": _pixart,
+    "pixart-alpha": lambda: _pixart(alpha=True),
     "sana": _sana,
     "flux": _flux,
 }

@@ -19,8 +19,13 @@ from loralith.diffusion.draws import generator
 from loralith.diffusion.folder import DIFFUSERS_FILE, PEFT_FILE, PIPELINE_CHECKPOINT
 from loralith.pipeline.load import quiet
 
-FAMILIES = ("sd", "sd-v", "sdxl", "sd3", "pixart", "sana", "flux")
-OBJECTIVES = {"sd": "noise (epsilon)", "sd-v": "velocity (v)", "sdxl": "noise (epsilon)", "pixart": "noise (epsilon)"}
+FAMILIES = ("sd", "sd-v", "sdxl", "sd3", "pixart", "pixart-alpha", "sana", "flux")
+OBJECTIVES = {
+    "sd": "noise (epsilon)",
+    "sd-v": "velocity (v)",
+    "sdxl": "noise (epsilon)",
+    **dict.fromkeys(("pixart", "pixart-alpha"), "noise (epsilon)"),
+}
 
 
 def stock_picture(model: Path, adapter: Path | None, prompt: str) -> torch.Tensor:
@@ -56,12 +61,13 @@ def test_stock_diffusers_draws_what_the_trained_pipeline_draws(
     assert page.count("data:image/png;base64,") == 3 + 2
 
 
-@pytest.mark.parametrize(("family", "devices"), [("sd", ("direct", "reference", "verilator")), ("sd3", ("direct", "reference"))])
-def test_devices_train_the_same_bits(
-    family: str, devices: tuple[str, ...], settings_for: Callable[..., Any], run: Callable[..., Any]
-) -> None:
+DEVICES = {"sd": ("direct", "reference", "verilator"), **dict.fromkeys(FAMILIES[2:], ("direct", "reference"))}
+
+
+@pytest.mark.parametrize("family", DEVICES)
+def test_devices_train_the_same_bits(family: str, settings_for: Callable[..., Any], run: Callable[..., Any]) -> None:
     found = {}
-    for device in devices:
+    for device in DEVICES[family]:
         settings = settings_for(family, device, device=device, config="tiny", verify=device == "direct")
         report = run(settings).report
         found[device] = report["losses"], (settings.output / PEFT_FILE).read_bytes()

@@ -70,9 +70,9 @@ def test_flow_noises_as_the_stock_scheduler_does() -> None:
     times = torch.tensor([0.1, 0.5, 0.7, 1.0])
     noised, steps, target, weights = objective_of(stock, settings(timestep_sampling="uniform")).prepare(x, noise, times, 16)
     # The stock table's entry k stands for (1000 - k) / 1000 before the shift.
-    table = torch.tensor([900, 500, 300, 0])
-    torch.testing.assert_close(steps, stock.timesteps[table])
-    torch.testing.assert_close(noised, stock.scale_noise(x, stock.timesteps[table], noise))
+    known = torch.as_tensor(stock.timesteps)[torch.tensor([900, 500, 300, 0])]
+    torch.testing.assert_close(steps, known)
+    torch.testing.assert_close(noised, stock.scale_noise(x, known, noise))
     torch.testing.assert_close(target, noise - x)
     assert weights.tolist() == [1.0] * 4
 
@@ -83,7 +83,7 @@ def test_a_dynamic_shift_follows_the_size() -> None:
     assert isinstance(objective, Flow)
     for tokens, mu in ((256, 0.5), (4096, 1.15)):
         stock.set_timesteps(4, mu=mu)
-        shifted = stock.sigmas[:4].double()
+        shifted = torch.as_tensor(stock.sigmas)[:4].double()
         plain = torch.linspace(1.0, 1 / 1000, 4, dtype=torch.float64)
         factor = objective.factor(tokens)
         torch.testing.assert_close(factor * plain / (1 + (factor - 1) * plain), shifted, atol=1e-4, rtol=1e-4)
