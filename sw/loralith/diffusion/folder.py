@@ -22,9 +22,10 @@ BOUNDARY = "boundary"
 """Folder of Hollowed Net's boundary tensors."""
 PIPELINE_CHECKPOINT = "pipeline.ckpt"
 TEXTUAL_INVERSION = "learned_embeds.safetensors"
+KOHYA_FILE = "lora_kohya.safetensors"
 CACHE = "cache"
 """Folder of a pipeline's latents and text embeddings; it may be there before the run."""
-OF_PIPELINES = (PIPELINE_CHECKPOINT, TEXTUAL_INVERSION, CACHE)
+OF_PIPELINES = (PIPELINE_CHECKPOINT, TEXTUAL_INVERSION, KOHYA_FILE, CACHE)
 FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT, TOKEN, SCALES, BOUNDARY, *OF_PIPELINES)
 
 

@@ -307,7 +307,7 @@ SGM_NAMES = {
 }
 
 
-def _sgm_blocks(known: set[str]) -> dict[str, str]:
+def sgm_blocks(known: set[str]) -> dict[str, str]:
     """Stability's names of a U-Net's blocks, which kohya keeps for SDXL, by diffusers' own."""
     layers = len({name for name in known if re.fullmatch(r"down_blocks\.0\.resnets\.\d+", name)})
     blocks = dict(SGM_NAMES)
@@ -324,7 +324,7 @@ def _sgm_blocks(known: set[str]) -> dict[str, str]:
     return blocks
 
 
-def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
+def sgm_name(name: str, blocks: Mapping[str, str]) -> str:
     """A module's name with Stability's names of blocks."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
@@ -337,8 +337,8 @@ def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
 
 
 def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
-    blocks = _sgm_blocks(known)
-    short = {_sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
+    blocks = sgm_blocks(known)
+    short = {sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
     layers, names = {}, {}
     for key, (a, b, alpha) in _triples(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
         name = short.get(key.removeprefix(KOHYA_PREFIX))

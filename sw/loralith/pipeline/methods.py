@@ -15,13 +15,14 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from loralith.diffusion.determinism import seed_global
-from loralith.diffusion.folder import DIFFUSERS_FILE, PEFT_FILE
+from loralith.diffusion.folder import DIFFUSERS_FILE, KOHYA_FILE, PEFT_FILE
 from loralith.diffusion.formats import Adapter, Layer, write_diffusers, write_peft
 from loralith.mapping.attachment import Maker
 from loralith.methods.base import TrainingError
 from loralith.methods.options import SettingsError
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
+from loralith.pipeline.kohya import write_kohya
 from loralith.pipeline.memory import check_adapter
 from loralith.pipeline.optimizer import learning_rate, make_optimizer
 from loralith.pipeline.settings import PipelineSettings
@@ -184,6 +185,10 @@ class Lora(PipelineMethod):
             if hasattr(self.family.pipe, "load_lora_weights"):
                 write_diffusers(adapter, folder, self.config, prefix=f"{self.family.part}.")
                 written.append(DIFFUSERS_FILE)
+            if self.family.part == "unet":
+                sdxl = getattr(self.family.config, "addition_embed_type", None) == "text_time"
+                write_kohya(adapter, self.model, folder / KOHYA_FILE, stability_names=sdxl)
+                written.append(KOHYA_FILE)
             write_peft(adapter, folder, self.config, type(self.model))
         return written
 

@@ -13,10 +13,11 @@ pytest.importorskip("diffusers")
 import torch
 from diffusers import DiffusionPipeline
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from loralith.diffusion.checkpoint import load_checkpoint
 from loralith.diffusion.draws import generator
-from loralith.diffusion.folder import DIFFUSERS_FILE, PEFT_FILE, PIPELINE_CHECKPOINT
+from loralith.diffusion.folder import DIFFUSERS_FILE, KOHYA_FILE, PEFT_FILE, PIPELINE_CHECKPOINT
 from loralith.pipeline.load import quiet
 
 FAMILIES = ("sd", "sd-v", "sdxl", "sd3", "pixart", "pixart-alpha", "sana", "flux")
@@ -28,13 +29,13 @@ OBJECTIVES = {
 }
 
 
-def stock_picture(model: Path, adapter: Path | None, prompt: str) -> torch.Tensor:
+def stock_picture(model: Path, adapter: Path | None, prompt: str, file: str = DIFFUSERS_FILE) -> torch.Tensor:
     """What stock diffusers draws with the noise of the first validation prompt, uint8."""
     with quiet():
         pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True, safety_checker=None)
         if adapter is not None:
             if hasattr(pipe, "load_lora_weights"):
-                pipe.load_lora_weights(adapter, weight_name=DIFFUSERS_FILE)
+                pipe.load_lora_weights(adapter, weight_name=file)
             else:
                 pipe.transformer = PeftModel.from_pretrained(pipe.transformer, adapter)
         pipe.set_progress_bar_config(disable=True)
@@ -59,6 +60,22 @@ def test_stock_diffusers_draws_what_the_trained_pipeline_draws(
     assert not torch.equal(before, after), "two steps at this learning rate change the picture"
     page = (settings.output / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3 + 2
+
+
+@pytest.mark.parametrize(("family", "own"), [("sd", {}), ("sdxl", {}), ("sd", {"rslora": True, "rank": 3, "alpha": 2.0})])
+def test_kohyas_file_is_the_same_adapter(
+    family: str, own: dict[str, Any], settings_for: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    settings = settings_for(family, lr=0.1, **own)
+    assert KOHYA_FILE in run(settings).report["files"]
+    pictures = [stock_picture(settings.model, settings.output, "toy", file) for file in (DIFFUSERS_FILE, KOHYA_FILE)]
+    difference = (pictures[0].int() - pictures[1].int()).abs().max()
+    assert difference <= (1 if own else 0), "rsLoRA's scale is rounded in alpha"
+    assert not torch.equal(pictures[0], stock_picture(settings.model, None, "toy"))
+    names = list(load_file(settings.output / KOHYA_FILE))
+    assert all(name.startswith(("lora_unet_input_blocks_", "lora_unet_middle_", "lora_unet_output_")) for name in names) == (
+        family == "sdxl"
+    )
 
 
 DEVICES = {"sd": ("direct", "reference", "verilator"), **dict.fromkeys(FAMILIES[2:], ("direct", "reference"))}
