@@ -26,7 +26,7 @@ __all__ = ["check_pipeline", "command_of", "is_pipeline_run", "pipeline_settings
 
 FP32 = "fp32"
 DEVICE, CONFIG = "direct", "base"
-ZOODIP_LR = 5e-3
+LEARNING_RATES = {"lora": 1e-4, "tuneqdm": 1e-2, "zoodip": 5e-3}
 MAY_CHANGE = ("steps", "verify", "validate_every", "cache", "model", "data", "class_data")
 """Of a resumed run; of folders the content is compared."""
 NO_SETTINGS = ("output", "resume", "json")
@@ -65,9 +65,8 @@ def pipeline_settings(args: argparse.Namespace) -> PipelineSettings:
     given.setdefault("device", DEVICE)
     if given["device"] != FP32:
         given.setdefault("config", CONFIG)
-    if args.method == "zoodip":
-        given.setdefault("lr", ZOODIP_LR)
-        given.setdefault("modules", "all" if given["device"] != FP32 else "lora")
+    given.setdefault("lr", LEARNING_RATES[args.method])
+    given.setdefault("modules", _modules(args.method, given["device"]))
     for name, read in (("rank_pattern", int), ("alpha_pattern", float)):
         if name in given:
             given[name] = pattern(given[name], read)
@@ -76,6 +75,11 @@ def pipeline_settings(args: argparse.Namespace) -> PipelineSettings:
     if "validation_prompts" in given:
         given["validation_prompts"] = tuple(given["validation_prompts"])
     return PipelineSettings(**given)
+
+
+def _modules(method: str, device: str) -> str:
+    """What a device runs by default."""
+    return "lora" if method == "lora" or device == FP32 else "all"
 
 
 def _resumed(args: argparse.Namespace) -> PipelineSettings:
@@ -106,8 +110,7 @@ def command_of(settings: PipelineSettings) -> str:
     """The command that repeats a run; what is as usual is left out."""
     usual = {own.name: own.default for own in fields(settings)} | {"device": DEVICE}
     usual["config"] = CONFIG if settings.device != FP32 else None
-    if settings.method == "zoodip":
-        usual |= {"lr": ZOODIP_LR, "modules": "all" if settings.device != FP32 else "lora"}
+    usual |= {"lr": LEARNING_RATES[settings.method], "modules": _modules(settings.method, settings.device)}
     words = ["loralith", "finetune"]
     for name in FIELDS:
         value = getattr(settings, name)
@@ -128,10 +131,13 @@ def command_of(settings: PipelineSettings) -> str:
 def attacher(device: Any) -> Callable[[Any, PipelineSettings], Any]:
     """What the loop calls to put the denoiser on ``device``."""
     from loralith.mapping.attach_model import attach
+    from loralith.pipeline.tuneqdm import TuneQDM
     from loralith.pipeline.zoodip import Zoodip
 
+    kinds_of = {"tuneqdm": TuneQDM.kinds, "zoodip": Zoodip.kinds}
+
     def attach_to(model: Any, settings: PipelineSettings) -> Any:
-        kinds = Zoodip.kinds if settings.method == "zoodip" else None
+        kinds = kinds_of.get(settings.method)
         observer = None
         if settings.verify:
             from loralith.cli.verification import ReferenceObserver

@@ -42,7 +42,8 @@ OF_PIPELINES = (
 
 SHARED = (
     *("output", "model", "data", "method", "rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "steps", "batch", "lr"),
-    *("seed", "device", "config", "modules", "adapter_scales", "weight_bits", "verify", "token", "perturbations", "mu"),
+    *("seed", "device", "config", "modules", "adapter_scales", "weight_bits", "verify", "token", "perturbations", "mu", "bits"),
+    *("experts", "input_scales"),
 )
 """Destinations of the other options that a pipeline has."""
 

@@ -26,6 +26,12 @@ class Pictures:
     captions: list[str]
     text: Text
 
+    def rows(self, places: Tensor) -> Pictures:
+        """Some of the batch, by their numbers."""
+        captions = [self.captions[place] for place in places.tolist()]
+        text = {name: own[places] for name, own in self.text.items()}
+        return Pictures(self.latents[places], self.noise[places], self.times[places], captions, text)
+
 
 class Sampler:
     """``material``: what is learned. ``prior``: pictures of the class that must not be lost, or None."""
@@ -72,8 +78,15 @@ class Sampler:
         """The objective of a batch, a scalar."""
         return self.losses(model, pictures).mean()
 
+    def timesteps(self, pictures: Pictures) -> Tensor:
+        """The time steps [N] that the denoiser is told, of 0..1000."""
+        return self._prepared(pictures)[1]
+
+    def _prepared(self, pictures: Pictures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tokens = self.family.sequence_length(pictures.latents)
+        return self.objective.prepare(pictures.latents, pictures.noise, pictures.times, tokens)
+
     def losses(self, model: nn.Module, pictures: Pictures) -> Tensor:
         """The objective of each picture [N]."""
-        tokens = self.family.sequence_length(pictures.latents)
-        noised, timesteps, target, weights = self.objective.prepare(pictures.latents, pictures.noise, pictures.times, tokens)
+        noised, timesteps, target, weights = self._prepared(pictures)
         return self.objective.losses(self.family.predict(model, noised, timesteps, pictures.text), target, weights)

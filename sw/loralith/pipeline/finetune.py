@@ -38,6 +38,7 @@ from loralith.pipeline.report import build_html, build_report, with_settings
 from loralith.pipeline.run import Attach, Run, checkpoint_of
 from loralith.pipeline.samples import class_pictures, draw
 from loralith.pipeline.settings import PipelineSettings
+from loralith.pipeline.tuneqdm import TuneQDM
 from loralith.pipeline.zoodip import Zoodip
 
 __all__ = ["PipelineResult", "finetune_pipeline"]
@@ -127,6 +128,8 @@ def _method(settings: PipelineSettings, inputs: _Inputs, family: Family) -> Pipe
     """Raises SettingsError for settings that do not fit the pipeline."""
     if settings.method == "zoodip":
         return Zoodip(settings, family, [photo.caption for photo in inputs.photos])
+    if settings.method == "tuneqdm":
+        return TuneQDM(settings, family, inputs.identity["model"])
     return Lora(settings, family)
 
 

@@ -41,6 +41,8 @@ class PipelineMethod(ABC):
     """The name of the file that holds what was trained."""
     kinds: ClassVar[Mapping[str, Maker | None]] = {}
     """What maps a kind of module in another way than `loralith.attach` does; None: it stays in torch."""
+    sparse: ClassVar[bool] = False
+    """Whether a step need not reach every parameter."""
     uses_texts: ClassVar[bool] = True
     """Whether captions are encoded once, before the first step."""
 
@@ -56,10 +58,34 @@ class PipelineMethod(ABC):
     def make_optimizer(self) -> Any:
         return make_optimizer(self.settings, list(self.parameters.values()))
 
-    @abstractmethod
     def step(self, step: int, sampler: Sampler) -> float:
-        """One optimizer step; its loss, of which every draw is a function of the seed and of ``step``. Raises TrainingError for one that is
-        not finite."""
+        """One optimizer step; its loss, of which every draw is a function of the seed and of ``step``. Raises TrainingError for a loss or
+        gradient that is not finite."""
+        self.optimizer.zero_grad()
+        total = 0.0
+        batches = sampler.batches(step)
+        for batch in batches:
+            loss = self._loss(batch, sampler) / len(batches)
+            self.finite(loss.item(), f"the loss of step {step}")
+            loss.backward()
+            total += loss.item()
+        for name, tensor in self.parameters.items():
+            if (tensor.grad is None and not self.sparse) or (tensor.grad is not None and not tensor.grad.isfinite().all()):
+                raise TrainingError(
+                    f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help: "
+                    "start again with one and another --output"
+                )
+        self.update(step)
+        return total
+
+    def _loss(self, batch: list[Pictures], sampler: Sampler) -> Tensor:
+        """Of a batch, and of the class's pictures with their weight."""
+        own, *others = (self.losses(pictures, sampler).mean() for pictures in batch)
+        return own + sum(self.settings.prior_weight * loss for loss in others)
+
+    def losses(self, pictures: Pictures, sampler: Sampler) -> Tensor:
+        """The objective of each picture [N], in whatever order."""
+        return sampler.losses(self.model, pictures)
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -78,7 +104,7 @@ class PipelineMethod(ABC):
     def update(self, step: int) -> None:
         """The optimizer's step, with the schedule's learning rate, and the averages'."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, step)
+            group["lr"] = learning_rate(self.settings, step) * group.get("factor", 1.0)
         self.optimizer.step()
         if self.settings.ema is not None:
             decay = min(self.settings.ema, (1 + step) / (10 + step))  # early averages follow quickly
@@ -145,29 +171,6 @@ class Lora(PipelineMethod):
                 raise SettingsError(f"a {type(denoiser).__name__} has no gradient checkpointing; leave it out")
             denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         super().__init__(settings, family, {name: own for name, own in denoiser.named_parameters() if own.requires_grad})
-
-    def step(self, step: int, sampler: Sampler) -> float:
-        self.optimizer.zero_grad()
-        total = 0.0
-        batches = sampler.batches(step)
-        for batch in batches:
-            loss = self._loss(batch, sampler) / len(batches)
-            self.finite(loss.item(), f"the loss of step {step}")
-            loss.backward()
-            total += loss.item()
-        for name, tensor in self.parameters.items():
-            if tensor.grad is None or not tensor.grad.isfinite().all():
-                raise TrainingError(
-                    f"step {step} gave no finite gradient for {name}; a lower --lr than {self.settings.lr} may help: "
-                    "start again with one and another --output"
-                )
-        self.update(step)
-        return total
-
-    def _loss(self, batch: list[Pictures], sampler: Sampler) -> Tensor:
-        """Of a batch, and of the class's pictures with their weight."""
-        own, *others = (sampler.loss(self.model, pictures) for pictures in batch)
-        return own + sum(self.settings.prior_weight * loss for loss in others)
 
     def adapter(self) -> Adapter:
         """Its tensors are those that `judged` has."""

@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from loralith.diffusion.settings import FP32, MODULES
-from loralith.methods.options import SettingsError, real, whole
+from loralith.methods.options import SettingsError, TuneqdmOptions, real, whole
 from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = ["LR_SCHEDULES", "METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
 
-METHODS = ("lora", "zoodip")
+METHODS = ("lora", "tuneqdm", "zoodip")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 TIMESTEP_SAMPLINGS = ("auto", "uniform", "logit-normal")
 
-NOT_OF_ZOODIP = (
-    *("rank", "alpha", "rslora", "targets", "class_prompt", "accumulation", "optimizer", "weight_decay", "checkpointing", "ema"),
-    *("caption_dropout", "timestep_sampling", "verify"),
-)
-"""Settings without effect where one embedding is trained by forward passes; each must have its default."""
+OF_LORA = ("rank", "alpha", "rslora", "targets")
+OF_ZOODIP = ("token", "initializer", "perturbations", "mu")
+OF_TUNEQDM = ("bits", "experts", "input_scales")
+BACKWARD = ("class_prompt", "accumulation", "weight_decay", "ema", "caption_dropout", "timestep_sampling")
+WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
+    "lora": (*OF_ZOODIP, *OF_TUNEQDM),
+    "tuneqdm": (*OF_LORA, *OF_ZOODIP, "checkpointing", "optimizer", "verify"),
+    "zoodip": (*OF_LORA, *OF_TUNEQDM, *BACKWARD, "checkpointing", "optimizer", "verify"),
+}
+"""Settings that a method does not have; each must have its default. A recomputed pass of TuneQDM would have another expert's scales."""
 
 NO_RESULT = ("output", "cache", "verify", "checkpoint_every", "validate_every")
 """Settings that change no trained bit."""
@@ -53,7 +58,7 @@ class PipelineSettings:
     (the pipeline's own where None).
     device, config, modules, adapter_scales, weight_bits, verify : as `FinetuneSettings` has them.
     token, initializer, perturbations, mu : of ZOODiP: the new word, the word whose embedding it starts from, directions of a step, and how
-    far it looks along them.
+    far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them.
     cache : folder of latents and text embeddings, `cache` in the output where None. checkpoint_every : steps between checkpoints.
 
     Raises SettingsError.
@@ -107,6 +112,9 @@ class PipelineSettings:
     initializer: str = ""
     perturbations: int = 2
     mu: float = 1e-2
+    bits: int = 4
+    experts: int = 4
+    input_scales: str = "trained"
     cache: Path | None = None
     checkpoint_every: int = 10
 
@@ -159,19 +167,16 @@ class PipelineSettings:
                 default = next(own.default for own in fields(self) if own.name == name)
                 if getattr(self, name) != default:
                     raise SettingsError(f"{name} must be {default!r} without a device, not {getattr(self, name)!r}")
-        if self.method == "zoodip":
-            usual = {own.name: own.default for own in fields(self)}
-            for name in NOT_OF_ZOODIP:
-                if getattr(self, name) != usual[name]:
-                    raise SettingsError(f"{name} is no setting of zoodip; leave it out")
+        usual = {own.name: own.default for own in fields(self)}
+        for name in WITHOUT_EFFECT[self.method]:
+            if getattr(self, name) != usual[name]:
+                raise SettingsError(f"{name} is no setting of {self.method}; leave it out")
+        if self.method != "lora":
             if self.rank_pattern or self.alpha_pattern:
-                raise SettingsError("ranks and alphas are no settings of zoodip, which trains no adapter; leave them out")
+                raise SettingsError(f"ranks and alphas are no settings of {self.method}, which trains no adapter; leave them out")
             if self.device != FP32 and self.modules != "all":
-                raise SettingsError(f"modules must be 'all' for zoodip on a device, not {self.modules!r}")
-        else:
-            for name in ("token", "initializer", "perturbations", "mu"):
-                if getattr(self, name) != next(own.default for own in fields(self) if own.name == name):
-                    raise SettingsError(f"{name} is a setting of zoodip, not of {self.method}")
+                raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
+        TuneqdmOptions(bits=self.bits, experts=self.experts, input_scales=self.input_scales)
         try:
             self.scheme()
         except SchemeError as error:

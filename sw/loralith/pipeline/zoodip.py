@@ -73,7 +73,7 @@ class Zoodip(PipelineMethod):
         return torch.optim.Adam(self.parameters.values(), lr=self.settings.lr, eps=1e-3)
 
     @torch.no_grad()
-    def losses(self, tokens: Tensor, pictures: Pictures, sampler: Sampler) -> Tensor:
+    def token_losses(self, tokens: Tensor, pictures: Pictures, sampler: Sampler) -> Tensor:
         """Losses [n], float64, with each of ``tokens`` [n, D] for the word; all n evaluations are rows of one pass."""
         count, batch = len(tokens), len(pictures.captions)
         found = []
@@ -90,7 +90,7 @@ class Zoodip(PipelineMethod):
         ((pictures,),) = sampler.batches(step)
         pictures = replace(pictures, times=(FIRST + (PAST - FIRST) * pictures.times) / STEPS)  # the paper's partial uniform sampling
         u = directions("pipeline zoodip direction", settings.seed, step, settings.perturbations, token.numel())
-        found = self.losses(torch.cat([token[None], token + settings.mu * u]), pictures, sampler)
+        found = self.token_losses(torch.cat([token[None], token + settings.mu * u]), pictures, sampler)
         self.finite(float(found[0]), f"the loss of step {step}")
         slopes = (found[1:] - found[0]) / settings.mu
         self.finite(float(slopes.abs().max()), f"a difference of losses of step {step}")

@@ -94,7 +94,7 @@ def test_the_estimate_follows_the_true_gradient(settings_for: Callable[..., Any]
 
     u = directions("test", 0, 0, 400, token.numel())
     mu = 1e-2
-    losses = method.losses(torch.cat([token[None], token + mu * u]), pictures, sampler)
+    losses = method.token_losses(torch.cat([token[None], token + mu * u]), pictures, sampler)
     own = estimate((losses[1:] - losses[0]).double() / mu, u)
     similarity = torch.nn.functional.cosine_similarity(own, gradient[method.id], dim=0)
     assert float(losses[0]) == pytest.approx(loss.item(), rel=1e-5)

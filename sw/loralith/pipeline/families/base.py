@@ -86,6 +86,10 @@ class Family(ABC):
     def predict(self, model: nn.Module, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """The denoiser's prediction [N, C, h, w] of noised latents, at time steps [N] of the scheduler's scale (0 to 1000)."""
 
+    def time_steps(self, told: Tensor) -> Tensor:
+        """Time steps of 0..1000, from what the denoiser is told."""
+        return told
+
     def sequence_length(self, latents: Tensor) -> int:
         """Tokens of a picture, which a scheduler with dynamic shifting looks at."""
         patch = int(getattr(self.config, "patch_size", 1))

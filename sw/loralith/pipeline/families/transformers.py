@@ -78,6 +78,9 @@ class Sana(Family):
         embeds, mask, _, _ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.device(), **instruction)
         return {"embeds": embeds, "mask": mask}
 
+    def time_steps(self, told: Tensor) -> Tensor:
+        return told / float(self.config.timestep_scale)
+
     def encode_pictures(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         latents = self._scaled(self.pipe.vae.encode(pixels).latent)
         return latents, torch.zeros_like(latents)  # its autoencoder draws nothing
@@ -111,6 +114,9 @@ class Flux(Family):
     def encode_prompts(self, prompts: Sequence[str]) -> Text:
         embeds, pooled, _ = self.pipe.encode_prompt(list(prompts), None, device=self.device())
         return {"embeds": embeds, "pooled": pooled}
+
+    def time_steps(self, told: Tensor) -> Tensor:
+        return told * 1000
 
     def sequence_length(self, latents: Tensor) -> int:
         return (latents.shape[-2] // 2) * (latents.shape[-1] // 2)
