@@ -17,7 +17,7 @@ from loralith.cli.results import made
 from loralith.diffusion.folder import PIPELINE_CHECKPOINT, check_folder
 from loralith.errors import LoralithError
 from loralith.pipeline.model_folder import ModelFolder, is_pipeline
-from loralith.pipeline.settings import METHODS, PipelineSettings
+from loralith.pipeline.settings import ADAPTERS, PipelineSettings
 
 if TYPE_CHECKING:
     from loralith.diffusion.finetune import Progress
@@ -26,7 +26,7 @@ __all__ = ["check_pipeline", "command_of", "is_pipeline_run", "pipeline_settings
 
 FP32 = "fp32"
 DEVICE, CONFIG = "direct", "base"
-LEARNING_RATES = {"lora": 1e-4, "tuneqdm": 1e-2, "zoodip": 5e-3}
+LEARNING_RATES = {"lora": 1e-4, "hollowed-net": 1e-4, "tuneqdm": 1e-2, "zoodip": 5e-3}
 MAY_CHANGE = ("steps", "verify", "validate_every", "cache", "model", "data", "class_data")
 """Of a resumed run; of folders the content is compared."""
 NO_SETTINGS = ("output", "resume", "json")
@@ -42,8 +42,6 @@ def check_pipeline(args: argparse.Namespace) -> None:
     for dest, option in args.given.items():
         if dest not in FIELDS and dest not in NO_SETTINGS:
             raise LoralithError(f"{option} is not a setting of a pipeline's fine-tune; leave it out")
-    if args.method not in METHODS:
-        raise LoralithError(f"--method {args.method} cannot train a pipeline; {', '.join(METHODS)} can")
     if not args.resume:
         settings = pipeline_settings(args)
         if not settings.data.is_dir():
@@ -79,7 +77,7 @@ def pipeline_settings(args: argparse.Namespace) -> PipelineSettings:
 
 def _modules(method: str, device: str) -> str:
     """What a device runs by default."""
-    return "lora" if method == "lora" or device == FP32 else "all"
+    return "lora" if method in ADAPTERS or device == FP32 else "all"
 
 
 def _resumed(args: argparse.Namespace) -> PipelineSettings:

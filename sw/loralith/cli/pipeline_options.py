@@ -43,7 +43,7 @@ OF_PIPELINES = (
 SHARED = (
     *("output", "model", "data", "method", "rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "steps", "batch", "lr"),
     *("seed", "device", "config", "modules", "adapter_scales", "weight_bits", "verify", "token", "perturbations", "mu", "bits"),
-    *("experts", "input_scales"),
+    *("experts", "input_scales", "hollow", "samples_stored", "boundary", "train"),
 )
 """Destinations of the other options that a pipeline has."""
 
@@ -52,6 +52,7 @@ FIELDS = (*SHARED, *OF_PIPELINES)
 
 NAMES: Mapping[str, str] = {
     "modules": "--map",
+    "samples_stored": "--boundary-samples",
     "accumulation": "--gradient-accumulation",
     "checkpointing": "--gradient-checkpointing",
     "validation_prompts": "--validation-prompt",

@@ -27,6 +27,7 @@ from loralith.pipeline.cache import Cache
 from loralith.pipeline.draws import Sampler
 from loralith.pipeline.encode import Encoder, Material
 from loralith.pipeline.families.base import Family
+from loralith.pipeline.hollow import HollowedNet
 from loralith.pipeline.load import check_prompts, load_family
 from loralith.pipeline.memory import check_activations, check_weights
 from loralith.pipeline.methods import Lora, PipelineMethod
@@ -130,6 +131,8 @@ def _method(settings: PipelineSettings, inputs: _Inputs, family: Family) -> Pipe
         return Zoodip(settings, family, [photo.caption for photo in inputs.photos])
     if settings.method == "tuneqdm":
         return TuneQDM(settings, family, inputs.identity["model"])
+    if settings.method == "hollowed-net":
+        return HollowedNet(settings, family, inputs.identity)
     return Lora(settings, family)
 
 
@@ -205,6 +208,7 @@ class _Loop:
             if settings.steps != checkpoint.settings["steps"]:
                 self._save()
             (settings.output / REPORT).unlink(missing_ok=True)
+        run.method.prepare(self.sampler, self.stopping)
         self._first, self._start = run.step, time.monotonic()
         while run.step < settings.steps:
             with run.attached(self.attach):

@@ -12,7 +12,7 @@ from loralith.diffusion.sizes import COPIES, check_memory
 from loralith.methods.options import SettingsError
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.model_folder import ModelFolder
-from loralith.pipeline.settings import PipelineSettings
+from loralith.pipeline.settings import ADAPTERS, PipelineSettings
 from loralith.spec.numerics import K_LIMIT
 
 __all__ = ["check_activations", "check_adapter", "check_weights"]
@@ -54,7 +54,7 @@ def check_activations(settings: PipelineSettings, family: Family, resolution: in
     config = family.pipe.vae.config
     channels = int((getattr(config, "block_out_channels", None) or config.encoder_block_out_channels)[0])
     check_memory(f"resolution {resolution}", 2 * FLOAT * channels * pixels, "a smaller --resolution needs less")
-    if settings.method == "lora" and not settings.checkpointing:
+    if settings.method in ADAPTERS and not settings.checkpointing:
         what = f"a batch of {settings.batch} pictures at {resolution} pixels"
         advice = "a smaller --batch or --resolution, or --gradient-checkpointing, needs less"
         check_memory(what, settings.batch * saved_bytes(family, resolution), advice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,7 +63,7 @@ class PipelineMethod(ABC):
         gradient that is not finite."""
         self.optimizer.zero_grad()
         total = 0.0
-        batches = sampler.batches(step)
+        batches = self.drawn(step, sampler)
         for batch in batches:
             loss = self._loss(batch, sampler) / len(batches)
             self.finite(loss.item(), f"the loss of step {step}")
@@ -77,6 +77,14 @@ class PipelineMethod(ABC):
                 )
         self.update(step)
         return total
+
+    def drawn(self, step: int, sampler: Sampler) -> list[list[Pictures]]:
+        """The batches of a step, see `Sampler.batches`."""
+        return sampler.batches(step)
+
+    def prepare(self, sampler: Sampler, stopping: Callable[[], bool]) -> None:
+        """What comes before the first step of a session; resumable. Raises Interrupted where it was asked to stop."""
+        return
 
     def _loss(self, batch: list[Pictures], sampler: Sampler) -> Tensor:
         """Of a batch, and of the class's pictures with their weight."""
@@ -143,9 +151,10 @@ class Lora(PipelineMethod):
     result = PEFT_FILE
 
     def __init__(self, settings: PipelineSettings, family: Family) -> None:
+        self.settings, self.family = settings, family
         denoiser = family.denoiser
         targets = settings.targets or family.targets
-        names = family.adapter_layers(targets)
+        self.names = names = self.layer_names(settings, family)
         for target in targets:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 linear = sorted({name.rpartition(".")[2] for name, own in denoiser.named_modules() if isinstance(own, nn.Linear)})
@@ -162,7 +171,7 @@ class Lora(PipelineMethod):
             use_rslora=settings.rslora,
             lora_dropout=0.0,
             bias="none",
-            target_modules=sorted(targets),
+            target_modules=self.target_modules,
         )
         seed_global("adapter", settings.seed)
         inject_adapter_in_model(self.config, denoiser)
@@ -171,6 +180,15 @@ class Lora(PipelineMethod):
                 raise SettingsError(f"a {type(denoiser).__name__} has no gradient checkpointing; leave it out")
             denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         super().__init__(settings, family, {name: own for name, own in denoiser.named_parameters() if own.requires_grad})
+
+    def layer_names(self, settings: PipelineSettings, family: Family) -> list[str]:
+        """The layers that get an adapter, in order of name."""
+        return family.adapter_layers(settings.targets or family.targets)
+
+    @property
+    def target_modules(self) -> list[str]:
+        """What PEFT's configuration names the layers by."""
+        return sorted(self.settings.targets or self.family.targets)
 
     def adapter(self) -> Adapter:
         """Its tensors are those that `judged` has."""

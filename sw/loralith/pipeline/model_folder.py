@@ -87,6 +87,11 @@ class ModelFolder:
 
     def check_method(self, method: str) -> None:
         """Raises PipelineError for a method that the family does not support."""
+        if method == "hollowed-net" and self.entry.denoiser != "unet":
+            known = ", ".join(kind for kind, entry in FAMILIES.items() if entry.denoiser == "unet")
+            raise PipelineError(
+                f"method hollowed-net leaves out a U-Net's inner blocks, and a {self.kind} has a transformer; {known} have one"
+            )
         if method == "zoodip" and not self.entry.textual_inversion:
             known = ", ".join(kind for kind, entry in FAMILIES.items() if entry.textual_inversion)
             raise PipelineError(f"method zoodip trains an embedding of one text encoder, which a {self.kind} is not drawn by; {known} is")

@@ -13,6 +13,7 @@ from loralith.diffusion.adapter import check_tensors
 from loralith.diffusion.attachment import Attachment, merge_counters, split_state
 from loralith.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from loralith.diffusion.folder import PIPELINE_CHECKPOINT
+from loralith.methods.options import HollowOptions
 from loralith.pipeline.methods import PipelineMethod
 from loralith.pipeline.settings import PipelineSettings
 
@@ -120,6 +121,11 @@ def checkpoint_of(settings: PipelineSettings, identity: Mapping[str, Any]) -> Ch
     there = checkpoint.settings["steps"]
     if there != settings.steps and settings.lr_schedule != "constant":
         raise CheckpointError(f"steps is {there} there and {settings.steps} here, and the {settings.lr_schedule} learning rate follows it")
+    if settings.method == "hollowed-net":
+        options = HollowOptions(samples=settings.samples_stored)
+        stored, needed = (options.prepared(steps, settings.batch) for steps in (there, settings.steps))
+        if stored != needed:
+            raise CheckpointError(f"a run of {there} steps stores {stored} batches and one of {settings.steps} {needed}; start a new run")
     if settings.steps < checkpoint.step:
         raise CheckpointError(f"{checkpoint.step} steps are done in {settings.output}; --steps must be at least that, not {settings.steps}")
     return checkpoint

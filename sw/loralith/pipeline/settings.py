@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from loralith.diffusion.settings import FP32, MODULES
-from loralith.methods.options import SettingsError, TuneqdmOptions, real, whole
+from loralith.methods.options import HollowOptions, SettingsError, TuneqdmOptions, real, whole
 from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = ["LR_SCHEDULES", "METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
 
-METHODS = ("lora", "tuneqdm", "zoodip")
+METHODS = ("lora", "hollowed-net", "tuneqdm", "zoodip")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 TIMESTEP_SAMPLINGS = ("auto", "uniform", "logit-normal")
 
+ADAPTERS = ("lora", "hollowed-net")
+"""Methods that train LoRA."""
 OF_LORA = ("rank", "alpha", "rslora", "targets")
 OF_ZOODIP = ("token", "initializer", "perturbations", "mu")
+OF_HOLLOW = ("hollow", "samples_stored", "boundary", "train")
 OF_TUNEQDM = ("bits", "experts", "input_scales")
 BACKWARD = ("class_prompt", "accumulation", "weight_decay", "ema", "caption_dropout", "timestep_sampling")
 WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
-    "lora": (*OF_ZOODIP, *OF_TUNEQDM),
-    "tuneqdm": (*OF_LORA, *OF_ZOODIP, "checkpointing", "optimizer", "verify"),
-    "zoodip": (*OF_LORA, *OF_TUNEQDM, *BACKWARD, "checkpointing", "optimizer", "verify"),
+    "lora": (*OF_ZOODIP, *OF_TUNEQDM, *OF_HOLLOW),
+    "hollowed-net": (*OF_ZOODIP, *OF_TUNEQDM, "class_prompt", "accumulation"),
+    "tuneqdm": (*OF_LORA, *OF_ZOODIP, *OF_HOLLOW, "checkpointing", "optimizer", "verify"),
+    "zoodip": (*OF_LORA, *OF_TUNEQDM, *OF_HOLLOW, *BACKWARD, "checkpointing", "optimizer", "verify"),
 }
 """Settings that a method does not have; each must have its default. A recomputed pass of TuneQDM would have another expert's scales."""
 
@@ -58,7 +62,8 @@ class PipelineSettings:
     (the pipeline's own where None).
     device, config, modules, adapter_scales, weight_bits, verify : as `FinetuneSettings` has them.
     token, initializer, perturbations, mu : of ZOODiP: the new word, the word whose embedding it starts from, directions of a step, and how
-    far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them.
+    far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them. hollow, samples_stored, boundary,
+    train : of Hollowed Net, as `HollowOptions` has them.
     cache : folder of latents and text embeddings, `cache` in the output where None. checkpoint_every : steps between checkpoints.
 
     Raises SettingsError.
@@ -115,6 +120,10 @@ class PipelineSettings:
     bits: int = 4
     experts: int = 4
     input_scales: str = "trained"
+    hollow: str = "mid_block"
+    samples_stored: int = 512
+    boundary: str = "fp32"
+    train: str = "kept"
     cache: Path | None = None
     checkpoint_every: int = 10
 
@@ -171,11 +180,12 @@ class PipelineSettings:
         for name in WITHOUT_EFFECT[self.method]:
             if getattr(self, name) != usual[name]:
                 raise SettingsError(f"{name} is no setting of {self.method}; leave it out")
-        if self.method != "lora":
+        if self.method not in ADAPTERS:
             if self.rank_pattern or self.alpha_pattern:
                 raise SettingsError(f"ranks and alphas are no settings of {self.method}, which trains no adapter; leave them out")
             if self.device != FP32 and self.modules != "all":
                 raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
+        HollowOptions(hollow=self.hollow, samples=self.samples_stored, boundary=self.boundary, train=self.train)
         TuneqdmOptions(bits=self.bits, experts=self.experts, input_scales=self.input_scales)
         try:
             self.scheme()

@@ -47,7 +47,7 @@ def test_one_command_trains_and_goes_on(
     ("options", "told"),
     [
         ("--digit 9", "--digit is not a setting of a pipeline's fine-tune"),
-        ("--method hollowed-net", "--method hollowed-net cannot train a pipeline; lora, tuneqdm, zoodip can"),
+        ("--method hollowed-net --hollow up_blocks.1", "hollow 'up_blocks.1' cannot be left out behind one boundary tensor; these can"),
         ("--data lost", "data lost is not a folder"),
         ("--method zoodip --ema 0.9", "ema is no setting of zoodip"),
         ("--token new", "token is no setting of lora"),
