@@ -44,9 +44,7 @@ def test_what_is_kept_must_have_a_layer_to_train(settings_for: Callable[..., Any
     assert not settings.output.exists()
 
 
-def test_stock_diffusers_draws_what_the_full_model_with_the_adapter_draws(
-    settings_for: Callable[..., Any], run: Callable[..., Any]
-) -> None:
+def test_stock_diffusers_draws_what_the_full_model_draws(settings_for: Callable[..., Any], run: Callable[..., Any]) -> None:
     settings = settings_for(validation_prompts=("toy",), **OWN)
     drawn = load_checkpoint(settings.output / PIPELINE_CHECKPOINT, run(settings).report["settings"]).tensors
     family = load_family(ModelFolder.read(settings.model))

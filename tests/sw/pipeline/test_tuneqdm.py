@@ -44,8 +44,8 @@ def test_a_fresh_pipeline_with_the_scales_draws_the_same_picture(
 
 
 def test_only_the_experts_of_the_steps_move(settings_for: Callable[..., Any], run: Callable[..., Any]) -> None:
-    """Steps of one picture each: with many experts most see none."""
-    settings = settings_for(**{**OWN, "experts": 50, "batch": 1, "device": "fp32", "config": None, "modules": "lora"})
+    """Two steps of one picture each: the other experts see none."""
+    settings = settings_for(**{**OWN, "experts": 8, "batch": 1, "device": "fp32", "config": None, "modules": "lora"})
     run(settings)
     scales = load_file(settings.output / SCALES)
     moved = {int(expert) for name, own in scales.items() if name.endswith("s_in") for expert in torch.nonzero((own != 1).any(dim=1))[:, 0]}
