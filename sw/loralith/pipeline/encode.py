@@ -11,7 +11,6 @@ from torch import Tensor
 
 from loralith.methods.base import Abandoned
 from loralith.pipeline.cache import Cache
-from loralith.pipeline.families import FAMILIES
 from loralith.pipeline.families.base import Family, Text
 from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.photos import Photo, bucket_of, cut
@@ -53,7 +52,7 @@ class Encoder:
     def __init__(self, folder: ModelFolder, family: Family, cache: Cache, stopping: Callable[[], bool]) -> None:
         self.family, self.cache, self.stopping = family, cache, stopping
         self.vae = folder.digest("vae")
-        parts = [part for pair in FAMILIES[folder.kind].encoders for part in pair]
+        parts = [part for pair in folder.encoders for part in pair]
         self.text = {"kind": folder.kind, "encoders": folder.digest(*parts)}
 
     def material(self, photos: Sequence[Photo], resolution: int, *, buckets: bool, texts: bool = True) -> Material:

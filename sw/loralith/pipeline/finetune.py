@@ -143,7 +143,7 @@ def _check_loaded(settings: PipelineSettings, inputs: _Inputs, family: Family) -
         check_sizes(photos, resolution, family.multiple, buckets=settings.buckets, upscale=settings.upscale)
     check_activations(settings, family, resolution)
     prompts = [*(photo.caption for photo in inputs.photos), *settings.validation_prompts]
-    check_prompts(family, inputs.folder.kind, list(dict.fromkeys([*prompts, *([settings.class_prompt] if settings.class_prompt else [])])))
+    check_prompts(family, inputs.folder, list(dict.fromkeys([*prompts, *([settings.class_prompt] if settings.class_prompt else [])])))
     return resolution
 
 

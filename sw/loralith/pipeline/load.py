@@ -54,6 +54,7 @@ def load_family(folder: ModelFolder) -> Family:
         kind = getattr(diffusers, folder.kind)
     known = inspect.signature(kind.__init__).parameters
     without: dict[str, Any] = {name: None for name in UNUSED if name in known}
+    without |= {name: None for name in folder.entry.optional if name not in folder.parts}
     if "requires_safety_checker" in known:
         without["requires_safety_checker"] = False
     try:
@@ -73,7 +74,7 @@ def load_family(folder: ModelFolder) -> Family:
     return entry.load()(pipe, entry.denoiser)
 
 
-def check_prompts(family: Family, kind: str, prompts: Sequence[str]) -> None:
+def check_prompts(family: Family, folder: ModelFolder, prompts: Sequence[str]) -> None:
     """Raises PipelineError for a prompt that is longer than every text encoder reads; warns where only some cut it.
 
     A CLIP tokenizer has a length of its own; T5 and Gemma read as far as the pipeline's call lets them.
@@ -81,7 +82,7 @@ def check_prompts(family: Family, kind: str, prompts: Sequence[str]) -> None:
     cut: dict[str, str] = {}
     for prompt in prompts:
         reads = []
-        for name, _ in FAMILIES[kind].encoders:
+        for name, _ in folder.encoders:
             tokenizer = getattr(family.pipe, name)
             most = int(tokenizer.model_max_length) if "CLIP" in type(tokenizer).__name__ else int(family.text_length or 0)
             count = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)

@@ -55,6 +55,11 @@ class ModelFolder:
     def entry(self) -> FamilyEntry:
         return FAMILIES[self.kind]
 
+    @property
+    def encoders(self) -> list[tuple[str, str]]:
+        """(tokenizer, text encoder) of each text that the pipeline has."""
+        return [pair for pair in self.entry.encoders if all(part in self.parts for part in pair)]
+
     @classmethod
     def read(cls, path: Path) -> ModelFolder:
         """Raises PipelineError for what is no pipeline, for one of a family that is not supported, and for a part that is missing, cut

@@ -125,7 +125,7 @@ def _sdxl() -> Any:
     )
 
 
-def _sd3() -> Any:
+def _sd3(t5_too: bool = True) -> Any:
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     tokenizer, t5 = _t5()
@@ -149,8 +149,8 @@ def _sd3() -> Any:
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_clip(projection=16),
         tokenizer_2=_clip_tokenizer(),
-        text_encoder_3=_wide_t5(t5),
-        tokenizer_3=tokenizer,
+        text_encoder_3=_wide_t5(t5) if t5_too else None,
+        tokenizer_3=tokenizer if t5_too else None,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
@@ -256,6 +256,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "sd-v": lambda: _stable_diffusion("v_prediction"),
     "sdxl": _sdxl,
     "sd3": _sd3,
+    "sd3-without-t5": lambda: _sd3(t5_too=False),
     "pixart": _pixart,
     "pixart-alpha": lambda: _pixart(alpha=True),
     "sana": _sana,

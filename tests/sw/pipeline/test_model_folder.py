@@ -96,13 +96,13 @@ def test_prompts_beyond_the_tokenizers_are_named(pipelines: Callable[[str], Path
     """Tiny tokenizers have a token for each character; CLIP's read 24 with the two around them."""
     folder = ModelFolder.read(pipelines("sd"))
     family = load_family(folder)
-    check_prompts(family, folder.kind, ["x" * 22])
+    check_prompts(family, folder, ["x" * 22])
     told = r"a prompt has 25 tokens, and this pipeline reads 24: it would end after '.*'; shorten 'xxx"
     with pytest.raises(PipelineError, match=told):
-        check_prompts(family, folder.kind, ["toy", "x" * 23])
+        check_prompts(family, folder, ["toy", "x" * 23])
     folder = ModelFolder.read(pipelines("flux"))
     family = load_family(folder)
     with pytest.warns(UserWarning, match="the pipeline's CLIP encoder reads only the beginning of 1 prompts: xxx"):
-        check_prompts(family, folder.kind, ["x" * 100])
+        check_prompts(family, folder, ["x" * 100])
     with pytest.raises(PipelineError, match=r"a prompt has 6\d\d tokens, and this pipeline reads 512"):
-        check_prompts(family, folder.kind, ["x" * 600])
+        check_prompts(family, folder, ["x" * 600])

@@ -19,18 +19,21 @@ __all__ = ["FAMILIES", "FamilyEntry"]
 @dataclass(frozen=True)
 class FamilyEntry:
     """``module``, ``name``: the adapter's class. ``denoiser``: the part that is trained. ``encoders``: pairs of tokenizer and text encoder.
-    ``textual_inversion``: whether diffusers' `load_textual_inversion` reads one embedding for it."""
+    ``textual_inversion``: whether diffusers' `load_textual_inversion` reads one embedding for it. ``optional``: parts that it does without.
+    """
 
     module: str
     name: str
     denoiser: str
     encoders: tuple[tuple[str, str], ...]
     textual_inversion: bool = False
+    optional: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that the pipeline must have."""
-        return ("vae", "scheduler", self.denoiser, *(part for pair in self.encoders for part in pair))
+        parts = ("vae", "scheduler", self.denoiser, *(part for pair in self.encoders for part in pair))
+        return tuple(part for part in parts if part not in self.optional)
 
     def load(self) -> type[Family]:
         return getattr(import_module(f"loralith.pipeline.families.{self.module}"), self.name)
@@ -41,7 +44,7 @@ ONE, TWO, THREE = (tuple((f"tokenizer{end}", f"text_encoder{end}") for end in ("
 FAMILIES: Mapping[str, FamilyEntry] = {
     "StableDiffusionPipeline": FamilyEntry("unets", "StableDiffusion", "unet", ONE, textual_inversion=True),
     "StableDiffusionXLPipeline": FamilyEntry("unets", "StableDiffusionXL", "unet", TWO),
-    "StableDiffusion3Pipeline": FamilyEntry("transformers", "StableDiffusion3", "transformer", THREE),
+    "StableDiffusion3Pipeline": FamilyEntry("transformers", "StableDiffusion3", "transformer", THREE, optional=THREE[2]),
     "PixArtAlphaPipeline": FamilyEntry("transformers", "PixArt", "transformer", ONE),
     "PixArtSigmaPipeline": FamilyEntry("transformers", "PixArt", "transformer", ONE),
     "SanaPipeline": FamilyEntry("transformers", "Sana", "transformer", ONE),
