@@ -19,7 +19,7 @@ from helpers.adapters import (
 )
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, module_shapes
 from loralith.diffusion.published import find_model
-from loralith.formats.adapter_file import _sgm_blocks, _sgm_name, read_adapter
+from loralith.formats.adapter_file import read_adapter, sgm_blocks, sgm_name
 
 
 @pytest.mark.parametrize("kind", ["plain", "patterns"])
@@ -65,9 +65,9 @@ def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
 def test_every_module_of_sdxl_has_one_name_of_stabilitys():
     with torch.device("meta"):
         names = module_shapes(UNet2DConditionModel(**find_model("sdxl").config))
-    blocks = _sgm_blocks(names)
+    blocks = sgm_blocks(names)
     leaves = [name for name in names if name.endswith(("conv1", "to_q", "proj_in", "conv", "time_emb_proj", "conv_shortcut", "linear_1"))]
-    sgm = {_sgm_name(name, blocks) for name in leaves}
+    sgm = {sgm_name(name, blocks) for name in leaves}
     assert len(sgm) == len(leaves)
     assert not any(name.startswith(("down_blocks", "up_blocks", "mid_block")) for name in sgm)
     assert {"input_blocks.4.1.transformer_blocks.0.attn1.to_q", "input_blocks.3.0.op", "output_blocks.2.2.conv"} <= sgm

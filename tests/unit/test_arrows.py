@@ -93,7 +93,7 @@ LAYERS = (
     ("methods", "step"),
     ("reports",),
     ("training",),
-    ("shapes", "study"),
+    ("pipeline", "shapes", "study"),
     ("cli",),
 )
 COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))

@@ -15,6 +15,7 @@ NAMES = [
     "architecture",
     "board",
     "dataflow",
+    "finetune",
     "fpga",
     "glossary",
     "link",

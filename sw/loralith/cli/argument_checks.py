@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loralith.cli import finetune
+from loralith.cli.pipeline import check_pipeline, is_pipeline_run
+from loralith.cli.pipeline_options import refuse_without_pipeline
 from loralith.diffusion.published import find_model
 from loralith.errors import LoralithError
 from loralith.files import check_output_folder
@@ -53,7 +55,7 @@ def check(args: argparse.Namespace) -> None:
         raise LoralithError(f"{args.command} needs Python {wanted}, and this is {here}, on which only a board's part runs")
     if getattr(args, "publish", False) and checkout() is None:
         raise LoralithError("--publish writes docs/results of a checkout, and this is an installed package; leave it out")
-    if isinstance(getattr(args, "targets", None), str):
+    if isinstance(getattr(args, "targets", None), str) and not (args.command == "finetune" and is_pipeline_run(args)):
         choose_targets(args.targets)
     own = OF_COMMANDS.get(args.command)
     if own:
@@ -81,6 +83,10 @@ def _idle(args: argparse.Namespace, names: str, why: str) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
+    if is_pipeline_run(args):
+        check_pipeline(args)
+        return
+    refuse_without_pipeline(args)
     if args.device == FP32:
         _idle(args, "verify config", "with --device fp32, which trains in plain torch")
     if args.data is not None:

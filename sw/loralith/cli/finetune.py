@@ -1,4 +1,4 @@
-"""`loralith finetune`: teach the small diffusion model a digit that it has never seen, by one of four methods, on a device."""
+"""`loralith finetune`: teach a pipeline of diffusers, or the small diffusion model, what it has never seen, on a device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
 from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_text
+from loralith.cli.patterns import pattern
+from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
-from loralith.errors import LoralithError
 from loralith.methods.options import OPTIONS
 from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
@@ -26,15 +27,15 @@ UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of th
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("finetune", help="personalize the small diffusion model on a device, by one of four methods")
+    parser = subparsers.add_parser("finetune", help="personalize a pipeline of diffusers, or the small diffusion model, on a device")
     record_given(parser)
     parser.add_argument("--method", choices=tuple(OPTIONS), default="lora", help="training method (default: lora)")
     parser.add_argument("--output", type=Path, default=Path("build/finetune"), help="folder of the results (default: build/finetune)")
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="learn from a folder: PNG or JPEG images, each with a caption .txt")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="learn from a folder instead: PNG or JPEG images, each with a caption .txt"
+        "--model", type=Path, metavar="DIR", help="a pipeline as diffusers' save_pretrained writes it, or a U-Net as `pretrain` does"
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a diffusers U-Net with tokens.safetensors, as `pretrain` writes it")
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
     parser.add_argument("--alpha", type=float, default=8.0, help="LoRA alpha; the adapter is scaled by alpha / rank (default: 8)")
@@ -77,19 +78,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that --start-from's adapter has")
     method_arguments(parser)
+    pipeline_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
-
-
-def pattern(text: str, kind: Callable[[str], Any]) -> dict[str, Any]:
-    """NAME=VALUE,... as a dictionary. Raises LoralithError that quotes the part that is not so."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        try:
-            found[name] = kind(value)
-        except ValueError:
-            raise LoralithError(f"a pattern is NAME=VALUE with commas between, not {part!r}") from None
-    return found
 
 
 def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:
@@ -195,6 +185,10 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 when the run is finished; an interrupted one can be resumed."""
+    from loralith.cli.pipeline import is_pipeline_run, run_pipeline
+
+    if is_pipeline_run(args):
+        return run_pipeline(args, Bar)
     from loralith.device import open_device
     from loralith.formats.run_folder import check_folder
     from loralith.methods.settings import FP32

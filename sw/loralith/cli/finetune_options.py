@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loralith.cli.pipeline_options import OF_PIPELINES
 from loralith.methods.options import OPTIONS, Options, SettingsError
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class _Store(_Record, argparse._StoreAction):
     pass
 
 
+class _Append(_Record, argparse._AppendAction):
+    pass
+
+
 class _StoreTrue(_Record, argparse._StoreTrueAction):
     pass
 
@@ -91,6 +96,7 @@ def record_given(parser: argparse.ArgumentParser) -> None:
     """``args.given`` of what ``parser`` parses: {destination: option} of options on the command line. Call it before they are added."""
     parser.register("action", None, _Store)
     parser.register("action", "store", _Store)
+    parser.register("action", "append", _Append)
     parser.register("action", "store_true", _StoreTrue)
     parser.set_defaults(given={})
 
@@ -102,7 +108,7 @@ def run_command(settings: FinetuneSettings, parser: argparse.ArgumentParser) -> 
     """
     words = ["loralith", "finetune"]
     for action in parser._actions:
-        if not action.option_strings or action.dest in ("help", "json", "resume"):
+        if not action.option_strings or action.dest in ("help", "json", "resume", *OF_PIPELINES):
             continue
         value = _value(settings, action.dest)
         usual = settings.options.usual.get(action.dest, action.default) if settings.options else action.default

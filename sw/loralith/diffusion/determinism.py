@@ -1,8 +1,8 @@
 """Torch settings under which a run gives the same bits again.
 
-The number of threads decides the order of sums, so it is fixed to one while a model trains or samples: numpy's too, whose small products
-lose many times what a second thread gains. Another torch version or another CPU family may still choose other kernels; the report names
-both.
+The number of threads decides the order of sums, so it is fixed while a model trains or samples, to one where nothing else is said: numpy's
+too, whose small products lose many times what a second thread gains. Another torch version or another CPU family may still choose other
+kernels; the report names both.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ THREADS = 1
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
-    """One thread and deterministic kernels inside, the caller's settings and global random state after."""
+def repeatable(count: int = THREADS) -> Iterator[None]:
+    """``count`` threads and deterministic kernels inside, the caller's settings and global random state after."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     state = torch.get_rng_state()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(count)
     torch.use_deterministic_algorithms(True)
     try:
-        with threadpool_limits(THREADS, "blas"):
+        with threadpool_limits(count, "blas"):
             yield
     finally:
         torch.set_rng_state(state)

@@ -112,26 +112,31 @@ def plain_config(config: LoraConfig) -> dict[str, Any]:
 # Writing.
 
 
-def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None) -> None:
+def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None, base: type | None = None) -> None:
     """PEFT's two files, as `peft.PeftModel.from_pretrained` reads them; the weights come first, the configuration last.
 
-    ``config``: the one to write where the adapter's model has one, by default `Adapter.config`.
+    ``config``: the one to write where the adapter's model has one, by default `Adapter.config`. ``base``: the model's class, by default
+    diffusers' U-Net.
     """
     from diffusers import UNet2DConditionModel
 
+    base = base or UNet2DConditionModel
     values = plain_config(config or adapter.config())
     values["inference_mode"] = True
     # What save_pretrained writes for a base that is no transformers model: where the class of the base is to be imported from.
-    values["auto_mapping"] = {"base_model_class": "UNet2DConditionModel", "parent_library": UNet2DConditionModel.__module__}
+    values["auto_mapping"] = {"base_model_class": base.__name__, "parent_library": base.__module__}
     write_tensors(adapter.tensors(PEFT_PREFIX), folder / PEFT_FILE, {"format": "pt"})
     write_json(dict(sorted(values.items())), folder / PEFT_CONFIG)
 
 
-def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = None) -> None:
-    """diffusers' file, as `load_lora_weights` of a pipeline and `load_lora_adapter` of a U-Net read it; alpha is in its header."""
+def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = None, prefix: str = DIFFUSERS_PREFIX) -> None:
+    """diffusers' file, as `load_lora_weights` of a pipeline and `load_lora_adapter` of a U-Net read it; alpha is in its header.
+
+    ``prefix``: the pipeline's part and a dot.
+    """
     values = plain_config(config or adapter.config())
-    header = json.dumps({f"{DIFFUSERS_PREFIX}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
-    write_tensors(adapter.tensors(DIFFUSERS_PREFIX), folder / DIFFUSERS_FILE, {DIFFUSERS_HEADER: header})
+    header = json.dumps({f"{prefix}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
+    write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {DIFFUSERS_HEADER: header})
 
 
 # Reading.
@@ -302,7 +307,7 @@ SGM_NAMES = {
 }
 
 
-def _sgm_blocks(known: set[str]) -> dict[str, str]:
+def sgm_blocks(known: set[str]) -> dict[str, str]:
     """Stability's names of a U-Net's blocks, which kohya keeps for SDXL, by diffusers' own."""
     layers = len({name for name in known if re.fullmatch(r"down_blocks\.0\.resnets\.\d+", name)})
     blocks = dict(SGM_NAMES)
@@ -319,7 +324,7 @@ def _sgm_blocks(known: set[str]) -> dict[str, str]:
     return blocks
 
 
-def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
+def sgm_name(name: str, blocks: Mapping[str, str]) -> str:
     """A module's name with Stability's names of blocks."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
@@ -332,8 +337,8 @@ def _sgm_name(name: str, blocks: Mapping[str, str]) -> str:
 
 
 def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
-    blocks = _sgm_blocks(known)
-    short = {_sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
+    blocks = sgm_blocks(known)
+    short = {sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
     layers, names = {}, {}
     for key, (a, b, alpha) in _triples(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
         name = short.get(key.removeprefix(KOHYA_PREFIX))

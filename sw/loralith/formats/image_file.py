@@ -1,9 +1,9 @@
-"""Pictures of other programs as the grey that they show: every kind of pixel is right or refused.
+"""Pictures of other programs as the grey or colour that they show: every kind of pixel is right or refused.
 
 | in the file | becomes |
 |---|---|
 | EXIF orientation | turned upright |
-| grey of 1 to 8 bits, RGB, palette, CMYK | as Pillow converts them, grey by ITU-R 601 |
+| grey of 1 to 8 bits, RGB, palette, CMYK | as Pillow converts them; grey by ITU-R 601 |
 | grey of 16 bits | 8 bits, 65535 to 255, to nearest |
 | transparency: alpha, a palette's, one colour's | laid on white |
 | several pictures, as cameras write in one JPEG (MPO) | the first |
@@ -33,11 +33,11 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, struc
 
 
 class ImageError(LoralithError):
-    """A file that holds no picture, or one whose grey is not defined; the message names it."""
+    """A file that holds no picture, or one whose pixels are not defined; the message names it."""
 
 
-def read_image(path: Path) -> Image.Image:
-    """The picture, upright and on white, of mode L in its own size. Raises ImageError."""
+def read_image(path: Path, mode: str = "L") -> Image.Image:
+    """The picture, upright and on white, of mode L (or RGB) in its own size. Raises ImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of files that Pillow reads all the same; the sizes are checked here
@@ -46,7 +46,8 @@ def read_image(path: Path) -> Image.Image:
                 image.load()
                 transparent = image.info.get("transparency")
                 upright = ImageOps.exif_transpose(image)
-                return _from_16_bits(upright, transparent) if upright.mode.startswith("I;16") else _on_white(upright)
+                flat = _from_16_bits(upright, transparent) if upright.mode.startswith("I;16") else _on_white(upright)
+                return flat.convert(mode)
     except BROKEN as error:
         raise ImageError(f"{path} is not an image, or is cut short: {error}") from None
 
@@ -67,7 +68,7 @@ def _check(image: Image.Image, path: Path) -> None:
 
 def _on_white(image: Image.Image) -> Image.Image:
     flat = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("L")
+    return Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat)
 
 
 def _from_16_bits(image: Image.Image, transparent: int | None) -> Image.Image:

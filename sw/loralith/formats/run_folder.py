@@ -20,7 +20,13 @@ TOKEN = "token.safetensors"
 SCALES = "scales.safetensors"
 BOUNDARY = "boundary"
 """Folder of Hollowed Net's boundary tensors."""
-FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT, TOKEN, SCALES, BOUNDARY)
+PIPELINE_CHECKPOINT = "pipeline.ckpt"
+TEXTUAL_INVERSION = "learned_embeds.safetensors"
+KOHYA_FILE = "lora_kohya.safetensors"
+CACHE = "cache"
+"""Folder of a pipeline's latents and text embeddings; it may be there before the run."""
+OF_PIPELINES = (PIPELINE_CHECKPOINT, TEXTUAL_INVERSION, KOHYA_FILE, CACHE)
+FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE, HTML, REPORT, CHECKPOINT, TOKEN, SCALES, BOUNDARY, *OF_PIPELINES)
 
 
 class FolderError(LoralithError):
@@ -42,14 +48,16 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     foreign = [name for name in names if name not in FILES]
     if foreign:
         raise FolderError(f"output {folder} holds files that are not this command's ({foreign[0]}); give a new or empty folder")
+    names = [name for name in names if name != CACHE]
+    checkpoint = next((name for name in names if name in (CHECKPOINT, PIPELINE_CHECKPOINT)), None)
     if resume:
-        if CHECKPOINT not in names and REPORT not in names:
+        if checkpoint is None and REPORT not in names:
             raise FolderError(f"there is no checkpoint to resume from in {folder}; start the run without --resume")
         return
     if REPORT in names:
         raise FolderError(f"output {folder} holds a finished run ({REPORT}); give another folder")
-    if CHECKPOINT in names:
-        raise FolderError(f"output {folder} holds an unfinished run ({CHECKPOINT}); go on with --resume or give another folder")
+    if checkpoint is not None:
+        raise FolderError(f"output {folder} holds an unfinished run ({checkpoint}); go on with --resume or give another folder")
     if names:
         raise FolderError(f"output {folder} holds another run's {names[0]}; give a new or empty folder")
 

@@ -49,7 +49,7 @@ def loss_chart(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> st
         *(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#eef0f2"/>' for level in levels),
         line(list(enumerate(losses, 1)), f'stroke="{EACH}"') if window > 1 else "",
         line(list(enumerate(means, 1)), f'stroke="{MEAN}" stroke-width="2"'),
-        line(held, f'stroke="{HELD_OUT}" stroke-dasharray="4 3"'),
+        line(held, f'stroke="{HELD_OUT}" stroke-dasharray="4 3"') if held else "",
         *(
             f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3.5" fill="{HELD_OUT}"><title>step {step}: {loss:.5f}</title></circle>'
             for step, loss in held
@@ -65,7 +65,7 @@ def loss_chart(losses: Sequence[float], held: Sequence[tuple[int, float]]) -> st
         '<p class="soft">',
         "Grey: each step. " if window > 1 else "",
         f'<span style="color:{MEAN}">Green</span>: {moving}. ',
-        f'<span style="color:{HELD_OUT}">Orange</span>: held-out loss, in FP32.',
+        f'<span style="color:{HELD_OUT}">Orange</span>: held-out loss, in FP32.' if held else "",
         "</p>" if low <= 0 else f" The axis begins at {low:.{digits}f}.</p>",
     ]
     return "".join([*parts, *legend])

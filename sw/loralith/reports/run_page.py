@@ -13,7 +13,7 @@ from loralith.reports.loss_chart import loss_chart
 from loralith.reports.picture import grid
 from loralith.reports.run_report import Evaluation, FinishedRun
 
-__all__ = ["build_html"]
+__all__ = ["STYLE", "build_html", "device_section", "made_by", "table", "text_of"]
 
 GRID, COLUMNS = 24, 4
 STYLE = """
@@ -41,26 +41,26 @@ def build_html(report: Mapping[str, Any], run: FinishedRun) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>",
         f"<h1>{title}</h1>",
         f"<p class=soft>{_line(report['method'], settings)}</p>",
-        f"<p class=soft>{_made_by(report)}</p>",
-        _table(("", "before", "after"), facts),
+        f"<p class=soft>{made_by(report)}</p>",
+        table(("", "before", "after"), facts),
         "<h2>Loss</h2>",
         loss_chart(report["losses"], curve),
         "<h2>Images</h2>",
         _images(run, steps),
     ]
     if counters.get("layers"):
-        parts += ["<h2>The device</h2>", *_device(report)]
+        parts += ["<h2>The device</h2>", *device_section(report)]
     if report["energy"]:
         parts += ["<h2>Energy, estimated</h2>", *_energy(report["energy"], steps)]
     memory = dict(counters.get("memory", {}))
     own = report["trained"]
     memory |= {"trained values on the host": 4 * own, "gradients on the host": 4 * own, "optimizer on the host": 8 * own}
     rows = [(name, f"{int(value):,}") for name, value in memory.items()]
-    parts += ["<h2>Memory of a step</h2>", _table(("", "bytes"), rows)]
+    parts += ["<h2>Memory of a step</h2>", table(("", "bytes"), rows)]
     parts.append("<p class=soft><code>loralith report memory</code> measures every part, beside FP32.</p>")
-    parts += ["<h2>Settings</h2>", _table(("", "value"), [(_words(name), _text(value)) for name, value in settings.items()])]
+    parts += ["<h2>Settings</h2>", table(("", "value"), [(_words(name), text_of(value)) for name, value in settings.items()])]
     made = {**report["versions"], **report["machine"], "seconds of training": f"{report['seconds']:.1f}"}
-    parts += ["<h2>Versions and machine</h2>", _table(("", ""), [(name, _text(value)) for name, value in made.items()])]
+    parts += ["<h2>Versions and machine</h2>", table(("", ""), [(name, text_of(value)) for name, value in made.items()])]
     parts.append(f"<p class=soft>Settings {report['settings_hash']}; report.json holds every number.</p>")
     return "\n".join([*parts, "</html>", ""])
 
@@ -75,7 +75,7 @@ def _line(label: str, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _made_by(report: Mapping[str, Any]) -> str:
+def made_by(report: Mapping[str, Any]) -> str:
     """Version, commit, date and command."""
     facts = [f"loralith {report['versions']['loralith']}"]
     facts += [f"{text} {report[name]}" for name, text in (("commit", "commit"), ("rtl", "RTL")) if report.get(name)]
@@ -88,7 +88,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A JSON value in words."""
     if value is None or value == "":
         return "none"
@@ -97,11 +97,12 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_text(own)}" for name, own in value.items()) or "none"
-    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name}={text_of(own)}" for name, own in value.items()) or "none"
+    return ", ".join(map(text_of, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; every cell is escaped."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -141,10 +142,11 @@ def _energy(energy: Mapping[str, Any], steps: int) -> list[str]:
         (node, *(f"{joules[cause] / steps * 1e3:.3f}" for cause in ("arithmetic", "dram"))) for node, joules in energy["joules"].items()
     ]
     about = f"{energy['tier']}. The counters do not tell of on-chip memories and post-processing; loralith report energy does, for SD-1.5."
-    return [_table(("node", "INT8 multiply-accumulates, mJ a step", "DRAM, mJ a step"), rows), f"<p class=soft>{html.escape(about)}</p>"]
+    return [table(("node", "INT8 multiply-accumulates, mJ a step", "DRAM, mJ a step"), rows), f"<p class=soft>{html.escape(about)}</p>"]
 
 
-def _device(report: Mapping[str, Any]) -> list[str]:
+def device_section(report: Mapping[str, Any]) -> list[str]:
+    """What the run's device counted, as parts of a page."""
     counters, layers = report["counters"], report["counters"].get("layers", {})
     unit = counters.get("cycle_unit", "cycles")
     peak = int(counters.get("processing_elements", 0))
@@ -159,8 +161,8 @@ def _device(report: Mapping[str, Any]) -> list[str]:
     }
     facts = [(text, format(counters[name], form)) for name, (text, form) in shown.items() if counters.get(name) is not None]
     if counters.get("bit_exact") is not None:
-        facts.append(("bit-exact with the reference", _text(counters["bit_exact"])))
-    parts = [_table(("", ""), facts)] if facts else []
+        facts.append(("bit-exact with the reference", text_of(counters["bit_exact"])))
+    parts = [table(("", ""), facts)] if facts else []
     if "cycles" not in counters:
         parts.append(f"<p class=soft>The device {html.escape(report['settings']['device'])} has no array, so that it counts no cycles.</p>")
         columns: tuple[str, ...] = ("layer", "kind")
@@ -168,7 +170,7 @@ def _device(report: Mapping[str, Any]) -> list[str]:
     else:
         columns = ("layer", "kind", unit, "MACs", "utilization", "bytes moved")
         rows = [(_layer(name), *_layer_figures(own, peak)) for name, own in layers.items()]
-    return [*parts, f"<details open><summary>{len(rows)} layers</summary>{_table(columns, rows)}</details>"]
+    return [*parts, f"<details open><summary>{len(rows)} layers</summary>{table(columns, rows)}</details>"]
 
 
 def _layer(name: str) -> str:

@@ -19,7 +19,7 @@ from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.settings import FP32, FinetuneSettings
 from loralith.spec.numerics import K_LIMIT
 
-__all__ = ["check_sizes"]
+__all__ = ["available_bytes", "check_memory", "check_sizes"]
 
 SMALL = {"rank": 256, "batch": 64, "samples": 1024, "perturbations": 64}
 """Sizes that need no look: together they stay below a gigabyte."""
@@ -51,12 +51,12 @@ def check_sizes(settings: FinetuneSettings) -> None:
         if settings.device != FP32:
             _check_sums(settings, linears)
         parameters = sum(_rank(settings, name) * (I + O) for name, (I, O, _) in linears.items())
-        _check_memory(f"rank {rank}", 4 * COPIES * parameters, "a smaller --rank needs less")
-    _check_memory(f"batch {settings.batch}", settings.batch * one.saved, "a smaller --batch needs less")
+        check_memory(f"rank {rank}", 4 * COPIES * parameters, "a smaller --rank needs less")
+    check_memory(f"batch {settings.batch}", settings.batch * one.saved, "a smaller --batch needs less")
     samples = settings.evaluation.samples
     # With guidance each is drawn with and without its prompt; a layer's input and output are there at a time.
-    _check_memory(f"samples {samples}", samples * 2 * 2 * one.largest, "fewer --samples need less")
-    _check_memory(
+    check_memory(f"samples {samples}", samples * 2 * 2 * one.largest, "fewer --samples need less")
+    check_memory(
         f"perturbations {perturbations} of {settings.batch} images",
         settings.batch * perturbations * 2 * one.largest,
         "fewer --perturbations need less",
@@ -77,7 +77,7 @@ def _check_sums(settings: FinetuneSettings, linears: dict[str, tuple[int, int, i
             raise SettingsError(f"the rank of {name} must be at most {K_LIMIT - max(I, O)} on a device, whose sums are exact, not {rank}")
 
 
-def _check_memory(what: str, needed: int, advice: str) -> None:
+def check_memory(what: str, needed: int, advice: str) -> None:
     free = available_bytes()
     if free is not None and needed > free:
         raise SettingsError(f"{what} needs at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free; {advice}")

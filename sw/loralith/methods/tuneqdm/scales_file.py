@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,7 @@ from loralith.errors import LoralithError
 from loralith.formats.checkpoint import write_tensors
 from loralith.methods.tuneqdm.code_layers import Tuned
 
-__all__ = ["FORMAT", "ScalesError", "load_scales", "save_scales"]
+__all__ = ["FORMAT", "ScalesError", "load_scales", "read_header", "save_scales"]
 
 FORMAT = "loralith-scales-1"
 
@@ -38,6 +39,25 @@ def _tensors(layers: Mapping[str, Tuned]) -> dict[str, Tensor]:
     return named
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["loralith"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["format"] != FORMAT:
+            raise ScalesError(f"{path} has format {header['format']!r}, this version reads {FORMAT!r}")
+    except FileNotFoundError:
+        raise ScalesError(f"there are no scales at {path}") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ScalesError(f"{path} is damaged or not a file of scales ({error})") from error
+    return header, tensors
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a file says it fits: `experts`, `bits`, and `model`, a digest. Raises ScalesError."""
+    return _read(path)[0]
+
+
 def save_scales(layers: Mapping[str, Tuned], model: str, path: Path) -> None:
     """Writes the scales of all experts, for the model of digest ``model``, whole or not at all."""
     write_tensors(_tensors(layers), path, {"loralith": json.dumps(_header(layers, model), sort_keys=True)})
@@ -46,14 +66,7 @@ def save_scales(layers: Mapping[str, Tuned], model: str, path: Path) -> None:
 @torch.no_grad()
 def load_scales(layers: Mapping[str, Tuned], model: str, path: Path) -> None:
     """Copies the scales of a file into ``layers``. Raises ScalesError, before anything is changed, for what does not fit."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["loralith"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ScalesError(f"there are no scales at {path}") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ScalesError(f"{path} is damaged or not a file of scales ({error})") from error
+    header, tensors = _read(path)
     for name, own in _header(layers, model).items():
         if header.get(name) != own:
             raise ScalesError(f"{path} has {name} {header.get(name)!r}, this run has {own!r}")
