@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from loralith.cli import output
 
@@ -23,16 +24,36 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     train.add_argument("--preset", choices=("shipped", "tiny"), default="shipped", help="sizes and settings (default: shipped)")
     train.add_argument("--steps", type=int, default=150_000, help="steps of text encoder and U-Net at which to end (default: 150000)")
     train.add_argument(
-        "--stage", choices=("vae", "latents", "model", "decoder"), help="end after this stage; decoder: refine the VAE's decoder"
+        "--stage",
+        choices=("vae", "model", "decoder", "encoder"),
+        help="this stage alone; decoder: refine the trained VAE, encoder: what `measure` judges with (default: vae, then model)",
     )
     train.add_argument("--resume", action="store_true", help="go on with the training in --folder, with its settings")
     export = part("export", "write the pipeline's folder, at any time after the first checkpoint of text encoder and U-Net")
     export.add_argument("--output", type=Path, required=True, help="folder of the pipeline")
+    draw = part("sample", "draw pictures of prompts with an exported pipeline")
+    draw.add_argument("prompts", nargs="+", metavar="PROMPT", help="as `a photo of a red apple on a blue background`")
+    draw.add_argument("--output", type=Path, required=True, help="PNG file of all pictures, in rows of --columns")
+    draw.add_argument("--columns", type=int, default=8, help="pictures of a row (default: 8)")
+    measure = part("measure", "judge an exported pipeline, or a folder of pictures of one subject, with the measuring encoder")
+    measure.add_argument("--count", type=int, default=256, help="concepts that are drawn (default: 256)")
+    measure.add_argument("--pictures", type=Path, help="folder of pictures to compare with --references, in place of a pipeline")
+    measure.add_argument("--references", type=Path, help="folder of pictures of the subject")
+    for added, required in ((draw, True), (measure, False)):
+        added.add_argument("--pipeline", type=Path, required=required, help="folder of the exported pipeline")
+        added.add_argument("--steps", type=int, default=25, help="steps of the sampler (default: 25)")
+        added.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: 3)")
+        added.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    subject = part("subject", "write a few pictures of a held-out subject, with captions")
+    subject.add_argument("name", help="as `robot`; a wrong one is answered with the list")
+    subject.add_argument("--output", type=Path, required=True, help="folder of the pictures")
+    subject.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"fetch": _fetch, "train": _train, "export": _export}[args.what](args)
+    parts = {"fetch": _fetch, "train": _train, "export": _export, "sample": _sample, "measure": _measure, "subject": _subject}
+    return parts[args.what](args)
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -50,10 +71,10 @@ def _fetch(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from loralith.diffusion.folder import locked
     from loralith.diffusion.interrupt import stop_on_interrupt
-    from loralith.emoji.catalogue import load_catalogue
+    from loralith.emoji.catalogue import load_catalogue, load_other_pictures
     from loralith.emoji.run import Told
     from loralith.emoji.settings import PRESETS
-    from loralith.emoji.training import SOURCE, begin, train_stages
+    from loralith.emoji.training import SOURCE, begin, train_measuring_encoder, train_stages
     from loralith.errors import INTERRUPTED
 
     last: dict[str, float] = {}
@@ -66,9 +87,13 @@ def _train(args: argparse.Namespace) -> int:
     catalogue = load_catalogue(args.folder / SOURCE)
     output.log(f"{len(catalogue.known)} pictures to learn, {len(catalogue.held_out)} subjects held out")
     settings = begin(args.folder, PRESETS[args.preset], resume=args.resume)
-    stages = {"vae": ("vae",), "latents": ("latents",), "decoder": ("decoder",)}.get(args.stage, ("latents", "model"))
+    stages = {"vae": ("vae",), "decoder": ("decoder",)}.get(args.stage, ("vae", "model"))
     with locked(args.folder), stop_on_interrupt() as stop:
-        done = train_stages(settings, catalogue, args.folder, steps=args.steps, stages=stages, progress=progress, stop=stop)
+        if args.stage == "encoder":
+            other = load_other_pictures(args.folder / SOURCE)
+            done = train_measuring_encoder(settings, catalogue, other, args.folder, progress=progress, stop=stop)
+        else:
+            done = train_stages(settings, catalogue, args.folder, steps=args.steps, stages=stages, progress=progress, stop=stop)
     if args.json:
         output.emit_json({"done": done, "folder": str(args.folder), **last})
     else:
@@ -79,13 +104,77 @@ def _train(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from loralith.emoji.catalogue import load_catalogue
-    from loralith.emoji.training import SETTINGS, SOURCE, export_run, settings_from
-    from loralith.files import read_json
+    from loralith.emoji.training import SOURCE, begin, export_run
 
-    settings = settings_from(read_json(args.folder / SETTINGS))
+    settings = begin(args.folder, None, resume=True)
     result = export_run(settings, load_catalogue(args.folder / SOURCE), args.folder, args.output)
     if args.json:
         output.emit_json({**result, "output": str(args.output)})
     else:
         print(f"pipeline after {result['steps']} steps, {result['bytes'] / 1e6:.1f} MB, in {args.output}")
     return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from loralith.emoji.fidelity import sample, sheet
+    from loralith.files import check_output
+
+    check_output(args.output)
+    made = sample(_pipeline(args.pipeline), args.prompts, steps=args.steps, guidance=args.guidance, seed=args.seed)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    sheet(made, min(args.columns, len(made))).save(args.output, "PNG")
+    if args.json:
+        output.emit_json({"pictures": len(made), "output": str(args.output)})
+    else:
+        output.wrote(args.output)
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from loralith.emoji.catalogue import load_catalogue, load_other_pictures
+    from loralith.emoji.fidelity import as_tensor, measure_pipeline, read_pictures, subject_fidelity
+    from loralith.emoji.training import SOURCE, begin, load_judge
+
+    settings = begin(args.folder, None, resume=True)
+    judge = load_judge(settings, load_other_pictures(args.folder / SOURCE), args.folder)
+    if args.pictures:
+        made, real = (as_tensor(read_pictures(folder, settings.sizes.image)) for folder in (args.pictures, args.references))
+        result = {"subject_cosine": subject_fidelity(judge, made, real), "pictures": len(made), "references": len(real)}
+    else:
+        known = load_catalogue(args.folder / SOURCE).known
+        named = {"count": args.count, "steps": args.steps, "guidance": args.guidance, "seed": args.seed}
+        result = measure_pipeline(_pipeline(args.pipeline), judge, known, **named)
+    if args.json:
+        output.emit_json(result)
+    elif args.pictures:
+        print(f"subject fidelity: mean cosine {result['subject_cosine']:.3f} of {len(made)} pictures with {len(real)} references")
+    else:
+        rows = [[name, f"{result['made'][name]:.3f}", f"{result['real'][name]:.3f}"] for name in result["made"]]
+        output.table(f"{result['count']} prompts, guidance {args.guidance:g}", ["measure", "pipeline", "real pictures"], rows)
+    return 0
+
+
+def _subject(args: argparse.Namespace) -> int:
+    from loralith.emoji.catalogue import PICTURE_SIZE, load_catalogue
+    from loralith.emoji.subject import write_subject
+    from loralith.emoji.training import SOURCE
+
+    held_out = load_catalogue(args.folder / SOURCE).held_out
+    paths = write_subject(held_out, args.name, args.output, count=args.count, size=PICTURE_SIZE)
+    if args.json:
+        output.emit_json({"pictures": [str(path) for path in paths]})
+    else:
+        output.wrote(*paths)
+    return 0
+
+
+def _pipeline(folder: Path) -> Any:
+    """The exported pipeline, FP32. Raises LoralithError where there is none."""
+    from diffusers import StableDiffusionPipeline
+
+    from loralith.emoji.export import INDEX
+    from loralith.errors import LoralithError
+
+    if not (folder / INDEX).is_file():
+        raise LoralithError(f"{folder} holds no pipeline ({INDEX}); `loralith emoji export` writes one")
+    return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)

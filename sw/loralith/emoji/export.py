@@ -12,7 +12,7 @@ from loralith.emoji.model_stage import Model
 from loralith.emoji.models import new_scheduler, parameters_of
 from loralith.emoji.settings import BYTES_AT_MOST, PARAMETERS_AT_MOST
 from loralith.errors import LoralithError
-from loralith.files import check_output_folder, write_json, write_text
+from loralith.files import check_output_folder, read_json, write_json, write_text
 
 ABOUT = "training.json"
 INDEX = "model_index.json"
@@ -56,8 +56,9 @@ def export(vae: AutoencoderKL, model: Model, folder: Path, about: Mapping[str, A
     shutil.rmtree(part, ignore_errors=True)
     pipeline = assemble(vae, model)
     pipeline.to(torch.float16)
-    pipeline.text_encoder.config.dtype = "float32"  # transformers loads the type that is written here, diffusers FP32
     pipeline.save_pretrained(part)
+    config = part / "text_encoder" / "config.json"
+    write_json({**read_json(config), "dtype": "float32"}, config)  # transformers loads this type; diffusers loads FP32 by itself
     write_text(CARD, part / "README.md")
     write_json(dict(about), part / ABOUT)
     total = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())

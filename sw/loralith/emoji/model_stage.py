@@ -20,10 +20,9 @@ from loralith.emoji.scenes import caption, concept_weights, draw_scene, draws
 from loralith.emoji.settings import Settings
 from loralith.emoji.vae_stage import autocast, pictures
 from loralith.emoji.vocabulary import new_tokenizer, training_words
-from loralith.progress import Steps
 
 SHARD = 1000
-"""Scenes of one file of latents: what a stop while they are computed loses at most."""
+"""Scenes of one file of latents."""
 
 
 @dataclass
@@ -62,25 +61,33 @@ def latents_of(vae: AutoencoderKL, settings: Settings, concepts: Sequence[Concep
     return torch.cat(parts, dim=1)
 
 
-def training_latents(
-    vae: AutoencoderKL, settings: Settings, concepts: Sequence[Concept], folder: Path, stop: Callable[[], bool]
-) -> Tensor | None:
-    """The latents of all training scenes, from ``folder`` where they are there already; None where ``stop`` ended it."""
-    named = {"stage": "latents", "concepts": concepts_digest(concepts), **settings.of_vae(), "scenes": settings.scenes}
-    shards, told = [], Steps("latents", settings.scenes)
-    for first in range(0, settings.scenes, SHARD):
-        path = folder / f"{first:06}.latents"
-        count = min(SHARD, settings.scenes - first)
+class TrainingLatents:
+    """Mean and deviation of the training scenes' latents, of as many scenes as a step draws from: computed when first asked for, and kept
+    in files of `SHARD` scenes in ``folder``."""
+
+    def __init__(self, vae: AutoencoderKL, settings: Settings, concepts: Sequence[Concept], folder: Path) -> None:
+        self.vae, self.settings, self.concepts, self.folder = vae, settings, concepts, folder
+        self.named = {"stage": "latents", "concepts": concepts_digest(concepts), **settings.of_vae(), "scenes": settings.scenes}
+        self.shards: list[Tensor] = []
+
+    def pool(self, step: int) -> int:
+        """How many scenes step `step` draws from: one shard more every `pool_steps`, so that training begins at once."""
+        return min(self.settings.scenes, SHARD * (1 + step // self.settings.pool_steps))
+
+    def pick(self, picks: Tensor) -> Tensor:
+        """[2, N, channels, side, side] of the scenes with those numbers, FP32."""
+        while SHARD * len(self.shards) <= int(picks.max()):
+            self._next()
+        return torch.stack([self.shards[pick // SHARD][:, pick % SHARD] for pick in picks.tolist()], dim=1).float()
+
+    def _next(self) -> None:
+        first = SHARD * len(self.shards)
+        path = self.folder / f"{first:06}.latents"
         if not path.exists():
-            with repeatable():
-                found = latents_of(vae, settings, concepts, "emoji scene", range(first, first + count))
-            save_checkpoint(Checkpoint(first, {"latents": found}), named, path)
-        shards.append(load_checkpoint(path, named).tensors["latents"])
-        for _ in range(count):
-            told.step()
-        if stop():
-            return None
-    return torch.cat(shards, dim=1)
+            numbers = range(first, min(first + SHARD, self.settings.scenes))
+            found = latents_of(self.vae, self.settings, self.concepts, "emoji scene", numbers)
+            save_checkpoint(Checkpoint(first, {"latents": found}), self.named, path)
+        self.shards.append(load_checkpoint(path, self.named).tensors["latents"])
 
 
 def velocity_loss(model: Model, latents: Tensor, noise: Tensor, timesteps: Tensor, ids: Tensor, settings: Settings) -> Tensor:
@@ -132,7 +139,7 @@ class Validation:
 
 def train_model(
     vae: AutoencoderKL,
-    latents: Tensor,
+    latents: TrainingLatents,
     settings: Settings,
     catalogue: Catalogue,
     path: Path,
@@ -142,7 +149,7 @@ def train_model(
     stop: Callable[[], bool],
     every: float,
 ) -> tuple[int, list[dict[str, float]]]:
-    """Trains up to ``steps`` steps, from the checkpoint at ``path`` where there is one. latents: `training_latents`."""
+    """Trains up to ``steps`` steps, from the checkpoint at ``path`` where there is one."""
     concepts, batch = catalogue.known, settings.batch
     model = new_model(settings, concepts)
     sums = concept_weights(concepts)
@@ -152,10 +159,10 @@ def train_model(
 
     def loss(step: int) -> Tensor:
         random = generator("emoji step", settings.seed, step)
-        picks = torch.randint(len(scenes), (batch,), generator=random)
+        picks = torch.randint(latents.pool(step), (batch,), generator=random)
         timesteps = spread_timesteps(batch, random)
         dropped = (torch.rand(batch, generator=random) < settings.dropout).tolist()
-        mean, deviation = latents[:, picks].float()
+        mean, deviation = latents.pick(picks)
         inner, noise = torch.randn((2, *mean.shape), generator=random)
         speak = draws("emoji caption", settings.seed, step)
         spoken = [caption(scenes[pick], concepts, speak) for pick in picks.tolist()]

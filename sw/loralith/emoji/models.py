@@ -74,6 +74,7 @@ def new_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # stock pipelines warn of another; trailing time steps do not look at it
     )
 
 

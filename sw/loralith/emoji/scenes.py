@@ -6,7 +6,7 @@ colour, a small or large size, the place, upside down, black and white. A captio
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,18 @@ def draw_scene(concepts: Sequence[Concept], purpose: str, seed: int, number: int
         items = (_item(draw, concepts, picks[0], *PLACES.get(place, (0.5, 0.5)), side),)
         upside_down = draw.random() < UPSIDE_DOWN
     return Scene(items, background, (colour[0], colour[1], colour[2]), size, place, upside_down, gray)
+
+
+def plain_scene(concepts: Sequence[Concept], concept: int, purpose: str, number: int) -> Scene:
+    """That concept alone and upright in the middle of a coloured background, in its usual size; a function of its arguments alone."""
+    draw = draws(purpose, concept, number)
+    background = draw.choice(tuple(BACKGROUNDS))
+    return Scene((_item(draw, concepts, concept, 0.5, 0.5, draw.uniform(0.74, 0.88)),), background, BACKGROUNDS[background])
+
+
+def with_first(scene: Scene, concept: int) -> Scene:
+    """The scene with another concept in its first place, not mirrored."""
+    return replace(scene, items=(replace(scene.items[0], concept=concept, mirrored=False), *scene.items[1:]))
 
 
 def concept_weights(concepts: Sequence[Concept]) -> list[float]:

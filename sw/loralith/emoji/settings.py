@@ -18,7 +18,8 @@ class Sizes:
 
     image: pixels of a side. vae_channels: by level, each but the last halves the side; latents: channels of the latents. vocabulary:
     tokens at most; length: tokens of a prompt; text_width, text_layers, text_heads: of the text encoder. unet_channels: by level;
-    unet_layers: residual blocks of each; head: channels of an attention head. groups, unet_groups: of the group norms.
+    unet_layers: residual blocks of each; head: channels of an attention head. groups, unet_groups: of the group norms. encoder_width:
+    channels of the measuring encoder's first layer.
     """
 
     image: int = 64
@@ -34,6 +35,7 @@ class Sizes:
     unet_layers: int = 1
     unet_groups: int = 16
     head: int = 32
+    encoder_width: int = 32
 
     @property
     def latent_size(self) -> int:
@@ -45,10 +47,11 @@ class Settings:
     """Settings that decide every bit of a training run.
 
     VAE and its decoder's refinement: steps, batch and the highest learning rate of a cosine; `kl` weighs the latents' divergence for each
-    latent number. scenes: pictures whose latents are kept. Text encoder and U-Net: AdamW with batch and learning rate `lr`, linear warm-up,
-    constant until step `hold`, then falling with the square root of the steps, so that a run may be stopped or prolonged at any step.
-    dropout: share of empty captions. average: decay of the weights' moving average, which is what is exported.
-    precision: of the products, `bf16` (autocast) or `fp32`.
+    latent number. scenes: pictures whose latents are kept; every `pool_steps` steps 1000 more of them are drawn from.
+    Text encoder and U-Net: AdamW with batch and learning rate `lr`, linear warm-up, constant until step `hold`, then falling with the
+    square root of the steps, so that a run may be stopped or prolonged at any step. dropout: share of empty captions. average: decay of the
+    weights' moving average, which is what is exported. Measuring encoder: steps and the highest learning rate of a cosine; `encoder_batch`
+    concepts of a step, with two pictures each. precision: of the products, `bf16` (autocast) or `fp32`.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -58,10 +61,11 @@ class Settings:
     vae_steps: int = 3000
     vae_batch: int = 8
     vae_lr: float = 2e-3
-    kl: float = 5e-4
+    kl: float = 1e-3
     decoder_steps: int = 12000
     decoder_lr: float = 5e-4
-    scenes: int = 32_000
+    scenes: int = 48_000
+    pool_steps: int = 50
     batch: int = 64
     lr: float = 8e-4
     warmup: int = 400
@@ -69,6 +73,9 @@ class Settings:
     dropout: float = 0.1
     weight_decay: float = 1e-2
     validation: int = 256
+    encoder_steps: int = 4000
+    encoder_batch: int = 48
+    encoder_lr: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -89,7 +96,15 @@ class Settings:
 
     def of_model(self) -> dict[str, Any]:
         """What the text encoder's and U-Net's bits depend on."""
-        return asdict(self) | {"decoder_steps": None, "decoder_lr": None}
+        others = ("decoder_steps", "decoder_lr", "encoder_steps", "encoder_batch", "encoder_lr")
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
+    def of_encoder(self) -> dict[str, Any]:
+        """What the measuring encoder's bits depend on."""
+        own = ("image", "vocabulary", "length", "encoder_width")
+        return {name: getattr(self.sizes, name) for name in own} | _named(
+            self, "seed precision average encoder_steps encoder_batch encoder_lr validation"
+        )
 
 
 def _named(settings: Settings, names: str) -> dict[str, Any]:
@@ -110,6 +125,7 @@ TINY = Settings(
         unet_channels=(8, 16),
         unet_groups=4,
         head=8,
+        encoder_width=8,
     ),
     vae_steps=4,
     vae_batch=2,
@@ -119,6 +135,8 @@ TINY = Settings(
     warmup=2,
     hold=4,
     validation=4,
+    encoder_steps=2,
+    encoder_batch=4,
     precision="fp32",
 )
 """For tests: everything in seconds."""

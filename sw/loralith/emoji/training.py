@@ -1,6 +1,6 @@
 """The stages of the emoji pipeline's training, one after another, in a folder from which they resume.
 
-data -> vae -> latents -> model (text encoder and U-Net), and at any time after the VAE: decoder.
+vae -> model (text encoder and U-Net); at any time after the VAE: decoder; on its own, from other pictures: encoder, which measures.
 """
 
 from collections.abc import Callable
@@ -13,30 +13,33 @@ from safetensors.torch import load_file
 
 from loralith.diffusion.checkpoint import write_tensors
 from loralith.diffusion.folder import FolderError
-from loralith.emoji.catalogue import Catalogue
+from loralith.emoji.catalogue import Catalogue, Concept
+from loralith.emoji.encoder import Judge, new_judge, train_encoder
 from loralith.emoji.export import export
-from loralith.emoji.model_stage import train_model, trained_model, training_latents
+from loralith.emoji.model_stage import TrainingLatents, train_model, trained_model
 from loralith.emoji.models import new_vae
 from loralith.emoji.run import CHECKPOINT_SECONDS, Told
 from loralith.emoji.settings import Settings, Sizes
 from loralith.emoji.vae_stage import refine_decoder, train_vae
+from loralith.errors import LoralithError
 from loralith.files import read_json, write_json
 from loralith.progress import tell
 
 SETTINGS, SOURCE, LATENTS = "settings.json", "source", "latents"
 VAE, DECODER = "vae.safetensors", "decoder.safetensors"
-CHECKPOINTS = {"vae": "vae.ckpt", "decoder": "decoder.ckpt", "model": "model.ckpt"}
-STAGES = ("vae", "latents", "model", "decoder")
+ENCODER = "encoder.safetensors"
+CHECKPOINTS = {"vae": "vae.ckpt", "decoder": "decoder.ckpt", "model": "model.ckpt", "encoder": "encoder.ckpt"}
+STAGES = ("vae", "model", "decoder", "encoder")
 
 Progress = Callable[[str, Told], None]
 
 
-def begin(folder: Path, settings: Settings, *, resume: bool) -> Settings:
-    """The settings of the run in ``folder``, which is begun with ``settings`` where it is new. Raises FolderError."""
+def begin(folder: Path, settings: Settings | None, *, resume: bool) -> Settings:
+    """The settings of the run in ``folder``, which is begun with ``settings`` unless it is resumed. Raises FolderError."""
     path = folder / SETTINGS
-    if resume:
+    if resume or settings is None:
         if not path.is_file():
-            raise FolderError(f"there is no training to resume in {folder}; start it without --resume")
+            raise FolderError(f"there is no training to resume in {folder}; `loralith emoji train` starts one")
         return settings_from(read_json(path))
     if path.exists():
         raise FolderError(f"output {folder} holds a training already; go on with --resume or give another folder")
@@ -67,7 +70,7 @@ def train_stages(
     folder: Path,
     *,
     steps: int,
-    stages: tuple[str, ...] = ("vae", "latents", "model"),
+    stages: tuple[str, ...] = ("vae", "model"),
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     every: float = CHECKPOINT_SECONDS,
@@ -88,16 +91,11 @@ def train_stages(
         if not refine_decoder(vae, settings, catalogue.known, folder / CHECKPOINTS["decoder"], told["decoder"], stop):
             return False
         write_tensors(vae.state_dict(), folder / DECODER)
-    if "model" not in stages and "latents" not in stages:
-        return True
-    vae = load_vae(settings, folder, refined=False)
-    tell("stage latents")
-    latents = training_latents(vae, settings, catalogue.known, folder / LATENTS, stop)
-    if latents is None:
-        return False
     if "model" not in stages:
         return True
     tell("stage model: text encoder and U-Net")
+    vae = load_vae(settings, folder, refined=False)
+    latents = TrainingLatents(vae, settings, catalogue.known, folder / LATENTS)
     path = folder / CHECKPOINTS["model"]
     reached, _ = train_model(vae, latents, settings, catalogue, path, steps=steps, progress=told["model"], stop=stop, every=every)
     return reached >= steps
@@ -109,3 +107,43 @@ def export_run(settings: Settings, catalogue: Catalogue, folder: Path, output: P
     about = {"steps": step, "history": history[-1:], "held_out": [list(concept.names) for concept in catalogue.held_out]}
     size = export(load_vae(settings, folder), model, output, {**about, "settings": asdict(settings)})
     return {"steps": step, "bytes": size, "history": history}
+
+
+def encoder_concepts(other: Catalogue) -> tuple[Concept, ...]:
+    """What the measuring encoder learns: another vendor's drawings of all subjects, held out or not."""
+    return (*other.known, *other.held_out)
+
+
+def train_measuring_encoder(
+    settings: Settings,
+    catalogue: Catalogue,
+    other: Catalogue,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains the measuring encoder on the ``other`` vendor's pictures; the catalogue's are for its accuracy alone."""
+    tell("stage encoder")
+    judge = train_encoder(
+        settings,
+        encoder_concepts(other),
+        (*catalogue.known, *catalogue.held_out),
+        folder / CHECKPOINTS["encoder"],
+        (lambda told: progress("encoder", told)) if progress else None,
+        stop,
+    )
+    if judge is None:
+        return False
+    write_tensors(judge.encoder.state_dict(), folder / ENCODER)
+    return True
+
+
+def load_judge(settings: Settings, other: Catalogue, folder: Path) -> Judge:
+    """The trained measuring encoder. Raises LoralithError where there is none."""
+    judge = new_judge(settings, encoder_concepts(other))
+    if not (folder / ENCODER).is_file():
+        raise LoralithError(f"{folder} has no measuring encoder; `loralith emoji train --resume --stage encoder` trains it")
+    judge.encoder.load_state_dict(load_file(folder / ENCODER))
+    judge.encoder.eval().requires_grad_(False)
+    return judge
