@@ -14,7 +14,7 @@ from loralith.diffusion.checkpoint import Checkpoint, load_checkpoint, save_chec
 from loralith.diffusion.determinism import repeatable, seed_global
 from loralith.diffusion.draws import generator
 from loralith.emoji.catalogue import Catalogue, Concept, concepts_digest
-from loralith.emoji.models import TRAIN_TIMESTEPS, new_scheduler, new_text_encoder, new_unet
+from loralith.emoji.models import TRAIN_TIMESTEPS, initialize, new_scheduler, new_text_encoder, new_unet
 from loralith.emoji.run import Told, Weights, train
 from loralith.emoji.scenes import caption, concept_weights, draw_scene, draws
 from loralith.emoji.settings import Settings
@@ -41,7 +41,11 @@ def new_model(settings: Settings, concepts: Sequence[Concept]) -> Model:
     with repeatable():
         seed_global("emoji model", settings.seed)
         text = new_text_encoder(sizes, tokenizer.get_vocab())
-        return Model(text, tokenizer, new_unet(sizes))
+        unet = new_unet(sizes)
+        initialize(unet)
+        with torch.no_grad():
+            unet.conv_out.weight.zero_()
+        return Model(text, tokenizer, unet)
 
 
 def tokens(tokenizer: CLIPTokenizer, captions: Sequence[str], length: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -76,6 +77,23 @@ def new_scheduler() -> DDIMScheduler:
         set_alpha_to_one=True,
         steps_offset=1,  # stock pipelines warn of another; trailing time steps do not look at it
     )
+
+
+RESIDUAL_ENDS = ("conv2", "proj_out", "to_out.0")
+"""Ends of the names of the layers that residual branches end in."""
+
+
+@torch.no_grad()
+def initialize(model: nn.Module) -> None:
+    """Convolutions orthogonal, from torch's global generator, and residual branches zero: the model begins as a chain of plain filters,
+    which learns colours and shapes several times as soon as from torch's own first values."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.orthogonal_(module.weight)
+            if module.bias is not None:
+                module.bias.zero_()
+        if name.endswith(RESIDUAL_ENDS) and isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.zero_()
 
 
 def parameters_of(*modules: nn.Module) -> int:

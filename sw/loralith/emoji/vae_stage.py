@@ -12,7 +12,7 @@ from torch.nn import functional
 from loralith.diffusion.determinism import repeatable, seed_global
 from loralith.diffusion.draws import generator
 from loralith.emoji.catalogue import Concept, concepts_digest
-from loralith.emoji.models import new_vae
+from loralith.emoji.models import initialize, new_vae
 from loralith.emoji.run import Told, Weights, train
 from loralith.emoji.scenes import concept_weights, draw_scene, render
 from loralith.emoji.settings import Settings
@@ -50,6 +50,7 @@ def train_vae(
     with repeatable():
         seed_global("emoji vae", settings.seed)
         vae = new_vae(settings.sizes)
+        initialize(vae)
         _begin_with_little_noise(vae)
     weights = Weights({"vae": vae}, lr=settings.vae_lr, weight_decay=0.0, average=min(settings.average, 0.998))
 
