@@ -16,7 +16,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     def part(name: str, text: str) -> argparse.ArgumentParser:
         added = parts.add_parser(name, help=text)
         added.add_argument("--folder", type=Path, default=FOLDER, help=f"folder of the training's state (default: {FOLDER})")
-        output.add_json_option(added)
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on stdout")
         return added
 
     part("fetch", "fetch the pictures' packages with npm, and check them")
