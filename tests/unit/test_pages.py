@@ -11,7 +11,7 @@ from loralith.cli import build_parser
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"^(?:\$ | {4})?(?:\.venv/bin/)?loralith ([^#\n]+)", re.MULTILINE)
-NAMES = ["architecture", "dataflow", "fpga", "glossary", "machine", "models", "numerics", "programmers-guide", "verification"]
+NAMES = ["architecture", "dataflow", "emoji", "fpga", "glossary", "machine", "models", "numerics", "programmers-guide", "verification"]
 NAMES += ["methods/hollowed-net", "methods/lora", "methods/tuneqdm", "methods/zoodip", "tutorial", "usage"]
 PAGES = ["README.md", *sorted(f"docs/{name}.md" for name in NAMES)]
 
