@@ -58,7 +58,7 @@ class Settings:
     seed: int = 0
     precision: str = "bf16"
     average: float = 0.9995
-    vae_steps: int = 2000
+    vae_steps: int = 8000
     vae_batch: int = 8
     vae_lr: float = 2e-3
     kl: float = 1e-3
