@@ -168,7 +168,11 @@ def test_a_folder_is_begun_once_and_resumed_with_its_settings(tmp_path: Path) ->
     assert begin(tmp_path / "run", Settings(), resume=True) == TINY
     with pytest.raises(FolderError, match="holds a training already; go on with --resume"):
         begin(tmp_path / "run", TINY, resume=False)
-    assert settings_from(read_json(tmp_path / "run" / "settings.json")) == TINY
+    values = read_json(tmp_path / "run" / "settings.json")
+    assert settings_from(values) == TINY
+    del values["sizes"]["head"]
+    with pytest.raises(FolderError, match=r"settings\.json lacks 'head': another version wrote it"):
+        settings_from(values)
 
 
 def test_other_pictures_are_not_resumed(catalogue: Catalogue, tmp_path: Path) -> None:

@@ -49,10 +49,14 @@ def begin(folder: Path, settings: Settings | None, *, resume: bool) -> Settings:
 
 
 def settings_from(values: dict[str, Any]) -> Settings:
-    """Settings as their JSON holds them."""
-    sizes: dict[str, Any] = {own.name: values["sizes"][own.name] for own in fields(Sizes)}
+    """Settings as their JSON holds them. Raises FolderError for a field that is missing."""
+    try:
+        sizes: dict[str, Any] = {own.name: values["sizes"][own.name] for own in fields(Sizes)}
+        others = {own.name: values[own.name] for own in fields(Settings) if own.name != "sizes"}
+    except (KeyError, TypeError) as error:
+        raise FolderError(f"{SETTINGS} lacks {error}: another version wrote it; start a training in another folder") from error
     sizes |= {name: tuple(value) for name, value in sizes.items() if isinstance(value, list)}
-    return Settings(Sizes(**sizes), **{own.name: values[own.name] for own in fields(Settings) if own.name != "sizes"})
+    return Settings(Sizes(**sizes), **others)
 
 
 def load_vae(settings: Settings, folder: Path, *, refined: bool = True) -> AutoencoderKL:
