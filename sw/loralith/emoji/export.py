@@ -61,6 +61,8 @@ def export(vae: AutoencoderKL, model: Model, folder: Path, about: Mapping[str, A
     write_json({**read_json(config), "dtype": "float32"}, config)  # transformers loads this type; diffusers loads FP32 by itself
     write_text(CARD, part / "README.md")
     write_json(dict(about), part / ABOUT)
+    for path in part.rglob("*.safetensors"):
+        path.chmod((part / ABOUT).stat().st_mode)  # safetensors keeps its files to their owner
     total = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
     if total > BYTES_AT_MOST:
         shutil.rmtree(part)
