@@ -93,7 +93,8 @@ LAYERS = (
     ("methods", "step"),
     ("reports",),
     ("training",),
-    ("pipeline", "shapes", "study"),
+    ("pipeline",),
+    ("emoji", "shapes", "study"),
     ("cli",),
 )
 COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens",), ("cycles", "proof"), ("schedules",))

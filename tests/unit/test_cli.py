@@ -200,7 +200,7 @@ def test_what_a_command_line_may_not_say_is_told_before_the_work(
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_defaults_pass_the_checks(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    required = {"bench": ["methods"], "report": ["area"], "plan": ["sd15"], "adapter": ["x"], "disasm": ["x"]}
+    required = {"bench": ["methods"], "report": ["area"], "plan": ["sd15"], "adapter": ["x"], "disasm": ["x"], "emoji": ["fetch"]}
     monkeypatch.setattr(f"{worker(command)}.run", lambda args: 7)
     assert cli.main([command, *required.get(command, [])]) == 7
 
@@ -271,7 +271,17 @@ def test_lazy_attributes_are_listed() -> None:
 
 NEEDS = {
     "sim": [["gen", "verilog"], ["gen", "baseline"], ["bench", "simulator"]],
-    "torch": [["plan", "small"], ["adapter", "x"], ["finetune"], ["pretrain"], ["sim"], ["study"], ["capture"], ["report", "memory"]],
+    "torch": [
+        ["plan", "small"],
+        ["adapter", "x"],
+        ["finetune"],
+        ["pretrain"],
+        ["emoji", "train"],
+        ["sim"],
+        ["study"],
+        ["capture"],
+        ["report", "memory"],
+    ],
 }
 
 

@@ -15,6 +15,7 @@ NAMES = [
     "architecture",
     "board",
     "dataflow",
+    "emoji",
     "finetune",
     "fpga",
     "glossary",
@@ -23,6 +24,9 @@ NAMES = [
     "models",
     "numerics",
     "programmers-guide",
+    "step",
+    "step_graph",
+    "vector_unit",
     "verification",
 ]
 NAMES += ["methods/hollowed-net", "methods/lora", "methods/tuneqdm", "methods/zoodip", "tutorial", "usage"]

@@ -41,6 +41,7 @@ COMMANDS = (
     "soak",
     "mutate",
     "pretrain",
+    "emoji",
     "finetune",
     "adapter",
     "sim",

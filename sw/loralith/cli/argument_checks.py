@@ -113,6 +113,26 @@ def _pretrain(args: argparse.Namespace) -> None:
     check_output_folder(args.output)
 
 
+def _emoji(args: argparse.Namespace) -> None:
+    for name in ("count", "columns"):
+        if getattr(args, name, 1) < 1:
+            raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
+    if args.what == "measure":
+        if (args.pictures is None) != (args.references is None):
+            raise LoralithError("--pictures and --references compare two folders; give both or neither")
+        if (args.pipeline is None) == (args.pictures is None):
+            raise LoralithError("give --pipeline, or --pictures with --references")
+        if args.pictures is not None:
+            _idle_of(args, {"count": 256, "steps": 25, "guidance": 3.0, "seed": 0}, "with --pictures, which are there already")
+
+
+def _idle_of(args: argparse.Namespace, defaults: dict[str, float], why: str) -> None:
+    """`_idle` for a command with subcommands, whose parser knows no defaults of theirs."""
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise LoralithError(f"--{name} does nothing {why}; leave it out")
+
+
 def _adapter(args: argparse.Namespace) -> None:
     _model(args)
     if args.output:
@@ -226,6 +246,7 @@ OF_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "adapter": _adapter,
     "sim": _sim,
     "pretrain": _pretrain,
+    "emoji": _emoji,
     "bench": _bench,
     "study": _study,
     "soak": _soak,
