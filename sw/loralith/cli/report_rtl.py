@@ -8,6 +8,7 @@ from loralith.errors import LoralithError
 
 HELP = "the hardware's longest blocks, and those without a unit test or proof of their own"
 ON_RTL = True
+SUBJECT = "loralith.reports.block_page"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,23 +36,3 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
         "without_test": [block.name for block in blocks if not block.checked],
         "blocks": [asdict(block) for block in blocks],
     }
-
-
-def title(figures: dict[str, Any]) -> str:
-    return "The hardware's blocks"
-
-
-def page(figures: dict[str, Any]) -> list[str]:
-    blocks = figures["blocks"]
-    missing, over = figures["without_test"], figures["over_limit"]
-    return [
-        f"{len(blocks)} blocks; {len(over)} with an `elaborate` of more than {figures['limit']} lines; {len(missing)} without a unit test",
-        "or proof of their own" + (f": {', '.join(missing)}." if missing else "."),
-        "",
-        "| block | lines of `elaborate` | file | unit tests | proofs |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {block['name']} | {block['lines']} | {block['file']} | {', '.join(block['tests'])} | {', '.join(block['proofs'])} |"
-            for block in blocks[: figures["listed"]]
-        ),
-    ]

@@ -7,6 +7,7 @@ from loralith.cli import output
 
 HELP = "area of the vector unit on the ECP5, block by block"
 ON_RTL = True
+SUBJECT = "loralith.reports.vector_page"
 
 TIER = "synthesized by Yosys for the ECP5; neither placed nor routed"
 
@@ -26,23 +27,3 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
 
     found = VectorFlow(60 * args.timeout, progress=output.log).area(args.lanes)
     return {"tier": TIER, "lanes": args.lanes, "blocks": found.blocks, "total": found.total, "packed": found.packed}
-
-
-def title(figures: dict[str, Any]) -> str:
-    return "Area of the vector unit"
-
-
-def page(figures: dict[str, Any]) -> list[str]:
-    def line(name: str, counts: dict[str, int]) -> str:
-        return f"| {name} | {counts['lut']:,} | {counts['ff']:,} | {counts['dsp']} | {counts['bram']} |"
-
-    return [
-        f"{figures['lanes']} lanes, {figures['tier']}. Blocks without their submodules, all lanes together; the last line after packing:",
-        "flip-flops into multipliers and block RAMs, LUTs into adders.",
-        "",
-        "| block | LUT4 | flip-flops | multipliers | block RAMs |",
-        "|---|---|---|---|---|",
-        *(line(f"`{name}`", counts) for name, counts in figures["blocks"].items()),
-        line("all", figures["total"]),
-        line("all, packed", figures["packed"]),
-    ]
