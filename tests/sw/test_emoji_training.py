@@ -61,7 +61,7 @@ def test_a_stopped_training_ends_with_the_same_bits(catalogue: Catalogue, tmp_pa
 
 
 def test_training_lowers_the_losses(catalogue: Catalogue, tmp_path: Path) -> None:
-    settings = replace(TINY, vae_steps=60, vae_batch=8, vae_lr=1e-2, lr=3e-3, batch=16, scenes=32, hold=200, average=0.9)
+    settings = replace(TINY, vae_steps=60, vae_batch=8, vae_lr=1e-2, lr=3e-3, batch=16, scenes=500, validation=32, hold=200, average=0.9)
     begin(tmp_path / "run", settings, resume=False)
     train_stages(settings, catalogue, tmp_path / "run", steps=1)
     train_stages(settings, catalogue, tmp_path / "run", steps=60)
