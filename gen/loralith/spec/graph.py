@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 __all__ = ["MOVES", "Graph", "GraphError", "Kind", "Node", "Op"]
@@ -18,7 +18,16 @@ class GraphError(ValueError):
     """A step graph that cannot be; the message names the node."""
 
 
-class Kind(StrEnum):
+class _Name(str, Enum):
+    """Names whose text is their value, as Python 3.11's StrEnum has it; a board may run 3.10."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    __format__ = str.__format__
+
+
+class Kind(_Name):
     """What a tensor's elements are."""
 
     WORD = "word"
@@ -29,7 +38,7 @@ class Kind(StrEnum):
     """Exact sums of products, INT32. Only the operation that makes words of them reads them."""
 
 
-class Op(StrEnum):
+class Op(_Name):
     """Operations. Shapes broadcast as numpy's do, from the last dimension."""
 
     # Where tensors come from. No inputs.

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from loralith.spec.vector.numbers import EXPONENT_BITS
 
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, add_carry, normalize, round_up, shift_right
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, StageRegisters, Word, add_carry, normalize, round_up, shift_right
 
 __all__ = ["Add"]
 
@@ -20,7 +20,7 @@ class Add(wiring.Component):
     """``loralith.spec.vector.numbers.add``.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         x, y: the terms. negate: y is subtracted; a constant for as long as terms are inside.
         word, fault: ``delay`` cycles later.
     """
@@ -32,7 +32,7 @@ class Add(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         larger, smaller, sticky, distance, signs = self._ordered(registers)
         # Align: the smaller one moves right.
         near, lost = shift_right(smaller, distance, (2, 1, 0), Const(0, 1))
@@ -56,7 +56,7 @@ class Add(wiring.Component):
         registers.rounded(registers("sign6", sign, 2), biased, fraction, up, ~normal[-1], self.word, self.fault)
         return m
 
-    def _ordered(self, registers: Registers):
+    def _ordered(self, registers: StageRegisters):
         """After two cycles: (larger magnitude's fraction and exponent, the smaller one with two places more and moved by 16 and 8 already,
         whether that lost anything, how far it has to move, both signs, the larger one's first)."""
         x = registers("x", self.x.as_value()[:-1])

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .word import Registers
+from .word import StageRegisters
 
 __all__ = ["RING", "DelayLine"]
 
@@ -19,7 +19,7 @@ class DelayLine(wiring.Component):
     """``o`` is ``i`` ``delay`` cycles earlier: registers, and for the first RING + 1 cycles of a long delay a ring in LUT RAM.
 
     Members:
-        enable: see ``Registers``; cycles without it do not count.
+        enable: see ``StageRegisters``; cycles without it do not count.
         place: a number that counts on by one in every cycle with ``enable``; lines share it.
     """
 
@@ -29,7 +29,7 @@ class DelayLine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         value, stages = self.i, self.delay
         if stages > RING:
             m.submodules.ring = ring = Memory(shape=self.width, depth=RING, init=[])

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 
 from loralith.spec.vector.numbers import BIAS
 
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, normalize, round_up
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, StageRegisters, Word, normalize, round_up
 
 __all__ = ["FromInteger"]
 
@@ -22,7 +22,7 @@ class FromInteger(wiring.Component):
         scaled: there is an exponent; without, it is 0 and nothing is out of range.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         integer: in two's complement.
         exponent: integer * 2^exponent is converted; in two's complement. A constant for as long as an integer is inside.
         word, fault: ``delay`` cycles later.
@@ -37,7 +37,7 @@ class FromInteger(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         negative = self.integer[-1]
         sign = registers("sign1", negative)
         magnitude = registers("magnitude", ((self.integer ^ negative.replicate(self.width)) + negative)[: self.width])

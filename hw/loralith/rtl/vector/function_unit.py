@@ -13,7 +13,7 @@ from loralith.spec.vector.program import Function
 from loralith.spec.vector.tables import SEGMENT_BITS, VALUE_BITS
 
 from .function_table import POSITION_BITS, TableSignature, table_number
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, normalize, round_up, shift_right, significand
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, StageRegisters, Word, normalize, round_up, shift_right, significand
 
 __all__ = ["FunctionUnit"]
 
@@ -43,7 +43,7 @@ class FunctionUnit(wiring.Component):
     """The functions of ``loralith.spec.vector.program.Function``.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         function: which one; a constant for as long as an argument is inside.
         x: the argument. table: see ``TableSignature``.
         word, fault: ``delay`` cycles later.
@@ -65,7 +65,7 @@ class FunctionUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         kind = {function: Signal(name=f"is_{function.name.lower()}") for function in Function}
         m.d.sync += [signal.eq(self.function == function) for function, signal in kind.items()]
         fixed, early, x = self._fixed(registers, kind)
@@ -75,7 +75,7 @@ class FunctionUnit(wiring.Component):
         m.d.comb += self.fault.eq(early.fault)
         return m
 
-    def _fixed(self, registers: Registers, kind: dict[Function, Signal]) -> tuple[Value, _Early, Value]:
+    def _fixed(self, registers: StageRegisters, kind: dict[Function, Signal]) -> tuple[Value, _Early, Value]:
         """After three cycles: the argument in fixed point, in two's complement for 2^x and a magnitude for Phi; results that need no
         table; the argument."""
         x = data.View(Word, registers("x1", self.x.as_value()))
@@ -98,7 +98,7 @@ class FunctionUnit(wiring.Component):
         early = self._early(registers, kind, x, nonzero, outside)
         return registers("fixed", fixed), early, registers("x3", x.as_value(), 2)
 
-    def _early(self, registers: Registers, kind: dict[Function, Signal], x: data.View, nonzero: Value, outside: Value) -> _Early:
+    def _early(self, registers: StageRegisters, kind: dict[Function, Signal], x: data.View, nonzero: Value, outside: Value) -> _Early:
         """Two cycles after ``x``: exponents of all but 2^x and Phi, whose are constants here, and what needs no table."""
         plain, scale = kind[Function.PASS], kind[Function.SCALE]
         reciprocal, root = kind[Function.RECIPROCAL], kind[Function.RSQRT]
@@ -126,7 +126,7 @@ class FunctionUnit(wiring.Component):
         )
 
     def _look_up(
-        self, m: Module, registers: Registers, kind: dict[Function, Signal], fixed: Value, early: _Early, x: Value
+        self, m: Module, registers: StageRegisters, kind: dict[Function, Signal], fixed: Value, early: _Early, x: Value
     ) -> tuple[Value, _Early]:
         """The table's address, from these registers; the position and the rest, one cycle later."""
         fraction, root = x[:FRACTION_BITS], kind[Function.RSQRT]
@@ -149,7 +149,7 @@ class FunctionUnit(wiring.Component):
             fault=registers("fault10", early.fault, 7),
         )
 
-    def _line(self, registers: Registers, kind: dict[Function, Signal], position: Value) -> Value:
+    def _line(self, registers: StageRegisters, kind: dict[Function, Signal], position: Value) -> Value:
         """Three cycles after the position: the line's value in units of 2^-LINE_BITS, with what is before the point."""
         position = registers.block("position5", position)
         slope = registers.block("slope", self.table.segment.slope)
@@ -159,7 +159,7 @@ class FunctionUnit(wiring.Component):
         line = Cat(product[:POSITION_BITS], high[: VALUE_BITS + 1])
         return registers("line", line)
 
-    def _round(self, registers: Registers, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
+    def _round(self, registers: StageRegisters, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
         """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
         phi = kind[Function.PHI]
         cut = LINE_BITS - PHI_BITS

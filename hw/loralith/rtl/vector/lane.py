@@ -52,7 +52,7 @@ class Lane(wiring.Component):
     """A lane with its registers, sum and maximum. Constants of an instruction, ``settings`` among them, rest while an element is inside.
 
     Members:
-        enable, place: see ``Registers`` and ``DelayLine``.
+        enable, place: see ``StageRegisters`` and ``DelayLine``.
         settings: see ``LaneSettings``. x_constant: X of source SCALAR.
         integer: of an element; v0, v1, random: the same element's, at the cycles of ``LaneTiming``.
         constant_load: operand i of CONSTANTS takes word ``constant_register`` of the lane.

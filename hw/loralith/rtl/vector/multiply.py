@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from loralith.spec.vector.numbers import BIAS
 
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, round_up, significand
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, StageRegisters, Word, round_up, significand
 
 __all__ = ["Multiply"]
 
@@ -17,7 +17,7 @@ class Multiply(wiring.Component):
     """``loralith.spec.vector.numbers.multiply``. The significands and their product lie in a multiplier block's registers.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         x, y: the factors. negate: turns the product's sign; a constant for as long as factors are inside.
         word, fault: ``delay`` cycles later.
     """
@@ -29,7 +29,7 @@ class Multiply(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         left, right = registers.block("left", self.x.fraction), registers.block("right", self.y.fraction)
         x, y = registers("x_exponent", self.x.exponent), registers("y_exponent", self.y.exponent)
         sign = registers("sign3", self.x.sign ^ self.y.sign ^ self.negate, 3)

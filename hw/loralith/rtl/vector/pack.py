@@ -10,7 +10,7 @@ from loralith.spec.numerics import Q8_MAX
 from loralith.spec.vector.numbers import BRAIN_BITS, EXPONENT_BITS, FRACTION_BITS, SUM_FRACTION_BITS, WORD_BITS
 from loralith.spec.vector.program import Format
 
-from .word import INNER_EXPONENT, SIGNIFICAND_BITS, Registers, Word, round_up, shift_right
+from .word import INNER_EXPONENT, SIGNIFICAND_BITS, StageRegisters, Word, round_up, shift_right
 
 __all__ = ["POINT", "TERM_BITS", "Pack"]
 
@@ -27,7 +27,7 @@ class Pack(wiring.Component):
     """``round_brain``, ``quantize`` and ``sum_term`` of ``loralith.spec.vector.numbers``: one shifter makes an INT8 or a term.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         format, summing, scale: constants for as long as a word is inside. scale: the exponent field of the INT8's scale, or of the bound of
             the terms. summing: results are terms of a sum.
         x: the result. random: sampled ``random_delay`` cycles after it.
@@ -57,7 +57,7 @@ class Pack(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         int8, stochastic, brain = (Signal(name=name) for name in ("int8", "stochastic", "brain"))
         m.d.sync += [
             int8.eq((self.format == Format.INT8) | (self.format == Format.INT8_STOCHASTIC)),
@@ -85,7 +85,7 @@ class Pack(wiring.Component):
             ]
         return m
 
-    def _moved(self, m: Module, registers: Registers, int8: Value) -> tuple[Value, Value]:
+    def _moved(self, m: Module, registers: StageRegisters, int8: Value) -> tuple[Value, Value]:
         """(x in the window, three cycles after it; whether it is too large for the window, a cycle later still)."""
         anchor = Signal(EXPONENT_BITS + 1)
         m.d.sync += anchor.eq(self.scale + Mux(int8, INTEGER_BITS - 1, 0))
@@ -106,7 +106,7 @@ class Pack(wiring.Component):
         over = registers("over4", distance[-1] & registers("nonzero1", nonzero), 3)
         return registers("moved3", Cat(last, moved[1:])), over
 
-    def _word(self, registers: Registers, x: data.View, nonzero: Value, brain: Value) -> tuple[Value, Value]:
+    def _word(self, registers: StageRegisters, x: data.View, nonzero: Value, brain: Value) -> tuple[Value, Value]:
         """The clean word, rounded for BRAIN, and whether it is too large, a cycle after ``x``."""
         up = brain & nonzero & round_up(x.fraction[DROPPED], x.fraction[DROPPED - 1], x.fraction[: DROPPED - 1].any())
         low = x.fraction[:DROPPED] & (nonzero & ~brain).replicate(DROPPED)

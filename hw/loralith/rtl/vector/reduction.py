@@ -11,7 +11,7 @@ from loralith.spec.vector.program import Reduce
 
 from .from_integer import FromInteger
 from .pack import POINT, TERM_BITS
-from .word import INNER_EXPONENT, Registers, Word
+from .word import INNER_EXPONENT, StageRegisters, Word
 
 __all__ = ["Gather", "ReductionReader"]
 
@@ -60,7 +60,7 @@ class ReductionReader(wiring.Component):
     """Reads what the lanes gathered, one lane a cycle, and makes words of it.
 
     Members:
-        enable: see ``Registers``.
+        enable: see ``StageRegisters``.
         start: a pulse; the lanes' sums and maxima rest until ``done``.
         reduce, integers, scale: constants meanwhile. integers: terms are INT8 results; scale: see ``Pack``.
         sums, maxima: of all lanes.
@@ -95,7 +95,7 @@ class ReductionReader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        registers = Registers(m, self.enable)
+        registers = StageRegisters(m, self.enable)
         # A lane's number and whether it is the first, the last; then its sum and maximum; then the totals.
         lane, reading = Signal(range(self.lanes)), Signal()
         last = lane == self.lanes - 1

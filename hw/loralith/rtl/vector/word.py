@@ -5,7 +5,17 @@ from amaranth.lib import data
 
 from loralith.spec.vector.numbers import EXPONENT_BITS, FRACTION_BITS
 
-__all__ = ["INNER_EXPONENT", "SIGNIFICAND_BITS", "Registers", "Word", "add_carry", "normalize", "round_up", "shift_right", "significand"]
+__all__ = [
+    "INNER_EXPONENT",
+    "SIGNIFICAND_BITS",
+    "StageRegisters",
+    "Word",
+    "add_carry",
+    "normalize",
+    "round_up",
+    "shift_right",
+    "significand",
+]
 
 SIGNIFICAND_BITS = FRACTION_BITS + 1
 INNER_EXPONENT = EXPONENT_BITS + 2
@@ -20,10 +30,10 @@ class Word(data.Struct):
     sign: 1
 
 
-class Registers:
+class StageRegisters:
     """Pipeline registers of the module ``m``. They rest while ``enable`` is low, which saves power and a simulator's time.
 
-    ``enable`` does not stall a stage: it is low only while no operand is inside. Registers that belong into a multiplier block have none.
+    ``enable`` does not stall a stage: it is low only while no operand is inside. StageRegisters that belong into a multiplier block have none.
     """
 
     def __init__(self, m: Module, enable: Value) -> None:
@@ -51,7 +61,7 @@ class Registers:
         return register
 
     def rounded(self, sign: Value, exponent: Value, fraction: Value, up: Value, zero: Value, word: Word, fault: Signal) -> None:
-        """Registers ``word``, the number of these parts with ``up`` added to its last place, and ``fault``: it is too large.
+        """StageRegisters ``word``, the number of these parts with ``up`` added to its last place, and ``fault``: it is too large.
 
         exponent: biased, INNER_EXPONENT bits in two's complement. zero: the number is zero whatever its parts say.
         """
