@@ -53,7 +53,8 @@ def test_every_mutant_is_a_sentence_and_one_of_its_kind(repo: Path) -> None:
 
 
 def test_every_block_has_a_mutant() -> None:
-    assert {path.stem for path in RTL.rglob("*.py")} - WITHOUT == {mutant.module.split(".")[-1] for mutant in CATALOGUE}
+    # The vector unit (`rtl/vector/`) is in no configuration yet, and the campaign runs tests of configurations.
+    assert {path.stem for path in RTL.glob("*.py")} - WITHOUT == {mutant.module.split(".")[-1] for mutant in CATALOGUE}
 
 
 def test_faulty_catalogue_is_refused(tmp_path: Path) -> None:

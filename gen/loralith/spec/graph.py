@@ -18,7 +18,7 @@ class GraphError(ValueError):
     """A step graph that cannot be; the message names the node."""
 
 
-class _Name(str, Enum):
+class _Name(str, Enum):  # noqa: UP042  # StrEnum came with Python 3.11
     """Names whose text is their value, as Python 3.11's StrEnum has it; a board may run 3.10."""
 
     def __str__(self) -> str:

@@ -33,7 +33,8 @@ class Word(data.Struct):
 class StageRegisters:
     """Pipeline registers of the module ``m``. They rest while ``enable`` is low, which saves power and a simulator's time.
 
-    ``enable`` does not stall a stage: it is low only while no operand is inside. StageRegisters that belong into a multiplier block have none.
+    ``enable`` does not stall a stage: it is low only while no operand is inside. Those that belong into a multiplier
+    block have none.
     """
 
     def __init__(self, m: Module, enable: Value) -> None:
