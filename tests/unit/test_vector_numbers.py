@@ -178,6 +178,20 @@ def test_torch_functions_are_the_definitions(
         assert result == to_float(definition(word)), (word, to_float(word))
 
 
+@pytest.mark.parametrize(
+    ("definition", "whole", "exponents"),
+    [(numbers.exp2, V.exp2, (-1,)), (numbers.reciprocal, V.reciprocal, (0,)), (numbers.rsqrt, V.rsqrt, (0, 1)), (numbers.phi, V.phi, (0,))],
+)
+def test_torch_functions_are_the_definitions_for_every_significand(
+    definition: Callable[[int], int], whole: Callable[[Tensor], Tensor], exponents: tuple[int, ...]
+) -> None:
+    for exponent in exponents:
+        values = [exponent + numbers.BIAS << 16 | fraction for fraction in range(1 << 16)]
+        got = whole(torch.tensor([to_float(word) for word in values], dtype=torch.float32)).tolist()
+        wrong = [(word, result) for word, result in zip(values, got, strict=True) if result != to_float(definition(word))]
+        assert wrong == [], exponent
+
+
 @pytest.mark.parametrize("bad", [0.0, -1.0])
 def test_torch_refuses_what_the_device_refuses(bad: float) -> None:
     x = torch.tensor([1.0, bad])

@@ -13,6 +13,7 @@ from loralith.errors import LoralithError
 from loralith.spec.graph import Graph, Kind, Node, Op
 from loralith.spec.step import StepScheme
 
+from . import moves
 from . import operator_programs as programs
 from .builder import Builder, Term
 from .capture import Capture
@@ -163,39 +164,6 @@ def _move(make: Callable[..., Step]) -> Callable[..., Any]:
         return value.moved(low.b, make(value.shape, *args, **kwargs))
 
     return compute
-
-
-def _view(shape: tuple[int, ...], size: Sequence[int]) -> Step:
-    return Step(lambda b, n: b.reshape(n, size), lambda t: t.reshape(size), lambda b, n: b.reshape(n, shape), lambda t: t.reshape(shape))
-
-
-def _permute(shape: tuple[int, ...], order: Sequence[int]) -> Step:
-    order = [d % len(shape) for d in order]
-    back = [order.index(d) for d in range(len(order))]
-    return Step(lambda b, n: b.permute(n, order), lambda t: t.permute(order), lambda b, n: b.permute(n, back), lambda t: t.permute(back))
-
-
-def _transpose(shape: tuple[int, ...], first: int = 0, second: int = 1) -> Step:
-    order = list(range(len(shape)))
-    order[first], order[second] = order[second], order[first]
-    return _permute(shape, order)
-
-
-def _expand(shape: tuple[int, ...], size: Sequence[int], **kwargs: Any) -> Step:
-    padded = (1,) * (len(size) - len(shape)) + shape
-    full = [old if new == -1 else new for old, new in zip(padded, size, strict=True)]
-    if tuple(full) == shape:
-        return _same(shape)
-    return Step(lambda b, n: b.expand(b.reshape(n, padded), full), lambda t: t.expand(full), None, None)
-
-
-def _unsqueeze(shape: tuple[int, ...], dim: int) -> Step:
-    dim %= len(shape) + 1
-    return _view(shape, (*shape[:dim], 1, *shape[dim:]))
-
-
-def _same(shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Step:
-    return Step(lambda b, n: n, lambda t: t, lambda b, n: n, lambda t: t)
 
 
 def _copied(low: _Lowering, x: fx.Node, **kwargs: Any) -> Value:
@@ -390,15 +358,15 @@ def _ones_like(low: _Lowering, x: fx.Node, **kwargs: Any) -> Value:
 
 
 _TABLE: dict[str, Callable[..., Any]] = {
-    "view": _move(_view),
-    "_unsafe_view": _move(_view),
-    "t": _move(_transpose),
-    "transpose": _move(_transpose),
-    "permute": _move(_permute),
-    "expand": _move(_expand),
-    "unsqueeze": _move(_unsqueeze),
-    "detach": _move(_same),
-    "alias": _move(_same),
+    "view": _move(moves.view),
+    "_unsafe_view": _move(moves.view),
+    "t": _move(moves.transpose),
+    "transpose": _move(moves.transpose),
+    "permute": _move(moves.permute),
+    "expand": _move(moves.expand),
+    "unsqueeze": _move(moves.unsqueeze),
+    "detach": _move(moves.same),
+    "alias": _move(moves.same),
     "clone": _copied,
     "slice": _slice,
     "split": _split,
