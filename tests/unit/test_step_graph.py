@@ -12,7 +12,7 @@ from torch.nn import functional
 from loralith.diffusion.unet import UNET_CONFIG, new_unet
 from loralith.errors import LoralithError
 from loralith.spec.graph import Graph, GraphError, Kind, Node, Op
-from loralith.spec.numerics import hash_key
+from loralith.spec.numerics import hash32, hash_key
 from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_step
 from loralith.step.host import frozen_values, host_inputs, to_words
@@ -235,6 +235,8 @@ def test_four_neighbours_along_the_lanes_share_a_hash() -> None:
     key = hash_key(1, 2, 3)
     last = draw_bytes((3, 8), 1, key)
     assert torch.equal(draw_bytes((8, 3), 0, key), last.T)
+    # Row 1 of eight lanes has hashes 2 and 3, lowest byte first.
+    assert last[1].tolist() == [hash32(key, index) >> 8 * byte & 0xFF for index in (2, 3) for byte in range(4)]
     # A tensor of more lanes begins with the same bytes in its first row.
     assert torch.equal(draw_bytes((1, 4), 1, key)[0], last[0, :4])
     assert len(set(draw_bytes((64, 64), 1, key).flatten().tolist())) == 256
