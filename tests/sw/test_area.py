@@ -8,7 +8,7 @@ import pytest
 
 from loralith import cli
 from loralith.synth.cells import Area, CellFlow, areas, find_liberty
-from loralith.synth.errors import SynthError
+from loralith.synth.synth_error import SynthError
 from loralith.synth.vector import VectorFlow, by_block
 
 FLIP_FLOP = 1_000_000

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.device.errors import DeviceError, OutOfMemory
+from loralith.device.device_errors import DeviceError, OutOfMemory
 from loralith.mapping.select import AttachError
 
 

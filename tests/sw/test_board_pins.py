@@ -13,7 +13,7 @@ import loralith
 from loralith.board.simulation import PinSimulation
 from loralith.compiler.cycles import Sdr16, model
 from loralith.compiler.schedules.training_step import Linear, compile_step, place
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.serial import SerialDevice
 from loralith.shapes.run import run_once
 from loralith.spec.config import load_config

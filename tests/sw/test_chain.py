@@ -5,7 +5,7 @@ import pytest
 
 import loralith
 from loralith.compiler.schedules.chain import compile_chain, plan_chain
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.products import Resident, chained, wide_product
 from loralith.spec.config import load_config
 

@@ -8,7 +8,7 @@ from loralith.compiler.schedules.emit import Emitter, Exponent, Int8, Segment
 from loralith.compiler.storage.layout import row_major
 from loralith.compiler.storage.regions import Region, rows_needed
 from loralith.device import open_device
-from loralith.device.errors import DeviceFault
+from loralith.device.device_errors import DeviceFault
 from loralith.spec.commands import Command, Opcode, OutMode
 from loralith.spec.numerics import Requantization
 from loralith.spec.status import Check

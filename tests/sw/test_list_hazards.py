@@ -7,7 +7,7 @@ import pytest
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import IllegalList, check
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.verilator import VerilatorDevice
 from loralith.soak.list_runner import Machines
 from loralith.spec.commands import SEMAPHORE_MAX, Opcode

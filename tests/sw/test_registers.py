@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loralith.compiler.schedules.example import example
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.reference import ReferenceDevice
 from loralith.device.verilator import VerilatorDevice

@@ -15,7 +15,7 @@ import pytest
 
 from loralith.compiler.schedules.example import example
 from loralith.device import DeviceError, DeviceFault, DeviceTimeout, open_device
-from loralith.device.link.errors import LinkError
+from loralith.device.link.link_errors import LinkError
 from loralith.device.native.linked import LinkedSimulation
 from loralith.device.reference import ReferenceDevice
 from loralith.device.serial import SerialDevice

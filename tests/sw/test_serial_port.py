@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from loralith.device import ConfigMismatch, DeviceError, OutOfMemory, open_device
-from loralith.device.link.errors import LinkError
 from loralith.device.link.frames import Frame, FrameReader, cobs_decode, cobs_encode
+from loralith.device.link.link_errors import LinkError
 from loralith.device.link.timing import AnswerTime
 from loralith.device.serial import SerialDevice
 from loralith.spec.config import PRESETS

@@ -11,8 +11,8 @@ import pytest
 
 from loralith.placement import Grid, legality
 from loralith.synth import placer
-from loralith.synth.errors import SynthError
 from loralith.synth.nextpnr import Run
+from loralith.synth.synth_error import SynthError
 
 OUTPUTS = {"Q", "F", "OFX"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loralith.device.errors import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, OutOfMemory
+from loralith.device.device_errors import ConfigMismatch, DeviceError, DeviceFault, DeviceTimeout, OutOfMemory
 from loralith.spec.config import Config, ConfigError, load_config
 
 if TYPE_CHECKING:

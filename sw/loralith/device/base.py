@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.list_device import SIMULATED_BYTES, ListDevice
 from loralith.device.products import cheaper_transposed, product
 from loralith.spec.numerics import K_LIMIT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from loralith.device.errors import ConfigMismatch, DeviceError
+from loralith.device.device_errors import ConfigMismatch, DeviceError
 from loralith.device.run_status import Counters, RunResult, Status
 from loralith.spec.config import Config
 from loralith.spec.registers import COUNTERS, ID, REGISTERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from loralith.device.errors import DeviceError, OutOfMemory
+from loralith.device.device_errors import DeviceError, OutOfMemory
 
 __all__ = ["Heap"]
 

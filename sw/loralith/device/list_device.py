@@ -14,7 +14,7 @@ import numpy as np
 
 from loralith.compiler.lists.assembly import format_raw
 from loralith.compiler.lists.command_list import CommandList
-from loralith.device.errors import DeviceError, DeviceFault, OutOfMemory
+from loralith.device.device_errors import DeviceError, DeviceFault, OutOfMemory
 from loralith.device.heap import Heap
 from loralith.device.run_status import Counters, RunResult
 from loralith.spec.commands import COMMAND_BYTES

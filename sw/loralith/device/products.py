@@ -10,7 +10,7 @@ from loralith.compiler.schedules.chain import compile_chain, plan_chain
 from loralith.compiler.schedules.matmul import Batch, array_cycles, best_fold, compile_batch, plan_batch
 from loralith.compiler.storage.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.device.arithmetic import exact_product
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.list_device import ListDevice
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT

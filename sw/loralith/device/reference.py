@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from loralith.device.base import SIMULATED_BYTES, Device
-from loralith.device.errors import DeviceError, OutOfMemory
+from loralith.device.device_errors import DeviceError, OutOfMemory
 from loralith.device.interpreter import units
 from loralith.device.interpreter.axi_bursts import beats, bursts
 from loralith.device.interpreter.command_checks import UNITS, dram_row_bytes, first_fault, opcode_of, reserved_bits, unpack_fields

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from loralith.device.base import Device
+from loralith.device.device_errors import ConfigMismatch, DeviceError, DeviceTimeout
 from loralith.device.driver import Registers
-from loralith.device.errors import ConfigMismatch, DeviceError, DeviceTimeout
 from loralith.device.link.connection import Connection
-from loralith.device.link.errors import LinkError
+from loralith.device.link.link_errors import LinkError
 from loralith.device.link.port import BAUD, SerialPort
 from loralith.device.link.request import Request
 from loralith.device.run_status import RunResult, Status

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from loralith.device.base import SIMULATED_BYTES, Device
+from loralith.device.device_errors import DeviceError, DeviceTimeout
 from loralith.device.driver import Registers
-from loralith.device.errors import DeviceError, DeviceTimeout
 from loralith.device.native.build import build
 from loralith.device.native.library import Library, Model, Stats
 from loralith.device.native.memory_model import Faults, MemoryTiming, settings_for

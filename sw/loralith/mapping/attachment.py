@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from loralith.device.base import Device
-from loralith.device.errors import OutOfMemory
+from loralith.device.device_errors import OutOfMemory
 from loralith.device.run_status import Counters
 from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output

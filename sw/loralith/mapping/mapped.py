@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loralith.compiler.storage.regions import DoesNotFit
-from loralith.device.errors import OutOfMemory
+from loralith.device.device_errors import OutOfMemory
 from loralith.device.run_status import Counters
 from loralith.mapping.forward import DeviceForward, OpaqueForward
 from loralith.mapping.pass_records import Numbers, Place

@@ -17,8 +17,8 @@ that Yosys's `write_json` or nextpnr's `--write` made. docs/placement.md has the
 from pathlib import Path
 from types import ModuleType
 
-from .errors import PlacementError
 from .grid import Grid
+from .placement_error import PlacementError
 
 __all__ = ["Grid", "PlacementError", "source_text"]
 

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .errors import PlacementError
+from .placement_error import PlacementError
 
 __all__ = ["MACROS", "assign", "lock"]
 

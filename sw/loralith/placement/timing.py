@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import PlacementError
 from .names import designer
+from .placement_error import PlacementError
 
 __all__ = ["Delays", "LatePaths", "Pin", "Timing", "read_sdf"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .errors import PlacementError
+from .placement_error import PlacementError
 from .timing import Delays, Pin
 
 __all__ = ["fit_line"]

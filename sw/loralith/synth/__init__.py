@@ -13,13 +13,13 @@ of `loralith.placement`, whose passes this flow runs; the message has the figure
 
 from .board import Board, boards, load_board
 from .design_report import best_placement, markdown, summary
-from .errors import SynthError
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
 from .packing import Bitstream, bitstream
 from .placer import Placement, place
 from .routing import Routing, route
 from .simulation import netlist_source
+from .synth_error import SynthError
 from .target import PARTS, Target
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 from loralith.spec.config import load_config
 
 from .cells import BASELINES, CellFlow, find_liberty
-from .errors import SynthError
+from .synth_error import SynthError
 
 __all__ = ["figures", "page", "title"]
 

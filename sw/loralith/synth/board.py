@@ -10,8 +10,8 @@ from typing import Any
 from loralith.placement import Grid
 from loralith.places import data
 
-from .errors import SynthError
 from .flow import FLOWS
+from .synth_error import SynthError
 
 __all__ = ["RESOURCES", "Board", "boards", "load_board"]
 

@@ -15,9 +15,9 @@ from loralith.places import builds
 from loralith.spec.config import Config
 from loralith.toolchain import python_module, without_spaces
 
-from .errors import SynthError
 from .netlist import instances, plain, without_zeros
 from .process import Progress, run_tool
+from .synth_error import SynthError
 from .yosys import key_of, run_script
 
 __all__ = ["BASELINES", "LIBERTY", "Area", "CellFlow", "find_liberty"]

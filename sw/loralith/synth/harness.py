@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import SynthError
+from .synth_error import SynthError
 
 __all__ = ["MODULE", "Port", "ports", "wrap"]
 

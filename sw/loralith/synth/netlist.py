@@ -16,9 +16,9 @@ from loralith.toolchain import python_module
 
 from . import harness
 from .board import RESOURCES
-from .errors import SynthError
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
+from .synth_error import SynthError
 from .target import PARTS, Target
 from .yosys import key_of, run_script, version
 

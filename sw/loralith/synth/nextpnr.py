@@ -15,8 +15,8 @@ from typing import Any
 
 from loralith.placement import timing
 
-from .errors import SynthError
 from .process import run_tool
+from .synth_error import SynthError
 from .target import Target
 
 __all__ = ["PLACER", "ROUTER", "Run", "nextpnr", "part_words", "read_delays", "run_step", "top_module"]

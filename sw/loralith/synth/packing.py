@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SynthError
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, run_step
 from .process import run_tool
+from .synth_error import SynthError
 from .target import Target
 
 __all__ = ["NAME", "Bitstream", "bitstream", "slowest"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from loralith.placement import fanout, legality, macros, relocate, slices, source_text, timing, whitespace
 from loralith.placement.timing import LatePaths
 
-from .errors import SynthError
 from .netlist import Netlist
 from .nextpnr import PLACER, ROUTER, Run, nextpnr, part_words, read_delays, run_step, top_module
+from .synth_error import SynthError
 from .target import Target
 
 __all__ = ["Placement", "place", "placed", "wire_length"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import SynthError
+from .synth_error import SynthError
 
 __all__ = ["Progress", "run_tool"]
 

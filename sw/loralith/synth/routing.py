@@ -13,10 +13,10 @@ from loralith.placement import reroute, source_text, timing, wire_delays
 from loralith.placement.names import designer
 
 from .board import RESOURCES
-from .errors import SynthError
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, read_delays, run_step, top_module
 from .placer import placed
+from .synth_error import SynthError
 from .target import Target
 
 __all__ = ["Arc", "Round", "Routing", "critical_path", "read_report", "route"]

@@ -6,8 +6,8 @@ import re
 from importlib import util
 from pathlib import Path
 
-from .errors import SynthError
 from .netlist import PASSES, emit, refine, without_zeros
+from .synth_error import SynthError
 from .target import PARTS, Target
 from .yosys import key_of, run_script
 

@@ -9,8 +9,8 @@ from loralith.places import builds
 from loralith.spec.config import Config
 
 from .board import Board
-from .errors import SynthError
 from .process import Progress
+from .synth_error import SynthError
 
 __all__ = ["PARTS", "Target"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from loralith.toolchain import python_module
 
-from .errors import SynthError
 from .process import Progress, run_tool
+from .synth_error import SynthError
 
 __all__ = ["key_of", "run_script", "version"]
 

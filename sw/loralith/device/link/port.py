@@ -13,7 +13,7 @@ import time
 import tty
 from pathlib import Path
 
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 
 __all__ = ["BAUD", "PortGone", "SerialPort"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.native.library import CHANNELS, Settings
 from loralith.spec.config import Config
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loralith.device.errors import DeviceError
+from loralith.device.device_errors import DeviceError
 from loralith.device.link.frames import Frame
 from loralith.device.link.request import Request
 from loralith.spec.link import Status
