@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loralith.verif.formal import sby
-from loralith.verif.formal.catalogue import PROOFS
+from loralith.verif.formal.all_proofs import PROOFS
 from loralith.verif.formal.proof import Mutant, Proof
 
 TIMEOUT = {False: 600, True: 3000}

@@ -14,7 +14,7 @@ from torch import nn
 from helpers.tiny_unet import CONFIG
 from loralith.diffusion.peft_adapter import adapter_of, add_adapter, module_shapes, with_adapter
 from loralith.formats.adapter_file import read_adapter, write_peft
-from loralith.methods.base import Bench
+from loralith.methods.training_method import Bench
 
 BENCH = Bench(lambda model: nullcontext(), lambda note: None, lambda: False)
 

@@ -14,8 +14,8 @@ from loralith.device.native import build
 from loralith.mutants import MutantError
 from loralith.mutants.mutant_model import build as build_mutant
 from loralith.verif.mutation import Change, MutationError
-from loralith.verif.mutation.catalogue import CONTROL, Mutant, read_catalogue
 from loralith.verif.mutation.emission import Emission
+from loralith.verif.mutation.mutant_list import CONTROL, Mutant, read_catalogue
 from loralith.verif.mutation.sites import RTL
 
 # Structures and ports alone, or wiring that every other mutant runs through.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralith import open_device
-from loralith.device.base import Device
+from loralith.device.device import Device
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from loralith.compiler.cycles import Sdr16, model
 from loralith.compiler.schedules.training_step import Linear, compile_step, place
 from loralith.device.device_errors import DeviceError
 from loralith.device.serial import SerialDevice
-from loralith.shapes.run import run_once
+from loralith.shapes.measured_run import run_once
 from loralith.spec.config import load_config
 from loralith.spec.link import SOC_BASE
 from loralith.spec.sdram import MEMORY_BASE, ULX3S

@@ -11,7 +11,7 @@ import torch
 
 from loralith import cli
 from loralith.device import open_device
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight
 from loralith.verif import captured

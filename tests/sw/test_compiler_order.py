@@ -12,8 +12,8 @@ from loralith.compiler.proof.checker import check
 from loralith.compiler.schedules.training_step import Linear, compile_step, place, step_macs
 from loralith.compiler.tokens.order import hoist_loads
 from loralith.shapes.linear_operands import Mismatch, check_results, fill
-from loralith.shapes.models import image_linears, text_linears
-from loralith.shapes.run import fixed_os_cycles, measure
+from loralith.shapes.measured_run import fixed_os_cycles, measure
+from loralith.shapes.published_models import image_linears, text_linears
 from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import Config, load_config
 

@@ -14,7 +14,7 @@ from loralith.compiler.schedules.passes import PassSteps
 from loralith.compiler.schedules.training_step import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
 from loralith.compiler.storage.layout import skinny_shape
 from loralith.compiler.tokens.order import AHEAD
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.shapes.linear_operands import check_results, fill
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import load_config

@@ -15,8 +15,8 @@ from loralith.compiler.schedules.training_step import Linear, step_macs
 from loralith.compiler.storage.regions import DoesNotFit
 from loralith.device.native.memory_model import MemoryTiming
 from loralith.shapes.linear_operands import Mismatch
-from loralith.shapes.models import text_linears
-from loralith.shapes.run import measure_text
+from loralith.shapes.measured_run import measure_text
+from loralith.shapes.published_models import text_linears
 from loralith.spec.config import Config, load_config
 
 BASE = 0x1000_0000

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loralith.device import open_device
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.lora.layer import DeviceLayer
 from loralith.lora.quantize import quantize_weight
 from loralith.spec.scheme import FQT

@@ -15,12 +15,12 @@ import loralith
 from loralith.diffusion.unet import load_model
 from loralith.formats.run_folder import BOUNDARY
 from loralith.methods import make_method
-from loralith.methods.base import Bench
 from loralith.methods.hollow.boundary_store import BoundaryStore, StoreError
 from loralith.methods.hollow.hollowed_unet import hollowed, tapped
 from loralith.methods.hollow.parts import choose, rings
 from loralith.methods.options import HollowOptions, SettingsError
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.methods.training_method import Bench
 from loralith.study.methods import OnKept
 from loralith.training.loop import Interrupted, finetune
 

@@ -15,9 +15,9 @@ from loralith.lora.codes import quantize_codes
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import TunedConv, TunedLinear, high_columns
 from loralith.methods import make_method
-from loralith.methods.base import Bench
 from loralith.methods.options import SettingsError, TuneqdmOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.methods.training_method import Bench
 from loralith.methods.tuneqdm.scales_file import ScalesError, load_scales
 from loralith.spec.scheme import FQT
 from loralith.training.loop import Interrupted, finetune

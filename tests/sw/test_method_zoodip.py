@@ -15,9 +15,9 @@ from loralith.lora.frozen import Window
 from loralith.lora.quantize import QuantizedWeight
 from loralith.lora.two_words import WideConv, WideLinear, quantize_words
 from loralith.methods import make_method
-from loralith.methods.base import Abandoned, Bench
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.methods.training_method import Abandoned, Bench
 from loralith.methods.zoodip.finite_differences import CorrelationError, directions, draw_evaluation, estimate
 from loralith.methods.zoodip.subspace import Subspace, principal
 from loralith.methods.zoodip.token import Token, TokenError, load_token, save_token
@@ -139,7 +139,7 @@ def _nothing():
 def test_eight_bits_drown_what_sixteen_show(tmp_path, small_model, monkeypatch, wide):
     """The correlation that a run prints is of the device's own passes."""
     from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
-    from loralith.methods.zoodip.method import Zoodip
+    from loralith.methods.zoodip.zoodip_method import Zoodip
 
     if not wide:
         monkeypatch.setattr(Zoodip, "kinds", {"linear": MappedLinear, "conv": MappedConv})

@@ -14,7 +14,7 @@ from loralith.diffusion.published import Source, find_model
 from loralith.errors import LoralithError
 from loralith.mapping.planning.step_plan import plan
 from loralith.mapping.planning.trace import trace_model
-from loralith.shapes.models import BESIDE_LORA
+from loralith.shapes.published_models import BESIDE_LORA
 from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT
 

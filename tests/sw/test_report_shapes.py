@@ -17,8 +17,8 @@ from loralith.reports import rtl_report
 from loralith.reports.result_files import REPO
 from loralith.reports.rtl_hash import hash_of, rtl_hash
 from loralith.shapes import peers, plots, shapes_report
-from loralith.shapes.models import BESIDE_LORA, MODELS, image_linears, step_linears, text_linears
-from loralith.shapes.run import modelled, modelled_text, run_once, total, weight_stationary_cycles
+from loralith.shapes.measured_run import modelled, modelled_text, run_once, total, weight_stationary_cycles
+from loralith.shapes.published_models import BESIDE_LORA, MODELS, image_linears, step_linears, text_linears
 from loralith.spec.config import load_config
 
 

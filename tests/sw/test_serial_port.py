@@ -19,8 +19,8 @@ import pytest
 
 from loralith.device import ConfigMismatch, DeviceError, OutOfMemory, open_device
 from loralith.device.link.frames import Frame, FrameReader, cobs_decode, cobs_encode
+from loralith.device.link.line_timing import AnswerTime
 from loralith.device.link.link_errors import LinkError
-from loralith.device.link.timing import AnswerTime
 from loralith.device.serial import SerialDevice
 from loralith.spec.config import PRESETS
 from loralith.spec.link import FRAME_BYTES, IDENTITY, MAGIC, MAX_PAYLOAD, ORDERED, PROTOCOL, WINDOW, Operation, Status

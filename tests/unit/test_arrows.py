@@ -297,7 +297,7 @@ def test_no_package_of_sw_imports_a_higher_one(repo: Path, above: str, layers: t
 @pytest.mark.parametrize(
     ("module", "source", "count"),
     [
-        ("loralith.diffusion.unet", "from loralith.methods.base import Method", 1),
+        ("loralith.diffusion.unet", "from loralith.methods.training_method import Method", 1),
         ("loralith.diffusion.unet", "if TYPE_CHECKING:\n    from loralith.training.session import Session", 1),
         ("loralith.mapping.attachment", "def late():\n    from loralith.methods import make_method", 1),
         ("loralith.mapping.attachment", "from ..methods import make_method", 1),

@@ -215,9 +215,9 @@ def test_a_sim_has_a_length_of_one_kind(capsys: pytest.CaptureFixture[str]) -> N
 def test_models_have_one_name_each() -> None:
     from loralith import energy
     from loralith.diffusion import published as configs
-    from loralith.shapes import models
+    from loralith.shapes import published_models
 
-    assert set(energy.MODELS) <= set(configs.MODELS) == set(models.MODELS)
+    assert set(energy.MODELS) <= set(configs.MODELS) == set(published_models.MODELS)
 
 
 def test_both_versions_are_told_apart(capsys: pytest.CaptureFixture[str], repo: Path) -> None:

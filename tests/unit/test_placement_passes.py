@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from loralith.placement import carry, fanout, registers
+from loralith.placement import carry, fanout, register_packing
 
 ADDER = "1001011010101010"
 INPUTS = ("p", "u", "v", "w", "x", "y")
@@ -269,7 +269,7 @@ def test_registers_around_multipliers_become_their_own() -> None:
         multiplier(netlist, name, "a", right)
         netlist.flop(f"{name}_q0", f"{name}_p0")
     cells, bits = netlist.module["cells"], netlist.bits
-    assert registers.absorb(netlist.module) == 4  # c has another reader
+    assert register_packing.absorb(netlist.module) == 4  # c has another reader
     assert sorted(cells) == ["c", "first", "reader", "second"]
     for name, right in (("first", "y"), ("second", "z")):
         pins = cells[name]["connections"]
@@ -295,7 +295,7 @@ def test_registers_that_a_block_does_not_have_stay(pins: dict[str, str]) -> None
     netlist.flop("high", "product_p1", **pins)
     netlist.lut("reader", init(lambda a, b, c, d: a and b), "low", "high", "0", "0")
     before = {name: dict(cell["connections"]) for name, cell in netlist.module["cells"].items()}
-    assert registers.absorb(netlist.module) == 0
+    assert register_packing.absorb(netlist.module) == 0
     assert {name: cell["connections"] for name, cell in netlist.module["cells"].items()} == before
 
 
@@ -304,7 +304,7 @@ def test_a_product_that_something_else_reads_stays_outside() -> None:
     multiplier(netlist, "product", "x", "y")
     netlist.flop("low", "product_p0")
     netlist.lut("reader", init(lambda a, b, c, d: a and b), "product_p0", "low", "0", "0")
-    assert registers.absorb(netlist.module) == 0
+    assert register_packing.absorb(netlist.module) == 0
 
 
 def memory(netlist: Netlist) -> None:
@@ -317,7 +317,7 @@ def test_a_register_behind_block_ram_becomes_its_own() -> None:
     memory(netlist)
     netlist.flop("low_q", "low")
     netlist.flop("high_q", "high")
-    assert registers.absorb(netlist.module) == 2
+    assert register_packing.absorb(netlist.module) == 2
     (cell,) = netlist.module["cells"].values()
     assert cell["parameters"] == {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
     names = ("DOA0", "DOB0", "OCEA", "OCEB")
@@ -332,7 +332,7 @@ def test_what_a_multiplier_takes_from_block_ram_through_registers_is_counted_as_
     netlist.flop("high_q", "high")
     multiplier(netlist, "product", "low_q", "high_q")
     netlist.lut("reader", init(lambda a, b, c, d: a), "low_q", "0", "0", "0")
-    registers.absorb(netlist.module)
+    register_packing.absorb(netlist.module)
     cells = netlist.module["cells"]
     driven = {
         cell["connections"][port][0] for cell in cells.values() for port in cell["connections"] if cell["port_directions"][port] == "output"

@@ -13,7 +13,7 @@ import pytest
 from loralith import cli, synth
 from loralith.placement import macros, whitespace
 from loralith.spec.config import Config
-from loralith.synth import harness, nextpnr, packing, routing
+from loralith.synth import nextpnr, packing, routing, scan_harness
 from loralith.synth.flow import FLOWS
 from loralith.synth.netlist import count
 from loralith.synth.nextpnr import Run
@@ -92,15 +92,15 @@ endmodule
 
 
 def test_harness_scans_every_port_but_the_clock() -> None:
-    assert [(p.name.strip(), p.width, p.output) for p in harness.ports(VERILOG, "a.b")] == [
+    assert [(p.name.strip(), p.width, p.output) for p in scan_harness.ports(VERILOG, "a.b")] == [
         ("clk", 1, False),
         ("\\x$1", 8, False),
         ("y", 2, True),
     ]
-    wrapped = harness.wrap(VERILOG, "a.b", "clk")
+    wrapped = scan_harness.wrap(VERILOG, "a.b", "clk")
     assert "\\a.b dut(.clk(clk), .\\x$1 (stimulus[7:0]), .y(results[1:0]));" in wrapped
     with pytest.raises(synth.SynthError, match=r"no module a\.c"):
-        harness.ports(VERILOG, "a.c")
+        scan_harness.ports(VERILOG, "a.c")
 
 
 def test_a_configuration_that_cannot_fit_is_refused_with_the_numbers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from loralith.gen.markdown import escape
-from loralith.verif.mutation.catalogue import read_catalogue
+from loralith.verif.mutation.mutant_list import read_catalogue
 
 __all__ = ["generate"]
 

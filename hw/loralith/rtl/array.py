@@ -31,7 +31,7 @@ class Columns(wiring.Component):
     """Columns of elements that lie together, with registers of their own for what all of them do.
 
     Operands and products are registered without enable or reset so that they pack into the DSP block's pipeline registers
-    (`placement/registers.py`). Verilator keeps this a module of its own, whose code serves all instances (`device/native/modules.vlt`).
+    (`placement/register_packing.py`). Verilator keeps this a module of its own, whose code serves all instances (`native/modules.vlt`).
 
     Parameters: rows, columns; lanes: how many left operands there are, each for columns / lanes of the columns.
 

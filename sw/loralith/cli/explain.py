@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.compiler.cycles import model
     from loralith.compiler.schedules.training_step import Linear, compile_step, place
     from loralith.errors import LoralithError
-    from loralith.shapes.run import fixed_os_cycles
+    from loralith.shapes.measured_run import fixed_os_cycles
     from loralith.spec.config import load_config
 
     try:

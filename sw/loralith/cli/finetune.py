@@ -18,7 +18,7 @@ from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.device.base import Device
+    from loralith.device.device import Device
     from loralith.methods.settings import FinetuneSettings
     from loralith.training.loop import Progress
 

@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
 def _chosen(args: argparse.Namespace) -> list:
     """The mutants that the arguments name. Raises MutationError for one that does not apply, before hours of others."""
     from loralith.verif.mutation import MutationError
-    from loralith.verif.mutation.catalogue import read_catalogue
     from loralith.verif.mutation.drawn import drawn
+    from loralith.verif.mutation.mutant_list import read_catalogue
 
     if args.generic:
         if args.count < 1:

@@ -9,7 +9,7 @@ from loralith.device.device_errors import ConfigMismatch, DeviceError, DeviceFau
 from loralith.spec.config import Config, ConfigError, load_config
 
 if TYPE_CHECKING:
-    from loralith.device.base import Device
+    from loralith.device.device import Device
 
 DEVICES = "reference, direct, verilator, serial:<port> or pynq:<bitfile>"
 """What `open_device` takes, as messages and help have it."""

@@ -1,4 +1,4 @@
-"""Device memory, command lists and counters: what products and layers are built on. `device.base` adds products."""
+"""Device memory, command lists and counters: what products and layers are built on. `device.device` adds products."""
 
 from __future__ import annotations
 

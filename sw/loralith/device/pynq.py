@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.device_errors import DeviceError, DeviceTimeout, OutOfMemory
 from loralith.device.driver import Registers
 from loralith.device.run_status import RunResult, Status

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from loralith.device.base import SIMULATED_BYTES, Device
+from loralith.device.device import SIMULATED_BYTES, Device
 from loralith.device.device_errors import DeviceError, OutOfMemory
 from loralith.device.interpreter import units
 from loralith.device.interpreter.axi_bursts import beats, bursts

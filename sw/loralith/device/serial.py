@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.device_errors import ConfigMismatch, DeviceError, DeviceTimeout
 from loralith.device.driver import Registers
 from loralith.device.link.connection import Connection

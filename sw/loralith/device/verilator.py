@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loralith.device.base import SIMULATED_BYTES, Device
+from loralith.device.device import SIMULATED_BYTES, Device
 from loralith.device.device_errors import DeviceError, DeviceTimeout
 from loralith.device.driver import Registers
 from loralith.device.native.build import build

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.products import Resident, product
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 

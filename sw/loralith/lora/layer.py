@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape, int_layout, operand_bytes, row_major, skinny_shape
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.spec.scheme import FQT, SchemeError
 
 from .direct_passes import DirectPasses

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loralith.compiler.storage.layout import MatrixLayout, SkinnyShape
-from loralith.device.base import Device
+from loralith.device.device import Device
 
 from .layer_step import BackwardOperands, BackwardPlan, ForwardOperands, ForwardPlan, LayerNumerics
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.products import WORD_SHIFT, Resident, chained, column_sums, product, tall_blocks
 from loralith.spec.scheme import FQT, Role, hash_words
 

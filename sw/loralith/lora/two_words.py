@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.products import wide_product
 from loralith.spec.scales import scale_of, vanishes
 from loralith.spec.scheme import FQT, SchemeError

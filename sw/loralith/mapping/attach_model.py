@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
 from loralith.mapping.kinds.attention_modules import MappedAttention
 from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.device_errors import OutOfMemory
 from loralith.device.run_status import Counters
 from loralith.lora.attention import Scores, Values

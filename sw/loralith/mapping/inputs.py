@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.lora.layer import Activation
 from loralith.lora.quantize import Quantized, finite32, quantize
 from loralith.mapping.pass_records import fingerprint

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.lora.layer import Activation
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loralith.diffusion.subject import Subject
-    from loralith.methods.base import Method
     from loralith.methods.settings import FinetuneSettings
+    from loralith.methods.training_method import Method
 
 __all__ = ["TABLE", "make_method", "method_class"]
 
 TABLE = {
     "lora": ("loralith.methods.lora", "Lora"),
-    "tuneqdm": ("loralith.methods.tuneqdm.method", "TuneQDM"),
-    "zoodip": ("loralith.methods.zoodip.method", "Zoodip"),
-    "hollowed-net": ("loralith.methods.hollow.method", "HollowedNet"),
+    "tuneqdm": ("loralith.methods.tuneqdm.tuneqdm_method", "TuneQDM"),
+    "zoodip": ("loralith.methods.zoodip.zoodip_method", "Zoodip"),
+    "hollowed-net": ("loralith.methods.hollow.hollow_method", "HollowedNet"),
 }
 """Where a method's class stands; imported where it is used, since each brings models along."""
 

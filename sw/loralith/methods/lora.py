@@ -17,7 +17,7 @@ from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter, loa
 from loralith.diffusion.prompt import PROMPT_TOKENS, TOKEN_DIM, PromptEncoder
 from loralith.diffusion.unet import load_model
 from loralith.formats.run_folder import PEFT_FILE
-from loralith.methods.base import Bench, Method
+from loralith.methods.training_method import Bench, Method
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from loralith.mutants.mutant_model import MutantError, build, environment
 from loralith.toolchain import python_module
-from loralith.verif.mutation.catalogue import CONTROL, Mutant
+from loralith.verif.mutation.mutant_list import CONTROL, Mutant
 from loralith.verif.mutation.sites import RTL
 
 __all__ = ["STAGES", "Campaign", "Verdict"]

@@ -11,7 +11,7 @@ from loralith.device.native.build import LIBRARY, MODULE, SOURCES, VERILATOR_FLA
 from loralith.errors import LoralithError
 from loralith.toolchain import find_verilator, python_module, without_spaces
 from loralith.verif.mutation import MutationError
-from loralith.verif.mutation.catalogue import Mutant
+from loralith.verif.mutation.mutant_list import Mutant
 from loralith.verif.mutation.sites import RTL
 
 __all__ = ["MutantError", "build", "environment"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loralith.methods.base import Abandoned
+from loralith.methods.training_method import Abandoned
 from loralith.pipeline.cache import Cache
 from loralith.pipeline.families.base import Family, Text
 from loralith.pipeline.model_folder import ModelFolder

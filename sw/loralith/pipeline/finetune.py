@@ -20,7 +20,7 @@ from loralith.diffusion.determinism import repeatable
 from loralith.files import write_json, write_text
 from loralith.formats.checkpoint import Checkpoint, save_checkpoint
 from loralith.formats.run_folder import HTML, PIPELINE_CHECKPOINT, REPORT, check_folder, locked
-from loralith.methods.base import Interrupted
+from loralith.methods.training_method import Interrupted
 from loralith.pipeline.cache import Cache
 from loralith.pipeline.draws import Sampler
 from loralith.pipeline.encode import Encoder, Material

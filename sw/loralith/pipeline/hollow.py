@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from loralith.diffusion.determinism import generator
 from loralith.formats.run_folder import BOUNDARY
-from loralith.methods.base import Interrupted
 from loralith.methods.hollow.boundary_store import BoundaryStore
 from loralith.methods.hollow.hollowed_unet import hollowed, tapped
 from loralith.methods.hollow.parts import choose
 from loralith.methods.options import HollowOptions, SettingsError
+from loralith.methods.training_method import Interrupted
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.methods import Lora

@@ -18,8 +18,8 @@ from loralith.diffusion.determinism import seed_global
 from loralith.formats.adapter_file import Adapter, Layer, write_diffusers, write_peft
 from loralith.formats.run_folder import DIFFUSERS_FILE, KOHYA_FILE, PEFT_FILE
 from loralith.mapping.attachment import Maker
-from loralith.methods.base import TrainingError
 from loralith.methods.options import SettingsError
+from loralith.methods.training_method import TrainingError
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.kohya import write_kohya

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from loralith.diffusion.peft_adapter import check_tensors
 from loralith.formats.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT
-from loralith.methods.base import Attachment
 from loralith.methods.options import HollowOptions
+from loralith.methods.training_method import Attachment
 from loralith.pipeline.methods import PipelineMethod
 from loralith.pipeline.settings import PipelineSettings
 from loralith.training.session import merge_counters, split_state

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loralith.diffusion.determinism import generator
 from loralith.files import write_bytes
-from loralith.methods.base import Abandoned
+from loralith.methods.training_method import Abandoned
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.load import quiet
 from loralith.pipeline.settings import PipelineSettings

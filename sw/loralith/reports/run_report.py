@@ -17,7 +17,7 @@ from loralith.energy import TIER, counted_energy, nodes
 from loralith.errors import LoralithError
 from loralith.formats.checkpoint import describe_difference, settings_hash
 from loralith.formats.run_folder import CHECKPOINT, REPORT
-from loralith.methods.base import Method
+from loralith.methods.training_method import Method
 from loralith.reports.picture import Panel, render
 
 

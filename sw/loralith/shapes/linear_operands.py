@@ -7,7 +7,7 @@ import numpy as np
 from loralith.compiler.schedules.shared_text import TextTensors
 from loralith.compiler.schedules.training_step import Linear, Tensors, output_scale
 from loralith.compiler.storage.layout import MatrixLayout, skinny_shape
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.errors import LoralithError
 from loralith.spec.numerics import Requantization
 

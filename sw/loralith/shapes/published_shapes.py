@@ -11,7 +11,7 @@ from loralith.compiler.schedules.training_step import step_macs
 from loralith.compiler.storage.regions import DoesNotFit
 from loralith.device import open_device
 from loralith.device.native.build import build, cache_folder
-from loralith.shapes import models, run
+from loralith.shapes import measured_run, published_models
 from loralith.spec.config import load_config
 
 __all__ = ["published_shapes", "sd15_step", "share_of_a_step"]
@@ -33,21 +33,23 @@ def published_shapes(
     ``dataflow`` fixed-os gives the closed form of an ideal output-stationary array. ``origin`` goes in front of the figures.
     """
     config = load_config(config_name)
-    image = models.image_linears(model, rank) if subset == "all" else {}
-    text = models.text_linears(model, rank)
+    image = published_models.image_linears(model, rank) if subset == "all" else {}
+    text = published_models.text_linears(model, rank)
     found: list[Any]
     if not on_rtl:
-        found = [run.modelled(linear, count, config) for linear, count in image.items()]
-        found += _text(text, lambda: run.modelled_text(text, config), lambda linear, count: run.modelled(linear, count, config))
+        found = [measured_run.modelled(linear, count, config) for linear, count in image.items()]
+        found += _text(
+            text, lambda: measured_run.modelled_text(text, config), lambda linear, count: measured_run.modelled(linear, count, config)
+        )
     else:
         hardware, cache = build(config).parent.name, cache_folder().parent / "shapes"
         with open_device("verilator", config=config_name, memory_bytes=1 << 29) as device:
 
             def one(linear: Any, count: int) -> Any:
-                return run.measure(linear, count, device, hardware, cache, say)
+                return measured_run.measure(linear, count, device, hardware, cache, say)
 
             found = [one(linear, count) for linear, count in image.items()]
-            found += _text(text, lambda: run.measure_text(text, device, hardware, cache, say), one)
+            found += _text(text, lambda: measured_run.measure_text(text, device, hardware, cache, say), one)
     figures = {
         "config": config.name,
         "rows": config.rows,
@@ -59,7 +61,7 @@ def published_shapes(
         "dataflow": dataflow,
     }
     figures = {**origin, **figures}
-    figures |= run.total(found, config)
+    figures |= measured_run.total(found, config)
     return _fixed(figures) if dataflow == "fixed-os" else figures
 
 
@@ -93,7 +95,7 @@ def sd15_step(
     """Linears of SD-1.5 that read the image (the ``first`` ones) as lists of their own, those of the text as one. Lists that have run are
     not run again. ``origin`` goes in front of the figures."""
     config = load_config(config_name)
-    image, text = models.step_linears("sd15", rank)[:first], models.text_linears("sd15", rank)
+    image, text = published_models.step_linears("sd15", rank)[:first], published_models.text_linears("sd15", rank)
     rows: list[dict[str, Any]] = []
 
     def add(name: str, linears: list[Any], cycles: int, macs: int, modelled: int) -> None:
@@ -103,22 +105,22 @@ def sd15_step(
 
     if not on_rtl:
         for linear in image:
-            once = run.modelled(linear, 1, config).cycles
+            once = measured_run.modelled(linear, 1, config).cycles
             add(linear.name, [linear], once, linear.macs, once)
         if not first:
-            found = run.modelled_text(text, config)
+            found = measured_run.modelled_text(text, config)
             add("text", text, found.cycles, found.macs, found.modelled)
     else:
         hardware, cache = build(config).parent.name, cache_folder().parent / "sd15"
         started = time.monotonic()
         with open_device("verilator", config=config_name, memory_bytes=1 << 29) as device:
             for i, linear in enumerate(image):
-                counters, modelled = run.run_once(linear, i, device, hardware, cache)
+                counters, modelled = measured_run.run_once(linear, i, device, hardware, cache)
                 add(linear.name, [linear], counters["cycles"], counters["macs"], modelled)
                 spent = time.monotonic() - started
                 say(f"{i + 1}/{len(image)}  {linear.name}  {rows[-1]['utilization']:.1%} used  {spent:.0f} s")
             if not first:
-                found = run.measure_text(text, device, hardware, cache, say)
+                found = measured_run.measure_text(text, device, hardware, cache, say)
                 add("text", text, found.cycles, found.macs, found.modelled)
     cycles, macs = sum(row["cycles"] for row in rows), sum(row["macs"] for row in rows)
     return {
@@ -136,7 +138,9 @@ def sd15_step(
 
 def share_of_a_step(figures: dict[str, Any]) -> str:
     """How much of a training step the linears are, where all of them were run."""
-    if figures["linears"] < len(models.step_linears("sd15", figures["rank"])) + len(models.text_linears("sd15", figures["rank"])):
+    if figures["linears"] < len(published_models.step_linears("sd15", figures["rank"])) + len(
+        published_models.text_linears("sd15", figures["rank"])
+    ):
         return ""
-    share = figures["macs"] / (figures["macs"] + models.BESIDE_LORA["sd15"])
+    share = figures["macs"] / (figures["macs"] + published_models.BESIDE_LORA["sd15"])
     return f"They are {share:.0%} of the multiply-accumulates of a training step, whose other layers are not in these figures. "

@@ -10,8 +10,8 @@ from loralith.files import FileError, named, read_json, write_bytes
 from loralith.progress import tell
 from loralith.reports.result_files import rtl_text
 from loralith.reports.rtl_hash import rtl_hash
-from loralith.shapes import compare, peers, plots
-from loralith.shapes.models import BESIDE_LORA
+from loralith.shapes import peers, plots, published_systems
+from loralith.shapes.published_models import BESIDE_LORA
 
 __all__ = ["PICTURES", "figures", "page", "pictures", "read_again", "title"]
 
@@ -81,8 +81,8 @@ def figures(folder: Path, output: Path | None, *, scalesim: bool) -> dict[str, A
         for name, figure in (("use", plots.heat_map(runs)), ("roofline", plots.roofline(runs)), ("cycles", plots.stalls(runs))):
             write_bytes(plots.png(figure), files[name])
             tell(f"wrote {files[name]}")
-    by_product = compare.by_product(runs, scalesim=scalesim)
-    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.about(), "others": compare.totals(runs), "by_product": by_product}
+    by_product = published_systems.by_product(runs, scalesim=scalesim)
+    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.about(), "others": published_systems.totals(runs), "by_product": by_product}
 
 
 RUN = ("rows", "cols", "model", "subset", "rank", "macs", "cycles", "utilization", "fixed_os_utilization", "speedup_over_fixed_os")

@@ -8,7 +8,7 @@ import numpy as np
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import IllegalList, check
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.device_errors import DeviceError
 from loralith.device.reference import ReferenceDevice
 from loralith.device.run_status import RunResult

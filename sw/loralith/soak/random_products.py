@@ -14,7 +14,7 @@ import numpy as np
 from loralith.compiler.schedules.emit import Emitter, Exponent, Int8, Segment, Stochastic
 from loralith.compiler.storage.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.storage.regions import Region, rows_needed
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.spec.numerics import MANTISSA_MAX, MANTISSA_MIN, Q8_MAX, SHIFT_MAX, Requantization, hash32
 
 __all__ = ["Mismatch", "Soak"]

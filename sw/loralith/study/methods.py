@@ -25,13 +25,13 @@ from loralith.diffusion.unet import load_model
 from loralith.errors import LoralithError
 from loralith.files import read_json, write_json
 from loralith.methods import make_method
-from loralith.methods.base import Attach, Bench, Method
-from loralith.methods.hollow.method import HollowedNet, kept_targets
+from loralith.methods.hollow.hollow_method import HollowedNet, kept_targets
 from loralith.methods.hollow.parts import choose
 from loralith.methods.lora import Lora
 from loralith.methods.options import OPTIONS, HollowOptions, Options, TuneqdmOptions, ZoodipOptions
 from loralith.methods.settings import FP32, FinetuneSettings
-from loralith.methods.zoodip.method import Zoodip
+from loralith.methods.training_method import Attach, Bench, Method
+from loralith.methods.zoodip.zoodip_method import Zoodip
 from loralith.study.point import Stopped
 from loralith.training.session import Session
 

@@ -15,10 +15,10 @@ from .board import Board, boards, load_board
 from .design_report import best_placement, markdown, summary
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
+from .netlist_simulation import netlist_source
 from .packing import Bitstream, bitstream
 from .placer import Placement, place
 from .routing import Routing, route
-from .simulation import netlist_source
 from .synth_error import SynthError
 from .target import PARTS, Target
 

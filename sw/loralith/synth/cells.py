@@ -18,7 +18,7 @@ from loralith.toolchain import python_module, without_spaces
 from .netlist import instances, plain, without_zeros
 from .process import Progress, run_tool
 from .synth_error import SynthError
-from .yosys import key_of, run_script
+from .yosys_process import key_of, run_script
 
 __all__ = ["BASELINES", "LIBERTY", "Area", "CellFlow", "find_liberty"]
 

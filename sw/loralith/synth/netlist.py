@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loralith.placement import carry, fanout, registers, source_text
+from loralith.placement import carry, fanout, register_packing, source_text
 from loralith.toolchain import python_module
 
-from . import harness
+from . import scan_harness
 from .board import RESOURCES
 from .flow import COARSE, FINAL, FLOWS, NETLIST, Flow
 from .process import run_tool
 from .synth_error import SynthError
 from .target import PARTS, Target
-from .yosys import key_of, run_script, version
+from .yosys_process import key_of, run_script, version
 
 __all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
 CELLS = "read_verilog -lib -specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v\n"
-PASSES = source_text(registers, carry, fanout)
+PASSES = source_text(register_packing, carry, fanout)
 """Text of the passes of `refine`: part of the key of a kept netlist."""
 
 
@@ -70,8 +70,8 @@ def synthesize(target: Target) -> Netlist:
     if target.part == "soc":  # it has cells of the part's own
         steps = CELLS + steps
     elif flow.places:
-        source += harness.wrap(verilog, top, clock)
-        top = harness.MODULE
+        source += scan_harness.wrap(verilog, top, clock)
+        top = scan_harness.MODULE
     key = key_of(source, steps, PASSES)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
@@ -109,7 +109,7 @@ def refine(path: Path, top: str) -> str:
     """Register packing, carry merging and fan-out limiting in a flat ECP5 netlist (docs/placement.md); returns a line of counts."""
     content = json.loads(path.read_text(encoding="utf-8"))
     module = content["modules"][top]
-    packed, merged, duplicates = registers.absorb(module), carry.absorb(module), fanout.split(module)
+    packed, merged, duplicates = register_packing.absorb(module), carry.absorb(module), fanout.split(module)
     path.write_text(json.dumps(content), encoding="utf-8")
     return f"{packed} flip-flops packed into blocks, {merged} cells merged into adders, {duplicates} duplicates of drivers of high fan-out"
 

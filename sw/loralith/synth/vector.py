@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loralith.placement import carry, registers
+from loralith.placement import carry, register_packing
 from loralith.places import builds
 from loralith.toolchain import python_module
 
@@ -17,7 +17,7 @@ from .board import RESOURCES
 from .flow import COARSE, FINAL, FLOWS, NETLIST
 from .netlist import PASSES, count, without_zeros
 from .process import Progress, run_tool
-from .yosys import key_of, run_script
+from .yosys_process import key_of, run_script
 
 __all__ = ["TOP", "VectorArea", "VectorFlow", "by_block"]
 
@@ -75,7 +75,7 @@ def by_block(modules: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 def packed(module: dict[str, Any]) -> dict[str, int]:
     """Resources of a flat module after packing, which changes it."""
-    registers.absorb(module)
+    register_packing.absorb(module)
     carry.absorb(module)
     cells = Counter(cell["type"] for cell in module["cells"].values())
     costs = FLOWS["nextpnr-ecp5"].costs

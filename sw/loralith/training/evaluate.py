@@ -17,7 +17,7 @@ from loralith.methods.settings import EvaluationSettings
 from loralith.reports.run_report import Evaluation, Look
 
 if TYPE_CHECKING:
-    from loralith.methods.base import Method
+    from loralith.methods.training_method import Method
 
 
 def evaluate(

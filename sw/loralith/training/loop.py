@@ -22,8 +22,8 @@ from loralith.files import write_bytes, write_json, write_text
 from loralith.formats.checkpoint import save_checkpoint
 from loralith.formats.run_folder import CHECKPOINT, HTML, PICTURE, REPORT, check_folder, locked
 from loralith.methods import make_method
-from loralith.methods.base import Attach, Attachment, Bench, Interrupted, Method, TrainingError
 from loralith.methods.settings import FinetuneSettings
+from loralith.methods.training_method import Attach, Attachment, Bench, Interrupted, Method, TrainingError
 from loralith.reports.run_page import build_html
 from loralith.reports.run_report import Evaluation, build_picture, build_report, read_report
 from loralith.training.evaluate import evaluate, look

@@ -14,9 +14,9 @@ from loralith.diffusion.determinism import repeatable
 from loralith.mapping.attach_model import attach
 from loralith.mapping.planning.saved_memory import Account, measure
 from loralith.methods import make_method
-from loralith.methods.base import Bench
 from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, ZoodipOptions
 from loralith.methods.settings import FinetuneSettings
+from loralith.methods.training_method import Bench
 from loralith.spec.config import Config
 from loralith.spec.scheme import FQT
 

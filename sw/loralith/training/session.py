@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from loralith.diffusion.peft_adapter import check_tensors
 from loralith.formats.checkpoint import Checkpoint
 from loralith.formats.run_folder import CHECKPOINT
-from loralith.methods.base import Attach, Attachment, State
 from loralith.methods.settings import FinetuneSettings
+from loralith.methods.training_method import Attach, Attachment, State
 from loralith.reports.run_report import Evaluation, FinishedRun, Look
 from loralith.training.resume import settings_record
 
 if TYPE_CHECKING:
-    from loralith.methods.base import Method
+    from loralith.methods.training_method import Method
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's and AdamW's state of one parameter
 

@@ -8,7 +8,7 @@ import numpy as np
 from loralith.spec.config import load_config
 from loralith.spec.registers import ADDRESS_BITS, REGISTERS, WATCHDOG_RESET, Access
 from loralith.spec.version import VERSION
-from loralith.verif.bench.memory import stalls
+from loralith.verif.bench.axi_memory import stalls
 from loralith.verif.bench.runner import job
 from loralith.verif.bench.testbench import Bench, case
 

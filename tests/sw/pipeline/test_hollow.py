@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from loralith.formats.checkpoint import CheckpointError, load_checkpoint
 from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_FILE, PIPELINE_CHECKPOINT
-from loralith.methods.base import Interrupted
 from loralith.methods.options import SettingsError
+from loralith.methods.training_method import Interrupted
 from loralith.pipeline.load import load_family
 from loralith.pipeline.model_folder import ModelFolder, PipelineError
 from loralith.pipeline.samples import draw

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from loralith.formats.checkpoint import CheckpointError, load_checkpoint
 from loralith.formats.run_folder import PEFT_FILE, PIPELINE_CHECKPOINT, FolderError
-from loralith.methods.base import Abandoned, Interrupted
 from loralith.methods.options import SettingsError
+from loralith.methods.training_method import Abandoned, Interrupted
 from loralith.pipeline.cache import Cache
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.encode import Encoder, batch_text

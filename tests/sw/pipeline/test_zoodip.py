@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from loralith.diffusion.determinism import generator
 from loralith.formats.checkpoint import load_checkpoint
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT, TEXTUAL_INVERSION
-from loralith.methods.base import Interrupted
 from loralith.methods.options import SettingsError
+from loralith.methods.training_method import Interrupted
 from loralith.pipeline.load import quiet
 from loralith.pipeline.model_folder import PipelineError
 

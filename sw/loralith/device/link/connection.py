@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from loralith.device.link.frames import Frame, FrameReader
+from loralith.device.link.line_timing import AnswerTime
 from loralith.device.link.link_errors import LinkError, answer_error
 from loralith.device.link.port import PortGone, SerialPort
 from loralith.device.link.request import ATTEMPTS, FRAME_OVERHEAD, Request, Sent, Transmission
-from loralith.device.link.timing import AnswerTime
 from loralith.spec.link import (
     DELIMITER,
     FRAME_BYTES,

@@ -10,7 +10,7 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 
 from loralith.spec.registers import COUNTERS, REGISTERS
 from loralith.spec.status import Check, Code, Unit
-from loralith.verif.bench.memory import ImageTarget, stall_all
+from loralith.verif.bench.axi_memory import ImageTarget, stall_all
 from loralith.verif.bench.pins import PinMemory
 from loralith.verif.bench.program import Program
 

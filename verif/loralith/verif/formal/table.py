@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .catalogue import PROOFS
+from .all_proofs import PROOFS
 from .harness import Claim
 from .proof import Proof
 

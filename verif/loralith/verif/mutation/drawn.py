@@ -6,10 +6,10 @@ import ast
 import warnings
 from pathlib import Path
 
-from .catalogue import CATALOGUE, Mutant, read_catalogue
 from .change import MutationError
 from .emission import Emission
 from .generic import draw
+from .mutant_list import CATALOGUE, Mutant, read_catalogue
 
 __all__ = ["drawn"]
 

@@ -15,8 +15,8 @@ from loralith.diffusion.objective import step_loss
 from loralith.diffusion.prompt import PromptEncoder
 from loralith.diffusion.unet import assets_digest, load_model, model_digest
 from loralith.formats.run_folder import SCALES
-from loralith.methods.base import Bench, Method
 from loralith.methods.options import TuneqdmOptions
+from loralith.methods.training_method import Bench, Method
 from loralith.methods.tuneqdm.code_layers import Router, Tuned, TunedUNet, tune
 from loralith.methods.tuneqdm.mapped_codes import MappedTuned, MappedTunedConv
 from loralith.methods.tuneqdm.scales_file import load_scales, save_scales

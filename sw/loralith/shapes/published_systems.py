@@ -8,7 +8,7 @@ from typing import Any
 
 from loralith.compiler.schedules.matmul import array_cycles, best_fold
 from loralith.errors import LoralithError
-from loralith.shapes import models, peers
+from loralith.shapes import peers, published_models
 from loralith.spec.config import load_config
 
 __all__ = ["TRIED_MACS", "by_product", "totals"]
@@ -28,9 +28,9 @@ def totals(runs: Sequence[Run]) -> list[dict[str, Any]]:
             squares[run["rows"]] = None
     rows = []
     for (model, subset, rank), squares in sides.items():
-        layers = Counter(models.text_linears(model, rank))
+        layers = Counter(published_models.text_linears(model, rank))
         if subset == "all":
-            layers.update(models.image_linears(model, rank))
+            layers.update(published_models.image_linears(model, rank))
         work = [(product, count) for linear, count in layers.items() for product in peers.products(linear)]
         macs = sum(count * product.macs for product, count in work)
         found = [
@@ -66,7 +66,7 @@ def by_product(runs: Sequence[Run], *, scalesim: bool = False) -> dict[str, Any]
     side, model, rank = run["rows"], run["model"], run["rank"]
     config = load_config(run["config"])
     rows, tried = [], 0
-    for linear in [*models.image_linears(model, rank), *dict.fromkeys(models.text_linears(model, rank))]:
+    for linear in [*published_models.image_linears(model, rank), *dict.fromkeys(published_models.text_linears(model, rank))]:
         for product in peers.products(linear):
             M, N, K = product.M, product.N, product.K
             steps = min(array_cycles(a, b, K, best_fold(K, b, config), config) for a, b in ((M, N), (N, M)))

@@ -1,4 +1,4 @@
-"""Yosys, as pyosys: in a process of its own (`python -m loralith.synth.yosys SCRIPT`), because an assertion in Yosys ends it."""
+"""Yosys, as pyosys: in a process of its own (`python -m loralith.synth.yosys_process SCRIPT`), because an assertion in Yosys ends it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_script(
     Raises SynthError. For the others see `run_tool`.
     """
     path.write_text(text, encoding="utf-8")
-    command = python_module("loralith.synth.yosys", path.name)
+    command = python_module("loralith.synth.yosys_process", path.name)
     return run_tool("yosys", command, log, timeout, advice=ADVICE, phase=phase, progress=progress, folder=path.parent)
 
 

@@ -16,12 +16,12 @@ from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.unet import assets_digest, load_model, model_digest
 from loralith.formats.adapter_file import AdapterError
 from loralith.formats.run_folder import BOUNDARY
-from loralith.methods.base import Bench, Interrupted
 from loralith.methods.hollow.boundary_store import BoundaryStore
 from loralith.methods.hollow.hollowed_unet import Boundary, hollowed, tapped
 from loralith.methods.hollow.parts import Hollow, choose
 from loralith.methods.lora import Lora
 from loralith.methods.options import HollowOptions
+from loralith.methods.training_method import Bench, Interrupted
 
 if TYPE_CHECKING:
     from loralith.diffusion.subject import Subject

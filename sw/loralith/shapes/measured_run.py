@@ -21,7 +21,7 @@ from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.lists.relocatable import Relocatable
 from loralith.compiler.schedules.shared_text import compile_text, place_text
 from loralith.compiler.schedules.training_step import PAGE, Linear, Tensors, compile_step, place, step_macs
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.shapes.linear_operands import check_results, fill, random_matrix, write_matrix
 from loralith.shapes.peers import Product, products
 from loralith.spec.config import Config

@@ -9,7 +9,7 @@ from pathlib import Path
 from .netlist import PASSES, emit, refine, without_zeros
 from .synth_error import SynthError
 from .target import PARTS, Target
-from .yosys import key_of, run_script
+from .yosys_process import key_of, run_script
 
 __all__ = ["netlist_source"]
 

@@ -1,4 +1,4 @@
-"""``python -m loralith.verif.formal.yosys -ql LOG SCRIPT``: Yosys as sby calls it. Native, where the one that comes with sby is not."""
+"""``python -m loralith.verif.formal.sby_yosys -ql LOG SCRIPT``: Yosys as sby calls it. Native, where the one that comes with sby is not."""
 
 from __future__ import annotations
 
