@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim test test-slow test-outside soak synth gen lint format lock clean distclean
+.PHONY: help setup sim test test-slow test-outside soak synth gen docs lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -67,6 +67,9 @@ synth: $(STAMP) ## synthesize, place and route for BOARD; CONFIG= and SYNTH_FLAG
 
 gen: $(STAMP) ## emit Verilog, C header and reference pages
 	$(BIN)/loralith gen
+
+docs: $(STAMP) ## build the docs site into build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(STAMP) ## ruff and pyright
 	$(BIN)/ruff check .
