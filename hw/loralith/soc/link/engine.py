@@ -90,7 +90,8 @@ class Engine(wiring.Component):
                 with m.If(look == 0):
                     m.next = "judge"
             with m.State("judge"):
-                self._judge(m, verdict)
+                m.d.sync += verdict.eq(self.verdict)
+                self._judge(m)
                 m.next = "collect"
             with m.State("collect"):
                 # Echoes and writes keep their payload in the buffer until it is passed on.
@@ -146,9 +147,9 @@ class Engine(wiring.Component):
                     m.next = "idle"
         return m
 
-    def _judge(self, m: Module, verdict: Signal) -> None:
-        """Take over the slot table's verdict, and the answer of a request that is not executed."""
-        m.d.sync += [verdict.eq(self.verdict), self.status.eq(Status.OK), self.value.eq(0)]
+    def _judge(self, m: Module) -> None:
+        """The answer of a request that is not executed, by the slot table's verdict."""
+        m.d.sync += [self.status.eq(Status.OK), self.value.eq(0)]
         with m.If(self.verdict == Verdict.REPEAT):
             m.d.sync += [self.status.eq(self.known_status), self.value.eq(self.known_value)]
         with m.If(self.verdict == Verdict.REFUSE):
