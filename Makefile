@@ -10,6 +10,7 @@ CONFIG ?= base
 PYTEST_FLAGS ?=
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
+SIM_BOARD_FLAGS ?=
 SOAK_FLAGS ?= --lists --configs tiny,narrow,random:1,random:8 --commands 1000000 --seconds 3600 --failure build/soak-failure.json
 
 # The first Python of at least 3.11; `make PYTHON=/path/to/python3 ...` overrides it.
@@ -19,7 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim test test-slow test-outside soak synth gen docs lint format lock clean distclean
+.PHONY: help setup sim sim-board test test-slow test-outside soak synth gen docs lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -47,6 +48,9 @@ $(STAMP):
 
 sim: $(STAMP) ## train on the Verilated RTL and compare every bit with the reference
 	$(BIN)/loralith sim --config $(CONFIG)
+
+sim-board: $(STAMP) ## train on the simulated board, to its pins; SIM_BOARD_FLAGS= has options of `loralith sim-board`
+	$(BIN)/loralith sim-board $(SIM_BOARD_FLAGS)
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -P -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)

@@ -108,7 +108,7 @@ def test_every_command_has_help_and_json(command: str) -> None:
 
 def worker(command: str) -> str:
     """The module whose `run` does the command's work."""
-    return "loralith.gen.cli" if command == "gen" else f"loralith.cli.{command}"
+    return "loralith.gen.cli" if command == "gen" else f"loralith.cli.{command.replace('-', '_')}"
 
 
 @pytest.mark.parametrize(

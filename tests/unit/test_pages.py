@@ -17,6 +17,7 @@ NAMES = [
     "dataflow",
     "emoji",
     "finetune",
+    "first-board",
     "fpga",
     "glossary",
     "link",

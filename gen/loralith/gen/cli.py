@@ -74,6 +74,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     board.add_argument("--cas", type=int, choices=(2, 3), default=3, help="CAS latency (default: 3)")
     board.add_argument("--baud", type=float, default=3e6, help="of the serial line (default: 3000000)")
     board.add_argument("--fpga", action="store_true", help="with the ECP5's PLL and I/O cells, in place of plain ports")
+    board.add_argument("--shell", action="store_true", help="with --fpga: leave the accelerator out, its outputs are 0")
     board.add_argument("--output", type=Path, help="the file to write (default: build/verilog/<name>-board.v)")
     actions.add_parser("all", help="every generated text, and the Verilog (the default)")
     actions.add_parser("check", help="the same as --check")
@@ -202,7 +203,10 @@ def _board(args: argparse.Namespace) -> str:
         cycles = divider(1e6 * args.mhz, args.baud)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    _write(output, (convert_ulx3s if args.fpga else convert_board)(config, args.mhz, args.cas, cycles))
+    if args.shell and not args.fpga:
+        raise ConfigError("--shell goes with --fpga: a simulated board has its accelerator")
+    timing = (config, args.mhz, args.cas, cycles)
+    _write(output, convert_ulx3s(*timing, accelerator=not args.shell) if args.fpga else convert_board(*timing))
     return str(output)
 
 

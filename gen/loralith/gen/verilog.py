@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from loralith.spec.config import Config, ConfigError
@@ -95,12 +96,15 @@ def convert_board(config: Config, mhz: float, cas: int, divider: int) -> str:
     return text(SimulatedBoard(config, _settings(mhz, cas, divider, io_cells=False)), "loralith_board")
 
 
-def convert_ulx3s(config: Config, mhz: float, cas: int, divider: int) -> str:
-    """The Verilog text of the ULX3S's system, module `ulx3s`: `soc.top.Ulx3s`. Raises ConfigError as `convert_board` does."""
+def convert_ulx3s(config: Config, mhz: float, cas: int, divider: int, *, accelerator: bool = True) -> str:
+    """The Verilog text of the ULX3S's system, module `ulx3s`: `soc.top.Ulx3s`; ``accelerator``: see `soc.system.SystemSettings`.
+
+    Raises ConfigError as `convert_board` does.
+    """
     from loralith.soc.top import Ulx3s
 
     try:
-        board = Ulx3s(config, _settings(mhz, cas, divider, io_cells=True))
+        board = Ulx3s(config, replace(_settings(mhz, cas, divider, io_cells=True), accelerator=accelerator))
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return text(board, "ulx3s", [*(getattr(board, name) for name in board.signature.members), *board.io_ports])

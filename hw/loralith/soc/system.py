@@ -33,13 +33,14 @@ class SystemSettings:
     """What is fixed of a system, the accelerator's configuration apart.
 
     Attributes: chip, timing: of the memory. divider: clock cycles per bit of the serial line. io_cells: the pins' registers are those of
-        the ECP5's I/O cells.
+        the ECP5's I/O cells. accelerator: False leaves it out, all its outputs 0: for what the rest takes, and how fast it is.
     """
 
     chip: SdramChip
     timing: SdramTiming
     divider: int
     io_cells: bool
+    accelerator: bool = True
 
 
 class System(wiring.Component):
@@ -61,7 +62,8 @@ class System(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, settings = self._config, self._settings
-        m.submodules.accelerator = DomainRenamer("accelerator")(accelerator := Loralith(config))  # it brings a clock domain of its own
+        accelerator = Loralith(config) if settings.accelerator else _Nothing(Loralith(config).signature)
+        m.submodules.accelerator = DomainRenamer("accelerator")(accelerator)  # it brings a clock domain of its own
         m.submodules.link = link = Link(
             LinkConfig(
                 divider=settings.divider,
@@ -105,7 +107,7 @@ class System(wiring.Component):
         ]
         return m
 
-    def _buses(self, m: Module, accelerator: Loralith, link: Link, memory: SdramController) -> None:
+    def _buses(self, m: Module, accelerator: wiring.Component, link: Link, memory: SdramController) -> None:
         """Both masters' memory ports on the controller's."""
         width = self._config.bus_bytes
         m.submodules.reads, m.submodules.writes = reads, writes = ReadArbiter(width), WriteArbiter(width)
@@ -115,6 +117,13 @@ class System(wiring.Component):
             for name, member in signature(width, 2).members.items():
                 outer, inner = getattr(memory.axi, name), getattr(arbiter.slave, name)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+
+
+class _Nothing(wiring.Component):
+    """Ports alone."""
+
+    def elaborate(self, platform: object) -> Module:
+        return Module()
 
 
 def _join(m: Module, signature: wiring.Signature, source: object, prefix: str, sink: object) -> None:

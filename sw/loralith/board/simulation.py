@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from loralith.board.sdram import chip_options, native_sources
@@ -68,7 +68,7 @@ class PinSimulation(BoardSimulation):
     """The running board. A rule of the memory chip that is broken ends it.
 
     Parameters: see `build_pins`; chip: the data sheet that is checked; preload: files that are in memory from the start, and their
-    addresses, multiples of 8.
+    addresses, multiples of 8; lines_low: the chip's address pins that have no connection and are low, for a board with a defect.
     """
 
     def __init__(
@@ -80,10 +80,12 @@ class PinSimulation(BoardSimulation):
         baud: float = BAUD,
         chip: SdramChip = ULX3S,
         preload: Mapping[Path, int] | None = None,
+        lines_low: Iterable[int] = (),
     ) -> None:
         program = build_pins(config, mhz=mhz, cas=cas, baud=baud)
         command = [str(program), str(divider(1e6 * mhz, baud)), str(MEMORY_BASE)]
         command += [f"{key}={value}" for key, value in chip_options(chip, mhz).items()]
+        command.append(f"lines_low={sum(1 << line for line in set(lines_low))}")
         for path, address in (preload or {}).items():
             command += [f"@{path}", str(address)]
         super().__init__(command)

@@ -30,7 +30,7 @@ from loralith.spec.version import VERSION
 EXPECTED = (LoralithError, ConfigError, FieldError, SchemeError)
 """Errors with a message for the person at the command line. Those of `loralith.spec` are no LoralithError: spec imports nothing of sw."""
 
-# In the order in which `loralith --help` lists them; a module's name is its command's.
+# In the order in which `loralith --help` lists them; a module's name is its command's, with _ for -.
 COMMANDS = (
     "doctor",
     "gen",
@@ -45,6 +45,9 @@ COMMANDS = (
     "finetune",
     "adapter",
     "sim",
+    "sim-board",
+    "bring-up",
+    "flash",
     "study",
     "capture",
     "synth",
@@ -60,7 +63,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=about)
     subparsers = parser.add_subparsers(dest="command", metavar="<command>", required=True)
     for name in commands:
-        import_module(f"loralith.cli.{name}").register(subparsers)
+        import_module(f"loralith.cli.{name.replace('-', '_')}").register(subparsers)
     for subparser in subparsers.choices.values():
         output.add_json_option(subparser)
         subparser.set_defaults(parser=subparser)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from loralith.cli import finetune
+from loralith.cli import bring_up, finetune, flash, sim_board
 from loralith.cli.pipeline import check_pipeline, is_pipeline_run
 from loralith.cli.pipeline_options import refuse_without_pipeline
 from loralith.diffusion.published import find_model
@@ -107,6 +107,15 @@ def _finetune(args: argparse.Namespace) -> None:
 def _sim(args: argparse.Namespace) -> None:
     FinetuneSettings(output=args.output, digit=args.digit, rank=args.rank, seed=args.seed)
     check_output_folder(args.output)
+
+
+def _sim_board(args: argparse.Namespace) -> None:
+    sim_board.check(args)
+    if args.listen:
+        _idle(args, "output steps batch targets digit rank seed", "with --listen, which trains nothing")
+    else:
+        sim_board.settings_of(args)
+        check_output_folder(args.output)
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -245,6 +254,9 @@ OF_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "plan": _model,
     "adapter": _adapter,
     "sim": _sim,
+    "sim-board": _sim_board,
+    "bring-up": bring_up.check,
+    "flash": flash.check,
     "pretrain": _pretrain,
     "emoji": _emoji,
     "bench": _bench,

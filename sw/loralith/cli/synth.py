@@ -19,10 +19,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", help="preset or JSON file (default: the board's)")
     parser.add_argument(
         "--part",
-        choices=("smoke", "array", "compute", "all", "soc"),
+        choices=("smoke", "array", "compute", "all", "soc", "soc-shell"),
         default="all",
         help="the elements alone, the compute unit, or all (default); smoke: the compute unit of a small 8 x 8 configuration;"
-        " soc: the board's whole system, to a bitstream",
+        " soc: the board's whole system, to a bitstream; soc-shell: the same without the accelerator",
     )
     stop = parser.add_mutually_exclusive_group()
     stop.add_argument("--synth-only", action="store_true", help="stop before placement: counts, no clock")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []
     figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
-    if target.part == "soc":
+    if target.is_system:
         figures = _system(stem, figures, None if args.synth_only else synth.bitstream(target, netlist, args.seed))
     elif not args.synth_only and synth.FLOWS[board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):

@@ -67,7 +67,7 @@ def synthesize(target: Target) -> Netlist:
     top, clock = PARTS[target.part]
     source = without_zeros(verilog)
     steps = flow.script
-    if target.part == "soc":  # it has cells of the part's own
+    if target.is_system:  # it has cells of the part's own
         steps = CELLS + steps
     elif flow.places:
         source += scan_harness.wrap(verilog, top, clock)
@@ -183,9 +183,9 @@ def emit(target: Target) -> str:
     content = json.dumps(target.config.as_dict(), sort_keys=True)
     name = f"{target.config.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     what = ["verilog"]
-    if target.part == "soc":
-        name += f"-soc-{target.frequency_mhz:g}"
-        what = ["board", "--fpga", "--mhz", f"{target.frequency_mhz:g}"]
+    if target.is_system:
+        name += f"-{target.part}-{target.frequency_mhz:g}"
+        what = ["board", "--fpga", "--mhz", f"{target.frequency_mhz:g}", *(["--shell"] if target.part == "soc-shell" else [])]
     described, output = folder / f"{name}.config.json", folder / f"{name}.v"
     described.write_text(content, encoding="utf-8")
     run_tool(

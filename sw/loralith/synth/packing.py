@@ -53,7 +53,7 @@ def bitstream(target: Target, netlist: Netlist, seed: int) -> Bitstream:
     The placer is nextpnr's own, and so is the router: no pass of `loralith.placement` runs. Raises SynthError.
     """
     pins = target.board.soc_pins
-    if target.part != "soc" or pins is None:
+    if not target.is_system or pins is None:
         raise SynthError(f"a bitstream is made of the part soc, not of {target.part!r}")
     command, tool = nextpnr()
     constraints = pins.read_text(encoding="utf-8")

@@ -19,8 +19,10 @@ PARTS = {
     "compute": ("loralith.compute", "clk"),
     "all": ("loralith", "aclk"),
     "soc": ("ulx3s", "clk_25mhz"),
+    "soc-shell": ("ulx3s", "clk_25mhz"),
 }
-"""Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, at the package's pins instead of in a harness."""
+"""Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, at the package's pins instead of in a
+harness; `soc-shell`: the same without the accelerator, whose outputs are 0."""
 
 DSP_PER_LANE = 2
 """18 x 18 multipliers of a lane of the post-processing unit: 32 bit by 16 bit."""
@@ -53,7 +55,7 @@ class Target:
             object.__setattr__(self, "frequency_mhz", self.board.constraint_mhz)
         if not 1 <= self.frequency_mhz <= 1000:
             raise SynthError(f"frequency must be in 1..1000 MHz, not {self.frequency_mhz:g}")
-        if self.part == "soc" and self.board.soc_pins is None:
+        if self.is_system and self.board.soc_pins is None:
             raise SynthError(f"{self.board.name} has no system of its own: its board.toml names no soc_pins")
         needed, available = self.multipliers, self.board.available["dsp"]
         if needed > available:
@@ -61,6 +63,11 @@ class Target:
                 f"{self.config.name} does not fit {self.board.part}: {self.config.rows} x {self.config.cols} elements"
                 f" take {needed} multipliers, and it has {available}; a configuration of fewer rows or columns (ecp5: 8 x 16) fits"
             )
+
+    @property
+    def is_system(self) -> bool:
+        """The board's system, which ends in a bitstream."""
+        return self.part in ("soc", "soc-shell")
 
     @property
     def multipliers(self) -> int:

@@ -12,7 +12,7 @@ from .cobs import FrameByte
 from .crc import Crc32
 from .messages import Answer, Source
 
-__all__ = ["AnswerWriter", "CrcAppender"]
+__all__ = ["AnswerWriter", "ByteRegister", "CrcAppender"]
 
 
 class AnswerWriter(wiring.Component):
@@ -108,4 +108,23 @@ class CrcAppender(wiring.Component):
                     with m.If(ends):
                         m.d.comb += crc.clear.eq(1)
                         m.next = "frame"
+        return m
+
+
+class ByteRegister(wiring.Component):
+    """A register between two parts, for data and handshake alike: a byte in two cycles, of the 40 or more that it takes on the line.
+
+    Members: i, o: frames.
+    """
+
+    i: In(stream.Signature(FrameByte))
+    o: Out(stream.Signature(FrameByte))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.i.ready.eq(~self.o.valid)
+        with m.If(self.o.valid):
+            m.d.sync += self.o.valid.eq(~self.o.ready)
+        with m.Else():
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
         return m

@@ -10,6 +10,7 @@ from loralith.spec.link import IDENTITY, MAX_PAYLOAD, OPERAND_BYTES, Operation, 
 
 from .cobs import FrameByte
 from .messages import Answer, Header, OperationControl, Request, Source, Verdict
+from .slots import LOOK_CYCLES
 
 __all__ = ["Engine"]
 
@@ -64,6 +65,7 @@ class Engine(wiring.Component):
         count = Signal(range(MAX_PAYLOAD + 2))
         executes = verdict == Verdict.EXECUTE
         drain = Signal()
+        look = Signal(range(LOOK_CYCLES))
         self._route_payload(m, executes, drain, pending, count)
         on_registers = (operation == Operation.READ_REGISTER) | (operation == Operation.WRITE_REGISTER)
         ready = Mux(on_registers, self.registers.ready, self.memory.ready)
@@ -81,16 +83,15 @@ class Engine(wiring.Component):
                     m.next = "answer"
                 with m.Elif(self.request.valid):
                     m.d.sync += [self.header.eq(self.request.payload.header), pending.eq(~self.request.payload.bare), count.eq(0)]
+                    m.d.sync += look.eq(LOOK_CYCLES - 1)
+                    m.next = "look"
+            with m.State("look"):
+                m.d.sync += look.eq(look - 1)
+                with m.If(look == 0):
                     m.next = "judge"
             with m.State("judge"):
-                m.d.sync += [verdict.eq(self.verdict), self.status.eq(Status.OK), self.value.eq(0)]
-                with m.If(self.verdict == Verdict.REPEAT):
-                    m.d.sync += [self.status.eq(self.known_status), self.value.eq(self.known_value)]
-                with m.If(self.verdict == Verdict.REFUSE):
-                    m.d.sync += [self.status.eq(Status.NO_SESSION), self.value.eq(self.session)]
-                with m.If((self.verdict == Verdict.BEGIN) | (self.verdict == Verdict.GREET)):
-                    m.d.sync += self.value.eq(self.damaged)
-                m.d.comb += self.begin.eq(self.verdict == Verdict.BEGIN)
+                m.d.sync += verdict.eq(self.verdict)
+                self._judge(m)
                 m.next = "collect"
             with m.State("collect"):
                 # Echoes and writes keep their payload in the buffer until it is passed on.
@@ -145,6 +146,17 @@ class Engine(wiring.Component):
                 with m.If(self.answer.ready):
                     m.next = "idle"
         return m
+
+    def _judge(self, m: Module) -> None:
+        """The answer of a request that is not executed, by the slot table's verdict."""
+        m.d.sync += [self.status.eq(Status.OK), self.value.eq(0)]
+        with m.If(self.verdict == Verdict.REPEAT):
+            m.d.sync += [self.status.eq(self.known_status), self.value.eq(self.known_value)]
+        with m.If(self.verdict == Verdict.REFUSE):
+            m.d.sync += [self.status.eq(Status.NO_SESSION), self.value.eq(self.session)]
+        with m.If((self.verdict == Verdict.BEGIN) | (self.verdict == Verdict.GREET)):
+            m.d.sync += self.value.eq(self.damaged)
+        m.d.comb += self.begin.eq(self.verdict == Verdict.BEGIN)
 
     def _notice(self) -> Value:
         return self.interrupt & (self.session != 0)

@@ -12,7 +12,10 @@ from loralith.spec.link import ORDERED, WINDOW, Operation, Status
 
 from .messages import Header, Verdict
 
-__all__ = ["SlotTable"]
+__all__ = ["LOOK_CYCLES", "SlotTable"]
+
+LOOK_CYCLES = 2
+"""Cycles from a header to what the table says of it."""
 
 SLOT_BITS = exact_log2(WINDOW)
 EPOCH_BITS = 16 - SLOT_BITS
@@ -24,8 +27,11 @@ class SlotTable(wiring.Component):
     A request is new in its slot if its number is the next one, a window further on; it is known if its number is the slot's.
     Whatever else comes is dropped. Reads of memory and echoes that are known are executed again: their payload is not kept.
 
+    Two registers, one behind the memories and one behind the comparisons, lie between the request and the verdict: in one cycle the way
+    took 18 ns on an ECP5.
+
     Members:
-        header: the request, stable from the cycle before a look at the others.
+        header: the request, stable for `LOOK_CYCLES` before a look at the others.
         verdict: what to do with it. status, value: the answer to a known one.
         session: the present one, 0 for none.
         begin: make the request's session the present one, with all slots empty.
@@ -69,8 +75,6 @@ class SlotTable(wiring.Component):
             store_answer.data.status.eq(self.result_status),
             store_answer.data.value.eq(self.result_value),
             store_answer.en.eq(self.record),
-            self.status.eq(answer.data.status),
-            self.value.eq(answer.data.value),
         ]
         with m.If(self.record):
             m.d.sync += executed.bit_select(slot, 1).eq(1)
@@ -78,19 +82,31 @@ class SlotTable(wiring.Component):
         with m.If(self.begin):
             m.d.sync += [executed.eq(0), self.session.eq(self.header.session), hello.eq(self.header.seq)]
 
-        used = executed.bit_select(slot, 1)
-        used_before = executed.bit_select(previous[:SLOT_BITS], 1)
-        known = used & (present.data == epoch)
-        new = epoch == Mux(used, (present.data + 1)[:EPOCH_BITS], 0)
+        here, earlier = Signal(EPOCH_BITS), Signal(EPOCH_BITS)  # what both slots hold
+        used, used_before = Signal(), Signal()
+        kept = Signal(results)
+        m.d.sync += [
+            *(here.eq(present.data), earlier.eq(before.data), kept.eq(answer.data)),
+            *(used.eq(executed.bit_select(slot, 1)), used_before.eq(executed.bit_select(previous[:SLOT_BITS], 1))),
+        ]
+
+        known, new, follows, greeted, ours = (Signal(name=name) for name in ("known", "new", "follows", "greeted", "ours"))
         first = (self.header.seq == 0) & ~used_before
-        follows = first | (used_before & (before.data == previous[SLOT_BITS:]))
-        m.d.comb += self.verdict.eq(self._verdict(known, new & (follows | ~(self.header.code & ORDERED).any()), self.header.seq == hello))
+        m.d.sync += [
+            known.eq(used & (here == epoch)),
+            new.eq(epoch == Mux(used, (here + 1)[:EPOCH_BITS], 0)),
+            follows.eq(first | (used_before & (earlier == previous[SLOT_BITS:]))),
+            greeted.eq(self.header.seq == hello),
+            ours.eq((self.header.session == self.session) & (self.session != 0)),
+            self.status.eq(kept.status),
+            self.value.eq(kept.value),
+        ]
+        m.d.comb += self.verdict.eq(self._verdict(known, new & (follows | ~(self.header.code & ORDERED).any()), greeted, ours))
         return m
 
-    def _verdict(self, known: Value, allowed: Value, greeted: Value) -> Value:
+    def _verdict(self, known: Value, allowed: Value, greeted: Value, ours: Value) -> Value:
         operation = self.header.operation
         again = (operation == Operation.READ_MEMORY) | (operation == Operation.ECHO)
-        ours = (self.header.session == self.session) & (self.session != 0)
         seen = Mux(again & (self.status == Status.OK), Verdict.EXECUTE, Verdict.REPEAT)
         verdict = Mux(ours, Mux(known, seen, Mux(allowed, Verdict.EXECUTE, Verdict.DROP)), Verdict.REFUSE)
         hello = Mux(self.header.session == 0, Verdict.REFUSE, Mux(ours & greeted, Verdict.GREET, Verdict.BEGIN))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +30,8 @@ from loralith.toolchain import find_verilator, python_module, without_spaces
 __all__ = ["BoardSimulation", "build_board"]
 
 STOP_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+"""In which the program answers a line, on a machine that is busy with other things."""
 
 Own = TypeVar("Own", bound="BoardSimulation")
 """Not `Self`, which Python 3.11 added: a board has 3.10."""
@@ -69,17 +74,21 @@ def build_board(config: Config, name: str, options: Sequence[str] = ()) -> Path:
 
 
 class BoardSimulation:
-    """A running program that speaks as `serve.h` says. It ends with `close`, and with the process that started it.
+    """A running program that speaks as `serve.h` says. It ends with `close`, and with the process that started it; Ctrl-C, which a
+    terminal sends to all that run in it, is for that process alone.
 
     Parameter: command, the program and its arguments.
 
-    Attributes: port: the pseudo terminal, for `serial:<port>`.
+    Attributes: port: the pseudo terminal, for `serial:<port>`. pid: of the program.
 
     Raises DeviceError where it does not start.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        self._asking, self._said = threading.Lock(), ""
+        self.pid = self._process.pid
         words = self._line().split()
         if words[:1] != ["pty"]:
             raise DeviceError(f"the simulated board does not start: {self.close() or 'no message'}")
@@ -87,18 +96,31 @@ class BoardSimulation:
 
     def stats(self) -> dict[str, Any]:
         """`cycles`, `bytes_to_board` and `bytes_from_board`, and what the board adds; a `violation` of the bus protocol is its first, or
-        an empty string."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("stats\n")
-        self._process.stdin.flush()
-        return json.loads(self._line())
+        an empty string. Any thread may ask. Raises DeviceError where the program has ended."""
+        with self._asking:
+            try:
+                assert self._process.stdin is not None
+                self._process.stdin.write("stats\n")
+                self._process.stdin.flush()
+                return json.loads(self._line())
+            except (BrokenPipeError, ValueError):  # its pipe is closed, or it has no more to say
+                raise DeviceError(f"the simulated board has ended: {self.close() or 'no message'}") from None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the program has ended by itself, after ``seconds`` at most."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def close(self) -> str:
-        """End the program; returns what it has said on stderr. Idempotent."""
+        """End the program; returns what it has said on stderr, each time that it is called."""
         process = self._process
         if process.stdin is None or process.stdin.closed:
-            return ""
-        process.stdin.close()
+            return self._said
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -107,10 +129,13 @@ class BoardSimulation:
         assert process.stdout is not None
         assert process.stderr is not None
         with process.stdout, process.stderr:
-            return process.stderr.read().strip()
+            self._said = process.stderr.read().strip()
+        return self._said
 
     def _line(self) -> str:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
+            raise DeviceError(f"the simulated board has not answered for {ANSWER_SECONDS:g} s")
         return self._process.stdout.readline()
 
     def __enter__(self: Own) -> Own:

@@ -1,7 +1,8 @@
 // The board's whole system to its pins, as a program: `board DIVIDER BASE key=value... [@FILE ADDRESS]...`
 //
 // UART pins on a pseudo terminal, SDRAM pins on the chip model, the keys being its data sheet's. Each FILE's content is in memory at ADDRESS
-// from the start. A broken rule of the chip ends the run, with a message on stderr.
+// from the start. A broken rule of the chip ends the run, with a message on stderr. A key lines_low: address pins, by a mask, that have no
+// connection and are low at the chip.
 #include <memory>
 #include <vector>
 
@@ -14,7 +15,7 @@ namespace loralith {
 
 class PinBoard {
 public:
-    explicit PinBoard(const SdramSheet& sheet) : m_chip(sheet), m_bytes(2ull * sheet.banks << (sheet.row_bits + sheet.column_bits)) {
+    PinBoard(const SdramSheet& sheet, unsigned lines_low) : m_chip(sheet), m_lines(~lines_low), m_bytes(2ull * sheet.banks << (sheet.row_bits + sheet.column_bits)) {
         m_top.rst = 1;
         for (unsigned i = 0; i < 8; ++i) cycle(true);
         m_top.rst = 0;
@@ -41,7 +42,7 @@ public:
         const bool tx = m_top.tx;
         if (!m_top.rst && m_top.sdram_cke) {
             m_chip.edge({static_cast<bool>(m_top.sdram_cke), static_cast<bool>(m_top.sdram_cs_n), static_cast<bool>(m_top.sdram_ras_n),
-                         static_cast<bool>(m_top.sdram_cas_n), static_cast<bool>(m_top.sdram_we_n), m_top.sdram_ba, m_top.sdram_a,
+                         static_cast<bool>(m_top.sdram_cas_n), static_cast<bool>(m_top.sdram_we_n), m_top.sdram_ba, m_top.sdram_a & m_lines,
                          m_top.sdram_dqm, static_cast<bool>(m_top.sdram_dq_oe), m_top.sdram_dq_o});
             if (!m_chip.violation().empty()) {
                 fprintf(stderr, "the memory chip's rules are broken: %s\n", m_chip.violation().c_str());
@@ -64,6 +65,7 @@ private:
     VerilatedContext m_context;
     Vloralith_board m_top{&m_context};
     SdramChip m_chip;
+    const unsigned m_lines;
     const uint64_t m_bytes;
 };
 
@@ -72,7 +74,9 @@ private:
 int main(int argc, char** argv) {
     if (argc < 3) return fprintf(stderr, "usage: board DIVIDER BASE key=value... [@FILE ADDRESS]...\n"), 2;
     const uint64_t divider = strtoull(argv[1], nullptr, 0), base = strtoull(argv[2], nullptr, 0);
-    const auto board = std::make_unique<loralith::PinBoard>(loralith::sheet_of(loralith::Options(argc, argv, 3)));
+    const loralith::Options options(argc, argv, 3);
+    const auto lines_low = static_cast<unsigned>(options.get("lines_low", 0));
+    const auto board = std::make_unique<loralith::PinBoard>(loralith::sheet_of(options), lines_low);
     for (int i = 3; i + 1 < argc; ++i) {
         if (argv[i][0] == '@' && !board->preload(argv[i] + 1, strtoull(argv[i + 1], nullptr, 0) - base)) {
             fprintf(stderr, "%s cannot be read, or does not fit in memory at %s\n", argv[i] + 1, argv[i + 1]);

@@ -26,6 +26,11 @@ public:
         exit(2);
     }
 
+    uint64_t get(const char* key, uint64_t otherwise) const {
+        const auto found = m_values.find(key);
+        return found == m_values.end() ? otherwise : found->second;
+    }
+
 private:
     std::map<std::string, uint64_t> m_values;
 };

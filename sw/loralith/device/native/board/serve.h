@@ -4,6 +4,7 @@
 //     bool cycle(bool rx);            one clock cycle: takes the level of the rx pin, returns that of tx
 //     uint64_t activity() const;      changes whenever something moves other than the serial line
 //     std::string stats() const;      members of a JSON object, without braces
+// Its `line_cycles` are those in which a byte was on the line, in one direction or both.
 // On stdout: "pty <path>" once it is ready; a JSON object for each line "stats" on stdin. It ends with the end of stdin.
 #pragma once
 #include <cstdio>
@@ -27,7 +28,10 @@ public:
             // A board that does nothing waits for the host instead of for its own clock.
             const bool idle = quiet > IDLE_CYCLES;
             if (!exchange(idle ? IDLE_MILLISECONDS : 0)) return 0;
-            for (unsigned i = 0; i < SLICE; ++i) m_uart.sample(m_board.cycle(m_uart.drive()));
+            for (unsigned i = 0; i < SLICE; ++i) {
+                m_uart.sample(m_board.cycle(m_uart.drive()));
+                m_line_cycles += m_uart.moving();
+            }
             m_cycles += SLICE;
             quiet = m_uart.busy() || m_board.activity() != activity ? 0 : quiet + SLICE;
             activity = m_board.activity();
@@ -58,8 +62,8 @@ private:
     }
 
     void tell() {
-        printf("{\"cycles\": %llu, \"bytes_to_board\": %llu, \"bytes_from_board\": %llu, \"broken_bytes\": %llu, %s}\n", number(m_cycles),
-               number(m_uart.sent()), number(m_uart.received()), number(m_uart.broken()), m_board.stats().c_str());
+        printf("{\"cycles\": %llu, \"bytes_to_board\": %llu, \"bytes_from_board\": %llu, \"broken_bytes\": %llu, \"line_cycles\": %llu, %s}\n",
+               number(m_cycles), number(m_uart.sent()), number(m_uart.received()), number(m_uart.broken()), number(m_line_cycles), m_board.stats().c_str());
         fflush(stdout);
     }
     static unsigned long long number(uint64_t value) { return value; }
@@ -67,7 +71,7 @@ private:
     Board& m_board;
     Pty m_pty;
     Uart m_uart;
-    uint64_t m_cycles = 0;
+    uint64_t m_cycles = 0, m_line_cycles = 0;
     std::string m_command;
 };
 

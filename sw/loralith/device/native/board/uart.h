@@ -50,6 +50,7 @@ public:
         }
     }
 
+    bool moving() const { return m_sending || m_receiving; }
     bool busy() const { return m_sending || m_receiving || !to_board.empty(); }
     uint64_t sent() const { return m_sent; }
     uint64_t received() const { return m_received; }
