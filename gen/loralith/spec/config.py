@@ -45,7 +45,8 @@ class Config:
         outstanding_writes: write bursts in flight, 1..128.
         max_burst: beats per AXI burst at most, 1..256.
         vector_lanes: lanes L of the vector unit; 0 for none. Power of two, 2.. ``rows``.
-        v0_words, v1_words: words of L numbers of the vector scratchpads. Powers of two, 16..32768. Ignored without vector lanes.
+        v0_words: words of L numbers of the first vector scratchpad. Power of two, 16..32768; ignored without vector lanes.
+        v1_words: of the second one, likewise.
     """
 
     name: str
