@@ -33,7 +33,9 @@ class DescriptorWord(data.StructLayout):
 
     def __init__(self, config: Config) -> None:
         part = INDEX_BITS // (COMMAND_BYTES // config.bus_bytes)
-        super().__init__({"beat": ReadBeat(config), "queues": len(queue_names(config)), "known": 1, "dropped": 1, "final": 1, "index": part})
+        super().__init__(
+            {"beat": ReadBeat(config), "queues": len(queue_names(config)), "known": 1, "dropped": 1, "final": 1, "index": part}
+        )
 
 
 class Dispatcher(wiring.Component):

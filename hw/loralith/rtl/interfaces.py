@@ -15,6 +15,7 @@ __all__ = [
     "ROW_BITS",
     "CommandEntry",
     "FaultSignature",
+    "IntegerReadSignature",
     "KeyWriteSignature",
     "OperandWrite",
     "OutReadSignature",
@@ -132,6 +133,18 @@ class OutReadSignature(Signature):
         )
 
 
+class IntegerReadSignature(Signature):
+    """INT32 words of the output buffer, as docs/machine.md, VECTOR, numbers them; STORE's reads go first.
+
+    Members: request: a word's number, modulo their number; valid: ``data``, the lanes of a word, is there, ``OutputMemory.delay`` cycles later.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(
+            {"request": Out(stream.Signature(ROW_BITS)), "valid": In(1), "data": In(data.ArrayLayout(32, config.vector_lanes))}
+        )
+
+
 StatReadSignature = Signature({"en": Out(1), "slot": Out(8), "data": In(128)})
 """Read port of the statistics: ``data`` (16 bytes as in DRAM) is valid ``Statistics.delay`` (1) cycle after ``en``."""
 
@@ -145,7 +158,7 @@ def compute_ports(config: Config) -> dict[str, Member]:
     compute_read, compute_done: tokens that it gives, for operands that were read and for results.
     operand: loads into the scratchpads; not ready in a cycle in which a result goes to the left one. scale: loads into the scale memory;
         always ready.
-    out_read, stat_read: the store unit's reads; never stalled.
+    out_read, stat_read: the store unit's reads; never stalled, as the vector unit's of the output buffer give way.
     step: the array takes a step with operands in this cycle. drain_busy: work is in the pipeline or waits for tokens.
     macs, saturations: to be added to the counters in this cycle.
     """

@@ -39,7 +39,9 @@ class VectorUnit(wiring.Component):
         saturations: clipped INT8 results of the command that runs, or ran.
     """
 
-    def __init__(self, lanes: int, depths: tuple[int, int] = (1024, 512), integer_words: int = 1 << ADDRESS_BITS, left: bool = False) -> None:
+    def __init__(
+        self, lanes: int, depths: tuple[int, int] = (1024, 512), integer_words: int = 1 << ADDRESS_BITS, left: bool = False
+    ) -> None:
         self.lanes, self.depths, self.integer_words, self.left = lanes, depths, integer_words, left
         super().__init__(
             {
@@ -122,7 +124,9 @@ class VectorUnit(wiring.Component):
         """An instruction's fields as the lanes take them."""
         instruction, settings = sequencer.instruction, group.settings
         x, y = instruction.x_source, instruction.y_source
-        select_x = Mux(x == Source.V0, XSelect.V0, Mux(x == Source.V1, XSelect.V1, Mux(x == Source.OUT32, XSelect.INTEGER, XSelect.CONSTANT)))
+        select_x = Mux(
+            x == Source.V0, XSelect.V0, Mux(x == Source.V1, XSelect.V1, Mux(x == Source.OUT32, XSelect.INTEGER, XSelect.CONSTANT))
+        )
         m.d.comb += [
             settings.x.eq(select_x),
             settings.y.eq(Mux(y == Source.V0, YSelect.V0, Mux(y == Source.V1, YSelect.V1, YSelect.ZERO))),
