@@ -136,7 +136,8 @@ class OutReadSignature(Signature):
 class IntegerReadSignature(Signature):
     """INT32 words of the output buffer, as docs/machine.md, VECTOR, numbers them; STORE's reads go first.
 
-    Members: request: a word's number, modulo their number; valid: ``data``, the lanes of a word, is there, ``OutputMemory.delay`` cycles later.
+    Members: request: a word's number, modulo their number; valid: ``data``, the lanes of a word, is there, ``OutputMemory.delay`` cycles
+        later.
     """
 
     def __init__(self, config: Config) -> None:

@@ -24,7 +24,7 @@ class VectorAddresses(wiring.Component):
         instruction: the running one; rests from two cycles before ``start`` on.
         start: take ``firsts``, the first addresses of X, Y and target; strides: from word to word.
         issue: an element enters.
-        beyond, detail: the next element has a word beyond its memory; of several X's is named, then Y's. From two cycles after ``start`` on.
+        beyond, detail: the next element has a word beyond its memory; of several X's is named, then Y's. From a cycle after ``start`` on.
         reads: of X and Y, ``read_delay`` cycles after the element enters.
     """
 

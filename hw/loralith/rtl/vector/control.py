@@ -40,7 +40,8 @@ class State(Enum, shape=3):
 class VectorControl(wiring.Component):
     """Checks a command (docs/machine.md, Checks), takes its tokens, lets the vector unit run it, gives its tokens.
 
-    A command stays in the queue's register until it has run: a copy would be 500 flip-flops, and the next one is there 128 / W + 2 cycles later.
+    A command stays in the queue's register until it has run: a copy would be 500 flip-flops, and the next one is there 128 / W + 2 cycles
+    later.
 
     Members:
         commands: the queue. control, fault, wait, signal: see interfaces. ``busy`` stays after ``stop`` until the unit has ended.

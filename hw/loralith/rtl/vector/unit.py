@@ -30,8 +30,8 @@ class VectorUnit(wiring.Component):
 
     Members:
         command, stop, done, fault, fault_code, fault_detail, fault_instruction, busy, moves: see ``VectorSequencer``.
-        integers: X of source OUT32, the instruction's words one after the other. fetch: from now on fetch_count words, at fetch_address, which
-            counts on by fetch_stride; forget what was not taken.
+        integers: X of source OUT32, the instruction's words one after the other. fetch: from now on fetch_count words, at fetch_address,
+            which counts on by fetch_stride; forget what was not taken.
         left_valid, left_address, left_lanes, left_bytes: a write into the left scratchpad; left_lanes: lanes of the tensor.
         program_write, program_address, program_data: half an instruction a cycle, the low half first.
         scalar_write: a scalar from outside; taken in cycles without one of the unit's. scalar_read, scalar_read_data: a cycle later.
