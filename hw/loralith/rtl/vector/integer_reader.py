@@ -19,8 +19,8 @@ class IntegerReader(wiring.Component):
     """Reads an instruction's INT32 words, up to ``ahead`` of them before the lanes take them.
 
     Members:
-        start: from the next cycle on read ``count`` words, at ``address``, which counts on by ``stride``; forget what was not taken. No read
-            is under way then.
+        start: from the next cycle on read ``count`` words, at ``address``, which counts on by ``stride``; forget what was not taken. No
+            read is under way then.
         read: the output buffer.
         o: the words.
         stop: ask for none.

@@ -72,7 +72,10 @@ def test_a_lane_gathers_the_exact_sum_and_the_largest_word(bench, signed):
     rng = random.Random(5)
     inputs, wanted, total, most = [{"clear_sum": 1, "clear_maximum": 1}], [], 0, 0
     for _ in range(500):
-        term, word = rng.randrange(-(2 ** (TERM_BITS - 1)), 2 ** (TERM_BITS - 1)), rng.choice([bench.random_word(rng, 1, rng.choice([254, 100])), rng.choice([0, 1 << 24 | 3])])
+        term, word = (
+            rng.randrange(-(2 ** (TERM_BITS - 1)), 2 ** (TERM_BITS - 1)),
+            rng.choice([bench.random_word(rng, 1, rng.choice([254, 100])), rng.choice([0, 1 << 24 | 3])]),
+        )
         summing, comparing = rng.random() < 0.8, rng.random() < 0.8
         clear = {"clear_sum": rng.random() < 0.02, "clear_maximum": rng.random() < 0.02}
         inputs.append({**clear, "summing": summing, "comparing": comparing, "term": term % 2**TERM_BITS, "word": word, "signed": signed})
