@@ -20,7 +20,7 @@ from .counters import Counters
 from .csr import Registers
 from .fetch import Fetch
 from .interfaces import compute_ports, vector_ports
-from .load import LoadUnit
+from .load import VECTOR_WRITES, LoadUnit
 from .queue import SkidBuffer
 from .read_master import ReadMaster
 from .reset import LocalReset
@@ -235,3 +235,8 @@ class BusSide(wiring.Component):
         connect(m, flipped(self.vector_wait), b.tokens.vector)
         connect(m, flipped(self.vector_done), b.tokens.vector_done)
         m.d.comb += b.counters.vector_busy.eq(self.vector_active)
+        for name in VECTOR_WRITES:
+            connect(m, getattr(b.load, name), flipped(getattr(self, name)))
+        connect(m, b.store.vector_store, flipped(self.vector_store))
+        connect(m, flipped(self.vector_stored), b.store.vector_stored)
+        connect(m, b.store.scalar_read, flipped(self.scalar_read))
