@@ -44,7 +44,7 @@
 #define LORALITH_REG_WAIT_LOAD_HIGH 0x094u
 #define LORALITH_REG_WAIT_STORE_LOW 0x098u  /* read-only: cycles without a step or load while a store is in progress */
 #define LORALITH_REG_WAIT_STORE_HIGH 0x09Cu
-#define LORALITH_REG_FILL_DRAIN_LOW 0x0A0u  /* read-only: cycles in which only the array's pipeline or the post-processing unit works */
+#define LORALITH_REG_FILL_DRAIN_LOW 0x0A0u  /* read-only: cycles in which only the array's pipeline, the post-processing unit or the vector unit works */
 #define LORALITH_REG_FILL_DRAIN_HIGH 0x0A4u
 #define LORALITH_REG_IDLE_LOW 0x0A8u  /* read-only: cycles of none of these; the five causes sum to cycles */
 #define LORALITH_REG_IDLE_HIGH 0x0ACu
@@ -60,6 +60,8 @@
 #define LORALITH_REG_MACS_HIGH 0x0D4u
 #define LORALITH_REG_SATURATIONS_LOW 0x0D8u  /* read-only: INT8 results that were clipped */
 #define LORALITH_REG_SATURATIONS_HIGH 0x0DCu
+#define LORALITH_REG_VECTOR_BUSY_LOW 0x0E0u  /* read-only: cycles in which the vector unit runs a command, whatever else goes on; 0 without vector lanes */
+#define LORALITH_REG_VECTOR_BUSY_HIGH 0x0E4u
 
 #define LORALITH_CONTROL_START_LSB 0
 #define LORALITH_CONTROL_START_MASK UINT32_C(0x00000001)  /* doorbell: run the list at LIST_BASE */
