@@ -68,6 +68,8 @@ class ElementPositions(wiring.Component):
         log2 = element_log2(load.format)
         gathers = Mux(scratchpad & ~load.broadcast, lanes_log2, 0)  # log2 of the elements of a group, if the bus word has so many
         words_log2 = Mux(lanes_log2 + log2 > exact_log2(W), (lanes_log2 + log2 - exact_log2(W))[:3], 0)  # log2 of the bus words of one
+        # Added up before the shift: Verilator 5 makes one shift of two, by their sum in the bits of one of them.
+        group_log2 = log2 + gathers
         tail = (load.row_bytes[: exact_log2(W)] - 1)[: exact_log2(W)]
         m.d.comb += [
             position.word_ends.eq((position.part == last_part) | (position.row_ends & position.beat_ends)),
@@ -78,8 +80,8 @@ class ElementPositions(wiring.Component):
             first = Mux(load.target == LoadTarget.PROGRAM, load.base << 1, load.base)
             m.d.sync += [
                 last_part.eq(Mux(gathers == 0, 0, (1 << words_log2) - 1)),
-                whole_sub.eq((W - 1) >> log2 >> gathers),
-                tail_sub.eq(tail >> log2 >> gathers),
+                whole_sub.eq((W - 1) >> group_log2),
+                tail_sub.eq(tail >> group_log2),
                 beats_remaining.eq(load.beats),
                 rows_remaining.eq(load.rows),
                 last_row.eq(load.rows == 1),
@@ -257,14 +259,14 @@ class VectorLoadData(wiring.Component):
         m.submodules.write_skid = write_skid = SkidBuffer(shape)  # cuts the path from the memories' ready
         for block in (gatherer, errors, write_skid):
             m.d.comb += block.clear.eq(self.clear)
-        running, finishing, number_fault = Signal(), Signal(), Signal()
+        started, running, finishing, number_fault = (Signal(name=name) for name in ("started", "running", "finishing", "number_fault"))
         begin, step, failed = Signal(), Signal(), Signal()
         position, beat = positions.position, self.beats.payload
         number = (load.target != LoadTarget.PROGRAM) & (load.target != LoadTarget.KEY)
         scratchpad = (load.target == LoadTarget.V0) | (load.target == LoadTarget.V1)
         m.d.comb += [
             failed.eq(errors.failed | number_fault),
-            begin.eq(self.transfers.valid & ~running & ~finishing & ~failed & ~self.clear),
+            begin.eq(self.transfers.valid & ~started & ~failed & ~self.clear),
             gatherer.enable.eq(~gatherer.word_valid | write_skid.i.ready),
             step.eq(running & self.beats.valid & ~beat.error & gatherer.enable & ~failed),
             self.beats.ready.eq((step & position.beat_ends) | failed),
@@ -293,6 +295,10 @@ class VectorLoadData(wiring.Component):
         with m.If(gatherer.infinite & number):
             m.d.sync += number_fault.eq(1)
         with m.If(begin):
+            m.d.sync += started.eq(1)
+        with m.Elif(self.transfers.ready):
+            m.d.sync += started.eq(0)
+        with m.If(begin):
             m.d.sync += running.eq(1)
         with m.Elif((step & position.load_ends) | failed):
             m.d.sync += running.eq(0)
@@ -301,7 +307,7 @@ class VectorLoadData(wiring.Component):
         with m.Elif(self.transfers.ready):
             m.d.sync += finishing.eq(0)
         with m.If(self.clear):
-            m.d.sync += [running.eq(0), finishing.eq(0), number_fault.eq(0)]
+            m.d.sync += [started.eq(0), running.eq(0), finishing.eq(0), number_fault.eq(0)]
         self._outputs(m, write_skid, scratchpad)
         self._faults(m, errors, number_fault)
         return m
