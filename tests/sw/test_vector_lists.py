@@ -1,4 +1,4 @@
-"""Lists with VECTOR commands on the native model of a configuration with vector lanes: order, status, counters, and the list after a fault."""
+"""Lists with VECTOR commands on the native model with vector lanes: order, status, counters, and the list after a fault."""
 
 import dataclasses
 from collections.abc import Iterator
