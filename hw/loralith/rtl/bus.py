@@ -225,8 +225,9 @@ class BusSide(wiring.Component):
             b.counters.store_active.eq(b.store.active),
             b.counters.drain_busy.eq(self.drain_busy),
             b.counters.macs.eq(self.macs),
-            b.counters.saturations.eq(self.saturations),
         ]
+        if not self._config.vector_lanes:
+            m.d.comb += b.counters.saturations.eq(self.saturations)
 
     def _connect_vector(self, m: Module, b: _Blocks) -> None:
         """The vector unit: control, tokens, and its memories' transfers."""
@@ -234,7 +235,10 @@ class BusSide(wiring.Component):
         connect(m, flipped(self.vector_fault), b.controller.vector_fault)
         connect(m, flipped(self.vector_wait), b.tokens.vector)
         connect(m, flipped(self.vector_done), b.tokens.vector_done)
-        m.d.comb += b.counters.vector_busy.eq(self.vector_active)
+        m.d.comb += [
+            b.counters.vector_busy.eq(self.vector_active),
+            b.counters.saturations.eq(self.saturations + self.vector_saturations),
+        ]
         for name in VECTOR_WRITES:
             connect(m, getattr(b.load, name), flipped(getattr(self, name)))
         connect(m, b.store.vector_store, flipped(self.vector_store))

@@ -217,7 +217,7 @@ def vector_ports(config: Config) -> dict[str, Member]:
 
     vector_commands: VECTOR commands, out of their queue.
     vector, vector_fault: the unit's control and fault. vector_wait, vector_done: tokens that it takes and gives.
-    vector_active: it runs a command.
+    vector_active: it runs a command. vector_saturations: INT8 results that were clipped in this cycle.
     vector_load: LOAD's words for V0 and V1; not ready in a cycle in which the unit writes that memory.
     program_write, key_write: LOAD's, always taken. scalar_write: not ready in a cycle in which the unit writes a scalar.
     vector_store: words of V0 and V1 that STORE wants; not ready in a cycle in which the unit reads that memory. vector_stored: they, in
@@ -233,6 +233,7 @@ def vector_ports(config: Config) -> dict[str, Member]:
         "vector_wait": In(WaitSignature),
         "vector_done": In(SignalSignature),
         "vector_active": In(1),
+        "vector_saturations": In(8),
         "vector_load": Out(stream.Signature(VectorWrite(config))),
         "program_write": Out(ProgramWriteSignature),
         "scalar_write": Out(stream.Signature(ScalarWrite)),

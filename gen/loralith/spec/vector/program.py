@@ -83,7 +83,8 @@ class Reduce(IntEnum):
     """What is made of an instruction's results, at the end of its inner loop. Lanes outside of the tensor take no part.
 
     It takes the chain's result before it is rounded to a format; only the sum of an INT8 result is that of the integers, times their scale.
-    A lane has one sum and one maximum: beside a reduction over the outer loop no other instruction of the program has one of the same kind.
+    A lane has one sum, and one maximum that MAX and TOP share: beside a reduction over the outer loop no other instruction of the program
+    has one of the same kind.
     """
 
     NONE = 0

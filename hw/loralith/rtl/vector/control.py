@@ -128,7 +128,7 @@ class VectorControl(wiring.Component):
             m.d.sync += [state.eq(State.IDLE), self.fault.valid.eq(0)]
         return m
 
-    def _fail(self, m: Module, state: Signal, code, detail, instruction) -> None:
+    def _fail(self, m: Module, state, code, detail, instruction) -> None:
         fault = self.fault
         m.d.sync += [state.eq(State.HALTED), fault.valid.eq(1), fault.code.eq(code), fault.detail.eq(detail), fault.address.eq(instruction)]
 

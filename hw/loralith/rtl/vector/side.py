@@ -60,6 +60,7 @@ class VectorSide(wiring.Component):
         connect(m, reader.o, unit.integers)
         m.d.comb += [
             self.vector_active.eq(control.active),
+            self.vector_saturations.eq(unit.clipped),
             unit.stop.eq(control.stop),
             reader.stop.eq(control.stop),
             control.moves.eq(unit.moves),

@@ -36,7 +36,7 @@ class VectorUnit(wiring.Component):
         program_write, program_address, program_data: half an instruction a cycle, the low half first.
         scalar_write: a scalar from outside; taken in cycles without one of the unit's. scalar_read, scalar_read_data: a cycle later.
         load0, store0, stored0, read_data0 and load1, ...: of V0 and V1, see ``VectorMemory``.
-        saturations: clipped INT8 results of the command that runs, or ran.
+        saturations: clipped INT8 results of the command that runs, or ran; clipped: of this cycle.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class VectorUnit(wiring.Component):
                 "scalar_read": In(range(SCALARS)),
                 "scalar_read_data": Out(WORD_BITS),
                 "saturations": Out(32),
+                "clipped": Out(8),
                 **transfer_ports(lanes, "0"),
                 **transfer_ports(lanes, "1"),
             }
@@ -221,6 +222,7 @@ class VectorUnit(wiring.Component):
             self.scalar_read_data.eq(other.data),
         ]
         clipped = sum((bit for bit in group.saturated), Const(0, 1))
+        m.d.comb += self.clipped.eq(clipped)
         with m.If(sequencer.begin):
             m.d.sync += self.saturations.eq(0)
         with m.Elif(group.valid_o):
