@@ -9,12 +9,12 @@
 
 /* Identity: what the ID, VERSION and CONFIG_HASH registers read. */
 #define LORALITH_ID_VALUE UINT32_C(0x4C4F5241)  /* 'LORA' */
-#define LORALITH_VERSION_VALUE UINT32_C(0x00000200)  /* of the interface that this header describes */
-#define LORALITH_CONFIG_HASH_TINY UINT32_C(0x518C58E9)  /* preset tiny */
-#define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0x7BA48B31)  /* preset ecp5 */
-#define LORALITH_CONFIG_HASH_BASE UINT32_C(0x4B7ED9B9)  /* preset base */
-#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0xE331C549)  /* preset large */
-#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0xBEF938CA)  /* preset paper */
+#define LORALITH_VERSION_VALUE UINT32_C(0x00000300)  /* of the interface that this header describes */
+#define LORALITH_CONFIG_HASH_TINY UINT32_C(0xE171D7F4)  /* preset tiny */
+#define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0x7E62034C)  /* preset ecp5 */
+#define LORALITH_CONFIG_HASH_BASE UINT32_C(0x89768838)  /* preset base */
+#define LORALITH_CONFIG_HASH_LARGE UINT32_C(0x8245F991)  /* preset large */
+#define LORALITH_CONFIG_HASH_PAPER UINT32_C(0x0382D0D1)  /* preset paper */
 
 /* Registers: byte offsets of 32-bit words, and the masks of their bits. */
 #define LORALITH_REG_ID 0x000u  /* read-only: 'LORA' in ASCII */
@@ -44,7 +44,7 @@
 #define LORALITH_REG_WAIT_LOAD_HIGH 0x094u
 #define LORALITH_REG_WAIT_STORE_LOW 0x098u  /* read-only: cycles without a step or load while a store is in progress */
 #define LORALITH_REG_WAIT_STORE_HIGH 0x09Cu
-#define LORALITH_REG_FILL_DRAIN_LOW 0x0A0u  /* read-only: cycles in which only the array's pipeline or the post-processing unit works */
+#define LORALITH_REG_FILL_DRAIN_LOW 0x0A0u  /* read-only: cycles in which only the array's pipeline, the post-processing unit or the vector unit works */
 #define LORALITH_REG_FILL_DRAIN_HIGH 0x0A4u
 #define LORALITH_REG_IDLE_LOW 0x0A8u  /* read-only: cycles of none of these; the five causes sum to cycles */
 #define LORALITH_REG_IDLE_HIGH 0x0ACu
@@ -60,6 +60,8 @@
 #define LORALITH_REG_MACS_HIGH 0x0D4u
 #define LORALITH_REG_SATURATIONS_LOW 0x0D8u  /* read-only: INT8 results that were clipped */
 #define LORALITH_REG_SATURATIONS_HIGH 0x0DCu
+#define LORALITH_REG_VECTOR_BUSY_LOW 0x0E0u  /* read-only: cycles in which the vector unit runs a command, whatever else goes on; 0 without vector lanes */
+#define LORALITH_REG_VECTOR_BUSY_HIGH 0x0E4u
 
 #define LORALITH_CONTROL_START_LSB 0
 #define LORALITH_CONTROL_START_MASK UINT32_C(0x00000001)  /* doorbell: run the list at LIST_BASE */
@@ -100,6 +102,7 @@ enum loralith_code {
     LORALITH_CODE_AXI_WRITE_ERROR = 7,  /* A write response was not OKAY; ERROR_ADDRESS is the first address of the burst. */
     LORALITH_CODE_WATCHDOG = 8,  /* Nothing moved for WATCHDOG cycles: tokens that are never met, or a memory that does not answer. */
     LORALITH_CODE_HOST_ABORT = 9,  /* CONTROL.abort was written. */
+    LORALITH_CODE_VECTOR_RANGE = 10,  /* A number left the vector unit's range; ERROR_ADDRESS is the number of the instruction, or 0 of a load. */
 };
 
 enum loralith_detail {
@@ -119,6 +122,10 @@ enum loralith_detail {
     LORALITH_DETAIL_STAT = 13,  /* The statistics slot. */
     LORALITH_DETAIL_LEFT_RESULT = 14,  /* The region of a result in the left scratchpad. */
     LORALITH_DETAIL_LIST = 15,  /* The command list itself. */
+    LORALITH_DETAIL_PROGRAM = 16,  /* Instructions beyond the program memory, or an instruction that has no meaning; ERROR_ADDRESS is its number. */
+    LORALITH_DETAIL_V0 = 17,  /* The region in the first vector scratchpad. */
+    LORALITH_DETAIL_V1 = 18,  /* The region in the second vector scratchpad. */
+    LORALITH_DETAIL_SCALAR = 19,  /* Scalars, or the hash key. */
 };
 
 enum loralith_unit {
@@ -128,6 +135,7 @@ enum loralith_unit {
     LORALITH_UNIT_COMPUTE = 3,
     LORALITH_UNIT_STORE = 4,
     LORALITH_UNIT_HOST = 5,  /* The host's abort. */
+    LORALITH_UNIT_VECTOR = 6,
 };
 
 /* Limits. */
@@ -147,6 +155,7 @@ enum loralith_opcode {
     LORALITH_OPCODE_LOAD = 1,
     LORALITH_OPCODE_COMPUTE = 2,
     LORALITH_OPCODE_STORE = 3,
+    LORALITH_OPCODE_VECTOR = 4,  /* Of a configuration with vector lanes; otherwise the opcode is unknown. */
 };
 
 enum loralith_target {
@@ -154,11 +163,19 @@ enum loralith_target {
     LORALITH_TARGET_RIGHT = 1,
     LORALITH_TARGET_SCALE = 2,
     LORALITH_TARGET_BOTH = 3,  /* Left, transposed, and right, natural, from one pass over the bus. */
+    LORALITH_TARGET_V0 = 4,
+    LORALITH_TARGET_V1 = 5,
+    LORALITH_TARGET_PROGRAM = 6,
+    LORALITH_TARGET_SCALARS = 7,
+    LORALITH_TARGET_KEY = 8,
 };
 
 enum loralith_source {
     LORALITH_SOURCE_OUT = 0,
     LORALITH_SOURCE_STATS = 1,
+    LORALITH_SOURCE_V0 = 2,
+    LORALITH_SOURCE_V1 = 3,
+    LORALITH_SOURCE_SCALARS = 4,
 };
 
 enum loralith_out_mode {
@@ -192,6 +209,12 @@ enum loralith_scale_mode {
 #define LORALITH_LOAD_PACKED4_OFFSET 8
 #define LORALITH_LOAD_PACKED4_LSB 5
 #define LORALITH_LOAD_PACKED4_MASK UINT32_C(0x00000001)
+#define LORALITH_LOAD_FORMAT_OFFSET 8
+#define LORALITH_LOAD_FORMAT_LSB 6
+#define LORALITH_LOAD_FORMAT_MASK UINT32_C(0x00000003)
+#define LORALITH_LOAD_BROADCAST_OFFSET 8
+#define LORALITH_LOAD_BROADCAST_LSB 8
+#define LORALITH_LOAD_BROADCAST_MASK UINT32_C(0x00000001)
 #define LORALITH_LOAD_ROWS_OFFSET 12
 #define LORALITH_LOAD_ROWS_LSB 0
 #define LORALITH_LOAD_ROWS_MASK UINT32_C(0x0000FFFF)
@@ -384,6 +407,12 @@ enum loralith_scale_mode {
 #define LORALITH_STORE_PACKED_OFFSET 8
 #define LORALITH_STORE_PACKED_LSB 5
 #define LORALITH_STORE_PACKED_MASK UINT32_C(0x00000001)
+#define LORALITH_STORE_FORMAT_OFFSET 8
+#define LORALITH_STORE_FORMAT_LSB 6
+#define LORALITH_STORE_FORMAT_MASK UINT32_C(0x00000003)
+#define LORALITH_STORE_BROADCAST_OFFSET 8
+#define LORALITH_STORE_BROADCAST_LSB 8
+#define LORALITH_STORE_BROADCAST_MASK UINT32_C(0x00000001)
 #define LORALITH_STORE_ROWS_OFFSET 12
 #define LORALITH_STORE_ROWS_LSB 0
 #define LORALITH_STORE_ROWS_MASK UINT32_C(0x0000FFFF)
@@ -402,6 +431,84 @@ enum loralith_scale_mode {
 #define LORALITH_STORE_BLOCK_STRIDE_OFFSET 32
 #define LORALITH_STORE_BLOCK_STRIDE_LSB 16
 #define LORALITH_STORE_BLOCK_STRIDE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_OPCODE_OFFSET 0
+#define LORALITH_VECTOR_OPCODE_LSB 0
+#define LORALITH_VECTOR_OPCODE_MASK UINT32_C(0x000000FF)
+#define LORALITH_VECTOR_WAIT_OFFSET 4
+#define LORALITH_VECTOR_WAIT_LSB 0
+#define LORALITH_VECTOR_WAIT_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_SIGNAL_OFFSET 4
+#define LORALITH_VECTOR_SIGNAL_LSB 16
+#define LORALITH_VECTOR_SIGNAL_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_FIRST_OFFSET 8
+#define LORALITH_VECTOR_FIRST_LSB 0
+#define LORALITH_VECTOR_FIRST_MASK UINT32_C(0x0000003F)
+#define LORALITH_VECTOR_COUNT_OFFSET 8
+#define LORALITH_VECTOR_COUNT_LSB 6
+#define LORALITH_VECTOR_COUNT_MASK UINT32_C(0x0000007F)
+#define LORALITH_VECTOR_LANES_OFFSET 8
+#define LORALITH_VECTOR_LANES_LSB 13
+#define LORALITH_VECTOR_LANES_MASK UINT32_C(0x0000007F)
+#define LORALITH_VECTOR_PARTIAL_INNER_OFFSET 8
+#define LORALITH_VECTOR_PARTIAL_INNER_LSB 20
+#define LORALITH_VECTOR_PARTIAL_INNER_MASK UINT32_C(0x00000001)
+#define LORALITH_VECTOR_OUTER_OFFSET 12
+#define LORALITH_VECTOR_OUTER_LSB 0
+#define LORALITH_VECTOR_OUTER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_INNER_OFFSET 12
+#define LORALITH_VECTOR_INNER_LSB 16
+#define LORALITH_VECTOR_INNER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION0_BASE_OFFSET 16
+#define LORALITH_VECTOR_REGION0_BASE_LSB 0
+#define LORALITH_VECTOR_REGION0_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION0_OUTER_OFFSET 16
+#define LORALITH_VECTOR_REGION0_OUTER_LSB 16
+#define LORALITH_VECTOR_REGION0_OUTER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION0_INNER_OFFSET 20
+#define LORALITH_VECTOR_REGION0_INNER_LSB 0
+#define LORALITH_VECTOR_REGION0_INNER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION1_BASE_OFFSET 24
+#define LORALITH_VECTOR_REGION1_BASE_LSB 0
+#define LORALITH_VECTOR_REGION1_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION1_OUTER_OFFSET 24
+#define LORALITH_VECTOR_REGION1_OUTER_LSB 16
+#define LORALITH_VECTOR_REGION1_OUTER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION1_INNER_OFFSET 28
+#define LORALITH_VECTOR_REGION1_INNER_LSB 0
+#define LORALITH_VECTOR_REGION1_INNER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION2_BASE_OFFSET 32
+#define LORALITH_VECTOR_REGION2_BASE_LSB 0
+#define LORALITH_VECTOR_REGION2_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION2_OUTER_OFFSET 32
+#define LORALITH_VECTOR_REGION2_OUTER_LSB 16
+#define LORALITH_VECTOR_REGION2_OUTER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION2_INNER_OFFSET 36
+#define LORALITH_VECTOR_REGION2_INNER_LSB 0
+#define LORALITH_VECTOR_REGION2_INNER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION3_BASE_OFFSET 40
+#define LORALITH_VECTOR_REGION3_BASE_LSB 0
+#define LORALITH_VECTOR_REGION3_BASE_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION3_OUTER_OFFSET 40
+#define LORALITH_VECTOR_REGION3_OUTER_LSB 16
+#define LORALITH_VECTOR_REGION3_OUTER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_REGION3_INNER_OFFSET 44
+#define LORALITH_VECTOR_REGION3_INNER_LSB 0
+#define LORALITH_VECTOR_REGION3_INNER_MASK UINT32_C(0x0000FFFF)
+#define LORALITH_VECTOR_KEY0_OFFSET 48
+#define LORALITH_VECTOR_KEY0_LSB 0
+#define LORALITH_VECTOR_KEY0_MASK UINT32_C(0xFFFFFFFF)
+#define LORALITH_VECTOR_KEY1_OFFSET 52
+#define LORALITH_VECTOR_KEY1_LSB 0
+#define LORALITH_VECTOR_KEY1_MASK UINT32_C(0xFFFFFFFF)
+#define LORALITH_VECTOR_INDEX_BASE_OFFSET 56
+#define LORALITH_VECTOR_INDEX_BASE_LSB 0
+#define LORALITH_VECTOR_INDEX_BASE_MASK UINT32_C(0xFFFFFFFF)
+#define LORALITH_VECTOR_INDEX_OUTER_OFFSET 60
+#define LORALITH_VECTOR_INDEX_OUTER_LSB 0
+#define LORALITH_VECTOR_INDEX_OUTER_MASK UINT32_C(0xFFFFFFFF)
+#define LORALITH_VECTOR_INDEX_INNER_OFFSET 64
+#define LORALITH_VECTOR_INDEX_INNER_LSB 0
+#define LORALITH_VECTOR_INDEX_INNER_MASK UINT32_C(0xFFFFFFFF)
 
 /* Bits `lsb` .. `lsb + width - 1` of the little-endian descriptor; used by the functions below. */
 static inline void loralith_put(uint8_t *descriptor, unsigned lsb, unsigned width, uint64_t value)
@@ -415,9 +522,11 @@ static inline void loralith_put(uint8_t *descriptor, unsigned lsb, unsigned widt
 struct loralith_load {
     uint16_t wait;  /* semaphores of which one token each is taken before the command starts */
     uint16_t signal;  /* semaphores given one token each when the command is complete */
-    uint8_t target;  /* memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural) */
+    uint8_t target;  /* memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural); with vector lanes also V0 4, V1 5, PROGRAM 6, SCALARS 7, KEY 8 */
     uint8_t transpose;  /* 0: DRAM row = seq, bytes along lanes. 1: DRAM row = lane, bytes along seq; the end of each row is filled with zeros up to a multiple of banks */
     uint8_t packed4;  /* 1: DRAM holds two INT4 per byte, the first one in the low nibble; they are loaded as INT8, and row_bytes counts them as such. Not for SCALE */
+    uint8_t format;  /* V0, V1: elements in DRAM are FP32 0, BF16 1, INT8 2 */
+    uint8_t broadcast;  /* V0, V1: 1: each element fills all lanes of a word of its own */
     uint16_t rows;  /* rows of the matrix in DRAM, at least 1 */
     uint16_t pad_rows;  /* rows of zeros written after the last one; not transposed only */
     uint64_t address;  /* first byte in DRAM, a multiple of bus_bytes */
@@ -435,6 +544,8 @@ static inline int loralith_pack_load(const struct loralith_load *c, uint8_t desc
     if (c->target >> 4
         || c->transpose >> 1
         || c->packed4 >> 1
+        || c->format >> 2
+        || c->broadcast >> 1
         || c->row_bytes >> 24)
         return -1;
     for (unsigned i = 0; i < LORALITH_COMMAND_BYTES; i++)
@@ -445,6 +556,8 @@ static inline int loralith_pack_load(const struct loralith_load *c, uint8_t desc
     loralith_put(descriptor, 64, 4, c->target);
     loralith_put(descriptor, 68, 1, c->transpose);
     loralith_put(descriptor, 69, 1, c->packed4);
+    loralith_put(descriptor, 70, 2, c->format);
+    loralith_put(descriptor, 72, 1, c->broadcast);
     loralith_put(descriptor, 96, 16, c->rows);
     loralith_put(descriptor, 112, 16, c->pad_rows);
     loralith_put(descriptor, 128, 64, c->address);
@@ -590,9 +703,11 @@ static inline int loralith_pack_compute(const struct loralith_compute *c, uint8_
 struct loralith_store {
     uint16_t wait;  /* semaphores of which one token each is taken before the command starts */
     uint16_t signal;  /* semaphores given one token each when the command is complete */
-    uint8_t source;  /* OUT 0, STATS 1 (rows 1; base is a slot, row_bytes 16 per slot) */
+    uint8_t source;  /* OUT 0, STATS 1 (rows 1; base is a slot, row_bytes 16 per slot); with vector lanes also V0 2, V1 3, SCALARS 4 */
     uint8_t transpose;  /* 0: DRAM row = lane (output row), bytes along seq. 1: DRAM row = seq (output column), bytes along lanes */
     uint8_t packed;  /* rows are packed: row_bytes is a power of two below bus_bytes and row_stride equals it */
+    uint8_t format;  /* V0, V1: elements in DRAM are FP32 0, BF16 1, INT8 2 */
+    uint8_t broadcast;  /* V0, V1: 1: a word gives one element, that of its first lane */
     uint16_t rows;  /* rows of the matrix in DRAM, at least 1 */
     uint64_t address;  /* first byte in DRAM, a multiple of bus_bytes */
     uint32_t row_bytes;  /* bytes of each row, at least 1 */
@@ -607,6 +722,8 @@ static inline int loralith_pack_store(const struct loralith_store *c, uint8_t de
     if (c->source >> 4
         || c->transpose >> 1
         || c->packed >> 1
+        || c->format >> 2
+        || c->broadcast >> 1
         || c->row_bytes >> 24)
         return -1;
     for (unsigned i = 0; i < LORALITH_COMMAND_BYTES; i++)
@@ -617,12 +734,82 @@ static inline int loralith_pack_store(const struct loralith_store *c, uint8_t de
     loralith_put(descriptor, 64, 4, c->source);
     loralith_put(descriptor, 68, 1, c->transpose);
     loralith_put(descriptor, 69, 1, c->packed);
+    loralith_put(descriptor, 70, 2, c->format);
+    loralith_put(descriptor, 72, 1, c->broadcast);
     loralith_put(descriptor, 96, 16, c->rows);
     loralith_put(descriptor, 128, 64, c->address);
     loralith_put(descriptor, 192, 24, c->row_bytes);
     loralith_put(descriptor, 224, 32, c->row_stride);
     loralith_put(descriptor, 256, 16, c->base);
     loralith_put(descriptor, 272, 16, c->block_stride);
+    return 0;
+}
+
+/* A VECTOR. Set every field that is not zero; the rest as in `= {0}`. */
+struct loralith_vector {
+    uint16_t wait;  /* semaphores of which one token each is taken before the command starts */
+    uint16_t signal;  /* semaphores given one token each when the command is complete */
+    uint8_t first;  /* first instruction in the program memory */
+    uint8_t count;  /* instructions, at least 1 */
+    uint8_t lanes;  /* lanes of a partial word that are in the tensor, 1 .. vector lanes */
+    uint8_t partial_inner;  /* partial words are: 0, all of the last outer iteration; 1, the last one of each inner loop */
+    uint16_t outer;  /* outer iterations, at least 1 */
+    uint16_t inner;  /* inner iterations, at least 1 */
+    uint16_t region0_base;  /* first word */
+    uint16_t region0_outer;  /* words from one outer iteration to the next */
+    uint16_t region0_inner;  /* words from one inner iteration to the next */
+    uint16_t region1_base;  /* first word */
+    uint16_t region1_outer;  /* words from one outer iteration to the next */
+    uint16_t region1_inner;  /* words from one inner iteration to the next */
+    uint16_t region2_base;  /* first word */
+    uint16_t region2_outer;  /* words from one outer iteration to the next */
+    uint16_t region2_inner;  /* words from one inner iteration to the next */
+    uint16_t region3_base;  /* first word */
+    uint16_t region3_outer;  /* words from one outer iteration to the next */
+    uint16_t region3_inner;  /* words from one inner iteration to the next */
+    uint32_t key0;  /* hash key of stochastic rounding, first word, exclusive or the loaded one */
+    uint32_t key1;  /* hash key of stochastic rounding, second word, likewise */
+    uint32_t index_base;  /* hash index of the first word */
+    uint32_t index_outer;  /* added to the hash index per outer iteration, modulo 2**32 */
+    uint32_t index_inner;  /* added to the hash index per inner iteration, modulo 2**32 */
+};
+
+/* Pack a VECTOR. Returns 0, or -1 for a value that its field cannot hold, with nothing written. */
+static inline int loralith_pack_vector(const struct loralith_vector *c, uint8_t descriptor[LORALITH_COMMAND_BYTES])
+{
+    if (c->first >> 6
+        || c->count >> 7
+        || c->lanes >> 7
+        || c->partial_inner >> 1)
+        return -1;
+    for (unsigned i = 0; i < LORALITH_COMMAND_BYTES; i++)
+        descriptor[i] = 0;
+    loralith_put(descriptor, 0, 8, 4);
+    loralith_put(descriptor, 32, 16, c->wait);
+    loralith_put(descriptor, 48, 16, c->signal);
+    loralith_put(descriptor, 64, 6, c->first);
+    loralith_put(descriptor, 70, 7, c->count);
+    loralith_put(descriptor, 77, 7, c->lanes);
+    loralith_put(descriptor, 84, 1, c->partial_inner);
+    loralith_put(descriptor, 96, 16, c->outer);
+    loralith_put(descriptor, 112, 16, c->inner);
+    loralith_put(descriptor, 128, 16, c->region0_base);
+    loralith_put(descriptor, 144, 16, c->region0_outer);
+    loralith_put(descriptor, 160, 16, c->region0_inner);
+    loralith_put(descriptor, 192, 16, c->region1_base);
+    loralith_put(descriptor, 208, 16, c->region1_outer);
+    loralith_put(descriptor, 224, 16, c->region1_inner);
+    loralith_put(descriptor, 256, 16, c->region2_base);
+    loralith_put(descriptor, 272, 16, c->region2_outer);
+    loralith_put(descriptor, 288, 16, c->region2_inner);
+    loralith_put(descriptor, 320, 16, c->region3_base);
+    loralith_put(descriptor, 336, 16, c->region3_outer);
+    loralith_put(descriptor, 352, 16, c->region3_inner);
+    loralith_put(descriptor, 384, 32, c->key0);
+    loralith_put(descriptor, 416, 32, c->key1);
+    loralith_put(descriptor, 448, 32, c->index_base);
+    loralith_put(descriptor, 480, 32, c->index_outer);
+    loralith_put(descriptor, 512, 32, c->index_inner);
     return 0;
 }
 

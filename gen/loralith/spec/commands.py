@@ -1,4 +1,4 @@
-"""The command set: three fixed-size descriptors, read from DRAM, one queue each.
+"""The command set: four fixed-size descriptors, read from DRAM, one queue each.
 
 Words used below: *lane* is the position in a scratchpad word (a row of the left operand, a column of the right one, a
 row of the output); *seq* is the other dimension (the reduction index of an operand, the output's column). All three
@@ -20,11 +20,14 @@ __all__ = [
     "COMMANDS",
     "COMMAND_BYTES",
     "COMPUTE",
+    "FORMAT_BYTES",
     "LOAD",
     "SEMAPHORES",
     "SEMAPHORE_MAX",
     "STAT_BYTES",
     "STORE",
+    "VECTOR",
+    "VECTOR_REGIONS",
     "Command",
     "LoadTarget",
     "Opcode",
@@ -37,6 +40,8 @@ COMMAND_BYTES = 128
 SEMAPHORES = 16
 SEMAPHORE_MAX = 15
 """A signal to a semaphore that holds this many tokens waits until one is taken."""
+VECTOR_REGIONS = 4
+"""Regions on chip that a VECTOR command describes."""
 STAT_BYTES = 16
 """A slot in DRAM: max |p| (uint64), saturations (uint32), zero (uint32)."""
 
@@ -45,6 +50,8 @@ class Opcode(IntEnum):
     LOAD = 1
     COMPUTE = 2
     STORE = 3
+    VECTOR = 4
+    """Of a configuration with vector lanes; otherwise the opcode is unknown."""
 
 
 class LoadTarget(IntEnum):
@@ -53,11 +60,30 @@ class LoadTarget(IntEnum):
     SCALE = 2
     BOTH = 3
     """Left, transposed, and right, natural, from one pass over the bus."""
+    V0 = 4
+    V1 = 5
+    PROGRAM = 6
+    SCALARS = 7
+    KEY = 8
 
 
 class StoreSource(IntEnum):
     OUT = 0
     STATS = 1
+    V0 = 2
+    V1 = 3
+    SCALARS = 4
+
+
+class VectorFormat(IntEnum):
+    """What lies in DRAM for the words of a vector scratchpad."""
+
+    FP32 = 0
+    BF16 = 1
+    INT8 = 2
+
+
+FORMAT_BYTES = {VectorFormat.FP32: 4, VectorFormat.BF16: 2, VectorFormat.INT8: 1}
 
 
 class OutMode(IntEnum):
@@ -73,7 +99,7 @@ class ScaleMode(IntEnum):
 
 
 _HEADER = (
-    Field("opcode", 0, 0, 8, "LOAD 1, COMPUTE 2, STORE 3"),
+    Field("opcode", 0, 0, 8, "LOAD 1, COMPUTE 2, STORE 3, VECTOR 4"),
     Field("wait", 1, 0, 16, "semaphores of which one token each is taken before the command starts"),
     Field("signal", 1, 16, 16, "semaphores given one token each when the command is complete"),
 )
@@ -98,7 +124,8 @@ LOAD = Record(
             2,
             0,
             4,
-            "memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural)",
+            "memory to fill: LEFT 0, RIGHT 1, SCALE 2 (rows must be 1, not transposed), BOTH 3 (left transposed, right natural); with "
+            "vector lanes also V0 4, V1 5, PROGRAM 6, SCALARS 7, KEY 8",
         ),
         Field(
             "transpose",
@@ -116,6 +143,8 @@ LOAD = Record(
             "1: DRAM holds two INT4 per byte, the first one in the low nibble; they are loaded as INT8, and row_bytes counts them as "
             "such. Not for SCALE",
         ),
+        Field("format", 2, 6, 2, "V0, V1: elements in DRAM are FP32 0, BF16 1, INT8 2"),
+        Field("broadcast", 2, 8, 1, "V0, V1: 1: each element fills all lanes of a word of its own"),
         Field("pad_rows", 3, 16, 16, "rows of zeros written after the last one; not transposed only"),
         Field("right_base", 9, 0, 16, "BOTH: first row of the region in the right scratchpad"),
         Field("right_stride", 9, 16, 16, "BOTH: right scratchpad rows from one block of lanes to the next"),
@@ -191,7 +220,13 @@ STORE = Record(
     (
         *_HEADER,
         *_DRAM,
-        Field("source", 2, 0, 4, "OUT 0, STATS 1 (rows 1; base is a slot, row_bytes 16 per slot)"),
+        Field(
+            "source",
+            2,
+            0,
+            4,
+            "OUT 0, STATS 1 (rows 1; base is a slot, row_bytes 16 per slot); with vector lanes also V0 2, V1 3, SCALARS 4",
+        ),
         Field(
             "transpose",
             2,
@@ -200,11 +235,43 @@ STORE = Record(
             "0: DRAM row = lane (output row), bytes along seq. 1: DRAM row = seq (output column), bytes along lanes",
         ),
         Field("packed", 2, 5, 1, "rows are packed: row_bytes is a power of two below bus_bytes and row_stride equals it"),
+        Field("format", 2, 6, 2, "V0, V1: elements in DRAM are FP32 0, BF16 1, INT8 2"),
+        Field("broadcast", 2, 8, 1, "V0, V1: 1: a word gives one element, that of its first lane"),
     ),
     "Copy a matrix of bytes from the output buffer to DRAM. Bytes past row_bytes are not written. Completes after its last write response.",
 )
 
-COMMANDS: dict[Opcode, Record] = {Opcode.LOAD: LOAD, Opcode.COMPUTE: COMPUTE, Opcode.STORE: STORE}
+VECTOR = Record(
+    "VECTOR",
+    COMMAND_BYTES,
+    (
+        *_HEADER,
+        Field("first", 2, 0, 6, "first instruction in the program memory"),
+        Field("count", 2, 6, 7, "instructions, at least 1"),
+        Field("lanes", 2, 13, 7, "lanes of a partial word that are in the tensor, 1 .. vector lanes"),
+        Field("partial_inner", 2, 20, 1, "partial words are: 0, all of the last outer iteration; 1, the last one of each inner loop"),
+        Field("outer", 3, 0, 16, "outer iterations, at least 1"),
+        Field("inner", 3, 16, 16, "inner iterations, at least 1"),
+        *(
+            field
+            for i in range(VECTOR_REGIONS)
+            for field in (
+                Field(f"region{i}_base", 4 + 2 * i, 0, 16, "first word"),
+                Field(f"region{i}_outer", 4 + 2 * i, 16, 16, "words from one outer iteration to the next"),
+                Field(f"region{i}_inner", 5 + 2 * i, 0, 16, "words from one inner iteration to the next"),
+            )
+        ),
+        Field("key0", 12, 0, 32, "hash key of stochastic rounding, first word, exclusive or the loaded one"),
+        Field("key1", 13, 0, 32, "hash key of stochastic rounding, second word, likewise"),
+        Field("index_base", 14, 0, 32, "hash index of the first word"),
+        Field("index_outer", 15, 0, 32, "added to the hash index per outer iteration, modulo 2**32"),
+        Field("index_inner", 16, 0, 32, "added to the hash index per inner iteration, modulo 2**32"),
+    ),
+    "Run instructions of the program memory, each over its inner loop, once for each outer iteration. Completes when its results are "
+    "readable.",
+)
+
+COMMANDS: dict[Opcode, Record] = {Opcode.LOAD: LOAD, Opcode.COMPUTE: COMPUTE, Opcode.STORE: STORE, Opcode.VECTOR: VECTOR}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ class Config:
         outstanding_reads: read bursts in flight, 1..128.
         outstanding_writes: write bursts in flight, 1..128.
         max_burst: beats per AXI burst at most, 1..256.
+        vector_lanes: lanes L of the vector unit; 0 for none. Power of two, 2.. ``rows``.
+        v0_words: words of L numbers of the first vector scratchpad. Power of two, 16..32768; ignored without vector lanes.
+        v1_words: of the second one, likewise.
     """
 
     name: str
@@ -61,6 +64,9 @@ class Config:
     outstanding_reads: int = 32
     outstanding_writes: int = 32
     max_burst: int = 64
+    vector_lanes: int = 0
+    v0_words: int = 1024
+    v1_words: int = 512
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, rule: str) -> None:
@@ -96,6 +102,10 @@ class Config:
         for field in ("outstanding_reads", "outstanding_writes"):
             need(1 <= getattr(self, field) <= 128, field, "in 1..128")
         need(1 <= self.max_burst <= 256, "max_burst", "in 1..256")
+        lanes = self.vector_lanes
+        need(lanes == 0 or (_power_of_two(lanes) and 2 <= lanes <= self.rows), "vector_lanes", f"0 or a power of two in 2..{self.rows}")
+        for field in ("v0_words", "v1_words"):
+            need(_power_of_two(getattr(self, field)) and 16 <= getattr(self, field) <= 32768, field, "a power of two in 16..32768")
 
     # Derived sizes. A scratchpad row is one word in every bank.
 

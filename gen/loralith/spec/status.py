@@ -30,6 +30,8 @@ class Code(IntEnum):
     """Nothing moved for WATCHDOG cycles: tokens that are never met, or a memory that does not answer."""
     HOST_ABORT = 9
     """CONTROL.abort was written."""
+    VECTOR_RANGE = 10
+    """A number left the vector unit's range; ERROR_ADDRESS is the number of the instruction, or 0 of a load."""
 
 
 class Unit(IntEnum):
@@ -44,6 +46,7 @@ class Unit(IntEnum):
     STORE = 4
     HOST = 5
     """The host's abort."""
+    VECTOR = 6
 
 
 class Check(IntEnum):
@@ -81,3 +84,11 @@ class Check(IntEnum):
     """The region of a result in the left scratchpad."""
     LIST = 15
     """The command list itself."""
+    PROGRAM = 16
+    """Instructions beyond the program memory, or an instruction that has no meaning; ERROR_ADDRESS is its number."""
+    V0 = 17
+    """The region in the first vector scratchpad."""
+    V1 = 18
+    """The region in the second vector scratchpad."""
+    SCALAR = 19
+    """Scalars, or the hash key."""

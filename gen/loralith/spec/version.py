@@ -1,3 +1,3 @@
 """The interface's version: it changes whenever command set, registers or numbers do."""
 
-VERSION = (0, 2, 0)
+VERSION = (0, 3, 0)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from loralith.spec.commands import Opcode
+from loralith.spec.commands import LoadTarget, Opcode
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .bursts import Burst, BurstSplitter
 from .completion import Completion
 from .fault import FaultLatch
-from .interfaces import CommandEntry, FaultSignature, OperandWrite, ScaleWrite, SignalSignature, UnitControl, WaitSignature
+from .interfaces import (
+    CommandEntry,
+    FaultSignature,
+    OperandWrite,
+    ScaleWrite,
+    SignalSignature,
+    UnitControl,
+    WaitSignature,
+    vector_ports,
+)
 from .load_data import LoadData
 from .queue import FIFO, SkidBuffer
 from .read_master import ReadBeat
 from .transfer_check import TransferCheck, TransferDescriptor
+from .vector.load_data import VectorLoadData
 
-__all__ = ["LoadUnit"]
+__all__ = ["VECTOR_WRITES", "LoadUnit"]
+
+VECTOR_WRITES = ("vector_load", "program_write", "scalar_write", "key_write")
+"""Those of ``vector_ports`` that LOAD drives."""
 
 
 class LoadUnit(wiring.Component):
@@ -34,6 +47,7 @@ class LoadUnit(wiring.Component):
         bursts, beats: to and from the read master. refused, refused_address: its veto.
         window_base, window_limit: DRAM that may be reached.
         operand, scale: writes; either may be stalled.
+        vector_load, program_write, scalar_write, key_write: of a configuration with vector lanes, see ``vector_ports``.
         active: a load has its tokens and is not complete (for the cycle counters).
     """
 
@@ -57,6 +71,7 @@ class LoadUnit(wiring.Component):
                 "operand": Out(stream.Signature(OperandWrite(config))),
                 "scale": Out(stream.Signature(ScaleWrite(config))),
                 "active": Out(1),
+                **{name: member for name, member in vector_ports(config).items() if name in VECTOR_WRITES},
             }
         )
 
@@ -72,17 +87,14 @@ class LoadUnit(wiring.Component):
         )  # last two of ``ahead``: registers, since a memory's output is late
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay - LoadData.done_delay)
-        m.submodules.faults = faults = FaultLatch(3)
+        m.submodules.faults = faults = FaultLatch(3 + bool(config.vector_lanes))
 
         connect(m, flipped(self.commands), check.i)
         connect(m, flight.o, next_transfer.i)
-        connect(m, next_transfer.o, data.transfers)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
-        connect(m, flipped(self.beats), data.beats)
         connect(m, data.operand, flipped(self.operand))
         connect(m, data.scale, flipped(self.scale))
-        connect(m, data.done, completion.i)
         connect(m, completion.signal, flipped(self.signal))
         connect(m, faults.fault, flipped(self.fault))
         # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
@@ -126,6 +138,11 @@ class LoadUnit(wiring.Component):
             faults.sources[2].address.eq(self.refused_address),
         ]
 
+        vector_data = self._to_units(m, next_transfer, data, completion, faults) if config.vector_lanes else None
+        if vector_data is None:
+            connect(m, next_transfer.o, data.transfers)
+            connect(m, flipped(self.beats), data.beats)
+            connect(m, data.done, completion.i)
         written = (data.operand.valid & data.operand.ready) | (data.scale.valid & data.scale.ready)
         m.d.comb += [
             self.active.eq(
@@ -140,5 +157,39 @@ class LoadUnit(wiring.Component):
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(completion.complete),
         ]
+        if vector_data is not None:
+            written = written | vector_data.moves
         m.d.sync += control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready))
         return m
+
+    def _to_units(self, m: Module, transfer: SkidBuffer, data: LoadData, completion: Completion, faults: FaultLatch) -> VectorLoadData:
+        """Transfers, with their bus words, to the scratchpads or to the vector unit, one after the other: a load begins on the other side
+        only when all before it are done."""
+        m.submodules.vector_data = vector_data = VectorLoadData(self._config)
+        load, to_vector = transfer.o, Signal()
+        beats_to_vector = Mux(data.fault.valid, 0, to_vector | vector_data.fault.valid)
+        m.d.comb += [
+            vector_data.clear.eq(self.control.clear),
+            to_vector.eq(load.payload.target > LoadTarget.BOTH),
+            data.transfers.valid.eq(load.valid & ~to_vector),
+            data.transfers.payload.eq(load.payload),
+            vector_data.transfers.valid.eq(load.valid & to_vector),
+            vector_data.transfers.payload.eq(load.payload),
+            load.ready.eq(Mux(to_vector, vector_data.transfers.ready, data.transfers.ready)),
+            data.beats.valid.eq(self.beats.valid & ~beats_to_vector),
+            data.beats.payload.eq(self.beats.payload),
+            vector_data.beats.valid.eq(self.beats.valid & beats_to_vector),
+            vector_data.beats.payload.eq(self.beats.payload),
+            self.beats.ready.eq(Mux(beats_to_vector, vector_data.beats.ready, data.beats.ready)),
+            vector_data.hold.eq(data.ending | data.done.valid),
+            completion.i.valid.eq(data.done.valid | vector_data.done.valid),
+            completion.i.payload.eq(Mux(data.done.valid, data.done.payload, vector_data.done.payload)),
+            data.done.ready.eq(completion.i.ready),
+            vector_data.done.ready.eq(completion.i.ready),
+        ]
+        connect(m, vector_data.fault, faults.sources[3])
+        connect(m, vector_data.writes, flipped(self.vector_load))
+        connect(m, vector_data.program, flipped(self.program_write))
+        connect(m, vector_data.scalars, flipped(self.scalar_write))
+        connect(m, vector_data.key, flipped(self.key_write))
+        return vector_data

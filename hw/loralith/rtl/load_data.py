@@ -178,6 +178,7 @@ class LoadData(wiring.Component):
         operand, scale: the writes.
         done: the signal mask of a load ``done_delay`` cycles after the one that takes its last write. That write is issued only while
             ``done`` is ready, and the taker must stay so until then.
+        ending: the last write of a load is issued, and its ``done`` is to come.
         fault: a read error, with the beat's address; from then on beats are dropped. Held until ``clear``.
         clear: forget everything.
 
@@ -196,6 +197,7 @@ class LoadData(wiring.Component):
                 "operand": Out(stream.Signature(OperandWrite(config))),
                 "scale": Out(stream.Signature(ScaleWrite(config))),
                 "done": Out(stream.Signature(SEMAPHORES)),
+                "ending": Out(1),
                 "fault": Out(FaultSignature),
                 "clear": In(1),
             }
@@ -221,7 +223,7 @@ class LoadData(wiring.Component):
         step = Signal()
         from_bus = positions.o.valid & ~count.padding & unpack.o.valid
         may_end = Signal()
-        ending = Signal()  # the last write of a load is issued, and not taken
+        ending = self.ending
         m.d.comb += [
             may_end.eq(self.done.ready & ~ending),
             step.eq(positions.o.valid & writer.i.ready & (count.padding | (unpack.o.valid & ~beat.error)) & (~count.load_ends | may_end)),

@@ -7,20 +7,33 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
 
-from loralith.spec.commands import SEMAPHORES, Opcode
+from loralith.spec.commands import SEMAPHORES, Opcode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 
 from .bursts import BEAT_BITS, Burst, BurstSplitter
 from .completion import Completion
 from .fault import FaultLatch
-from .interfaces import CommandEntry, FaultSignature, OutReadSignature, SignalSignature, StatReadSignature, UnitControl, WaitSignature
+from .interfaces import (
+    CommandEntry,
+    FaultSignature,
+    OutReadSignature,
+    SignalSignature,
+    StatReadSignature,
+    UnitControl,
+    WaitSignature,
+    vector_ports,
+)
 from .queue import FIFO, SkidBuffer
 from .store_data import StoreData
 from .transfer_check import TransferCheck, TransferDescriptor
+from .vector.store_data import VectorStoreData
 from .write_master import WriteBeat
 
-__all__ = ["StartedStore", "StoreResponses", "StoreUnit"]
+__all__ = ["VECTOR_READS", "StartedStore", "StoreResponses", "StoreUnit"]
+
+VECTOR_READS = ("vector_store", "vector_stored", "scalar_read")
+"""Those of ``vector_ports`` that STORE drives."""
 
 
 class StartedStore(data.StructLayout):
@@ -102,7 +115,8 @@ class StoreUnit(wiring.Component):
             issued still comes.
         bursts, beats: to the write master. refused, refused_address, command_done, error, error_address: from it.
         window_base, window_limit: DRAM that may be reached.
-        out_read, stat_read: the memories.
+        out_read, stat_read: the memories. vector_store, vector_stored, scalar_read: of a configuration with vector lanes, see
+            ``vector_ports``.
         active: a store has its tokens and is not complete (for the cycle counters).
     """
 
@@ -129,6 +143,7 @@ class StoreUnit(wiring.Component):
                 "out_read": Out(OutReadSignature(config)),
                 "stat_read": Out(StatReadSignature),
                 "active": Out(1),
+                **{name: member for name, member in vector_ports(config).items() if name in VECTOR_READS},
             }
         )
 
@@ -144,10 +159,12 @@ class StoreUnit(wiring.Component):
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, store_data.transfers)
+        vector_data = self._to_units(m, flight, store_data) if config.vector_lanes else None
+        if vector_data is None:
+            connect(m, flight.o, store_data.transfers)
+            connect(m, store_data.beats, flipped(self.beats))
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
-        connect(m, store_data.beats, flipped(self.beats))
         connect(m, store_data.out_read, flipped(self.out_read))
         connect(m, store_data.stat_read, flipped(self.stat_read))
         connect(m, responses.signal, flipped(self.signal))
@@ -219,5 +236,31 @@ class StoreUnit(wiring.Component):
             control.complete.eq(responses.complete),
         ]
         moves = store_data.out_read.en | store_data.stat_read.en | responses.complete | (self.wait.valid & self.wait.ready)
+        if vector_data is not None:
+            moves = moves | vector_data.moves
         m.d.sync += control.progress.eq(moves)
         return m
+
+    def _to_units(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> VectorStoreData:
+        """Stores to the output buffer's side or to the vector unit's, one after the other: one begins on the other side only when all bus
+        words before it are out."""
+        m.submodules.vector_data = vector_data = VectorStoreData(self._config)
+        store, to_vector = flight.o, Signal()
+        m.d.comb += [
+            vector_data.clear.eq(self.control.clear),
+            to_vector.eq(store.payload.source > StoreSource.STATS),
+            store_data.transfers.valid.eq(store.valid & ~to_vector),
+            store_data.transfers.payload.eq(store.payload),
+            vector_data.transfers.valid.eq(store.valid & to_vector),
+            vector_data.transfers.payload.eq(store.payload),
+            store.ready.eq(Mux(to_vector, vector_data.transfers.ready, store_data.transfers.ready)),
+            vector_data.hold.eq(~store_data.idle),
+            self.beats.valid.eq(store_data.beats.valid | vector_data.beats.valid),
+            self.beats.payload.eq(Mux(store_data.beats.valid, store_data.beats.payload, vector_data.beats.payload)),
+            store_data.beats.ready.eq(self.beats.ready),
+            vector_data.beats.ready.eq(self.beats.ready & ~store_data.beats.valid),
+        ]
+        connect(m, vector_data.reads, flipped(self.vector_store))
+        connect(m, flipped(self.vector_stored), vector_data.answers)
+        connect(m, vector_data.scalars, flipped(self.scalar_read))
+        return vector_data

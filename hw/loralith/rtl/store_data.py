@@ -27,6 +27,7 @@ class FIFOCredits(wiring.Component):
 
     Members:
         put: a word is on its way, one cycle after its start. get: one left the FIFO.
+        all: nothing is in the FIFO or on its way to it, but for a word started in the last cycle.
         available: a word may be started. It is a register, and so asks for two credits: one word may have been started which is not
             counted yet.
         clear: the FIFO is empty, and nothing is on its way.
@@ -34,13 +35,14 @@ class FIFOCredits(wiring.Component):
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        super().__init__({"put": In(1), "get": In(1), "available": Out(1, init=1), "clear": In(1)})  # pyright: ignore[reportCallIssue]
+        super().__init__({"put": In(1), "get": In(1), "all": Out(1), "available": Out(1, init=1), "clear": In(1)})  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         credits = Signal(range(self._depth + 1), init=self._depth)
         with m.If(self.put ^ self.get):
             m.d.sync += credits.eq(Mux(self.put, credits - 1, credits + 1))
+        m.d.comb += self.all.eq(credits == self._depth)
         m.d.sync += self.available.eq((credits > 2) | ((credits == 2) & (self.get | ~self.put)) | ((credits == 1) & self.get & ~self.put))
         with m.If(self.clear):
             m.d.sync += [credits.eq(self._depth), self.available.eq(1)]
@@ -152,6 +154,7 @@ class StoreData(wiring.Component):
         transfers: stores; taken with their last read.
         beats: the bus words of all stores in a row. What lies past the end of a row has no strobe.
         out_read, stat_read: the memories.
+        idle: all bus words of the stores that were taken are out.
         clear: forget everything.
     """
 
@@ -166,6 +169,7 @@ class StoreData(wiring.Component):
                 "beats": Out(stream.Signature(WriteBeat(config))),
                 "out_read": Out(OutReadSignature(config)),
                 "stat_read": Out(StatReadSignature),
+                "idle": Out(1),
                 "clear": In(1),
             }
         )
@@ -205,6 +209,7 @@ class StoreData(wiring.Component):
             m.d.sync += [stage.valid.eq(0) for stage in stages[1:]]
         m.d.comb += [
             reads.hold.eq(Cat(stage.valid for stage in stages).any() | gatherer.busy),
+            self.idle.eq(credits.all & ~reads.hold & ~reads.o.valid),
             gatherer.valid.eq(stages[-1].valid),
             gatherer.piece.eq(stages[-1].piece),
             gatherer.stats.eq(stats),

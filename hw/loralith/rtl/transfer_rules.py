@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from amaranth.hdl import Mux, Value
+from amaranth.hdl import Const, Mux, Value
 from amaranth.lib import data
 from amaranth.utils import exact_log2
 
-from loralith.spec.commands import STAT_BYTES, LoadTarget, Opcode, StoreSource
+from loralith.spec.commands import STAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.status import Check
+from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS
 
 __all__ = ["LoadRules", "Region", "StoreRules", "TransferRules", "rules_of", "words"]
 
@@ -20,6 +21,10 @@ class Region:
 
     def __init__(self, blocks: Value, length: Value, limit: Value, detail: Value) -> None:
         self.blocks, self.length, self.limit, self.detail = blocks, length, limit, detail
+
+    def unless(self, holds: Value, other: Region) -> Region:
+        """This region where ``holds``, else the other one."""
+        return Region(*(Mux(holds, getattr(self, name), getattr(other, name)) for name in ("blocks", "length", "limit", "detail")))
 
 
 class TransferRules(Protocol):
@@ -56,21 +61,45 @@ class LoadRules:
         return [c.rows == 1, c.pad_rows == 0, c.block_stride == 0]
 
     def meaning(self, c: data.View, flags: Value) -> Value:
-        one_row, no_pad, no_stride = flags
+        one_row, no_pad, no_stride = flags[0], flags[1], flags[2]
         plain = one_row & ~c.transpose & ~c.packed4 & no_pad & no_stride
         both_can = c.transpose & (self._config.cols >= self._config.bus_bytes)
-        return (
-            (c.target <= max(LoadTarget))
+        of_scratchpads = (
+            (c.target <= LoadTarget.BOTH)
+            & ~(c.format.any() | c.broadcast)
             & ~(c.transpose & ~no_pad)
             & ((c.target != LoadTarget.SCALE) | plain)
             & ((c.target != LoadTarget.BOTH) | both_can)
         )
+        if not self._config.vector_lanes:
+            return of_scratchpads
+        halves = (c.target == LoadTarget.PROGRAM) | (c.target == LoadTarget.KEY)
+        vector = (c.target == LoadTarget.V0) | (c.target == LoadTarget.V1)
+        single = one_row & no_stride & ~c.format.any() & ~c.broadcast & ~Mux(halves, c.row_bytes[:3], c.row_bytes[:2]).any()
+        entries = (halves | (c.target == LoadTarget.SCALARS)) & single
+        of_vector_unit = no_pad & ~c.transpose & ~c.packed4 & (entries | (vector & whole_elements(c)))
+        return of_scratchpads | of_vector_unit
 
     def shape(self, c: data.View) -> tuple[Value, Value]:
         seqs = Mux((c.target == LoadTarget.SCALE) | c.transpose, c.row_bytes, c.rows + c.pad_rows)
-        return Mux(c.transpose, c.rows, c.row_bytes), seqs
+        if not self._config.vector_lanes:
+            return Mux(c.transpose, c.rows, c.row_bytes), seqs
+        vector = c.target > LoadTarget.BOTH
+        return Mux(c.transpose | vector, c.rows, c.row_bytes), Mux(vector, c.row_bytes, seqs)
 
     def region(self, c: data.View, lanes: Value, seqs: Value, second: Value) -> Region:
+        region = self._scratchpad_region(c, lanes, seqs, second)
+        if not self._config.vector_lanes:
+            return region
+        scalars, program = c.target == LoadTarget.SCALARS, c.target == LoadTarget.PROGRAM
+        length = Mux(scalars, seqs >> 2, seqs >> 3)
+        limit = Mux(scalars, SCALARS, Mux(program, PROGRAM_INSTRUCTIONS, 1))
+        entries = Region(lanes, length, limit, Mux(program, Check.PROGRAM, Check.SCALAR))
+        v0, v1 = c.target == LoadTarget.V0, c.target == LoadTarget.V1
+        unit = vector_region(self._config, c, lanes, seqs, v1).unless(v0 | v1, entries)
+        return unit.unless(c.target > LoadTarget.BOTH, region)
+
+    def _scratchpad_region(self, c: data.View, lanes: Value, seqs: Value, second: Value) -> Region:
         config = self._config
         R, C, W = config.rows, config.cols, config.bus_bytes
         scale, right = c.target == LoadTarget.SCALE, (c.target == LoadTarget.RIGHT) | second
@@ -101,13 +130,28 @@ class StoreRules:
     def meaning(self, c: data.View, flags: Value) -> Value:
         one_row, no_stride, slots, power, dense = flags
         plain = one_row & ~c.transpose & ~c.packed & no_stride & slots
-        return (c.source <= max(StoreSource)) & ((c.source != StoreSource.STATS) | plain) & (~c.packed | (power & dense))
+        known = (c.source <= StoreSource.STATS) & ~(c.format.any() | c.broadcast)
+        of_results = known & ((c.source != StoreSource.STATS) | plain) & (~c.packed | (power & dense))
+        if not self._config.vector_lanes:
+            return of_results
+        vector = (c.source == StoreSource.V0) | (c.source == StoreSource.V1)
+        scalars = (c.source == StoreSource.SCALARS) & one_row & no_stride & ~c.format.any() & ~c.broadcast & ~c.row_bytes[:2].any()
+        return of_results | (~c.transpose & ~c.packed & (scalars | (vector & whole_elements(c))))
 
     def shape(self, c: data.View) -> tuple[Value, Value]:
         stats = c.source == StoreSource.STATS
         return Mux(c.transpose, c.row_bytes, c.rows), Mux(c.transpose & ~stats, c.rows, c.row_bytes)
 
     def region(self, c: data.View, lanes: Value, seqs: Value, second: Value) -> Region:
+        region = self._result_region(c, lanes, seqs)
+        if not self._config.vector_lanes:
+            return region
+        scalars = c.source == StoreSource.SCALARS
+        entries = Region(lanes, seqs >> 2, Const(SCALARS), Const(Check.SCALAR, 8))
+        unit = entries.unless(scalars, vector_region(self._config, c, lanes, seqs, c.source == StoreSource.V1))
+        return unit.unless(c.source > StoreSource.STATS, region)
+
+    def _result_region(self, c: data.View, lanes: Value, seqs: Value) -> Region:
         config = self._config
         stats = c.source == StoreSource.STATS
         return Region(
@@ -124,6 +168,19 @@ class StoreRules:
 def rules_of(config: Config, opcode: Opcode) -> TransferRules:
     """The rules of LOAD or STORE."""
     return LoadRules(config) if opcode is Opcode.LOAD else StoreRules(config)
+
+
+def whole_elements(c: data.View) -> Value:
+    """Whether ``format`` is known and a row has whole elements of it."""
+    rest = Mux(c.format == VectorFormat.FP32, c.row_bytes[:2].any(), Mux(c.format == VectorFormat.BF16, c.row_bytes[0], 0))
+    return (c.format <= VectorFormat.INT8) & ~rest
+
+
+def vector_region(config: Config, c: data.View, rows: Value, row_bytes: Value, second: Value) -> Region:
+    """Of a transfer of V0, or V1 where ``second``: each row of DRAM is a block of words."""
+    elements = row_bytes >> Mux(c.format == VectorFormat.FP32, 2, c.format == VectorFormat.BF16)
+    length = Mux(c.broadcast, elements, words(elements, config.vector_lanes))
+    return Region(rows, length, Mux(second, config.v1_words, config.v0_words), Mux(second, Check.V1, Check.V0))
 
 
 def words(value: Value, unit: int) -> Value:

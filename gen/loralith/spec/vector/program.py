@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from ..commands import VECTOR_REGIONS
 from ..fields import Field, Record
 
 __all__ = [
@@ -31,8 +32,7 @@ LANE_REGISTERS = 4
 """Words that each lane keeps from instruction to instruction."""
 HASH_LANES = 4
 """Neighbouring lanes whose bytes of stochastic rounding come from one hash."""
-REGIONS = 4
-"""Regions on chip that a VECTOR command describes."""
+REGIONS = VECTOR_REGIONS
 
 
 class Source(IntEnum):
@@ -83,7 +83,8 @@ class Reduce(IntEnum):
     """What is made of an instruction's results, at the end of its inner loop. Lanes outside of the tensor take no part.
 
     It takes the chain's result before it is rounded to a format; only the sum of an INT8 result is that of the integers, times their scale.
-    A lane has one sum and one maximum: beside a reduction over the outer loop no other instruction of the program has one of the same kind.
+    A lane has one sum, and one maximum that MAX and TOP share: beside a reduction over the outer loop no other instruction of the program
+    has one of the same kind.
     """
 
     NONE = 0
@@ -94,6 +95,9 @@ class Reduce(IntEnum):
     MAX_LANE = 3
     """Each lane's largest magnitude."""
     MAX_ALL = 4
+    TOP_LANE = 5
+    """Each lane's largest value."""
+    TOP_ALL = 6
 
 
 class Target(IntEnum):
@@ -142,7 +146,13 @@ INSTRUCTION = Record(
         Field("target", 1, 0, 3, "NONE 0, V0 1, V1 2, LEFT 3, LANE 4, SCALAR 5 (s3)"),
         Field("target_region", 1, 3, 2, "the command's region that is written"),
         Field("format", 1, 5, 2, "WORD 0, BRAIN 1, INT8 2, INT8_STOCHASTIC 3"),
-        Field("reduce", 1, 7, 3, "NONE 0, SUM_LANE 1, SUM_ALL 2, MAX_LANE 3, MAX_ALL 4; goes to lane register or scalar, see reduce_to"),
+        Field(
+            "reduce",
+            1,
+            7,
+            3,
+            "NONE 0, SUM_LANE 1, SUM_ALL 2, MAX_LANE 3, MAX_ALL 4, TOP_LANE 5, TOP_ALL 6; goes to lane register or scalar, see reduce_to",
+        ),
         Field("over_outer", 1, 10, 1, "1: the reduction runs over the outer loop too and ends with the command"),
         Field("s0", 1, 11, 5, "scalar of X, a and b"),
         Field("s1", 1, 16, 5, "scalar of c and d"),

@@ -54,6 +54,9 @@ def describe(command: Command) -> str:
             clauses.append("plus acc")
         places = [name for flag, name in (("to_out", "out"), ("to_left", "left"), ("acc_write", "acc")) if command[flag]]
         return ", ".join(clauses) + (" -> " + ", ".join(places) if places else "")
+    if command.opcode is Opcode.VECTOR:
+        last = command["first"] + command["count"] - 1
+        return f"instructions {command['first']}..{last} over {command['outer']} x {command['inner']} words"
     nibbles = command.opcode is Opcode.LOAD and command["packed4"]
     size = f"{command['rows']} x {command['row_bytes']} {'INT4' if nibbles else 'bytes'}"
     suffix = ", transposed" if command["transpose"] else ""
