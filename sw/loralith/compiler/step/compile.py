@@ -383,8 +383,9 @@ class _Compiler:
         if node.op is Op.REPEAT:
             return self._repeated(node, view)
         found = reshape(view, node.shape)
-        if found is not None:
+        if found is not None and (view.buffer.format is VectorFormat.INT8 or _in_order(view)):
             return found
+        # Groups of channels are rows in the tensor's own order; as [N, H, W, C] they would be pieces of a few channels.
         made = new_tensor(self.e, node.name, view.buffer.format, view.shape, range(len(view.shape)))
         copy(self.e, view, made)
         found = reshape(made, node.shape)
@@ -451,6 +452,12 @@ class _Compiler:
             if what.startswith("state.") and isinstance(state, tuple):
                 copy(self.e, view, state[0])
         return found
+
+
+def _in_order(view: View) -> bool:
+    """Whether a view lies in memory in the order of its dimensions."""
+    strides = [s for n, s in zip(view.shape, view.strides, strict=True) if n > 1 and s]
+    return all(a >= b for a, b in zip(strides, strides[1:], strict=False))
 
 
 _REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loralith.compiler.step.chains import Scalar
-from loralith.compiler.step.copies import aligned, offsets
+from loralith.compiler.step.copies import aligned, copy, offsets
 from loralith.compiler.step.elementwise import layout_order, materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region
 from loralith.compiler.step.instructions import instruction
@@ -45,8 +45,6 @@ def reduce_rows(e: Emitter, name: str, view: View, dims: Sequence[int], reduce: 
 
 def _rows_copy(e: Emitter, view: View, order: Sequence[int], split: int) -> View:
     """A copy whose dimensions from place ``split`` of the order on are a row; each begins at a bus word."""
-    from loralith.compiler.step.copies import copy
-
     own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
     made = new_tensor(e, f"{view.buffer.name}, copied", view.buffer.format, own, order, split)
     copy(e, View(view.buffer, own, view.strides, view.offset), made)
@@ -71,7 +69,7 @@ def _reduce(
     bound: Scalar | None,
     count: bool,
 ) -> None:
-    lanes, bus = e.config.vector_lanes, e.config.bus_bytes
+    lanes = e.config.vector_lanes
     width = -(-run // lanes)
     whole = width > e.capacity(LoadTarget.V0)
     capacity = e.config.v0_words if whole else e.capacity(LoadTarget.V0)
@@ -80,60 +78,28 @@ def _reduce(
             f"{name}: a reduction over {run} elements takes {width} words of {lanes} lanes, and V0 has {e.config.v0_words}; a sum is "
             "made by one command"
         )
-    if len(rows) == 1:
-        rows, row_strides = [1, *rows], [0, *row_strides]
-    step = max(1, bus // 4)
+    most = e.capacity(LoadTarget.V1)  # a multiple of a bus word's results
     *outside, inner = rows
-    blocks = list(offsets(outside, row_strides[:-1]))
-    if len(blocks) > 1 and inner % step:
-        # Results of each block would begin between bus words: all rows of a few blocks go to V1 together.
-        _blocks(e, source, run, blocks, inner, row_strides[-1], result, reduce, bound, count)
-        return
-    most = min(capacity // width, e.capacity(LoadTarget.V1))
-    if most < inner:
-        most = max(most // step, 1) * step
-    done = 0
-    for (start,) in blocks:
-        for first in range(0, inner, most):
-            own = min(most, inner - first)
-            if own * width > capacity:
-                raise LoralithError(f"{name}: {own} rows of {width} words do not fit into V0, which has {e.config.v0_words}")
+    done = used = 0
+    for (start,) in offsets(outside, row_strides[:-1]):
+        first = 0
+        while first < inner:
+            own = min(max(1, capacity // width), inner - first, most - used)
             base = 0 if whole else e.base(LoadTarget.V0)
-            target = e.base(LoadTarget.V1)
+            target = e.base(LoadTarget.V1) + used
             _part(e, source, start + first * row_strides[-1], own, run, row_strides[-1], base, target, reduce, bound, count)
-            e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * own, 0, target, broadcast=1)
-            done += own
-            e.turn()
+            first, used = first + own, used + own
+            if used == most:
+                _results(e, result, done, used)
+                done, used = done + used, 0
+    if used:
+        _results(e, result, done, used)
 
 
-def _blocks(
-    e: Emitter,
-    source: View,
-    run: int,
-    blocks: list[tuple[int, ...]],
-    inner: int,
-    stride: int,
-    result: View,
-    reduce: Reduce,
-    bound: Scalar | None,
-    count: bool,
-) -> None:
-    step = max(1, e.config.bus_bytes // 4)
-    width = -(-run // e.config.vector_lanes)
-    together = e.capacity(LoadTarget.V1) // inner // step * step
-    room = max(1, (e.config.v0_words if width > e.capacity(LoadTarget.V0) else e.capacity(LoadTarget.V0)) // width)
-    if not together:
-        raise LoralithError(f"{result.buffer.name}: {inner} rows beside each other do not fit into V1")
-    for first in range(0, len(blocks), together):
-        part = blocks[first : first + together]
-        target = e.base(LoadTarget.V1)
-        for number, (start,) in enumerate(part):
-            for row in range(0, inner, room):
-                own = min(room, inner - row)
-                base = 0 if width > e.capacity(LoadTarget.V0) else e.base(LoadTarget.V0)
-                _part(e, source, start + row * stride, own, run, stride, base, target + number * inner + row, reduce, bound, count)
-        e.store(StoreSource.V1, result.buffer.address + 4 * first * inner, 1, 4 * inner * len(part), 0, target, broadcast=1)
-        e.turn()
+def _results(e: Emitter, result: View, done: int, count: int) -> None:
+    """Words of V1, one a result, to memory after the ``done`` ones that are there."""
+    e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * count, 0, e.base(LoadTarget.V1), broadcast=1)
+    e.turn()
 
 
 def _part(
