@@ -150,8 +150,9 @@ def _layout(
         if not sizes:
             sizes, strides = [1], [[0] for _ in ordered]
             strides[-1] = [1]
-        if split is not None and len(sizes) > 1 or len(sizes) == 1 and shape and sizes[0] != 1 and split is None:
-            pass
+        elif split is not None and shape[order[-1]] == 1:  # rows of one element
+            sizes, strides = [*sizes, 1], [[*own, 0] for own in strides]
+            strides[-1][-1] = 1
         return _Plan(sizes, strides[:-1], strides[-1])
 
     if split is None:
