@@ -64,7 +64,7 @@ class Rings:
             key = Ring.key(n, H, W, c, pitch, (*before, h, w), step, plane)  # type: ignore[arg-type]
             if key not in self._made:
                 # A transposed LOAD of whole rows reads past the last pixel by as much as the kernel is wide.
-                buffer = e.buffer(f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch)
+                buffer = e.buffer(f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch, fresh=True)
                 e.static[buffer.address] = bytes(buffer.nbytes)
                 self._made[key] = buffer
             buffer = self._made[key]

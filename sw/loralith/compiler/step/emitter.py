@@ -55,10 +55,12 @@ class Emitter:
 
     # Device memory.
 
-    def buffer(self, name: str, format: VectorFormat, elements: int, run: int | None = None, pitch: int | None = None) -> Buffer:
-        """A new buffer with an address; one that nobody uses any more is given back by `release`."""
+    def buffer(
+        self, name: str, format: VectorFormat, elements: int, run: int | None = None, pitch: int | None = None, fresh: bool = False
+    ) -> Buffer:
+        """A new buffer with an address; one that nobody uses any more is given back by `release`. ``fresh``: for what the host writes."""
         buffer = Buffer(name, format, elements, run or elements, pitch or elements)
-        buffer.address = self.memory.take(buffer.nbytes, name)
+        buffer.address = self.memory.take(buffer.nbytes, name, fresh)
         return buffer
 
     def release(self, buffer: Buffer) -> None:
@@ -68,7 +70,7 @@ class Emitter:
     def constant(self, data: bytes, name: str) -> int:
         """The address of bytes that do not change, which the host writes once."""
         if data not in self._pool:
-            self._pool[data] = self.memory.take(len(data), name)
+            self._pool[data] = self.memory.take(len(data), name, fresh=True)
             self.static[self._pool[data]] = data
         return self._pool[data]
 

@@ -25,15 +25,18 @@ class Memory:
         self._used: dict[int, int] = {}
         self.peak = 0
 
-    def take(self, nbytes: int, name: str) -> int:
-        """The first address of ``nbytes`` free bytes. Raises MemoryTooSmall, naming ``name``."""
+    def take(self, nbytes: int, name: str, fresh: bool = False) -> int:
+        """The first address of ``nbytes`` free bytes; ``fresh``: which nothing had before, for what the host writes ahead of the list.
+        Raises MemoryTooSmall, naming ``name``."""
         nbytes = -(-max(nbytes, 1) // ALIGN) * ALIGN
         for i, (start, end) in enumerate(self._free):
-            if end - start >= nbytes:
-                self._free[i : i + 1] = [(start + nbytes, end)] if end - start > nbytes else []
-                self._used[start] = nbytes
-                self.peak = max(self.peak, start + nbytes - self.base)
-                return start
+            first = max(start, self.base + self.peak) if fresh else start
+            if end - first >= nbytes:
+                parts = [(start, first), (first + nbytes, end)]
+                self._free[i : i + 1] = [part for part in parts if part[0] < part[1]]
+                self._used[first] = nbytes
+                self.peak = max(self.peak, first + nbytes - self.base)
+                return first
         largest = max((end - start for start, end in self._free), default=0)
         used = sum(self._used.values())
         raise MemoryTooSmall(
