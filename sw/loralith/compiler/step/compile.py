@@ -448,9 +448,9 @@ class _Compiler:
     def _outputs(self) -> dict[str, View]:
         found = {what: self._view(name) for what, name in self.graph.outputs.items()}
         for what, view in found.items():
-            state = self.values.get(what.removeprefix("state."))
-            if what.startswith("state.") and isinstance(state, tuple):
-                copy(self.e, view, state[0])
+            if what.startswith("state."):
+                self.e.note = what
+                copy(self.e, view, self.tensors[what.removeprefix("state.")][0])
         return found
 
 
