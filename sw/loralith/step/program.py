@@ -148,5 +148,3 @@ def compiled(graph: Graph, device: ListDevice, base: int, nbytes: int, seed: int
 def _free(device: ListDevice) -> int:
     """Bytes of device memory that no one else has taken."""
     return device.memory_bytes - device.heap.used - PAGE
-
-

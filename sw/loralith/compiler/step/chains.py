@@ -44,7 +44,13 @@ class Step:
     stochastic: bool = False
 
 
-FUNCTIONS = {Op.EXP2: Function.EXP2, Op.RECIPROCAL: Function.RECIPROCAL, Op.RSQRT: Function.RSQRT, Op.PHI: Function.PHI, Op.SCALE: Function.SCALE}
+FUNCTIONS = {
+    Op.EXP2: Function.EXP2,
+    Op.RECIPROCAL: Function.RECIPROCAL,
+    Op.RSQRT: Function.RSQRT,
+    Op.PHI: Function.PHI,
+    Op.SCALE: Function.SCALE,
+}
 _A, _B, _F, _C, _D, _PACK = range(6)
 
 

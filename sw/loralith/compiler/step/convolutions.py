@@ -64,7 +64,9 @@ class Rings:
             key = Ring.key(n, H, W, c, pitch, (*before, h, w), step, plane)  # type: ignore[arg-type]
             if key not in self._made:
                 # A transposed LOAD of whole rows reads past the last pixel by as much as the kernel is wide.
-                buffer = e.buffer(f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch, fresh=True)
+                buffer = e.buffer(
+                    f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch, fresh=True
+                )
                 e.static[buffer.address] = bytes(buffer.nbytes)
                 self._made[key] = buffer
             buffer = self._made[key]
@@ -355,7 +357,9 @@ class _Convolution:
 
     _at = 0
 
-    def _row_operands(self, starts: Sequence[int], lane: int, lanes: int, at: int, y: int, before: Sequence[Sequence[Region]]) -> list[Region]:
+    def _row_operands(
+        self, starts: Sequence[int], lane: int, lanes: int, at: int, y: int, before: Sequence[Sequence[Region]]
+    ) -> list[Region]:
         """Regions of one image row's operands; one that is the same for every row is loaded once."""
         e = self.e
         regions = []

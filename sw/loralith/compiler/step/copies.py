@@ -69,9 +69,7 @@ def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], 
                 size = min(chunk, run - start)
                 width, base = -(-size // lanes), e.base(LoadTarget.V0)
                 source = src.buffer.address + (src.offset + from_ + first * ss[-2] + start) * src.size
-                e.load(
-                    LoadTarget.V0, source, count, size * src.size, ss[-2] * src.size, base, block_stride=width, format=src.buffer.format
-                )
+                e.load(LoadTarget.V0, source, count, size * src.size, ss[-2] * src.size, base, block_stride=width, format=src.buffer.format)
                 if dst.buffer.format is VectorFormat.INT8:
                     e.vector(integers(e), [Region(base, 0, 1)], 1, count * width)
                 target = dst.buffer.address + (dst.offset + to + first * ds[-2] + start) * dst.size
@@ -234,9 +232,7 @@ class _Elements:
         address = self.dst.buffer.address + element * self.dst.size
         base, size = self.e.base(LoadTarget.V1), self.dst.size
         more = {"block_stride": run} if rows > 1 else {}
-        self.e.store(
-            StoreSource.V1, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more
-        )
+        self.e.store(StoreSource.V1, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more)
 
     def _gather(self, offset: int, outer: tuple[int, int], inner: tuple[int, int], to: Region) -> None:
         """Brings a box of the source to words of V1, in parts that V0 holds."""

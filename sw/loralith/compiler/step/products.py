@@ -115,7 +115,14 @@ def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
             view = materialize(e, view, range(len(shape)), padded=True)
             copies.append(view)
         # a dimension of size 1 has no stride that matters
-        views.append(View(view.buffer, shape, tuple(0 if size == 1 and d < len(shape) - 1 else s for d, (size, s) in enumerate(zip(shape, view.strides, strict=True))), view.offset))
+        views.append(
+            View(
+                view.buffer,
+                shape,
+                tuple(0 if size == 1 and d < len(shape) - 1 else s for d, (size, s) in enumerate(zip(shape, view.strides, strict=True))),
+                view.offset,
+            )
+        )
     left, right = expand(left, (*batch, n, k)), expand(right, (*batch, m, k))
     _Matmul(e, left, left_turned, right, right_turned, views, epilogue, result).run()
     for copy in (left_copy, right_copy, *copies):
@@ -250,4 +257,3 @@ class _Matmul:
             block_stride=width,
             format=self.result.buffer.format,
         )
-

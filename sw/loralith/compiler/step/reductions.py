@@ -17,7 +17,9 @@ from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
 __all__ = ["largest", "reduce_rows"]
 
 
-def reduce_rows(e: Emitter, name: str, view: View, dims: Sequence[int], reduce: Reduce, bound: Scalar | None = None, count: bool = False) -> View:
+def reduce_rows(
+    e: Emitter, name: str, view: View, dims: Sequence[int], reduce: Reduce, bound: Scalar | None = None, count: bool = False
+) -> View:
     """``reduce`` (SUM_ALL, TOP_ALL, MAX_ALL) over ``dims``, which stay with size 1. ``count``: the sum of integers.
 
     Raises LoralithError where a row does not fit into V0: a sum is made by one command.
@@ -103,7 +105,17 @@ def _results(e: Emitter, result: View, done: int, count: int) -> None:
 
 
 def _part(
-    e: Emitter, source: View, start: int, rows: int, run: int, stride: int, base: int, target: int, reduce: Reduce, bound: Scalar | None, count: bool
+    e: Emitter,
+    source: View,
+    start: int,
+    rows: int,
+    run: int,
+    stride: int,
+    base: int,
+    target: int,
+    reduce: Reduce,
+    bound: Scalar | None,
+    count: bool,
 ) -> None:
     """Rows of the source to V0, their results to V1, one a word."""
     lanes = e.config.vector_lanes
@@ -177,9 +189,7 @@ class _Largest:
                         self._fold()
                     begin = start + first * self.strides[-2] + at
                     base = (half ^ 1 if (first // most + at // chunk) & 1 else half) * capacity
-                    _part(
-                        e, self.source, begin, count, size, self.strides[-2], base, self.target + self.used, Reduce.MAX_ALL, None, False
-                    )
+                    _part(e, self.source, begin, count, size, self.strides[-2], base, self.target + self.used, Reduce.MAX_ALL, None, False)
                     self.used += count
         scalar = e.scalar_result(3)
         program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
