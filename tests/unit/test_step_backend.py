@@ -1,4 +1,4 @@
-"""The step compiler's backend: graphs of each kind of node compiled, run on the reference device, and compared with the graph's interpretation."""
+"""The step compiler's backend: each kind of node compiled, run on the reference device, and compared with the graph's interpretation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -239,7 +239,7 @@ def test_a_trained_matrix_over_two_steps(config: Config) -> None:
             given |= {name: torch.tensor(value) for name, value in optimizer.scalars(step + 1).items()}
             inputs = {node.name: given[node.name].numpy() for node in graph.of(Op.INPUT)}
             losses = [program.step(inputs, step) for program in programs]
-            found = dict((node.name, value) for node, value in interpret(graph, given, 3, step))
+            found = {node.name: value for node, value in interpret(graph, given, 3, step)}
             assert losses == [found[graph.outputs["loss"]].item()] * 2
             for what, name in graph.outputs.items():
                 if what.startswith("state."):

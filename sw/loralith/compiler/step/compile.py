@@ -12,11 +12,13 @@ from loralith.compiler.step import reductions
 from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile
 from loralith.compiler.step.convolutions import Rings, convolution, kernel_layout
 from loralith.compiler.step.copies import copy
-from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, layout_order, materialize, new_tensor
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.memory import Memory
+from loralith.compiler.step.moves import moved
 from loralith.compiler.step.products import Epilogue, matmul
-from loralith.compiler.step.views import Buffer, View, expand, permute, reshape, slice_view
+from loralith.compiler.step.two_words import planes
+from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
@@ -29,10 +31,6 @@ __all__ = ["CompiledStep", "compile_step"]
 BINARY = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY)
 CHAINED = frozenset((*BINARY, Op.EXP2, Op.RECIPROCAL, Op.RSQRT, Op.PHI, Op.BRAIN))
 SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
-ROUNDING = 98304.0
-"""1.5 * 2^16: a word of at most 2^15 in magnitude plus it is rounded to an integer, half to even."""
-KEY = "key"
-"""Name of the 8 bytes that the host writes before each step: `spec.numerics.hash_key` (seed, step, 0)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +236,7 @@ class _Compiler:
         if node.op is Op.QUANTIZE:
             self._keep(node.name, self._quantized(node))
         elif node.op in MOVES:
-            self._keep(node.name, self._moved(node))
+            self._keep(node.name, moved(self.e, node, [self._views(x) for x in node.inputs]))
         else:
             self._keep(node.name, (_REDUCTIONS[node.op](self, node),))
         self._paid(reads)
@@ -333,96 +331,11 @@ class _Compiler:
         view = self._view(node.inputs[0])
         draw = node.attributes["draw"]
         if node.attributes["limit"] > Q8_MAX:
-            return self._planes(node, view, scale)
+            return planes(self.e, node, view, scale)
         chain = _Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
         if not draw:
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
-
-    def _planes(self, node: Node, x: View, scale: Scalar) -> tuple[View, ...]:
-        """Three INT8 tensors: x / scale = 2^8 first + second + third, each within 127."""
-        if node.attributes["draw"]:
-            raise LoralithError("an integer of two bytes is rounded half to even")
-        e = self.e
-        made: list[View] = []
-
-        def kernel(views: Sequence[View], *steps: Step, format: VectorFormat = VectorFormat.FP32) -> View:
-            made.append(elementwise(e, node.name, views, steps, format))
-            return made[-1]
-
-        number = self._scalar
-        rounded = (Step(Op.ADD, number(ROUNDING)), Step(Op.SUBTRACT, number(ROUNDING)))
-        step = View(Buffer(node.name, VectorFormat.FP32, 1, 1, 1, scale.address), (), ())
-        inverse = kernel([step], Step(Op.RECIPROCAL))
-        q = kernel([x], Step(Op.MULTIPLY, Scalar((node.name, "inverse"), inverse.buffer.address)), *rounded)
-        high = kernel([q], Step(Op.MULTIPLY, number(2.0**-8)), *rounded)
-        low = kernel([high, q], Step(Op.MULTIPLY, number(256.0)), Step(Op.SUBTRACT, Tile(0), reverse=True))
-        half = kernel([low], Step(Op.MULTIPLY, number(0.5)), *rounded)
-        rest = kernel([half, low], Step(Op.SUBTRACT, Tile(0), reverse=True))
-        integer = Step(Op.QUANTIZE, number(1.0))
-        planes = tuple(elementwise(e, node.name, [v], [integer], VectorFormat.INT8) for v in (high, half, rest))
-        for view in made:
-            e.release(view.buffer)
-        return planes
-
-    # Moves.
-
-    def _moved(self, node: Node) -> tuple[View, ...]:
-        if node.op is Op.CONCAT:
-            return (self._concatenated(node, [self._view(x) for x in node.inputs]),)
-        return tuple(self._move(node, view) for view in self._views(node.inputs[0]))
-
-    def _move(self, node: Node, view: View) -> View:
-        a = node.attributes
-        if node.op is Op.PERMUTE:
-            return permute(view, a["order"])
-        if node.op is Op.SLICE:
-            return slice_view(view, a["dim"], a["start"], a["stop"], a["step"])
-        if node.op is Op.EXPAND:
-            return expand(view, node.shape)
-        if node.op is Op.REPEAT:
-            return self._repeated(node, view)
-        found = reshape(view, node.shape)
-        if found is not None and (view.buffer.format is VectorFormat.INT8 or _in_order(view)):
-            return found
-        # Groups of channels are rows in the tensor's own order; as [N, H, W, C] they would be pieces of a few channels.
-        made = new_tensor(self.e, node.name, view.buffer.format, view.shape, range(len(view.shape)))
-        copy(self.e, view, made)
-        found = reshape(made, node.shape)
-        assert found is not None
-        return found
-
-    def _repeated(self, node: Node, view: View) -> View:
-        (n, c, h, w), s = view.shape, view.strides
-        rows, cols = node.attributes["rows"], node.attributes["cols"]
-        shape = (n, c, h, rows, w, cols)
-        source = View(view.buffer, shape, (s[0], s[1], s[2], 0, s[3], 0), view.offset)
-        order = (0, 2, 3, 4, 5, 1) if s[1] == 1 else range(6)
-        made = new_tensor(self.e, node.name, view.buffer.format, shape, order)
-        copy(self.e, source, made)
-        found = reshape(made, node.shape)
-        assert found is not None
-        return found
-
-    def _concatenated(self, node: Node, views: Sequence[View]) -> View:
-        dim = node.attributes["dim"]
-        format = views[0].buffer.format
-        if any(view.buffer.format is not format for view in views):
-            format = VectorFormat.FP32
-        orders = (layout_order(views[0]), [dim, *(d for d in range(len(node.shape)) if d != dim)])
-        for order in orders:
-            result = new_tensor(self.e, node.name, format, node.shape, order)
-            try:
-                at = 0
-                for view in views:
-                    copy(self.e, view, slice_view(result, dim, at, at + view.shape[dim]))
-                    at += view.shape[dim]
-            except LoralithError as error:
-                self.e.memory.give(result.buffer.address)
-                reason = error
-            else:
-                return result
-        raise reason
 
     # Reductions.
 
@@ -452,12 +365,6 @@ class _Compiler:
                 self.e.note = what
                 copy(self.e, view, self.tensors[what.removeprefix("state.")][0])
         return found
-
-
-def _in_order(view: View) -> bool:
-    """Whether a view lies in memory in the order of its dimensions."""
-    strides = [s for n, s in zip(view.shape, view.strides, strict=True) if n > 1 and s]
-    return all(a >= b for a, b in zip(strides, strides[1:], strict=False))
 
 
 _REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {

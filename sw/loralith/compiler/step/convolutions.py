@@ -93,7 +93,7 @@ def convolution(
 
     ``planes``: the operand, or 2^8 planes[0] + planes[1] + ... of the noisy batch. ``kernel``: W in `kernel_layout`.
     """
-    n, _, h, w = planes[0].shape
+    _, _, h, w = planes[0].shape
     _, _, kh, kw = kernel_shape
     _, _, out_h, out_w = shape
     if backward:
@@ -148,6 +148,7 @@ class _Convolution:
         self.chunk_rows = ring.pitch // c.banks  # rows of a scratchpad that one place of the kernel takes
         self.segments = [(place, 0) for place in range(self.places)]
         self.planes = len(ring.buffers)
+        self.k_rows = 0
         self._choose()
 
     @staticmethod

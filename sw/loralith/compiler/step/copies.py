@@ -124,7 +124,7 @@ def _plan(buffer: Buffer, first: int, outer: tuple[int, int], inner: tuple[int, 
 def load_elements(
     e: Emitter, target: LoadTarget, view: View, offset: int, outer: tuple[int, int], inner: tuple[int, int], base: int, capacity: int
 ) -> tuple[Region, int] | None:
-    """Loads a box of elements, one a word: the region of them and how many words it takes, or None where they are more than ``capacity``."""
+    """Loads a box of elements, one a word: its region and how many words it takes, or None where they are more than ``capacity``."""
     buffer, first = view.buffer, view.offset + offset
     box = _plan(buffer, first, outer, inner, e.config.bus_bytes)
     if box.words > capacity:
@@ -245,7 +245,7 @@ class _Elements:
         (n, s), (m, t) = outer, inner
         if n == 1 and m == 1:
             raise LoralithError(f"{self.src.buffer.name}: an element does not fit into V0")
-        if n * s >= m * t and n > 1 or m == 1:
+        if (n * s >= m * t and n > 1) or m == 1:
             half = n // 2
             self._gather(offset, (half, s), inner, to)
             self._gather(offset + half * s, (n - half, s), inner, Region(to.base + half * to.outer, to.outer, to.inner))

@@ -1,5 +1,5 @@
-"""Elementwise kernels over tensors in device memory: where operands are rows of the result's layout they are loaded as they lie, a value for
-each row is loaded into all lanes, and everything else is copied into the layout first."""
+"""Elementwise kernels over tensors in device memory: operands that are rows of the result's layout are loaded as they lie, a value for each
+row is loaded into all lanes, and everything else is copied into the layout first."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def distinct(view: View) -> int:
 
 
 def new_tensor(e: Emitter, name: str, format: VectorFormat, shape: Sequence[int], order: Sequence[int], split: int | None = None) -> View:
-    """A new tensor that lies in the order ``order``; with ``split``, the dimensions from that place of the order on are rows that each begin
-    at a bus word."""
+    """A new tensor that lies in the order ``order``; with ``split``, the dimensions from that place of the order on are rows that begin at
+    a bus word each."""
     strides = [0] * len(shape)
     step, run = 1, 0
     for place in range(len(order) - 1, -1, -1):
@@ -113,10 +113,9 @@ def elementwise(
     temporary: list[View] = []
     views = list(views)
     shape = views[0].shape
+    order = layout_order(max(views, key=distinct))
     if draw is not None:
-        order = [d for d in range(len(shape)) if d != draw.lanes] + [draw.lanes]
-    else:
-        order = layout_order(max(views, key=distinct))
+        order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]
     for attempt in range(3):
         bad = []
         split = len(order) - 1 if draw is not None and shape[order[-1]] % HASH_LANES else None

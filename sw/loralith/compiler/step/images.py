@@ -30,7 +30,7 @@ def image(view: View, array: np.ndarray) -> np.ndarray:
 
 def kernel_image(buffer: Buffer, layout: Sequence[int], array: np.ndarray) -> np.ndarray:
     """The bytes of a convolution's W [O, C, h, w] as [O, h, w, C] with zeros after the last channel."""
-    o, c, h, w = array.shape
+    c = array.shape[1]
     out = np.zeros(tuple(layout), np.int8)
     out[..., :c] = array.transpose(0, 2, 3, 1)
     assert out.nbytes == buffer.nbytes
@@ -43,7 +43,7 @@ def key_image(seed: int, step: int) -> bytes:
 
 
 def values(views: Sequence[View], raw: Sequence[np.ndarray]) -> np.ndarray:
-    """What tensors hold, float32 or, of integers, int32; ``raw``: the bytes of each view's buffer. Several views are one integer's bytes."""
+    """What tensors hold, float32 or, of integers, int32; ``raw``: the bytes of each view's buffer. Several views are one integer."""
     found = []
     for view, data in zip(views, raw, strict=True):
         flat = data.view(_TYPES[view.buffer.format])

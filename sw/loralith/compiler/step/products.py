@@ -149,6 +149,7 @@ class _Matmul:
         self.chain = instructions_of(epilogue.steps)
         self.n, self.k = left.shape[-2:]
         self.m = right.shape[-2]
+        self.k_rows = 0
         self._choose()
 
     def _choose(self) -> None:

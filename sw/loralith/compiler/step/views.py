@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def reshape(view: View, shape: Sequence[int]) -> View | None:
                 b *= new[j]
                 j += 1
         group = old[first_i:i]
-        for (_, outer), (n, inner) in zip(group, group[1:], strict=False):
+        for (_, outer), (n, inner) in itertools.pairwise(group):
             if outer != n * inner:
                 return None
         step = group[-1][1]
