@@ -15,6 +15,7 @@ from loralith.compiler.step.compile import CompiledStep, compile_step
 from loralith.compiler.step.views import View
 from loralith.device.list_device import ListDevice
 from loralith.errors import LoralithError
+from loralith.spec.config import Config
 from loralith.spec.graph import Graph
 
 __all__ = ["Arrays", "StepProgram", "Traffic"]
@@ -22,7 +23,7 @@ __all__ = ["Arrays", "StepProgram", "Traffic"]
 Arrays = Mapping[str, np.ndarray]
 """Values by node: words as float32, integers of any type."""
 PAGE = 4096
-Tokens = Callable[[CommandList, object], CommandList]
+Tokens = Callable[[CommandList, Config], CommandList]
 
 
 @dataclass
