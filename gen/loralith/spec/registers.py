@@ -52,7 +52,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("busy", "cycles in which the array takes a step"),
     ("wait_load", "cycles without a step while a load or a command fetch is in progress"),
     ("wait_store", "cycles without a step or load while a store is in progress"),
-    ("fill_drain", "cycles in which only the array's pipeline or the post-processing unit works"),
+    ("fill_drain", "cycles in which only the array's pipeline, the post-processing unit or the vector unit works"),
     ("idle", "cycles of none of these; the five causes sum to cycles"),
     ("bytes_read", "bytes of all read beats"),
     ("bytes_written", "bytes of all write beats, strobed or not"),
@@ -60,6 +60,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("write_bursts", "write bursts issued"),
     ("macs", "useful multiply-accumulates: M x N x K of every product, padding left out"),
     ("saturations", "INT8 results that were clipped"),
+    ("vector_busy", "cycles in which the vector unit runs a command, whatever else goes on; 0 without vector lanes"),
 )
 """(name, meaning) in register order. 64 bit, cleared by the doorbell, frozen when the list ends."""
 

@@ -19,7 +19,7 @@ from .controller import Controller
 from .counters import Counters
 from .csr import Registers
 from .fetch import Fetch
-from .interfaces import compute_ports
+from .interfaces import compute_ports, vector_ports
 from .load import LoadUnit
 from .queue import SkidBuffer
 from .read_master import ReadMaster
@@ -52,7 +52,7 @@ class BusSide(wiring.Component):
     Members:
         axi, control, irq: the chip's ports.
         reset: every register, a cycle later; those that the host sees at once. In a domain that has a reset, none is needed.
-        and those of ``compute_ports``.
+        and those of ``compute_ports`` and ``vector_ports``.
     """
 
     def __init__(self, config: Config, write_delay: int, out_delay: int, stat_delay: int) -> None:
@@ -64,6 +64,7 @@ class BusSide(wiring.Component):
                 "control": Out(AxiLiteSignature(ADDRESS_BITS)),
                 "irq": Out(1),
                 **compute_ports(config),
+                **vector_ports(config),
             }
         )
 
@@ -74,10 +75,10 @@ class BusSide(wiring.Component):
         version = sum(part << shift for part, shift in zip(VERSION, (16, 8, 0), strict=True))
         b = _Blocks(
             registers=Registers({"ID": ID, "VERSION": version, "CONFIG_HASH": config.hash}),
-            controller=Controller(),
+            controller=Controller(bool(config.vector_lanes)),
             counters=Counters(config),
             fetch=Fetch(config),
-            tokens=Tokens(),
+            tokens=Tokens(bool(config.vector_lanes)),
             load=LoadUnit(config, write_delay),
             store=StoreUnit(config, out_delay, stat_delay),
             reads=ReadMaster(config),
@@ -94,6 +95,8 @@ class BusSide(wiring.Component):
         self._connect_tokens(m, b)
         self._connect_memories(m, b)
         self._connect_status(m, b)
+        if config.vector_lanes:
+            self._connect_vector(m, b)
         return m
 
     def _place(self, m: Module, name: str, block: wiring.Component) -> None:
@@ -115,8 +118,10 @@ class BusSide(wiring.Component):
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
 
     def _connect_commands(self, m: Module, b: _Blocks) -> None:
-        """From the fetch into the three units' queues."""
-        units = (("load", b.load.commands), ("compute", flipped(self.commands)), ("store", b.store.commands))
+        """From the fetch into the units' queues."""
+        units = [("load", b.load.commands), ("compute", flipped(self.commands)), ("store", b.store.commands)]
+        if self._config.vector_lanes:
+            units.append(("vector", flipped(self.vector_commands)))
         for unit, sink in units:
             dispatch_skid = SkidBuffer(CommandWord(self._config))  # each queue is placed beside its unit, far from the fetch
             queue = CommandQueue(self._config)
@@ -222,3 +227,11 @@ class BusSide(wiring.Component):
             b.counters.macs.eq(self.macs),
             b.counters.saturations.eq(self.saturations),
         ]
+
+    def _connect_vector(self, m: Module, b: _Blocks) -> None:
+        """The vector unit: control, tokens, and its memories' transfers."""
+        connect(m, b.controller.vector, flipped(self.vector))
+        connect(m, flipped(self.vector_fault), b.controller.vector_fault)
+        connect(m, flipped(self.vector_wait), b.tokens.vector)
+        connect(m, flipped(self.vector_done), b.tokens.vector_done)
+        m.d.comb += b.counters.vector_busy.eq(self.vector_active)

@@ -9,7 +9,7 @@ from loralith.spec.config import Config
 from .array import ProcessingArray
 from .decode import ComputeDecoder
 from .drain import Drain
-from .interfaces import compute_ports
+from .interfaces import IntegerReadSignature, compute_ports
 from .memories import AccumulateMemory, OperandMemory, OutputMemory, ScaleMemory, Statistics
 from .operands import OperandPath
 from .ppu import IndexHash, PostProcessor
@@ -26,12 +26,14 @@ class ComputeUnit(wiring.Component):
 
     Members:
         reset: every register that needs one, a cycle later. In a domain that has a reset, none is needed.
+        integers (with vector lanes): the output buffer's INT32 words for the vector unit.
         and those of ``compute_ports``.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        super().__init__({"reset": In(1)} | {name: member.flip() for name, member in compute_ports(config).items()})
+        integers = {"integers": In(IntegerReadSignature(config))} if config.vector_lanes else {}
+        super().__init__({"reset": In(1)} | integers | {name: member.flip() for name, member in compute_ports(config).items()})
 
     def _control(self, m: Module, decoder: ComputeDecoder, sequencer: Sequencer, results: Results, clearing: Signal) -> None:
         """Commands, tokens, faults, and what the controller sees: registered, as it is far away."""
@@ -152,6 +154,8 @@ class ComputeUnit(wiring.Component):
             decoder.recorded.eq(statistics.recorded),
         ]
         connect(m, flipped(self.out_read), out.read)
+        if self.config.vector_lanes:
+            connect(m, flipped(self.integers), out.integers)
         connect(m, flipped(self.stat_read), statistics.read)
         connect(m, decoder.exponent, statistics.exponent)
 

@@ -14,7 +14,7 @@ from .interfaces import FaultSignature, UnitControl
 __all__ = ["Controller"]
 
 UNITS = (Unit.FETCH, Unit.LOAD, Unit.COMPUTE, Unit.STORE)
-"""The units in the order in which one cycle's faults win."""
+"""The units in the order in which one cycle's faults win; after them the host, and the vector unit where there is one."""
 
 
 class State(Enum, shape=3):
@@ -32,10 +32,12 @@ class Controller(wiring.Component):
     abort, or ``watchdog`` cycles without progress stop it: ``stop`` rises, and the list ends when every unit and the bus are
     quiet. ``stop`` stays until the next list's ``clear``.
 
+    Parameter: vector, whether there is a vector unit.
+
     Members:
         start, abort: from the host; start is ignored while ``busy``, abort while not.
         list_length, watchdog: registers.
-        fetch, load, compute, store: the units. fetch_fault and so on: their faults.
+        fetch, load, compute, store, and with a vector unit vector: the units. fetch_fault and so on: their faults.
         bus_busy, bus_progress: outstanding responses; a beat, address or response moved.
         clear: the units' clear, for the blocks between them. stop: the same. begin: one-cycle pulse that starts the fetch.
         running: cycles count (from the doorbell to the end of the list).
@@ -43,9 +45,10 @@ class Controller(wiring.Component):
         done_event, error_event: one-cycle pulses at the end of a list.
     """
 
-    def __init__(self) -> None:
-        units = {unit.name.lower(): Out(UnitControl) for unit in UNITS}
-        faults = {f"{unit.name.lower()}_fault": In(FaultSignature) for unit in UNITS}
+    def __init__(self, vector: bool = False) -> None:
+        self.units = (*UNITS, *((Unit.VECTOR,) if vector else ()))
+        units = {unit.name.lower(): Out(UnitControl) for unit in self.units}
+        faults = {f"{unit.name.lower()}_fault": In(FaultSignature) for unit in self.units}
         inputs = {"start": 1, "abort": 1, "list_length": 32, "watchdog": 32, "bus_busy": 1, "bus_progress": 1}
         outputs = {"clear": 1, "stop": 1, "begin": 1, "running": 1}
         status = {"busy": 1, "done": 1, "error": 1, "draining": 1, "code": 8, "detail": 8, "unit": 8}
@@ -56,7 +59,7 @@ class Controller(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        names = [unit.name.lower() for unit in UNITS]
+        names = [unit.name.lower() for unit in self.units]
         units = [getattr(self, name) for name in names]
         faults = [getattr(self, f"{name}_fault") for name in names]
         state = Signal(State)
@@ -134,8 +137,8 @@ class Controller(wiring.Component):
             m.d.sync += [self.code.eq(Code.HOST_ABORT), self.detail.eq(Check.NONE), self.unit.eq(Unit.HOST)]
         with m.Else():
             m.d.sync += [self.code.eq(Code.WATCHDOG), self.detail.eq(Check.NONE), self.unit.eq(Unit.NONE)]
-        for unit, fault in reversed(list(zip(UNITS, faults, strict=True))):
-            with m.If(fault.valid):
+        for unit, fault in reversed(list(zip(self.units, faults, strict=True))):
+            with m.If(fault.valid & ~abort if unit > Unit.HOST else fault.valid):
                 m.d.sync += [
                     self.code.eq(fault.code),
                     self.detail.eq(fault.detail),

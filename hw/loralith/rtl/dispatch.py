@@ -14,7 +14,12 @@ from .interfaces import INDEX_BITS
 from .queue import SkidBuffer
 from .read_master import ReadBeat
 
-__all__ = ["DescriptorWord", "Dispatcher"]
+__all__ = ["DescriptorWord", "Dispatcher", "queue_names"]
+
+
+def queue_names(config: Config) -> tuple[str, ...]:
+    """The queues: one for each opcode that the configuration knows."""
+    return tuple(opcode.name.lower() for opcode in Opcode if config.vector_lanes or opcode is not Opcode.VECTOR)
 
 
 class DescriptorWord(data.StructLayout):
@@ -22,23 +27,25 @@ class DescriptorWord(data.StructLayout):
 
     Members:
         beat: the word. index: as much of its command's index as each word takes along. final: it is the last one of its descriptor.
-        queues: which of the three queues take it, one bit each; none after an error.
+        queues: which of the queues take it, one bit each; none after an error.
         known: the command has a queue. dropped: it has none, and other words follow: this one goes nowhere.
     """
 
     def __init__(self, config: Config) -> None:
         part = INDEX_BITS // (COMMAND_BYTES // config.bus_bytes)
-        super().__init__({"beat": ReadBeat(config), "queues": 3, "known": 1, "dropped": 1, "final": 1, "index": part})
+        super().__init__(
+            {"beat": ReadBeat(config), "queues": len(queue_names(config)), "known": 1, "dropped": 1, "final": 1, "index": part}
+        )
 
 
 class Dispatcher(wiring.Component):
-    """Sends the words of each descriptor to one of three queues, by the opcode in its first word.
+    """Sends the words of each descriptor to one of the queues, by the opcode in its first word.
 
     A read error, and the last word of an unknown command, stay at the output until ``clear``: nothing after them is sent.
 
     Members:
         i: the words of one descriptor after the other, lowest first.
-        load, compute, store: the words of the commands of each kind.
+        load, compute, store, and with vector lanes vector: the words of the commands of each kind.
         start: the next command has index 0.
         word: the word at the output, while ``waiting``. sent: it is passed on or dropped.
         stop: in the cycle after, and until it falls, nothing is sent.
@@ -52,13 +59,11 @@ class Dispatcher(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        queue = Out(stream.Signature(CommandWord(config)))
+        self.queues = queue_names(config)
         super().__init__(
             {
                 "i": In(stream.Signature(ReadBeat(config))),
-                "load": queue,
-                "compute": queue,
-                "store": queue,
+                **{name: Out(stream.Signature(CommandWord(config))) for name in self.queues},
                 "start": In(1),
                 "word": Out(DescriptorWord(config)),
                 "waiting": Out(1),
@@ -71,7 +76,7 @@ class Dispatcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = COMMAND_BYTES // self._config.bus_bytes
-        queues = ((Opcode.LOAD, self.load), (Opcode.COMPUTE, self.compute), (Opcode.STORE, self.store))
+        queues = [(Opcode[name.upper()], getattr(self, name)) for name in self.queues]
 
         # Pipeline register, in which a command's first word is decoded, then a skid buffer, which cuts the path from the queues' ready.
         valid_r = Signal()

@@ -1,4 +1,4 @@
-"""The command fetch: the list from DRAM into the three queues."""
+"""The command fetch: the list from DRAM into the units' queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loralith.spec.status import Check, Code
 
 from .block_queue import BlockFIFO, CommandWord
 from .bursts import Burst, BurstSplitter
-from .dispatch import Dispatcher
+from .dispatch import Dispatcher, queue_names
 from .fault import FaultLatch
 from .fetch_list import DescriptorRequests, ListCheck
 from .interfaces import INDEX_BITS, FaultSignature, UnitControl
@@ -40,7 +40,7 @@ class Fetch(wiring.Component):
         control, fault: see interfaces; ``control.complete`` stays low.
         bursts, beats: to and from the read master; beats are always taken. refused, refused_address: its veto.
         window_base, window_limit: DRAM that may be reached.
-        load, compute, store: the words of the commands of each kind.
+        load, compute, store, and with vector lanes vector: the words of the commands of each kind.
         active: descriptors are being read or put together (for the cycle counters).
     """
 
@@ -48,7 +48,7 @@ class Fetch(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        entry = Out(stream.Signature(CommandWord(config)))
+        self.queues = queue_names(config)
         super().__init__(
             {
                 "start": In(1),
@@ -62,9 +62,7 @@ class Fetch(wiring.Component):
                 "refused_address": In(64),
                 "window_base": In(64),
                 "window_limit": In(64),
-                "load": entry,
-                "compute": entry,
-                "store": entry,
+                **{name: Out(stream.Signature(CommandWord(config))) for name in self.queues},
                 "active": Out(1),
             }
         )
@@ -83,7 +81,7 @@ class Fetch(wiring.Component):
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, flipped(self.beats), words.i)
         connect(m, words.o, dispatcher.i)
-        for name in ("load", "compute", "store"):
+        for name in self.queues:
             connect(m, getattr(dispatcher, name), flipped(getattr(self, name)))
         for block in (requests, splitter, burst_skid, words, dispatcher):
             m.d.comb += block.clear.eq(control.clear)

@@ -7,21 +7,32 @@ from amaranth.lib.wiring import In, Member, Out, Signature
 from loralith.spec.commands import COMMAND_BYTES, COMPUTE, SEMAPHORES
 from loralith.spec.config import Config
 from loralith.spec.fields import Record
+from loralith.spec.vector.numbers import WORD_BITS
+from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS, SCALARS
 
 __all__ = [
     "INDEX_BITS",
     "ROW_BITS",
     "CommandEntry",
     "FaultSignature",
+    "IntegerReadSignature",
+    "KeyWriteSignature",
     "OperandWrite",
     "OutReadSignature",
+    "ProgramWriteSignature",
+    "ScalarReadSignature",
+    "ScalarWrite",
     "ScaleWrite",
     "SignalSignature",
     "StatReadSignature",
     "UnitControl",
+    "VectorAnswerSignature",
+    "VectorRead",
+    "VectorWrite",
     "WaitSignature",
     "compute_ports",
     "record_layout",
+    "vector_ports",
 ]
 
 INDEX_BITS = 32
@@ -122,6 +133,19 @@ class OutReadSignature(Signature):
         )
 
 
+class IntegerReadSignature(Signature):
+    """INT32 words of the output buffer, as docs/machine.md, VECTOR, numbers them; STORE's reads go first.
+
+    Members: request: a word's number, modulo their number; valid: ``data``, the lanes of a word, is there, ``OutputMemory.delay`` cycles
+        later.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(
+            {"request": Out(stream.Signature(ROW_BITS)), "valid": In(1), "data": In(data.ArrayLayout(32, config.vector_lanes))}
+        )
+
+
 StatReadSignature = Signature({"en": Out(1), "slot": Out(8), "data": In(128)})
 """Read port of the statistics: ``data`` (16 bytes as in DRAM) is valid ``Statistics.delay`` (1) cycle after ``en``."""
 
@@ -135,7 +159,7 @@ def compute_ports(config: Config) -> dict[str, Member]:
     compute_read, compute_done: tokens that it gives, for operands that were read and for results.
     operand: loads into the scratchpads; not ready in a cycle in which a result goes to the left one. scale: loads into the scale memory;
         always ready.
-    out_read, stat_read: the store unit's reads; never stalled.
+    out_read, stat_read: the store unit's reads; never stalled, as the vector unit's of the output buffer give way.
     step: the array takes a step with operands in this cycle. drain_busy: work is in the pipeline or waits for tokens.
     macs, saturations: to be added to the counters in this cycle.
     """
@@ -155,4 +179,65 @@ def compute_ports(config: Config) -> dict[str, Member]:
         "drain_busy": In(1),
         "macs": In(20),
         "saturations": In(8),
+    }
+
+
+VectorRead = data.StructLayout({"memory": 1, "address": ROW_BITS})
+"""A word of a vector scratchpad: memory 0 is V0, 1 is V1."""
+
+
+class VectorWrite(data.StructLayout):
+    """A word into a vector scratchpad: ``memory`` and ``address`` as of ``VectorRead``; data: lane i in bits i * WORD_BITS and up."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__({"memory": 1, "address": ROW_BITS, "data": config.vector_lanes * WORD_BITS})
+
+
+class VectorAnswerSignature(Signature):
+    """``data``, the lanes of a word as in ``VectorWrite``, is there while ``valid``; nobody can hold it back."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__({"valid": Out(1), "data": Out(config.vector_lanes * WORD_BITS)})
+
+
+ScalarWrite = data.StructLayout({"address": range(SCALARS), "data": WORD_BITS})
+
+ScalarReadSignature = Signature({"address": Out(range(SCALARS)), "data": In(WORD_BITS)})
+"""Read port of the scalars: ``data`` is that of ``address`` a cycle earlier."""
+
+ProgramWriteSignature = Signature({"en": Out(1), "address": Out(range(PROGRAM_INSTRUCTIONS * INSTRUCTION_BYTES // 4)), "data": Out(32)})
+"""Half an instruction; address 2i is the low half of instruction i, 2i + 1 its high half."""
+
+KeyWriteSignature = Signature({"en": Out(1), "which": Out(1), "data": Out(32)})
+"""Word ``which`` of the loaded hash key."""
+
+
+def vector_ports(config: Config) -> dict[str, Member]:
+    """What joins the bus side and the vector unit, as the bus side sees it; nothing without vector lanes.
+
+    vector_commands: VECTOR commands, out of their queue.
+    vector, vector_fault: the unit's control and fault. vector_wait, vector_done: tokens that it takes and gives.
+    vector_active: it runs a command.
+    vector_load: LOAD's words for V0 and V1; not ready in a cycle in which the unit writes that memory.
+    program_write, key_write: LOAD's, always taken. scalar_write: not ready in a cycle in which the unit writes a scalar.
+    vector_store: words of V0 and V1 that STORE wants; not ready in a cycle in which the unit reads that memory. vector_stored: they, in
+        the order in which they were asked for, ``VectorSide.store_delay`` cycles later.
+    scalar_read: STORE's.
+    """
+    if not config.vector_lanes:
+        return {}
+    return {
+        "vector_commands": Out(stream.Signature(CommandEntry)),
+        "vector": Out(UnitControl),
+        "vector_fault": In(FaultSignature),
+        "vector_wait": In(WaitSignature),
+        "vector_done": In(SignalSignature),
+        "vector_active": In(1),
+        "vector_load": Out(stream.Signature(VectorWrite(config))),
+        "program_write": Out(ProgramWriteSignature),
+        "scalar_write": Out(stream.Signature(ScalarWrite)),
+        "key_write": Out(KeyWriteSignature),
+        "vector_store": Out(stream.Signature(VectorRead)),
+        "vector_stored": In(VectorAnswerSignature(config)),
+        "scalar_read": Out(ScalarReadSignature),
     }

@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from loralith.spec.config import Config
 from loralith.spec.numerics import SHIFT_MAX
 
-from .interfaces import ROW_BITS, OutReadSignature, ScaleWrite, StatReadSignature
+from .interfaces import ROW_BITS, IntegerReadSignature, OutReadSignature, ScaleWrite, StatReadSignature
 from .pipeline import delayed, valid_bits
 
 __all__ = [
@@ -138,6 +138,7 @@ class OutputMemory(wiring.Component):
     Members:
         write_en, write_row, bank_mask: bank b takes words[b % 4] (an INT32 column is four bytes in four banks), a cycle later.
         read: see ``OutReadSignature``; data is valid ``delay`` cycles after ``read.en`` and held.
+        integers (with vector lanes): see ``IntegerReadSignature``; read in cycles without ``read.en``.
     """
 
     delay = 3
@@ -151,8 +152,33 @@ class OutputMemory(wiring.Component):
                 "bank_mask": In(config.banks),
                 "words": In(data.ArrayLayout(8 * config.rows, 4)),
                 "read": In(OutReadSignature(config)),
+                **({"integers": In(IntegerReadSignature(config))} if config.vector_lanes else {}),
             }
         )
+
+    def _integers(self, m: Module, banks: list[Signal]) -> tuple[Value, Value]:
+        """Whether to read an INT32 word, and its row; it comes from four of ``banks``, two cycles after the read."""
+        config, port = self.config, self.integers
+        part_bits, group_bits = ceil_log2(config.rows // config.vector_lanes), ceil_log2(config.banks // 4)
+        where = Signal(data.StructLayout({"part": part_bits, "group": group_bits}))
+        row = port.request.payload >> part_bits + group_bits
+        m.d.comb += [port.request.ready.eq(~self.read.en), where.as_value().eq(port.request.payload)]
+        enable = port.request.valid & port.request.ready
+        valid = valid_bits(m, enable, self.delay, name="integers_valid")
+        where = delayed(m, where, 2, name="where", enables=valid)[-1]
+        lane_bytes = config.vector_lanes
+        groups = [
+            Cat(
+                Cat(banks[4 * group + byte].word_select(part * lane_bytes + lane, 8) for byte in range(4))
+                for part in range(config.rows // lane_bytes)
+                for lane in range(lane_bytes)
+            )
+            for group in range(config.banks // 4)
+        ]
+        with m.If(valid[2]):
+            m.d.sync += port.data.eq(Array(groups)[where.group].word_select(where.part, 32 * lane_bytes))
+        m.d.comb += port.valid.eq(valid[self.delay])
+        return enable, row
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -164,7 +190,11 @@ class OutputMemory(wiring.Component):
         words = [Signal(8 * config.rows, name=f"word{byte}", reset_less=True) for byte in range(4)]
         m.d.sync += [row.eq(self.write_row[:bits]), enables.eq(Mux(self.write_en, self.bank_mask, 0))]
         m.d.sync += [register.eq(word) for register, word in zip(words, self.words, strict=True)]
-        banks = []
+        banks = [Signal(8 * config.rows, name=f"word_r{b}", reset_less=True) for b in range(config.banks)]
+        read_en, read_row = self.read.en, self.read.row
+        if config.vector_lanes:
+            enable, row_of_integers = self._integers(m, banks)
+            read_en, read_row = read_en | enable, Mux(self.read.en, read_row, row_of_integers)
         for b in range(config.banks):
             m.submodules[f"bank{b}"] = memory = block_memory(8 * config.rows, config.out_depth)
             write, read = memory.write_port(), memory.read_port(transparent_for=())
@@ -172,12 +202,10 @@ class OutputMemory(wiring.Component):
                 write.addr.eq(row),
                 write.data.eq(words[b % 4]),
                 write.en.eq(enables[b]),
-                read.addr.eq(self.read.row[:bits]),
-                read.en.eq(self.read.en),
+                read.addr.eq(read_row[:bits]),
+                read.en.eq(read_en),
             ]
-            word_r = Signal(8 * config.rows, name=f"word_r{b}", reset_less=True)
-            m.d.sync += word_r.eq(read.data)
-            banks.append(word_r)
+            m.d.sync += banks[b].eq(read.data)
         log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
         which = Signal(data.StructLayout({"lane": log_rows, "bank": log_banks}))
         m.d.comb += [which.lane.eq(self.read.lane), which.bank.eq(self.read.bank)]

@@ -24,12 +24,14 @@ class Tokens(wiring.Component):
     signaller gives one to each of its mask, and only if none of these is full. Both may meet in one semaphore. Of several that
     could, the first in the order below goes.
 
+    Parameter: vector, whether there is a vector unit.
+
     Who goes is decided in one cycle and done in the next, the counters meanwhile unchanged; that cycle decides nothing. So a
     waiter or signaller holds ``valid`` and ``mask`` until ``ready``; one that withdraws ``valid`` loses its turn and no more.
 
     Members:
-        load, compute, segment, store: the waiters (segment: a chained product's second operands).
-        load_done, compute_read, compute_done, store_done: the signallers.
+        load, compute, segment, store: the waiters (segment: a chained product's second operands); vector, with a vector unit.
+        load_done, compute_read, compute_done, store_done: the signallers; vector_done likewise.
         clear: zero all counters; nothing else is looked at in that cycle.
         counts: the counters, for tests and properties.
     """
@@ -37,10 +39,12 @@ class Tokens(wiring.Component):
     WAITERS = ("load", "compute", "segment", "store")
     SIGNALLERS = ("load_done", "compute_read", "compute_done", "store_done")
 
-    def __init__(self) -> None:
+    def __init__(self, vector: bool = False) -> None:
+        self.waiters = (*self.WAITERS, *(("vector",) if vector else ()))
+        self.signallers = (*self.SIGNALLERS, *(("vector_done",) if vector else ()))
         super().__init__(
-            {name: In(WaitSignature) for name in self.WAITERS}
-            | {name: In(SignalSignature) for name in self.SIGNALLERS}
+            {name: In(WaitSignature) for name in self.waiters}
+            | {name: In(SignalSignature) for name in self.signallers}
             | {"clear": In(1), "counts": Out(ArrayLayout(range(SEMAPHORE_MAX + 1), SEMAPHORES))}
         )
 
@@ -49,8 +53,8 @@ class Tokens(wiring.Component):
         not_empty = Signal(SEMAPHORES)  # per counter; registers, for the path to the grant logic
         full = Signal(SEMAPHORES)
         deciding = Signal()
-        taken, any_waiter = self._grant(m, self.WAITERS, ~not_empty, deciding)
-        added, any_signaller = self._grant(m, self.SIGNALLERS, full, deciding)
+        taken, any_waiter = self._grant(m, self.waiters, ~not_empty, deciding)
+        added, any_signaller = self._grant(m, self.signallers, full, deciding)
         acting = Signal()
         m.d.sync += acting.eq(deciding & (any_waiter | any_signaller))
         m.d.comb += deciding.eq(~acting & ~self.clear)

@@ -1,10 +1,10 @@
-"""The accelerator: bus side and compute unit behind AXI4, AXI4-Lite and an interrupt."""
+"""The accelerator: bus side, compute unit and vector unit behind AXI4, AXI4-Lite and an interrupt."""
 
 from __future__ import annotations
 
 from amaranth.hdl import ClockDomain, ClockSignal, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Member, Out, connect
 
 from loralith.spec.config import Config
 from loralith.spec.registers import ADDRESS_BITS
@@ -12,8 +12,9 @@ from loralith.spec.registers import ADDRESS_BITS
 from .axi import Axi4Signature, AxiLiteSignature, port_names
 from .bus import BusSide
 from .compute import ComputeUnit
-from .interfaces import compute_ports
+from .interfaces import compute_ports, vector_ports
 from .memories import OperandMemory, OutputMemory, Statistics
+from .vector.side import VectorSide
 
 __all__ = ["Loralith"]
 
@@ -56,10 +57,19 @@ class Loralith(wiring.Component):
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)  # type: ignore[attr-defined]
         m.d.comb += [self.irq.eq(bus.irq), bus.reset.eq(reset), compute.reset.eq(reset)]
 
-        for name, member in compute_ports(config).items():
-            ours, theirs = getattr(bus, name), getattr(compute, name)
+        self._join(m, compute_ports(config), bus, compute)
+        if config.vector_lanes:
+            m.submodules.vector = vector = VectorSide(config)
+            m.d.comb += vector.reset.eq(reset)
+            self._join(m, vector_ports(config), bus, vector)
+            connect(m, vector.integers, compute.integers)
+        return m
+
+    def _join(self, m: Module, ports: dict[str, Member], bus: BusSide, unit: wiring.Component) -> None:
+        """The ports that the bus side shares with a unit."""
+        for name, member in ports.items():
+            ours, theirs = getattr(bus, name), getattr(unit, name)
             if member.is_signature:
                 connect(m, ours, theirs)
             else:
                 m.d.comb += ours.eq(theirs) if member.flow is In else theirs.eq(ours)
-        return m

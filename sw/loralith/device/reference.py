@@ -13,6 +13,7 @@ from loralith.device.interpreter import units
 from loralith.device.interpreter.axi_bursts import beats, bursts
 from loralith.device.interpreter.command_checks import UNITS, dram_row_bytes, first_fault, opcode_of, reserved_bits, unpack_fields
 from loralith.device.interpreter.onchip import Memories
+from loralith.device.interpreter.vector import VectorFault, run_vector
 from loralith.device.run_status import Counters, RunResult, Status
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, SEMAPHORES, Opcode
 from loralith.spec.config import Config
@@ -118,7 +119,7 @@ class _Run:
 
     def one_command(self, index: int, data: bytes) -> Status | None:
         """Check and run one command; the fault that ends the list, or None."""
-        opcode = opcode_of(data)
+        opcode = opcode_of(data, self.device.config)
         if opcode is None:
             return Status(Code.BAD_OPCODE, Check.NONE, Unit.FETCH, index)
         if reserved_bits(opcode, data):
@@ -129,7 +130,10 @@ class _Run:
             return fault
         if not (self.take(c["wait"]) and self.take(c.get("segment_wait", 0))):
             return Status(Code.WATCHDOG)
-        self.effect(opcode, c)
+        try:
+            self.effect(opcode, c)
+        except VectorFault as fault:
+            return Status(fault.code, fault.detail, UNITS[opcode], index, fault.instruction)
         if not (self.give(c.get("read_signal", 0)) and self.give(c["signal"])):
             return Status(Code.WATCHDOG)
         return None
@@ -158,6 +162,9 @@ class _Run:
             counts["cycles"] += steps
             counts["macs"] += c["m_rows"] * c["n_cols"] * (c["k0"] + c["k1"])
             counts["saturations"] += saturated
+            return
+        if opcode is Opcode.VECTOR:
+            counts["saturations"] += run_vector(c, device.memories, config)
             return
         address, rows, row_bytes, stride = c["address"], c["rows"], dram_row_bytes(c), c["row_stride"]
         if c.get("packed"):  # one contiguous stretch

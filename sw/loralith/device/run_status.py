@@ -53,6 +53,7 @@ class Counters(NamedTuple):
     write_bursts: int = 0
     macs: int = 0
     saturations: int = 0
+    vector_busy: int = 0
 
     def plus(self, other: Counters) -> Counters:
         """Sums, counter by counter."""

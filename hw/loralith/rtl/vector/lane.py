@@ -18,7 +18,7 @@ from .function_unit import FunctionUnit
 from .lane_settings import LaneSettings, OperandSelect, XSelect, YSelect
 from .multiply import Multiply
 from .pack import RANDOM_BITS, Pack
-from .reduction import MAGNITUDE_BITS, Gather
+from .reduction import RANK_BITS, Gather
 from .word import Word
 
 __all__ = ["CONSTANTS", "LANE_WORDS", "Lane", "LaneTiming"]
@@ -85,7 +85,7 @@ class Lane(wiring.Component):
                 "word": Out(WORD_BITS),
                 "saturated": Out(1),
                 "sum": Out(SUM_BITS),
-                "maximum": Out(MAGNITUDE_BITS),
+                "maximum": Out(RANK_BITS),
                 "fault": Out(1),
             }
         )
@@ -135,6 +135,7 @@ class Lane(wiring.Component):
             gather.term.eq(pack.term),
             gather.comparing.eq(settings.comparing & self.live[-2]),
             gather.word.eq(add_d.word),
+            gather.signed.eq(settings.signed),
             self.sum.eq(gather.sum),
             self.maximum.eq(gather.maximum),
         ]

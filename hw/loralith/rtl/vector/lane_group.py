@@ -14,7 +14,7 @@ from .delay_line import counter
 from .function_table import FunctionTable
 from .lane import CONSTANTS, LANE_WORDS, Lane, LaneTiming
 from .lane_settings import LaneSettings
-from .reduction import MAGNITUDE_BITS
+from .reduction import RANK_BITS
 from .word import Word
 
 __all__ = ["LaneGroup"]
@@ -71,7 +71,7 @@ class LaneGroup(wiring.Component):
                 "words": Out(WORD_BITS).array(lanes),
                 "saturated": Out(lanes),
                 "sums": Out(SUM_BITS).array(lanes),
-                "maxima": Out(MAGNITUDE_BITS).array(lanes),
+                "maxima": Out(RANK_BITS).array(lanes),
                 "fault": Out(1),
             }
         )

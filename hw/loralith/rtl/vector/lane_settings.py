@@ -33,7 +33,8 @@ class OperandSelect(enum.Enum, shape=unsigned(2)):
 
 class LaneSettings(data.Struct):
     """Members: x, y: see ``XSelect`` and ``YSelect``; a, b, c, d: see ``OperandSelect``. a_negate, b_negate, d_negate: see ``Multiply`` and
-    ``Add``. function, packing, scale, summing: see ``FunctionUnit`` and ``Pack``; comparing: results are compared with the maximum.
+    ``Add``. function, packing, scale, summing: see ``FunctionUnit`` and ``Pack``; comparing: results are compared with the maximum;
+    signed: by value, not by magnitude.
     """
 
     x: XSelect
@@ -49,4 +50,5 @@ class LaneSettings(data.Struct):
     packing: 2
     summing: 1
     comparing: 1
+    signed: 1
     scale: EXPONENT_BITS

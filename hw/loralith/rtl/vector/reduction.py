@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,15 +16,18 @@ from .word import INNER_EXPONENT, StageRegisters, Word
 __all__ = ["Gather", "ReductionReader"]
 
 MAGNITUDE_BITS = WORD_BITS - 1
+RANK_BITS = MAGNITUDE_BITS + 1
+"""Of a number that orders words: their magnitude, or by value a one before the magnitude of zero or more, a zero before the complement of
+that of a negative word. 0 is below all words."""
 
 
 class Gather(wiring.Component):
-    """A lane's sum and its largest magnitude.
+    """A lane's sum and its largest magnitude or value.
 
     Members:
         clear_sum, clear_maximum: forget it.
-        summing, term: add this term. comparing, word: compare with this word.
-        sum: of SUM_BITS, in two's complement. maximum: a word without its sign; both a cycle later.
+        summing, term: add this term. comparing, word: compare with this word; signed: by value.
+        sum: of SUM_BITS, in two's complement. maximum: the largest rank, see RANK_BITS; 0 before the first one. Both a cycle later.
     """
 
     def __init__(self) -> None:
@@ -36,8 +39,9 @@ class Gather(wiring.Component):
                 "term": In(TERM_BITS),
                 "comparing": In(1),
                 "word": In(Word),
+                "signed": In(1),
                 "sum": Out(SUM_BITS),
-                "maximum": Out(MAGNITUDE_BITS),
+                "maximum": Out(RANK_BITS),
             }
         )
 
@@ -45,10 +49,11 @@ class Gather(wiring.Component):
         m = Module()
         with m.If(self.summing):
             m.d.sync += self.sum.eq(self.sum + self.term.as_signed())
-        magnitude = self.word.as_value()[:MAGNITUDE_BITS]
+        negative = self.signed & self.word.sign & self.word.exponent.any()
+        rank = Cat(self.word.as_value()[:MAGNITUDE_BITS] ^ negative.replicate(MAGNITUDE_BITS), self.signed & ~negative)
         # The borrow of a subtraction: a comparison would become a tree of LUTs, not a carry chain.
-        with m.If(self.comparing & (self.maximum - magnitude)[-1]):
-            m.d.sync += self.maximum.eq(magnitude)
+        with m.If(self.comparing & (self.maximum - rank)[-1]):
+            m.d.sync += self.maximum.eq(rank)
         with m.If(self.clear_sum):
             m.d.sync += self.sum.eq(0)
         with m.If(self.clear_maximum):
@@ -83,7 +88,7 @@ class ReductionReader(wiring.Component):
                 "integers": In(1),
                 "scale": In(EXPONENT_BITS),
                 "sums": In(SUM_BITS).array(lanes),
-                "maxima": In(MAGNITUDE_BITS).array(lanes),
+                "maxima": In(RANK_BITS).array(lanes),
                 "write": Out(1),
                 "all_lanes": Out(1),
                 "lane": Out(range(lanes)),
@@ -105,11 +110,11 @@ class ReductionReader(wiring.Component):
             m.d.sync += [reading.eq(~last), lane.eq(lane + 1)]
         valid = Signal(self.delay - 1)
         m.d.sync += valid.eq(Cat(reading, valid))
-        every = (self.reduce == Reduce.SUM_ALL) | (self.reduce == Reduce.MAX_ALL)
+        every = (self.reduce == Reduce.SUM_ALL) | (self.reduce == Reduce.MAX_ALL) | (self.reduce == Reduce.TOP_ALL)
         one_sum = registers("one_sum", Array(list(self.sums))[lane])
         one_maximum = registers("one_maximum", Array(list(self.maxima))[lane])
         keeps = registers("keeps", every & (lane != 0))
-        total, most = Signal(SUM_BITS, reset_less=True), Signal(MAGNITUDE_BITS, reset_less=True)
+        total, most = Signal(SUM_BITS, reset_less=True), Signal(RANK_BITS, reset_less=True)
         with m.If(self.enable):
             m.d.sync += total.eq((total & keeps.replicate(SUM_BITS)) + one_sum)
             with m.If(~keeps | (most - one_maximum)[-1]):
@@ -120,7 +125,12 @@ class ReductionReader(wiring.Component):
         m.submodules.convert = convert = FromInteger(SUM_BITS, scaled=True)
         m.d.comb += [convert.enable.eq(self.enable), convert.integer.eq(total), convert.exponent.eq(exponent)]
         summing = (self.reduce == Reduce.SUM_LANE) | (self.reduce == Reduce.SUM_ALL)
-        found = Mux(summing, convert.word.as_value(), Cat(registers("found", most, FromInteger.delay), Const(0, 1)))
+        signed = (self.reduce == Reduce.TOP_LANE) | (self.reduce == Reduce.TOP_ALL)
+        rank = registers("found", most, FromInteger.delay)
+        # A rank of 0 by value is that of no word: its exponent is 0 then, whose word is zero.
+        negative = signed & ~rank[-1]
+        largest = Cat(rank[:MAGNITUDE_BITS] ^ (negative & rank.any()).replicate(MAGNITUDE_BITS), negative)
+        found = Mux(summing, convert.word.as_value(), largest)
         holds = found[FRACTION_BITS : FRACTION_BITS + EXPONENT_BITS].any()
         number, final = registers("number", lane, self.delay - 1), registers("final", last, self.delay - 1)
         m.d.comb += [

@@ -10,7 +10,8 @@ from loralith.rtl.memories import block_memory
 from loralith.spec.vector.numbers import WORD_BITS
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS, Format, Operand, Reduce, Source, Target
 
-from .command import ADDRESS_BITS, INSTRUCTION_BITS, VectorCommand
+from .addresses import VectorAddresses
+from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
 from .lane_settings import OperandSelect, XSelect, YSelect
@@ -24,11 +25,13 @@ __all__ = ["VectorUnit"]
 class VectorUnit(wiring.Component):
     """Runs VECTOR commands over its scratchpads, see docs/vector_unit.md.
 
-    Parameters: lanes: an even number up to 64. depths: words of V0 and V1.
+    Parameters: lanes: an even number up to 64. depths: words of V0 and V1; integer_words: of INT32, in the output buffer. left: the
+        target LEFT has a meaning.
 
     Members:
-        command, done, fault, fault_instruction, busy: see ``VectorSequencer``.
-        integers: X of sources OUT32 and ROW_MAX, the instruction's words one after the other; row_max: which of the two is wanted.
+        command, stop, done, fault, fault_code, fault_detail, fault_instruction, busy, moves: see ``VectorSequencer``.
+        integers: X of source OUT32, the instruction's words one after the other. fetch: from now on fetch_count words, at fetch_address,
+            which counts on by fetch_stride; forget what was not taken.
         left_valid, left_address, left_lanes, left_bytes: a write into the left scratchpad; left_lanes: lanes of the tensor.
         program_write, program_address, program_data: half an instruction a cycle, the low half first.
         scalar_write: a scalar from outside; taken in cycles without one of the unit's. scalar_read, scalar_read_data: a cycle later.
@@ -36,17 +39,26 @@ class VectorUnit(wiring.Component):
         saturations: clipped INT8 results of the command that runs, or ran.
     """
 
-    def __init__(self, lanes: int, depths: tuple[int, int] = (1024, 512)) -> None:
-        self.lanes, self.depths = lanes, depths
+    def __init__(
+        self, lanes: int, depths: tuple[int, int] = (1024, 512), integer_words: int = 1 << ADDRESS_BITS, left: bool = False
+    ) -> None:
+        self.lanes, self.depths, self.integer_words, self.left = lanes, depths, integer_words, left
         super().__init__(
             {
                 "command": In(stream.Signature(VectorCommand)),
+                "stop": In(1),
                 "busy": Out(1),
+                "moves": Out(1),
                 "done": Out(1),
                 "fault": Out(1),
+                "fault_code": Out(8),
+                "fault_detail": Out(8),
                 "fault_instruction": Out(INSTRUCTION_BITS),
                 "integers": In(stream.Signature(data.ArrayLayout(32, lanes))),
-                "row_max": Out(1),
+                "fetch": Out(1),
+                "fetch_address": Out(ADDRESS_BITS),
+                "fetch_stride": Out(ADDRESS_BITS),
+                "fetch_count": Out(COUNT_BITS),
                 "left_valid": Out(1),
                 "left_address": Out(ADDRESS_BITS),
                 "left_lanes": Out(lanes),
@@ -65,19 +77,20 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sequencer = sequencer = VectorSequencer()
+        m.submodules.sequencer = sequencer = VectorSequencer(self.left)
         m.submodules.group = group = LaneGroup(self.lanes)
         m.submodules.reader = reader = ReductionReader(self.lanes)
         instruction, command = sequencer.instruction, self.command.payload
         wiring.connect(m, flipped(self.command), sequencer.command)
-        for name in ("busy", "done", "fault", "fault_instruction"):
+        for name in ("busy", "moves", "done", "fault", "fault_code", "fault_detail", "fault_instruction"):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
         for name in ("constant_load", "constant_register", "x_constant_load", "partial", "clear", "index"):
             m.d.comb += getattr(group, name).eq(getattr(sequencer, name))
         for name in ("key0", "key1", "index_inner"):
             m.d.comb += getattr(group, name).eq(command[name])
-        takes_integer = (instruction.x_source == Source.OUT32) | (instruction.x_source == Source.ROW_MAX)
+        takes_integer = instruction.x_source == Source.OUT32
         m.d.comb += [
+            sequencer.stop.eq(self.stop),
             group.enable.eq(sequencer.busy),
             group.valid.eq(sequencer.issue),
             group.mask.eq(command.lanes),
@@ -85,7 +98,10 @@ class VectorUnit(wiring.Component):
             sequencer.integers_valid.eq(self.integers.valid),
             sequencer.range_fault.eq(group.fault | reader.fault),
             self.integers.ready.eq(sequencer.issue & takes_integer),
-            self.row_max.eq(instruction.x_source == Source.ROW_MAX),
+            self.fetch.eq(sequencer.fetch & takes_integer),
+            self.fetch_address.eq(sequencer.addresses[0]),
+            self.fetch_stride.eq(sequencer.strides[0]),
+            self.fetch_count.eq(Mux(instruction.once, 1, command.inner)),
             reader.enable.eq(sequencer.busy),
             reader.start.eq(sequencer.reduce_start),
             reader.reduce.eq(instruction.reduce),
@@ -108,14 +124,16 @@ class VectorUnit(wiring.Component):
         """An instruction's fields as the lanes take them."""
         instruction, settings = sequencer.instruction, group.settings
         x, y = instruction.x_source, instruction.y_source
-        integer = (x == Source.OUT32) | (x == Source.ROW_MAX)
-        select_x = Mux(x == Source.V0, XSelect.V0, Mux(x == Source.V1, XSelect.V1, Mux(integer, XSelect.INTEGER, XSelect.CONSTANT)))
+        select_x = Mux(
+            x == Source.V0, XSelect.V0, Mux(x == Source.V1, XSelect.V1, Mux(x == Source.OUT32, XSelect.INTEGER, XSelect.CONSTANT))
+        )
         m.d.comb += [
             settings.x.eq(select_x),
             settings.y.eq(Mux(y == Source.V0, YSelect.V0, Mux(y == Source.V1, YSelect.V1, YSelect.ZERO))),
             settings.packing.eq(instruction.format),
             settings.summing.eq((instruction.reduce == Reduce.SUM_LANE) | (instruction.reduce == Reduce.SUM_ALL)),
-            settings.comparing.eq((instruction.reduce == Reduce.MAX_LANE) | (instruction.reduce == Reduce.MAX_ALL)),
+            settings.comparing.eq(instruction.reduce >= Reduce.MAX_LANE),
+            settings.signed.eq(instruction.reduce >= Reduce.TOP_LANE),
             settings.scale.eq(sequencer.scale),
         ]
         for name in ("a_negate", "b_negate", "d_negate", "function"):
@@ -135,7 +153,16 @@ class VectorUnit(wiring.Component):
         ahead = LaneTiming.vectors - VectorMemory.delay
         reading = Signal(ahead)
         m.d.sync += reading.eq(Cat(sequencer.issue, reading))
-        addresses = [self._address(m, sequencer, at, reading[-1]) for at in range(2)]
+        m.submodules.addresses = addresses = VectorAddresses((*self.depths, self.integer_words), ahead)
+        m.d.comb += [
+            addresses.instruction.eq(instruction),
+            addresses.start.eq(sequencer.start),
+            addresses.issue.eq(sequencer.issue),
+            sequencer.beyond.eq(addresses.beyond),
+            sequencer.beyond_detail.eq(addresses.detail),
+        ]
+        for at in range(3):
+            m.d.comb += [addresses.firsts[at].eq(sequencer.addresses[at]), addresses.strides[at].eq(sequencer.strides[at])]
         for i, (depth, words) in enumerate(zip(self.depths, (group.v0, group.v1), strict=True)):
             m.submodules[f"v{i}"] = memory = VectorMemory(self.lanes, depth)
             from_x = instruction.x_source == (Source.V0, Source.V1)[i]
@@ -146,7 +173,7 @@ class VectorUnit(wiring.Component):
             written = group.valid_o & (instruction.target == (Target.V0, Target.V1)[i])
             m.d.comb += [
                 memory.read_en.eq(reading[-1] & (from_x | from_y)),
-                memory.read_address.eq(Mux(from_x, addresses[0], addresses[1])),
+                memory.read_address.eq(Mux(from_x, addresses.reads[0], addresses.reads[1])),
                 memory.write_en.eq(written),
                 memory.write_address.eq(self.left_address),
                 memory.write_data.eq(Cat(group.words)),
@@ -155,18 +182,13 @@ class VectorUnit(wiring.Component):
             ]
             m.d.comb += [words[lane].as_value().eq(memory.read_data.word_select(lane, WORD_BITS)) for lane in range(self.lanes)]
 
-    def _address(self, m: Module, sequencer: VectorSequencer, at: int, advance) -> Signal:
-        """X's, Y's or the target's address, which counts on with ``advance``."""
-        address = Signal(ADDRESS_BITS, name=f"address{at}")
-        with m.If(sequencer.start):
-            m.d.sync += address.eq(sequencer.addresses[at])
-        with m.Elif(advance):
-            m.d.sync += address.eq(address + sequencer.strides[at])
-        return address
-
     def _targets(self, m: Module, sequencer: VectorSequencer, group: LaneGroup, reader: ReductionReader) -> None:
         """Writes of results and reductions: left scratchpad, lane registers and scalars."""
         instruction = sequencer.instruction
+        with m.If(sequencer.start):
+            m.d.sync += self.left_address.eq(sequencer.addresses[2])
+        with m.Elif(group.valid_o):
+            m.d.sync += self.left_address.eq(self.left_address + sequencer.strides[2])
         to_lane = group.valid_o & (instruction.target == Target.LANE)
         to_scalar = group.valid_o & (instruction.target == Target.SCALAR)
         reduced_lane, reduced_scalar = reader.write & ~instruction.reduce_to, reader.write & instruction.reduce_to
@@ -180,7 +202,6 @@ class VectorUnit(wiring.Component):
             group.register_number.eq(Mux(sequencer.constant_write, sequencer.constant_number, instruction.lane)),
             group.register_word.eq(Mux(reader.write, reader.word, sequencer.constant_value)),
             self.left_valid.eq(group.valid_o & (instruction.target == Target.LEFT)),
-            self.left_address.eq(self._address(m, sequencer, 2, group.valid_o)),
             self.left_lanes.eq(group.live_o),
             self.left_bytes.eq(Cat(word[:8] for word in group.words)),
         ]

@@ -13,17 +13,18 @@ address, so that a slip in one shows against the other.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.rules import problems
-from loralith.compiler.proof.touches import Access, Bytes, accesses, dram_bytes
-from loralith.compiler.tokens.stages import Clock, Stage, join, last_stage
+from loralith.compiler.proof.touches import Access, Bytes, accesses, dram_bytes, rows_of, vector_accesses
+from loralith.compiler.tokens.stages import NOTHING, Clock, Stage, join, last_stage
 from loralith.errors import LoralithError
-from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Opcode
+from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, LoadTarget, Opcode
 from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
 
 __all__ = ["IllegalList", "check"]
 
@@ -36,13 +37,16 @@ class IllegalList(LoralithError):
         self.index, self.reason = index, reason
 
 
-def check(commands: CommandList, config: Config, window: tuple[int, int] = (0, 1 << 64)) -> None:
-    """Prove the list legal and free of races. `window` is (first DRAM byte, first past it).
+def check(
+    commands: CommandList, config: Config, window: tuple[int, int] = (0, 1 << 64), programs: Mapping[int, bytes] | None = None
+) -> None:
+    """Prove the list legal and free of races. `window` is (first DRAM byte, first past it); `programs`, bytes of DRAM by address from which
+    instructions are loaded: a VECTOR whose instructions are not known counts as one that touches all that it could.
 
     Raises IllegalList for the first command, in list order, that breaks a rule, leaves a wait unmet, overfills a semaphore, mixes two
     kinds of givers or two takers on one semaphore, or races with an earlier command.
     """
-    tokens, races = _Tokens(), _Races(config)
+    tokens, races = _Tokens(), _Races(config, programs or {})
     for index, command in enumerate(commands):
         for reason in problems(command, config, window):
             raise IllegalList(index, reason)
@@ -63,7 +67,7 @@ class _Tokens:
         self.held: list[deque[Clock]] = [deque() for _ in range(SEMAPHORES)]
         self.giver: dict[int, Stage] = {}
         self.taker: dict[int, Opcode] = {}
-        self.known: dict[Opcode, Clock] = dict.fromkeys(Opcode, (0, 0, 0, 0))
+        self.known: dict[Opcode, Clock] = dict.fromkeys(Opcode, NOTHING)
         self.ended = [0] * len(Stage)
 
     def take(self, index: int, command: Command, where: str) -> Clock:
@@ -98,15 +102,20 @@ class _Tokens:
 class _Races:
     """The latest access of each stage to every row, and every access to DRAM."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, programs: Mapping[int, bytes]) -> None:
+        self.config, self.programs = config, programs
+        self.codes: list[bytes | None] = [None] * PROGRAM_INSTRUCTIONS
         self.rows: dict[tuple[str, bool, Stage], np.ndarray] = {}
         self.dram: dict[Stage, list[tuple[int, int, Bytes]]] = defaultdict(list)
         self.index_of: dict[Stage, list[int]] = {stage: [] for stage in Stage}
 
     def look(self, index: int, command: Command, at_start: Clock, at_second: Clock) -> None:
         """Raises IllegalList where an access of the command is not ordered after an earlier one that conflicts."""
-        found = list(accesses(command, self.config))
+        found = list(
+            vector_accesses(command, self.config, self.codes) if command.opcode is Opcode.VECTOR else accesses(command, self.config)
+        )
+        if command.opcode is Opcode.LOAD and command["target"] == LoadTarget.PROGRAM:
+            self._loads_program(command)
         for access in found:
             self._against_earlier(index, access, at_second if access.second else at_start)
         self._within(index, found)
@@ -115,12 +124,17 @@ class _Races:
             self.index_of[stage].append(index)
         for access in found:
             self._last(access.memory, access.write, access.stage)[access.rows] = len(self.index_of[access.stage])
-        if command.opcode is not Opcode.COMPUTE:
+        if command.opcode in (Opcode.LOAD, Opcode.STORE):
             self._dram(index, command, stages[0], at_start)
 
+    def _loads_program(self, command: Command) -> None:
+        data = self.programs.get(command["address"], b"")[: command["row_bytes"]]
+        for i in range(command["row_bytes"] // INSTRUCTION_BYTES):
+            code = data[i * INSTRUCTION_BYTES :][:INSTRUCTION_BYTES]
+            self.codes[command["base"] + i] = code if len(code) == INSTRUCTION_BYTES else None
+
     def _last(self, memory: str, write: bool, stage: Stage) -> np.ndarray:
-        depth = self.config.stat_slots if memory == "stat" else self.config.depth(memory)
-        return self.rows.setdefault((memory, write, stage), np.zeros(depth, np.int32))
+        return self.rows.setdefault((memory, write, stage), np.zeros(rows_of(memory, self.config), np.int32))
 
     def _against_earlier(self, index: int, access: Access, known: Clock) -> None:
         for stage in Stage:
@@ -146,6 +160,8 @@ class _Races:
     def _within(index: int, found: list[Access]) -> None:
         """A command's own results must not fall on its operands, nor blocks of one result on each other."""
         for access in found:
+            if access.stage is Stage.VECTOR:
+                continue  # what its instructions see of each other, the program decides
             if access.write and len(np.unique(access.rows)) < len(access.rows):
                 raise IllegalList(index, f"blocks of lanes overlap in {access.memory}: their stride is too small")
             if access.write and access.stage is Stage.DONE:

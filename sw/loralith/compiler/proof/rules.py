@@ -19,7 +19,7 @@ def problems(command: Command, config: Config, window: tuple[int, int]) -> Itera
 
     `window` is (first DRAM byte, first past it). Rules on sizes are only looked at where the fields before them have a meaning.
     """
-    judge = {Opcode.LOAD: _load, Opcode.COMPUTE: _compute, Opcode.STORE: _store}[command.opcode]
+    judge = {Opcode.LOAD: _load, Opcode.COMPUTE: _compute, Opcode.STORE: _store, Opcode.VECTOR: _vector}[command.opcode]
     c = Fields(command)
     meaning = list(judge(c, config))
     if meaning:
@@ -28,7 +28,7 @@ def problems(command: Command, config: Config, window: tuple[int, int]) -> Itera
     for memory, name, last, depth in _last_rows(c, config):
         if last >= depth:
             yield f"{name} reaches row {last} of {memory}, which has {depth}"
-    if command.opcode is not Opcode.COMPUTE:
+    if command.opcode in (Opcode.LOAD, Opcode.STORE):
         yield from _dram(c, config, window)
 
 
@@ -58,7 +58,53 @@ def _single_row(c: Fields, what: str) -> Iterator[str]:
             yield f"{what} takes no {name}"
 
 
+def _vector(c: Fields, config: Config) -> Iterator[str]:
+    if not config.vector_lanes:
+        yield f"the configuration {config.name} has no vector lanes"
+        return
+    yield from _at_least_one(c, "count", "outer", "inner", "lanes")
+    if c["lanes"] > config.vector_lanes:
+        yield f"lanes {c['lanes']} is over {config.vector_lanes}"
+
+
+_ELEMENT = {0: 4, 1: 2, 2: 1}
+"""Bytes of an element by ``format``."""
+
+
+def _unit_transfer(c: Fields, config: Config, what: str, unit: int) -> Iterator[str]:
+    """A LOAD or STORE of a memory of the vector unit; ``unit``: bytes of an entry, 0 for a vector scratchpad."""
+    if not config.vector_lanes:
+        yield f"{what} needs vector lanes; the configuration {config.name} has none"
+    for name in ("transpose", "packed4", "pad_rows", "packed"):
+        if c.get(name):
+            yield f"{what} takes no {name}"
+    if unit:
+        if c["rows"] != 1:
+            yield f"{what} takes rows 1, not {c['rows']}"
+        for name in ("block_stride", "format", "broadcast"):
+            if c[name]:
+                yield f"{what} takes no {name}"
+    elif c["format"] not in _ELEMENT:
+        yield f"format {c['format']} is unknown"
+        return
+    if c["row_bytes"] % (unit or _ELEMENT[c["format"]]):
+        yield f"row_bytes {c['row_bytes']} is no multiple of {unit or _ELEMENT[c['format']]}"
+    yield from _at_least_one(c, "rows", "row_bytes")
+
+
+def _no_format(c: Fields) -> Iterator[str]:
+    for name in ("format", "broadcast"):
+        if c[name]:
+            yield f"{name} is for vector scratchpads alone"
+
+
 def _load(c: Fields, config: Config) -> Iterator[str]:
+    units = {LoadTarget.V0: 0, LoadTarget.V1: 0, LoadTarget.PROGRAM: 8, LoadTarget.SCALARS: 4, LoadTarget.KEY: 8}
+    if c["target"] in units:
+        target = LoadTarget(c["target"])
+        yield from _unit_transfer(c, config, target.name, units[target])
+        return
+    yield from _no_format(c)
     if c["target"] == LoadTarget.SCALE:
         yield from _single_row(c, "SCALE")
         if c["packed4"]:
@@ -68,7 +114,7 @@ def _load(c: Fields, config: Config) -> Iterator[str]:
             yield "BOTH takes transpose 1"
         if config.cols < config.bus_bytes:
             yield f"BOTH needs at least as many columns as bus bytes, not {config.cols} and {config.bus_bytes}"
-    elif c["target"] > LoadTarget.BOTH:
+    elif c["target"] > LoadTarget.KEY:
         yield f"target {c['target']} is unknown"
     if c["transpose"] and c["pad_rows"]:
         yield "a transposed load takes no pad_rows"
@@ -77,11 +123,17 @@ def _load(c: Fields, config: Config) -> Iterator[str]:
 
 def _store(c: Fields, config: Config) -> Iterator[str]:
     n = c["row_bytes"]
+    units = {StoreSource.V0: 0, StoreSource.V1: 0, StoreSource.SCALARS: 4}
+    if c["source"] in units:
+        source = StoreSource(c["source"])
+        yield from _unit_transfer(c, config, source.name, units[source])
+        return
+    yield from _no_format(c)
     if c["source"] == StoreSource.STATS:
         yield from _single_row(c, "STATS")
         if n % STAT_BYTES:
             yield f"STATS takes row_bytes in multiples of {STAT_BYTES}, not {n}"
-    elif c["source"] > StoreSource.STATS:
+    elif c["source"] > StoreSource.SCALARS:
         yield f"source {c['source']} is unknown"
     if c["packed"] and (n >= config.bus_bytes or n.bit_count() != 1 or c["row_stride"] != n):
         yield f"packed takes row_bytes a power of two below {config.bus_bytes} and the same row_stride, not {n} and {c['row_stride']}"
@@ -138,6 +190,13 @@ def _last_rows(c: Fields, config: Config) -> Iterator[tuple[str, str, int, int]]
     def row(lane: int, seq: int, lanes: int, base: int, stride: int) -> int:
         return base + lane // lanes * stride + seq // W
 
+    if c.opcode is Opcode.VECTOR:
+        yield "the program", "the last instruction", c["first"] + c["count"] - 1, 64
+        return
+    unit_memory = _unit_memory(c)
+    if unit_memory is not None:
+        yield _unit_last(c, config, unit_memory)
+        return
     if c.opcode is Opcode.LOAD:
         base, stride = c["base"], c["block_stride"]
         if c["target"] == LoadTarget.SCALE:
@@ -176,3 +235,22 @@ def _last_rows(c: Fields, config: Config) -> Iterator[tuple[str, str, int, int]]
         yield "stat", "the slot", c["stat_slot"], config.stat_slots
     if c["device_shift"]:
         yield "stat", "the exponent's slot", c["exponent_slot"], config.stat_slots
+
+
+def _unit_memory(c: Fields) -> str | None:
+    """The memory of the vector unit that a LOAD or STORE names."""
+    if c.opcode is Opcode.LOAD and c["target"] > LoadTarget.BOTH:
+        return LoadTarget(c["target"]).name
+    if c.opcode is Opcode.STORE and c["source"] > StoreSource.STATS:
+        return StoreSource(c["source"]).name
+    return None
+
+
+def _unit_last(c: Fields, config: Config, memory: str) -> tuple[str, str, int, int]:
+    if memory in ("V0", "V1"):
+        last = c["row_bytes"] // _ELEMENT[c["format"]] - 1
+        word = last if c["broadcast"] else last // config.vector_lanes
+        depth = config.v0_words if memory == "V0" else config.v1_words
+        return memory, "the matrix", c["base"] + (c["rows"] - 1) * c["block_stride"] + word, depth
+    unit, depth = {"PROGRAM": (8, 64), "SCALARS": (4, 32), "KEY": (8, 1)}[memory]
+    return memory, "the row", c["base"] + c["row_bytes"] // unit - 1, depth

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from loralith.compiler.lists.command_list import Fields, bytes_in_dram
 from loralith.compiler.tokens.stages import Stage
-from loralith.spec.commands import STAT_BYTES, Command, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
+from loralith.spec.commands import (
+    FORMAT_BYTES,
+    STAT_BYTES,
+    VECTOR_REGIONS,
+    Command,
+    LoadTarget,
+    Opcode,
+    OutMode,
+    ScaleMode,
+    StoreSource,
+    VectorFormat,
+)
 from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION, PROGRAM_INSTRUCTIONS, SCALARS, Reduce, Source, Target
 
-__all__ = ["Access", "Bytes", "accesses", "dram_bytes"]
+__all__ = ["Access", "Bytes", "accesses", "dram_bytes", "rows_of", "vector_accesses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +74,12 @@ def accesses(command: Command, config: Config) -> Iterator[Access]:
     """Every on-chip access of a legal command."""
     c = Fields(command)
     W, R = config.banks, config.rows
+    if command.opcode in (Opcode.LOAD, Opcode.STORE):
+        place = _in_vector_unit(c, config)
+        if place is not None:
+            stage = Stage.LOAD if command.opcode is Opcode.LOAD else Stage.STORE
+            yield Access(stage, *place)
+            return
     if command.opcode is Opcode.LOAD:
         if c["target"] == LoadTarget.SCALE:
             yield Access(Stage.LOAD, "scale", True, np.arange(c["base"], c["base"] + (c["row_bytes"] - 1) // (4 * R) + 1))
@@ -80,6 +98,66 @@ def accesses(command: Command, config: Config) -> Iterator[Access]:
         yield Access(Stage.STORE, "out", False, _rows(c["base"], c["block_stride"], lanes, seqs, R, W))
     else:
         yield from _compute(c, config)
+
+
+_UNIT_MEMORIES = {(Opcode.LOAD, int(t)): t.name.lower() for t in LoadTarget if t > LoadTarget.BOTH}
+_UNIT_MEMORIES |= {(Opcode.STORE, int(s)): s.name.lower() for s in StoreSource if s > StoreSource.STATS}
+
+
+def rows_of(memory: str, config: Config) -> int:
+    """How many rows, words, slots or entries a memory has."""
+    if memory in ("v0", "v1"):
+        return config.v1_words if memory == "v1" else config.v0_words
+    few = {"stat": config.stat_slots, "program": PROGRAM_INSTRUCTIONS, "scalars": SCALARS, "key": 1}
+    return few.get(memory) or config.depth(memory)
+
+
+def _in_vector_unit(c: Fields, config: Config) -> tuple[str, bool, np.ndarray] | None:
+    """(memory, whether it is written, entries) of a transfer of the vector unit's memories."""
+    loads = c.opcode is Opcode.LOAD
+    memory = _UNIT_MEMORIES.get((c.opcode, c["target" if loads else "source"]))
+    if memory is None:
+        return None
+    if memory[0] == "v":
+        count = c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]
+        words = np.arange(count) if c["broadcast"] else np.arange(count) // config.vector_lanes
+        entries = (c["base"] + np.arange(c["rows"])[:, None] * c["block_stride"] + np.unique(words)).reshape(-1)
+    else:
+        entries = c["base"] + np.arange(c["row_bytes"] // (4 if memory == "scalars" else 8))
+    return memory, loads, entries
+
+
+def vector_accesses(command: Command, config: Config, codes: Sequence[bytes | None]) -> Iterator[Access]:
+    """What a VECTOR touches while ``codes`` is what the program memory holds, as far as that is known."""
+    c = Fields(command)
+    numbers = range(c["first"], c["first"] + c["count"])
+    yield Access(Stage.VECTOR, "program", False, np.array(numbers))
+    yield Access(Stage.VECTOR, "key", False, np.array([0]))
+    o, i = np.arange(c["outer"])[:, None], np.arange(c["inner"])[None]
+
+    def region(number: int, memory: str, write: bool) -> Access:
+        places = (c[f"region{number}_base"] + o * c[f"region{number}_outer"] + i * c[f"region{number}_inner"]) % (1 << 16)
+        if memory == "out":  # word a is in column a // (R / L), whose four bytes begin at seq 4 (a // (R / L))
+            places = 4 * (places * config.vector_lanes // config.rows) // config.banks
+        places = np.unique(places)
+        return Access(Stage.VECTOR, memory, write, places[places < rows_of(memory, config)])
+
+    for number in numbers:
+        code = codes[number]
+        if code is None:
+            yield Access(Stage.VECTOR, "scalars", True, np.arange(SCALARS))
+            for at in range(VECTOR_REGIONS):
+                yield from (region(at, memory, memory != "out") for memory in ("v0", "v1", "out"))
+            continue
+        fields = INSTRUCTION.unpack(code)
+        yield Access(Stage.VECTOR, "scalars", False, np.unique([fields["s0"], fields["s1"], fields["s2"]]))
+        if fields["target"] == Target.SCALAR or (fields["reduce"] != Reduce.NONE and fields["reduce_to"]):
+            yield Access(Stage.VECTOR, "scalars", True, np.array([fields["s3"]]))
+        for source, at in ((fields["x_source"], fields["x_region"]), (fields["y_source"], fields["y_region"])):
+            if source in (Source.V0, Source.V1, Source.OUT32):
+                yield region(at, Source(source).name.lower().removesuffix("32"), False)
+        if fields["target"] in (Target.V0, Target.V1):
+            yield region(fields["target_region"], Target(fields["target"]).name.lower(), True)
 
 
 def _compute(c: Fields, config: Config) -> Iterator[Access]:

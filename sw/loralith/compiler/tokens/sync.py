@@ -7,13 +7,14 @@ every need is later than the one before it on the same pair of queues, one semap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from loralith.compiler.lists.command_list import CommandList
-from loralith.compiler.tokens.footprint import Footprint, Use, footprint
-from loralith.compiler.tokens.stages import SIGNAL_FIELD, Clock, Stage, join
+from loralith.compiler.tokens.footprint import MEMORIES, Footprint, ProgramMemory, Use, footprint, memory_rows
+from loralith.compiler.tokens.stages import NOTHING, SIGNAL_FIELD, Clock, Stage, join, last_stage
 from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Opcode
 from loralith.spec.config import Config
 
@@ -46,7 +47,7 @@ class _Uses:
     """The latest command, counted within its stage, that read and that wrote each row of each on-chip memory."""
 
     def __init__(self, config: Config) -> None:
-        depths = {name: config.depth(name) for name in ("left", "right", "out", "acc", "scale")} | {"stat": config.stat_slots}
+        depths = {name: memory_rows(name, config) for name in MEMORIES}
         self.rows = {(m, write): np.zeros((len(Stage), d), np.int64) for m, d in depths.items() for write in (False, True)}
         self.dram = {Stage.LOAD: _DramUses(), Stage.STORE: _DramUses()}
 
@@ -76,12 +77,13 @@ class _Channel:
 
 
 class _Synchronizer:
-    def __init__(self, commands: CommandList, config: Config) -> None:
+    def __init__(self, commands: CommandList, config: Config, programs: Mapping[int, bytes]) -> None:
         self.commands, self.config = commands, config
+        self.program = ProgramMemory(programs)
         self.fields = [dict(c.fields) for c in commands]
         self.index_of: list[list[int]] = [[] for _ in Stage]  # list index of each stage's commands
         self.ended: list[list[Clock]] = [[] for _ in Stage]  # what the end of each implies
-        self.known: dict[Opcode, Clock] = dict.fromkeys(Opcode, (0, 0, 0, 0))
+        self.known: dict[Opcode, Clock] = dict.fromkeys(Opcode, NOTHING)
         self.uses = _Uses(config)
         self.channels: dict[tuple[Stage, Opcode, str], _Channel] = {}
 
@@ -93,7 +95,8 @@ class _Synchronizer:
 
     def command(self, index: int, command: Command) -> None:
         opcode = command.opcode
-        uses, matrix = footprint(command, self.config)
+        uses, matrix = footprint(command, self.config, self.program)
+        self.program.follow(command)
         at_start = [u for u in uses if not u.second]
         self.wait(index, opcode, "wait", self.needs(at_start, opcode, matrix))
         if len(at_start) < len(uses):
@@ -133,7 +136,7 @@ class _Synchronizer:
 
     def end(self, index: int, opcode: Opcode, uses: list[Use], matrix: Footprint | None) -> None:
         clock = self.known[opcode]
-        stages = {Opcode.LOAD: (Stage.LOAD,), Opcode.COMPUTE: (Stage.READ, Stage.DONE), Opcode.STORE: (Stage.STORE,)}[opcode]
+        stages = (Stage.READ, Stage.DONE) if opcode is Opcode.COMPUTE else (last_stage(self.commands[index]),)
         for stage in stages:
             self.index_of[stage].append(index)
             own = len(self.index_of[stage])
@@ -146,13 +149,14 @@ class _Synchronizer:
             self.uses.dram[stages[0]].add(len(self.index_of[stages[0]]), matrix)
 
 
-def synchronize(commands: CommandList, config: Config) -> CommandList:
+def synchronize(commands: CommandList, config: Config, programs: Mapping[int, bytes] | None = None) -> CommandList:
     """The list with tokens, so that running the queues at any speed gives what running the commands one by one does.
 
-    `commands` have no tokens yet, and must be legal otherwise (`rules.check_command`). Semaphores are numbered from 0; at most
-    11 are used. The result is legal by `checker.check`.
+    `commands` have no tokens yet, and must be legal otherwise (`rules.check_command`). Semaphores are numbered from 0, one for each pair of
+    stages that wait for each other: at most 16. ``programs``: bytes of DRAM by address, from which the list loads instructions.
+    The result is legal by `checker.check`.
     """
-    done = _Synchronizer(commands, config)
+    done = _Synchronizer(commands, config, programs or {})
     result = done.run()
     assert len(done.channels) <= SEMAPHORES
     return result

@@ -6,14 +6,26 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from loralith.device.run_status import Status
-from loralith.spec.commands import COMMAND_BYTES, COMMANDS, STAT_BYTES, LoadTarget, Opcode, OutMode, ScaleMode, StoreSource
+from loralith.spec.commands import (
+    COMMAND_BYTES,
+    COMMANDS,
+    FORMAT_BYTES,
+    STAT_BYTES,
+    LoadTarget,
+    Opcode,
+    OutMode,
+    ScaleMode,
+    StoreSource,
+    VectorFormat,
+)
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code, Unit
+from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS
 
 __all__ = ["UNITS", "dram_row_bytes", "first_fault", "opcode_of", "reserved_bits", "unpack_fields"]
 
-UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE}
+UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE, Opcode.VECTOR: Unit.VECTOR}
 SHIFT_LIMIT = 16
 
 Fields = Mapping[str, int]
@@ -37,6 +49,10 @@ def first_fault(opcode: Opcode, c: Fields, config: Config, window: tuple[int, in
     def fault(code: Code, detail: Check, address: int = 0) -> Status:
         return Status(code, detail, UNITS[opcode], index, address)
 
+    if opcode is Opcode.VECTOR:
+        if not (c["count"] and c["outer"] and c["inner"] and 1 <= c["lanes"] <= config.vector_lanes):
+            return fault(Code.BAD_FIELD, Check.SIZE)
+        return fault(Code.SCRATCHPAD_BOUNDS, Check.PROGRAM) if c["first"] + c["count"] > PROGRAM_INSTRUCTIONS else None
     if opcode is Opcode.COMPUTE:
         if not _compute_has_meaning(c, config):
             return fault(Code.BAD_FIELD, Check.ENUM)
@@ -66,7 +82,25 @@ def _one_plain_row(c: Fields) -> bool:
     return c["rows"] == 1 and not any(c.get(name) for name in ("transpose", "packed", "pad_rows", "block_stride"))
 
 
+_VECTOR_TARGETS = {LoadTarget.V0: 0, LoadTarget.V1: 0, LoadTarget.PROGRAM: 8, LoadTarget.SCALARS: 4, LoadTarget.KEY: 8}
+_VECTOR_SOURCES = {StoreSource.V0: 0, StoreSource.V1: 0, StoreSource.SCALARS: 4}
+"""Bytes of an element, or 0 where ``format`` tells."""
+
+
+def _vector_has_meaning(c: Fields, unit: int, config: Config) -> bool:
+    """Of a LOAD or STORE of a memory of the vector unit."""
+    if not config.vector_lanes or any(c.get(name) for name in ("transpose", "packed", "packed4", "pad_rows")):
+        return False
+    if unit:
+        return _one_plain_row(c) and not (c["format"] or c["broadcast"]) and c["row_bytes"] % unit == 0
+    return c["format"] <= VectorFormat.INT8 and c["row_bytes"] % FORMAT_BYTES[VectorFormat(c["format"])] == 0
+
+
 def _load_has_meaning(c: Fields, config: Config) -> bool:
+    if c["target"] in _VECTOR_TARGETS:
+        return _vector_has_meaning(c, _VECTOR_TARGETS[LoadTarget(c["target"])], config)
+    if c["format"] or c["broadcast"]:
+        return False
     if c["target"] == LoadTarget.BOTH:
         return bool(c["transpose"]) and not c["pad_rows"] and config.cols >= config.bus_bytes
     if c["target"] == LoadTarget.SCALE:
@@ -75,6 +109,10 @@ def _load_has_meaning(c: Fields, config: Config) -> bool:
 
 
 def _store_has_meaning(c: Fields, config: Config) -> bool:
+    if c["source"] in _VECTOR_SOURCES:
+        return _vector_has_meaning(c, _VECTOR_SOURCES[StoreSource(c["source"])], config)
+    if c["format"] or c["broadcast"]:
+        return False
     if c["source"] == StoreSource.STATS:
         return _one_plain_row(c) and c["row_bytes"] % STAT_BYTES == 0
     if c["source"] != StoreSource.OUT:
@@ -122,6 +160,17 @@ def _regions(opcode: Opcode, c: Fields, config: Config) -> Iterator[tuple[Check,
 
     if opcode is Opcode.LOAD:
         base, stride, rows, nbytes = c["base"], c["block_stride"], c["rows"], c["row_bytes"]
+        if c["target"] in (LoadTarget.V0, LoadTarget.V1):
+            yield _vector_region(c, c["target"] - LoadTarget.V0, config)
+            return
+        if c["target"] > LoadTarget.BOTH:
+            if c["target"] == LoadTarget.PROGRAM:
+                yield Check.PROGRAM, base + nbytes // 8, PROGRAM_INSTRUCTIONS
+            elif c["target"] == LoadTarget.SCALARS:
+                yield Check.SCALAR, base + nbytes // 4, SCALARS
+            else:
+                yield Check.SCALAR, base + nbytes // 8, 1
+            return
         if c["target"] == LoadTarget.SCALE:
             yield Check.SCALE, base + ceil_div(nbytes, 4 * R), config.scale_depth
             return
@@ -135,6 +184,12 @@ def _regions(opcode: Opcode, c: Fields, config: Config) -> Iterator[tuple[Check,
             yield Check.RIGHT, beside, config.right_depth
     elif opcode is Opcode.STORE:
         base, stride, rows, nbytes = c["base"], c["block_stride"], c["rows"], c["row_bytes"]
+        if c["source"] in (StoreSource.V0, StoreSource.V1):
+            yield _vector_region(c, c["source"] - StoreSource.V0, config)
+            return
+        if c["source"] == StoreSource.SCALARS:
+            yield Check.SCALAR, base + nbytes // 4, SCALARS
+            return
         if c["source"] == StoreSource.STATS:
             yield Check.STAT, base + nbytes // STAT_BYTES, config.stat_slots
             return
@@ -142,6 +197,13 @@ def _regions(opcode: Opcode, c: Fields, config: Config) -> Iterator[tuple[Check,
         yield Check.OUT, end(base, ceil_div(along_lanes, R), stride, ceil_div(along_seq, W)), config.out_depth
     else:
         yield from _compute_regions(c, config)
+
+
+def _vector_region(c: Fields, which: int, config: Config) -> tuple[Check, int, int]:
+    elements = c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]
+    words = elements if c["broadcast"] else ceil_div(elements, config.vector_lanes)
+    depth = (config.v0_words, config.v1_words)[which]
+    return Check(Check.V0 + which), c["base"] + (c["rows"] - 1) * c["block_stride"] + words, depth
 
 
 def _compute_regions(c: Fields, config: Config) -> Iterator[tuple[Check, int, int]]:
@@ -179,9 +241,10 @@ _LAYOUT = {
 _RESERVED = {opcode: record.reserved_mask for opcode, record in COMMANDS.items()}
 
 
-def opcode_of(data: bytes) -> Opcode | None:
-    """None for an opcode of no command."""
-    return Opcode(data[0]) if data[0] in COMMANDS else None
+def opcode_of(data: bytes, config: Config) -> Opcode | None:
+    """None for an opcode of no command of the configuration."""
+    known = data[0] in COMMANDS and (data[0] != Opcode.VECTOR or config.vector_lanes > 0)
+    return Opcode(data[0]) if known else None
 
 
 def reserved_bits(opcode: Opcode, data: bytes) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, LANE_REGISTERS, PROGRAM_INSTRUCTIONS, SCALARS
 
-__all__ = ["Memories", "Plane"]
+__all__ = ["Memories", "Plane", "VectorMemories"]
 
 
 class Plane:
@@ -42,6 +43,24 @@ class Plane:
             yield self.block(base, stride, i, seq)[:, :n], slice(first, first + n)
 
 
+class VectorMemories:
+    """V0 and V1 as uint32 [depth, L], words; program as its fields; scalars, lane registers, key. Zero as after configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self.lanes = config.vector_lanes
+        self.scratchpads = [np.zeros((depth, self.lanes), np.uint32) for depth in (config.v0_words, config.v1_words)]
+        self.program = [INSTRUCTION.unpack(bytes(INSTRUCTION_BYTES)) for _ in range(PROGRAM_INSTRUCTIONS)]
+        self.scalars = np.zeros(SCALARS, np.uint32)
+        self.registers = np.zeros((LANE_REGISTERS, self.lanes), np.uint32)
+        self.key = [0, 0]
+
+    def copy_into(self, other: VectorMemories) -> None:
+        """What a VECTOR may change."""
+        mine, theirs = ((*one.scratchpads, one.scalars, one.registers) for one in (self, other))
+        for source, target in zip(mine, theirs, strict=True):
+            target[...] = source
+
+
 class Memories:
     """All on-chip memories of a configuration, zero as after reset."""
 
@@ -53,3 +72,4 @@ class Memories:
         self.scale = np.zeros((config.scale_depth, config.rows), np.uint32)
         self.stat_max = np.zeros(config.stat_slots, np.uint64)
         self.stat_saturations = np.zeros(config.stat_slots, np.uint32)
+        self.vector = VectorMemories(config) if config.vector_lanes else None

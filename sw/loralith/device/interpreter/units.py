@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from loralith.device.arithmetic import exact_product, hash_indices, requantize_array
 from loralith.device.interpreter.command_checks import dram_row_bytes
 from loralith.device.interpreter.onchip import Memories
+from loralith.device.interpreter.vector import load_vector, store_vector
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.numerics import SHIFT_MAX, least_shift
@@ -35,6 +36,10 @@ def _elements(rows: np.ndarray, c: Fields) -> np.ndarray:
 
 def load(c: Fields, dram: np.ndarray, address: int, memories: Memories, config: Config) -> None:
     """Run a LOAD from `dram` uint8; `address` is relative to it."""
+    if c["target"] > LoadTarget.BOTH:
+        assert memories.vector is not None
+        load_vector(c, _dram_rows(dram, address, c), memories.vector)
+        return
     source = _elements(_dram_rows(dram, address, c), c)
     W = config.banks
     if c["target"] == LoadTarget.SCALE:
@@ -168,7 +173,12 @@ def store(c: Fields, dram: np.ndarray, address: int, memories: Memories) -> None
     """Run a STORE to `dram` uint8; `address` is relative to it."""
     target = _dram_rows(dram, address, c).view(np.int8)
     base = c["base"]
-    if c["source"] == StoreSource.STATS:
+    if c["source"] > StoreSource.STATS:
+        assert memories.vector is not None
+        rows = np.empty(target.shape, np.int8)
+        store_vector(c, rows, memories.vector)
+        _in_order(target, rows)
+    elif c["source"] == StoreSource.STATS:
         slots = slice(base, base + c["row_bytes"] // STAT_BYTES)
         image = np.zeros((slots.stop - slots.start, 2), "<u8")
         image[:, 0] = memories.stat_max[slots]

@@ -194,7 +194,7 @@ def on_unit() -> Callable:
     """Runs a scenario, ``async def scenario(driver)``, on a vector unit."""
 
     def simulate(scenario: Callable, lanes: int, depths: tuple[int, int], rng: random.Random) -> None:
-        dut = VectorUnit(lanes, depths)
+        dut = VectorUnit(lanes, depths, left=True)
 
         async def run(ctx):
             await scenario(UnitDriver(dut, ctx, rng))

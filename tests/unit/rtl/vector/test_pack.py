@@ -61,29 +61,43 @@ def test_a_word_is_stored_clean_and_its_term_is_cut_to_the_bound(bench, scale, b
             assert got == (stored, 0, term % 2**TERM_BITS, 0), hex(word)
 
 
-def test_a_lane_gathers_the_exact_sum_and_the_largest_magnitude(bench):
+def rank(word: int, signed: bool) -> int:
+    """What orders words, see `RANK_BITS`."""
+    magnitude, negative = word % 2**24, signed and word >> 24 and word >> 16 & 0xFF
+    return magnitude ^ 0xFFFFFF if negative else signed << 24 | magnitude
+
+
+@pytest.mark.parametrize("signed", [0, 1], ids=["magnitude", "value"])
+def test_a_lane_gathers_the_exact_sum_and_the_largest_word(bench, signed):
     rng = random.Random(5)
     inputs, wanted, total, most = [{"clear_sum": 1, "clear_maximum": 1}], [], 0, 0
     for _ in range(500):
-        term, word = rng.randrange(-(2 ** (TERM_BITS - 1)), 2 ** (TERM_BITS - 1)), bench.random_word(rng, 1, rng.choice([254, 100]))
+        term, word = (
+            rng.randrange(-(2 ** (TERM_BITS - 1)), 2 ** (TERM_BITS - 1)),
+            rng.choice([bench.random_word(rng, 1, rng.choice([254, 100])), rng.choice([0, 1 << 24 | 3])]),
+        )
         summing, comparing = rng.random() < 0.8, rng.random() < 0.8
         clear = {"clear_sum": rng.random() < 0.02, "clear_maximum": rng.random() < 0.02}
-        inputs.append({**clear, "summing": summing, "comparing": comparing, "term": term % 2**TERM_BITS, "word": word})
+        inputs.append({**clear, "summing": summing, "comparing": comparing, "term": term % 2**TERM_BITS, "word": word, "signed": signed})
         total = 0 if clear["clear_sum"] else total + term * summing
-        most = 0 if clear["clear_maximum"] else max(most, word % 2**24) if comparing else most
+        most = 0 if clear["clear_maximum"] else max(most, rank(word, signed)) if comparing else most
         wanted.append((total % 2**numbers.SUM_BITS, most))
     assert bench.stream(Gather(), 1, inputs, ("sum", "maximum"))[1:] == wanted
 
 
 @pytest.mark.parametrize("lanes", [4, 8])
 @pytest.mark.parametrize("integers", [0, 1], ids=["words", "integers"])
-@pytest.mark.parametrize("reduce", [Reduce.SUM_LANE, Reduce.SUM_ALL, Reduce.MAX_LANE, Reduce.MAX_ALL], ids=lambda r: r.name)
+@pytest.mark.parametrize("reduce", [reduce for reduce in Reduce if reduce], ids=lambda r: r.name)
 def test_lanes_are_read_one_after_the_other_or_together(bench, lanes, integers, reduce):
     rng = random.Random(lanes)
     for scale in (1, 127, 230):
         limit = 2 ** (numbers.SUM_BITS - 4)
         sums = [rng.choice([0, rng.randrange(-limit, limit), rng.randrange(-1000, 1000)]) for _ in range(lanes)]
-        maxima = [rng.choice([0, 0x1234, rng.getrandbits(24)]) for _ in range(lanes)]
+        signed = reduce in (Reduce.TOP_LANE, Reduce.TOP_ALL)
+        largest = [rng.choice([0, 0x1234, bench.random_word(rng, 1, 254)]) for _ in range(lanes)]
+        # A lane without a word of the tensor has rank 0, below all words.
+        maxima = [0 if signed and lane == lanes - 1 else rank(word, signed) for lane, word in enumerate(largest)]
+        largest = [word if signed else word % 2**24 for word in largest]
         constants = {"enable": 1, "reduce": reduce, "integers": integers, "scale": scale}
         constants |= {f"sums.{i}": value % 2**numbers.SUM_BITS for i, value in enumerate(sums)}
         constants |= {f"maxima.{i}": value for i, value in enumerate(maxima)}
@@ -102,8 +116,10 @@ def test_lanes_are_read_one_after_the_other_or_together(bench, lanes, integers, 
         wanted = {
             Reduce.SUM_LANE: words,
             Reduce.SUM_ALL: [together],
-            Reduce.MAX_LANE: [bench.bits_of(value) for value in maxima],
-            Reduce.MAX_ALL: [bench.bits_of(max(maxima))],
+            Reduce.MAX_LANE: [bench.bits_of(word) for word in largest],
+            Reduce.MAX_ALL: [bench.bits_of(max(largest))],
+            Reduce.TOP_LANE: [*(bench.bits_of(word) for word in largest[:-1]), 0],
+            Reduce.TOP_ALL: [bench.bits_of(max(largest[:-1], key=lambda word: rank(word, True)))],
         }[reduce]
         assert [None if row[5] else row[3] for row in written] == wanted
         assert [row[4] for row in written] == [0] * (len(wanted) - 1) + [1]

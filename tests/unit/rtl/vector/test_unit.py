@@ -63,7 +63,7 @@ class Machine:
     def _instruction(self, code: dict, command: dict, outer: int) -> None:
         if code["reduce"] and not (code["over_outer"] and outer):
             gathered = "sums" if code["reduce"] in (Reduce.SUM_LANE, Reduce.SUM_ALL) else "maxima"
-            setattr(self, gathered, [0] * LANES)
+            setattr(self, gathered, [None if code["reduce"] >= Reduce.TOP_LANE else 0] * LANES)
         registers = [list(row) for row in self.registers]
         for inner in range(1 if code["once"] else command["inner"]):
             last_inner, last_outer = inner == command["inner"] - 1 and not code["once"], outer == command["outer"] - 1
@@ -87,7 +87,7 @@ class Machine:
             return [0] * LANES
 
         x, y = stream(code["x_source"], code["x_region"]), stream(code["y_source"], code["y_region"])
-        if code["x_source"] in (Source.OUT32, Source.ROW_MAX):
+        if code["x_source"] == Source.OUT32:
             x = [numbers.from_integer(value) for value in self.integers.pop(0)]
         if code["x_source"] == Source.SCALAR:
             x = [self.scalars[code["s0"]]] * LANES
@@ -138,7 +138,11 @@ class Machine:
                 term = numbers.sum_term(value, k + 1)
         if live:
             self.sums[lane] += term if summing else 0
-            self.maxima[lane] = max(self.maxima[lane], value % 2**24) if code["reduce"] and not summing else self.maxima[lane]
+            if code["reduce"] >= Reduce.TOP_LANE:
+                seen = [value] if self.maxima[lane] is None else [self.maxima[lane], value]
+                self.maxima[lane] = max(seen, key=numbers.to_float)
+            elif code["reduce"] and not summing:
+                self.maxima[lane] = max(self.maxima[lane], value % 2**24)
         return stored
 
     def _write(self, code, command, outer, inner, live, results) -> None:
@@ -162,6 +166,9 @@ class Machine:
             Reduce.SUM_ALL: lambda: [numbers.from_integer(sum(self.sums), exponent)] * LANES,
             Reduce.MAX_LANE: lambda: self.maxima,
             Reduce.MAX_ALL: lambda: [max(self.maxima)] * LANES,
+            # Zero where no element of the tensor was.
+            Reduce.TOP_LANE: lambda: [word or 0 for word in self.maxima],
+            Reduce.TOP_ALL: lambda: [max((word for word in self.maxima if word is not None), key=numbers.to_float)] * LANES,
         }[code["reduce"]]()
         if code["reduce_to"]:
             self.scalars[code["s3"]] = words[0]
@@ -171,7 +178,7 @@ class Machine:
 
 def draw_instruction(rng: random.Random, plain: bool) -> dict:
     """Any fields; ``plain`` ones only where a result stays in the range of numbers."""
-    x, y = rng.choice(list(Source)), rng.choice([Source.NONE, Source.V0, Source.V1])
+    x, y = rng.choice([source for source in Source if source != Source.ROW_MAX]), rng.choice([Source.NONE, Source.V0, Source.V1])
     target = rng.choice([Target.V0, Target.V1, Target.LEFT, Target.LANE, Target.SCALAR, Target.NONE])
     reduce = rng.choice([Reduce.NONE, Reduce.NONE, *Reduce])
     code = {
