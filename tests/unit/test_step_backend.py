@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from loralith.compiler.proof.checker import IllegalList, check
 from loralith.compiler.step import images
 from loralith.compiler.step.chains import Scalar, Step, Tile, instructions_of, parts_of
 from loralith.compiler.step.compile import compile_step
 from loralith.compiler.step.memory import Memory, MemoryTooSmall
 from loralith.compiler.step.views import Buffer, View, expand, permute, reshape, row_major, slice_view
+from loralith.compiler.tokens.sync import synchronize
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
-from loralith.spec.commands import Opcode, VectorFormat
+from loralith.spec.commands import VectorFormat
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.graph import Kind, Op
 from loralith.step.builder import Builder
@@ -66,18 +68,10 @@ class Case:
             graph.set_output("loss" if i == 0 else f"result{i}", node.name)
         given = {name: value.numpy() for name, value in self.given.items()}
         with ReferenceDevice(config, memory_bytes=SIZE) as device:
-            if not runs_vectors(device):
-                pytest.skip("the reference device does not run VECTOR commands")
             compiled = compile_step(graph, config, device.alloc(SIZE // 2), SIZE // 2, seed, verify=True)
             write(device, compiled, given, seed, step)
             device.run(compiled.commands)
             return compare(device, compiled, self.given, seed, step)
-
-
-def runs_vectors(device: ReferenceDevice) -> bool:
-    from loralith.device.interpreter import command_checks
-
-    return Opcode.VECTOR in command_checks.UNITS
 
 
 def write(device: ReferenceDevice, compiled: Any, given: dict[str, np.ndarray], seed: int, step: int) -> None:
@@ -150,6 +144,12 @@ def test_stochastic_rounding_along_each_dimension(config: Config, shape: tuple[i
     b, x = case.b, case.input("x", words(*shape))
     scale = b.scale(b.largest(x), 127)
     case.run(config, b.word(b.quantize(x, scale, 127, True, lanes)), b.word(b.quantize(b.brain(x), scale, 127, True, lanes)))
+
+
+def test_stochastic_rounding_of_more_rows_than_a_tile_has(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(1100, 5))
+    case.run(config, b.word(b.quantize(x, b.scale(b.largest(x), 127), 127, True, 1)))
 
 
 def test_of_nothing_but_zeros_the_scale_is_the_least(config: Config) -> None:
@@ -232,8 +232,6 @@ def test_a_trained_matrix_over_two_steps(config: Config) -> None:
     given |= {name: torch.zeros(graph["A"].shape) for name in moments_of("A")}
     values = {name: value.numpy() for name, value in given.items()}
     with ReferenceDevice(config, memory_bytes=SIZE) as device:
-        if not runs_vectors(device):
-            pytest.skip("the reference device does not run VECTOR commands")
         programs = [StepProgram(device, graph, 3, values, values, verify=verify) for verify in (True, False)]
         for step in range(2):
             given |= {name: torch.tensor(value) for name, value in optimizer.scalars(step + 1).items()}
@@ -268,6 +266,14 @@ def small_step() -> tuple[Any, Given]:
     b.graph.set_output("loss", loss.name)
     b.graph.set_output("gradient.A", gradient.name)
     return b.graph, case.given
+
+
+def test_the_list_of_a_step_is_legal_with_tokens(config: Config) -> None:
+    graph, _ = small_step()
+    compiled = compile_step(with_adamw(graph, AdamW(0.01)), config, BASE, SIZE, 0)
+    check(synchronize(compiled.commands, config, compiled.static), config, programs=compiled.static)
+    with pytest.raises(IllegalList, match="no token orders them"):
+        check(compiled.commands, config, programs=compiled.static)
 
 
 def test_a_step_that_does_not_fit_is_refused_with_the_numbers() -> None:

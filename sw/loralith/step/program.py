@@ -23,7 +23,7 @@ __all__ = ["Arrays", "StepProgram", "Traffic"]
 Arrays = Mapping[str, np.ndarray]
 """Values by node: words as float32, integers of any type."""
 PAGE = 4096
-Tokens = Callable[[CommandList, Config], CommandList]
+Tokens = Callable[[CommandList, Config, Mapping[int, bytes]], CommandList]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class StepProgram:
         trial = compiled(graph, device, PAGE, room, seed, verify)  # how much it takes does not depend on where it lies
         self._base = device.alloc(trial.peak, PAGE)
         self.compiled = compiled(graph, device, self._base, trial.peak, seed, verify)
-        commands = self.compiled.commands if tokens is None else tokens(self.compiled.commands, device.config)
+        commands = self.compiled.commands if tokens is None else tokens(self.compiled.commands, device.config, self.compiled.static)
         self._list = commands.pack()
         self.compile_seconds = time.monotonic() - began
         self.list_bytes = len(self._list)
