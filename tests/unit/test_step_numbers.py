@@ -52,7 +52,10 @@ def test_a_result_that_is_not_finite_is_refused(bad: float) -> None:
         VectorFormat(10).round(torch.tensor([1.0, bad], dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("maximum", "scale"), [(127.0, 1.0), (127.5, 2.0), (254.0, 2.0), (1.0, 2.0**-6), (0.0, 1.0), (1e-40, 1.0)])
+LEAST = 2.0**-126
+
+
+@pytest.mark.parametrize(("maximum", "scale"), [(127.0, 1.0), (127.5, 2.0), (254.0, 2.0), (1.0, 2.0**-6), (0.0, LEAST), (1e-40, LEAST)])
 def test_power_scale_is_the_smallest_that_holds_the_maximum(maximum: float, scale: float) -> None:
     assert float(power_scale(torch.tensor(maximum), 127)) == scale
 

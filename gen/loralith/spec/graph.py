@@ -33,7 +33,7 @@ class Kind(_Name):
     WORD = "word"
     """Words of the vector unit. In DRAM: FP32, or bfloat16 where the node is a `Op.BRAIN`."""
     INT8 = "int8"
-    """Integers in +-127, or +-32639 in two bytes where the node says so; their scale is a word of its own."""
+    """Integers in +-127, or +-32512 in two bytes where the node says so; their scale is a word of its own."""
     SUM = "sum"
     """Exact sums of products, INT32. Only the operation that makes words of them reads them."""
 
@@ -65,7 +65,7 @@ class Op(_Name):
     MAXIMUM = "maximum"
     """The largest value over ``dims``, which stay with size 1."""
     SCALE = "scale"
-    """2^k, k the smallest with x <= ``limit`` 2^k; 1 of zero."""
+    """2^k, k the smallest of at least -126 with x <= ``limit`` 2^k; ``limit`` is 127 times a power of two."""
     # Integers.
     QUANTIZE = "quantize"
     """x, scale: x / scale as integers within ``limit``; half to even, or stochastic where ``draw`` numbers the tensor from 1,

@@ -12,8 +12,8 @@ from .scheme import SchemeError
 
 __all__ = ["BATCH_MAX", "STORAGE", "StepScheme"]
 
-BATCH_MAX = 32639
-"""Largest magnitude of a value of the batch in two words, 2^8 high + low: docs/numerics.md, section 7."""
+BATCH_MAX = 127 << 8
+"""Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loralith.training.loop import Progress
 
 
+STEP_FIGURES = ("host_bytes_written_per_step", "host_bytes_read_per_step", "list_bytes", "step_memory_bytes", "compile_seconds")
 UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of the steps; no stalls are counted"}
 
 
@@ -52,8 +53,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--map",
         dest="modules",
-        choices=("lora", "all"),
-        help="what the device runs: LoRA layers, or all that multiplies (default: lora, other methods all)",
+        choices=("lora", "all", "step"),
+        help="what the device runs: LoRA layers, all that multiplies, or whole steps (default: lora, other methods all)",
     )
     parser.add_argument(
         "--device",
@@ -89,6 +90,11 @@ def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], 
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
         observer = None
+        if settings.modules == "step":
+            from loralith.training.step_training import StepTraining
+            from loralith.training.verification import GraphObserver
+
+            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None)
         if verify:
             from loralith.training.verification import ReferenceObserver
 
@@ -232,6 +238,7 @@ def summarize(report: dict[str, Any], folder: Path) -> dict[str, Any]:
         "macs": counters.get("macs"),
         "utilization": counters.get("utilization"),
         "seconds": report["seconds"],
+        **{name: counters[name] for name in STEP_FIGURES if name in counters},
         **({"prepared": report["prepared"]} if "prepared" in report else {}),
         "adapter": str(folder / report["result"]),
         "picture": str(folder / "samples.png"),

@@ -72,6 +72,18 @@ def step_loss(
 
     ``captions``: of the images; by default all have the prompt of the settings' digit.
     """
+    return batch_loss(model, **step_batch(encoder, images, settings, step, captions))
+
+
+def batch_loss(unet: Denoiser, noised: Tensor, timesteps: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error between `noise` and its prediction from what `step_batch` gives."""
+    return functional.mse_loss(unet(noised, timesteps, condition).sample, noise)
+
+
+def step_batch(
+    encoder: PromptEncoder, images: Tensor, settings: StepSettings, step: int, captions: tuple[str, ...] | None = None
+) -> dict[str, Tensor]:
+    """What one training step is computed from: noised images, time steps, the prompts' embeddings, the noise; see `step_loss`."""
     draw = draw_step("finetune", settings.seed, step, batch=settings.batch, images=images, dropout=settings.dropout)
     null = encoder.encode("")
     if captions is None:
@@ -79,7 +91,8 @@ def step_loss(
     else:
         prompt = torch.cat([encoder.encode(captions[pick]) for pick in draw.picks.tolist()])
     condition = torch.where(draw.dropped[:, None, None], null, prompt)  # [batch, tokens, dim]
-    return denoising_loss(model, noise_schedule(), images[draw.picks], draw.timesteps, draw.noise, condition)
+    noised = noise_schedule().add_noise(images[draw.picks], draw.noise, draw.timesteps)  # type: ignore[arg-type]
+    return {"noised": noised, "timesteps": draw.timesteps, "condition": condition, "noise": draw.noise}
 
 
 @torch.no_grad()

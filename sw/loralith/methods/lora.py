@@ -12,7 +12,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 
 from loralith.diffusion.data import IMAGE_SIZE
-from loralith.diffusion.objective import step_loss
+from loralith.diffusion.objective import batch_loss, step_batch
 from loralith.diffusion.peft_adapter import adapter_parameters, add_adapter, load_adapter, save_adapter
 from loralith.diffusion.prompt import PROMPT_TOKENS, TOKEN_DIM, PromptEncoder
 from loralith.diffusion.unet import load_model
@@ -47,7 +47,15 @@ class Lora(Method):
             load_adapter(self.model, self.settings.start_from, unet_only=self.settings.unet_only)
 
     def loss(self, step: int) -> Tensor:
-        return step_loss(self.model, self.encoder, self.subject.images, self.settings, step, self.subject.captions)
+        return self.loss_of(**self.batch(step))
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """What `loss_of` takes for a step."""
+        return step_batch(self.encoder, self.subject.images, self.settings, step, self.subject.captions)
+
+    def loss_of(self, **batch: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return batch_loss(self.model, **batch)
 
     @torch.no_grad()
     def judged(self) -> tuple[PeftModel, PromptEncoder]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loralith.diffusion.subject import Subject
 
 METHODS = tuple(OPTIONS)
-MODULES = ("lora", "all")
+MODULES = ("lora", "all", "step")
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 """Cross attention's projections of the prompt, which CDM-QTA trains."""
@@ -76,7 +76,7 @@ class FinetuneSettings:
     data : folder of images with captions to learn instead of a digit, see `subject`; then digit and images are not looked at.
     model : folder of the U-Net to train instead of the package's, see `unet.load_model`.
     rank_pattern, alpha_pattern : ranks and alphas of layers whose names end in a key. rslora : scale by alpha / sqrt(rank).
-    modules : what the device runs, one of MODULES: the LoRA layers, or all frozen layers and attention's products too.
+    modules : what the device runs, one of MODULES: the LoRA layers, all frozen layers and attention's products too, or the whole step.
     start_from : what the method wrote in another run, of the same shapes, to start from (an adapter's folder or file), or none.
     unet_only : leave out the text encoders' layers of start_from.
     dropout : share of prompts that are dropped while training, 0 to below 1.
@@ -143,8 +143,9 @@ class FinetuneSettings:
             real(f"the alpha of {name}", value, positive=True)
         if self.modules not in MODULES:
             raise SettingsError(f"modules must be {' or '.join(MODULES)}, not {self.modules!r}")
-        if self.modules == "all" and self.device == FP32:
-            raise SettingsError("modules must be 'lora' without a device, not 'all'")
+        if self.modules != "lora" and self.device == FP32:
+            raise SettingsError(f"modules must be 'lora' without a device, not {self.modules!r}")
+        self._check_step()
         for name in ("adapter_scales", "weight_bits"):
             if self.device == FP32 and getattr(self, name) != USUAL[name]:
                 raise SettingsError(f"{name} must be {USUAL[name]!r} without a device, not {getattr(self, name)!r}")
@@ -163,6 +164,17 @@ class FinetuneSettings:
         whole("evaluation.samples", self.evaluation.samples, 1)
         whole("evaluation.sample_steps", self.evaluation.sample_steps, 1, 1000)
         real("evaluation.guidance", self.evaluation.guidance, positive=True)
+
+    def _check_step(self) -> None:
+        if self.modules != "step":
+            return
+        if self.method != "lora":
+            raise SettingsError(f"modules 'step' trains by the method lora, not by {self.method}")
+        if self.device == "direct":
+            raise SettingsError("modules 'step' runs command lists; give the device reference, not direct")
+        for name in ("adapter_scales", "weight_bits"):
+            if getattr(self, name) != USUAL[name]:
+                raise SettingsError(f"{name} must be {USUAL[name]!r} for a whole step, not {getattr(self, name)!r}")
 
     def _check_method(self) -> None:
         options = self.options

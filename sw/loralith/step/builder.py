@@ -15,16 +15,18 @@ Term = Node | float
 
 
 class Builder:
-    """Nodes in the order in which they are asked for. ``source`` is what they belong to from then on."""
+    """Nodes in the order in which they are asked for. ``source`` is what they belong to from then on, ``prefix``
+    begins their names."""
 
     def __init__(self) -> None:
         self.graph = Graph()
         self.source = ""
         self.draws = 0
+        self.prefix = "n"
 
     def node(self, op: Op, kind: Kind, shape: Sequence[int], *inputs: Term, name: str = "", **attributes: Any) -> Node:
         names = tuple(x.name if isinstance(x, Node) else float(x) for x in inputs)
-        return self.graph.add(Node(name or f"n{len(self.graph.nodes)}", op, kind, tuple(shape), names, attributes, self.source))
+        return self.graph.add(Node(name or f"{self.prefix}{len(self.graph.nodes)}", op, kind, tuple(shape), names, attributes, self.source))
 
     def _words(self, op: Op, *inputs: Term) -> Node:
         return self.node(op, Kind.WORD, broadcast(*(x.shape if isinstance(x, Node) else () for x in inputs)), *inputs)

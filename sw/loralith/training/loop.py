@@ -165,11 +165,12 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
         step = session.step
         if session.attachment:
             session.attachment.step_begin(step)
-        loss = method.step(step)
+        loss = session.take_step(step)
         session.step = step + 1
         session.losses.append(loss)
         session.seconds += time.monotonic() - began
         if look_is_due():
+            session.collect()
             session.looks.append(look(method, session.step))
             method.finite(session.looks[-1].held_out_loss, f"the held-out loss after step {step}")
         stopping = stop is not None and stop()

@@ -56,8 +56,24 @@ class Session:
                 self.attachment.detach()
                 self.attachment = None
 
+    def take_step(self, step: int) -> float:
+        """A step by the method, or by an attachment that takes whole steps; its loss."""
+        train = getattr(self.attachment, "train", None)
+        if train is None:
+            return self.method.step(step)
+        loss = train(self.method, step)
+        self.method.finite(loss, f"the loss of step {step}")
+        return loss
+
+    def collect(self) -> None:
+        """Brings what an attachment has trained on the device to the method's parameters and optimizer."""
+        collect = getattr(self.attachment, "collect", None)
+        if collect is not None:
+            collect()
+
     def state(self) -> Checkpoint:
         assert self.before is not None
+        self.collect()
         tensors: dict[str, Tensor] = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
         for name, tensor in self.parameters.items():
             for key, value in self.optimizer.state[tensor].items():

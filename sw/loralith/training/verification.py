@@ -15,13 +15,16 @@ from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
+from loralith.spec.graph import Op
 from loralith.spec.scheme import FQT
+from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
 from loralith.verif.golden_compare import Difference, compare
+from loralith.verif.graph import interpret
 from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result
 from loralith.verif.torch_quantize import QuantizedWeight
 
-__all__ = ["ReferenceObserver", "VerificationError"]
+__all__ = ["GraphObserver", "ReferenceObserver", "VerificationError"]
 
 
 class VerificationError(LoralithError):
@@ -154,6 +157,37 @@ class ReferenceObserver:
         ((source, gradient),) = inputs.items()
         want = self._attention(index).backward(name, torch.from_numpy(gradient), step=step, call=call)
         self._product(index, step, (f"{source} for {name}", name), want, values.operand, values.acc, values.value)
+
+    def counters(self) -> dict[str, Any]:
+        """`bit_exact`, and how many elements were compared."""
+        return {"bit_exact": True, "elements_compared": self.compared}
+
+
+class GraphObserver:
+    """An observer for `StepTraining` that interprets the step graph beside the device and stops at the first tensor that differs."""
+
+    def __init__(self) -> None:
+        self.compared = 0
+
+    def step(self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int) -> None:
+        """Raises VerificationError that names operator, tensor, index and step."""
+        updated = {name: what.removeprefix("state.") for what, name in program.graph.outputs.items() if what.startswith("state.")}
+        for node, value in interpret(program.graph, given, seed, step):
+            if node.op is Op.STATE:
+                continue
+            held = [program.tensor(node.name)]
+            if node.name in updated:
+                held.append(program.state(updated[node.name]))
+            for actual in held:
+                if actual is None:
+                    continue
+                kind = torch.float64 if value.dtype is torch.float64 else torch.float32
+                # The device has one zero; torch's may be negative.
+                found = {node.name: torch.from_numpy(actual).to(kind)}
+                difference = compare({node.name: value + 0.0}, found, step=step, layer=f"{node.op} of {node.source or 'the host'}")
+                if difference is not None:
+                    raise VerificationError(difference)
+                self.compared += value.numel()
 
     def counters(self) -> dict[str, Any]:
         """`bit_exact`, and how many elements were compared."""

@@ -14,7 +14,7 @@ from loralith.spec.numerics import hash32, hash_key
 from loralith.spec.vector.numbers import FRACTION_BITS
 from loralith.verif.vector.format import VectorFormat, round_to
 
-__all__ = ["draw_bytes", "interpret"]
+__all__ = ["draw_bytes", "draw_key", "interpret"]
 
 V = VectorFormat(FRACTION_BITS)
 
@@ -31,6 +31,12 @@ def draw_bytes(shape: tuple[int, ...], lanes_at: int, key: tuple[int, int]) -> T
     return bits.reshape([shape[d] for d in order]).permute(inverse)
 
 
+def draw_key(seed: int, step: int, draw: int) -> tuple[int, int]:
+    """The hash key of the step's tensor number ``draw``, from 1: docs/step.md."""
+    of_step, of_draw = hash_key(seed, step, 0), hash_key(seed, 0, draw)
+    return of_step[0] ^ of_draw[0], of_step[1] ^ of_draw[1]
+
+
 def _quantize(node: Node, x: Tensor, scale: Tensor, key: tuple[int, int]) -> Tensor:
     y = x.double() / scale.double()
     limit = node.attributes["limit"]
@@ -42,13 +48,13 @@ def _quantize(node: Node, x: Tensor, scale: Tensor, key: tuple[int, int]) -> Ten
 def _scale(node: Node, x: Tensor) -> Tensor:
     limit, value = node.attributes["limit"], float(x)
     if not value:
-        return torch.ones(())
+        return torch.tensor(2.0**-126)
     k = math.frexp(value / limit)[1] - 1  # 2^k is the quotient or the power of two below it
     while value > math.ldexp(limit, k):
         k += 1
     while value <= math.ldexp(limit, k - 1):
         k -= 1
-    return torch.tensor(2.0**k if k >= -126 else 1.0)
+    return torch.tensor(2.0 ** max(k, -126))
 
 
 def _convolution_input(node: Node, grad: Tensor, w: Tensor) -> Tensor:
@@ -109,7 +115,7 @@ def interpret(graph: Graph, given: Mapping[str, Tensor], seed: int, step: int) -
         else:
             inputs = [values[x] if isinstance(x, str) else torch.tensor(x) for x in node.inputs]
             if node.op is Op.QUANTIZE:
-                value = _quantize(node, inputs[0], inputs[1], hash_key(seed, step, node.attributes["draw"]))
+                value = _quantize(node, inputs[0], inputs[1], draw_key(seed, step, node.attributes["draw"]))
             else:
                 value = _OPERATIONS[node.op](node, *inputs)
         if tuple(value.shape) != node.shape:

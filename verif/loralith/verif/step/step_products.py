@@ -24,19 +24,19 @@ WEIGHT_RANGE = 16.0
 
 
 def power_scale(maximum: Tensor, qmax: int) -> Tensor:
-    """The smallest powers of two with maximum <= qmax * scale, float64; 1 where the maximum is zero or too small for one."""
+    """The smallest powers of two with maximum <= qmax * scale, 2^-126 at least, float64."""
     mantissa, exponent = torch.frexp(maximum.double())
     top, bits = torch.frexp(torch.tensor(float(qmax), dtype=torch.float64))
     power = torch.where(mantissa <= top, exponent - bits, exponent - bits + 1)
     scale = torch.ldexp(torch.ones_like(mantissa), power)
-    return torch.where((maximum == 0) | (scale < 2.0**-126), torch.ones_like(scale), scale)
+    return torch.where(maximum == 0, 0.0, scale).clamp(min=2.0**-126)
 
 
 def row_units(weight: Tensor) -> Tensor:
     """Power-of-two units of the rows of a frozen W [O, ...], float64 [O]."""
     rows = power_scale(weight.flatten(1).abs().amax(1), Q8_MAX)
     zero = weight.flatten(1).abs().amax(1) == 0
-    largest = power_scale(weight.abs().amax(), Q8_MAX)
+    largest = power_scale(weight.abs().amax(), Q8_MAX) if bool(weight.any()) else torch.ones((), dtype=torch.float64)
     floor = (largest / WEIGHT_RANGE).clamp(min=2.0**-126)
     return torch.where(zero, floor, torch.maximum(rows, floor))
 
@@ -209,7 +209,8 @@ class Operands:
         self._drawn += 1
         *rows, lanes = shape
         quads = -(-lanes // 4)
-        key = hash_key(self.scheme.seed, self._step, self._drawn)
+        own, step = hash_key(self.scheme.seed, 0, self._drawn), hash_key(self.scheme.seed, self._step, 0)
+        key = own[0] ^ step[0], own[1] ^ step[1]
         word = hash32(key, torch.arange(math.prod(rows) * quads))
         found = (word[:, None] >> torch.tensor([0, 8, 16, 24]) & 0xFF).reshape(-1, 4 * quads)[:, :lanes]
         return found.reshape(shape)

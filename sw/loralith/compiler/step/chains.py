@@ -1,0 +1,200 @@
+"""Chains of elementwise operations as instructions of the vector unit: as many operations of a chain in one instruction as its stages take.
+
+An instruction computes y = f(x a + b) c + d and rounds y to a format. A chain's value is stream X; a second tensor is stream Y, from V1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.instructions import Program, instruction
+from loralith.spec.graph import Op
+from loralith.spec.vector.program import Format, Function, Operand, Source, Target
+
+__all__ = ["Scalar", "Step", "Tile", "instructions_of", "run_chain"]
+
+
+class Scalar(NamedTuple):
+    """A word at ``address`` in device memory, the same for every element; ``key`` tells values apart."""
+
+    key: object
+    address: int
+
+
+class Tile(NamedTuple):
+    """Operand number ``index`` of the kernel, a tensor."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on a chain's value.
+
+    op: ADD, SUBTRACT, MULTIPLY with ``operand`` (None: the chain's value itself), a function, BRAIN, or QUANTIZE with its scale as
+    ``operand``. ``reverse``: the operand minus the value. ``stochastic``: of QUANTIZE.
+    """
+
+    op: Op
+    operand: Scalar | Tile | None = None
+    reverse: bool = False
+    stochastic: bool = False
+
+
+FUNCTIONS = {
+    Op.EXP2: Function.EXP2,
+    Op.RECIPROCAL: Function.RECIPROCAL,
+    Op.RSQRT: Function.RSQRT,
+    Op.PHI: Function.PHI,
+    Op.SCALE: Function.SCALE,
+}
+_A, _B, _F, _C, _D, _PACK = range(6)
+
+
+@dataclass
+class _Instruction:
+    """An instruction while it fills; ``at``: the first stage that is still free."""
+
+    fields: dict[str, int] = field(default_factory=dict)
+    tile: int | None = None
+    scalars: dict[str, Scalar] = field(default_factory=dict)
+    at: int = _A
+
+    def take(self, step: Step) -> bool:
+        """Whether ``step`` found a stage."""
+        if step.op in FUNCTIONS:
+            return self._function(FUNCTIONS[step.op])
+        if step.op is Op.BRAIN:
+            return self._pack(Format.BRAIN)
+        if step.op is Op.QUANTIZE:
+            if not isinstance(step.operand, Scalar) or self.at > _PACK:
+                return False
+            self.scalars["s2"] = step.operand
+            return self._pack(Format.INT8_STOCHASTIC if step.stochastic else Format.INT8)
+        if step.op is Op.MULTIPLY:
+            return self._multiply(step)
+        return self._add(step)
+
+    def _function(self, function: Function) -> bool:
+        if self.at > _F:
+            return False
+        self.fields["function"] = function
+        self.at = _C
+        return True
+
+    def _pack(self, format: Format) -> bool:
+        if self.at > _PACK:
+            return False
+        self.fields["format"] = format
+        self.at = _PACK + 1
+        return True
+
+    def _multiply(self, step: Step) -> bool:
+        if step.operand is None:  # the square of what X brings
+            if self.at > _A:
+                return False
+            self.fields["a"] = Operand.X
+            self.at = _B
+            return True
+        for stage, name, scalar in ((_A, "a", "s0"), (_C, "c", "s1")):
+            if self.at <= stage and self._operand(name, scalar, step.operand):
+                self.at = stage + 1
+                return True
+        return False
+
+    def _add(self, step: Step) -> bool:
+        assert step.operand is not None
+        for stage, name, scalar in ((_B, "b", "s0"), (_D, "d", "s1")):
+            if step.reverse and stage == _D:
+                continue
+            if self.at <= stage and self._operand(name, scalar, step.operand):
+                if step.reverse:
+                    self.fields["a_negate"] = 1
+                elif step.op is Op.SUBTRACT:
+                    self.fields[f"{name}_negate"] = 1
+                self.at = stage + 1
+                return True
+        return False
+
+    def _operand(self, name: str, scalar: str, operand: Scalar | Tile) -> bool:
+        if isinstance(operand, Tile):
+            if self.tile not in (None, operand.index):
+                return False
+            self.tile = operand.index
+            self.fields[name] = Operand.Y
+            return True
+        if self.scalars.get(scalar, operand).key != operand.key:
+            return False
+        self.scalars[scalar] = operand
+        self.fields[name] = Operand.SCALAR
+        return True
+
+
+def instructions_of(steps: Sequence[Step]) -> list[_Instruction]:
+    """The chain in as few instructions as a greedy choice finds; one that does nothing where there is no step."""
+    found = [_Instruction()]
+    for step in steps:
+        if not found[-1].take(step):
+            found.append(_Instruction())
+            if not found[-1].take(step):
+                raise ValueError(f"no instruction takes {step}")
+    return found
+
+
+REGIONS_OF_TILES = (1, 2)
+SCALARS_OF_KERNEL = 8
+
+
+def parts_of(chain: Sequence[_Instruction]) -> list[list[_Instruction]]:
+    """The chain cut so that each part reads two tensors and eight scalars at most, what one VECTOR takes."""
+    parts: list[list[_Instruction]] = [[]]
+    for one in chain:
+        own = [*parts[-1], one]
+        tiles = {i.tile for i in own if i.tile is not None}
+        keys = {s.key for i in own for s in i.scalars.values()}
+        if len(tiles) > len(REGIONS_OF_TILES) or len(keys) > SCALARS_OF_KERNEL:
+            parts.append([])
+        parts[-1].append(one)
+    return parts
+
+
+def run_chain(
+    e: Emitter,
+    chain: Sequence[_Instruction],
+    source: Source,
+    x: Region,
+    tiles: Sequence[Region],
+    work: Region,
+    outer: int,
+    inner: int,
+    **more: object,
+) -> None:
+    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``."""
+    for number, part in enumerate(parts_of(chain)):
+        places: dict[int, int] = {}
+        roles: dict[object, int] = {}
+        code: list[bytes] = []
+        regions = [x if number == 0 else work, Region(0), Region(0), work]
+        for position, one in enumerate(part):
+            first = number == 0 and position == 0
+            fields: dict[str, int] = {
+                "x_source": source if first else Source.V0,
+                "x_region": 0 if first else 3,
+                "target": Target.V0,
+                "target_region": 3,
+                **one.fields,
+            }
+            if one.tile is not None:
+                if one.tile not in places:
+                    places[one.tile] = REGIONS_OF_TILES[len(places)]
+                    regions[places[one.tile]] = tiles[one.tile]
+                fields |= {"y_source": Source.V1, "y_region": places[one.tile]}
+            for name, scalar in one.scalars.items():
+                role = roles.setdefault(scalar.key, len(roles))
+                fields[name] = e.scalar(role, scalar.key, scalar.address)
+            code.append(instruction(**fields))
+        program: Program = tuple(code)
+        e.vector(program, regions, outer, inner, **more)  # type: ignore[arg-type]

@@ -1,0 +1,376 @@
+"""A step graph as one command list: nodes in their order, chains of elementwise nodes as one kernel, moves as arithmetic on strides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.step import reductions
+from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile
+from loralith.compiler.step.convolutions import Rings, convolution, kernel_layout
+from loralith.compiler.step.copies import copy
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
+from loralith.compiler.step.emitter import Emitter
+from loralith.compiler.step.memory import Memory
+from loralith.compiler.step.moves import moved
+from loralith.compiler.step.products import Epilogue, matmul
+from loralith.compiler.step.two_words import planes
+from loralith.compiler.step.views import Buffer, View, expand
+from loralith.errors import LoralithError
+from loralith.spec.commands import VectorFormat
+from loralith.spec.config import Config
+from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
+from loralith.spec.numerics import Q8_MAX, hash_key
+from loralith.spec.vector.program import Reduce
+
+__all__ = ["CompiledStep", "compile_step"]
+
+BINARY = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY)
+CHAINED = frozenset((*BINARY, Op.EXP2, Op.RECIPROCAL, Op.RSQRT, Op.PHI, Op.BRAIN))
+SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledStep:
+    """A step as commands and the places of its tensors.
+
+    Attributes:
+        commands: without tokens, in an order in which they may run one by one.
+        static: bytes by address that the host writes once.
+        inputs, frozen, states: views of what the host writes, by node.
+        kernels: of convolutions' frozen weights, [O, h, w, C up to the bus], by node.
+        outputs: what the graph names its results, as views.
+        tensors: of every node that lies in memory at the end of the step; complete only where the step was compiled to be verified.
+        key: address of the step's hash key.
+        peak: bytes of device memory.
+        counts: nodes by operation that were compiled.
+    """
+
+    graph: Graph
+    config: Config
+    commands: CommandList
+    static: Mapping[int, bytes]
+    inputs: Mapping[str, View]
+    frozen: Mapping[str, View]
+    states: Mapping[str, View]
+    kernels: Mapping[str, tuple[Buffer, tuple[int, ...]]]
+    outputs: Mapping[str, View]
+    tensors: Mapping[str, tuple[View, ...]]
+    key: int
+    base: int
+    peak: int
+
+
+@dataclass
+class _Chain:
+    """A value that is not computed yet: ``steps`` on a tensor in memory or on the sums of a product. ``debts``: nodes that it reads."""
+
+    source: View | Node
+    shape: tuple[int, ...]
+    steps: list[Step] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+    debts: list[str] = field(default_factory=list)
+
+
+def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int, verify: bool = False) -> CompiledStep:
+    """The command list of ``graph`` for device memory from ``base`` on.
+
+    Parameters: ``seed`` of stochastic rounding; ``verify``: every tensor that is written stays where it is, and takes memory of its own.
+    Raises LoralithError for what does not fit, with the numbers, and for a node that has no kernel, by name.
+    """
+    return _Compiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
+
+
+class _Compiler:
+    def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
+        self.graph, self.e, self.seed = graph, e, seed
+        self.rings = Rings(e)
+        self.values: dict[str, tuple[View, ...] | _Chain] = {}
+        self.tensors: dict[str, tuple[View, ...]] = {}
+        self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
+        self.left: Counter[str] = Counter()
+        self.readers: dict[str, list[Node]] = {}
+        self.pinned: set[Buffer] = set()
+        for node in graph.nodes.values():
+            for name in node.inputs:
+                if isinstance(name, str):
+                    self.left[name] += 1
+                    self.readers.setdefault(name, []).append(node)
+        for name in graph.outputs.values():
+            self.left[name] += 1
+        self.bus = e.config.bus_bytes
+
+    def run(self, base: int) -> CompiledStep:
+        e = self.e
+        key = e.memory.take(8, "the step's key")
+        for node in self.graph.nodes.values():
+            if node.op in SOURCES:
+                self._source(node)
+        if any(node.attributes["draw"] for node in self.graph.of(Op.QUANTIZE)):
+            e.load_key(key)
+        for node in self.graph.nodes.values():
+            if node.op not in SOURCES:
+                e.note = f"{node.name} {node.op}"
+                try:
+                    self._node(node)
+                except LoralithError as error:
+                    raise type(error)(f"{node.name} ({node.op} of {node.source}): {error}") from None
+        outputs = self._outputs()
+        groups: dict[Op, dict[str, View]] = {op: {} for op in SOURCES}
+        for node in self.graph.nodes.values():
+            if node.op in SOURCES and node.name not in self.kernels:
+                groups[node.op][node.name] = self.tensors[node.name][0]
+        return CompiledStep(
+            self.graph,
+            e.config,
+            e.commands_so_far(),
+            e.static,
+            groups[Op.INPUT],
+            groups[Op.FROZEN],
+            groups[Op.STATE],
+            self.kernels,
+            outputs,
+            self.tensors,
+            key,
+            base,
+            e.memory.peak,
+        )
+
+    # Values.
+
+    def _source(self, node: Node) -> None:
+        e, shape = self.e, node.shape
+        if node.kind is Kind.INT8 and len(shape) == 4:
+            layout = kernel_layout(self.bus, shape)
+            size = layout[0] * layout[1] * layout[2] * layout[3]
+            buffer = e.buffer(node.name, VectorFormat.INT8, size, shape[1], layout[3])
+            self.kernels[node.name] = (buffer, layout)
+            self.pinned.add(buffer)
+            return
+        if node.kind is Kind.INT8:
+            view = new_tensor(e, node.name, VectorFormat.INT8, shape, range(len(shape)), len(shape) - 1)
+        else:
+            view = new_tensor(e, node.name, VectorFormat.FP32, shape, range(len(shape)))
+        self.pinned.add(view.buffer)
+        self._keep(node.name, (view,))
+
+    def _keep(self, name: str, views: Sequence[View]) -> None:
+        """``name`` has its value; its buffers live as long as a value of them is needed."""
+        self.values[name] = self.tensors[name] = tuple(views)
+        for view in views:
+            view.buffer.users += 1
+        if not self.left[name]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        value = self.values.pop(name)
+        if isinstance(value, tuple):
+            for view in value:
+                view.buffer.users -= 1
+                if not view.buffer.users and view.buffer not in self.pinned:
+                    self.e.release(view.buffer)
+
+    def _paid(self, names: Sequence[str]) -> None:
+        """Nodes that were read."""
+        for name in names:
+            self.left[name] -= 1
+            if not self.left[name] and name in self.values:
+                self._drop(name)
+
+    def _views(self, name: str | float) -> tuple[View, ...]:
+        """The tensor of a node, computed if it was put off."""
+        assert isinstance(name, str)
+        value = self.values[name]
+        if isinstance(value, _Chain):
+            view = self._realize(name, value)
+            self._keep(name, (view,))
+            self._paid(value.debts)
+            return (view,)
+        return value
+
+    def _view(self, name: str | float) -> View:
+        views = self._views(name)
+        if len(views) != 1:
+            raise LoralithError(f"{name} is an integer of two bytes, which only convolutions and moves read")
+        return views[0]
+
+    def _scalar(self, name: str | float) -> Scalar:
+        """A scalar node, or a number."""
+        if not isinstance(name, str):
+            return Scalar(float(name), self.e.number(float(name)))
+        found = as_scalar(self._view(name), self.bus)
+        if found is None:
+            raise LoralithError(f"{name} is no word at the beginning of a bus word")
+        return Scalar(name, found.address)
+
+    def _realize(self, name: str, chain: _Chain, draw: Draw | None = None) -> View:
+        last = chain.steps[-1].op if chain.steps else None
+        format = {Op.BRAIN: VectorFormat.BF16, Op.QUANTIZE: VectorFormat.INT8}.get(last, VectorFormat.FP32)  # type: ignore[arg-type]
+        if isinstance(chain.source, View):
+            views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
+            return elementwise(self.e, name, views, chain.steps, format, draw)
+        return self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
+
+    # Nodes.
+
+    def _node(self, node: Node) -> None:
+        reads = [x for x in node.inputs if isinstance(x, str)]
+        if node.kind is Kind.SUM:
+            for name in reads:
+                if name not in self.kernels:
+                    self._views(name)
+            self.values[node.name] = _Chain(node, node.shape, debts=reads)
+            return
+        if node.op in CHAINED or node.op is Op.WORD or (node.op is Op.SCALE):
+            chain = self._extended(node)
+            if self._put_off(node):
+                self.values[node.name] = chain
+                return
+            view = self._realize(node.name, chain)
+            self._keep(node.name, (view,))
+            self._paid(chain.debts)
+            return
+        if node.op is Op.QUANTIZE:
+            self._keep(node.name, self._quantized(node))
+        elif node.op in MOVES:
+            self._keep(node.name, moved(self.e, node, [self._views(x) for x in node.inputs]))
+        else:
+            self._keep(node.name, (_REDUCTIONS[node.op](self, node),))
+        self._paid(reads)
+
+    def _put_off(self, node: Node) -> bool:
+        """Whether the node's one reader goes on with its value."""
+        if self.left[node.name] != 1 or node.name in self.graph.outputs.values():
+            return False
+        reader = self.readers[node.name][0]
+        return reader.op in CHAINED and reader.shape == node.shape
+
+    def _extended(self, node: Node) -> _Chain:
+        """The chain that the node ends."""
+        inputs = list(node.inputs)
+        at = next((i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), _Chain)), None)
+        if at is None:
+            whole = [i for i, x in enumerate(inputs) if isinstance(x, str) and self.graph[x].shape == node.shape]
+            at = whole[0] if whole else next(i for i, x in enumerate(inputs) if isinstance(x, str))
+        name = inputs[at]
+        assert isinstance(name, str)
+        value = self.values[name]
+        if isinstance(value, _Chain):
+            del self.values[name]
+            self.left[name] -= 1
+            chain = value
+        else:
+            chain = _Chain(self._view(name), node.shape, debts=[name])
+        if node.op is Op.WORD:
+            return chain
+        if node.op is Op.SCALE:
+            limit = node.attributes["limit"] // Q8_MAX
+            if limit * Q8_MAX != node.attributes["limit"] or limit & (limit - 1):
+                raise LoralithError(f"a scale's limit must be {Q8_MAX} times a power of two, not {node.attributes['limit']}")
+            if limit > 1:
+                chain.steps.append(Step(Op.MULTIPLY, self._scalar(1.0 / limit)))
+            chain.steps.append(Step(Op.SCALE))
+            return chain
+        if node.op not in BINARY:
+            chain.steps.append(Step(node.op))
+            return chain
+        other = inputs[1 - at]
+        if other == name:
+            chain.steps.append(Step(Op.MULTIPLY) if node.op is Op.MULTIPLY else Step(node.op, self._tile(chain, name)))
+            chain.debts.append(name)
+            return chain
+        reverse = node.op is Op.SUBTRACT and at == 1
+        if isinstance(other, str):
+            self._view(other)
+            chain.debts.append(other)
+            operand: Scalar | Tile = as_scalar(self._view(other), self.bus) or self._tile(chain, other)
+            if isinstance(operand, Scalar):
+                operand = Scalar(other, operand.address)
+        else:
+            operand = self._scalar(other)
+        chain.steps.append(Step(node.op, operand, reverse))
+        return chain
+
+    def _tile(self, chain: _Chain, name: str) -> Tile:
+        chain.views.append(self._view(name))
+        return Tile(len(chain.views) - 1)
+
+    def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
+        first, second = node.inputs
+        if node.op is Op.MATMUL:
+            return matmul(self.e, name, self._padded(self._view(first), node), self._padded(self._view(second), node), epilogue)
+        assert isinstance(second, str)
+        if second not in self.kernels:
+            raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")
+        buffer, _ = self.kernels[second]
+        return convolution(
+            self.e,
+            self.rings,
+            name,
+            self._views(first),
+            buffer,
+            self.graph[second].shape,
+            node.shape,
+            node.attributes["stride"],
+            node.attributes["padding"],
+            epilogue,
+            backward=node.op is Op.CONVOLUTION_INPUT,
+        )
+
+    @staticmethod
+    def _padded(view: View, node: Node) -> View:
+        """With as many dimensions as the result."""
+        more = len(node.shape) - len(view.shape)
+        return View(view.buffer, (1,) * more + view.shape, (0,) * more + view.strides, view.offset)
+
+    def _quantized(self, node: Node) -> tuple[View, ...]:
+        scale = self._scalar(node.inputs[1])
+        view = self._view(node.inputs[0])
+        draw = node.attributes["draw"]
+        if node.attributes["limit"] > Q8_MAX:
+            return planes(self.e, node, view, scale)
+        chain = _Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
+        if not draw:
+            return (self._realize(node.name, chain),)
+        return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
+
+    # Reductions.
+
+    def _sum(self, node: Node) -> View:
+        bound = self._scalar(node.inputs[1])
+        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.SUM_ALL, bound)
+
+    def _count(self, node: Node) -> View:
+        view = self._view(node.inputs[0])
+        return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
+
+    def _maximum(self, node: Node) -> View:
+        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
+
+    def _largest(self, node: Node) -> View:
+        view = self._view(node.inputs[0])
+        if "dims" in node.attributes:
+            return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.MAX_ALL)
+        return reductions.largest(self.e, node.name, view)
+
+    # Results.
+
+    def _outputs(self) -> dict[str, View]:
+        found = {what: self._view(name) for what, name in self.graph.outputs.items()}
+        for what, view in found.items():
+            if what.startswith("state."):
+                self.e.note = what
+                copy(self.e, view, self.tensors[what.removeprefix("state.")][0])
+        return found
+
+
+_REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {
+    Op.SUM: _Compiler._sum,
+    Op.COUNT: _Compiler._count,
+    Op.MAXIMUM: _Compiler._maximum,
+    Op.LARGEST: _Compiler._largest,
+}
+assert set(FUNCTIONS) <= {*CHAINED, Op.SCALE}

@@ -1,0 +1,375 @@
+"""Convolutions without columns in memory: the operand lies as [N, H, W, C] with a ring of zeros, and for each place of the kernel a
+transposed LOAD brings the shifted pixels.
+
+Pixels are the array's columns in the order of the padded image, those of its ring included, so that one LOAD brings all rows of an image;
+what the ring's columns give is left out by the VECTOR that reads the sums. The array's rows are the result's channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loralith.compiler.step.chains import instructions_of, run_chain
+from loralith.compiler.step.copies import copy
+from loralith.compiler.step.elementwise import materialize, new_tensor
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.products import Epilogue, Operands
+from loralith.compiler.step.views import Buffer, View, expand
+from loralith.errors import LoralithError
+from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
+from loralith.spec.vector.program import Source
+
+__all__ = ["Ring", "convolution", "kernel_layout"]
+
+NHWC = (0, 2, 3, 1)
+
+
+def kernel_layout(bus: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a frozen W [O, C, h, w]: (O, h, w, C up to a multiple of ``bus``), as the host writes it; the rest is zero."""
+    o, c, h, w = shape
+    return o, h, w, -(-c // bus) * bus
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A padded operand. sizes: [N, H, W] with the ring; pitch: bytes of a pixel; channels; before: rows and columns of zeros ahead of the
+    tensor; step: between its pixels; planes: of a tensor in several bytes."""
+
+    buffers: tuple[Buffer, ...]
+    sizes: tuple[int, int, int]
+    pitch: int
+    channels: int
+
+    @staticmethod
+    def key(n: int, h: int, w: int, channels: int, pitch: int, before: tuple[int, int], step: tuple[int, int], plane: int) -> tuple:
+        return (n, h, w, channels, pitch, before, step, plane)
+
+
+class Rings:
+    """Padded buffers by their geometry: each is written where its tensor lies and zero elsewhere, for as long as the step runs."""
+
+    def __init__(self, e: Emitter) -> None:
+        self.e = e
+        self._made: dict[tuple, Buffer] = {}
+
+    def fill(self, planes: Sequence[View], sizes: tuple[int, int], before: tuple[int, int], step: tuple[int, int]) -> Ring:
+        """``planes`` [N, C, H, W] into padded images of ``sizes``."""
+        e = self.e
+        n, c, h, w = planes[0].shape
+        H, W = sizes
+        pitch = -(-c // e.config.bus_bytes) * e.config.bus_bytes
+        buffers = []
+        for plane, view in enumerate(planes):
+            key = Ring.key(n, H, W, c, pitch, (*before, h, w), step, plane)  # type: ignore[arg-type]
+            if key not in self._made:
+                # A transposed LOAD of whole rows reads past the last pixel by as much as the kernel is wide.
+                buffer = e.buffer(
+                    f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch, fresh=True
+                )
+                e.static[buffer.address] = bytes(buffer.nbytes)
+                self._made[key] = buffer
+            buffer = self._made[key]
+            strides = (H * W * pitch, 1, step[0] * W * pitch, step[1] * pitch)
+            copy(e, view, View(buffer, view.shape, strides, (before[0] * W + before[1]) * pitch))
+            buffers.append(buffer)
+        return Ring(tuple(buffers), (n, H, W), pitch, c)
+
+
+def convolution(
+    e: Emitter,
+    rings: Rings,
+    name: str,
+    planes: Sequence[View],
+    kernel: Buffer,
+    kernel_shape: Sequence[int],
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    epilogue: Epilogue,
+    backward: bool = False,
+) -> View:
+    """[N, O, H, W] as [N, H, W, O] in memory; ``backward``: dX in ``shape`` of dY.
+
+    ``planes``: the operand, or 2^8 planes[0] + planes[1] + ... of the noisy batch. ``kernel``: W in `kernel_layout`.
+    """
+    _, _, h, w = planes[0].shape
+    _, _, kh, kw = kernel_shape
+    _, _, out_h, out_w = shape
+    if backward:
+        before = (kh - 1 - padding[0], kw - 1 - padding[1])
+        if min(before) < 0:
+            raise LoralithError(f"{name}: a padding of {list(padding)} beyond a kernel of {kh} x {kw}")
+        ring = rings.fill(planes, (out_h + kh - 1, out_w + kw - 1), before, (stride[0], stride[1]))
+        step = (1, 1)
+    else:
+        sizes = (max((out_h - 1) * stride[0] + kh, h + padding[0]), max((out_w - 1) * stride[1] + kw, w + padding[1]))
+        ring = rings.fill(planes, sizes, (padding[0], padding[1]), (1, 1))
+        step = (stride[0], stride[1])
+    if step[0] != step[1]:
+        raise LoralithError(f"{name}: strides {list(stride)} differ")
+    result = new_tensor(e, name, epilogue.format, shape, NHWC, 3)
+    views, copies = [], []
+    for view in epilogue.views:
+        view = expand(view, shape)
+        if not Operands.fits(e, view, 0, 1):
+            view = materialize(e, view, NHWC, padded=True)
+            copies.append(view)
+        views.append(view)
+    _Convolution(e, ring, step[0], kernel, kernel_shape, views, epilogue, result, backward).run()
+    for made in copies:
+        e.release(made.buffer)
+    return result
+
+
+class _Convolution:
+    def __init__(
+        self,
+        e: Emitter,
+        ring: Ring,
+        step: int,
+        kernel: Buffer,
+        kernel_shape: Sequence[int],
+        views: Sequence[View],
+        epilogue: Epilogue,
+        result: View,
+        backward: bool,
+    ) -> None:
+        self.e, self.ring, self.step, self.kernel = e, ring, step, kernel
+        self.result, self.backward = result, backward
+        self.chain = instructions_of(epilogue.steps)
+        _, self.n, self.height, self.width = result.shape
+        self.places = kernel_shape[2] * kernel_shape[3]
+        self.kernel_width = kernel_shape[3]
+        # as [N, H, W, O], so that an image's row is [W, O]
+        self.views = [View(v.buffer, tuple(v.shape[d] for d in NHWC), self._strides(v), v.offset) for v in views]
+        self.operands = Operands(e, self.views)
+        c = e.config
+        self.chunk_rows = ring.pitch // c.banks  # rows of a scratchpad that one place of the kernel takes
+        self.segments = [(place, 0) for place in range(self.places)]
+        self.planes = len(ring.buffers)
+        self.k_rows = 0
+        self._choose()
+
+    @staticmethod
+    def _strides(view: View) -> tuple[int, ...]:
+        return tuple(0 if view.shape[d] == 1 else view.strides[d] for d in NHWC)
+
+    def _columns(self, rows: int) -> int:
+        """Of the array, for so many rows of an image."""
+        return (rows - 1) * self.ring.sizes[2] + self.width
+
+    def _choose(self) -> None:
+        e, c = self.e, self.e.config
+        self.lanes = min(max(c.rows, c.bus_bytes), -(-self.n // c.rows) * c.rows)
+        self.row_blocks = self.lanes // c.rows
+        words = self.lanes // c.vector_lanes
+        total = self.places * self.chunk_rows * self.planes
+
+        def fits(rows: int) -> bool:
+            columns = self._columns(rows)
+            blocks = -(-columns // c.cols)
+            if columns > c.out_depth // 2 // self.row_blocks * c.banks // 4 or rows * self.width * words > e.capacity(LoadTarget.V0):
+                return False
+            if self.operands.words(rows * self.width, words) > e.capacity(LoadTarget.V1):
+                return False
+            if self.planes > 1:  # a chained product takes all of K at once
+                self.k_rows = total
+                return total * blocks <= c.right_depth and total * self.row_blocks <= c.left_depth
+            self.k_rows = min(total, c.right_depth // 2 // blocks, c.left_depth // 2 // self.row_blocks)
+            return self.k_rows > 0 and not (self.k_rows < total and columns * self.row_blocks > c.acc_depth)
+
+        self.rows = self.height
+        while not fits(self.rows):
+            if self.rows == 1:
+                raise LoralithError(
+                    f"{self.result.buffer.name}: a row of {self.width} pixels and {self.ring.channels} channels does not fit the "
+                    f"configuration {c.name}"
+                )
+            self.rows = -(-self.rows // 2)
+
+    def run(self) -> None:
+        for image in range(self.result.shape[0]):
+            for row in range(0, self.height, self.rows):
+                rows = min(self.rows, self.height - row)
+                for lane in range(0, self.n, self.lanes):
+                    self._block(image, row, rows, lane, min(self.lanes, self.n - lane))
+
+    def _parts(self) -> list[list[tuple[int, int, int]]]:
+        """Blocks of K: each a list of (place of the kernel, first byte of its channels, bytes)."""
+        bank = self.e.config.banks
+        rows = [(place, at * bank) for place in range(self.places) for at in range(self.chunk_rows)]
+        parts = []
+        for first in range(0, len(rows), self.k_rows):
+            block: list[tuple[int, int, int]] = []
+            for place, start in rows[first : first + self.k_rows]:
+                if block and block[-1][0] == place:
+                    block[-1] = (place, block[-1][1], block[-1][2] + bank)
+                else:
+                    block.append((place, start, bank))
+            parts.append(block)
+        return parts
+
+    def _block(self, image: int, row: int, rows: int, lane: int, lanes: int) -> None:
+        e, c = self.e, self.e.config
+        half = e.half
+        columns = self._columns(rows)
+        out_base = half * (c.out_depth // 2)
+        out_stride = -(-4 * columns // c.banks)
+        result = {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+        if self.planes > 1:
+            self._planes(image, row, columns, lane, lanes, result)
+        else:
+            parts = self._parts()
+            for number, part in enumerate(parts):
+                size = sum(width for _, _, width in part)
+                stride = size // c.banks
+                side = (half + number) & 1
+                left, right = side * (c.left_depth // 2), side * (c.right_depth // 2)
+                self._load(part, 0, image, row, columns, lane, lanes, left, right, stride)
+                last = number == len(parts) - 1
+                fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
+                self._compute(lanes, columns, size, left, right, stride, **fields, **(result if last else {}))
+        self._results(image, row, rows, lane, lanes, out_base, out_stride)
+        e.turn()
+
+    def _compute(self, lanes: int, columns: int, size: int, left: int, right: int, stride: int, **more: int) -> None:
+        self.e.emit(
+            Opcode.COMPUTE,
+            m_rows=lanes,
+            n_cols=columns,
+            k0=size,
+            left0_base=left,
+            left0_stride=stride,
+            right0_base=right,
+            right0_stride=stride,
+            **more,
+        )
+
+    def _planes(self, image: int, row: int, columns: int, lane: int, lanes: int, result: dict[str, int]) -> None:
+        """2^8 times the first plane, then the others."""
+        bank = self.e.config.banks
+        part = [(place, 0, self.ring.pitch) for place in range(self.places)]
+        size = self.ring.pitch * self.places
+        first, rest = size // bank, size * (self.planes - 1) // bank
+        blocks = -(-columns // self.e.config.cols)
+        self._load(part, 0, image, row, columns, lane, lanes, 0, 0, first)
+        left, right = first * self.row_blocks, first * blocks
+        for plane in range(1, self.planes):
+            at = (plane - 1) * first
+            self._load(part, plane, image, row, columns, lane, lanes, left + at, right + at, rest)
+        chained = {
+            "chained": 1,
+            "shift": 8,
+            "k1": size * (self.planes - 1),
+            "left1_base": left,
+            "left1_stride": rest,
+            "right1_base": right,
+            "right1_stride": rest,
+        }
+        self._compute(lanes, columns, size, 0, 0, first, **chained, **result)
+
+    def _load(
+        self,
+        part: Sequence[tuple[int, int, int]],
+        plane: int,
+        image: int,
+        row: int,
+        columns: int,
+        lane: int,
+        lanes: int,
+        left: int,
+        right: int,
+        stride: int,
+    ) -> None:
+        e, ring = self.e, self.ring
+        _, H, W = ring.sizes
+        at = 0
+        for place, start, width in part:
+            y, x = divmod(place, self.kernel_width)
+            own = self.places - 1 - place if self.backward else place
+            pixel = (image * H + row * self.step + y) * W + x
+            e.load(
+                LoadTarget.RIGHT,
+                ring.buffers[plane].address + pixel * ring.pitch + start,
+                columns,
+                width,
+                self.step * ring.pitch,
+                right + at,
+                block_stride=stride,
+                transpose=1,
+            )
+            self._weights(own, start, width, lane, lanes, left + at, stride)
+            at += width // e.config.banks
+
+    def _weights(self, place: int, start: int, width: int, lane: int, lanes: int, base: int, stride: int) -> None:
+        """W of one place of the kernel, ``width`` of the operand's channels from ``start`` on."""
+        e, pitch = self.e, self.kernel.pitch
+        if not self.backward:
+            address = self.kernel.address + (lane * self.places + place) * pitch + start
+            e.load(LoadTarget.LEFT, address, lanes, width, self.places * pitch, base, block_stride=stride, transpose=1)
+            return
+        # rows of memory are steps here, channels of dX the lanes; steps past the last channel of dY are zeros
+        count = min(width, self.ring.channels - start)
+        address = self.kernel.address + (start * self.places + place) * pitch + lane
+        more = {"pad_rows": width - count}
+        e.load(LoadTarget.LEFT, address, count, lanes, self.places * pitch, base, block_stride=stride, **more)
+
+    def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_base: int, out_stride: int) -> None:
+        e, c = self.e, self.e.config
+        L, per_column = c.vector_lanes, c.rows // c.vector_lanes
+        words = -(-lanes // L)
+        W = self.ring.sizes[2]
+        tiles: list[list[Region]] = []
+        work, at = e.base(LoadTarget.V0), 0
+        for y in range(rows):
+            own = [image * v.strides[0] + (row + y) * v.strides[1] for v in self.views]
+            tiles.append(self._row_operands(own, lane, lanes, at, y, tiles))
+            at = self._at
+        for y in range(rows):
+            for word in range(words):
+                block, group = divmod(word, per_column)
+                first = ((out_base + block * out_stride) * (c.banks // 4) + y * W) * per_column + group
+                regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles[y]]
+                run_chain(
+                    e,
+                    self.chain,
+                    Source.OUT32,
+                    Region(first, per_column, 0),
+                    regions,
+                    Region(work + y * self.width * words + word, words, 0),
+                    self.width,
+                    1,
+                    lanes=min(L, lanes - word * L),
+                    partial_inner=1,
+                )
+        size = self.result.size
+        element = self.result.offset + image * self.result.strides[0] + row * self.result.strides[2] + lane
+        e.store(
+            StoreSource.V0,
+            self.result.buffer.address + element * size,
+            rows * self.width,
+            lanes * size,
+            self.result.strides[3] * size,
+            work,
+            block_stride=words,
+            format=self.result.buffer.format,
+        )
+
+    _at = 0
+
+    def _row_operands(
+        self, starts: Sequence[int], lane: int, lanes: int, at: int, y: int, before: Sequence[Sequence[Region]]
+    ) -> list[Region]:
+        """Regions of one image row's operands; one that is the same for every row is loaded once."""
+        e = self.e
+        regions = []
+        for i, (view, start) in enumerate(zip(self.views, starts, strict=True)):
+            if y and view.strides[1] == 0:
+                regions.append(before[0][i])
+                continue
+            operands = Operands(e, [view])
+            regions += operands.load([start], self.width, lane, lanes, at)
+            at += operands.words(self.width, -(-lanes // e.config.vector_lanes))
+        self._at = at
+        return regions

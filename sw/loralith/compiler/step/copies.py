@@ -1,0 +1,263 @@
+"""Copies of views on the device: rows through V0 where both sides have them, else element by element.
+
+Element by element, a word of a vector scratchpad holds one element in all lanes: a LOAD with `broadcast` makes such words, a VECTOR moves
+them in any order, a STORE with `broadcast` writes them in a row. It takes L times the cycles of rows, and any strides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.instructions import Program, instruction
+from loralith.compiler.step.views import Buffer, View, collapse
+from loralith.errors import LoralithError
+from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
+from loralith.spec.vector.program import Format, Source, Target
+
+__all__ = ["aligned", "copy", "load_elements", "offsets", "rows_of"]
+
+
+def offsets(sizes: Sequence[int], *strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The offset of each index, for each of ``strides``."""
+    for index in itertools.product(*map(range, sizes)):
+        yield tuple(sum(i * s for i, s in zip(index, own, strict=True)) for own in strides)
+
+
+def aligned(view: View, strides: Sequence[int], bus: int) -> bool:
+    """Whether the view's first element and all ``strides`` are at multiples of the bus's bytes."""
+    return (view.buffer.address + view.offset * view.size) % bus == 0 and all(s * view.size % bus == 0 for s in strides)
+
+
+def copy(e: Emitter, src: View, dst: View) -> None:
+    """``dst`` = ``src``, of the same shape and format, or of words in two formats where none is rounded.
+
+    Raises LoralithError where ``dst`` cannot be written by rows that begin at bus words.
+    """
+    order = sorted(range(len(dst.shape)), key=lambda d: (-dst.strides[d], d))
+    sizes, (ss, ds) = collapse([dst.shape[d] for d in order], [src.strides[d] for d in order], [dst.strides[d] for d in order])
+    if not sizes or ds[-1] != 1:  # rows of one element
+        sizes, ss, ds = [*sizes, 1], [*ss, 1], [*ds, 1]
+    bus = e.config.bus_bytes
+    if ss[-1] == 1 == ds[-1] and aligned(src, ss[:-1], bus) and aligned(dst, ds[:-1], bus):
+        _by_rows(e, src, dst, sizes, ss, ds)
+    else:
+        _Elements(e, src, dst, sizes, ss, ds).run()
+
+
+def integers(e: Emitter) -> Program:
+    """V0 to V0 as INT8, by the scale 1."""
+    one = e.scalar(2, 1.0, e.number(1.0))
+    return (instruction(x_source=Source.V0, x_region=0, target=Target.V0, target_region=0, format=Format.INT8, s2=one),)
+
+
+def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], ds: list[int]) -> None:
+    lanes, capacity = e.config.vector_lanes, e.capacity(LoadTarget.V0)
+    if len(sizes) == 1:
+        sizes, ss, ds = [1, *sizes], [0, *ss], [0, *ds]
+    *outside, rows, run = sizes
+    chunk = min(run, capacity * lanes)
+    words = -(-chunk // lanes)
+    most = max(1, capacity // words)
+    for from_, to in offsets(outside, ss[:-2], ds[:-2]):
+        for first in range(0, rows, most):
+            count = min(most, rows - first)
+            for start in range(0, run, chunk):
+                size = min(chunk, run - start)
+                width, base = -(-size // lanes), e.base(LoadTarget.V0)
+                source = src.buffer.address + (src.offset + from_ + first * ss[-2] + start) * src.size
+                e.load(LoadTarget.V0, source, count, size * src.size, ss[-2] * src.size, base, block_stride=width, format=src.buffer.format)
+                if dst.buffer.format is VectorFormat.INT8:
+                    e.vector(integers(e), [Region(base, 0, 1)], 1, count * width)
+                target = dst.buffer.address + (dst.offset + to + first * ds[-2] + start) * dst.size
+                e.store(
+                    StoreSource.V0, target, count, size * dst.size, ds[-2] * dst.size, base, block_stride=width, format=dst.buffer.format
+                )
+                e.turn()
+
+
+@dataclass(frozen=True)
+class _Box:
+    """How a LOAD with broadcast brings a box of two dimensions: rows, elements in each, elements between rows, those before the first one,
+    and the words from one outer and inner index to the next."""
+
+    rows: int
+    run: int
+    stride: int
+    before: int
+    outer: int
+    inner: int
+
+    @property
+    def words(self) -> int:
+        return self.rows * self.run
+
+
+def _gap(buffer: Buffer, first: int, run: int) -> bool:
+    """Whether a run of elements holds some that nobody has written."""
+    return buffer.run != buffer.pitch and first % buffer.pitch + run > buffer.run
+
+
+def _plan(buffer: Buffer, first: int, outer: tuple[int, int], inner: tuple[int, int], bus: int) -> _Box:
+    """The box from element ``first`` on with (size, stride) of each dimension, in the fewest words."""
+    step = max(1, bus // buffer.size)
+    before = first % step
+    (n, s), (m, t) = ((size, stride if size > 1 else 0) for size, stride in (outer, inner))
+    found = []
+    span = before + (n - 1) * s + (m - 1) * t + 1
+    if not _gap(buffer, first - before, span):
+        found.append(_Box(1, span, 0, before, s, t))
+    run = before + (m - 1) * t + 1
+    if n > 1 and s and s % step == 0:
+        found.append(_Box(n, run, s, before, run, t))
+    run = before + (n - 1) * s + 1
+    if m > 1 and t and t % step == 0:
+        found.append(_Box(m, run, t, before, s, run))
+    if not found:
+        found.append(_Box(1, span, 0, before, s, t))
+    return min(found, key=lambda box: box.words)
+
+
+def load_elements(
+    e: Emitter, target: LoadTarget, view: View, offset: int, outer: tuple[int, int], inner: tuple[int, int], base: int, capacity: int
+) -> tuple[Region, int] | None:
+    """Loads a box of elements, one a word: its region and how many words it takes, or None where they are more than ``capacity``."""
+    buffer, first = view.buffer, view.offset + offset
+    box = _plan(buffer, first, outer, inner, e.config.bus_bytes)
+    if box.words > capacity:
+        return None
+    address = buffer.address + (first - box.before) * buffer.size
+    e.load(
+        target,
+        address,
+        box.rows,
+        box.run * buffer.size,
+        box.stride * buffer.size,
+        base,
+        block_stride=box.run if box.rows > 1 else 0,
+        format=buffer.format,
+        broadcast=1,
+    )
+    return Region(base + box.before, box.outer, box.inner), box.words
+
+
+class _Elements:
+    """A copy element by element, in tiles that a STORE can write."""
+
+    def __init__(self, e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], ds: list[int]) -> None:
+        self.e, self.src, self.dst = e, src, dst
+        self.sizes, self.ss, self.ds = sizes, ss, ds
+        if dst.buffer.format is VectorFormat.INT8:
+            one = e.scalar(2, 1.0, e.number(1.0))
+            format: dict[str, int] = {"format": Format.INT8, "s2": one}
+        else:
+            format = {}
+        self.fields = format
+        self.capacity = e.capacity(LoadTarget.V1)
+
+    def program(self) -> Program:
+        fields = dict(self.fields)
+        if fields:
+            fields["s2"] = self.e.scalar(2, 1.0, self.e.number(1.0))
+        return (instruction(x_source=Source.V0, x_region=0, target=Target.V1, target_region=1, **fields),)
+
+    def run(self) -> None:
+        bus, size = self.e.config.bus_bytes, self.dst.size
+        step = max(1, bus // size)
+        level, count = self._level(step)
+        sizes, ss, ds = self.sizes, self.ss, self.ds
+        inner = math.prod(sizes[level + 1 :])
+        if level < 0:  # rows that begin at bus words each
+            self._rows(step)
+            return
+        for from_, to in offsets(sizes[:level], ss[:level], ds[:level]):
+            for first in range(0, sizes[level], count):
+                own = min(count, sizes[level] - first)
+                base = self.e.base(LoadTarget.V1)
+                at = base
+                box = [own, *sizes[level + 1 :]]
+                strides = ss[level:]
+                if len(box) == 1:
+                    box, strides = [1, *box], [0, *strides]
+                for (extra,) in offsets(box[:-2], strides[:-2]):
+                    start = from_ + first * ss[level] + extra
+                    self._gather(start, (box[-2], strides[-2]), (box[-1], strides[-1]), Region(at, box[-1], 1))
+                    at += box[-2] * box[-1]
+                target = self.dst.offset + to + first * ds[level]
+                self._store(target, 1, own * inner, 0)
+                self.e.turn()
+
+    def _level(self, step: int) -> tuple[int, int]:
+        """(dimension, indices) of a tile: whole dimensions after it; (-1, 0) for rows."""
+        sizes, ds = self.sizes, self.ds
+        if ds[-1] == 1 and self.dst.offset % step == 0 and all(s % step == 0 for s in ds[:-1]):
+            return -1, 0
+        inner = 1
+        for level in range(len(sizes) - 1, -1, -1):
+            if ds[level] != inner or inner > self.capacity:
+                break
+            least = step // math.gcd(inner, step)
+            outside = self.dst.offset % step == 0 and all(s % step == 0 for s in ds[:level])
+            if outside and sizes[level] * inner <= self.capacity:
+                return level, sizes[level]
+            if outside and least * inner <= self.capacity:
+                return level, self.capacity // inner // least * least
+            inner *= sizes[level]
+        raise LoralithError(
+            f"{self.dst.buffer.name}: a copy to {list(self.sizes)} with strides {list(ds)} from element {self.dst.offset} has no rows "
+            f"that begin at multiples of {self.e.config.bus_bytes} bytes"
+        )
+
+    def _rows(self, step: int) -> None:
+        sizes, ss, ds = self.sizes, self.ss, self.ds
+        if len(sizes) == 1:
+            sizes, ss, ds = [1, *sizes], [0, *ss], [0, *ds]
+        *outside, rows, run = sizes
+        chunk = run if run <= self.capacity else self.capacity // step * step
+        most = max(1, self.capacity // chunk)
+        for from_, to in offsets(outside, ss[:-2], ds[:-2]):
+            for first in range(0, rows, most):
+                count = min(most, rows - first)
+                for start in range(0, run, chunk):
+                    size = min(chunk, run - start)
+                    at = Region(self.e.base(LoadTarget.V1), size, 1)
+                    self._gather(from_ + first * ss[-2] + start * ss[-1], (count, ss[-2]), (size, ss[-1]), at)
+                    self._store(self.dst.offset + to + first * ds[-2] + start, count, size, ds[-2])
+                    self.e.turn()
+
+    def _store(self, element: int, rows: int, run: int, stride: int) -> None:
+        address = self.dst.buffer.address + element * self.dst.size
+        base, size = self.e.base(LoadTarget.V1), self.dst.size
+        more = {"block_stride": run} if rows > 1 else {}
+        self.e.store(StoreSource.V1, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more)
+
+    def _gather(self, offset: int, outer: tuple[int, int], inner: tuple[int, int], to: Region) -> None:
+        """Brings a box of the source to words of V1, in parts that V0 holds."""
+        e = self.e
+        base = e.base(LoadTarget.V0)
+        loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, base, e.capacity(LoadTarget.V0))
+        if loaded is not None:
+            e.vector(self.program(), [loaded[0], to], outer[0], inner[0])
+            return
+        (n, s), (m, t) = outer, inner
+        if n == 1 and m == 1:
+            raise LoralithError(f"{self.src.buffer.name}: an element does not fit into V0")
+        if (n * s >= m * t and n > 1) or m == 1:
+            half = n // 2
+            self._gather(offset, (half, s), inner, to)
+            self._gather(offset + half * s, (n - half, s), inner, Region(to.base + half * to.outer, to.outer, to.inner))
+        else:
+            half = m // 2
+            self._gather(offset, outer, (half, t), to)
+            self._gather(offset + half * t, outer, (m - half, t), Region(to.base + half * to.inner, to.outer, to.inner))
+
+
+def rows_of(view: View, dims: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """(sizes, strides) of the dimensions that are not ``dims``, then of those that are, both collapsed."""
+    kept = [d for d in range(len(view.shape)) if d not in dims]
+    outer, (so,) = collapse([view.shape[d] for d in kept], [view.strides[d] for d in kept])
+    inner, (si,) = collapse([view.shape[d] for d in dims], [view.strides[d] for d in dims])
+    return outer, so, inner, si

@@ -1,0 +1,291 @@
+"""Elementwise kernels over tensors in device memory: operands that are rows of the result's layout are loaded as they lie, a value for each
+row is loaded into all lanes, and everything else is copied into the layout first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loralith.compiler.step.chains import Scalar, Step, instructions_of, run_chain
+from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.views import View, collapse
+from loralith.errors import LoralithError
+from loralith.spec.commands import FORMAT_BYTES, LoadTarget, StoreSource, VectorFormat
+from loralith.spec.vector.program import HASH_LANES, Source
+
+__all__ = ["Draw", "as_scalar", "elementwise", "layout_order", "materialize", "new_tensor"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Stochastic rounding: the key that is exclusive-ored to the loaded one, and the dimension along the lanes."""
+
+    key: tuple[int, int]
+    lanes: int
+
+
+def as_scalar(view: View, bus: int) -> Scalar | None:
+    """A view of one FP32 element as a scalar, where it lies at a bus word."""
+    one = all(s == 0 or n == 1 for n, s in zip(view.shape, view.strides, strict=True))
+    address = view.buffer.address + view.offset * view.size
+    if one and view.buffer.format is VectorFormat.FP32 and address % bus == 0:
+        return Scalar((view.buffer.name, view.offset), address)
+    return None
+
+
+def layout_order(view: View) -> list[int]:
+    """The view's dimensions as they lie in memory, repeated ones outermost."""
+    strides = [0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True)]
+    return sorted(range(len(strides)), key=lambda d: (strides[d] != 0, -strides[d], d))
+
+
+def distinct(view: View) -> int:
+    count = 1
+    for n, s in zip(view.shape, view.strides, strict=True):
+        count *= n if s else 1
+    return count
+
+
+def new_tensor(e: Emitter, name: str, format: VectorFormat, shape: Sequence[int], order: Sequence[int], split: int | None = None) -> View:
+    """A new tensor that lies in the order ``order``; with ``split``, the dimensions from that place of the order on are rows that begin at
+    a bus word each."""
+    strides = [0] * len(shape)
+    step, run = 1, 0
+    for place in range(len(order) - 1, -1, -1):
+        strides[order[place]] = step
+        step *= shape[order[place]]
+        if place == split:
+            run = step
+            step = _pitch(e, run, format)
+    run, pitch = (run, _pitch(e, run, format)) if run else (step, step)
+    buffer = e.buffer(name, format, max(step, pitch), run, pitch)
+    return View(buffer, tuple(shape), tuple(strides))
+
+
+def _pitch(e: Emitter, run: int, format: VectorFormat) -> int:
+    step = max(1, e.config.bus_bytes // FORMAT_BYTES[format])
+    return -(-run // step) * step
+
+
+def materialize(e: Emitter, view: View, order: Sequence[int], padded: bool = False, split: int = -1) -> View:
+    """A copy of ``view`` that lies in ``order``, of its own elements alone: dimensions that it repeats stay repeated.
+
+    ``padded``: the last dimension (or those from place ``split`` of the order on) are rows that begin at bus words each.
+    """
+    own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
+    source = View(view.buffer, own, view.strides, view.offset)
+    places = [p for p, d in enumerate(order) if own[d] > 1]
+    row = (split % len(order) if split != -1 else places[-1]) if places else None
+    name = f"{view.buffer.name}, copied"
+    if not padded:
+        made = new_tensor(e, name, view.buffer.format, own, order)
+        try:
+            copy(e, source, made)
+        except LoralithError:
+            e.memory.give(made.buffer.address)
+            padded = True
+    if padded:
+        made = new_tensor(e, name, view.buffer.format, own, order, row)
+        copy(e, source, made)
+    strides = tuple(s if n > 1 else 0 for n, s in zip(own, made.strides, strict=True))
+    return View(made.buffer, view.shape, strides)
+
+
+@dataclass
+class _Plan:
+    """The iteration: sizes of its dimensions, strides of each operand, of the result."""
+
+    sizes: list[int]
+    operands: list[list[int]]
+    result: list[int]
+
+
+def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
+    """Whether an operand can be loaded as rows along the lanes, or as a value for each row."""
+    return strides[-1] == 0 or (strides[-1] == 1 and aligned(view, strides[:-1], e.config.bus_bytes))
+
+
+def elementwise(
+    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
+) -> View:
+    """``steps`` applied to ``views[0]``; a step's `Tile` i is ``views[i + 1]``. All views have the result's shape. The result is new."""
+    temporary: list[View] = []
+    views = list(views)
+    shape = views[0].shape
+    order = layout_order(max(views, key=distinct))
+    if draw is not None:
+        order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]
+    for attempt in range(3):
+        bad = []
+        split = len(order) - 1 if draw is not None and shape[order[-1]] % HASH_LANES else None
+        result, plan = _layout(e, name, format, shape, order, views, split)
+        for i, view in enumerate(views):
+            if not _row_fits(e, view, plan.operands[i]):
+                bad.append(i)
+        if not bad:
+            break
+        e.memory.give(result.buffer.address)
+        for i in bad:
+            views[i] = materialize(e, views[i], order, padded=attempt > 0 or split is not None)
+            temporary.append(views[i])
+    else:
+        raise LoralithError(f"{name}: its operands have no common layout")
+    _tiles(e, views, steps, result, plan, draw)
+    for view in temporary:
+        e.release(view.buffer)
+    return result
+
+
+def _layout(
+    e: Emitter, name: str, format: VectorFormat, shape: Sequence[int], order: Sequence[int], views: Sequence[View], split: int | None
+) -> tuple[View, _Plan]:
+    """The result, without gaps where its rows begin at bus words anyway, and how to go over it and its operands."""
+    bus = e.config.bus_bytes
+
+    def plan_of(result: View) -> _Plan:
+        ordered = [[view.strides[d] if view.shape[d] > 1 else 0 for d in order] for view in (*views, result)]
+        sizes, strides = collapse([shape[d] for d in order], *ordered)
+        if not sizes:
+            sizes, strides = [1], [[0] for _ in ordered]
+            strides[-1] = [1]
+        elif split is not None and shape[order[-1]] == 1:  # rows of one element
+            sizes, strides = [*sizes, 1], [[*own, 0] for own in strides]
+            strides[-1][-1] = 1
+        return _Plan(sizes, strides[:-1], strides[-1])
+
+    if split is None:
+        result = new_tensor(e, name, format, shape, order)
+        plan = plan_of(result)
+        if aligned(result, plan.result[:-1], bus):
+            return result, plan
+        e.memory.give(result.buffer.address)
+        # The last collapsed dimension is a row.
+        run, place, size = plan.sizes[-1], len(order), 1
+        while size < run:
+            place -= 1
+            size *= shape[order[place]]
+        split = place
+    result = new_tensor(e, name, format, shape, order, split)
+    return result, plan_of(result)
+
+
+def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: View, plan: _Plan, draw: Draw | None) -> None:
+    chain = instructions_of(steps)
+    sizes, ops, out = plan.sizes, plan.operands, plan.result
+    if len(sizes) == 1:
+        sizes, ops, out = [1, *sizes], [[0, *s] for s in ops], [0, *out]
+    *outside, rows, run = sizes
+    kernel = _Kernel(e, views, ops, run)
+    chunk, most = kernel.tile(rows)
+    row_number = 0
+    for *starts, to in offsets(outside, *(s[:-2] for s in ops), out[:-2]):
+        for first in range(0, rows, most):
+            count = min(most, rows - first)
+            for start in range(0, run, chunk):
+                size = min(chunk, run - start)
+                x, tiles, work = kernel.load([s + first * o[-2] + start * o[-1] for s, o in zip(starts, ops, strict=True)], count, size)
+                more: dict[str, object] = {}
+                if draw is not None:
+                    quads = -(-run // HASH_LANES)
+                    base = (row_number + first) * quads + start // HASH_LANES
+                    more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
+                width = -(-size // e.config.vector_lanes)
+                lanes = size - (width - 1) * e.config.vector_lanes
+                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, partial_inner=1, **more)
+                address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
+                e.store(
+                    StoreSource.V0,
+                    address,
+                    count,
+                    size * result.size,
+                    out[-2] * result.size,
+                    work.base,
+                    block_stride=width,
+                    format=result.buffer.format,
+                )
+                e.turn()
+        row_number += rows
+
+
+class _Kernel:
+    """Where a tile's operands lie on chip: X and the result in V0, the others in V1."""
+
+    def __init__(self, e: Emitter, views: Sequence[View], strides: Sequence[Sequence[int]], run: int) -> None:
+        self.e, self.views, self.strides, self.run = e, views, strides, run
+
+    def kind(self, i: int) -> str:
+        """`whole`, a `row` for all rows, or a `value` for each row."""
+        if self.strides[i][-1] == 0:
+            return "value"
+        return "whole" if self.strides[i][-2] else "row"
+
+    def words(self, i: int, rows: int, width: int) -> int:
+        kind = self.kind(i)
+        if kind == "value":
+            view = self.views[i]
+            worst = max(1, self.e.config.bus_bytes // view.size) - 1
+            return _plan(view.buffer, worst, (rows, self.strides[i][-2]), (1, 0), self.e.config.bus_bytes).words + worst
+        return width * (rows if kind == "whole" else 1)
+
+    def tile(self, rows: int) -> tuple[int, int]:
+        """(elements of a row, rows) of a tile that fits."""
+        e = self.e
+        lanes = e.config.vector_lanes
+        width = -(-self.run // lanes)
+        step = max(1, e.config.bus_bytes // lanes)
+        first, second = e.capacity(LoadTarget.V0), e.capacity(LoadTarget.V1)
+
+        def fits(count: int, width: int) -> bool:
+            work = count * width
+            x = work if self.whole_x(count) else work + self.words(0, count, width)
+            return x <= first and sum(self.words(i, count, width) for i in range(1, len(self.views))) <= second
+
+        while not fits(1, width) and width > step:
+            width = -(-width // 2 // step) * step
+        if not fits(1, width):
+            raise LoralithError(f"{self.views[0].buffer.name}: {len(self.views)} operands do not fit into V0 and V1")
+        count = rows
+        while not fits(count, width):
+            count = -(-count // 2)
+        return min(width * lanes, self.run), count
+
+    def whole_x(self, rows: int) -> bool:
+        return self.kind(0) == "whole" or (self.kind(0) == "row" and rows == 1)
+
+    def load(self, starts: Sequence[int], rows: int, size: int) -> tuple[Region, list[Region], Region]:
+        """(X, operands, result) of a tile whose operands begin ``starts`` elements after their views."""
+        e = self.e
+        width = -(-size // e.config.vector_lanes)
+        base = e.base(LoadTarget.V0)
+        work = Region(base, width, 1)
+        at = base if self.whole_x(rows) else base + rows * width
+        x, _ = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
+        at, tiles = e.base(LoadTarget.V1), []
+        for i in range(1, len(self.views)):
+            region, words = self._one(i, LoadTarget.V1, starts[i], rows, size, at)
+            tiles.append(region)
+            at += words
+        return x, tiles, work
+
+    def _one(self, i: int, target: LoadTarget, start: int, rows: int, size: int, base: int) -> tuple[Region, int]:
+        e, view, strides = self.e, self.views[i], self.strides[i]
+        width = -(-size // e.config.vector_lanes)
+        kind = self.kind(i)
+        if kind == "value":
+            loaded = load_elements(e, target, view, start, (rows, strides[-2]), (1, 0), base, 1 << 16)
+            assert loaded is not None
+            return loaded
+        count = rows if kind == "whole" else 1
+        address = view.buffer.address + (view.offset + start) * view.size
+        e.load(
+            target,
+            address,
+            count,
+            size * view.size,
+            strides[-2] * view.size,
+            base,
+            block_stride=width if count > 1 else 0,
+            format=view.buffer.format,
+        )
+        return Region(base, width if kind == "whole" else 0, 1), count * width

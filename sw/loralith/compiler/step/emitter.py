@@ -1,0 +1,174 @@
+"""Writes a step's commands: what is resident in the program and scalar memories, constants, and halves of the vector scratchpads."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.step.instructions import Program
+from loralith.compiler.step.memory import Memory
+from loralith.compiler.step.views import Buffer
+from loralith.errors import LoralithError
+from loralith.spec.commands import Command, LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
+
+__all__ = ["NOWHERE", "Emitter", "Region"]
+
+
+class Region(NamedTuple):
+    """Words on chip: the first one, and from one outer and inner iteration to the next."""
+
+    base: int
+    outer: int = 0
+    inner: int = 0
+
+
+NOWHERE = Region(0)
+SCALAR_SETS = 8
+"""Scalars 0 .. 7 serve one kernel and 8 .. 15 the next, so that their loads need not wait."""
+
+
+class Emitter:
+    """Commands in list order, without tokens.
+
+    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note``, what the commands
+    that follow belong to.
+    """
+
+    def __init__(self, config: Config, memory: Memory, keep: bool = False) -> None:
+        if not config.vector_lanes:
+            raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
+        self.config, self.memory, self.keep = config, memory, keep
+        self.commands: list[Command] = []
+        self.notes: list[str] = []
+        self.static: dict[int, bytes] = {}
+        self.note = ""
+        self._pool: dict[bytes, int] = {}
+        self._programs: dict[Program, int] = {}
+        self._next_instruction = 0
+        self._scalars: dict[int, object] = {}
+        self._set = 0
+        self._half = 0
+
+    # Device memory.
+
+    def buffer(
+        self, name: str, format: VectorFormat, elements: int, run: int | None = None, pitch: int | None = None, fresh: bool = False
+    ) -> Buffer:
+        """A new buffer with an address; one that nobody uses any more is given back by `release`. ``fresh``: for what the host writes."""
+        buffer = Buffer(name, format, elements, run or elements, pitch or elements)
+        buffer.address = self.memory.take(buffer.nbytes, name, fresh)
+        return buffer
+
+    def release(self, buffer: Buffer) -> None:
+        if not self.keep:
+            self.memory.give(buffer.address)
+
+    def constant(self, data: bytes, name: str) -> int:
+        """The address of bytes that do not change, which the host writes once."""
+        if data not in self._pool:
+            self._pool[data] = self.memory.take(len(data), name, fresh=True)
+            self.static[self._pool[data]] = data
+        return self._pool[data]
+
+    def number(self, value: float) -> int:
+        """The address of a constant word."""
+        return self.constant(struct.pack("<f", value), f"the constant {value}")
+
+    # Scratchpads.
+
+    def turn(self) -> None:
+        """The next kernel takes the other halves, so that its loads run beside this one."""
+        self._half ^= 1
+        self._set ^= 1
+
+    @property
+    def half(self) -> int:
+        return self._half
+
+    def capacity(self, memory: LoadTarget) -> int:
+        """Words of a half of V0 or V1."""
+        return (self.config.v0_words if memory is LoadTarget.V0 else self.config.v1_words) // 2
+
+    def base(self, memory: LoadTarget) -> int:
+        """First word of the current half."""
+        return self._half * self.capacity(memory)
+
+    # Commands.
+
+    def emit(self, opcode: Opcode, **fields: int) -> None:
+        self.commands.append(Command.make(opcode, **{name: int(value) for name, value in fields.items() if value}))
+        self.notes.append(self.note)
+
+    def load(self, target: LoadTarget, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        stride = row_stride if rows > 1 else 0
+        self.emit(Opcode.LOAD, target=target, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
+
+    def store(self, source: StoreSource, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        stride = row_stride if rows > 1 else 0
+        self.emit(Opcode.STORE, source=source, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
+
+    def scalar(self, role: int, key: object, address: int) -> int:
+        """The index of a scalar that is loaded from ``address`` if it is not there yet; ``key`` tells values apart. ``role`` 0 .. 3."""
+        index = SCALAR_SETS * self._set + role
+        if self._scalars.get(index) != key:
+            self.load(LoadTarget.SCALARS, address, 1, 4, 0, index)
+            self._scalars[index] = key
+        return index
+
+    def scalar_result(self, role: int) -> int:
+        """The index of a scalar that a program writes."""
+        index = SCALAR_SETS * self._set + role
+        self._scalars.pop(index, None)
+        return index
+
+    def load_key(self, address: int) -> None:
+        self.load(LoadTarget.KEY, address, 1, 8, 0, 0)
+
+    def vector(
+        self,
+        program: Program,
+        regions: Sequence[Region],
+        outer: int = 1,
+        inner: int = 1,
+        lanes: int = 0,
+        partial_inner: int = 0,
+        key: tuple[int, int] = (0, 0),
+        index: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        """``lanes`` 0: all lanes of each word are in the tensor. ``index``: base, outer, inner of the hash."""
+        fields = {
+            "first": self._resident(program),
+            "count": len(program),
+            "lanes": lanes or self.config.vector_lanes,
+            "partial_inner": partial_inner,
+            "outer": outer,
+            "inner": inner,
+            "key0": key[0],
+            "key1": key[1],
+        }
+        for name, value in zip(("index_base", "index_outer", "index_inner"), index, strict=True):
+            fields[name] = value & 0xFFFFFFFF
+        for i, region in enumerate(regions):
+            for name, value in zip(("base", "outer", "inner"), region, strict=True):
+                fields[f"region{i}_{name}"] = value & 0xFFFF
+        self.emit(Opcode.VECTOR, **fields)
+
+    def _resident(self, program: Program) -> int:
+        if program not in self._programs:
+            if self._next_instruction + len(program) > PROGRAM_INSTRUCTIONS:
+                self._next_instruction = 0
+            first = self._next_instruction
+            past = first + len(program)
+            self._programs = {p: at for p, at in self._programs.items() if at + len(p) <= first or past <= at}
+            code = b"".join(program)
+            self.load(LoadTarget.PROGRAM, self.constant(code, "a program"), 1, INSTRUCTION_BYTES * len(program), 0, first)
+            self._programs[program] = first
+            self._next_instruction = past
+        return self._programs[program]
+
+    def commands_so_far(self) -> CommandList:
+        return CommandList(tuple(self.commands), tuple(self.notes))

@@ -1,0 +1,56 @@
+"""Addresses in device memory for a compiled step: first fit, known while the list is written."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from loralith.errors import LoralithError
+
+__all__ = ["ALIGN", "Memory", "MemoryTooSmall"]
+
+ALIGN = 64
+"""Every tensor begins at a multiple of this, which is one of every bus's bytes."""
+
+
+class MemoryTooSmall(LoralithError):
+    """A step does not fit into the device memory that it may take; the message has the numbers."""
+
+
+class Memory:
+    """Hands out stretches of ``nbytes`` bytes from ``base`` on. ``peak``: bytes up to the highest address that was ever taken."""
+
+    def __init__(self, base: int, nbytes: int) -> None:
+        self.base, self.nbytes = base, nbytes
+        self._free: list[tuple[int, int]] = [(base, base + nbytes)]
+        self._used: dict[int, int] = {}
+        self.peak = 0
+
+    def take(self, nbytes: int, name: str, fresh: bool = False) -> int:
+        """The first address of ``nbytes`` free bytes; ``fresh``: which nothing had before, for what the host writes ahead of the list.
+        Raises MemoryTooSmall, naming ``name``."""
+        nbytes = -(-max(nbytes, 1) // ALIGN) * ALIGN
+        for i, (start, end) in enumerate(self._free):
+            first = max(start, self.base + self.peak) if fresh else start
+            if end - first >= nbytes:
+                parts = [(start, first), (first + nbytes, end)]
+                self._free[i : i + 1] = [part for part in parts if part[0] < part[1]]
+                self._used[first] = nbytes
+                self.peak = max(self.peak, first + nbytes - self.base)
+                return first
+        largest = max((end - start for start, end in self._free), default=0)
+        used = sum(self._used.values())
+        raise MemoryTooSmall(
+            f"the step does not fit into {self.nbytes} bytes of device memory: {name} takes {nbytes}, {used} are in use there and the "
+            f"largest free stretch has {largest}; take a smaller batch or a device with more memory"
+        )
+
+    def give(self, address: int) -> None:
+        """Free what `take` returned."""
+        start, end = address, address + self._used.pop(address)
+        i = bisect_left(self._free, (start, end))
+        if i < len(self._free) and self._free[i][0] == end:
+            end = self._free.pop(i)[1]
+        if i and self._free[i - 1][1] == start:
+            start = self._free.pop(i - 1)[0]
+            i -= 1
+        self._free.insert(i, (start, end))

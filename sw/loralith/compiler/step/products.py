@@ -1,0 +1,260 @@
+"""Products: INT8 operands from device memory through the array, INT32 sums from the output buffer through the vector unit to words.
+
+The array's rows are the result's last dimension, which lies along the lanes of the vector unit, so that a result's rows are rows in memory;
+its columns are the other dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loralith.compiler.step.chains import Step, instructions_of, run_chain
+from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
+from loralith.compiler.step.elementwise import materialize, new_tensor
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.views import View, expand
+from loralith.errors import LoralithError
+from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
+from loralith.spec.vector.program import Source
+
+__all__ = ["Epilogue", "Operands", "matmul"]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What meets the sums on their way to memory: ``steps``, whose tiles are ``views``, each broadcast to the result's shape."""
+
+    steps: Sequence[Step]
+    views: Sequence[View]
+    format: VectorFormat
+
+
+class Operands:
+    """The epilogue's operands in V1 for a tile of ``columns`` columns and the lanes of one word."""
+
+    def __init__(self, e: Emitter, views: Sequence[View]) -> None:
+        self.e, self.views = e, views
+
+    @staticmethod
+    def fits(e: Emitter, view: View, columns: int, lanes: int) -> bool:
+        """Whether rows along ``lanes``, the last dimension's, can be loaded as they lie."""
+        bus = e.config.bus_bytes
+        if view.strides[lanes] == 0 or view.shape[lanes] == 1:
+            return True
+        others = [s for d, s in enumerate(view.strides) if d != lanes and view.shape[d] > 1]
+        return view.strides[lanes] == 1 and aligned(view, others, bus)
+
+    def words(self, columns: int, width: int) -> int:
+        """At most, of all operands."""
+        e = self.e
+        total = 0
+        for view in self.views:
+            lanes_stride, column_stride = view.strides[-1], view.strides[-2]
+            if lanes_stride == 0:
+                worst = max(1, e.config.bus_bytes // view.size) - 1
+                total += _plan(view.buffer, worst, (columns, column_stride), (1, 0), e.config.bus_bytes).words + worst
+            else:
+                total += width * (columns if column_stride else 1)
+        return total
+
+    def load(self, starts: Sequence[int], columns: int, first_lane: int, lanes: int, after: int = 0) -> list[Region]:
+        """Regions (a column an outer iteration, a word along the lanes an inner one) of a tile that begins ``starts`` elements in.
+        ``after``: words of V1 that are taken."""
+        e = self.e
+        at, regions = e.base(LoadTarget.V1) + after, []
+        width = -(-lanes // e.config.vector_lanes)
+        for view, start in zip(self.views, starts, strict=True):
+            if view.strides[-1] == 0:
+                loaded = load_elements(e, LoadTarget.V1, view, start, (columns, view.strides[-2]), (1, 0), at, 1 << 16)
+                assert loaded is not None
+                regions.append(loaded[0])
+                at += loaded[1]
+                continue
+            rows = columns if view.strides[-2] else 1
+            address = view.buffer.address + (view.offset + start + first_lane) * view.size
+            stride = view.strides[-2] * view.size
+            more = {"block_stride": width} if rows > 1 else {}
+            e.load(LoadTarget.V1, address, rows, lanes * view.size, stride, at, format=view.buffer.format, **more)
+            regions.append(Region(at, width if rows > 1 else 0, 1))
+            at += rows * width
+        return regions
+
+
+def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
+    """An operand [..., lane, k] that a LOAD can bring, whether transposed (a row in memory is a lane), and the copy that it is of."""
+    bus = e.config.bus_bytes
+
+    def stride(d: int) -> int:
+        return 0 if view.shape[d] == 1 else view.strides[d]
+
+    rest = [stride(d) for d in range(len(view.shape) - 2)]
+    k_stride = view.strides[-1] if view.shape[-1] > 1 else 1
+    if k_stride == 1 and aligned(view, [*rest, stride(-2)], bus):
+        return view, True, None
+    lane_stride = view.strides[-2] if view.shape[-2] > 1 else 1
+    if lane_stride == 1 and aligned(view, [*rest, stride(-1)], bus):
+        return view, False, None
+    made = materialize(e, view, range(len(view.shape)), padded=True)
+    return made, True, made
+
+
+def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
+    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous."""
+    batch = tuple(max(x, y) for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True))
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    turned = View(b.buffer, (*b.shape[:-2], n, k), (*b.strides[:-2], b.strides[-1], b.strides[-2]), b.offset)
+    left, left_turned, left_copy = _side(e, turned)
+    right, right_turned, right_copy = _side(e, a)
+    shape = (*batch, m, n)
+    result = new_tensor(e, name, epilogue.format, shape, range(len(shape)), len(shape) - 1)
+    views, copies = [], []
+    for view in epilogue.views:
+        view = expand(view, shape)
+        if not Operands.fits(e, view, m, len(shape) - 1):
+            view = materialize(e, view, range(len(shape)), padded=True)
+            copies.append(view)
+        # a dimension of size 1 has no stride that matters
+        views.append(
+            View(
+                view.buffer,
+                shape,
+                tuple(0 if size == 1 and d < len(shape) - 1 else s for d, (size, s) in enumerate(zip(shape, view.strides, strict=True))),
+                view.offset,
+            )
+        )
+    left, right = expand(left, (*batch, n, k)), expand(right, (*batch, m, k))
+    _Matmul(e, left, left_turned, right, right_turned, views, epilogue, result).run()
+    for copy in (left_copy, right_copy, *copies):
+        if copy is not None:
+            e.release(copy.buffer)
+    return result
+
+
+class _Matmul:
+    def __init__(
+        self,
+        e: Emitter,
+        left: View,
+        left_turned: bool,
+        right: View,
+        right_turned: bool,
+        views: Sequence[View],
+        epilogue: Epilogue,
+        result: View,
+    ) -> None:
+        self.e, self.left, self.right, self.result = e, left, right, result
+        self.left_turned, self.right_turned = left_turned, right_turned
+        self.operands = Operands(e, views)
+        self.chain = instructions_of(epilogue.steps)
+        self.n, self.k = left.shape[-2:]
+        self.m = right.shape[-2]
+        self.k_rows = 0
+        self._choose()
+
+    def _choose(self) -> None:
+        """Lanes, columns and K of a block."""
+        e, c = self.e, self.e.config
+        self.lanes = min(max(c.rows, c.bus_bytes), -(-self.n // c.rows) * c.rows)
+        self.row_blocks = self.lanes // c.rows
+        width = self.lanes // c.vector_lanes
+        self.columns = min(self.m, e.capacity(LoadTarget.V0) // width, c.out_depth // 2 // self.row_blocks * c.banks // 4)
+        step = max(c.cols, c.bus_bytes)
+        if self.columns < self.m:
+            self.columns = max(self.columns // step, 1) * step
+
+        def fits() -> bool:
+            blocks = -(-self.columns // c.cols)
+            if blocks * -(-min(self.k, c.banks) // c.banks) > c.right_depth // 2:
+                return False
+            if self.operands.words(self.columns, width) > e.capacity(LoadTarget.V1):
+                return False
+            self.k_rows = min(-(-self.k // c.banks), c.right_depth // 2 // blocks, c.left_depth // 2 // self.row_blocks)
+            split = self.k_rows * c.banks < self.k
+            return self.k_rows > 0 and not (split and self.columns * self.row_blocks > c.acc_depth)
+
+        while not fits():
+            if self.columns <= step:
+                raise LoralithError(f"{self.result.buffer.name}: no block of the product fits the configuration {c.name}")
+            self.columns = max(self.columns // 2 // step, 1) * step
+
+    def run(self) -> None:
+        batch = self.result.shape[:-2]
+        every = (self.left, self.right, self.result, *self.operands.views)
+        for left, right, to, *starts in offsets(batch, *(view.strides[:-2] for view in every)):
+            for column in range(0, self.m, self.columns):
+                columns = min(self.columns, self.m - column)
+                for lane in range(0, self.n, self.lanes):
+                    self._block(left, right, to, starts, lane, min(self.lanes, self.n - lane), column, columns)
+
+    def _block(self, left: int, right: int, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int) -> None:
+        e, c = self.e, self.e.config
+        half = e.half
+        out_base = half * (c.out_depth // 2)
+        out_stride = -(-4 * columns // c.banks)
+        depth = self.k_rows * c.banks
+        parts = list(range(0, self.k, depth))
+        for number, start in enumerate(parts):
+            size = min(depth, self.k - start)
+            rows = -(-size // c.banks)
+            side = (half + number) & 1
+            left_base, right_base = side * (c.left_depth // 2), side * (c.right_depth // 2)
+            self._operand(LoadTarget.LEFT, self.left, self.left_turned, left, lane, lanes, start, size, left_base, rows)
+            self._operand(LoadTarget.RIGHT, self.right, self.right_turned, right, column, columns, start, size, right_base, rows)
+            last = number == len(parts) - 1
+            fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
+            if last:
+                fields |= {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+            e.emit(
+                Opcode.COMPUTE,
+                m_rows=lanes,
+                n_cols=columns,
+                k0=size,
+                left0_base=left_base,
+                left0_stride=rows,
+                right0_base=right_base,
+                right0_stride=rows,
+                **fields,
+            )
+        self._results(to, starts, lane, lanes, column, columns, out_base, out_stride)
+        e.turn()
+
+    def _operand(
+        self, target: LoadTarget, view: View, turned: bool, offset: int, first: int, count: int, k: int, size: int, base: int, stride: int
+    ) -> None:
+        """Lanes first .. first + count - 1, steps k .. k + size - 1."""
+        lane_stride, k_stride = view.strides[-2:]
+        address = view.buffer.address + view.offset + offset + first * lane_stride + k * k_stride
+        if turned:
+            self.e.load(target, address, count, size, lane_stride, base, block_stride=stride, transpose=1)
+        else:
+            self.e.load(target, address, size, count, k_stride, base, block_stride=stride)
+
+    def _results(
+        self, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int, out_base: int, out_stride: int
+    ) -> None:
+        e, c = self.e, self.e.config
+        L, per_column = c.vector_lanes, c.rows // c.vector_lanes
+        width = -(-lanes // L)
+        own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=True)]
+        tiles = self.operands.load(own, columns, lane, lanes)
+        work = e.base(LoadTarget.V0)
+        for word in range(width):
+            block, group = divmod(word, per_column)
+            first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+            partial = min(L, lanes - word * L)
+            regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
+            x = Region(first, per_column, 0)
+            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial, partial_inner=1)
+        size = self.result.size
+        address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
+        e.store(
+            StoreSource.V0,
+            address,
+            columns,
+            lanes * size,
+            self.result.strides[-2] * size,
+            work,
+            block_stride=width,
+            format=self.result.buffer.format,
+        )

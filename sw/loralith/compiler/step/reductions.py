@@ -1,0 +1,207 @@
+"""Reductions over tensors in device memory: sums with a bound, counts of integers, largest values, the largest magnitude of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loralith.compiler.step.chains import Scalar
+from loralith.compiler.step.copies import aligned, copy, offsets
+from loralith.compiler.step.elementwise import layout_order, materialize, new_tensor
+from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.instructions import instruction
+from loralith.compiler.step.views import View, collapse
+from loralith.errors import LoralithError
+from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
+from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
+
+__all__ = ["largest", "reduce_rows"]
+
+
+def reduce_rows(
+    e: Emitter, name: str, view: View, dims: Sequence[int], reduce: Reduce, bound: Scalar | None = None, count: bool = False
+) -> View:
+    """``reduce`` (SUM_ALL, TOP_ALL, MAX_ALL) over ``dims``, which stay with size 1. ``count``: the sum of integers.
+
+    Raises LoralithError where a row does not fit into V0: a sum is made by one command.
+    """
+    kept = [d for d in layout_order(view) if d not in dims and view.shape[d] > 1]
+    over = [d for d in layout_order(view) if d in dims and view.shape[d] > 1]
+    temporary = None
+    sizes, strides, rows, row_strides = _rows(view, kept, over)
+    if len(sizes) > 1 or strides[-1] != 1 or not aligned(view, row_strides, e.config.bus_bytes):
+        whole = View(view.buffer, view.shape, view.strides, view.offset)
+        rest = [d for d in range(len(view.shape)) if d not in kept and d not in over]
+        repeated = any(view.strides[d] == 0 for d in over)
+        if repeated:
+            raise LoralithError(f"{name}: a sum over a dimension that {view.buffer.name} repeats")
+        temporary = _rows_copy(e, whole, [*rest, *kept, *over], len(rest) + len(kept))
+        sizes, strides, rows, row_strides = _rows(temporary, kept, over)
+    source = temporary or view
+    shape = [1 if d in dims else n for d, n in enumerate(view.shape)]
+    result = new_tensor(e, name, VectorFormat.FP32, shape, [*[d for d in range(len(shape)) if d not in kept], *kept])
+    _reduce(e, name, source, sizes[-1], rows, row_strides, result, reduce, bound, count)
+    if temporary is not None:
+        e.release(temporary.buffer)
+    return result
+
+
+def _rows_copy(e: Emitter, view: View, order: Sequence[int], split: int) -> View:
+    """A copy whose dimensions from place ``split`` of the order on are a row; each begins at a bus word."""
+    own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
+    made = new_tensor(e, f"{view.buffer.name}, copied", view.buffer.format, own, order, split)
+    copy(e, View(view.buffer, own, view.strides, view.offset), made)
+    return View(made.buffer, view.shape, tuple(s if n > 1 else 0 for n, s in zip(own, made.strides, strict=True)))
+
+
+def _rows(view: View, kept: Sequence[int], over: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+    sizes, (strides,) = collapse([view.shape[d] for d in over], [view.strides[d] for d in over])
+    rows, (row_strides,) = collapse([view.shape[d] for d in kept], [view.strides[d] for d in kept])
+    return sizes or [1], strides or [1], rows or [1], row_strides or [0]
+
+
+def _reduce(
+    e: Emitter,
+    name: str,
+    source: View,
+    run: int,
+    rows: list[int],
+    row_strides: list[int],
+    result: View,
+    reduce: Reduce,
+    bound: Scalar | None,
+    count: bool,
+) -> None:
+    lanes = e.config.vector_lanes
+    width = -(-run // lanes)
+    whole = width > e.capacity(LoadTarget.V0)
+    capacity = e.config.v0_words if whole else e.capacity(LoadTarget.V0)
+    if width > capacity:
+        raise LoralithError(
+            f"{name}: a reduction over {run} elements takes {width} words of {lanes} lanes, and V0 has {e.config.v0_words}; a sum is "
+            "made by one command"
+        )
+    most = e.capacity(LoadTarget.V1)  # a multiple of a bus word's results
+    *outside, inner = rows
+    done = used = 0
+    for (start,) in offsets(outside, row_strides[:-1]):
+        first = 0
+        while first < inner:
+            own = min(max(1, capacity // width), inner - first, most - used)
+            base = 0 if whole else e.base(LoadTarget.V0)
+            target = e.base(LoadTarget.V1) + used
+            _part(e, source, start + first * row_strides[-1], own, run, row_strides[-1], base, target, reduce, bound, count)
+            first, used = first + own, used + own
+            if used == most:
+                _results(e, result, done, used)
+                done, used = done + used, 0
+    if used:
+        _results(e, result, done, used)
+
+
+def _results(e: Emitter, result: View, done: int, count: int) -> None:
+    """Words of V1, one a result, to memory after the ``done`` ones that are there."""
+    e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * count, 0, e.base(LoadTarget.V1), broadcast=1)
+    e.turn()
+
+
+def _part(
+    e: Emitter,
+    source: View,
+    start: int,
+    rows: int,
+    run: int,
+    stride: int,
+    base: int,
+    target: int,
+    reduce: Reduce,
+    bound: Scalar | None,
+    count: bool,
+) -> None:
+    """Rows of the source to V0, their results to V1, one a word."""
+    lanes = e.config.vector_lanes
+    width = -(-run // lanes)
+    address = source.buffer.address + (source.offset + start) * source.size
+    e.load(
+        LoadTarget.V0,
+        address,
+        rows,
+        run * source.size,
+        stride * source.size,
+        base,
+        block_stride=width if rows > 1 else 0,
+        format=source.buffer.format,
+    )
+    fields: dict[str, int] = {}
+    if bound is not None:
+        fields["s2"] = e.scalar(0, bound.key, bound.address)
+    if count:
+        fields = {"s2": e.scalar(0, 1.0, e.number(1.0)), "format": Format.INT8}
+    program = (
+        instruction(x_source=Source.V0, x_region=0, reduce=reduce, lane=0, **fields),
+        instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
+    )
+    partial = run - (width - 1) * lanes
+    e.vector(program, [Region(base, width, 1), Region(target, 1, 0)], rows, width, lanes=partial, partial_inner=1)
+
+
+def largest(e: Emitter, name: str, view: View) -> View:
+    """The largest magnitude of all elements, a scalar."""
+    own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
+    source = View(view.buffer, own, view.strides, view.offset)
+    order = layout_order(source)
+    temporary = None
+    sizes, (strides,) = collapse([own[d] for d in order], [source.strides[d] for d in order])
+    sizes, strides = sizes or [1], strides or [1]
+    if strides[-1] != 1 or not aligned(source, strides[:-1], e.config.bus_bytes):
+        temporary = source = materialize(e, source, order)
+        order = layout_order(source)
+        sizes, (strides,) = collapse([own[d] for d in order], [source.strides[d] for d in order])
+    result = new_tensor(e, name, VectorFormat.FP32, (), [])
+    _Largest(e, source, sizes, strides, result).run()
+    if temporary is not None:
+        e.release(temporary.buffer)
+    return View(result.buffer, (), ())
+
+
+class _Largest:
+    """Rows' largest magnitudes gather in V1, those of V1 at the end in a scalar."""
+
+    def __init__(self, e: Emitter, source: View, sizes: list[int], strides: list[int], result: View) -> None:
+        self.e, self.source, self.result = e, source, result
+        self.sizes, self.strides = ([1, *sizes], [0, *strides]) if len(sizes) == 1 else (sizes, strides)
+        self.room = e.capacity(LoadTarget.V1)
+        self.target = e.base(LoadTarget.V1)
+        self.used = 0
+
+    def run(self) -> None:
+        e, lanes = self.e, self.e.config.vector_lanes
+        *outside, rows, run = self.sizes
+        capacity = e.capacity(LoadTarget.V0)
+        chunk = min(run, capacity * lanes)
+        most = min(max(1, capacity // -(-chunk // lanes)), self.room - 1)
+        half = e.half
+        for (start,) in offsets(outside, self.strides[:-2]):
+            for first in range(0, rows, most):
+                count = min(most, rows - first)
+                for at in range(0, run, chunk):
+                    size = min(chunk, run - at)
+                    if self.used + count > self.room:
+                        self._fold()
+                    begin = start + first * self.strides[-2] + at
+                    base = (half ^ 1 if (first // most + at // chunk) & 1 else half) * capacity
+                    _part(e, self.source, begin, count, size, self.strides[-2], base, self.target + self.used, Reduce.MAX_ALL, None, False)
+                    self.used += count
+        scalar = e.scalar_result(3)
+        program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
+        e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+        e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
+        e.turn()
+
+    def _fold(self) -> None:
+        """The largest of V1 becomes its first word."""
+        program = (
+            instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, lane=0),
+            instruction(b=Operand.L0, once=1, target=Target.V1, target_region=0),
+        )
+        self.e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+        self.used = 1

@@ -1,0 +1,141 @@
+"""`finetune --map step`: a whole training step on the device, with the optimizer; the host has the batch, the loss and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from loralith.device.base import Device
+from loralith.device.reference import ReferenceDevice
+from loralith.errors import LoralithError
+from loralith.methods.base import Method
+from loralith.methods.lora import Lora
+from loralith.spec.graph import Graph, Op
+from loralith.spec.step import StepScheme
+from loralith.step.capture import Capture, capture_step
+from loralith.step.host import frozen_values, host_inputs, to_words
+from loralith.step.lowering import Lowered, lower
+from loralith.step.optimizer import AdamW, moments_of, with_adamw
+from loralith.step.program import StepProgram
+
+__all__ = ["StepObserver", "StepTraining"]
+
+
+class StepObserver(Protocol):
+    """Sees each step with all that it was computed from."""
+
+    def step(self, program: StepProgram, given: Mapping[str, Tensor], seed: int, step: int) -> None:
+        """``given``: inputs, frozen tensors and states as they were before step ``step``."""
+        ...
+
+    def counters(self) -> Mapping[str, Any]: ...
+
+
+class StepTraining:
+    """An attachment that takes whole steps: `train` in place of a method's own step.
+
+    Parameters: ``device``; ``seed`` of stochastic rounding; ``lr`` of AdamW; ``observer``, or none.
+    """
+
+    def __init__(self, device: Device, seed: int, lr: float, observer: StepObserver | None = None) -> None:
+        self.device, self.observer, self.seed = device, observer, seed
+        self.optimizer = AdamW(lr)
+        self.program: StepProgram | None = None
+        self._before = device.counters()
+        self._method: Method | None = None
+        self._steps = 0
+
+    def step_begin(self, step: int) -> None:
+        """Nothing is to be done: `train` knows the step."""
+
+    def train(self, method: Method, step: int) -> float:
+        """Step ``step``, from 0, of ``method``; its loss. Raises LoralithError where the step cannot be compiled or does not fit."""
+        if not isinstance(method, Lora):
+            raise LoralithError(f"--map step trains LoRA adapters, not {method.label}")
+        batch = method.batch(step)
+        if self.program is None:
+            self._compile(method, batch)
+        assert self.program is not None
+        inputs = host_inputs(self.capture, self.lowered, batch)
+        inputs |= {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + 1).items()}
+        inputs = {name: inputs[name] for name in self.program.compiled.inputs}
+        states = self._states() if self.observer else {}
+        loss = self.program.step({name: value.numpy() for name, value in inputs.items()}, step)
+        self._steps = step + 1
+        if self.observer:
+            self.observer.step(self.program, {**self.frozen, **inputs, **states}, self.seed, step)
+        return loss
+
+    def _compile(self, method: Lora, batch: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for parameter in method.parameters.values():
+                parameter.copy_(to_words(parameter))
+        self.capture: Capture = capture_step(method.model, method.loss_of, batch)
+        self.lowered: Lowered = lower(self.capture, StepScheme(seed=self.seed))
+        graph: Graph = with_adamw(self.lowered.graph, self.optimizer)
+        self.frozen = frozen_values(self.capture, graph)
+        states: dict[str, Tensor] = {}
+        for name in self.capture.trained:
+            kept = method.optimizer.state[method.parameters[name]]
+            states[name] = method.parameters[name].detach()
+            for moment, key in zip(moments_of(name), ("exp_avg", "exp_avg_sq"), strict=True):
+                states[moment] = kept[key] if kept else torch.zeros_like(states[name])
+        # The reference device runs commands one by one, in list order.
+        tokens = None
+        if not isinstance(self.device, ReferenceDevice):
+            from loralith.compiler.tokens.sync import synchronize
+
+            tokens = synchronize
+        self.program = StepProgram(
+            self.device,
+            graph,
+            self.seed,
+            {name: value.numpy() for name, value in self.frozen.items()},
+            {name: value.numpy() for name, value in states.items()},
+            verify=self.observer is not None,
+            tokens=tokens,
+        )
+        self._method = method
+
+    def _states(self) -> dict[str, Tensor]:
+        assert self.program is not None
+        return {node.name: torch.from_numpy(self.program.state(node.name)) for node in self.program.graph.of(Op.STATE)}
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Brings adapter and optimizer state to the model and its optimizer, for a checkpoint or a look."""
+        if self.program is None or self._method is None or not self._steps:
+            return
+        states = self._states()
+        for name in self.capture.trained:
+            parameter = self._method.parameters[name]
+            parameter.copy_(states[name])
+            first, second = (states[moment] for moment in moments_of(name))
+            self._method.optimizer.state[parameter] = {"step": torch.tensor(float(self._steps)), "exp_avg": first, "exp_avg_sq": second}
+
+    def counters(self) -> dict[str, Any]:
+        """As an attachment's; and of the step: commands, bytes of the list and of device memory, seconds to compile, the host's bytes."""
+        now = self.device.counters().minus(self._before)
+        counts: dict[str, Any] = {name: getattr(now, name) for name in ("cycles", "macs", "bytes_read", "bytes_written", "saturations")}
+        elements = self.device.config.processing_elements
+        counts |= {"cycle_unit": self.device.cycle_unit, "utilization": now.macs / (now.cycles * elements) if now.cycles else 0.0}
+        if self.program is not None:
+            traffic, steps = self.program.traffic, max(self.program.traffic.steps, 1)
+            counts |= {
+                "host_bytes_written_per_step": float(traffic.written / steps),
+                "host_bytes_read_per_step": float(traffic.read / steps),
+                "list_bytes": float(self.program.list_bytes),
+                "step_memory_bytes": float(self.program.compiled.peak),
+                "compile_seconds": self.program.compile_seconds,
+            }
+        return counts | dict(self.observer.counters() if self.observer else {})
+
+    def detach(self) -> None:
+        """The model has what was trained; device memory is free again."""
+        self.collect()
+        if self.program is not None:
+            self.program.free()
+            self.program = None

@@ -1,0 +1,376 @@
+"""The step compiler's backend: each kind of node compiled, run on the reference device, and compared with the graph's interpretation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loralith.compiler.proof.checker import IllegalList, check
+from loralith.compiler.step import images
+from loralith.compiler.step.chains import Scalar, Step, Tile, instructions_of, parts_of
+from loralith.compiler.step.compile import compile_step
+from loralith.compiler.step.memory import Memory, MemoryTooSmall
+from loralith.compiler.step.views import Buffer, View, expand, permute, reshape, row_major, slice_view
+from loralith.compiler.tokens.sync import synchronize
+from loralith.device.reference import ReferenceDevice
+from loralith.errors import LoralithError
+from loralith.spec.commands import VectorFormat
+from loralith.spec.config import PRESETS, Config
+from loralith.spec.graph import Kind, Op
+from loralith.step.builder import Builder
+from loralith.step.host import to_words
+from loralith.step.optimizer import AdamW, moments_of, with_adamw
+from loralith.step.program import StepProgram
+from loralith.verif.graph import interpret
+
+CONFIGS = {name: replace(PRESETS[name], vector_lanes=lanes) for name, lanes in (("tiny", 4), ("ecp5", 4), ("base", 16))}
+BASE, SIZE = 0x1000_0000, 1 << 26
+Given = dict[str, Tensor]
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def config(request: pytest.FixtureRequest) -> Config:
+    return CONFIGS[request.param]
+
+
+def words(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    random = torch.Generator().manual_seed(seed + sum(shape))
+    return to_words(scale * torch.randn(shape, generator=random))
+
+
+def integers(*shape: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randint(-127, 128, shape, generator=random).double()
+
+
+class Case:
+    """A graph that grows by its builder, with the values of its inputs."""
+
+    def __init__(self) -> None:
+        self.b, self.given = Builder(), {}
+
+    def input(self, name: str, value: Tensor) -> Any:
+        self.given[name] = value.float()
+        return self.b.node(Op.INPUT, Kind.WORD, value.shape, name=name)
+
+    def frozen(self, name: str, value: Tensor, kind: Kind = Kind.INT8) -> Any:
+        self.given[name] = value
+        return self.b.node(Op.FROZEN, kind, value.shape, name=name)
+
+    def run(self, config: Config, *results: Any, seed: int = 3, step: int = 5) -> int:
+        """Runs what was built with ``results`` as outputs; how many tensors were compared."""
+        graph = self.b.graph
+        for i, node in enumerate(results):
+            graph.set_output("loss" if i == 0 else f"result{i}", node.name)
+        given = {name: value.numpy() for name, value in self.given.items()}
+        with ReferenceDevice(config, memory_bytes=SIZE) as device:
+            compiled = compile_step(graph, config, device.alloc(SIZE // 2), SIZE // 2, seed, verify=True)
+            write(device, compiled, given, seed, step)
+            device.run(compiled.commands)
+            return compare(device, compiled, self.given, seed, step)
+
+
+def write(device: ReferenceDevice, compiled: Any, given: dict[str, np.ndarray], seed: int, step: int) -> None:
+    for address, data in compiled.static.items():
+        device.write(address, data)
+    for group in (compiled.inputs, compiled.frozen, compiled.states):
+        for name, view in group.items():
+            device.write(view.buffer.address, images.image(view, given[name]))
+    for name, (buffer, layout) in compiled.kernels.items():
+        device.write(buffer.address, images.kernel_image(buffer, layout, given[name]))
+    device.write(compiled.key, images.key_image(seed, step))
+
+
+def compare(device: ReferenceDevice, compiled: Any, given: Given, seed: int, step: int) -> int:
+    count = 0
+    for node, value in interpret(compiled.graph, given, seed, step):
+        views = compiled.tensors.get(node.name)
+        if views is None or node.op is Op.STATE:
+            continue
+        got = images.values(views, [device.read(view.buffer.address, view.buffer.nbytes) for view in views])
+        np.testing.assert_array_equal(got.astype(np.float64), value.double().numpy(), err_msg=str(node))
+        count += 1
+    return count
+
+
+SHAPES = ((7,), (3, 6), (2, 5, 16), (2, 8, 4, 4), (3, 1, 5), (40, 33))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_elementwise_nodes_with_every_way_to_broadcast(config: Config, shape: tuple[int, ...]) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(*shape))
+    results = []
+    for i in range(2 ** len(shape)):
+        own = tuple(n if i >> d & 1 else 1 for d, n in enumerate(shape))
+        y = case.input(f"y{i}", words(*own, seed=i))
+        results += [b.multiply(x, y), b.subtract(y, x), b.brain(b.add(b.subtract(x, y), 0.5)), b.multiply(b.add(y, 1.0), y)]
+    assert case.run(config, *results) > len(results)
+
+
+def test_functions_and_squares(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(5, 24, scale=3.0))
+    square = b.multiply(x, x)
+    positive = b.add(square, 0.25)
+    results = [b.function(Op.EXP2, x), b.function(Op.PHI, x), b.function(Op.RECIPROCAL, positive), b.function(Op.RSQRT, positive)]
+    sigmoid = b.function(Op.RECIPROCAL, b.add(b.function(Op.EXP2, b.multiply(x, -1.4375)), 1.0))
+    results += [b.multiply(x, sigmoid), b.subtract(1.0, sigmoid), b.brain(b.multiply(b.add(sigmoid, x), positive))]
+    case.run(config, *results)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims"), [((6, 40), (1,)), ((3, 4, 5, 16), (2, 3)), ((40, 3), (0,)), ((5, 7, 3), (1,)), ((1030,), (0,))], ids=str
+)
+def test_sums_maxima_and_counts(config: Config, shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(*shape))
+    bound = b.largest(x)
+    total = b.sum(x, dims, bound)
+    top = b.node(Op.MAXIMUM, Kind.WORD, total.shape, x, dims=dims)
+    q = b.quantize(x, b.scale(bound, 127), 127, stochastic=False)
+    count = b.node(Op.COUNT, Kind.WORD, total.shape, q, dims=dims)
+    case.run(config, total, top, count, b.multiply(b.word(q), 2.0))
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(3, 5, 8), (4, 1, 6), (2, 12, 1)], ids=str)
+def test_stochastic_rounding_along_each_dimension(config: Config, shape: tuple[int, ...], lanes: int) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(*shape))
+    scale = b.scale(b.largest(x), 127)
+    case.run(config, b.word(b.quantize(x, scale, 127, True, lanes)), b.word(b.quantize(b.brain(x), scale, 127, True, lanes)))
+
+
+def test_stochastic_rounding_of_more_rows_than_a_tile_has(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(1100, 5))
+    case.run(config, b.word(b.quantize(x, b.scale(b.largest(x), 127), 127, True, 1)))
+
+
+def test_of_nothing_but_zeros_the_scale_is_the_least(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", torch.zeros(4, 4))
+    scale = b.scale(b.largest(x), 127)
+    case.run(config, scale, b.word(b.quantize(x, scale, 127, False)))
+
+
+def test_moves(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(2, 6, 4, 8))
+    y = b.brain(case.input("y", words(2, 3, 4, 8)))
+    turned = b.permute(x, (0, 2, 3, 1))
+    tokens = b.reshape(turned, (2, 32, 6))
+    heads = b.reshape(b.permute(b.reshape(tokens, (2, 32, 3, 2)), (0, 2, 1, 3)), (6, 32, 2))
+    odd = b.slice(b.slice(x, 3, 1, 8, 2), 2, 0, 4, 2)
+    joined = b.node(Op.CONCAT, Kind.WORD, (2, 9, 4, 8), x, y, dim=1)
+    larger = b.node(Op.REPEAT, Kind.WORD, (2, 6, 8, 16), x, rows=2, cols=2)
+    flat = b.reshape(b.slice(x, 1, 1, 4), (2 * 3 * 4 * 8,))
+    groups = b.reshape(joined, (2, 3, 3, 32))
+    case.run(
+        config, *(b.multiply(n, 1.5) for n in (tokens, heads, odd, joined, larger, flat, groups, b.expand(b.slice(x, 0, 0, 1), x.shape)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "c"),
+    [((5, 7), (7, 9)), ((40, 300), (300, 20)), ((3, 6, 2), (3, 2, 33)), ((2, 3, 5, 8), (1, 3, 8, 4)), ((70, 4), (4, 64))],
+    ids=str,
+)
+def test_products(config: Config, a: tuple[int, ...], c: tuple[int, ...]) -> None:
+    case = Case()
+    b = case.b
+    x, w = case.input("x", words(*a)), case.input("w", words(*c))
+    xq, wq = (b.quantize(n, b.scale(b.largest(n), 127), 127, stochastic=False) for n in (x, w))
+    order = (*range(len(c) - 2), len(c) - 1, len(c) - 2)
+    result = b.word(b.matmul(xq, wq))
+    bias = case.input("bias", words(c[-1]))
+    rows = case.input("rows", words(*result.shape[:-1], 1))
+    again = b.permute(b.permute(wq, order), order)
+    fused = b.brain(b.add(b.multiply(b.multiply(b.word(b.matmul(xq, again)), 0.0078125), rows), bias))
+    joined = b.add(b.multiply(b.word(b.matmul(xq, wq)), 0.5), fused)
+    case.run(config, result, fused, joined)
+
+
+@pytest.mark.parametrize(("stride", "kernel", "channels"), [(1, 3, (3, 20)), (2, 3, (9, 4)), (1, 1, (16, 5))], ids=str)
+def test_convolutions_and_their_inputs_gradients(config: Config, stride: int, kernel: int, channels: tuple[int, int]) -> None:
+    case = Case()
+    b, (c, o) = case.b, channels
+    pad = kernel // 2
+    x = case.input("x", words(2, c, 8, 8))
+    w = case.frozen("w.q", integers(o, c, kernel, kernel))
+    q = b.quantize(x, b.scale(b.largest(x), 127), 127, stochastic=False)
+    size = (8 + 2 * pad - kernel) // stride + 1
+    shape = (2, o, size, size)
+    bias = b.reshape(case.input("bias", words(o)), (1, -1, 1, 1))
+    place = {"stride": (stride, stride), "padding": (pad, pad)}
+    sums = b.node(Op.CONVOLUTION, Kind.SUM, shape, q, w, **place)
+    y = b.brain(b.add(b.multiply(b.word(sums), 0.0009765625), bias))
+    gradient = b.quantize(y, b.scale(b.largest(y), 127), 127, True, 1)
+    back = b.word(b.node(Op.CONVOLUTION_INPUT, Kind.SUM, x.shape, gradient, w, **place))
+    case.run(config, y, back, b.add(b.multiply(back, 0.001953125), x))
+
+
+def test_a_convolution_of_two_words(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(2, 1, 8, 8))
+    q = b.quantize(x, b.scale(b.largest(x), 127 << 8), 127 << 8, stochastic=False)
+    w = case.frozen("w.q", integers(6, 1, 3, 3))
+    sums = b.node(Op.CONVOLUTION, Kind.SUM, (2, 6, 8, 8), q, w, stride=(1, 1), padding=(1, 1))
+    case.run(config, b.word(sums))
+
+
+def test_a_trained_matrix_over_two_steps(config: Config) -> None:
+    """Two whole steps with the optimizer: losses, states and bytes of the host; a program that reuses memory gives the same."""
+    graph, given = small_step()
+    optimizer = AdamW(0.01)
+    graph = with_adamw(graph, optimizer)
+    given |= {name: torch.zeros(graph["A"].shape) for name in moments_of("A")}
+    values = {name: value.numpy() for name, value in given.items()}
+    with ReferenceDevice(config, memory_bytes=SIZE) as device:
+        programs = [StepProgram(device, graph, 3, values, values, verify=verify) for verify in (True, False)]
+        for step in range(2):
+            given |= {name: torch.tensor(value) for name, value in optimizer.scalars(step + 1).items()}
+            inputs = {node.name: given[node.name].numpy() for node in graph.of(Op.INPUT)}
+            losses = [program.step(inputs, step) for program in programs]
+            found = {node.name: value for node, value in interpret(graph, given, 3, step)}
+            assert losses == [found[graph.outputs["loss"]].item()] * 2
+            for what, name in graph.outputs.items():
+                if what.startswith("state."):
+                    given[what.removeprefix("state.")] = found[name]
+                    for program in programs:
+                        np.testing.assert_array_equal(program.state(what.removeprefix("state.")), found[name].numpy())
+        assert programs[0].traffic.written == 2 * (sum(given[node.name].numel() * 4 for node in graph.of(Op.INPUT)) + 8)
+        assert programs[0].traffic.read == 8
+
+
+def small_step() -> tuple[Any, Given]:
+    """loss = sum of (x A)^2 as the step's numbers have it, and the gradient of A."""
+    case = Case()
+    b, x = case.b, case.input("x", words(6, 12))
+    case.given["A"] = words(12, 4)
+    a = b.node(Op.STATE, Kind.WORD, (12, 4), name="A")
+    sx, sa = b.scale(b.largest(x), 127), b.scale(b.largest(a), 127)
+    xq, aq = b.quantize(x, sx, 127, False), b.quantize(a, sa, 127, False)
+    y = b.brain(b.multiply(b.word(b.matmul(xq, aq)), b.multiply(sx, sa)))
+    m = b.largest(y)
+    flat = b.reshape(b.multiply(y, y), (24,))
+    loss = b.reshape(b.sum(flat, (0,), b.multiply(b.multiply(m, m), 2.0)), ())
+    grad = b.multiply(y, 2.0)
+    sg = b.scale(b.largest(grad), 127)
+    gradient = b.brain(b.multiply(b.word(b.matmul(b.permute(xq, (1, 0)), b.quantize(grad, sg, 127, True))), b.multiply(sx, sg)))
+    b.graph.set_output("loss", loss.name)
+    b.graph.set_output("gradient.A", gradient.name)
+    return b.graph, case.given
+
+
+def test_the_list_of_a_step_is_legal_with_tokens(config: Config) -> None:
+    graph, _ = small_step()
+    compiled = compile_step(with_adamw(graph, AdamW(0.01)), config, BASE, SIZE, 0)
+    check(synchronize(compiled.commands, config, compiled.static), config, programs=compiled.static)
+    with pytest.raises(IllegalList, match="no token orders them"):
+        check(compiled.commands, config, programs=compiled.static)
+
+
+def test_a_step_that_does_not_fit_is_refused_with_the_numbers() -> None:
+    graph, _ = small_step()
+    with pytest.raises(MemoryTooSmall, match=r"does not fit into 1024 bytes of device memory: .* takes \d+, \d+ are in use"):
+        compile_step(graph, CONFIGS["tiny"], BASE, 1024, 0)
+
+
+def test_a_configuration_without_vector_lanes_is_refused() -> None:
+    graph, _ = small_step()
+    with pytest.raises(LoralithError, match="needs vector lanes; the configuration plain has none"):
+        compile_step(graph, replace(PRESETS["tiny"], name="plain", vector_lanes=0), BASE, SIZE, 0)
+
+
+def test_a_sum_that_no_command_holds_is_refused_by_name() -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(2, 5000))
+    b.graph.set_output("loss", b.sum(x, (1,), b.largest(x)).name)
+    with pytest.raises(LoralithError, match=r"n2 \(sum of .*a reduction over 5000 elements takes 1250 words of 4 lanes, and V0 has 1024"):
+        compile_step(b.graph, CONFIGS["tiny"], BASE, SIZE, 0)
+
+
+def test_what_the_host_writes_lies_where_no_tensor_was() -> None:
+    memory = Memory(0, 4096)
+    first = memory.take(100, "a")
+    memory.give(first)
+    assert memory.take(100, "b", fresh=True) == 128
+    assert memory.take(100, "c") == first
+
+
+# Chains of operations.
+
+
+def steps(*names: str) -> list[Step]:
+    made: dict[str, Callable[[], Step]] = {
+        "x s": lambda: Step(Op.MULTIPLY, Scalar("s", 0)),
+        "x t": lambda: Step(Op.MULTIPLY, Scalar("t", 0)),
+        "+ s": lambda: Step(Op.ADD, Scalar("s", 0)),
+        "+ t": lambda: Step(Op.ADD, Scalar("t", 0)),
+        "s -": lambda: Step(Op.SUBTRACT, Scalar("s", 0), reverse=True),
+        "x y": lambda: Step(Op.MULTIPLY, Tile(0)),
+        "+ z": lambda: Step(Op.ADD, Tile(1)),
+        "exp2": lambda: Step(Op.EXP2),
+        "brain": lambda: Step(Op.BRAIN),
+    }
+    return [made[name]() for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (("x s", "+ s", "exp2", "x t", "+ t", "brain"), 1),
+        (("x s", "+ t", "brain"), 1),  # the second scalar goes to the second pair
+        (("exp2", "exp2"), 2),
+        (("x y", "+ z"), 2),  # one second stream an instruction
+        (("x s", "s -"), 1),
+        (("exp2", "s -"), 2),
+        (("brain", "x s"), 2),
+    ],
+)
+def test_a_chain_takes_as_few_instructions_as_its_stages_allow(names: Sequence[str], count: int) -> None:
+    assert len(instructions_of(steps(*names))) == count
+
+
+def test_a_vector_command_reads_two_tensors_at_most() -> None:
+    chain = instructions_of([Step(Op.ADD, Tile(i)) for i in range(5)])
+    assert [len(part) for part in parts_of(chain)] == [2, 2, 1]
+
+
+# Views.
+
+
+def test_views_are_numpys() -> None:
+    random = np.random.default_rng(0)
+    array = np.arange(2 * 3 * 4 * 6)
+    checked = 0
+    for _ in range(300):
+        buffer = Buffer("x", VectorFormat.FP32, array.size, array.size, array.size)
+        view, want = View(buffer, (2, 3, 4, 6), row_major((2, 3, 4, 6))), array.reshape(2, 3, 4, 6)
+        for _ in range(3):
+            choice = random.integers(4)
+            if choice == 0:
+                order = random.permutation(len(view.shape))
+                view, want = permute(view, order), want.transpose(order)
+            elif choice == 1 and view.shape[0] > 1:
+                view, want = slice_view(view, 0, 1, view.shape[0], 2), want[1::2]
+            elif choice == 2:
+                view, want = expand(view, (2, *view.shape)), np.broadcast_to(want, (2, *want.shape))
+            else:
+                sizes = [int(n) for n in random.permutation([want.size // 2, 2, 1])] if want.size % 2 == 0 else [want.size]
+                found = reshape(view, sizes)
+                if found is None:
+                    break
+                view, want = found, want.reshape(sizes)
+            index = np.zeros(view.shape, np.int64) + view.offset
+            for d, stride in enumerate(view.strides):
+                index += np.arange(view.shape[d]).reshape(-1, *[1] * (len(view.shape) - d - 1)) * stride
+            np.testing.assert_array_equal(array[index], want)
+            checked += 1
+    assert checked > 500
