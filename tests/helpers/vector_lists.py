@@ -11,7 +11,7 @@ import numpy as np
 from loralith.compiler.lists.command_list import CommandList
 from loralith.spec.commands import FORMAT_BYTES, Command, LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
 from loralith.spec.config import PRESETS, Config
-from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, Format, Function, Operand, Reduce, Source, Target
+from loralith.spec.vector.program import INSTRUCTION, Format, Function, Operand, Reduce, Source, Target
 
 TINY = replace(PRESETS["tiny"], name="tiny-vector", vector_lanes=4, v0_words=64, v1_words=64)
 HALF = 32
@@ -126,7 +126,8 @@ class Draw:
         code |= {"x_source": x, "y_source": y, "x_region": 2 if x == Source.OUT32 else rng.randrange(2), "y_region": rng.randrange(2)}
         code |= {"function": rng.choice([Function.PASS, Function.PASS, Function.EXP2, Function.PHI, Function.SCALE])}
         code |= {"target": target, "target_region": 3, "lane": rng.randrange(4), "reduce": reduce, "s0": rng.randrange(16)}
-        code |= {"s1": rng.randrange(16), "s2": rng.randrange(24, 32) if reduce in (1, 2) else rng.randrange(8), "s3": rng.randrange(16, 24)}
+        code["s1"] = rng.randrange(16)
+        code |= {"s2": rng.randrange(24, 32) if reduce in (1, 2) else rng.randrange(8)} | {"s3": rng.randrange(16, 24)}
         code["format"] = rng.choice([Format.INT8, Format.INT8_STOCHASTIC] if self.small else [Format.WORD, Format.BRAIN])
         if target in (Target.LANE, Target.SCALAR) and reduce:
             code["reduce_to"] = int(target == Target.LANE)

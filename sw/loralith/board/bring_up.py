@@ -13,10 +13,10 @@ from loralith.board.memory_test import MemoryFailure, address_lines, byte_masks,
 from loralith.board.raw_link import RawLink
 from loralith.compiler.schedules.example import example
 from loralith.compiler.schedules.training_step import Linear, compile_step, place
-from loralith.device.base import Device
+from loralith.device.device import Device
+from loralith.device.device_errors import ConfigMismatch, DeviceFault, DeviceTimeout
 from loralith.device.driver import Registers
-from loralith.device.errors import ConfigMismatch, DeviceFault, DeviceTimeout
-from loralith.device.link.errors import LinkError
+from loralith.device.link.link_errors import LinkError
 from loralith.device.link.port import BAUD
 from loralith.device.reference import ReferenceDevice
 from loralith.device.serial import SerialDevice

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def listen(board: PinSimulation, args: argparse.Namespace) -> int:
     """Until Ctrl-C, or until the board ends by itself, which is an error."""
-    from loralith.device.errors import DeviceError
+    from loralith.device.device_errors import DeviceError
 
     if args.json:
         output.emit_json({"port": board.port, "config": args.config, "mhz": args.mhz, "baud": args.baud, "pid": board.pid})
@@ -121,7 +121,7 @@ def train(settings: FinetuneSettings, args: argparse.Namespace) -> dict[str, Any
     from loralith.board.simulation import PinSimulation
     from loralith.cli.finetune import attacher
     from loralith.device import open_device
-    from loralith.device.errors import DeviceError
+    from loralith.device.device_errors import DeviceError
     from loralith.device.serial import SerialDevice
     from loralith.formats.run_folder import clear_folders
     from loralith.progress import every
@@ -165,7 +165,7 @@ def train(settings: FinetuneSettings, args: argparse.Namespace) -> dict[str, Any
 
 
 def _so_far(board: PinSimulation) -> str:
-    from loralith.device.errors import DeviceError
+    from loralith.device.device_errors import DeviceError
 
     try:
         stats = board.stats()

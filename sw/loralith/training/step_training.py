@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
-from loralith.methods.base import Method
 from loralith.methods.lora import Lora
+from loralith.methods.training_method import Method
 from loralith.spec.graph import Graph, Op
 from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_step
