@@ -1,19 +1,23 @@
 """Lists with VECTOR commands on the native model with vector lanes: order, status, counters, and the list after a fault."""
 
-import dataclasses
+import random
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from helpers.vector_lists import TINY, Draw, image_of
+from loralith.compiler.proof.checker import check
+from loralith.compiler.tokens.sync import synchronize
+from loralith.device import open_device
+from loralith.device.device_errors import DeviceFault
 from loralith.device.native.memory_model import MemoryTiming
 from loralith.device.run_status import RunResult, Status
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.commands import COMMAND_BYTES, VECTOR, Command, Opcode
-from loralith.spec.config import PRESETS
 from loralith.spec.status import Check, Code, Unit
 
-CONFIG = dataclasses.replace(PRESETS["tiny"], name="tiny-vector", vector_lanes=4, v0_words=64, v1_words=64)
+CONFIG = TINY
 IDLE = {"count": 1, "outer": 1, "inner": 1, "lanes": 4}
 """Instructions of a program memory of zeros: nothing is read, nothing written."""
 
@@ -77,3 +81,26 @@ def test_a_token_that_nobody_gives_and_a_fault_elsewhere_end_a_list(device: Veri
     endless = vector(outer=65535, inner=65535)
     assert run(device, endless, bytes([9]) + bytes(COMMAND_BYTES - 1)).status == Status(Code.BAD_OPCODE, Check.NONE, Unit.FETCH, 1, 0)
     assert run(device, vector()).status == Status()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_lists_equal_the_reference_device(seed: int) -> None:
+    """Loads of every format, integers of the array, a random program, stores of all that it may have written: DRAM and clips."""
+    seen = []
+    for name in ("reference", "verilator"):
+        with open_device(name, CONFIG, memory_bytes=1 << 20, **({"max_cycles": 500_000} if name == "verilator" else {})) as device:
+            base = device.alloc(1 << 16, 4096)
+            draw = Draw(random.Random(seed), CONFIG, base)
+            draw.whole()
+            commands = synchronize(draw.list(), CONFIG, draw.programs)
+            check(commands, CONFIG, programs=draw.programs)
+            device.write(base, image_of(draw))
+            try:
+                ended: object = device.run(commands).counters.saturations
+            except DeviceFault as fault:
+                ended = str(fault.status)
+            seen.append((ended, device.read(base, 1 << 16)))
+    (ended, wanted), (found_end, found) = seen
+    assert found_end == ended
+    if not isinstance(ended, str):
+        assert np.flatnonzero(found != wanted).tolist() == [], "bytes of DRAM differ"
