@@ -92,7 +92,9 @@ class TransferRegionCheck(wiring.Component):
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
-        self._extent = Extent(base=16, count=self.count, stride=16, length=22, limit=17)
+        # A row of INT8 with ``broadcast`` takes a word per byte; every other memory's row at least four bytes.
+        self._length = 24 if config.vector_lanes else 22
+        self._extent = Extent(base=16, count=self.count, stride=16, length=self._length, limit=17)
         bits = In(8 * COMMANDS[opcode].size)
         inputs, outputs = ("look", "size", "start", "go_on"), ("done", "more", "left_fails", "fails")
         super().__init__(
@@ -110,7 +112,7 @@ class TransferRegionCheck(wiring.Component):
         lanes = Signal(24)
         seqs = Signal(24)
         blocks = Signal(24)
-        length = Signal(22)
+        length = Signal(self._length)
         limit = Signal(17)
         second = Signal()
         left_failed = Signal()
