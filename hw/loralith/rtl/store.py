@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import exact_log2
@@ -159,10 +159,7 @@ class StoreUnit(wiring.Component):
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        vector_data = self._to_units(m, flight, store_data) if config.vector_lanes else None
-        if vector_data is None:
-            connect(m, flight.o, store_data.transfers)
-            connect(m, store_data.beats, flipped(self.beats))
+        reads = self._to_units(m, flight, store_data)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, store_data.out_read, flipped(self.out_read))
@@ -235,15 +232,17 @@ class StoreUnit(wiring.Component):
             control.busy.eq((self.active | check.o.valid) & ~control.stop),
             control.complete.eq(responses.complete),
         ]
-        moves = store_data.out_read.en | store_data.stat_read.en | responses.complete | (self.wait.valid & self.wait.ready)
-        if vector_data is not None:
-            moves = moves | vector_data.moves
-        m.d.sync += control.progress.eq(moves)
+        m.d.sync += control.progress.eq(reads | responses.complete | (self.wait.valid & self.wait.ready))
         return m
 
-    def _to_units(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> VectorStoreData:
+    def _to_units(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> Value:
         """Stores to the output buffer's side or to the vector unit's, one after the other: one begins on the other side only when all bus
-        words before it are out."""
+        words before it are out. Whether a memory is read."""
+        reads = store_data.out_read.en | store_data.stat_read.en
+        if not self._config.vector_lanes:
+            connect(m, flight.o, store_data.transfers)
+            connect(m, store_data.beats, flipped(self.beats))
+            return reads
         m.submodules.vector_data = vector_data = VectorStoreData(self._config)
         store, to_vector = flight.o, Signal()
         m.d.comb += [
@@ -263,4 +262,4 @@ class StoreUnit(wiring.Component):
         connect(m, vector_data.reads, flipped(self.vector_store))
         connect(m, flipped(self.vector_stored), vector_data.answers)
         connect(m, vector_data.scalars, flipped(self.scalar_read))
-        return vector_data
+        return reads | vector_data.moves

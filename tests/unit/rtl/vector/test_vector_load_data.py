@@ -135,7 +135,15 @@ class Bench:
             sampled = await ctx.tick().sample(
                 *(dut.writes.valid, dut.writes.payload, dut.scalars.valid, dut.scalars.payload),
                 *(dut.program.en, dut.program.address, dut.program.data, dut.key.en, dut.key.which, dut.key.data),
-                *(dut.done.valid, dut.done.payload, dut.fault.valid, dut.fault.code, dut.fault.detail, dut.fault.command, dut.fault.address),
+                *(
+                    dut.done.valid,
+                    dut.done.payload,
+                    dut.fault.valid,
+                    dut.fault.code,
+                    dut.fault.detail,
+                    dut.fault.command,
+                    dut.fault.address,
+                ),
             )
             writes, write, scalars, scalar, program, half, instruction, key, which, key_data, done, mask, *fault = sampled[2:]
             before = len(self.log)
@@ -304,9 +312,11 @@ def test_a_gatherer_rests_while_it_is_not_enabled_and_forgets_at_clear():
         ctx.set(dut.valid, 1)
         await ctx.tick()
         ctx.set(dut.valid, 0)
+        ctx.set(dut.enable, 0)
         ctx.set(dut.clear, 1)
         await ctx.tick()
         ctx.set(dut.clear, 0)
+        ctx.set(dut.enable, 1)
         for _ in range(3):
             assert not ctx.get(dut.word_valid)
             await ctx.tick()
