@@ -2,40 +2,12 @@
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from helpers.tiny_transformers import flux2, llama, sana, z_image
 from loralith.mapping.select import select
-
-
-def llama():
-    config = LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=30)
-    model = LlamaForCausalLM(config)
-    return model, lambda: model(torch.arange(6)[None])
-
-
-def flux():
-    model = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(2, 2, 4),
-    )
-    return model, lambda: model(
-        hidden_states=torch.randn(1, 4, 4),
-        encoder_hidden_states=torch.randn(1, 3, 16),
-        pooled_projections=torch.randn(1, 16),
-        timestep=torch.tensor([0.5]),
-        img_ids=torch.zeros(4, 3),
-        txt_ids=torch.zeros(3, 3),
-    )
 
 
 def unet():
@@ -95,8 +67,10 @@ def holder():
 
 
 STAYS = {
-    llama: {"model.layers.0.self_attn": "LlamaAttention", "model.layers.1.self_attn": "LlamaAttention"},
-    flux: {"transformer_blocks.0.attn": "FluxAttention", "single_transformer_blocks.0.attn": "FluxAttention"},
+    llama: {},
+    flux2: {},
+    z_image: {},
+    sana: {"transformer_blocks.0.attn1": "SanaLinearAttnProcessor2_0", "transformer_blocks.0.ff.conv_depth": "groups must be 1"},
     unet: {},
     holder: {"own": "Own", "line": "Conv1d", "memory": "GRU", "heads": "MultiheadAttention", "heads.out_proj": "NonDynamicallyQuantizable"},
 }

@@ -11,8 +11,8 @@ from torch import nn
 
 from loralith.device.device import Device
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
-from loralith.mapping.kinds.attention_modules import MappedAttention
 from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
+from loralith.mapping.kinds.function_attention import mapped_attention
 from loralith.mapping.kinds.lora_linears import MappedLora
 from loralith.mapping.kinds.lora_linears import unsupported as why_unsupported
 from loralith.mapping.select import AttachError, Choice, select
@@ -26,7 +26,7 @@ UNSUPPORTED = ("refuse", "leave")
 
 def makers() -> dict[str, Maker]:
     """What maps each kind of module."""
-    return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": MappedAttention}
+    return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": mapped_attention}
 
 
 def _kept_in_torch(choice: Choice) -> Choice:

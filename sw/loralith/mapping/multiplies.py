@@ -1,4 +1,4 @@
-"""Which modules multiply matrices, though nothing maps them. Read from their code: there is no input yet to run them with."""
+"""Which modules multiply matrices by code of their own. Read from that code: there is no input yet to run them with."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from torch import nn
 
-__all__ = ["reason"]
+__all__ = ["attends", "reason"]
 
 FUNCTIONS = frozenset(
     {"linear", "bilinear", "multi_head_attention_forward", "scaled_dot_product_attention"}
@@ -28,6 +29,10 @@ PROJECTIONS = frozenset(
     {"to_q", "to_qkv", "q", "q_proj", "q_lin", "query", "qkv", "qkv_proj", "query_key_value", "Wqkv", "c_attn", "W_pack", "wq"}
 )
 """Names of the layers that make queries."""
+ATTEND = frozenset({"scaled_dot_product_attention", "dispatch_attention_fn"})
+"""Torch's function of attention, and diffusers' way to it."""
+INTERFACES = "ALL_ATTENTION_FUNCTIONS"
+"""transformers' table of attention functions, of which the configuration chooses one."""
 LIBRARY = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
@@ -40,37 +45,92 @@ def reason(module: nn.Module) -> str:
         return f"nothing maps {kind.__name__}: its products of queries, keys and values stay in torch"
     if _multiplies(kind):
         return f"nothing maps {kind.__name__}, whose forward function multiplies matrices"
+    processor = getattr(module, "processor", None)
+    if processor is not None and _multiplies(type(processor)):
+        return f"nothing maps {kind.__name__} with {type(processor).__name__}, which multiplies matrices"
     return ""
 
 
+def attends(module: nn.Module) -> str | None:
+    """Why attention's products in ``module`` cannot be had where it calls torch's `scaled_dot_product_attention`: "" where they can, None
+    where neither its forward function nor its processor calls that."""
+    processor = getattr(module, "processor", None)
+    kinds = [type(module)] if processor is None else [type(module), type(processor)]
+    found = [_code(kind) for kind in kinds]
+    interface = any(code.interface for code in found)
+    if not interface and not any(code.attends for code in found):
+        return None
+    if any(code.multiplies for code in found):
+        return "its code multiplies matrices beside scaled_dot_product_attention"
+    if interface:
+        chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        return "" if chosen == "sdpa" else f"its attention implementation is {chosen}; sdpa is mapped"
+    backend = getattr(getattr(processor, "_attention_backend", None), "value", getattr(processor, "_attention_backend", None))
+    return "" if backend in (None, "native") else f"its attention backend is {backend}; native is mapped"
+
+
+def _multiplies(kind: type) -> bool:
+    code = _code(kind)
+    return code.multiplies or code.attends
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What a class's code does: calls torch's attention, multiplies matrices in another way, looks up transformers' table."""
+
+    attends: bool
+    multiplies: bool
+    interface: bool
+
+
 @cache
-def _multiplies(kind: type[nn.Module]) -> bool:
-    """Whether the forward function of ``kind``, or a method that it calls, multiplies matrices. False where its source is not there."""
-    waiting, seen = ["forward"], set()
+def _code(kind: type) -> _Code:
+    """Of `forward` (of a processor `__call__`), the methods that it calls, and the functions of the same package. Nothing where the source
+    is not there."""
+    start: Any = getattr(kind, "forward" if issubclass(kind, nn.Module) else "__call__", None)
+    waiting, seen = [start], set()
+    attention = multiplies = interface = False
     while waiting:
-        name = waiting.pop()
-        if name in seen:
+        function = waiting.pop()
+        if not callable(function) or function in seen:
             continue
-        seen.add(name)
-        for node in _nodes(getattr(kind, name, None)):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-                return True
+        seen.add(function)
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        for node in _nodes(function):
+            multiplies |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+            interface |= isinstance(node, ast.Name) and node.id == INTERFACES
             if not isinstance(node, ast.Call):
                 continue
-            function = node.func
-            if isinstance(function, ast.Name) and function.id in FUNCTIONS | OPERATIONS:
-                return True
-            if isinstance(function, ast.Attribute):
-                if function.attr == "einsum" and len(node.args) == 2 and not isinstance(node.args[1], ast.Starred):
-                    continue  # of one tensor, whose dimensions it exchanges
-                owner = function.value.attr if isinstance(function.value, ast.Attribute) else getattr(function.value, "id", "")
-                if function.attr in OPERATIONS and owner != "self":
-                    return True
-                if function.attr in FUNCTIONS and owner in TORCH:
-                    return True
-                if owner == "self":
-                    waiting.append(function.attr)
-    return False
+            name, owner = _called(node)
+            if name in ATTEND and owner in ("", *TORCH):
+                attention = True
+            elif owner == "" and name in FUNCTIONS | OPERATIONS:
+                multiplies = True
+            elif owner == "":
+                waiting.append(_neighbour(kind, names.get(name)))
+            elif name == "einsum" and len(node.args) == 2 and not isinstance(node.args[1], ast.Starred):
+                continue  # of one tensor, whose dimensions it exchanges
+            elif owner == "self":
+                waiting.append(getattr(kind, name, None))
+            else:
+                multiplies |= name in OPERATIONS or (name in FUNCTIONS and owner in TORCH)
+    return _Code(attention, multiplies, interface)
+
+
+def _called(node: ast.Call) -> tuple[str, str]:
+    """(name, what it is looked up in: "" for a plain name, "?" for an expression) of a called function."""
+    function = node.func
+    if isinstance(function, ast.Name):
+        return function.id, ""
+    if isinstance(function, ast.Attribute):
+        owner = function.value
+        return function.attr, owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "?")
+    return "", "?"
+
+
+def _neighbour(kind: type, function: Any) -> Any:
+    """``function`` where it is one of the module that ``kind`` is from."""
+    return function if inspect.isfunction(function) and function.__module__ == kind.__module__ else None
 
 
 def _nodes(function: Any) -> Iterator[ast.AST]:

@@ -9,9 +9,9 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from loralith.errors import LoralithError
-from loralith.mapping.multiplies import reason
+from loralith.mapping.multiplies import attends, reason
 
-__all__ = ["CONTRACTS", "MODULES", "PROCESSORS", "AttachError", "Choice", "select"]
+__all__ = ["CONTRACTS", "MODULES", "ONLY_LORA", "PROCESSORS", "AttachError", "Choice", "by_processor", "select"]
 
 MODULES = ("lora", "all")
 """What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
@@ -32,6 +32,7 @@ class Choice:
     reason: str = ""
 
 
+ONLY_LORA = "only LoRA layers are mapped"
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 """The attention processors whose products are mapped."""
 
@@ -56,7 +57,8 @@ def _frozen(module: nn.Module) -> str:
     return "its weight is trained" if module.weight.requires_grad else ""  # type: ignore[union-attr]
 
 
-def _attention(module: Attention) -> str:
+def _by_processor(module: Attention) -> str:
+    """Why one of `PROCESSORS` does not stand for what ``module`` computes, "" where it does."""
     if type(module.processor) not in PROCESSORS:
         return f"its processor is {type(module.processor).__name__}; AttnProcessor and AttnProcessor2_0 are mapped"
     if module.added_kv_proj_dim is not None:
@@ -66,6 +68,20 @@ def _attention(module: Attention) -> str:
     if module.inner_kv_dim != module.inner_dim:
         return f"its keys have another width ({module.inner_kv_dim}) than its queries ({module.inner_dim})"
     return ""
+
+
+def by_processor(module: nn.Module) -> bool:
+    """Whether ``module`` is diffusers' `Attention` with one of `PROCESSORS`, as the two compute it without exceptions. Other attention is
+    mapped where it calls torch's `scaled_dot_product_attention`."""
+    return isinstance(module, Attention) and not _by_processor(module)
+
+
+def _attention(module: Attention) -> str:
+    why = _by_processor(module)
+    if not why:
+        return ""
+    calls = attends(module)
+    return why if calls is None else calls
 
 
 CONTRACTS = {nn.Linear: ("linear", _linear), nn.Conv2d: ("conv", _conv), Attention: ("attention", _attention)}
@@ -88,11 +104,14 @@ def select(model: nn.Module, modules: str) -> list[Choice]:
             continue
         for kind, (word, contract) in CONTRACTS.items():
             if isinstance(module, kind):
-                why = contract(module) if modules == "all" else "only LoRA layers are mapped"
+                why = contract(module) if modules == "all" else ONLY_LORA
                 rest.append(Choice(name, module, word, why))
                 break
         else:
             stays = reason(module)
-            if stays:
+            calls = attends(module) if stays else None
+            if calls is not None:
+                rest.append(Choice(name, module, "attention", calls if modules == "all" else ONLY_LORA))
+            elif stays:
                 rest.append(Choice(name, module, "other", stays))
     return lora + rest

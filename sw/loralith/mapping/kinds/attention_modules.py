@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from loralith.lora.attention import AttentionProducts, Heads
@@ -23,7 +23,7 @@ from loralith.spec.scheme import Role, SchemeError
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["Attend", "MappedAttention", "Processor", "exponentials", "score_gradient"]
+__all__ = ["Attend", "AttentionHeads", "MappedAttention", "Processor", "exponentials", "score_gradient"]
 
 Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 """(q [n, Tq, d], k, v [n, Tk, d], scale, mask or None) to softmax(scale q k^T + mask) v, [n, Tq, d]."""
@@ -113,7 +113,7 @@ class DeviceProcessor(Processor):
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, layer: MappedAttention, keep: bool, place: Place
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, layer: AttentionHeads, keep: bool, place: Place
     ) -> Tensor:  # type: ignore[override]
         need_q, need_k, need_v = (keep and need for need in ctx.needs_input_grad[:3])
         # dQ reads K, dK reads Q, both read P and V; dV reads P.
@@ -139,12 +139,11 @@ class _Attend(torch.autograd.Function):
         return *results, None, None, None, None, None
 
 
-class MappedAttention(Mapped):
-    """The products of an attention module. Its projections are modules of their own."""
+class AttentionHeads(Mapped):
+    """The products of an attention module, whatever calls them. Its projections are modules of their own."""
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
         super().__init__(attachment, index, choice)
-        assert isinstance(choice.module, Attention)
         try:
             self.products = AttentionProducts(attachment.device, attachment.scheme, index)
         except SchemeError as error:
@@ -153,32 +152,7 @@ class MappedAttention(Mapped):
         if attachment.observer:
             attachment.observer.frozen(index, self.name, choice.module, attachment.scheme)
 
-    def install(self) -> None:
-        self.forward_function = DeviceForward(self.module, self.run)
-        self.forward_function.install()
-        self._process(self.module.processor)
-
-    def _process(self, original: Any) -> None:
-        self.processor = DeviceProcessor(cast(Attend, torch.compiler.disable(self._attend)), self.name, original)
-        self.module.processor = self.processor
-
-    def remove(self) -> None:
-        if self.module.processor is self.processor:
-            self.module.processor = self.processor.original
-        self.forward_function.remove()
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        found = self.module.processor
-        if found is not self.processor:
-            if type(found) not in PROCESSORS:
-                raise AttachError(
-                    f"{self.name}: its processor is {type(found).__name__} since the model was attached; "
-                    f"set {' or '.join(kind.__name__ for kind in PROCESSORS)}, or detach and attach again"
-                )
-            self._process(found)
-        return self.forward_function.plain(*args, **kwargs)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         place = self.place(q)
         with self.attachment.device.lock:
             return _Attend.apply(q, k, v, scale, mask, self, torch.is_grad_enabled(), place)  # type: ignore[return-value]
@@ -252,3 +226,32 @@ class MappedAttention(Mapped):
                         seen(name, {"dS": ds}, values)
             self._losses(heads)
         return results.get("dQ"), results.get("dK"), results.get("dV")
+
+
+class MappedAttention(AttentionHeads):
+    """diffusers' `Attention` with one of `PROCESSORS`."""
+
+    def install(self) -> None:
+        self.forward_function = DeviceForward(self.module, self.run)
+        self.forward_function.install()
+        self._process(self.module.processor)
+
+    def _process(self, original: Any) -> None:
+        self.processor = DeviceProcessor(cast(Attend, torch.compiler.disable(self.attend)), self.name, original)
+        self.module.processor = self.processor
+
+    def remove(self) -> None:
+        if self.module.processor is self.processor:
+            self.module.processor = self.processor.original
+        self.forward_function.remove()
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.module.processor
+        if found is not self.processor:
+            if type(found) not in PROCESSORS:
+                raise AttachError(
+                    f"{self.name}: its processor is {type(found).__name__} since the model was attached; "
+                    f"set {' or '.join(kind.__name__ for kind in PROCESSORS)}, or detach and attach again"
+                )
+            self._process(found)
+        return self.forward_function.plain(*args, **kwargs)

@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loralith.mapping.attachment import Attachment
-from loralith.mapping.kinds.attention_modules import Processor
+from loralith.mapping.kinds.function_attention import put_attention
 from loralith.mapping.select import Choice, select
 
 __all__ = ["PARTS", "Account", "measure"]
@@ -126,7 +126,7 @@ def _attributed(choices: list[Choice], saved: _Saved) -> Iterator[None]:
     undo: list[Callable[[], None]] = []
     for choice in choices:
         module: Any = choice.module
-        if choice.kind == "attention":
+        if choice.kind == "attention" and not choice.reason:
 
             def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
                 with saved.by("attention"):
@@ -134,9 +134,8 @@ def _attributed(choices: list[Choice], saved: _Saved) -> Iterator[None]:
                     scores = torch.baddbmm(start, q, k.mT, beta=0 if mask is None else 1, alpha=scale)
                     return torch.bmm(scores.softmax(dim=-1), v)
 
-            original, module.processor = module.processor, Processor(attend, choice.name, module.processor)
-            undo.append(lambda module=module, original=original: setattr(module, "processor", original))
-        elif choice.kind != "other":
+            undo.append(put_attention(module, choice.name, attend))
+        elif choice.kind not in ("other", "attention"):
 
             def forward(*args: Any, kind: str = choice.kind, inner: Callable[..., Any] = module.forward, **kwargs: Any) -> Any:
                 with saved.by(kind):

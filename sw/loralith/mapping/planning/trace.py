@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loralith.errors import LoralithError
 from loralith.formats.unet_config import Source
-from loralith.mapping.kinds.attention_modules import Processor
 from loralith.mapping.kinds.frozen_modules import window_of
-from loralith.mapping.select import Choice, select
+from loralith.mapping.kinds.function_attention import put_attention
+from loralith.mapping.select import ONLY_LORA, Choice, select
 
 __all__ = ["Product", "Step", "Trace", "trace", "trace_model"]
 
@@ -102,7 +102,7 @@ class _Recorder:
         self.undo: list[Callable[[], None]] = []
         for choice in choices:
             if choice.kind == "attention":
-                if not choice.reason or choice.reason == "only LoRA layers are mapped":
+                if not choice.reason or choice.reason == ONLY_LORA:
                     self._attention(choice)
             elif choice.kind != "other":
                 handle = choice.module.register_forward_hook(self._layer(choice))
@@ -131,8 +131,6 @@ class _Recorder:
         return hook
 
     def _attention(self, choice: Choice) -> None:
-        module: Any = choice.module
-
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
             sizes = {"n": len(q), "Tq": q.shape[1], "Tk": k.shape[1], "d": q.shape[2]}
             gradients = "".join(name for name, tensor in zip("QKV", (q, k, v), strict=True) if tensor.requires_grad)
@@ -140,8 +138,7 @@ class _Recorder:
             scores = q @ k.mT * scale
             return (scores if mask is None else scores + mask).softmax(dim=-1) @ v
 
-        original, module.processor = module.processor, Processor(attend, choice.name, module.processor)
-        self.undo.append(lambda: setattr(module, "processor", original))
+        self.undo.append(put_attention(choice.module, choice.name, attend))
 
 
 def trace(model: nn.Module, loss: Callable[[], Tensor], modules: str) -> Trace:
