@@ -88,8 +88,9 @@ def folded_tile() -> Waves:
         Wave("last", [a & b for a, b in zip(valid, last, strict=True)]),
     ]
     notes = (
-        "The same tile of 2 columns and 5 products an element, with fold 1 and then with fold 2. A step of fold 2 reads two k at once,",
-        "one for each group of columns, so that 3 steps do; the last one has but one k left (depth). CLEAR starts the sums.",
+        "The same tile of 2 columns and 5 products an element, with fold 1 and then with fold 2. A step of fold 2 reads two k at",
+        "once, one for each group of columns, so that 3 steps do; the last one has but one k left (depth). CLEAR starts the sums.",
+        "A tile may not end sooner than the drain can take it (`TileSpacing`): the last step waits.",
     )
     return Waves("The steps of a tile, not folded and folded", waves, notes, column=54)
 
