@@ -3,8 +3,8 @@
 The text is TOML:
 
 - `title`: what the picture shows.
-- `[boxes]`: `name = {at = [column, row], size = [columns, rows], text = "one line|another"}`, in cells of the grid. `text` is the name where
-  it is left out. `kind = "group"` is a frame with its text in the upper left corner, `kind = "memory"` a shaded box.
+- `[boxes]`: `name = {at = [column, row], size = [columns, rows], text = "one line|another"}`, in cells of the grid. `text` is the name
+  where it is left out. `kind = "group"` is a frame with its text in the upper left corner, `kind = "memory"` a shaded box.
 - `arrows`: lists `[from, to]` or `[from, to, label]`. A table of options may follow: `at`, the row or column of the line where it is not in
   the middle of what both boxes span; `both = true`, heads at both ends.
 
