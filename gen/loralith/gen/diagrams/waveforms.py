@@ -20,7 +20,7 @@ __all__ = ["WAVEFORMS", "folded_tile", "skid_buffer"]
 
 def skid_buffer() -> Waves:
     """Words A, B, ... come whenever they may, and the reader stalls for three cycles."""
-    dut = SkidBuffer(unsigned(8))
+    dut: Any = SkidBuffer(unsigned(8))
     ready, cycles, names = (1, 1, 1, 0, 0, 0, 1, 1, 1, 1), 10, "ABCDEF"
     seen: list[tuple[int, ...]] = []
 
@@ -51,7 +51,7 @@ def skid_buffer() -> Waves:
 def folded_tile() -> Waves:
     """The sequencer's steps of the same tile, of 5 products an element and 2 columns: with fold 1, and then with fold 2."""
     config = PRESETS["tiny"]
-    dut = Sequencer(config)
+    dut: Any = Sequencer(config)
     depth = 5
     plans: list[dict[str, Any]] = [
         {"fold_log2": fold, "m_rows": config.rows, "n_cols": 2, "k0": depth, "steps0": -(-depth >> fold)} for fold in (0, 1)
