@@ -25,7 +25,7 @@ from typing import Any
 from loralith.files import FileError, check_output, write_text
 from loralith.spec.config import ConfigError, load_config
 
-TEXTS: tuple[str, ...] = ("c_header", "configuration", "link", "markdown", "svd", "description", "latencies", "mutants")
+TEXTS: tuple[str, ...] = ("c_header", "configuration", "link", "markdown", "svd", "description", "latencies", "mutants", "diagrams")
 """Modules of this package that emit committed texts."""
 
 GENERATED: tuple[str, ...] = ("docs/generated", "sw/include")
