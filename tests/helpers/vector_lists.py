@@ -55,9 +55,9 @@ class Draw:
         self.commands.append(Command.make(opcode, **{name: int(value) for name, value in fields.items() if value}))
 
     def scalars(self) -> None:
-        """0..7 powers of two that are scales and bounds, 8..15 numbers, 24..31 bounds above every sum's terms."""
+        """0..7 powers of two that are scales and bounds, 8..15 numbers, 24..31 bounds of sums' terms."""
         scales = b"".join(struct.pack("<f", 2.0 ** self.rng.randint(-8, 0)) for _ in range(8))
-        data = scales + float_bytes(self.rng, 16) + struct.pack("<f", 2.0**60) * 8
+        data = scales + float_bytes(self.rng, 16) + b"".join(struct.pack("<f", 2.0 ** self.rng.randint(4, 24)) for _ in range(8))
         self.add(Opcode.LOAD, target=LoadTarget.SCALARS, address=self.place(data), rows=1, row_bytes=len(data))
 
     def key(self) -> None:

@@ -214,9 +214,9 @@ def word(rng: random.Random) -> int:
 
 
 def machine(rng: random.Random) -> Machine:
-    """Small numbers everywhere; the last eight scalars are bounds above any sum's terms."""
+    """Small numbers everywhere; the last eight scalars are bounds of sums' terms."""
     memories = [[[word(rng) for _ in range(LANES)] for _ in range(depth)] for depth in DEPTHS]
-    scalars = [word(rng) for _ in range(24)] + [200 << 16] * 8
+    scalars = [word(rng) for _ in range(24)] + [rng.randint(130, 150) << 16 for _ in range(8)]
     return Machine(memories, scalars, [[word(rng) for _ in range(LANES)] for _ in range(4)])
 
 

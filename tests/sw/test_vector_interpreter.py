@@ -11,6 +11,7 @@ import pytest
 from helpers.vector_machine import DEPTHS, LANES, Machine, legal, same
 from loralith.device.interpreter import vector
 from loralith.device.interpreter.onchip import Memories
+from loralith.device.interpreter.vector_transfers import VectorFault
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check, Code
 from loralith.spec.vector import numbers
@@ -82,15 +83,31 @@ COPY = {"x_source": Source.V0, "target": Target.V1}
     [
         ({"x_source": Source.V0, "function": Function.RECIPROCAL}, {}, (Code.VECTOR_RANGE, Check.NONE)),
         ({"x_source": 6}, {}, (Code.BAD_FIELD, Check.PROGRAM)),
+        ({"x_source": Source.ROW_MAX}, {}, (Code.BAD_FIELD, Check.PROGRAM)),
+        ({"x_source": Source.V0, "target": Target.LEFT}, {}, (Code.BAD_FIELD, Check.PROGRAM)),
         ({"x_source": Source.V0, "y_source": Source.V0}, {}, (Code.BAD_FIELD, Check.PROGRAM)),
         (COPY, {"inner": DEPTHS[1] + 1}, (Code.SCRATCHPAD_BOUNDS, Check.V1)),
         ({"x_source": Source.OUT32}, {"inner": 1 << 12}, (Code.SCRATCHPAD_BOUNDS, Check.OUT)),
+        (
+            {"x_source": Source.V0, "function": Function.RECIPROCAL, "target": Target.V1},
+            {"inner": DEPTHS[1] + 1},
+            (Code.VECTOR_RANGE, Check.NONE),
+        ),
     ],
-    ids=["1 / 0", "unknown source", "one memory twice", "beyond V1", "beyond the output buffer"],
+    ids=[
+        "1 / 0",
+        "unknown source",
+        "row maxima",
+        "left scratchpad",
+        "one memory twice",
+        "beyond V1",
+        "beyond the output buffer",
+        "1 / 0 ahead of a word beyond V1",
+    ],
 )
 def test_a_fault_names_its_instruction(code: dict[str, int], command: dict[str, int], expected: tuple[Code, Check]) -> None:
     zeros = Machine([[[0] * LANES for _ in range(depth)] for depth in DEPTHS], [numbers.ONE] * 32)
     memories = memories_of(zeros, 2, [{"x_source": Source.SCALAR}, code])
-    with pytest.raises(vector.VectorFault) as raised:
+    with pytest.raises(VectorFault) as raised:
         vector.run_vector(fields_of(COMMAND | command), memories, CONFIG)
     assert (raised.value.code, raised.value.detail, raised.value.instruction) == (*expected, 3)

@@ -13,7 +13,8 @@ from loralith.device.interpreter import units
 from loralith.device.interpreter.axi_bursts import beats, bursts
 from loralith.device.interpreter.command_checks import UNITS, dram_row_bytes, first_fault, opcode_of, reserved_bits, unpack_fields
 from loralith.device.interpreter.onchip import Memories
-from loralith.device.interpreter.vector import VectorFault, run_vector
+from loralith.device.interpreter.vector import run_vector
+from loralith.device.interpreter.vector_transfers import VectorFault
 from loralith.device.run_status import Counters, RunResult, Status
 from loralith.spec.commands import COMMAND_BYTES, SEMAPHORE_MAX, SEMAPHORES, Opcode
 from loralith.spec.config import Config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loralith.compiler.step.emitter import Emitter, Region
 from loralith.compiler.step.instructions import Program, instruction
@@ -170,9 +170,10 @@ def run_chain(
     work: Region,
     outer: int,
     inner: int,
-    **more: object,
+    **more: Any,
 ) -> None:
-    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``."""
+    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``; ``more``: of
+    `Emitter.vector`."""
     for number, part in enumerate(parts_of(chain)):
         places: dict[int, int] = {}
         roles: dict[object, int] = {}
@@ -197,4 +198,4 @@ def run_chain(
                 fields[name] = e.scalar(role, scalar.key, scalar.address)
             code.append(instruction(**fields))
         program: Program = tuple(code)
-        e.vector(program, regions, outer, inner, **more)  # type: ignore[arg-type]
+        e.vector(program, regions, outer, inner, **more)

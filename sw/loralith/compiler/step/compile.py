@@ -208,7 +208,7 @@ class _Compiler:
 
     def _realize(self, name: str, chain: _Chain, draw: Draw | None = None) -> View:
         last = chain.steps[-1].op if chain.steps else None
-        format = {Op.BRAIN: VectorFormat.BF16, Op.QUANTIZE: VectorFormat.INT8}.get(last, VectorFormat.FP32)  # type: ignore[arg-type]
+        format = VectorFormat.BF16 if last is Op.BRAIN else VectorFormat.INT8 if last is Op.QUANTIZE else VectorFormat.FP32
         if isinstance(chain.source, View):
             views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
             return elementwise(self.e, name, views, chain.steps, format, draw)

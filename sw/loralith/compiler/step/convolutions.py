@@ -41,17 +41,13 @@ class Ring:
     pitch: int
     channels: int
 
-    @staticmethod
-    def key(n: int, h: int, w: int, channels: int, pitch: int, before: tuple[int, int], step: tuple[int, int], plane: int) -> tuple:
-        return (n, h, w, channels, pitch, before, step, plane)
-
 
 class Rings:
     """Padded buffers by their geometry: each is written where its tensor lies and zero elsewhere, for as long as the step runs."""
 
     def __init__(self, e: Emitter) -> None:
         self.e = e
-        self._made: dict[tuple, Buffer] = {}
+        self._made: dict[tuple[int, ...], Buffer] = {}
 
     def fill(self, planes: Sequence[View], sizes: tuple[int, int], before: tuple[int, int], step: tuple[int, int]) -> Ring:
         """``planes`` [N, C, H, W] into padded images of ``sizes``."""
@@ -61,7 +57,7 @@ class Rings:
         pitch = -(-c // e.config.bus_bytes) * e.config.bus_bytes
         buffers = []
         for plane, view in enumerate(planes):
-            key = Ring.key(n, H, W, c, pitch, (*before, h, w), step, plane)  # type: ignore[arg-type]
+            key = (n, H, W, c, pitch, *before, h, w, *step, plane)
             if key not in self._made:
                 # A transposed LOAD of whole rows reads past the last pixel by as much as the kernel is wide.
                 buffer = e.buffer(

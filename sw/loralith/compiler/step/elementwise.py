@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loralith.compiler.step.chains import Scalar, Step, instructions_of, run_chain
 from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
@@ -185,7 +186,7 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
             for start in range(0, run, chunk):
                 size = min(chunk, run - start)
                 x, tiles, work = kernel.load([s + first * o[-2] + start * o[-1] for s, o in zip(starts, ops, strict=True)], count, size)
-                more: dict[str, object] = {}
+                more: dict[str, Any] = {}
                 if draw is not None:
                     quads = -(-run // HASH_LANES)
                     base = (row_number + first) * quads + start // HASH_LANES

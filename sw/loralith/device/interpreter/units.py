@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from loralith.device.arithmetic import exact_product, hash_indices, requantize_array
 from loralith.device.interpreter.command_checks import dram_row_bytes
 from loralith.device.interpreter.onchip import Memories
-from loralith.device.interpreter.vector import load_vector, store_vector
+from loralith.device.interpreter.vector_transfers import load_vector, store_vector
 from loralith.spec.commands import STAT_BYTES, LoadTarget, OutMode, ScaleMode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.numerics import SHIFT_MAX, least_shift

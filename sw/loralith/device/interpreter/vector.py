@@ -1,4 +1,4 @@
-"""The vector unit on numpy arrays: LOAD and STORE of its memories, and VECTOR, as docs/machine.md and docs/vector_unit.md define them."""
+"""VECTOR on numpy arrays, as docs/machine.md and docs/vector_unit.md define it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from loralith.device.interpreter import vector_arithmetic as arithmetic
 from loralith.device.interpreter.onchip import Memories, VectorMemories
-from loralith.spec.commands import FORMAT_BYTES, LoadTarget, StoreSource, VectorFormat
+from loralith.device.interpreter.vector_transfers import VectorFault
 from loralith.spec.config import Config
 from loralith.spec.numerics import hash32
 from loralith.spec.status import Check, Code
 from loralith.spec.vector.numbers import BIAS, BRAIN_BITS, FRACTION_BITS, SUM_FRACTION_BITS, RangeError, from_integer
 from loralith.spec.vector.program import (
-    INSTRUCTION,
-    INSTRUCTION_BYTES,
     Format,
     Function,
     Operand,
@@ -26,7 +24,7 @@ from loralith.spec.vector.program import (
     Target,
 )
 
-__all__ = ["VectorFault", "load_vector", "run_vector", "store_vector"]
+__all__ = ["run_vector"]
 
 Fields = Mapping[str, int]
 Words = NDArray[np.uint32]
@@ -35,73 +33,6 @@ Values = NDArray[np.float64]
 _SUMS = (Reduce.SUM_LANE, Reduce.SUM_ALL)
 _OVER_LANES = (Reduce.SUM_ALL, Reduce.MAX_ALL, Reduce.TOP_ALL)
 _NEVER = -1
-
-
-class VectorFault(Exception):
-    """What ends the list: a code, a detail and the number of the instruction."""
-
-    def __init__(self, code: Code, detail: Check, instruction: int = 0) -> None:
-        super().__init__(f"{code.name} in instruction {instruction}")
-        self.code, self.detail, self.instruction = code, detail, instruction
-
-
-def _from_dram(rows: NDArray[np.uint8], form: VectorFormat) -> Words:
-    """[rows, elements]. Raises VectorFault for an infinity or a NaN."""
-    rows = np.ascontiguousarray(rows)
-    if form is VectorFormat.INT8:
-        return arithmetic.words_of(rows.view(np.int8).astype(np.float64))
-    words = rows.view("<u2").astype(np.uint32) << 9 if form is VectorFormat.BF16 else rows.view("<u4") >> 7
-    exponents = words >> FRACTION_BITS & 0xFF
-    if (exponents == 0xFF).any():
-        raise VectorFault(Code.VECTOR_RANGE, Check.NONE)
-    return np.where(exponents == 0, 0, words).astype(np.uint32)
-
-
-def load_vector(c: Fields, rows: NDArray[np.uint8], vector: VectorMemories) -> None:
-    """Run a LOAD with a target of the vector unit; ``rows`` is what it reads. Raises VectorFault."""
-    target, base = LoadTarget(c["target"]), c["base"]
-    if target is LoadTarget.KEY:
-        vector.key = [int(x) for x in np.ascontiguousarray(rows[0]).view("<u4")]
-    elif target is LoadTarget.PROGRAM:
-        data = rows[0].tobytes()
-        for i in range(len(data) // INSTRUCTION_BYTES):
-            vector.program[base + i] = INSTRUCTION.unpack(data[i * INSTRUCTION_BYTES : (i + 1) * INSTRUCTION_BYTES])
-    elif target is LoadTarget.SCALARS:
-        words = _from_dram(rows, VectorFormat.FP32)[0]
-        vector.scalars[base : base + len(words)] = words
-    else:
-        memory = vector.scratchpads[target - LoadTarget.V0]
-        words = _from_dram(rows, VectorFormat(c["format"]))
-        if c["broadcast"]:
-            lines = np.repeat(words[:, :, None], vector.lanes, axis=2)
-        else:
-            lines = np.zeros((len(words), -(-words.shape[1] // vector.lanes) * vector.lanes), np.uint32)
-            lines[:, : words.shape[1]] = words
-            lines = lines.reshape(len(words), -1, vector.lanes)
-        for i, line in enumerate(lines):
-            first = base + i * c["block_stride"]
-            memory[first : first + len(line)] = line
-
-
-def store_vector(c: Fields, target: NDArray[np.int8], vector: VectorMemories) -> None:
-    """Run a STORE with a source of the vector unit into ``target``, int8 [rows, row_bytes]."""
-    source, base = StoreSource(c["source"]), c["base"]
-    if source is StoreSource.SCALARS:
-        scalars = vector.scalars[base : base + target.shape[1] // 4]
-        target[0] = arithmetic.floats_of(scalars).view(np.int8)
-        return
-    memory, form = vector.scratchpads[source - StoreSource.V0], VectorFormat(c["format"])
-    count = target.shape[1] // FORMAT_BYTES[form]
-    for i, row in enumerate(target):
-        first = base + i * c["block_stride"]
-        lines = memory[first : first + (count if c["broadcast"] else -(-count // vector.lanes))]
-        words = lines[:, 0] if c["broadcast"] else lines.reshape(-1)[:count]
-        if form is VectorFormat.FP32:
-            row[:] = arithmetic.floats_of(words).view(np.int8)
-        elif form is VectorFormat.BF16:
-            row[:] = (words >> 9).astype("<u2").view(np.int8)
-        else:
-            row[:] = words.astype(np.uint8).view(np.int8)
 
 
 def _meaningless(code: Fields) -> bool:
@@ -184,8 +115,10 @@ class _Run:
             self.vector.registers[number] = register[-1]
         return self.clipped
 
-    def _block(self, code: Fields, outer: NDArray[np.int64]) -> _Block:
-        inner = np.arange(1 if code["once"] else self.c["inner"])[None]
+    def _block(self, code: Fields, outer: NDArray[np.int64], inner: NDArray[np.int64] | None = None) -> _Block:
+        """``inner`` None: all inner iterations."""
+        if inner is None:
+            inner = np.arange(1 if code["once"] else self.c["inner"])[None]
         if self.c["partial_inner"]:
             partial = (inner == self.c["inner"] - 1) & (not code["once"]) & (outer >= 0)
         else:
@@ -213,8 +146,8 @@ class _Run:
             if code["reduce"] and code["over_outer"]:
                 if not code["reduce_to"]:
                     return False
-            elif self._register(code) is not None:
-                written.add(self._register(code))  # type: ignore[arg-type]
+            elif (register := self._register(code)) is not None:
+                written.add(register)
             if code["reduce_to"] and code["reduce"] and not code["over_outer"]:
                 return False
         for code in self.program:
@@ -252,14 +185,22 @@ class _Run:
         self.number = self.c["first"] + at
         if _meaningless(code):
             raise VectorFault(Code.BAD_FIELD, Check.PROGRAM, self.number)
+        try:
+            self._words(at, code, block)
+        except VectorFault:  # nothing is written yet; of several faults that of the first word counts
+            for inner in range(block.inner.shape[1] if len(block.outer) == 1 else 0):
+                self._words(at, code, self._block(code, block.outer, np.array([[inner]])))
+            raise
+        if code["reduce"] and (block.last or not code["over_outer"]):
+            self._reduced(at, code)
+
+    def _words(self, at: int, code: Fields, block: _Block) -> None:
         x, y = (self._stream(code, code[f"{name}_source"], code[f"{name}_region"], block) for name in "xy")
         targets = self._target_places(code, block)
         value = self._chain(code, x, y, block)
         words, integers = self._rounded(code, value, block)
         self._reduce_words(at, code, value, integers, block)
         self._write(code, words, targets)
-        if code["reduce"] and (block.last or not code["over_outer"]):
-            self._reduced(at, code)
 
     def _fault_where(self, wrong: NDArray[np.bool_], block: _Block) -> None:
         if (wrong & block.live).any():
