@@ -19,16 +19,18 @@ MEMORIES = {StoreSource.V0: 0, StoreSource.V1: 1}
 
 
 def word(rng: random.Random, form: VectorFormat) -> int:
-    """A number; or, of INT8, what an instruction leaves of one."""
+    """Any bits, the exponents at the edges among them; or, of INT8, what an instruction leaves of a number."""
     if form is VectorFormat.INT8:
         return rng.randrange(256)
     exponent = rng.choice([0, 1, 127, 254, rng.randrange(1, 255)])
-    return rng.getrandbits(1) << 24 | exponent << 16 | rng.getrandbits(16) if exponent else 0
+    return rng.getrandbits(1) << 24 | exponent << 16 | rng.getrandbits(16)
 
 
 def element(value: int, form: VectorFormat) -> bytes:
     if form is VectorFormat.INT8:
         return bytes([value & 0xFF])
+    if form is VectorFormat.FP32 and not value >> 16 & 0xFF:
+        value = 0  # a word with the exponent field 0 is zero, whatever its other bits say
     return (value << 7).to_bytes(4, "little")[4 - FORMAT_BYTES[form] :]
 
 
