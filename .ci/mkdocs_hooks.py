@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+
+FOLDERS = ("sw", "gen", "hw", "verif")
+"""Those of the modules under the name `loralith`."""
 
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "examples/README.md": "examples.md"}
 """Files outside docs/ that are pages, and the pages' names."""
@@ -49,14 +52,23 @@ FENCES = {".py": "python", ".toml": "toml", ".md": "markdown", ".json": "json", 
 def on_config(config: MkDocsConfig) -> None:
     """Copy the modules into one tree, and list the packages in the navigation."""
     tree = ROOT / "build" / "api"
-    shutil.rmtree(tree, ignore_errors=True)
-    for folder in ("sw", "gen", "hw", "verif"):
-        for path in (ROOT / folder / "loralith").rglob("*.py"):
-            copy = tree / path.relative_to(ROOT / folder)
+    # Nothing that another build may be reading goes away: files are replaced whole, and only where they differ.
+    wanted = {path.relative_to(ROOT / folder): path for folder in FOLDERS for path in (ROOT / folder / "loralith").rglob("*.py")}
+    contents = {name: path.read_bytes() for name, path in wanted.items()}
+    # Some folders have no __init__.py, and would be no package to the reader of docstrings.
+    contents |= {
+        folder / "__init__.py": b"" for name in wanted for folder in name.parents if folder.name and folder / "__init__.py" not in wanted
+    }
+    for name, content in contents.items():
+        copy = tree / name
+        if not copy.is_file() or copy.read_bytes() != content:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-    for folder in [path for path in tree.rglob("*") if path.is_dir()]:
-        (folder / "__init__.py").touch()  # some folders have none, and would be no package to the reader of docstrings
+            new = copy.with_suffix(f".{os.getpid()}")
+            new.write_bytes(content)
+            new.replace(copy)
+    for path in tree.rglob("*.py"):
+        if path.relative_to(tree) not in contents:
+            path.unlink(missing_ok=True)
     for entry in config.nav or []:
         if "API" in entry:
             entry["API"] = [{name: f"api/{name}.md"} for name in PACKAGES]

@@ -46,7 +46,7 @@ def test_text_is_readable() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("LOAD rows=1\nJUMP", "line 2: expected one of LOAD, COMPUTE, STORE, not 'JUMP'"),
+        ("LOAD rows=1\nJUMP", "line 2: expected one of LOAD, COMPUTE, STORE, VECTOR, not 'JUMP'"),
         ("LOAD colour=1", "line 1: LOAD has no field 'colour'"),
         ("LOAD rows", "line 1: expected name=value, not 'rows'"),
         ("LOAD rows=1 rows=2", "line 1: rows stands twice"),

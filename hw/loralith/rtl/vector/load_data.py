@@ -17,7 +17,7 @@ from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
 from loralith.spec.vector.numbers import BIAS, EXPONENT_BITS, FRACTION_BITS, WORD_BITS
 
-__all__ = ["ElementPosition", "ElementPositions", "VectorLoadData", "WordGatherer", "element_log2"]
+__all__ = ["ElementPosition", "ElementPositions", "VectorLoadData", "ElementGatherer", "element_log2"]
 
 
 def element_log2(form: Value) -> Value:
@@ -111,7 +111,7 @@ class ElementPositions(wiring.Component):
         return m
 
 
-class WordGatherer(wiring.Component):
+class ElementGatherer(wiring.Component):
     """Makes words of elements, in two stages: elements of a bus word to lanes, then their numbers into a word.
 
     Members:
@@ -253,7 +253,7 @@ class VectorLoadData(wiring.Component):
         m = Module()
         config, load = self._config, self.transfers.payload
         m.submodules.positions = positions = ElementPositions(config)
-        m.submodules.gatherer = gatherer = WordGatherer(config)
+        m.submodules.gatherer = gatherer = ElementGatherer(config)
         m.submodules.errors = errors = BeatErrors(config)
         shape = data.StructLayout({"address": 16, "last": 1, "word": config.vector_lanes * WORD_BITS, "raw": 32})
         m.submodules.write_skid = write_skid = SkidBuffer(shape)  # cuts the path from the memories' ready

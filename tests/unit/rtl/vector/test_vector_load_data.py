@@ -6,7 +6,7 @@ import struct
 import pytest
 from amaranth.sim import Simulator
 
-from loralith.rtl.vector.load_data import ElementPositions, VectorLoadData, WordGatherer
+from loralith.rtl.vector.load_data import ElementGatherer, ElementPositions, VectorLoadData
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
@@ -290,7 +290,7 @@ def test_positions_count_the_groups_of_a_load(config):
 
 def test_a_gatherer_rests_while_it_is_not_enabled_and_forgets_at_clear():
     config = CONFIGS[0]
-    dut = WordGatherer(config)
+    dut = ElementGatherer(config)
 
     async def bench(ctx):
         ctx.set(dut.enable, 1)
