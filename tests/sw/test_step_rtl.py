@@ -1,4 +1,7 @@
-"""Two whole training steps of a tiny U-Net, optimizer included, on the RTL: one list each, and the graph's bits."""
+"""Two whole training steps of a tiny U-Net, optimizer included, on the RTL: one list each, and the graph's bits.
+
+`pytest -m slow -s tests/sw/test_step_rtl.py` prints the figures of docs/step.md.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -16,6 +19,7 @@ from loralith.compiler.proof.checker import check
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device import open_device
 from loralith.diffusion.unet import new_unet
+from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import PRESETS
 from loralith.spec.graph import Op
 from loralith.spec.step import StepScheme
@@ -83,3 +87,11 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         written = sum(view.buffer.nbytes for view in programs[1].compiled.inputs.values()) + 8
         assert programs[1].traffic.written == 2 * written
         assert programs[1].traffic.read <= 2 * rtl.config.bus_bytes
+        counted = rtl.last_counters
+        print(
+            f"\n{programs[1].list_bytes // COMMAND_BYTES:,} commands, {counted.cycles:,} cycles a step, {counted.macs:,} multiply-accumulates,"
+        )
+        print(
+            f"array busy in {counted.busy / counted.cycles:.1%} of the cycles, vector unit in {counted.vector_busy / counted.cycles:.1%};"
+        )
+        print(f"host: {programs[1].traffic.written // 2} bytes written and {programs[1].traffic.read // 2} read a step")
