@@ -88,9 +88,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         assert programs[1].traffic.written == 2 * written
         assert programs[1].traffic.read <= 2 * rtl.config.bus_bytes
         counted = rtl.last_counters
-        print(
-            f"\n{programs[1].list_bytes // COMMAND_BYTES:,} commands, {counted.cycles:,} cycles a step, {counted.macs:,} multiply-accumulates,"
-        )
+        print(f"\n{programs[1].list_bytes // COMMAND_BYTES:,} commands, {counted.cycles:,} cycles and {counted.macs:,} products a step,")
         print(
             f"array busy in {counted.busy / counted.cycles:.1%} of the cycles, vector unit in {counted.vector_busy / counted.cycles:.1%};"
         )
