@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers import run_record
 from loralith.toolchain import Verilator, find_verilator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "LORALITH_MUTANT" not in os.environ:  # what tests do on a mutant is a verdict of its own
+        run_record.register(config)
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,8 @@ class Layer:
         sums = v @ self.v if self.window is None else torch.nn.grad.conv2d_input(x.shape, self.v, v, **_places(self.window))
         du = (sums * sv).float()
         d, sd = self._int8(du, Role.DS, step, call)
-        ds_in = ((self._tokens(u) * self._tokens(d)).sum(dim=0) * (torch.full_like(into.double(), su * sd) / into.double())).float()
+        scale = torch.where(into == 0, 0.0, torch.full_like(into.double(), su * sd) / into.double())
+        ds_in = ((self._tokens(u) * self._tokens(d)).sum(dim=0) * scale).float()
         return y.numpy(), (du * wide_in).numpy(), ds_out.numpy(), ds_in.numpy()
 
     def _tokens(self, x: Tensor) -> Tensor:

@@ -1,0 +1,26 @@
+"""`loralith report tests`: CPU seconds of each folder of tests beside its budget, and the most expensive files and tests."""
+
+import argparse
+from typing import Any
+
+from loralith.errors import LoralithError
+from loralith.reports import test_runs
+
+HELP = "CPU seconds of each folder of tests beside its budget, as they last ran in this checkout"
+ON_RTL = True
+SUBJECT = "loralith.reports.test_runs"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=int, default=20, help="how many of the most expensive files and tests are listed (default: 20)")
+    parser.add_argument("--slow", action="store_true", help="the tests of `make test-slow` too, which have no budget")
+
+
+def command(args: argparse.Namespace) -> str:
+    return f"loralith report tests --count {args.count}" + (" --slow" if args.slow else "")
+
+
+def figures(args: argparse.Namespace) -> dict[str, Any]:
+    if args.count < 0:
+        raise LoralithError(f"--count must be at least 0, not {args.count}")
+    return test_runs.figures(args.count, slow=args.slow)
