@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from loralith import open_device
-from loralith.device.base import Device
+from loralith.device.device import Device
 from loralith.lora.codes import quantize_codes
 from loralith.lora.quantize import quantize_weight as host_weight
 from loralith.lora.two_words import WideLinear, quantize_words
