@@ -49,8 +49,21 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
 FENCES = {".py": "python", ".toml": "toml", ".md": "markdown", ".json": "json", ".sh": "sh", ".yml": "yaml"}
 
 
+def on_startup(command: str, dirty: bool) -> None:
+    """Copy the modules before any plugin is configured: the reader of docstrings drops a folder that is not there by then."""
+    _copy_modules()
+
+
 def on_config(config: MkDocsConfig) -> None:
-    """Copy the modules into one tree, and list the packages in the navigation."""
+    """Copy the modules again, as `mkdocs serve` needs after a change, and list the packages in the navigation."""
+    _copy_modules()
+    for entry in config.nav or []:
+        if "API" in entry:
+            entry["API"] = [{name: f"api/{name}.md"} for name in PACKAGES]
+
+
+def _copy_modules() -> None:
+    """Copy the modules of the four folders into one tree."""
     tree = ROOT / "build" / "api"
     # Nothing that another build may be reading goes away: files are replaced whole, and only where they differ.
     wanted = {path.relative_to(ROOT / folder): path for folder in FOLDERS for path in (ROOT / folder / "loralith").rglob("*.py")}
@@ -69,9 +82,6 @@ def on_config(config: MkDocsConfig) -> None:
     for path in tree.rglob("*.py"):
         if path.relative_to(tree) not in contents:
             path.unlink(missing_ok=True)
-    for entry in config.nav or []:
-        if "API" in entry:
-            entry["API"] = [{name: f"api/{name}.md"} for name in PACKAGES]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
