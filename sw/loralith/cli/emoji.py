@@ -22,7 +22,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     part("fetch", "fetch the pictures' packages with npm, and check them")
     train = part("train", "train the stages one after another; Ctrl-C leaves a checkpoint")
     train.add_argument("--preset", choices=("shipped", "tiny"), default="shipped", help="sizes and settings (default: shipped)")
-    train.add_argument("--steps", type=int, default=40_000, help="steps of text encoder and U-Net at which to end (default: 40000)")
+    train.add_argument("--steps", type=int, default=9000, help="steps of text encoder and U-Net at which to end (default: 9000)")
     train.add_argument(
         "--stage",
         choices=("vae", "model", "decoder", "encoder"),
