@@ -36,7 +36,7 @@ QUICK = (
     "loralith report results",
     "loralith report rtl",
 )
-"""Commands of the pages that this file runs. Others run in the tests of their commands, among them test_tutorial.py, test_gen.py and test_plan.py."""
+"""Commands of the pages that are run here. The tests of other commands run them: test_tutorial.py, test_gen.py, test_plan.py and more."""
 
 
 def pages(repo: Path) -> list[Path]:
