@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 CONFIG ?= base
 PYTEST_FLAGS ?=
+# Each worker takes half of the list in its order, and then from the other's end: a fixture of a file is made once, and none waits at the end.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -m pytest -n $(JOBS) --dist worksteal
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
 SIM_BOARD_FLAGS ?=
@@ -53,10 +55,10 @@ sim-board: $(STAMP) ## train on the simulated board, to its pins; SIM_BOARD_FLAG
 	$(BIN)/loralith sim-board $(SIM_BOARD_FLAGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -P -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" tests $(PYTEST_FLAGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
-	$(BIN)/python -P -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+	$(PYTEST) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
 
 soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
 	$(BIN)/loralith soak $(SOAK_FLAGS)
