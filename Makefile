@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim sim-board test test-slow test-outside soak synth gen docs lint format lock clean distclean
+.PHONY: help setup sim sim-board test test-slow test-outside testplan soak synth gen docs lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -59,6 +59,9 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take minutes each
 	$(PYTEST) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+testplan: $(STAMP) ## print which test, property and mutant stands for which feature of the RTL
+	$(BIN)/loralith report testplan
 
 soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
 	$(BIN)/loralith soak $(SOAK_FLAGS)

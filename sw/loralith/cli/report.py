@@ -14,13 +14,13 @@ from pathlib import Path
 from loralith.cli import output
 from loralith.reports import result_files as results
 
-REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "tests", "vector")
+REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "testplan", "tests", "vector")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "report",
-        help="area, energy and memory of a training step, use of the array, which RTL each result is of, the RTL's blocks, cost of tests",
+        help="area, energy and memory of a training step, use of the array, the RTL of each result, its blocks and test plans, cost of tests",
     )
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
