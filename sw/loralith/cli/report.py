@@ -20,7 +20,7 @@ REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "testplan", "
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "report",
-        help="area, energy and memory of a training step, use of the array, the RTL of each result, its blocks and test plans, cost of tests",
+        help="area, energy and memory of a step, use of the array, the RTL of each result, its blocks and test plans, cost of tests",
     )
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
