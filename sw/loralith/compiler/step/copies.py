@@ -240,7 +240,7 @@ class _Elements:
         base = e.base(LoadTarget.V0)
         loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, base, e.capacity(LoadTarget.V0))
         if loaded is not None:
-            e.vector(self.program(), [loaded[0], to], outer[0], inner[0])
+            e.visit(self.program(), [loaded[0], to], outer[0], inner[0])
             return
         (n, s), (m, t) = outer, inner
         if n == 1 and m == 1:

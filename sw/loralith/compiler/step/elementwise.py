@@ -193,7 +193,7 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
                     more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
                 width = -(-size // e.config.vector_lanes)
                 lanes = size - (width - 1) * e.config.vector_lanes
-                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, partial_inner=1, **more)
+                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
                 address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
                 e.store(
                     StoreSource.V0,

@@ -157,6 +157,32 @@ class Emitter:
                 fields[f"region{i}_{name}"] = value & 0xFFFF
         self.emit(Opcode.VECTOR, **fields)
 
+    def visit(
+        self,
+        program: Program,
+        regions: Sequence[Region],
+        outer: int,
+        inner: int,
+        lanes: int = 0,
+        key: tuple[int, int] = (0, 0),
+        index: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        """A VECTOR of ``outer`` rows of ``inner`` words that do not depend on each other; ``lanes``: of a row's last word, 0 for all.
+
+        An outer iteration costs some 60 cycles an instruction, so there are as few as there can be: one where all words lie evenly, else
+        the shorter of the two loops. With the loops exchanged, all words of the last outer iteration are rows' last ones.
+        """
+        base, by_outer, by_inner = index
+        whole = lanes in (0, self.config.vector_lanes)
+        even = all(r.outer == inner * r.inner for r in regions) and by_outer == inner * by_inner
+        if whole and even and outer > 1 and inner > 1:
+            self.vector(program, [Region(r.base, 0, r.inner) for r in regions], 1, outer * inner, key=key, index=(base, 0, by_inner))
+        elif outer > inner:
+            turned = [Region(r.base, r.inner, r.outer) for r in regions]
+            self.vector(program, turned, inner, outer, lanes, key=key, index=(base, by_inner, by_outer))
+        else:
+            self.vector(program, regions, outer, inner, lanes, 1, key, index)
+
     def _resident(self, program: Program) -> int:
         if program not in self._programs:
             if self._next_instruction + len(program) > PROGRAM_INSTRUCTIONS:

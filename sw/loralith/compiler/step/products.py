@@ -245,7 +245,7 @@ class _Matmul:
             partial = min(L, lanes - word * L)
             regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
             x = Region(first, per_column, 0)
-            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial, partial_inner=1)
+            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial)
         size = self.result.size
         address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
         e.store(

@@ -119,18 +119,7 @@ def _part(
 ) -> None:
     """Rows of the source to V0, their results to V1, one a word."""
     lanes = e.config.vector_lanes
-    width = -(-run // lanes)
-    address = source.buffer.address + (source.offset + start) * source.size
-    e.load(
-        LoadTarget.V0,
-        address,
-        rows,
-        run * source.size,
-        stride * source.size,
-        base,
-        block_stride=width if rows > 1 else 0,
-        format=source.buffer.format,
-    )
+    width = _load_rows(e, source, start, rows, run, stride, base)
     fields: dict[str, int] = {}
     if bound is not None:
         fields["s2"] = e.scalar(0, bound.key, bound.address)
@@ -142,6 +131,15 @@ def _part(
     )
     partial = run - (width - 1) * lanes
     e.vector(program, [Region(base, width, 1), Region(target, 1, 0)], rows, width, lanes=partial, partial_inner=1)
+
+
+def _load_rows(e: Emitter, source: View, start: int, rows: int, run: int, stride: int, base: int) -> int:
+    """Rows of ``run`` elements to V0; how many words each takes."""
+    width = -(-run // e.config.vector_lanes)
+    address = source.buffer.address + (source.offset + start) * source.size
+    more = {"block_stride": width} if rows > 1 else {}
+    e.load(LoadTarget.V0, address, rows, run * source.size, stride * source.size, base, format=source.buffer.format, **more)
+    return width
 
 
 def largest(e: Emitter, name: str, view: View) -> View:
@@ -178,24 +176,39 @@ class _Largest:
         *outside, rows, run = self.sizes
         capacity = e.capacity(LoadTarget.V0)
         chunk = min(run, capacity * lanes)
-        most = min(max(1, capacity // -(-chunk // lanes)), self.room - 1)
-        half = e.half
+        most = max(1, capacity // -(-chunk // lanes))
+        half, number = e.half, 0
         for (start,) in offsets(outside, self.strides[:-2]):
             for first in range(0, rows, most):
                 count = min(most, rows - first)
                 for at in range(0, run, chunk):
-                    size = min(chunk, run - at)
-                    if self.used + count > self.room:
+                    if self.used == self.room:
                         self._fold()
                     begin = start + first * self.strides[-2] + at
-                    base = (half ^ 1 if (first // most + at // chunk) & 1 else half) * capacity
-                    _part(e, self.source, begin, count, size, self.strides[-2], base, self.target + self.used, Reduce.MAX_ALL, None, False)
-                    self.used += count
+                    self._tile(begin, count, min(chunk, run - at), (half ^ number & 1) * capacity)
+                    self.used, number = self.used + 1, number + 1
         scalar = e.scalar_result(3)
         program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
         e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
         e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
         e.turn()
+
+    def _tile(self, begin: int, rows: int, run: int, base: int) -> None:
+        """The largest of a tile's elements to the next word of V1."""
+        e, lanes = self.e, self.e.config.vector_lanes
+        width = _load_rows(e, self.source, begin, rows, run, self.strides[-2], base)
+        partial = run - (width - 1) * lanes
+        program = (
+            instruction(x_source=Source.V0, x_region=0, reduce=Reduce.MAX_ALL, over_outer=1, lane=0),
+            instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
+        )
+        target = Region(self.target + self.used)
+        if partial == lanes:
+            e.vector(program, [Region(base, 0, 1), target], 1, rows * width)
+        elif width < rows:  # all words of the last outer iteration are rows' last ones
+            e.vector(program, [Region(base, 1, width), target], width, rows, partial)
+        else:
+            e.vector(program, [Region(base, width, 1), target], rows, width, partial, 1)
 
     def _fold(self) -> None:
         """The largest of V1 becomes its first word."""
