@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from loralith.compiler.step.chains import instructions_of, run_chain
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.products import Epilogue, Operands
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
@@ -72,6 +72,7 @@ class Rings:
         return Ring(tuple(buffers), (n, H, W), pitch, c)
 
 
+@kernel(Work.CONVOLUTION)
 def convolution(
     e: Emitter,
     rings: Rings,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step.instructions import Program
@@ -15,7 +17,39 @@ from loralith.spec.commands import Command, LoadTarget, Opcode, StoreSource, Vec
 from loralith.spec.config import Config
 from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
 
-__all__ = ["NOWHERE", "Emitter", "Region"]
+__all__ = ["NOWHERE", "Emitter", "Region", "Work", "kernel"]
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+class Work(StrEnum):
+    """What a command is part of: the innermost kernel, but of an optimizer's node always that."""
+
+    COPY = "copy"
+    CHAIN = "chain"
+    REDUCTION = "reduction"
+    PRODUCT = "product"
+    CONVOLUTION = "convolution"
+    OPTIMIZER = "optimizer"
+
+
+def kernel(work: Work) -> Callable[[Callable[Concatenate[Emitter, P], R]], Callable[Concatenate[Emitter, P], R]]:
+    """Of a function that writes commands: they are part of ``work``."""
+
+    def decorate(function: Callable[Concatenate[Emitter, P], R]) -> Callable[Concatenate[Emitter, P], R]:
+        @wraps(function)
+        def inside(e: Emitter, *args: P.args, **kwargs: P.kwargs) -> R:
+            outside = e.work
+            if outside is not Work.OPTIMIZER:
+                e.work = work
+            try:
+                return function(e, *args, **kwargs)
+            finally:
+                e.work = outside
+
+        return inside
+
+    return decorate
 
 
 class Region(NamedTuple):
@@ -34,8 +68,8 @@ SCALAR_SETS = 8
 class Emitter:
     """Commands in list order, without tokens.
 
-    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note``, what the commands
-    that follow belong to.
+    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note`` and
+    ``work``, what the commands that follow belong to.
     """
 
     def __init__(self, config: Config, memory: Memory, keep: bool = False) -> None:
@@ -44,6 +78,8 @@ class Emitter:
         self.config, self.memory, self.keep = config, memory, keep
         self.commands: list[Command] = []
         self.notes: list[str] = []
+        self.works: list[Work] = []
+        self.work = Work.COPY
         self.static: dict[int, bytes] = {}
         self.note = ""
         self._pool: dict[bytes, int] = {}
@@ -102,6 +138,7 @@ class Emitter:
     def emit(self, opcode: Opcode, **fields: int) -> None:
         self.commands.append(Command.make(opcode, **{name: int(value) for name, value in fields.items() if value}))
         self.notes.append(self.note)
+        self.works.append(self.work)
 
     def load(self, target: LoadTarget, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
         stride = row_stride if rows > 1 else 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from loralith.compiler.step.chains import Scalar
 from loralith.compiler.step.copies import aligned, copy, offsets
 from loralith.compiler.step.elementwise import layout_order, materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.group_reductions import groups_of, sum_groups
 from loralith.compiler.step.instructions import instruction
+from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, turned_copy
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
@@ -17,6 +20,7 @@ from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
 __all__ = ["largest", "reduce_rows"]
 
 
+@kernel(Work.REDUCTION)
 def reduce_rows(
     e: Emitter, name: str, view: View, dims: Sequence[int], reduce: Reduce, bound: Scalar | None = None, count: bool = False
 ) -> View:
@@ -26,12 +30,22 @@ def reduce_rows(
     """
     kept = [d for d in layout_order(view) if d not in dims and view.shape[d] > 1]
     over = [d for d in layout_order(view) if d in dims and view.shape[d] > 1]
+    if along_lanes(e, view, kept, over):
+        return reduce_lanes(e, name, view, kept, over, reduce, bound, count)
+    groups = None if bound is None else groups_of(e, view, kept, over)
+    if groups is not None and bound is not None:
+        return sum_groups(e, name, view, kept, groups, bound)
     temporary = None
     sizes, strides, rows, row_strides = _rows(view, kept, over)
+    repeated = any(view.strides[d] == 0 for d in over)
+    turned = None if repeated else turned_copy(e, view, kept, over, math.prod(rows), math.prod(sizes))
+    if turned is not None:
+        result = reduce_lanes(e, name, turned, kept, over, reduce, bound, count)
+        e.release(turned.buffer)
+        return result
     if len(sizes) > 1 or strides[-1] != 1 or not aligned(view, row_strides, e.config.bus_bytes):
         whole = View(view.buffer, view.shape, view.strides, view.offset)
         rest = [d for d in range(len(view.shape)) if d not in kept and d not in over]
-        repeated = any(view.strides[d] == 0 for d in over)
         if repeated:
             raise LoralithError(f"{name}: a sum over a dimension that {view.buffer.name} repeats")
         temporary = _rows_copy(e, whole, [*rest, *kept, *over], len(rest) + len(kept))
@@ -142,6 +156,7 @@ def _load_rows(e: Emitter, source: View, start: int, rows: int, run: int, stride
     return width
 
 
+@kernel(Work.REDUCTION)
 def largest(e: Emitter, name: str, view: View) -> View:
     """The largest magnitude of all elements, a scalar."""
     own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
