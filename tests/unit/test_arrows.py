@@ -103,7 +103,7 @@ LAYERS = (
     ("emoji", "shapes", "study"),
     ("cli",),
 )
-COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens",), ("cycles", "proof"), ("schedules", "step"))
+COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens", "vector_timing"), ("cycles", "proof"), ("schedules", "step"))
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
 BOARD_PARTS = (

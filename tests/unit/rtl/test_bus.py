@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.bus import BusSide
 from loralith.rtl.memories import OperandMemory, OutputMemory, Statistics
@@ -13,6 +12,7 @@ from loralith.spec.config import PRESETS, Config
 from loralith.spec.registers import COUNTERS, REGISTERS, address_of
 from loralith.spec.status import Check, Code, Unit
 from loralith.verif.axi_model import AxiLiteHost, AxiMemory, Stalls
+from loralith.verif.block_test import design
 
 BASE, SIZE = 0x1_0000_0000, 1 << 17
 LIST = BASE + SIZE - 0x4000 - 0x40  # so that lists cross 4 KB lines
@@ -26,7 +26,8 @@ class Machine:
 
     def __init__(self, config: Config, stalls: Stalls, seed: int = 0, error=lambda address: 0, compute_cycles: int = 20):
         self.config, self.rng, self.compute_cycles = config, random.Random(seed), compute_cycles
-        self.dut = BusSide(config, OperandMemory.write_delay, OUT_DELAY, STAT_DELAY)
+        self.design = design(BusSide, config, OperandMemory.write_delay, OUT_DELAY, STAT_DELAY)
+        self.dut = self.design.dut
         self.memory = AxiMemory(self.dut.axi, config.bus_bytes, BASE, SIZE, stalls=stalls, seed=seed, error=error)
         self.memory.data[:] = self.rng.randbytes(SIZE)
         self.host = AxiLiteHost(self.dut.control, seed=seed, stall=self.rng.choice([0.0, 0.3]))
@@ -144,13 +145,8 @@ class Machine:
         assert sum(found["n_" + cause] for cause in causes) == found["n_cycles"]
         return found
 
-    def simulate(self, scenario) -> None:
-        sim = Simulator(self.dut)
-        sim.add_clock(1e-6)
-        for process in (self.memory.read_side, self.memory.write_side, self.memories, self.compute):
-            sim.add_testbench(process, background=True)
-        sim.add_testbench(scenario)
-        sim.run()
+    def simulate(self, scenario, *more) -> None:
+        self.design.simulate(scenario, background=(self.memory.read_side, self.memory.write_side, self.memories, self.compute, *more))
 
     def run(self, commands, **registers) -> dict[str, int]:
         result = {}
@@ -289,12 +285,7 @@ def test_cycles_are_counted_from_the_doorbell_to_the_end():
         result = await machine.end(ctx)
         assert result["n_cycles"] == seen[1] - seen[0]
 
-    sim = Simulator(machine.dut)
-    sim.add_clock(1e-6)
-    for process in (machine.memory.read_side, machine.memory.write_side, machine.memories, machine.compute, watch):
-        sim.add_testbench(process, background=True)
-    sim.add_testbench(scenario)
-    sim.run()
+    machine.simulate(scenario, watch)
 
 
 def test_the_fetch_counts_as_waiting_for_loads():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
-from amaranth.sim import Simulator
 
 from loralith.rtl.axi import Axi4ReadSignature
 from loralith.rtl.load import LoadUnit
@@ -16,6 +15,7 @@ from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
 from loralith.verif.axi_model import AxiMemory, Stalls
+from loralith.verif.block_test import design
 
 BASE, SIZE = 0x8_0001_0000, 1 << 16  # not at the start of 4 GB: a bound is compared in halves
 WRITE_DELAY = OperandMemory.write_delay
@@ -166,7 +166,8 @@ def some_load(config: Config, rng: random.Random, index: int) -> Command:
 def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda a: 0, until_fault=False, limit=20_000):
     """Runs the commands; returns (rig's memory, scratchpads, events, fault). Events: ("write" | "done" | "wait", cycle, detail)."""
     rng = random.Random(seed)
-    rig = Rig(config)
+    load = design(Rig, config)
+    rig = load.dut
     unit = rig.unit
     memory = AxiMemory(rig.axi, config.bus_bytes, BASE, SIZE, stalls=stalls, seed=seed, error=error)
     memory.data[:] = rng.randbytes(SIZE)
@@ -224,13 +225,7 @@ def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda 
         result["fault"] = {n: ctx.get(getattr(unit.fault, n)) for n in ("valid", "code", "detail", "command", "address")}
         result["busy"] = ctx.get(unit.control.busy) | ctx.get(rig.master.busy)
 
-    sim = Simulator(rig)
-    sim.add_clock(1e-6)
-    sim.add_testbench(memory.read_side, background=True)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(tokens, background=True)
-    sim.add_testbench(watch)
-    sim.run()
+    load.simulate(watch, background=(memory.read_side, feed, tokens))
     return memory, pads, events, result
 
 
