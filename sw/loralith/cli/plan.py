@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
-    """The step on the device, which has no hardware yet: array, vector unit and bus by the model of docs/step.md."""
+    """A whole step on the device, by the model of docs/step.md: cycles of array, vector unit and bus."""
     from loralith.errors import LoralithError
     from loralith.files import write_json
     from loralith.methods.settings import choose_targets
@@ -94,7 +94,7 @@ def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
     ]
     title = f"A whole step of {source.name}, batch {args.batch}, on {config.name} with {step.lanes} lanes, by a model: cycles"
     output.table(title, columns, rows)
-    print(f"{step.macs:,} MACs in {step.cycles:,} cycles: {step.utilization:.1%} of the array. There is no hardware for this yet.")
+    print(f"{step.macs:,} MACs in {step.cycles:,} cycles: {step.utilization:.1%} of the array, by a model. docs/step_backend.md says what runs.")
     return 0
 
 
