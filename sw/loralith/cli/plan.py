@@ -94,7 +94,7 @@ def whole_step(args: argparse.Namespace, config: Config, source: Source) -> int:
     ]
     title = f"A whole step of {source.name}, batch {args.batch}, on {config.name} with {step.lanes} lanes, by a model: cycles"
     output.table(title, columns, rows)
-    print(f"{step.macs:,} MACs in {step.cycles:,} cycles: {step.utilization:.1%} of the array, by a model. docs/step_backend.md says what runs.")
+    print(f"{step.macs:,} MACs in {step.cycles:,} cycles: {step.utilization:.1%} of the array, by a model; docs/step_backend.md: what runs")
     return 0
 
 

@@ -1,6 +1,7 @@
 """How long a training step takes that never leaves the device, by a model: cycles of the array, of the vector unit and of the bus.
 
-A model on paper, which no hardware has confirmed (docs/step_backend.md says what runs). What it assumes is in docs/step.md; each figure of this file is one of its sentences.
+A model on paper, which no hardware has confirmed; docs/step_backend.md says what runs. What it assumes is in docs/step.md: each figure of
+this file is one of its sentences.
 """
 
 from __future__ import annotations
