@@ -184,7 +184,7 @@ def test_a_seed_draws_the_same_mutants_and_more_of_them() -> None:
     assert many[:5] == few
     assert len({mutant.name for mutant in many}) == 9
     assert drawn("Completion", 5, 8) != few
-    assert few[0].unit == ("test_bus.py", "test_completion.py", "test_load.py")
+    assert few[0].unit == ("test_bus.py", "test_bus_faults.py", "test_completion.py", "test_load.py", "test_load_faults.py")
 
 
 def test_an_unknown_block_is_named() -> None:

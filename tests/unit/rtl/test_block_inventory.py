@@ -34,6 +34,8 @@ def tree(tmp_path: Path) -> list[Path]:
         "rtl/small.py": "class Small:\n    def elaborate(self, platform):\n        return 1\n\n\nclass NoBlock:\n    pass\n",
         "rtl/deep/large.py": "class Large:\n    def elaborate(\n        self, platform\n    ):\n        x = 1\n        return x\n",
         "tests/test_small.py": "from loralith.rtl.small import Small\nfrom elsewhere import Large\n",
+        "tests/test_large.py": "from helpers.rig import Rig\n",
+        "helpers/rig.py": "from loralith.rtl.deep.large import Large\n",
         "proofs/large.py": "def build():\n    from loralith.rtl.deep.large import Large\n",
     }
     for name, text in files.items():
@@ -45,7 +47,7 @@ def tree(tmp_path: Path) -> list[Path]:
 
 def test_lines_and_importers_are_counted(tree: list[Path]) -> None:
     found = [(block.name, block.file, block.lines, block.tests, block.proofs) for block in inventory(*tree)]
-    assert found == [("Large", "deep/large.py", 5, (), ("large.py",)), ("Small", "small.py", 2, ("test_small.py",), ())]
+    assert found == [("Large", "deep/large.py", 5, ("test_large.py",), ("large.py",)), ("Small", "small.py", 2, ("test_small.py",), ())]
     (tree[1] / "test_small.py").unlink()
     assert [block.name for block in inventory(*tree) if not block.checked] == ["Small"]
 

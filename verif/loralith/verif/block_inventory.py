@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from loralith.verif.mutation.tested_blocks import rtl_imports
 
 __all__ = ["LIMIT", "Block", "inventory"]
 
@@ -48,7 +49,7 @@ def inventory(rtl: Path = RTL, tests: Path = TESTS, proofs: Path = PROOFS) -> li
     for folder in (rtl, tests, proofs):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not there; a checkout has it")
-    importers = [_importers(folder) for folder in (tests, proofs)]
+    importers = [_importers(tests, tests.parent / "helpers"), _importers(proofs)]
     found = [
         Block(
             node.name,
@@ -69,16 +70,10 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _importers(folder: Path) -> defaultdict[str, list[str]]:
-    """The files below `folder` that import a name from `loralith.rtl`, by the name."""
+def _importers(folder: Path, helpers: Path | None = None) -> defaultdict[str, list[str]]:
+    """The files below `folder` that import a name from `loralith.rtl`, by the name; what `helpers` import for them counts as well."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.rglob("*.py")):
-        for name in sorted(set(_imported(_tree(path)))):
+        for name in sorted({name for _, name in rtl_imports(path, helpers)}):
             found[name].append(path.relative_to(folder).as_posix())
     return found
-
-
-def _imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loralith.rtl."):
-            yield from (alias.name for alias in node.names)

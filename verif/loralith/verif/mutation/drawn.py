@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
-from pathlib import Path
 
 from .change import MutationError
 from .emission import Emission
 from .generic import draw
 from .mutant_list import CATALOGUE, Mutant, read_catalogue
+from .tested_blocks import rtl_imports
 
 __all__ = ["drawn"]
 
 UNIT_TESTS = CATALOGUE.parents[1] / "unit" / "rtl"
+HELPERS = CATALOGUE.parents[1] / "helpers"
 
 
 def drawn(block: str, count: int, seed: int) -> list[Mutant]:
@@ -47,10 +47,7 @@ def drawn(block: str, count: int, seed: int) -> list[Mutant]:
 def _unit_tests(module: str) -> tuple[str, ...]:
     """The block's own tests: those that import its module, and those that the catalogue's mutants of it name."""
     names = {name for mutant in read_catalogue() if mutant.change and mutant.module == module for name in mutant.unit}
-    return tuple(sorted(names | {path.name for path in UNIT_TESTS.glob("test_*.py") if f"loralith.rtl.{module}" in _imports(path)}))
-
-
-def _imports(path: Path) -> set[str]:
-    return {
-        node.module for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom) and node.module
-    }
+    for path in UNIT_TESTS.glob("test_*.py"):
+        if any(found == f"loralith.rtl.{module}" for found, _ in rtl_imports(path, HELPERS)):
+            names.add(path.name)
+    return tuple(sorted(names))
