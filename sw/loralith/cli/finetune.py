@@ -18,7 +18,6 @@ from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.device.device import Device
     from loralith.methods.settings import FinetuneSettings
     from loralith.training.loop import Progress
 
@@ -81,28 +80,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     method_arguments(parser)
     pipeline_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
-
-
-def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:
-    """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
-    from loralith.mapping.attach_model import attach
-    from loralith.methods import method_class
-
-    def attach_to(model: Any, settings: FinetuneSettings) -> Any:
-        observer = None
-        if settings.modules == "step":
-            from loralith.training.step_training import StepTraining
-            from loralith.training.verification import GraphObserver
-
-            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None)
-        if verify:
-            from loralith.training.verification import ReferenceObserver
-
-            observer = ReferenceObserver()
-        kinds = method_class(settings.method).kinds
-        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
-
-    return attach_to
 
 
 class Bar:
@@ -199,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.formats.run_folder import check_folder
     from loralith.methods.settings import FP32
     from loralith.progress import stop_on_interrupt
+    from loralith.training.attaching import attacher
     from loralith.training.loop import finetune
     from loralith.training.sizes import check_sizes
 
