@@ -31,7 +31,7 @@ class Sizes:
     text_width: int = 192
     text_layers: int = 3
     text_heads: int = 6
-    unet_channels: tuple[int, ...] = (96, 160)
+    unet_channels: tuple[int, ...] = (64, 128)
     unet_layers: int = 1
     unet_groups: int = 16
     head: int = 32

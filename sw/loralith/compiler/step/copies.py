@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import Program, instruction
 from loralith.compiler.step.views import Buffer, View, collapse
 from loralith.errors import LoralithError
@@ -32,6 +32,7 @@ def aligned(view: View, strides: Sequence[int], bus: int) -> bool:
     return (view.buffer.address + view.offset * view.size) % bus == 0 and all(s * view.size % bus == 0 for s in strides)
 
 
+@kernel(Work.COPY)
 def copy(e: Emitter, src: View, dst: View) -> None:
     """``dst`` = ``src``, of the same shape and format, or of words in two formats where none is rounded.
 
@@ -218,6 +219,10 @@ class _Elements:
         *outside, rows, run = sizes
         chunk = run if run <= self.capacity else self.capacity // step * step
         most = max(1, self.capacity // chunk)
+        if rows > most and ss[-2] == 1 != ss[-1]:
+            # What is a row here lies across the source's rows: a box of both, so that what a bus word brings is all taken.
+            most = min(rows, max(1, self.e.config.bus_bytes // self.src.size))
+            chunk = min(run, max(self.capacity // most // step * step, step))
         for from_, to in offsets(outside, ss[:-2], ds[:-2]):
             for first in range(0, rows, most):
                 count = min(most, rows - first)
@@ -240,7 +245,7 @@ class _Elements:
         base = e.base(LoadTarget.V0)
         loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, base, e.capacity(LoadTarget.V0))
         if loaded is not None:
-            e.vector(self.program(), [loaded[0], to], outer[0], inner[0])
+            e.visit(self.program(), [loaded[0], to], outer[0], inner[0])
             return
         (n, s), (m, t) = outer, inner
         if n == 1 and m == 1:
