@@ -68,6 +68,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
     )
+    parser.add_argument(
+        "--steps-per-submission",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of --map step: steps that the device takes from one list (default: 1)",
+    )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
@@ -94,7 +101,7 @@ def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], 
             from loralith.training.step_training import StepTraining
             from loralith.training.verification import GraphObserver
 
-            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None)
+            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None, settings.steps_per_submission)
         if verify:
             from loralith.training.verification import ReferenceObserver
 
@@ -185,6 +192,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
+        steps_per_submission=args.steps_per_submission,
         evaluation=EvaluationSettings(samples=args.samples),
     )
 
