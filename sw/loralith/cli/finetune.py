@@ -75,6 +75,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="of --map step: steps that the device takes from one list (default: 1)",
     )
+    parser.add_argument(
+        "--memory-budget", type=int, metavar="BYTES", help="of --map step: device memory that a step may take (default: all)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
@@ -96,12 +99,14 @@ def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], 
     from loralith.methods import method_class
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
-        observer = None
         if settings.modules == "step":
             from loralith.training.step_training import StepTraining
             from loralith.training.verification import GraphObserver
 
-            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None, settings.steps_per_submission)
+            observer = GraphObserver() if verify else None
+            most, budget = settings.steps_per_submission, settings.memory_budget
+            return StepTraining(device, settings.seed, settings.lr, observer, most, memory_budget=budget)
+        observer = None
         if verify:
             from loralith.training.verification import ReferenceObserver
 
@@ -193,6 +198,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         weight_bits=args.weight_bits,
         verify=args.verify,
         steps_per_submission=args.steps_per_submission,
+        memory_budget=args.memory_budget,
         evaluation=EvaluationSettings(samples=args.samples),
     )
 

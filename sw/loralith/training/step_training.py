@@ -13,7 +13,7 @@ from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
 from loralith.methods.lora import Lora
 from loralith.methods.training_method import Method
-from loralith.progress import every
+from loralith.progress import every, tell
 from loralith.spec.graph import Graph, Op
 from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_step
@@ -45,13 +45,22 @@ class StepTraining:
     """An attachment that takes whole steps: `train` in place of a method's own step.
 
     Parameters: ``device``; ``seed`` of stochastic rounding; ``lr`` of AdamW; ``observer``, or none; ``most``, steps of one submission;
-    ``optimizer``, in place of AdamW. `collect` brings AdamW's moments to the method's own optimizer, of another one the adapter alone.
+    ``optimizer``, in place of AdamW; ``memory_budget``, bytes of device memory that tensors may take, or all that is free.
+    `collect` brings AdamW's moments to the method's own optimizer, of another optimizer the adapter alone.
     """
 
     def __init__(
-        self, device: Device, seed: int, lr: float, observer: StepObserver | None = None, most: int = 1, optimizer: Optimizer | None = None
+        self,
+        device: Device,
+        seed: int,
+        lr: float,
+        observer: StepObserver | None = None,
+        most: int = 1,
+        *,
+        optimizer: Optimizer | None = None,
+        memory_budget: int | None = None,
     ) -> None:
-        self.device, self.observer, self.seed, self.most = device, observer, seed, most
+        self.device, self.observer, self.seed, self.most, self.memory_budget = device, observer, seed, most, memory_budget
         self.optimizer = optimizer or AdamW(lr)
         self.program: StepProgram | None = None
         self._before = device.counters()
@@ -104,6 +113,7 @@ class StepTraining:
                 )
 
     def _compile(self, method: Lora, batch: Mapping[str, Tensor]) -> None:
+        tell("compiling the step: from seconds for a tiny model to minutes")
         with torch.no_grad():
             for parameter in method.parameters.values():
                 parameter.copy_(to_words(parameter))
@@ -134,6 +144,7 @@ class StepTraining:
             verify=self.observer is not None,
             tokens=tokens,
             most=self.most,
+            memory_budget=self.memory_budget,
         )
         self._method = method
 
