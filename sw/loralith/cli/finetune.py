@@ -67,6 +67,16 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
     )
+    parser.add_argument(
+        "--steps-per-submission",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of --map step: steps that the device takes from one list (default: 1)",
+    )
+    parser.add_argument(
+        "--memory-budget", type=int, metavar="BYTES", help="of --map step: device memory that a step may take (default: all)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
@@ -162,6 +172,8 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
+        steps_per_submission=args.steps_per_submission,
+        memory_budget=args.memory_budget,
         evaluation=EvaluationSettings(samples=args.samples),
     )
 
