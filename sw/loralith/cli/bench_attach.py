@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from loralith.cli import output
 from loralith.errors import LoralithError
 
-HELP = "CPU time of a training step of an attached transformer block, as multiples of torch's"
+HELP = "CPU time of a training step of an attached transformer or resnet block, as multiples of torch's"
 TEXT_TOKENS, TEXT_WIDTH = 77, 768
 """Of SD-1.5's text encoder."""
 
@@ -16,7 +17,8 @@ TEXT_TOKENS, TEXT_WIDTH = 77, 768
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="direct,reference", help="devices, separated by commas (default: direct,reference)")
     parser.add_argument("--config", default="base", help="preset or JSON file of the devices (default: base)")
-    parser.add_argument("--tokens", type=int, default=1024, help="image tokens T (default: 1024)")
+    parser.add_argument("--block", choices=("transformer", "resnet"), default="transformer", help="what is trained (default: transformer)")
+    parser.add_argument("--tokens", type=int, default=1024, help="image tokens T, for a resnet block those of a square (default: 1024)")
     parser.add_argument("--width", type=int, default=320, help="channels C, a multiple of 8 (default: 320, that of SD-1.5's first blocks)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank of to_q, to_k, to_v and to_out (default: 4)")
     parser.add_argument("--steps", type=int, default=3, help="steps after the first one, of which the fastest counts (default: 3)")
@@ -25,14 +27,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the process's CPU time by device and modules, of the first step (which compiles lists) and of a later one.
 
-    The model is a diffusers BasicTransformerBlock with self-attention, cross-attention and a GEGLU feed-forward network; a step is
-    forward and backward passes of one image. Torch and numpy's BLAS run in one thread.
+    The model is a diffusers BasicTransformerBlock with self-attention, cross-attention and a GEGLU feed-forward network, or a
+    ResnetBlock2D, which has no LoRA layers; a step is forward and backward passes of one image. Torch and numpy's BLAS run in one thread.
     """
     for name in ("tokens", "width", "rank", "steps"):
         if getattr(args, name) < 1:
             raise LoralithError(f"--{name} must be at least 1, not {getattr(args, name)}")
     if args.width % 8:
         raise LoralithError(f"--width must be a multiple of 8, the number of heads, not {args.width}")
+    if args.block == "resnet" and math.isqrt(args.tokens) ** 2 != args.tokens:
+        raise LoralithError(f"--tokens of a resnet block must be a square, not {args.tokens}")
 
     import torch
     from threadpoolctl import threadpool_limits
@@ -43,12 +47,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     limit = threadpool_limits(1)  # numpy's BLAS
     try:
-        block, inputs = _block(args)
-        figures: dict[str, Any] = {name: getattr(args, name) for name in ("config", "tokens", "width", "rank")}
+        block, inputs = (_block if args.block == "transformer" else _resnet)(args)
+        figures: dict[str, Any] = {name: getattr(args, name) for name in ("config", "block", "tokens", "width", "rank")}
         _, plain = _time(lambda step: _step(block, inputs), args.steps)
         figures["torch_seconds"] = round(plain, 3)
         for name in args.device.split(","):
-            for modules in ("lora", "all"):
+            for modules in ("lora", "all") if args.block == "transformer" else ("all",):
                 with loralith.open_device(name.strip(), config=args.config) as device:
                     attachment = loralith.attach(block, device, modules=modules)
 
@@ -82,9 +86,22 @@ def _block(args: argparse.Namespace) -> tuple[Any, tuple[Any, Any]]:
     return block, (torch.randn(1, args.tokens, args.width, requires_grad=True), torch.randn(1, TEXT_TOKENS, TEXT_WIDTH))
 
 
+def _resnet(args: argparse.Namespace) -> tuple[Any, tuple[Any, Any]]:
+    """A frozen resnet block and its inputs: [1, C, H, W] of T places, and the embedding of the diffusion step [1, 4 C]."""
+    import torch
+    from diffusers.models.resnet import ResnetBlock2D
+
+    torch.manual_seed(0)
+    groups = min(32, args.width)
+    block: Any = ResnetBlock2D(in_channels=args.width, temb_channels=4 * args.width, groups=math.gcd(groups, args.width))
+    side = math.isqrt(args.tokens)
+    return block.requires_grad_(False), (torch.randn(1, args.width, side, side, requires_grad=True), torch.randn(1, 4 * args.width))
+
+
 def _step(block: Any, inputs: tuple[Any, Any]) -> None:
-    x, text = inputs
-    block(x, encoder_hidden_states=text).square().mean().backward()
+    x, other = inputs  # the text, or the step's embedding
+    name = "temb" if x.dim() == 4 else "encoder_hidden_states"
+    block(x, **{name: other}).square().mean().backward()
     block.zero_grad()
     x.grad = None
 
