@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+from amaranth.hdl import Value
 
 from loralith.rtl.bus import BusSide
 from loralith.rtl.memories import OperandMemory, OutputMemory, Statistics
@@ -19,6 +20,8 @@ LIST = BASE + SIZE - 0x4000 - 0x40  # so that lists cross 4 KB lines
 TARGET = BASE + SIZE // 2
 OUT_DELAY, STAT_DELAY = OutputMemory.delay, Statistics.delay
 TINY = PRESETS["tiny"]
+NOTHING = (-1, 0, 0)
+"""No place of the output buffer is read."""
 
 
 class Machine:
@@ -39,30 +42,40 @@ class Machine:
 
     async def memories(self, ctx):
         dut = self.dut
-        outs, stats = [(None, None)] * (OUT_DELAY - 1), [0] * (STAT_DELAY - 1)
+        outs, stats = [NOTHING] * (OUT_DELAY - 1), [0] * (STAT_DELAY - 1)
         ctx.set(dut.operand.ready, self.write_ready)
         ctx.set(dut.scale.ready, 1)
         read, stat, operand = dut.out_read, dut.stat_read, dut.operand
+        shape, bits = operand.payload.shape(), Value.cast(operand.payload)
+        shown = None
         while True:
             _, _, en, row, lane, bank, stat_en, slot, valid, write = await ctx.tick().sample(
-                read.en, read.row, read.lane, read.bank, stat.en, stat.slot, operand.valid, operand.payload
+                read.en, read.row, read.lane, read.bank, stat.en, stat.slot, operand.valid, bits
             )
-            word = self.out[row % self.config.out_depth]
-            outs.append(([int(v) for v in word[:, lane]], [int(v) for v in word[bank]]) if en else (None, None))
+            outs.append((row % self.config.out_depth, lane, bank) if en else NOTHING)
             stats.append(self.stats[slot % self.config.stat_slots] if stat_en else 0)
-            lane_data, word = outs.pop(0)
-            if lane_data is not None:
+            place = outs.pop(0)
+            if place != shown:  # a memory's output is set where it changes: that takes longer than a cycle of the machine
+                shown = place
+                if place == NOTHING:
+                    lane_data, word = [0xBB] * self.config.bus_bytes, [0xBB] * self.config.rows
+                else:
+                    lane_data, word = self.out[place[0], :, place[1]].tolist(), self.out[place[0], place[2]].tolist()
                 ctx.set(read.lane_data, lane_data)
                 ctx.set(read.word, word)
-            else:
-                ctx.set(read.lane_data, [0xBB] * self.config.bus_bytes)
-                ctx.set(read.word, [0xBB] * self.config.rows)
             ctx.set(stat.data, stats.pop(0))
-            if valid and not write.right:
-                for b in range(self.config.banks):
-                    for a in range(self.config.rows):
-                        if write.bank_mask >> b & 1 and write.lane_mask >> a & 1:
-                            self.left[write.row, b, a] = write.seq[b] if write.transpose else write.word[a]
+            if valid:
+                self.write(shape.from_bits(write))
+
+    def write(self, write) -> None:
+        """A load's write into the left scratchpad."""
+        if not write.right:
+            seq, word = list(write.seq), list(write.word)
+            row, transpose, bank_mask, lane_mask = write.row, write.transpose, write.bank_mask, write.lane_mask
+            for b in range(self.config.banks):
+                for a in range(self.config.rows):
+                    if bank_mask >> b & 1 and lane_mask >> a & 1:
+                        self.left[row, b, a] = seq[b] if transpose else word[a]
 
     async def compute(self, ctx):
         """Takes a command, its tokens, some cycles with steps, and gives its tokens."""

@@ -47,6 +47,11 @@ class Rig(Component):
         return m
 
 
+def ones(mask: int) -> list[int]:
+    """The places of a mask's ones."""
+    return [place for place in range(mask.bit_length()) if mask >> place & 1]
+
+
 class Pads:
     """The scratchpads as docs/machine.md describes them: element (lane, seq)."""
 
@@ -93,16 +98,16 @@ class Pads:
                     put(j, i, value)
 
     def write(self, p):
+        word, seq = list(p.word), list(p.seq)  # fields of a payload are slow to read
         if p.both:
-            for b in range(self.right.shape[1]):
-                for lane in range(self.right.shape[2]):
-                    if p.right_bank_mask >> b & 1 and p.right_lane_mask >> lane & 1:
-                        self.right[p.right_row, b, lane] = p.word[lane]
-        pad = self.right if p.right else self.left
-        for b in range(pad.shape[1]):
-            for lane in range(pad.shape[2]):
-                if p.bank_mask >> b & 1 and p.lane_mask >> lane & 1:
-                    pad[p.row, b, lane] = p.seq[b] if p.transpose else p.word[lane]
+            for b in ones(p.right_bank_mask):
+                for lane in ones(p.right_lane_mask):
+                    self.right[p.right_row, b, lane] = word[lane]
+        pad, row, transpose = self.right if p.right else self.left, p.row, p.transpose
+        lanes = ones(p.lane_mask)
+        for b in ones(p.bank_mask):
+            for lane in lanes:
+                pad[row, b, lane] = seq[b] if transpose else word[lane]
 
     def write_scale(self, p):
         W = self.config.bus_bytes

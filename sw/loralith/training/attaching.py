@@ -20,12 +20,14 @@ def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], 
     compared with the reference's."""
 
     def attach_to(model: Any, settings: FinetuneSettings) -> Any:
-        observer = None
         if settings.modules == "step":
             from loralith.training.step_training import StepTraining
             from loralith.training.verification import GraphObserver
 
-            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None)
+            observer = GraphObserver() if verify else None
+            most, budget = settings.steps_per_submission, settings.memory_budget
+            return StepTraining(device, settings.seed, settings.lr, observer, most, memory_budget=budget)
+        observer = None
         if verify:
             from loralith.training.verification import ReferenceObserver
 

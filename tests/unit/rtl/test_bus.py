@@ -16,8 +16,10 @@ WIDE = Config("wide", 8, 4, 32, 4, 16384, 8192, 8192, 1024, scale_bytes=512, sta
 TALL = Config("tall", 32, 4, 8, 4, 16384, 8192, 8192, 1024, scale_bytes=512, outstanding_reads=2)
 
 
-@pytest.mark.parametrize("config", [TINY, NARROW, WIDE, TALL], ids=lambda c: c.name)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("config", "seed"),
+    [pytest.param(c, seed, id=f"{c.name}-{seed}") for i, c in enumerate([TINY, NARROW, WIDE, TALL]) for seed in (2 * i, 2 * i + 1)],
+)
 def test_stores_write_their_bytes_and_no_other(config, seed):
     rng = random.Random(seed)
     commands = [some_store(config, rng, i) for i in range(16)]

@@ -86,7 +86,9 @@ def _feature(path: Path, entry: dict[str, str | list[str]]) -> Feature:
         raise PlanError(f"{where}: {', '.join(missing)} must be text")
     if wrong := [key for key in LISTS if not isinstance(entry.get(key, []), list)]:
         raise PlanError(f"{where}: {', '.join(wrong)} must be lists of names")
-    return Feature(**{word: str(entry[word]) for word in WORDS}, **{key: tuple(entry.get(key, ())) for key in LISTS})
+    name, risk, stimulus, check = (str(entry[word]) for word in WORDS)
+    tests, properties, mutants = (tuple(entry.get(key, ())) for key in LISTS)
+    return Feature(name, risk, stimulus, check, tests, properties, mutants)
 
 
 def names_of_tests(folder: Path, root: Path = ROOT) -> Iterator[str]:
