@@ -20,7 +20,7 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """All plans, what they name of each kind, and what does not fit. Raises LoralithError for a faulty plan, and where there is no checkout."""
+    """All plans, counts of what they name, and what does not fit. Raises LoralithError for a faulty plan, and without a checkout."""
     from loralith.verif.test_plans import PlanError, problems, read_plans
 
     try:
