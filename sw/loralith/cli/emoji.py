@@ -32,6 +32,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="this stage alone; decoder: refine the trained VAE, encoder: what `measure` judges with (default: vae, then model)",
     )
     train.add_argument("--resume", action="store_true", help="go on with the training in --folder, with its settings")
+    train.add_argument(
+        "--start-from", type=Path, metavar="PIPELINE", help="start from an exported pipeline's weights, with its settings and the next seed"
+    )
     export = part("export", "write the pipeline's folder, at any time after the first checkpoint of text encoder and U-Net")
     export.add_argument("--output", type=Path, required=True, help="folder of the pipeline")
     draw = part("sample", "draw pictures of prompts with an exported pipeline")
@@ -92,7 +95,7 @@ def _train(args: argparse.Namespace) -> int:
     from loralith.emoji.run import Told
     from loralith.emoji.settings import PRESETS
     from loralith.emoji.training import SOURCE, begin, train_measuring_encoder, train_stages
-    from loralith.errors import INTERRUPTED
+    from loralith.errors import INTERRUPTED, LoralithError
     from loralith.formats.run_folder import locked
     from loralith.progress import stop_on_interrupt
 
@@ -105,7 +108,9 @@ def _train(args: argparse.Namespace) -> int:
 
     catalogue = load_catalogue(args.folder / SOURCE)
     output.log(f"{len(catalogue.known)} pictures to learn, {len(catalogue.held_out)} subjects held out")
-    settings = begin(args.folder, PRESETS[args.preset], resume=args.resume)
+    if args.resume and args.start_from:
+        raise LoralithError("--start-from begins a training; leave it out with --resume")
+    settings = begin(args.folder, PRESETS[args.preset], resume=args.resume, start=args.start_from)
     stages = {"vae": ("vae",), "decoder": ("decoder",)}.get(args.stage, ("vae", "model"))
     with locked(args.folder), stop_on_interrupt() as stop:
         if args.stage == "encoder":

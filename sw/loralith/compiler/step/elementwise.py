@@ -155,7 +155,8 @@ def elementwise(
             break
         e.memory.give(result.buffer.address)
         for i in bad:
-            views[i] = materialize(e, views[i], order, padded=attempt > 0 or split is not None)
+            rows = plan.operands[i][-1] == 1  # that do not begin at bus words: in a copy of such rows they do
+            views[i] = materialize(e, views[i], order, padded=attempt > 0 or split is not None or rows)
             temporary.append(views[i])
     else:
         raise LoralithError(f"{name}: its operands have no common layout")
@@ -203,6 +204,10 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
     sizes, ops, out = plan.sizes, plan.operands, plan.result
     if len(sizes) == 1:
         sizes, ops, out = [1, *sizes], [[0, *s] for s in ops], [0, *out]
+    if draw is None and len(sizes) > 2:  # the most rows in a tile; a draw's are counted in their order
+        place = max(range(len(sizes) - 1), key=lambda d: (sizes[d], d))
+        order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
+        sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
     *outside, rows, run = sizes
     kernel = _Kernel(e, views, ops, run)
     chunk, most = kernel.tile(rows)

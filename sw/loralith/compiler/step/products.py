@@ -95,8 +95,12 @@ def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
     lane_stride = view.strides[-2] if view.shape[-2] > 1 else 1
     if lane_stride == 1 and aligned(view, [*rest, stride(-1)], bus):
         return view, False, None
-    made = materialize(e, view, range(len(view.shape)), padded=True)
-    return made, True, made
+    order = list(range(len(view.shape)))
+    across = lane_stride == 1 and k_stride != 1
+    if across:  # rows of the copy are rows of what it is of
+        order[-2:] = reversed(order[-2:])
+    made = materialize(e, view, order, padded=True)
+    return made, not across, made
 
 
 @kernel(Work.PRODUCT)

@@ -192,31 +192,36 @@ class _Largest:
         capacity = e.capacity(LoadTarget.V0)
         chunk = min(run, capacity * lanes)
         most = max(1, capacity // -(-chunk // lanes))
-        half, number = e.half, 0
-        for (start,) in offsets(outside, self.strides[:-2]):
-            for first in range(0, rows, most):
-                count = min(most, rows - first)
-                for at in range(0, run, chunk):
-                    if self.used == self.room:
-                        self._fold()
-                    begin = start + first * self.strides[-2] + at
-                    self._tile(begin, count, min(chunk, run - at), (half ^ number & 1) * capacity)
-                    self.used, number = self.used + 1, number + 1
-        scalar = e.scalar_result(3)
-        program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
-        e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+        tiles = [
+            (start + first * self.strides[-2] + at, min(most, rows - first), min(chunk, run - at))
+            for (start,) in offsets(outside, self.strides[:-2])
+            for first in range(0, rows, most)
+            for at in range(0, run, chunk)
+        ]
+        half, scalar = e.half, e.scalar_result(3)
+        if len(tiles) == 1:
+            self._tile(*tiles[0], half * capacity, scalar)
+        else:
+            for number, tile in enumerate(tiles):
+                if self.used == self.room:
+                    self._fold()
+                self._tile(*tile, (half ^ number & 1) * capacity)
+                self.used += 1
+            program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
+            e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
         e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
         e.turn()
 
-    def _tile(self, begin: int, rows: int, run: int, base: int) -> None:
-        """The largest of a tile's elements to the next word of V1."""
+    def _tile(self, begin: int, rows: int, run: int, base: int, scalar: int | None = None) -> None:
+        """The largest of a tile's elements to the next word of V1, or to a scalar."""
         e, lanes = self.e, self.e.config.vector_lanes
         width = _load_rows(e, self.source, begin, rows, run, self.strides[-2], base)
         partial = run - (width - 1) * lanes
-        program = (
-            instruction(x_source=Source.V0, x_region=0, reduce=Reduce.MAX_ALL, over_outer=1, lane=0),
-            instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
-        )
+        fields = {"x_source": Source.V0, "reduce": Reduce.MAX_ALL, "over_outer": 1}
+        if scalar is not None:
+            program: tuple[bytes, ...] = (instruction(**fields, reduce_to=1, s3=scalar),)
+        else:
+            program = (instruction(**fields), instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1))
         target = Region(self.target + self.used)
         if partial == lanes:
             e.vector(program, [Region(base, 0, 1), target], 1, rows * width)
