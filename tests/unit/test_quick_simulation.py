@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator, _pyrtl
 
 from helpers import quick_simulation
+from loralith.verif.block_test import design
 
 
 class Mixture(Elaboratable):
@@ -47,6 +48,37 @@ def run() -> list[list[int]]:
     simulator.add_testbench(bench)
     simulator.run()
     return found
+
+
+def test_a_design_begins_each_run_at_reset_and_without_earlier_testbenches() -> None:
+    both = design(Mixture)
+    assert design(Mixture) is both
+    dut, late = both.dut, []
+
+    def recorder(found: list[list[int]], cycles: int):
+        async def bench(ctx) -> None:
+            rng = random.Random(cycles)
+            for _ in range(cycles):
+                ctx.set(dut.a, rng.getrandbits(7))
+                ctx.set(dut.b, rng.randrange(-16, 16))
+                found.append([ctx.get(signal) for signal in dut.outputs])
+                await ctx.tick()
+
+        return bench
+
+    async def watch(ctx) -> None:
+        while True:
+            await ctx.tick()
+            late.append(ctx.get(dut.a))
+
+    first: list[list[int]] = []
+    again: list[list[int]] = []
+    both.simulate(recorder(first, 40), background=[watch])
+    both.simulate(recorder([], 33))
+    seen = len(late)
+    both.simulate(recorder(again, 40))
+    assert again == first
+    assert len(late) == seen == 40, "an earlier run's testbench watches no later run"
 
 
 def test_values_are_those_of_amaranth(monkeypatch: pytest.MonkeyPatch) -> None:

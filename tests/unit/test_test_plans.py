@@ -66,6 +66,12 @@ def test_what_no_plan_names_is_told(plans: list[Plan], monkeypatch: pytest.Monke
     assert "no test plan names the block FIFO" in capsys.readouterr().err
 
 
+def test_an_installed_package_has_no_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(test_plans, "read_plans", lambda: read_plans(tmp_path))
+    assert cli.main(["report", "testplan"]) == 2
+    assert "has no test plans; a checkout has them" in capsys.readouterr().err
+
+
 def test_a_feature_without_a_test_is_told(plans: list[Plan]) -> None:
     bare = replace(plans[0].features[0], name="bare", tests=(), properties=(), mutants=())
     assert problems([replace(plans[0], features=(*plans[0].features, bare)), *plans[1:]]) == [

@@ -4,6 +4,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from loralith.errors import LoralithError
+
 HELP = "features of each block with their tests, properties and mutants; fails on a name that is nowhere, and on one that no plan names"
 ON_RTL = True
 SUBJECT = "loralith.reports.testplan_page"
@@ -18,10 +20,13 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """All plans, what they name of each kind, and what does not fit. Raises PlanError, for example where there is no checkout."""
-    from loralith.verif.test_plans import problems, read_plans
+    """All plans, counts of what they name, and what does not fit. Raises LoralithError for a faulty plan, and without a checkout."""
+    from loralith.verif.test_plans import PlanError, problems, read_plans
 
-    plans = read_plans()
+    try:
+        plans = read_plans()
+    except PlanError as error:
+        raise LoralithError(str(error)) from None
     features = [feature for plan in plans for feature in plan.features]
     return {
         "features": len(features),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralith.files import FileError, read_text
+from loralith.files import read_text
 
 from .mutation.mutant_list import read_catalogue
 
@@ -27,7 +27,7 @@ WORDS = ("name", "risk", "stimulus", "check")
 LISTS = ("tests", "properties", "mutants")
 
 
-class PlanError(FileError):
+class PlanError(Exception):
     """A plan cannot be read, or a word of it is missing or unknown; the message names file and feature."""
 
 
