@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.tiny_unet import CONFIG as UNET
+from loralith.compiler.cycles import model
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import check
+from loralith.compiler.step.estimate import estimate
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device import open_device
 from loralith.diffusion.unet import new_unet
@@ -90,9 +92,15 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
             assert own.traffic.written == 2 * written
             assert own.traffic.read == 2 * 4
         counted = rtl.last_counters
+        modelled = model(CommandList.unpack(program.packed), CONFIG, programs=program.compiled.static)
+        assert (modelled.vector, modelled.busy) == (counted.vector_busy, counted.busy), "the model's units work as the RTL's"
+        assert abs(modelled.cycles / counted.cycles - 1) < 0.04
+        work = estimate(program.compiled)
+        assert counted.vector_busy / 2 < work.of("vector") < 1.03 * counted.vector_busy / 2
         commands = program.list_bytes // COMMAND_BYTES // 2
         print(f"\n{commands:,} commands, {counted.cycles // 2:,} cycles and {counted.macs // 2:,} products a step,")
         print(
             f"array busy in {counted.busy / counted.cycles:.1%} of the cycles, vector unit in {counted.vector_busy / counted.cycles:.1%};"
         )
+        print(f"by the cycle model {modelled.cycles // 2:,} cycles, {modelled.cycles / counted.cycles - 1:+.1%}")
         print(f"host: {written} bytes written and 4 read a step; {rtl.seconds:.0f} s in lists")

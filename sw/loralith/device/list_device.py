@@ -173,6 +173,10 @@ class ListDevice(ABC):
         self._check_range(address, nbytes)
         return self._read(address, nbytes)
 
+    def view(self, address: int, nbytes: int) -> np.ndarray:
+        """As `read`, but it may be the device's own memory: for use before the next write, and not to be changed."""
+        return self.read(address, nbytes)
+
     def _check_range(self, address: int, nbytes: int) -> None:
         end = self.memory_base + self.memory_bytes
         if nbytes < 0 or not self.memory_base <= address or address + nbytes > end:

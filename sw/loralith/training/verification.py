@@ -15,13 +15,14 @@ from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
+from loralith.lora.trained import TrainedGradients, TrainedPass
 from loralith.spec.graph import Op
 from loralith.spec.scheme import FQT
 from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
 from loralith.verif.golden_compare import Difference, compare
 from loralith.verif.graph import interpret
-from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result
+from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained
 from loralith.verif.torch_quantize import QuantizedWeight
 
 __all__ = ["GraphObserver", "ReferenceObserver", "VerificationError"]
@@ -44,7 +45,7 @@ class ReferenceObserver:
         self.device_layers: dict[int, DeviceLayer] = {}
         self.open: WeakKeyDictionary[Saved, Forward] = WeakKeyDictionary()
         self.compared = 0
-        self.products: dict[int, FrozenLinear | Attention] = {}
+        self.products: dict[int, FrozenLinear | Attention | Trained] = {}
 
     def layer(self, index: int, name: str, layer: DeviceLayer) -> None:
         numerics = layer.numerics
@@ -137,6 +138,35 @@ class ReferenceObserver:
         assert isinstance(layer, FrozenLinear)
         want = layer.backward(torch.from_numpy(dy), shape, step=step, call=call)
         self._product(index, step, ("dY", "dX"), want, result.dyq, result.acc, result.dx)
+
+    def trained(self, index: int, name: str, layer: nn.Module, scheme: FQT) -> None:
+        self.names[index] = name
+        places = {key: getattr(layer, key) for key in ("stride", "padding", "dilation")} if isinstance(layer, nn.Conv2d) else None
+        self.products[index] = Trained(scheme, index, places)
+
+    def _trained(self, index: int) -> Trained:
+        layer = self.products[index]
+        assert isinstance(layer, Trained)
+        return layer
+
+    def trained_forward(self, index: int, x: Float32, w: Float32, one: TrainedPass) -> None:
+        weight, want = self._trained(index).forward(torch.from_numpy(x), torch.from_numpy(w), step=one.step, call=one.call)
+        assert one.xq is not None
+        assert one.wq is not None
+        assert one.acc is not None
+        assert one.y is not None
+        acc = one.acc
+        if want.acc.ndim == 4:  # the device's rows are places of the window
+            N, O, height, width = want.acc.shape
+            acc = np.ascontiguousarray(acc.reshape(N, height, width, O).transpose(0, 3, 1, 2))
+        self._compare(index, one.step, {"W": weight}, {"W": one.wq.reshape(weight.shape)})
+        self._product(index, one.step, ("X", "Y"), want, one.xq, acc, one.y)
+
+    def trained_backward(self, index: int, dy: Float32, step: int, call: int, result: TrainedGradients) -> None:
+        for name, acc, value in (("dX", result.dx_acc, result.dx), ("dW", result.dw_acc, result.dw)):
+            if acc is not None and value is not None:
+                want = self._trained(index).backward(name, torch.from_numpy(dy), step=step, call=call)
+                self._product(index, step, (f"dY for {name}", name), want, result.dyq, acc.reshape(value.shape), value)
 
     def _attention(self, index: int) -> Attention:
         layer = self.products[index]
