@@ -96,7 +96,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         assert (modelled.vector, modelled.busy) == (counted.vector_busy, counted.busy), "the model's units work as the RTL's"
         assert abs(modelled.cycles / counted.cycles - 1) < 0.04
         work = estimate(program.compiled)
-        assert counted.vector_busy / 2 < work.of("vector") < 1.03 * counted.vector_busy / 2
+        assert counted.vector_busy / 2 < work.of("vector") < 1.06 * counted.vector_busy / 2
         commands = program.list_bytes // COMMAND_BYTES // 2
         print(f"\n{commands:,} commands, {counted.cycles // 2:,} cycles and {counted.macs // 2:,} products a step,")
         print(
