@@ -173,3 +173,12 @@ def test_programs_that_cannot_be_take_no_memory(device: ReferenceDevice) -> None
         assert device.heap.used == before
     least = int(str(caught.value).split("the step takes ")[1].split()[0])
     assert StepProgram(device, graph, SEED, {}, states, memory_budget=least).memory_bytes == least
+
+
+def test_sgd_goes_against_the_gradient() -> None:
+    optimizer = SGD(0.03)
+    graph = trained_matrix(optimizer)
+    found = {node.name: value for node, value in interpret(graph, first_states(optimizer) | inputs(optimizer, 0), SEED, 0)}
+    gradient, after = found[graph.outputs["gradient.A"]], found[graph.outputs["state.A"]]
+    assert float(gradient.abs().max()) > 0.1
+    torch.testing.assert_close(after, FIRST - 0.03 * gradient, rtol=2**-14, atol=2**-14)

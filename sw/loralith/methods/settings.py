@@ -192,7 +192,7 @@ class FinetuneSettings:
         options = self.options
         if options is None or type(options) is not OPTIONS[self.method]:
             raise SettingsError(f"options of {self.method} must be {OPTIONS[self.method].__name__}, not {type(options).__name__}")
-        if options.whole and self.device != FP32 and self.modules != "all":
+        if options.whole and self.device != FP32 and self.modules not in ("all", "step"):
             raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
         if self.verify and not options.verifiable:
             raise SettingsError(f"verify has no reference for the products of {self.method}")

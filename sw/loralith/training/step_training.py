@@ -102,6 +102,10 @@ class StepTraining:
         steps = f"step {step}" if count == 1 else f"steps {step} to {step + count - 1}"
         return f"{steps} on the device: {seconds:.0f} s so far; Ctrl-C ends the run after the submission, a second one at once"
 
+    def compiled_for(self, method: Lora) -> None:
+        """Notes the model that the step is compiled for, which must stay as it is."""
+        self._compiled_for = _state_of(method)
+
     def _same_graph(self, method: Lora) -> None:
         """Raises LoralithError where the model that was compiled is not the one that is to be trained any more."""
         state = _state_of(method)
@@ -117,7 +121,7 @@ class StepTraining:
         with torch.no_grad():
             for parameter in method.parameters.values():
                 parameter.copy_(to_words(parameter))
-        self._compiled_for = _state_of(method)
+        self.compiled_for(method)
         self.capture: Capture = capture_step(method.model, method.loss_of, batch)
         self.lowered: Lowered = lower(self.capture, StepScheme(seed=self.seed))
         graph: Graph = with_optimizer(self.lowered.graph, self.optimizer)
