@@ -94,7 +94,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         assert (modelled.vector, modelled.busy) == (counted.vector_busy, counted.busy), "the model's units work as the RTL's"
         assert abs(modelled.cycles / counted.cycles - 1) < 0.04
         work = estimate(programs[1].compiled)
-        assert counted.vector_busy < work.of("vector") < 1.03 * counted.vector_busy
+        assert counted.vector_busy < work.of("vector") < 1.06 * counted.vector_busy
         print(f"\n{programs[1].list_bytes // COMMAND_BYTES:,} commands, {counted.cycles:,} cycles and {counted.macs:,} products a step,")
         print(
             f"array busy in {counted.busy / counted.cycles:.1%} of the cycles, vector unit in {counted.vector_busy / counted.cycles:.1%};"
