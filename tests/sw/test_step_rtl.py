@@ -72,7 +72,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
             StepProgram(reference, graph, SEED, values, values),
             StepProgram(rtl, graph, SEED, values, values, tokens=synchronize),
         ]
-        check(CommandList.unpack(programs[1]._list), CONFIG, programs=programs[1].compiled.static)
+        check(CommandList.unpack(programs[1].packed), CONFIG, programs=programs[1].compiled.static)
         for step in range(2):
             given |= {name: torch.tensor(value) for name, value in optimizer.scalars(step + 1).items()}
             inputs = {name: given[name].numpy() for name in programs[0].compiled.inputs}

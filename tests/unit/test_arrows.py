@@ -72,6 +72,12 @@ RULES = (
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
     Rule("loralith.soak", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.lists"), never=("amaranth", "cocotb")),
     Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
+    Rule(
+        "loralith.reports.simulator_report",
+        "sw",
+        (SW, "loralith.spec", "loralith.files", "loralith.verif.bench"),
+        never=("amaranth", "cocotb"),
+    ),
     Rule("loralith.study.reference_schemes", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
