@@ -259,7 +259,7 @@ def test_softmax_with_rows_along_the_lanes(config: Config, shape: tuple[int, int
 def test_heads_whose_rows_begin_within_bus_words(config: Config, width: int) -> None:
     """Words and integers are cut into heads, multiplied and put together again."""
     case = Case()
-    b, heads = case.b, 3
+    b, heads = case.b, 4
     x = b.brain(case.input("x", words(24, heads * width)))
 
     def cut(node: Any) -> Any:
