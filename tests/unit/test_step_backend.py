@@ -255,6 +255,24 @@ def test_softmax_with_rows_along_the_lanes(config: Config, shape: tuple[int, int
     assert compiled.tensors[z.name][0].strides[1] == 1
 
 
+@pytest.mark.parametrize("width", [12, 10, 5])
+def test_heads_whose_rows_begin_within_bus_words(config: Config, width: int) -> None:
+    """Words and integers are cut into heads, multiplied and put together again."""
+    case = Case()
+    b, heads = case.b, 4
+    x = b.brain(case.input("x", words(24, heads * width)))
+
+    def cut(node: Any) -> Any:
+        return b.permute(b.reshape(node, (24, heads, width)), (1, 0, 2))
+
+    q = cut(b.quantize(x, b.scale(b.largest(x), 127), 127, stochastic=False))
+    scores = b.word(b.matmul(q, b.permute(q, (0, 2, 1))))
+    out = b.brain(b.multiply(b.word(b.matmul(b.quantize(scores, b.scale(b.largest(scores), 127), 127, False), q)), 0.0009765625))
+    joined = b.reshape(b.permute(out, (1, 0, 2)), (24, heads * width))
+    turned = b.quantize(cut(x), b.scale(b.largest(x), 127), 127, True, 2)
+    case.run(config, scores, b.multiply(out, cut(x)), b.add(joined, x), b.word(turned))
+
+
 def test_a_convolution_of_two_words(config: Config) -> None:
     case = Case()
     b, x = case.b, case.input("x", words(2, 1, 8, 8))

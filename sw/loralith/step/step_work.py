@@ -13,7 +13,7 @@ from loralith.compiler.step.compile import compile_step
 from loralith.compiler.step.estimate import estimate, modelled_cycles
 from loralith.compiler.tokens.sync import synchronize
 from loralith.formats.unet_config import Source
-from loralith.mapping.planning.trace import meta_unet
+from loralith.mapping.planning.meta_models import meta_unet
 from loralith.spec.config import Config
 from loralith.spec.graph import Graph
 from loralith.spec.step import StepScheme

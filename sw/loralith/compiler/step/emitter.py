@@ -19,7 +19,8 @@ from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
 
 __all__ = ["NOWHERE", "Emitter", "Region", "Work", "kernel"]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Work(StrEnum):
