@@ -20,6 +20,16 @@ def test_every_device_is_measured_with_both_reaches(capsys):
             assert figures[f"{device}_{modules}_over_torch"] > 0
 
 
+def test_a_resnet_block_has_no_lora_layers(capsys):
+    assert main(["bench", "attach", "--json", "--device", "direct", "--block", "resnet", *TINY, "--tokens", "4"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["block"] == "resnet"
+    assert figures["direct_all_over_torch"] > 0
+    assert "direct_lora_over_torch" not in figures
+    assert main(["bench", "attach", "--block", "resnet", *TINY]) == 2
+    assert "--tokens of a resnet block must be a square, not 6" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -148,9 +148,13 @@ def _adapter(args: argparse.Namespace) -> None:
         check_output_folder(args.output)
 
 
-def _model(args: argparse.Namespace) -> None:
+def _plan(args: argparse.Namespace) -> None:
+    _model(args, transformers=args.map != "step")
+
+
+def _model(args: argparse.Namespace, *, transformers: bool = False) -> None:
     if args.model != "small":  # whose configuration lies beside torch
-        find_model(args.model)
+        find_model(args.model, transformers=transformers)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -251,7 +255,7 @@ def _gen(args: argparse.Namespace) -> None:
 
 OF_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "finetune": _finetune,
-    "plan": _model,
+    "plan": _plan,
     "adapter": _adapter,
     "sim": _sim,
     "sim-board": _sim_board,

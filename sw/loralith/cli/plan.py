@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from loralith.formats.unet_config import Source
     from loralith.spec.config import Config
 
+MODEL = (
+    "small (the project's own), sd15, sdxl, flux, flux2, sd3, sana, qwen-image, wan, ltx, z-image, pixart, or a folder with the "
+    "config.json of a U-Net or a transformer of diffusers"
+)
 MAPS = "what runs on the device: LoRA layers, all that multiplies, or by a model the whole step (default: all)"
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("plan", help="which layers of a model run on the device, and what a training step costs")
-    parser.add_argument("model", help="small (the project's own), sd15, sdxl, or a folder with a diffusers U-Net's config.json")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("--map", choices=("lora", "all", "step"), default="all", help=MAPS)
     parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
@@ -34,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output:  # before torch is loaded
         model = Path(args.model)
-        places = (model, model / "config.json", model / "unet" / "config.json")
+        places = (model, *(model / folder / "config.json" for folder in ("", "unet", "transformer")))
         check_output(args.output, [*output.config_files(args), *(place for place in places if place.is_file())])
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rank", "batch"):
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
-    config, source = load_config(args.config), find_model(args.model)
+    config, source = load_config(args.config), find_model(args.model, transformers=args.map != "step")
     if args.map == "step":
         return whole_step(args, config, source)
     with output.plain_warnings():
@@ -115,10 +119,12 @@ def show(figures: dict[str, Any], *, layers: bool) -> None:
     rows = [(name, sums["modules"], *(size(sums[key]) for key in keys)) for name, sums in figures["totals"].items()]
     title = f"A training step of {figures['model']}, batch {figures['batch']}, on {figures['config']}: bytes and multiply-accumulates"
     output.table(title, ("", "layers", *columns), rows)
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[dict[str, Any]]] = {}
     for layer in figures["layers"]:
         if layer["where"] == "torch":
-            reasons.setdefault(layer["why"], []).append(layer["name"])
-    for reason, names in reasons.items():
-        print(f"in torch, since {reason}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
+            reasons.setdefault(layer["why"], []).append(layer)
+    for reason, stay in reasons.items():
+        names = list(dict.fromkeys(layer["name"] or "the model itself" for layer in stay))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"in torch, {sum(layer['share'] for layer in stay):.2%}, since {reason}: {', '.join(names[:3])}{more}")
     print(f"{figures['macs_on_device']:,} of {figures['macs']:,} multiply-accumulates on the device: {figures['share']:.2%}")

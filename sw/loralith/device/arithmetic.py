@@ -3,22 +3,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["FLOAT32_EXACT_K", "exact_product", "hash_array", "hash_indices", "requantize_array"]
+__all__ = ["FLOAT32_EXACT_K", "exact_product", "hash_array", "hash_indices", "hash_range", "requantize_array", "use_product"]
 
 FLOAT32_EXACT_K = 1 << 10
 """Up to this K every partial sum of INT8 products, each at most 2**14, is within 2**24, and exact in float32 whatever the order."""
 
 
+Product = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.int32]]
+_product: Product | None = None
+
+
+def use_product(product: Product | None) -> None:
+    """From now on `exact_product` is ``product``, with the same integers, for all devices of the process; None for numpy's own.
+
+    Where torch is there, `mapping.integer_products` has one. A board has numpy alone.
+    """
+    global _product
+    _product = product
+
+
 def exact_product(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
     """left [..., M, K] right [..., K, N] as int32, modulo 2**32; exact for K up to `numerics.K_LIMIT`.
 
-    A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
+    By floating-point BLAS, or by what `use_product` has set. A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are
+    added as integers.
     """
+    if _product is not None:
+        return _product(left, right)
     K = left.shape[-1]
     blocks = max(1, -(-K // FLOAT32_EXACT_K))
     depth = max(1, -(-K // blocks))
@@ -42,6 +60,23 @@ def hash_array(key: tuple[int, int], index: NDArray[np.uint32]) -> NDArray[np.ui
                 np.right_shift(x, -shift, out=t)
             mix(x, t, out=x)  # sums wrap as the hash's own masks do
     return x
+
+
+def hash_range(key: tuple[int, int], ramp: NDArray[np.uint32], start: int, out: NDArray[np.uint32], scratch: NDArray[np.uint32]) -> None:
+    """`hash_array` of the indices ``start``, ``start`` + 1, ... modulo 2**32 into ``out``, with fewer passes: x + (x << s) is x (2**s + 1),
+    and the first of them is in ``ramp``, 1025 times 0, 1, ...; all three arrays have one size."""
+    x, t = out, scratch
+    for number, k in enumerate(key):
+        if number == 0:
+            np.add(ramp, np.uint32(1025 * (start + k) & 0xFFFFFFFF), out=x)
+        else:
+            x += np.uint32(k)
+            x *= np.uint32(1025)
+        for shift, factor in ((6, 9), (11, 32769), (16, 1)):
+            np.right_shift(x, np.uint32(shift), out=t)
+            np.bitwise_xor(x, t, out=x)
+            if factor > 1:
+                x *= np.uint32(factor)
 
 
 def hash_indices(key: tuple[int, int], base: int, row_stride: int, col_stride: int, M: int, N: int) -> np.ndarray:

@@ -171,7 +171,7 @@ def _values(device: ListDevice, operand: Operand) -> np.ndarray:
     if isinstance(operand, np.ndarray):
         return operand
     layout = operand.layout(device)
-    return layout.unpack(device.read(layout.address, layout.nbytes), np.int8).reshape(operand.shape)
+    return layout.unpack(device.view(layout.address, layout.nbytes), np.int8).reshape(operand.shape)
 
 
 def chained(

@@ -188,3 +188,9 @@ class DirectDevice(ReferenceDevice):
 
     direct = True
     cycle_unit = None
+
+    def view(self, address: int, nbytes: int) -> np.ndarray:
+        self._check_open()
+        self._check_range(address, nbytes)
+        offset = address - self.memory_base
+        return self._dram[offset : offset + nbytes]

@@ -1,4 +1,4 @@
-"""U-Nets that can be planned by name, as their published configurations have them, and what one image feeds them."""
+"""Denoisers that can be planned by name, as their published configurations have them, and what one image feeds them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from loralith.errors import LoralithError
-from loralith.formats.unet_config import Source, read_unet_config
+from loralith.formats.unet_config import UNET, Source, read_model_config
 
-__all__ = ["MODELS", "find_model"]
+__all__ = ["MODELS", "TRANSFORMERS", "find_model"]
 
 SD15: dict[str, Any] = {
     "sample_size": 64,
@@ -42,22 +42,53 @@ SDXL: dict[str, Any] = {
 MODELS = {"sd15": Source("sd15", SD15), "sdxl": Source("sdxl", SDXL)}
 """Stable Diffusion 1.5 at 512 x 512 and SDXL at 1024 x 1024."""
 
+SD3: dict[str, Any] = {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+}
+PIXART: dict[str, Any] = {"norm_type": "ada_norm_single", "caption_channels": 4096, "use_additional_conditions": False}
+TRANSFORMERS = {
+    name: Source(name, config, kind=kind)
+    for name, kind, config in (
+        ("flux", "FluxTransformer2DModel", {"guidance_embeds": True}),
+        ("flux2", "Flux2Transformer2DModel", {}),
+        ("sd3", "SD3Transformer2DModel", SD3),
+        ("sana", "SanaTransformer2DModel", {}),
+        ("qwen-image", "QwenImageTransformer2DModel", {}),
+        ("wan", "WanTransformer3DModel", {}),
+        ("ltx", "LTXVideoTransformer3DModel", {}),
+        ("z-image", "ZImageTransformer2DModel", {}),
+        ("pixart", "PixArtTransformer2DModel", PIXART),
+    )
+}
+"""FLUX.1-dev, FLUX.2-dev, Stable Diffusion 3 medium, Sana 1.6B, Qwen-Image, Wan 2.1 14B, LTX-Video 2B, Z-Image, PixArt-Sigma: diffusers'
+classes with what the published configuration changes."""
 
-def find_model(name: str) -> Source:
+
+def find_model(name: str, *, transformers: bool = False) -> Source:
     """The project's own by "small", one of `MODELS` by its name, or a folder of diffusers (a U-Net's, or a pipeline's with unet/).
 
-    Raises LoralithError for anything else.
+    ``transformers``: those of `TRANSFORMERS` too, and folders of their classes (or a pipeline's with transformer/). Raises LoralithError
+    for anything else.
     """
-    if name in MODELS:
-        return MODELS[name]
+    named = MODELS | TRANSFORMERS if transformers else MODELS
+    if name in named:
+        return named[name]
     if name == "small":
         from loralith.diffusion.prompt import PROMPT_TOKENS
         from loralith.diffusion.unet import UNET_CONFIG
 
         return Source("small", UNET_CONFIG, PROMPT_TOKENS)
     path = Path(name)
-    places = [path] if path.suffix == ".json" else [path / "config.json", path / "unet" / "config.json"]
+    kinds = (UNET, *(source.kind for source in TRANSFORMERS.values())) if transformers else (UNET,)
+    folders = ("unet", "transformer") if transformers else ("unet",)
+    places = [path] if path.suffix == ".json" else [path / "config.json", *(path / folder / "config.json" for folder in folders)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise LoralithError(f"the model must be small, {', '.join(MODELS)}, or a folder with a U-Net's config.json, not {name!r}")
-    return Source(path.name, read_unet_config(found), file=found)
+        what = "a U-Net's or a transformer's" if transformers else "a U-Net's"
+        raise LoralithError(f"the model must be small, {', '.join(named)}, or a folder with {what} config.json, not {name!r}")
+    kind, config = read_model_config(found, kinds)
+    return Source(path.name, config, file=found, kind=kind)

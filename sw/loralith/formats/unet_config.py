@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ from typing import Any
 from loralith.errors import LoralithError
 from loralith.files import FileError, read_json
 
-__all__ = ["Source", "build_unet", "read_unet_config"]
+__all__ = ["UNET", "Source", "build_unet", "read_model_config", "read_unet_config"]
 
 UNET = "UNet2DConditionModel"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A U-Net's name, its diffusers configuration, the number of tokens of a prompt, and the file that the configuration is from."""
+    """A model's name, its diffusers configuration, the tokens of a U-Net's prompt, the file of the configuration, and diffusers' class."""
 
     name: str
     config: Mapping[str, Any]
     prompt: int = 77
     file: Path | None = None
+    kind: str = UNET
 
 
 def read_unet_config(path: Path) -> dict[str, Any]:
@@ -32,7 +33,15 @@ def read_unet_config(path: Path) -> dict[str, Any]:
 
     Raises LoralithError for a file that cannot be read or is of something else.
     """
-    from diffusers import UNet2DConditionModel
+    return read_model_config(path, (UNET,))[1]
+
+
+def read_model_config(path: Path, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(class, configuration) of a model of diffusers, one of ``kinds`` of which the first is a U-Net; a file without a class is of that.
+
+    Settings and errors as `read_unet_config` has them.
+    """
+    import diffusers
 
     try:
         config = read_json(path)
@@ -41,14 +50,14 @@ def read_unet_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise LoralithError(f"{path} is not a U-Net's configuration: it is no JSON object")
     kind = config.get("_class_name", UNET)
-    if kind != UNET:
-        raise LoralithError(f"{path} is of a {kind}; a {UNET} is what can be used here")
-    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    if kind not in kinds:
+        raise LoralithError(f"{path} is of a {kind}; a {', '.join(kinds)} is what can be used here")
+    known = inspect.signature(getattr(diffusers, kind).__init__).parameters
     settings = {name: value for name, value in config.items() if not name.startswith("_")}
     ignored = [name for name in settings if name not in known]
     if ignored:
-        warnings.warn(f"{path}: a {UNET} has no {', '.join(ignored)}; ignored, as diffusers does", stacklevel=2)
-    return {name: value for name, value in settings.items() if name in known}
+        warnings.warn(f"{path}: a {kind} has no {', '.join(ignored)}; ignored, as diffusers does", stacklevel=2)
+    return kind, {name: value for name, value in settings.items() if name in known}
 
 
 def build_unet(config: Mapping[str, Any], source: object) -> Any:

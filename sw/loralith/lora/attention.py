@@ -92,9 +92,14 @@ class AttentionProducts:
 
         Pq = 127 e rounded to nearest; each row of P is that over its sum, so that rows sum to one exactly.
         """
-        scaled = finite32(e, "P") * np.float32(Q8_MAX)
-        pq = np.rint(scaled, out=scaled).astype(np.int8)
-        heads.rows = rows = pq.sum(axis=2, dtype=np.int32)
+        e = finite32(e, "P")
+        pq, sums = np.empty(e.shape, np.int8), np.empty(e.shape[:2], np.float32)
+        scaled = np.empty(e.shape[1:], np.float32)
+        for one, integers, row in zip(e, pq, sums, strict=True):  # one head at a time: the caches hold it
+            np.rint(np.multiply(one, np.float32(Q8_MAX), out=scaled), out=scaled)
+            integers[...] = scaled
+            np.sum(scaled, axis=1, out=row)  # exact: integers up to 127 K_LIMIT < 2**24
+        heads.rows = rows = sums.astype(np.int32)
         if not rows.all():
             raise SchemeError("a row of P sums to zero; its largest value before rounding must be 1")
         heads.losses["P"] = mass_loss(e, rows)
@@ -124,8 +129,12 @@ class AttentionProducts:
         assert heads.rows is not None
         p = heads.resident["P"]
         layout = p.layout(self.device)
-        pq = layout.unpack(self.device.read(layout.address, layout.nbytes), np.int8).reshape(p.shape)
-        return np.divide(pq, heads.rows[:, :, None], out=np.empty(p.shape, np.float32), dtype=np.float64, casting="unsafe")
+        pq = layout.unpack(self.device.view(layout.address, layout.nbytes), np.int8).reshape(p.shape)
+        result, rows = np.empty(p.shape, np.float32), heads.rows.astype(np.float32)
+        for one, integers, row in zip(result, pq, rows, strict=True):  # FP32 holds both operands, so its quotient is the rounded one
+            one[...] = integers
+            one /= row[:, None]
+        return result
 
     def score_gradients(self, ds: NDArray, heads: Heads, *, need_q: bool, need_k: bool) -> tuple[Int8, Values | None, Values | None]:
         """dS [n, Tq, Tk] as INT8, dQ and dK where they are asked for."""

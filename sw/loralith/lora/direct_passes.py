@@ -41,7 +41,7 @@ class DirectPasses(Passes):
     """Products by `device.arithmetic`. Where the scheme has the maximum from a measuring run, it is that of the very sums."""
 
     def _read(self, layout: MatrixLayout) -> Int8:
-        return layout.unpack(self.device.read(layout.address, layout.nbytes), np.int8)
+        return layout.unpack(self.device.view(layout.address, layout.nbytes), np.int8)
 
     def forward(self, operands: ForwardOperands, x: MatrixLayout, h: MatrixLayout) -> ForwardResult:
         sums = exact_product(operands.xq, operands.aq.T)

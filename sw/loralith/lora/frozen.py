@@ -134,25 +134,54 @@ class Window:
         columns = np.stack(self._places(padded, height, width), axis=-1)  # [N, C, H', W', kernel]
         return np.ascontiguousarray(columns.transpose(0, 2, 3, 1, 4)).reshape(N * height * width, -1)
 
-    def image(self, columns: NDArray, shape: tuple[int, int, int, int]) -> NDArray:
-        """The transpose of `columns`: each value added to where it came from, int64 of ``shape`` [N, C, H, W]."""
+    def channel_runs(self, x: NDArray) -> NDArray:
+        """`columns` in another order, [N * H' * W', kernel * C]: channels lie side by side, so that runs of them are copied."""
+        N, C, H, W = x.shape
+        height, width = self.output(H, W)
+        (py, px) = self.padding
+        padded = np.zeros((N, H + 2 * py, W + 2 * px, C), x.dtype)
+        padded[:, py : py + H, px : px + W] = x.transpose(0, 2, 3, 1)
+        runs = np.empty((N, height, width, math.prod(self.kernel), C), x.dtype)
+        for number, place in enumerate(self._places(padded.transpose(0, 3, 1, 2), height, width)):
+            runs[:, :, :, number] = place.transpose(0, 2, 3, 1)
+        return runs.reshape(N * height * width, -1)
+
+    def image(self, columns: NDArray, shape: tuple[int, int, int, int], *, runs: bool = False) -> NDArray:
+        """The transpose of `columns`, or of `channel_runs`: each value added to where it came from, int64 of ``shape`` [N, C, H, W]."""
         N, C, H, W = shape
         height, width = self.output(H, W)
         (py, px) = self.padding
-        padded = np.zeros((N, C, H + 2 * py, W + 2 * px), np.int64)
-        parts = columns.reshape(N, height, width, C, -1).transpose(4, 0, 3, 1, 2)
+        padded = np.zeros((N, H + 2 * py, W + 2 * px, C), np.int64).transpose(0, 3, 1, 2)
+        axes = (3, 0, 4, 1, 2) if runs else (4, 0, 3, 1, 2)
+        parts = columns.reshape(N, height, width, *((-1, C) if runs else (C, -1))).transpose(axes)
         for place, part in zip(self._places(padded, height, width), parts, strict=True):
             place += part
         return padded[:, :, py : py + H, px : px + W]
 
 
 class FrozenConv(FrozenLinear):
-    """A convolution with frozen W, given as [O, C * kernel]. Quantized tensors are hashed in the order of [N, C, H, W]."""
+    """A convolution with frozen W, given as [O, C * kernel]. Quantized tensors are hashed in the order of [N, C, H, W].
+
+    A device that multiplies on the host has W, and the columns, in the order of `Window.channel_runs`: the same sums.
+    """
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
-        super().__init__(device, weight, scheme, layer)
-        self.window = window
+        self.window, self.runs = window, device.direct
+        super().__init__(device, self._ordered(weight), scheme, layer)
         self.C = self.I // math.prod(window.kernel)
+
+    def replace(self, weight: QuantizedWeight) -> None:
+        super().replace(self._ordered(weight) if weight.q.shape == (self.O, self.I) else weight)
+
+    def _ordered(self, weight: QuantizedWeight) -> QuantizedWeight:
+        if not self.runs:
+            return weight
+        kernel = math.prod(self.window.kernel)
+        q = weight.q.reshape(len(weight.q), -1, kernel).transpose(0, 2, 1)
+        return QuantizedWeight(np.ascontiguousarray(q).reshape(weight.q.shape), weight.scale)
+
+    def _columns(self, x: NDArray) -> NDArray:
+        return self.window.channel_runs(x) if self.runs else self.window.columns(x)
 
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
         """Y [N, O, H', W'] from x [N, C, H, W]."""
@@ -160,7 +189,7 @@ class FrozenConv(FrozenLinear):
             raise SchemeError(f"X must have the shape [N, {self.C}, H, W], not {x.shape}")
         xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
         height, width = self.window.output(*x.shape[2:])
-        acc = product(self.device, self.window.columns(xq)[None], self.weight, right_transposed=True)[0]
+        acc = product(self.device, self._columns(xq)[None], self.weight, right_transposed=True)[0]
         y = dequantize(acc, sx * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)
         return Output(xq, sx, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), clipped)
 
@@ -170,5 +199,5 @@ class FrozenConv(FrozenLinear):
         wanted = (shape[0], self.O, *self.window.output(*shape[2:]))
         dyq, g, clipped = self._gradient(dy, wanted, self.scale[:, None, None], step, call)
         tokens = np.ascontiguousarray(dyq.transpose(0, 2, 3, 1)).reshape(-1, self.O)
-        acc = self.window.image(product(self.device, tokens[None], self.weight)[0], shape)
+        acc = self.window.image(product(self.device, tokens[None], self.weight)[0], shape, runs=self.runs)
         return Input(dyq, g, acc, dequantize(acc, g), clipped)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.arithmetic import hash_array
+from loralith.device.arithmetic import hash_range
 from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.scales import power_exponent, scale_of, vanishes, weight_scales
 from loralith.spec.scheme import FQT, SchemeError
@@ -78,9 +78,8 @@ def finite32(x: NDArray, name: str) -> Float32:
     if x.size == 0:
         raise SchemeError(f"{name} must not be empty; its shape is {x.shape}")
     x = np.ascontiguousarray(x, dtype=np.float32)
-    good = np.isfinite(x)
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
+    if not np.isfinite(largest(x)):  # NaN is the largest, too
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise SchemeError(f"{name} must be finite, but its element {index} is {x[index]}")
     return x
 
@@ -90,23 +89,35 @@ def largest(x: NDArray) -> float:
     return max(float(x.max()), -float(x.min()))
 
 
-def _rounded(y: NDArray, qmax: int, stream: Stream | None) -> tuple[Int8, int]:
-    """``y`` rounded and clipped to +-qmax, and how many values were clipped. Element i of the flat array has hash index i modulo 2**32."""
+def _rounded(y: NDArray, qmax: int, stream: Stream | None, scale: np.float32 | None = None) -> tuple[Int8, int]:
+    """``y``, or y / ``scale`` in FP32, rounded and clipped to +-qmax, and how many values were clipped.
+
+    Element i of the flat array has hash index i modulo 2**32. A part at a time goes through all steps while a core's cache holds it."""
     q = np.empty(y.shape, np.int8)
     flat_y, flat_q, clipped = y.reshape(-1), q.reshape(-1), 0
-    key = stream.key if stream is not None else None
-    for start in range(0, y.size, _CHUNK):
-        part = flat_y[start : start + _CHUNK]
-        if key is None:
-            rounded = np.rint(part)
+    size = min(_CHUNK, y.size)
+    quotients = np.empty(size, np.float32)
+    if stream is not None:
+        key, sums = stream.key, np.empty(size, np.float64)
+        ramp, hashes, scratch = np.arange(size, dtype=np.uint32) * np.uint32(1025), np.empty(size, np.uint32), np.empty(size, np.uint32)
+    for start in range(0, y.size, size):
+        part = flat_y[start : start + size]
+        n = part.size
+        if scale is not None:
+            part = np.divide(part, scale, out=quotients[:n])
+        if stream is None:
+            rounded = np.rint(part, out=quotients[:n]) if part.dtype == np.float32 else np.rint(part)
+            outside = max(part.max(), -part.min()) > qmax
         else:
-            rounded = hash_array(key, np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)) * 2.0**-32
+            hash_range(key, ramp[:n], start, hashes[:n], scratch[:n])
+            rounded = np.multiply(hashes[:n], 2.0**-32, out=sums[:n])
             rounded += part
             np.floor(rounded, out=rounded)
-        if max(rounded.max(), -rounded.min()) > qmax:
+            outside = part.max() >= qmax or part.min() < -qmax  # the floor of less than qmax + 1 is not
+        if outside:
             clipped += int(np.count_nonzero(np.abs(rounded) > qmax))
             np.clip(rounded, -qmax, qmax, out=rounded)
-        flat_q[start : start + _CHUNK] = rounded
+        flat_q[start : start + n] = rounded
     return q, clipped
 
 
@@ -120,7 +131,7 @@ def quantize(x: Float32, qmax: int = Q8_MAX, stream: Stream | None = None) -> tu
     scale = scale_of(maximum, qmax)
     if vanishes(maximum, qmax):
         return np.zeros(x.shape, np.int8), scale, 0
-    q, clipped = _rounded(x / np.float32(scale), qmax, stream)
+    q, clipped = _rounded(x, qmax, stream, np.float32(scale))
     return q, scale, clipped
 
 

@@ -91,7 +91,7 @@ class WideConv(FrozenConv):
         if x.ndim != 4 or x.shape[1] != self.C:
             raise SchemeError(f"X must have the shape [N, {self.C}, H, W], not {x.shape}")
         words = quantize_words(finite32(x, "X"))
-        columns = [self.window.columns(word) for word in (words.high, words.low)]
+        columns = [self._columns(word) for word in (words.high, words.low)]
         acc = wide_product(self.device, columns[0], columns[1], self.weight, apart=self.apart)
         height, width = self.window.output(*x.shape[2:])
         y = dequantize(acc, words.scale * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)

@@ -11,6 +11,7 @@ from torch import nn
 
 from loralith.device.device import Device
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
+from loralith.mapping.integer_products import use_integer_products
 from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
 from loralith.mapping.kinds.function_attention import mapped_attention
 from loralith.mapping.kinds.lora_parts import MappedDora, mapped_lora, parts
@@ -103,6 +104,8 @@ def attach(
     """
     if attachment_of(model) is not None:
         raise AttachError("the model is attached already; detach it first")
+    if device.direct:
+        use_integer_products()
     if unsupported not in UNSUPPORTED:
         raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
     table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}

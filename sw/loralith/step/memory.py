@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from loralith.diffusion.published import Source
-from loralith.mapping.planning.trace import meta_unet
+from loralith.mapping.planning.meta_models import meta_unet
 from loralith.spec.graph import Op
 from loralith.spec.step import StepScheme
 from loralith.step.capture import capture_step

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loralith.diffusion.published import Source
-from loralith.mapping.planning.trace import meta_unet
+from loralith.mapping.planning.meta_models import meta_unet
 
 __all__ = ["Operator", "Saved", "StepGraph", "plain_attention", "trace_step", "trace_unet"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -199,25 +199,44 @@ class GraphObserver:
     def __init__(self) -> None:
         self.compared = 0
 
-    def step(self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int) -> None:
-        """Raises VerificationError that names operator, tensor, index and step."""
-        updated = {name: what.removeprefix("state.") for what, name in program.graph.outputs.items() if what.startswith("state.")}
+    def submission(
+        self, program: StepProgram, given: Sequence[Mapping[str, torch.Tensor]], seed: int, step: int, losses: Sequence[float]
+    ) -> None:
+        """Compares every loss and, of the last step, every tensor. Raises VerificationError that names operator, tensor, index and step."""
+        states: Mapping[str, torch.Tensor] = {}
+        for number, (values, loss) in enumerate(zip(given, losses, strict=True)):
+            found = dict(self._step(program, {**values, **states}, seed, step + number, number == len(given) - 1))
+            self._equal(program, program.graph.outputs["loss"], found["loss"], np.float32(loss), step + number)
+            states = {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
+
+    def _step(
+        self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int, held: bool
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """The step's outputs by the graph's names for them; ``held``: what device memory holds is of this step and is compared."""
+        outputs: dict[str, list[str]] = {}
+        for what, name in program.graph.outputs.items():
+            outputs.setdefault(name, []).append(what)
         for node, value in interpret(program.graph, given, seed, step):
             if node.op is Op.STATE:
                 continue
-            held = [program.tensor(node.name)]
-            if node.name in updated:
-                held.append(program.state(updated[node.name]))
-            for actual in held:
-                if actual is None:
-                    continue
-                kind = torch.float64 if value.dtype is torch.float64 else torch.float32
-                # The device has one zero; torch's may be negative.
-                found = {node.name: torch.from_numpy(actual).to(kind)}
-                difference = compare({node.name: value + 0.0}, found, step=step, layer=f"{node.op} of {node.source or 'the host'}")
-                if difference is not None:
-                    raise VerificationError(difference)
-                self.compared += value.numel()
+            if held:
+                actual = program.tensor(node.name)
+                if actual is not None:
+                    self._equal(program, node.name, value, actual, step)
+            for what in outputs.get(node.name, ()):
+                if held and what.startswith("state."):
+                    self._equal(program, node.name, value, program.state(what.removeprefix("state.")), step)
+                yield what, value
+
+    def _equal(self, program: StepProgram, name: str, value: torch.Tensor, actual: Any, step: int) -> None:
+        node = program.graph[name]
+        kind = torch.float64 if value.dtype is torch.float64 else torch.float32
+        # The device has one zero; torch's may be negative.
+        found = {name: torch.from_numpy(np.asarray(actual)).to(kind).reshape(value.shape)}
+        difference = compare({name: value + 0.0}, found, step=step, layer=f"{node.op} of {node.source or 'the host'}")
+        if difference is not None:
+            raise VerificationError(difference)
+        self.compared += value.numel()
 
     def counters(self) -> dict[str, Any]:
         """`bit_exact`, and how many elements were compared."""

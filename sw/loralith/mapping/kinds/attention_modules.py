@@ -73,10 +73,12 @@ class Processor:
         return hidden_states / attn.rescale_output_factor
 
 
-def exponentials(s: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32 [n, Tq, Tk]."""
+def exponentials(s: Tensor, scale: float, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """exp(z - its row's largest) of z = s scale + mask: softmax before rows are divided by their sums. float32 [n, Tq, Tk].
+
+    ``out`` may be ``s``, which then is gone."""
     masks = None if mask is None else mask.expand_as(s)
-    result = torch.empty_like(s)
+    result = torch.empty_like(s) if out is None else out
     for n, z in enumerate(result):  # one head at a time: the caches hold it
         torch.mul(s[n], scale, out=z)
         if masks is not None:
@@ -86,9 +88,9 @@ def exponentials(s: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     return result
 
 
-def score_gradient(p: Tensor, dp: Tensor, scale: float) -> Tensor:
-    """dS from P and dP [n, Tq, Tk]. float32."""
-    result = torch.empty_like(p)
+def score_gradient(p: Tensor, dp: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """dS from P and dP [n, Tq, Tk]. float32. ``out`` may be ``dp``, which then is gone."""
+    result = torch.empty_like(p) if out is None else out
     for ds, p_head, dp_head in zip(result, p, dp, strict=True):
         torch.sub(dp_head, (p_head * dp_head).sum(dim=-1, keepdim=True), out=ds)
         ds *= p_head
@@ -177,7 +179,8 @@ class AttentionHeads(Mapped):
         try:
             with self.use():
                 scores = products.scores(qkv[0], qkv[1], heads)
-            e = exponentials(torch.from_numpy(scores.s), scale, None if mask is None else mask.cpu()).numpy()
+            s = torch.from_numpy(scores.s)
+            e = exponentials(s, scale, None if mask is None else mask.cpu(), None if owner.observer else s).numpy()
             with self.use():
                 p, values = products.values(e, qkv[2], heads)
         except BaseException:
@@ -217,7 +220,8 @@ class AttentionHeads(Mapped):
                 dp = products.probability_gradient(array, heads)
                 seen("dP", {"dO": array}, dp)
                 p = torch.from_numpy(products.probabilities(heads))
-                ds = score_gradient(p, torch.from_numpy(dp.value), scale).numpy()
+                value = torch.from_numpy(dp.value)
+                ds = score_gradient(p, value, scale, None if owner.observer else value).numpy()
                 if not finite(ds):
                     return None
                 _, dq, dk = products.score_gradients(ds, heads, need_q=need_q, need_k=need_k)

@@ -43,6 +43,7 @@ def step_traffic(step: Step, config: Config, weight_bits: int = 8) -> tuple[int,
             pass_traffic(T, O, I, r, config, output=step.dx, weight_bits=weight_bits),
         ]
         parts += [gradient_traffic(T, O, r, config), gradient_traffic(T, I, r, config)]
+        parts = parts if step.reached else parts[:1]
     else:
         for product in step.products:
             names = ("left_transposed", "right_transposed", "left_resident", "right_resident")
@@ -56,7 +57,7 @@ def step_traffic(step: Step, config: Config, weight_bits: int = 8) -> tuple[int,
 def saved_bytes(step: Step, config: Config, first: bool) -> tuple[int, int]:
     """What one pass of a module saves for its backward pass: (INT8 on the device and what the host keeps beside it, FP32 in torch).
 
-    ``first``: no layer before has saved the same input.
+    ``first``: no layer before has saved the same input. What a module of kind "other" saves in torch is not counted.
     """
     s = step.sizes
     if step.choice.kind == "attention":
@@ -68,6 +69,8 @@ def saved_bytes(step: Step, config: Config, first: bool) -> tuple[int, int]:
         int8 = sum(row_major(n * shapes[name][0], shapes[name][1], config).nbytes for name in names)
         rows = 4 * n * Tq if names else 0
         return int8 + rows, 4 * n * sum(shapes[name][0] * shapes[name][1] for name in names)
+    if step.choice.kind == "other":
+        return 0, 0
     if step.choice.kind == "conv":
         return 0, 4 * step.input_elements if step.dx and first else 0
     if "r" not in s:
@@ -80,12 +83,14 @@ def saved_bytes(step: Step, config: Config, first: bool) -> tuple[int, int]:
 def weight_bytes(step: Step, config: Config, weight_bits: int = 8) -> int:
     """Frozen W on the device, and its row scales."""
     s = step.sizes
-    return 0 if step.choice.kind == "attention" else int_layout(s["O"], s["I"], weight_bits, config).nbytes + 4 * s["O"]
+    return 0 if step.choice.kind in ("attention", "other") else int_layout(s["O"], s["I"], weight_bits, config).nbytes + 4 * s["O"]
 
 
 def _why(step: Step) -> str:
     if step.choice.reason:
         return step.choice.reason
+    if not step.reached and "r" in step.sizes:
+        return "trained, but no gradient reaches it: Y"
     if step.choice.kind == "lora":
         return "trained: Y, dX, dA and dB" if step.dx else "trained: Y, dA and dB; nothing before it is trained"
     if step.choice.kind == "attention":
@@ -95,6 +100,8 @@ def _why(step: Step) -> str:
 
 def _shape(step: Step) -> str:
     s = step.sizes
+    if step.choice.kind == "other":
+        return ", ".join(step.operators)
     if step.choice.kind == "attention":
         return f"{s['n']} x ({s['Tq']} x {s['Tk']}), {s['d']} wide"
     return f"{s['T']} x {s['I']} -> {s['O']}" + (f", rank {s['r']}" if "r" in s else "")
@@ -122,6 +129,7 @@ def plan(traced: Trace, config: Config, weight_bits: int = 8) -> dict[str, Any]:
                 "why": _why(step),
                 "shape": _shape(step),
                 "macs": step.macs,
+                "share": step.macs / traced.macs,
                 "macs_forward": step.macs - backward,
                 "macs_backward": backward,
                 "weight_bytes": weight_bytes(step, config, weight_bits) if device and step.choice.name not in counted else 0,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from loralith.errors import LoralithError
 from loralith.formats.unet_config import Source
 from loralith.mapping.kinds.frozen_modules import window_of
 from loralith.mapping.kinds.function_attention import put_attention
+from loralith.mapping.planning.attribution import Counted, count_products
+from loralith.mapping.planning.meta_models import meta_model
 from loralith.mapping.select import ONLY_LORA, Choice, select
 
 __all__ = ["Product", "Step", "Trace", "trace", "trace_model"]
@@ -40,11 +38,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of one module through a training step.
+    """One pass of one module through a training step; of kind "other" all passes of one that stays in torch, or what a mapped one
+    multiplies there.
 
-    ``sizes``: T, I, O of a layer (and r of a LoRA layer), n, Tq, Tk, d of attention. ``dx``: its input has a gradient; for attention
-    ``gradients`` names those of Q, K and V that have one. ``reads``: number of the tensor that a layer reads, the same for layers that
-    read the same. ``input_elements``: of X, before a convolution's windows overlap.
+    ``sizes``: T, I, O of a layer (and r of a LoRA layer), n, Tq, Tk, d of attention, MACs forward and backward of another. ``dx``: its
+    input has a gradient; for attention ``gradients`` names those of Q, K and V that have one. ``reads``: number of the tensor that a layer
+    reads, the same for layers that read the same. ``input_elements``: of X, before a convolution's windows overlap. ``operators``: torch's
+    names of those of kind "other". ``reached``: a gradient comes back; where none does (the text of a last block) the step ends there.
     """
 
     choice: Choice
@@ -53,9 +53,15 @@ class Step:
     gradients: str
     reads: int
     input_elements: int
+    operators: tuple[str, ...] = ()
+    reached: bool = True
 
     @property
     def products(self) -> list[Product]:
+        """All that the step multiplies."""
+        return [product for product in self._products() if self.reached or not product.backward]
+
+    def _products(self) -> list[Product]:
         s = self.sizes
         if self.choice.kind == "attention":
             n, Tq, Tk, d = s["n"], s["Tq"], s["Tk"], s["d"]
@@ -69,6 +75,9 @@ class Step:
             if "K" in self.gradients:
                 found.append(Product("dK", Tk, d, Tq, n, True))
             return found
+        if self.choice.kind == "other":
+            names = {"forward": s["forward"], "backward": s["backward"]}
+            return [Product(name, macs, 1, 1, backward=name == "backward") for name, macs in names.items() if macs]
         T, I, O = s["T"], s["I"], s["O"]
         found = [Product("Y", T, O, I)]
         if self.dx:
@@ -88,7 +97,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """Every pass of every module that multiplies, and the step's MACs as torch counts them, those outside such modules included."""
+    """Every pass of every module that multiplies, and the step's MACs as torch counts them: the sum over ``steps``."""
 
     steps: list[Step]
     macs: int
@@ -97,16 +106,29 @@ class Trace:
 
 class _Recorder:
     def __init__(self, choices: list[Choice]) -> None:
-        self.steps: list[Step] = []
+        self.taken: list[Step] = []
+        self.reached: set[int] = set()
         self.seen: list[Tensor] = []  # kept, so that ids stay unique
         self.undo: list[Callable[[], None]] = []
         for choice in choices:
             if choice.kind == "attention":
                 if not choice.reason or choice.reason == ONLY_LORA:
                     self._attention(choice)
-            elif choice.kind != "other":
+            elif choice.kind != "other" and (not choice.reason or choice.reason == ONLY_LORA):
                 handle = choice.module.register_forward_hook(self._layer(choice))
                 self.undo.append(handle.remove)
+
+    def _take(self, step: Step, output: Tensor) -> None:
+        number = len(self.taken)
+        self.taken.append(step)
+        if output.requires_grad:
+            output.register_hook(lambda _: self.reached.add(number))
+
+    @property
+    def steps(self) -> list[Step]:
+        """After the backward pass."""
+        unreached = {"reached": False, "dx": False, "gradients": ""}
+        return [step if number in self.reached else replace(step, **unreached) for number, step in enumerate(self.taken)]
 
     def _reads(self, x: Tensor) -> int:
         for number, tensor in enumerate(self.seen):
@@ -126,7 +148,7 @@ class _Recorder:
                 sizes = {"T": x.numel() // x.shape[-1], "I": x.shape[-1], "O": output.shape[-1]}
             if isinstance(module, LoraLinear):
                 sizes["r"] = next(iter(module.r.values()))
-            self.steps.append(Step(choice, sizes, x.requires_grad, "", self._reads(x), x.numel()))
+            self._take(Step(choice, sizes, x.requires_grad, "", self._reads(x), x.numel()), output)
 
         return hook
 
@@ -134,72 +156,62 @@ class _Recorder:
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
             sizes = {"n": len(q), "Tq": q.shape[1], "Tk": k.shape[1], "d": q.shape[2]}
             gradients = "".join(name for name, tensor in zip("QKV", (q, k, v), strict=True) if tensor.requires_grad)
-            self.steps.append(Step(choice, sizes, bool(gradients), gradients, -1, 0))
             scores = q @ k.mT * scale
-            return (scores if mask is None else scores + mask).softmax(dim=-1) @ v
+            output = (scores if mask is None else scores + mask).softmax(dim=-1) @ v
+            self._take(Step(choice, sizes, bool(gradients), gradients, -1, 0), output)
+            return output
 
         self.undo.append(put_attention(choice.module, choice.name, attend))
 
 
 def trace(model: nn.Module, loss: Callable[[], Tensor], modules: str) -> Trace:
     """Runs one training step of ``model``, whose loss is ``loss()``, on whatever device it is on, and notes what it multiplies."""
-    recorder = _Recorder(select(model, modules))
+    choices = select(model, modules)
+    recorder = _Recorder(choices)
     try:
-        with FlopCounterMode(display=False) as counter:
-            loss().backward()
+        counted, macs = count_products(model, loss)
     finally:
         for undo in recorder.undo:
             undo()
         for parameter in model.parameters():
             parameter.grad = None
     parameters = sum(p.numel() for p in model.parameters())
-    return Trace(recorder.steps, counter.get_total_flops() // 2, parameters)
+    steps = recorder.steps
+    return Trace(steps + _others(model, choices, steps, counted), macs, parameters)
+
+
+def _others(model: nn.Module, choices: list[Choice], steps: list[Step], counted: dict[str, Counted]) -> list[Step]:
+    """What no step of ``steps`` has multiplied, by the innermost chosen module that it belongs to, or else by the module itself."""
+    chosen = {choice.name: choice for choice in choices}
+    rest: dict[str, Counted] = {}
+    for name, own in counted.items():
+        owner = name
+        while owner not in chosen and owner:
+            owner = owner.rpartition(".")[0]
+        sums = rest.setdefault(owner if owner in chosen else name, Counted())
+        sums.forward, sums.backward = sums.forward + own.forward, sums.backward + own.backward
+        sums.operators += tuple(operator for operator in own.operators if operator not in sums.operators)
+    for step in steps:
+        backward = sum(product.macs for product in step.products if product.backward)
+        rest[step.choice.name].forward -= step.macs - backward
+        rest[step.choice.name].backward -= backward
+    found = []
+    for name, sums in rest.items():
+        if not sums.forward and not sums.backward:
+            continue
+        module = model.get_submodule(name)
+        choice = chosen.get(name)
+        why = f"nothing maps what {type(module).__name__} multiplies beside its modules" if choice is None else choice.reason
+        why = why or "torch multiplies it beside what the device does"
+        sizes = {"forward": sums.forward, "backward": sums.backward}
+        found.append(Step(Choice(name, module, "other", why), sizes, bool(sums.backward), "", -1, 0, sums.operators))
+    return found
 
 
 def trace_model(source: Source, *, targets: tuple[str, ...], rank: int, batch: int, modules: str = "all") -> Trace:
-    """A step of a U-Net that is never made: its tensors have shapes alone (torch's meta device).
+    """A step of a U-Net or a transformer that is never made: its tensors have shapes alone (torch's meta device).
 
     Raises LoralithError for a configuration that diffusers cannot build or run.
     """
-    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, inputs, predict):
-        return trace(unet, lambda: predict(**inputs).sum(), modules)
-
-
-@contextmanager
-def meta_unet(
-    source: Source, *, targets: tuple[str, ...], rank: int, batch: int
-) -> Iterator[tuple[nn.Module, dict[str, Tensor], Callable[..., Tensor]]]:
-    """A U-Net with LoRA on torch's meta device, a batch by the names of its arguments, and a function from those to the prediction.
-
-    Raises LoralithError for a configuration that diffusers cannot build or run, from within it too.
-    """
-    from diffusers import UNet2DConditionModel
-    from peft import LoraConfig, inject_adapter_in_model
-
-    try:
-        with torch.device("meta"):
-            unet = UNet2DConditionModel(**source.config)
-            unet.requires_grad_(False)
-            inject_adapter_in_model(LoraConfig(r=rank, target_modules=list(targets)), unet)
-            config: Any = unet.config
-            size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
-            sample = torch.zeros(batch, config.in_channels, size, size)
-            text = torch.zeros(batch, source.prompt, _width(config.cross_attention_dim))
-            time = torch.zeros(batch, dtype=torch.int64)
-            inputs = {"sample": sample, "timestep": time, "encoder_hidden_states": text}
-            if config.addition_embed_type == "text_time":
-                pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-                inputs |= {"text_embeds": torch.zeros(batch, pooled), "time_ids": torch.zeros(batch, 6)}
-
-            def predict(sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **added: Tensor) -> Tensor:
-                return unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added or None).sample
-
-            yield unet, inputs, predict
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise LoralithError(f"the U-Net of {source.name} cannot be built: {error}") from error
-
-
-def _width(value: Any) -> int:
-    if not isinstance(value, int):
-        raise LoralithError(f"cross_attention_dim must be one width for all blocks, not {value!r}")
-    return value
+    with meta_model(source, targets=targets, rank=rank, batch=batch) as (model, predict):
+        return trace(model, lambda: predict().sum(), modules)
