@@ -11,9 +11,12 @@ from safetensors.numpy import load_file, save_file
 from loralith.cli import main
 from loralith.emoji import gallery
 from loralith.emoji.catalogue import load_catalogue, load_other_pictures
-from loralith.emoji.settings import TINY
+from loralith.emoji.settings import BYTES_AT_MOST, TINY
+from loralith.emoji.shipped import SHIPPED, name_of, shipped_or_folder
 from loralith.emoji.training import begin, train_measuring_encoder
+from loralith.files import read_json
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT
+from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.settings import PipelineSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,3 +113,22 @@ def test_a_word_stands_in_the_prompts_as_the_subject_does() -> None:
     assert gallery.prompts_for("owl")[0] == "a photo of an owl on a blue background"
     assert gallery.prompts_for("owl")[3] == "a photo of a small owl in the top left"
     assert all(gallery.TOKEN in prompt for prompt in gallery.prompts_for(gallery.TOKEN))
+
+
+def test_the_shipped_pipeline_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_or_folder("emoji") == SHIPPED
+    assert name_of(SHIPPED) == "emoji"
+    assert shipped_or_folder("other") == Path("other")
+    assert name_of(Path("other")) == "other"
+    (tmp_path / "emoji").mkdir()
+    assert shipped_or_folder("emoji") == Path("emoji"), "a folder that is there goes first"
+
+
+def test_the_shipped_pipeline_is_what_its_page_says() -> None:
+    about = read_json(SHIPPED / "training.json")
+    assert about["settings"]["sizes"]["image"] == 64
+    assert len(about["held_out"]) == 23
+    folder = ModelFolder.read(SHIPPED)
+    assert folder.kind == "StableDiffusionPipeline"
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= BYTES_AT_MOST

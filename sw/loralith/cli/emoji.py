@@ -193,11 +193,11 @@ def _subject(args: argparse.Namespace) -> int:
 
 
 def _gallery(args: argparse.Namespace) -> int:
-    from loralith.cli.pipeline import attacher
     from loralith.device import open_device
     from loralith.emoji.catalogue import load_catalogue, load_other_pictures
     from loralith.emoji.gallery import VARIANTS, Variant, chosen, compute, page, published_pictures
     from loralith.emoji.training import SOURCE, begin, load_judge
+    from loralith.pipeline.finetune import attacher
     from loralith.progress import stop_on_interrupt
     from loralith.reports.result_files import write
 

@@ -13,6 +13,7 @@ from loralith.cli.finetune_options import method_arguments, options_of, record_g
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
+from loralith.emoji.shipped import shipped_or_folder
 from loralith.methods.options import OPTIONS
 from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
@@ -34,7 +35,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="learn from a folder: PNG or JPEG images, each with a caption .txt")
     parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="a pipeline as diffusers' save_pretrained writes it, or a U-Net as `pretrain` does"
+        "--model",
+        type=shipped_or_folder,
+        metavar="DIR",
+        help="a pipeline as diffusers' save_pretrained writes it, a U-Net as `pretrain` does, or `emoji`: the shipped pipeline",
     )
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import FIELDS, option_of
+from loralith.emoji.shipped import name_of
 from loralith.errors import LoralithError
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT, check_folder
 from loralith.pipeline.model_folder import ModelFolder, is_pipeline
@@ -117,6 +118,8 @@ def command_of(settings: PipelineSettings) -> str:
         option = option_of(name)
         if isinstance(value, bool):
             words.append(option)
+        elif name == "model":
+            words += [option, name_of(value)]
         elif name == "validation_prompts":
             words += [word for prompt in value for word in (option, prompt)]
         elif isinstance(value, dict):
