@@ -65,7 +65,7 @@ def test_settings_that_differ_or_are_not_supported(tmp_path):
         load_adapter(model, tmp_path)
     assert not torch.equal(before, PLAIN)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    for setting, value in (("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True)):
+    for setting, value in (("lora_bias", True), ("bias", "all"), ("fan_in_fan_out", True)):
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, setting: value}))
         with pytest.raises(AdapterError, match=f"has {setting} {value!r}, which is not supported"):
             read_adapter(tmp_path, SHAPES)
