@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 CONFIG ?= base
 PYTEST_FLAGS ?=
+# Each worker takes half of the list in its order, and then from the other's end: a fixture of a file is made once, and none waits at the end.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -m pytest -n $(JOBS) --dist worksteal
 BOARD ?= ulx3s-85f
 SYNTH_FLAGS ?=
 SIM_BOARD_FLAGS ?=
@@ -20,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim sim-board test test-slow test-outside soak synth gen docs lint format lock clean distclean
+.PHONY: help setup sim sim-board test test-slow test-outside testplan soak synth gen docs lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -53,10 +55,13 @@ sim-board: $(STAMP) ## train on the simulated board, to its pins; SIM_BOARD_FLAG
 	$(BIN)/loralith sim-board $(SIM_BOARD_FLAGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -P -m pytest -n $(JOBS) -m "not slow" tests $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" tests $(PYTEST_FLAGS)
 
 test-slow: $(STAMP) ## run the tests that take minutes each
-	$(BIN)/python -P -m pytest -n $(JOBS) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+	$(PYTEST) -m slow --timeout 3600 tests $(PYTEST_FLAGS)
+
+testplan: $(STAMP) ## print which test, property and mutant stands for which feature of the RTL
+	$(BIN)/loralith report testplan
 
 soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
 	$(BIN)/loralith soak $(SOAK_FLAGS)

@@ -46,7 +46,7 @@ PACKAGES = {
 """The packages of the API reference, and what each is."""
 
 LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
-FENCES = {".py": "python", ".toml": "toml", ".md": "markdown", ".json": "json", ".sh": "sh", ".yml": "yaml"}
+FENCES = {".py": "python", ".toml": "toml", ".md": "markdown", ".json": "json", ".ipynb": "json", ".sh": "sh", ".yml": "yaml"}
 
 
 def on_startup(command: str, dirty: bool) -> None:

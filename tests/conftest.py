@@ -10,6 +10,9 @@ from loralith.toolchain import Verilator, find_verilator
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Before numpy and torch load, for subprocesses too: tests run side by side, their tensors are small, and a second thread of each mostly
+    # spins in wait for the first. Tests that are about threads set their number themselves.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "LORALITH_MUTANT" not in os.environ:  # what tests do on a mutant is a verdict of its own
         run_record.register(config)
 

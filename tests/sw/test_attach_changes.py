@@ -262,7 +262,7 @@ def not_finite(model):
 
 
 REFUSED = {
-    both_adapters: r"first: exactly one adapter may be active, not default, other",
+    both_adapters: r"first: exactly one adapter may be active, as when the model was attached, not default, other; detach and attach again",
     another_rank: r"first: adapter other has rank 4, the layer was attached with 3; detach and attach again",
     dropout: r"first: lora_dropout must be 0, not 0.5",
     unfrozen: r"middle: its weight is trained since the model was attached; freeze it, or detach and attach again",

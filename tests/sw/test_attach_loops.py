@@ -4,65 +4,13 @@ import gc
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import loralith
+from helpers.lora_loops import ALL_STOCHASTIC, SCHEMES, equal, gradients, inputs, peft_model, trained
 from loralith.mapping.select import AttachError
-from loralith.spec.scheme import FQT
 from loralith.training.verification import ReferenceObserver
 from loralith.verif.reference_attachment import ReferenceAttachment
-
-
-class Small(nn.Module):
-    """Two linear layers that LoRA trains, the first with a bias, and a frozen one between them."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(12, 20)
-        self.middle = nn.Linear(20, 20)
-        self.second = nn.Linear(20, 8, bias=False)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.middle(torch.relu(self.first(x)))))
-
-
-def peft_model(**settings):
-    torch.manual_seed(0)
-    model = get_peft_model(Small(), LoraConfig(**{"r": 3, "lora_alpha": 6, "target_modules": ["first", "second"], **settings}))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def inputs(seed=0, rows=5):
-    return torch.randn(rows, 12, generator=torch.Generator().manual_seed(seed))
-
-
-def trained(model):
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def gradients(model, x=None, through=None):
-    """Gradients of one loss by name; ``through`` in place of the model's call."""
-    x = inputs() if x is None else x
-    parameters = trained(model)
-    loss = (model if through is None else through)(x).square().sum()
-    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
-
-
-ALL_STOCHASTIC = FQT(stochastic=("X", "dY", "H", "dH", "A", "B"), seed=3)
-SCHEMES = [
-    pytest.param(FQT(), id="default"),
-    pytest.param(ALL_STOCHASTIC, id="stochastic"),
-    pytest.param(FQT(adapter_scales="delayed", history=3), id="delayed"),
-]
-
-
-def equal(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def loop(model, steps, before=lambda step: None):
@@ -266,53 +214,6 @@ def test_what_torch_cannot_see_through_is_refused(device, modules, through, mess
     loralith.attach(model, device, modules=modules)
     with pytest.raises(AttachError, match=rf"(first|second): {message}"):
         through(model, inputs().requires_grad_())
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("modules", ["lora", "all"])
-def test_checkpointing_changes_no_bit_and_keeps_no_memory(device, scheme, reentrant, modules):
-    plain, checked = peft_model(), peft_model()
-    one, two = (loralith.attach(model, device, scheme, modules=modules) for model in (plain, checked))
-    for step in range(3):
-        x = inputs(step).requires_grad_()
-        want = gradients(plain, x)
-        y = checkpoint(checked, x, use_reentrant=reentrant)
-        assert not two.open, "what will be done again keeps nothing"
-        if reentrant:
-            y.square().sum().backward()
-            got = {name: p.grad for name, p in trained(checked).items()}
-        else:
-            parameters = trained(checked)
-            got = dict(zip(parameters, torch.autograd.grad(y.square().sum(), list(parameters.values())), strict=True))
-        assert equal(got, want), step
-        assert not two.open
-        for p in trained(checked).values():
-            p.grad = None
-    assert one.state_dict() == two.state_dict()
-    assert one.step == two.step == 2
-
-
-def test_checkpointing_takes_less_device_memory(device):
-    """Four blocks: the passes of one block at a time, not those of all."""
-    blocks = nn.Sequential(*(peft_model(target_modules=["first"]) for _ in range(4)))
-    shrink = nn.Linear(8, 12).requires_grad_(False)
-    attachment = loralith.attach(blocks, device)
-    most = []
-    x = inputs(rows=200).requires_grad_()
-
-    def forward(call):
-        y = x
-        for block in blocks:
-            y = shrink(call(block, y))
-            most.append(len(attachment.open))
-        return y.sum()
-
-    forward(lambda block, y: block(y)).backward()
-    assert most == [1, 2, 3, 4]
-    most.clear()
-    forward(lambda block, y: checkpoint(block, y, use_reentrant=False)).backward()
-    assert most == [0, 0, 0, 0]
 
 
 def test_an_infinite_gradient_goes_on_and_the_step_is_skipped(device):

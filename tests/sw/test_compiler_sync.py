@@ -5,69 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.random_commands import legal, random_command
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import IllegalList, check
-from loralith.compiler.proof.rules import problems
 from loralith.compiler.tokens.sync import synchronize
 from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
 
 CONFIG = PRESETS["tiny"]
-EVERYWHERE = (0, 1 << 64)
-
-
-def random_command(rng: np.random.Generator) -> Command:
-    """Small regions on few rows, so that conflicts are common."""
-
-    def below(n: int) -> int:
-        return int(rng.integers(n))
-
-    kind = rng.choice([Opcode.LOAD, Opcode.COMPUTE, Opcode.COMPUTE, Opcode.STORE])
-    if kind == Opcode.COMPUTE:
-        chained, mode = below(2), below(3)
-        fields = {"m_rows": 1 + below(8), "n_cols": 1 + below(6), "k0": 1 + below(12), "chained": chained, "k1": chained * (1 + below(12))}
-        fields |= {name: below(12) for name in ("left0_base", "right0_base", "left1_base", "right1_base")}
-        fields |= dict.fromkeys(("left0_stride", "right0_stride", "left1_stride", "right1_stride"), 2)
-        fields |= {"out_mode": mode, "fold_log2": below(3), "scale_mode": below(3), "scale_m": 32768, "scale_base": below(4)}
-        fields |= {"to_out": int(mode > 0 and below(2)), "out_base": below(12), "out_stride": 3}
-        fields |= {"to_left": int(mode == 1 and below(2)), "result_base": 14 + below(12), "result_stride": 1}
-        fields |= {"acc_read": below(2), "acc_write": below(2), "acc_base": below(12), "acc_stride": 6}
-        fields |= {"stat_enable": below(2), "stat_slot": below(4)}
-        return Command.make(Opcode.COMPUTE, **fields)
-    if kind == Opcode.STORE:
-        if below(4) == 0:
-            return Command.make(Opcode.STORE, source=1, rows=1, row_bytes=16 * (1 + below(2)), base=below(3), address=8 * below(20))
-        return Command.make(Opcode.STORE, **matrix(rng), transpose=below(2))
-    if below(4) == 0:
-        return Command.make(Opcode.LOAD, target=2, rows=1, row_bytes=16, base=below(6), address=8 * below(20))
-    return Command.make(Opcode.LOAD, **matrix(rng), target=below(2), transpose=below(2))
-
-
-def matrix(rng: np.random.Generator) -> dict[str, int]:
-    rows, row_bytes = rng.integers(1, 9, 2).tolist()
-    return {
-        "rows": rows,
-        "row_bytes": row_bytes,
-        "row_stride": 16 * int(rng.integers(1, 3)),
-        "address": 8 * int(rng.integers(40)),
-        "base": int(rng.integers(20)),
-        "block_stride": 2,
-    }
-
-
-def legal(command: Command) -> bool:
-    """By itself, its own results off its operands."""
-    try:
-        check(CommandList.of([command]), CONFIG)
-    except IllegalList:
-        return False
-    return not list(problems(command, CONFIG, EVERYWHERE))
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_lists_become_race_free(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    commands = CommandList.of(c for c in (random_command(rng) for _ in range(150)) if legal(c))
+    commands = CommandList.of(c for c in (random_command(rng) for _ in range(150)) if legal(c, CONFIG))
     assert len(commands) > 60
     with pytest.raises(IllegalList, match="no token orders them"):
         check(commands, CONFIG)

@@ -13,7 +13,7 @@ from loralith.cli import main
 from loralith.emoji import export as exported
 from loralith.emoji.catalogue import Catalogue, load_catalogue
 from loralith.emoji.export import ABOUT, assemble, export
-from loralith.emoji.model_stage import Model, new_model, tokens
+from loralith.emoji.model_stage import Model, load_start, new_model, tokens
 from loralith.emoji.models import new_scheduler, new_vae, parameters_of
 from loralith.emoji.settings import BYTES_AT_MOST, PARAMETERS_AT_MOST, TINY, Settings
 from loralith.emoji.training import CHECKPOINTS, DECODER, VAE, begin, export_run, load_vae, settings_from, train_stages
@@ -193,3 +193,32 @@ def test_the_commands(emoji_folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["emoji", "export", "--output", str(tmp_path / "pipeline"), *named]) == 0
     assert "pipeline after 2 steps" in capsys.readouterr().out
     assert INTERRUPTED == 130
+
+
+def test_a_training_starts_from_an_exported_pipeline(catalogue: Catalogue, tmp_path: Path) -> None:
+    begin(tmp_path / "first", TINY, resume=False)
+    train_stages(TINY, catalogue, tmp_path / "first", steps=2)
+    export_run(TINY, catalogue, tmp_path / "first", tmp_path / "pipeline")
+    wanted = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline", local_files_only=True)
+    settings = begin(tmp_path / "second", None, resume=False, start=tmp_path / "pipeline")
+    assert (settings.seed, settings.sizes) == (TINY.seed + 1, TINY.sizes)
+    vae = load_vae(settings, tmp_path / "second").state_dict()
+    assert all(torch.equal(tensor, vae[name]) for name, tensor in wanted.vae.state_dict().items())
+    still = replace(settings, lr=0.0, weight_decay=0.0)  # so that a step changes nothing
+    assert train_stages(still, catalogue, tmp_path / "second", steps=1)
+    found = tensors(tmp_path / "second")
+    for part in ("unet", "text_encoder"):
+        for name, tensor in getattr(wanted, part).named_parameters():
+            assert torch.equal(found[f"weight/{part}.{name}"], tensor), f"{part}.{name}"
+    assert begin(tmp_path / "second", None, resume=True) == settings
+    assert read_header(tmp_path / "second" / CHECKPOINTS["model"])["settings"]["start"] == settings.start != ""
+
+
+def test_what_no_training_can_start_from_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"is no pipeline that `loralith emoji export` wrote: it has no training\.json"):
+        begin(tmp_path / "run", None, resume=False, start=tmp_path)
+    assert not (tmp_path / "run").exists()
+    model = new_model(TINY, catalogue.known)
+    other = {f"unet.{name}": tensor for name, tensor in model.unet.state_dict().items()}
+    with pytest.raises(LoralithError, match="are of another text_encoder, or of another vocabulary"):
+        load_start(model, {**other, "text_encoder.x": torch.zeros(1)})

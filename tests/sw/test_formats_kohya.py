@@ -19,7 +19,8 @@ from helpers.adapters import (
 )
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, module_shapes
 from loralith.diffusion.published import find_model
-from loralith.formats.adapter_file import read_adapter, sgm_blocks, sgm_name
+from loralith.formats.adapter_file import read_adapter
+from loralith.formats.stability_names import sgm_blocks, sgm_name
 
 
 @pytest.mark.parametrize("kind", ["plain", "patterns"])

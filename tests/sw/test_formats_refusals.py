@@ -34,7 +34,7 @@ FIRST = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     ("change", "message"),
     [
         (lambda t: t.pop(f"unet.{FIRST}.lora_B.weight"), rf"lacks the tensor {FIRST}.lora_B.weight"),
-        (lambda t: t.update({f"unet.{FIRST}.lora_magnitude_vector": torch.ones(8)}), r"holds DoRA \(unet.*\), which is not supported"),
+        (lambda t: t.update({f"unet.{FIRST}.lora_magnitude_vector": torch.ones(8)}), "is DoRA, and .* has no magnitudes"),
         (lambda t: t.update({"unet.x.hada_w1_a": torch.ones(8)}), "holds LoHa"),
         (lambda t: t.update({f"unet.{FIRST}.lora_B.bias": torch.ones(8)}), "has a LoRA bias"),
         (lambda t: t.update({"text_encoder.q.lora_A.weight": torch.ones(8, 8)}), "has layers of a text encoder"),

@@ -11,13 +11,13 @@ from torch import nn
 
 import loralith
 from helpers.tiny_unet import CONFIG
-from loralith.cli.finetune import attacher
 from loralith.device.products import product
 from loralith.lora.frozen import Window
 from loralith.mapping.kinds.frozen_modules import MappedLinear
 from loralith.mapping.select import AttachError, select
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.spec.scheme import FQT
+from loralith.training.attaching import attacher
 from loralith.training.loop import finetune
 from loralith.training.verification import ReferenceObserver, VerificationError
 

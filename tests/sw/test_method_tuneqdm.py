@@ -9,7 +9,6 @@ import torch
 pytest.importorskip("diffusers")
 
 import loralith
-from loralith.cli.finetune import attacher
 from loralith.device.products import Resident, column_sums, tall_blocks
 from loralith.lora.codes import quantize_codes
 from loralith.lora.frozen import Window
@@ -20,6 +19,7 @@ from loralith.methods.settings import EvaluationSettings, FinetuneSettings
 from loralith.methods.training_method import Bench
 from loralith.methods.tuneqdm.scales_file import ScalesError, load_scales
 from loralith.spec.scheme import FQT
+from loralith.training.attaching import attacher
 from loralith.training.loop import Interrupted, finetune
 from loralith.verif.torch_tuned import Layer, autograd
 

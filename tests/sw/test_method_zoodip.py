@@ -9,7 +9,6 @@ import torch
 pytest.importorskip("diffusers")
 
 import loralith
-from loralith.cli.finetune import attacher
 from loralith.diffusion.data import personal_images
 from loralith.lora.frozen import Window
 from loralith.lora.quantize import QuantizedWeight
@@ -22,6 +21,7 @@ from loralith.methods.zoodip.finite_differences import CorrelationError, directi
 from loralith.methods.zoodip.subspace import Subspace, principal
 from loralith.methods.zoodip.token import Token, TokenError, load_token, save_token
 from loralith.spec.scheme import FQT
+from loralith.training.attaching import attacher
 from loralith.training.loop import Interrupted, finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")

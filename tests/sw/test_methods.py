@@ -9,10 +9,10 @@ pytest.importorskip("diffusers")
 
 import loralith
 from loralith.cli import main
-from loralith.cli.finetune import attacher
 from loralith.methods import TABLE
 from loralith.methods.options import OPTIONS, HollowOptions, TuneqdmOptions, ZoodipOptions
 from loralith.methods.settings import METHODS, EvaluationSettings, FinetuneSettings
+from loralith.training.attaching import attacher
 from loralith.training.loop import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")

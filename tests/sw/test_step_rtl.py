@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.tiny_unet import CONFIG as UNET
+from loralith.compiler.cycles import model
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import check
+from loralith.compiler.step.estimate import estimate
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device import open_device
 from loralith.diffusion.unet import new_unet
@@ -70,7 +72,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
             StepProgram(reference, graph, SEED, values, values),
             StepProgram(rtl, graph, SEED, values, values, tokens=synchronize),
         ]
-        check(CommandList.unpack(programs[1]._list), CONFIG, programs=programs[1].compiled.static)
+        check(CommandList.unpack(programs[1].packed), CONFIG, programs=programs[1].compiled.static)
         for step in range(2):
             given |= {name: torch.tensor(value) for name, value in optimizer.scalars(step + 1).items()}
             inputs = {name: given[name].numpy() for name in programs[0].compiled.inputs}
@@ -88,8 +90,14 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         assert programs[1].traffic.written == 2 * written
         assert programs[1].traffic.read <= 2 * rtl.config.bus_bytes
         counted = rtl.last_counters
+        modelled = model(CommandList.unpack(programs[1]._list), CONFIG, programs=programs[1].compiled.static)
+        assert (modelled.vector, modelled.busy) == (counted.vector_busy, counted.busy), "the model's units work as the RTL's"
+        assert abs(modelled.cycles / counted.cycles - 1) < 0.04
+        work = estimate(programs[1].compiled)
+        assert counted.vector_busy < work.of("vector") < 1.03 * counted.vector_busy
         print(f"\n{programs[1].list_bytes // COMMAND_BYTES:,} commands, {counted.cycles:,} cycles and {counted.macs:,} products a step,")
         print(
             f"array busy in {counted.busy / counted.cycles:.1%} of the cycles, vector unit in {counted.vector_busy / counted.cycles:.1%};"
         )
+        print(f"by the cycle model {modelled.cycles:,} cycles, {modelled.cycles / counted.cycles - 1:+.1%}")
         print(f"host: {programs[1].traffic.written // 2} bytes written and {programs[1].traffic.read // 2} read a step")

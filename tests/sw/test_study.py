@@ -13,7 +13,6 @@ pytest.importorskip("diffusers")
 
 from loralith import cli, open_device
 from loralith.cli import study as command
-from loralith.cli.finetune import attacher
 from loralith.errors import LoralithError
 from loralith.methods.settings import EvaluationSettings
 from loralith.study import reference_schemes as reference
@@ -24,6 +23,7 @@ from loralith.study.schemes import DEFAULT, FP32, SCHEMES
 from loralith.study.study_report import told_apart, write_reports
 from loralith.study.study_results import machine
 from loralith.study.study_settings import StudySettings
+from loralith.training.attaching import attacher
 from loralith.training.loop import finetune
 from loralith.verif.reference_attachment import ReferenceAttachment
 

@@ -72,6 +72,12 @@ RULES = (
     Rule("loralith.mutants", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.mutation"), never=("amaranth", "cocotb")),
     Rule("loralith.soak", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.lists"), never=("amaranth", "cocotb")),
     Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
+    Rule(
+        "loralith.reports.simulator_report",
+        "sw",
+        (SW, "loralith.spec", "loralith.files", "loralith.verif.bench"),
+        never=("amaranth", "cocotb"),
+    ),
     Rule("loralith.study.reference_schemes", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule("loralith.device", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
     Rule("loralith.compiler", "sw", (SW, "loralith.spec", "loralith.files"), **BOARD),
@@ -97,7 +103,7 @@ LAYERS = (
     ("emoji", "shapes", "study"),
     ("cli",),
 )
-COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens",), ("cycles", "proof"), ("schedules", "step"))
+COMPILER_LAYERS = (("latencies", "lists", "memories", "storage"), ("tokens", "vector_timing"), ("cycles", "proof"), ("schedules", "step"))
 
 # What a board part may take from the rest of sw: another board part, or one of these, which are free of torch and amaranth as well.
 BOARD_PARTS = (

@@ -215,6 +215,46 @@ def test_convolutions_and_their_inputs_gradients(config: Config, stride: int, ke
     case.run(config, y, back, b.add(b.multiply(back, 0.001953125), x))
 
 
+@pytest.mark.parametrize(("channels", "groups"), [(16, 4), (20, 4), (24, 3), (40, 2), (6, 6)], ids=str)
+def test_groups_of_channels_are_normalized_where_a_convolution_leaves_them(config: Config, channels: int, groups: int) -> None:
+    """Sums over a group's channels and pixels, values for each group; the result lies as [N, H, W, C] again."""
+    case = Case()
+    b = case.b
+    q = b.quantize(case.input("x", words(2, 3, 8, 8)), 0.0625, 127, stochastic=False)
+    w = case.frozen("w.q", integers(channels, 3, 3, 3))
+    sums = b.node(Op.CONVOLUTION, Kind.SUM, (2, channels, 8, 8), q, w, stride=(1, 1), padding=(1, 1))
+    y = b.brain(b.multiply(b.word(sums), 0.0009765625))
+    inside = b.reshape(y, (2, groups, channels // groups, 64))
+    mean = b.multiply(b.sum(inside, (2, 3), b.largest(inside)), 0.0078125)
+    centred = b.subtract(inside, mean)
+    squares = b.sum(b.multiply(centred, centred), (2, 3), b.multiply(b.largest(y), 100.0))
+    weight = b.reshape(case.input("weight", words(channels)), (1, groups, channels // groups, 1))
+    normal = b.reshape(b.brain(b.multiply(b.multiply(centred, b.function(Op.RSQRT, b.add(squares, 0.5))), weight)), y.shape)
+    gradient = b.quantize(normal, b.scale(b.largest(normal), 127), 127, True, 1)
+    case.run(config, mean, squares, b.add(normal, y), b.word(gradient))
+    compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
+    assert [compiled.tensors[node.name][0].strides[1] for node in (y, normal)] == [1, 1]
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 24), (3, 64, 5), (1, 130, 33)], ids=str)
+def test_softmax_with_rows_along_the_lanes(config: Config, shape: tuple[int, int, int]) -> None:
+    """Maxima and counts of a product's rows, and stochastic rounding along them: the product is stored with its rows along the lanes."""
+    case = Case()
+    b, (n, rows, columns) = case.b, shape
+    x, keys = (b.quantize(case.input(name, words(n, size, 8)), 0.03125, 127, False) for name, size in (("x", rows), ("k", columns)))
+    z = b.multiply(b.word(b.matmul(x, b.permute(keys, (0, 2, 1)))), 0.0001220703125)
+    e = b.function(Op.EXP2, b.subtract(z, b.maximum(z, -1)))
+    p = b.quantize(b.multiply(e, 127.0), 1.0, 127, stochastic=False)
+    unit = b.function(Op.RECIPROCAL, b.count(p, -1))
+    out = b.multiply(b.word(b.matmul(p, keys)), unit)
+    s = b.brain(
+        b.multiply(b.multiply(b.word(p), unit), b.subtract(z, b.sum(b.multiply(out, out), (-1,), b.multiply(b.largest(out), 4096.0))))
+    )
+    case.run(config, z, out, b.word(b.quantize(s, b.scale(b.largest(s), 127), 127, True, 1)))
+    compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
+    assert compiled.tensors[z.name][0].strides[1] == 1
+
+
 def test_a_convolution_of_two_words(config: Config) -> None:
     case = Case()
     b, x = case.b, case.input("x", words(2, 1, 8, 8))

@@ -10,11 +10,14 @@ from loralith.cli import output
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("adapter", help="look at an adapter of PEFT, diffusers or kohya, or write it for PEFT and diffusers")
-    parser.add_argument("path", type=Path, help="a folder of PEFT or diffusers, or a .safetensors file of diffusers or kohya")
+    parser = subparsers.add_parser("adapter", help="look at an adapter of PEFT, diffusers, kohya or ComfyUI, or write it for all of them")
+    parser.add_argument("path", type=Path, help="a folder of PEFT or diffusers, or a .safetensors file of diffusers, kohya or ComfyUI")
     parser.add_argument("--model", default="small", help="model that it is for, as `loralith plan` takes it (default: small)")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="a new or empty folder: PEFT's files and diffusers' are written there"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="a new or empty folder: PEFT's files, diffusers' and kohya's, which ComfyUI reads, are written there",
     )
     parser.add_argument("--unet-only", action="store_true", help="leave out layers of text encoders that the file has, named in a warning")
     parser.set_defaults(run=run)
@@ -27,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
-    from loralith.formats.adapter_file import read_adapter, write_diffusers, write_peft
+    from loralith.formats.adapter_file import read_adapter, write_diffusers, write_kohya, write_peft
+    from loralith.formats.run_folder import KOHYA_FILE
     from loralith.formats.unet_config import build_unet
 
     if args.output:
@@ -46,19 +50,24 @@ def run(args: argparse.Namespace) -> int:
     figures: dict[str, Any] = {
         "source": adapter.source,
         "rslora": adapter.rslora,
+        "dora": adapter.dora,
+        "metadata": dict(adapter.metadata),
         "layers": layers,
         "left_out": adapter.left_out,
         "written": [],
     }
     if args.output:
         write_diffusers(adapter, args.output)
+        sdxl = any(name.startswith("add_embedding") for name in shapes)
+        write_kohya(adapter, set(shapes), args.output / KOHYA_FILE, stability_names=sdxl)
         write_peft(adapter, args.output)
         figures["written"] = [str(path) for path in sorted(args.output.iterdir())]
     if args.json:
         output.emit_json(figures)
         return 0
     rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in layers]
-    output.table(f"{adapter.source}{', rsLoRA' if adapter.rslora else ''}", ("layer", "shape", "rank", "alpha"), rows)
+    kind = ("", ", DoRA")[adapter.dora] + ("", ", rsLoRA")[adapter.rslora]
+    output.table(f"{adapter.source}{kind}", ("layer", "shape", "rank", "alpha"), rows)
     for path in figures["written"]:
         print(path)
     return 0

@@ -77,10 +77,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def where(name: str, config: str) -> Iterator[Where]:
     """The device of this name, open inside; FP32 in plain torch for `fp32`. Raises LoralithError for one that does not exist."""
-    from loralith.cli.finetune import attacher
     from loralith.device import open_device
     from loralith.methods.settings import FP32
     from loralith.study.methods import Where
+    from loralith.training.attaching import attacher
 
     if name == FP32:
         yield Where()

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
+from loralith.emoji.shipped import SHIPPED
+from loralith.places import data
 
 FOLDER = Path("build/emoji")
+GALLERY = FOLDER / "gallery"
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -29,6 +32,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="this stage alone; decoder: refine the trained VAE, encoder: what `measure` judges with (default: vae, then model)",
     )
     train.add_argument("--resume", action="store_true", help="go on with the training in --folder, with its settings")
+    train.add_argument(
+        "--start-from", type=Path, metavar="PIPELINE", help="start from an exported pipeline's weights, with its settings and the next seed"
+    )
     export = part("export", "write the pipeline's folder, at any time after the first checkpoint of text encoder and U-Net")
     export.add_argument("--output", type=Path, required=True, help="folder of the pipeline")
     draw = part("sample", "draw pictures of prompts with an exported pipeline")
@@ -39,8 +45,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     measure.add_argument("--count", type=int, default=256, help="concepts that are drawn (default: 256)")
     measure.add_argument("--pictures", type=Path, help="folder of pictures to compare with --references, in place of a pipeline")
     measure.add_argument("--references", type=Path, help="folder of pictures of the subject")
-    for added, required in ((draw, True), (measure, False)):
-        added.add_argument("--pipeline", type=Path, required=required, help="folder of the exported pipeline")
+    for added in (draw, measure):
+        added.add_argument("--pipeline", type=Path, default=SHIPPED, help="folder of the pipeline (default: the shipped one)")
         added.add_argument("--steps", type=int, default=25, help="steps of the sampler (default: 25)")
         added.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: 3)")
         added.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
@@ -48,11 +54,27 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     subject.add_argument("name", help="as `robot`; a wrong one is answered with the list")
     subject.add_argument("--output", type=Path, required=True, help="folder of the pictures")
     subject.add_argument("--count", type=int, default=6, help="pictures (default: 6)")
+    gallery = part("gallery", "personalize the pipeline with held-out subjects by each method; pictures and fidelity; resumable")
+    gallery.add_argument("--pipeline", type=Path, default=SHIPPED, help="folder of the pipeline (default: the shipped one)")
+    gallery.add_argument("--subjects", default="robot,owl,rocket", help="held-out subjects, with commas (default: robot,owl,rocket)")
+    gallery.add_argument("--rows", help="rows such as `lora; lora, FP32`, with semicolons (default: all)")
+    gallery.add_argument("--output", type=Path, default=GALLERY, help=f"folder of the runs and pictures (default: {GALLERY})")
+    gallery.add_argument("--device", default="direct", help="what the methods train on (default: direct)")
+    gallery.add_argument("--config", default="base", help="its configuration (default: base)")
+    gallery.add_argument("--publish", action="store_true", help="also write page and pictures to docs/results")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    parts = {"fetch": _fetch, "train": _train, "export": _export, "sample": _sample, "measure": _measure, "subject": _subject}
+    parts = {
+        "fetch": _fetch,
+        "train": _train,
+        "export": _export,
+        "sample": _sample,
+        "measure": _measure,
+        "subject": _subject,
+        "gallery": _gallery,
+    }
     return parts[args.what](args)
 
 
@@ -73,7 +95,7 @@ def _train(args: argparse.Namespace) -> int:
     from loralith.emoji.run import Told
     from loralith.emoji.settings import PRESETS
     from loralith.emoji.training import SOURCE, begin, train_measuring_encoder, train_stages
-    from loralith.errors import INTERRUPTED
+    from loralith.errors import INTERRUPTED, LoralithError
     from loralith.formats.run_folder import locked
     from loralith.progress import stop_on_interrupt
 
@@ -86,7 +108,9 @@ def _train(args: argparse.Namespace) -> int:
 
     catalogue = load_catalogue(args.folder / SOURCE)
     output.log(f"{len(catalogue.known)} pictures to learn, {len(catalogue.held_out)} subjects held out")
-    settings = begin(args.folder, PRESETS[args.preset], resume=args.resume)
+    if args.resume and args.start_from:
+        raise LoralithError("--start-from begins a training; leave it out with --resume")
+    settings = begin(args.folder, PRESETS[args.preset], resume=args.resume, start=args.start_from)
     stages = {"vae": ("vae",), "decoder": ("decoder",)}.get(args.stage, ("vae", "model"))
     with locked(args.folder), stop_on_interrupt() as stop:
         if args.stage == "encoder":
@@ -165,6 +189,43 @@ def _subject(args: argparse.Namespace) -> int:
         output.emit_json({"pictures": [str(path) for path in paths]})
     else:
         output.wrote(*paths)
+    return 0
+
+
+def _gallery(args: argparse.Namespace) -> int:
+    from loralith.device import open_device
+    from loralith.emoji.catalogue import load_catalogue, load_other_pictures
+    from loralith.emoji.gallery import VARIANTS, Variant, chosen, compute, page, published_pictures
+    from loralith.emoji.training import SOURCE, begin, load_judge
+    from loralith.pipeline.finetune import attacher
+    from loralith.progress import stop_on_interrupt
+    from loralith.reports.result_files import write
+
+    rows = chosen([name.strip() for name in args.rows.split(";")]) if args.rows else list(VARIANTS)
+    subjects = [name.strip() for name in args.subjects.split(",")]
+    settings = begin(args.folder, None, resume=True)
+    judge = load_judge(settings, load_other_pictures(args.folder / SOURCE), args.folder)
+    held_out = load_catalogue(args.folder / SOURCE).held_out
+
+    def started(subject: str, variant: Variant) -> None:
+        output.log(f"{subject}: {variant.name}")
+
+    with open_device(args.device, args.config) as device, stop_on_interrupt() as stop:
+        place = (args.device, args.config, attacher(device))
+        figures, pictures = compute(rows, subjects, held_out, judge, args.pipeline, args.output, place, started, stop)
+    files = published_pictures(pictures, args.output)
+    if args.publish:
+        files += published_pictures(pictures, data("docs/results/emoji"))
+        command = "loralith emoji gallery" + (f" --subjects {args.subjects}" if args.subjects != "robot,owl,rocket" else "")
+        write(data("docs/results/emoji"), "The emoji pipeline, personalized", command, figures, page(figures), on_rtl=False)
+    if args.json:
+        output.emit_json({**figures, "pictures": [str(path) for path in files]})
+    else:
+        cells = [
+            [row["row"], *(f"{row[key]:.3f}" for key in ("subject_cosine", "prompt_cosine", "other_cosine"))] for row in figures["rows"]
+        ]
+        output.table("means over subjects and prompts", ["row", "subject", "own prompt", "other prompts"], cells)
+        output.wrote(*files)
     return 0
 
 

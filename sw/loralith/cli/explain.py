@@ -1,11 +1,11 @@
 """`loralith explain`: the schedule of a LoRA layer, why it was chosen, and what limits it; a timeline for Perfetto."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
+from loralith.errors import LoralithError
 from loralith.files import check_output, write_json
 
 
@@ -24,42 +24,18 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from loralith.compiler.cycles import model
-    from loralith.compiler.schedules.training_step import Linear, compile_step, place
-    from loralith.errors import LoralithError
-    from loralith.shapes.measured_run import fixed_os_cycles
+    from loralith.compiler.schedules.training_step import Linear
+    from loralith.shapes.layer_schedule import layer_schedule, trace_events
     from loralith.spec.config import load_config
 
-    try:
-        T, I, O, r = (int(word) for word in args.layer.split(","))
-    except ValueError:
-        raise LoralithError(f"--layer takes four numbers T,I,O,R, such as 4096,320,320,4, not {args.layer!r}") from None
-    if min(T, I, O, r) < 1:
-        raise LoralithError(f"T, I, O and R must be at least 1, not {args.layer}")
+    T, I, O, rank = _sizes(args.layer)
     config = load_config(args.config)
     if args.trace:
         check_output(args.trace, output.config_files(args))
-    linear = Linear("layer", T, I, O, r, not args.no_dx)
-    tensors, _ = place(linear, 0, config)
-    commands = compile_step([(linear, tensors)], config)
-    timeline = model(commands, config)
-    elements = config.rows * config.cols
-    figures: dict[str, Any] = {
-        "config": config.name,
-        "layer": {"tokens": T, "inputs": I, "outputs": O, "rank": r, "dx": linear.dx},
-        "macs": linear.macs,
-        "commands": len(commands),
-        "modelled_cycles": timeline.cycles,
-        "utilization": linear.macs / (timeline.cycles * elements),
-        "array_steps": timeline.busy / timeline.cycles,
-        "read_channel": timeline.read_words / timeline.cycles,
-        "write_channel": timeline.write_words / timeline.cycles,
-        "fixed_os_cycles": fixed_os_cycles(linear, config),
-        "passes": {name: _pass(linear, backward, config) for name, backward in (("forward", False), ("backward", True))},
-    }
-    figures["limit"] = _limit(figures)
+    figures, timeline = layer_schedule(Linear("layer", T, I, O, rank, not args.no_dx), config)
     if args.trace:
-        _write_trace(args.trace, timeline)
+        write_json(trace_events(timeline), args.trace, indent=None)
+        output.wrote(args.trace)
         figures["trace"] = str(args.trace)
     if args.json:
         output.emit_json(figures)
@@ -68,45 +44,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pass(linear: Any, backward: bool, config: Any) -> list[dict[str, Any]]:
-    """The plans that were tried, the chosen one first."""
-    from loralith.compiler.schedules.training_step import parts_for, tried_plans
-
-    rows = tried_plans(replace(linear, name=""), backward, config, parts_for(linear.rank)[0])
-    return [{**vars(plan), "cycles_per_token": round(cycles, 2)} for cycles, plan in rows[:6]]
-
-
-def _limit(figures: dict[str, Any]) -> str:
-    """In words: what stands between this schedule and the whole array."""
-    shares = {"array": figures["array_steps"], "read channel": figures["read_channel"], "write channel": figures["write_channel"]}
-    name = max(shares, key=lambda key: shares[key])
-    if name == "array":
-        lost = figures["array_steps"] - figures["utilization"]
-        waits = 1 - figures["array_steps"]
-        return f"the array: {waits:.1%} of the cycles it waits, and {lost:.1%} are steps on padding of tokens, columns and rank"
-    return f"the {name}, in use in {shares[name]:.1%} of the cycles"
-
-
-def _write_trace(path: Path, timeline: Any) -> None:
-    """Complete events on one track per unit; a microsecond stands for a cycle."""
-    names = {"LOAD": 1, "COMPUTE": 2, "STORE": 3}
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name.lower()}} for name, tid in names.items()
-    ]
-    for activity in timeline.activities:
-        events.append(
-            {
-                "ph": "X",
-                "pid": 1,
-                "tid": names[activity.opcode.name],
-                "ts": activity.start,
-                "dur": max(activity.end - activity.start, 1),
-                "name": activity.note or activity.opcode.name.lower(),
-                "args": {"command": activity.command, "ready but for tokens": activity.ready},
-            }
-        )
-    write_json({"traceEvents": events, "displayTimeUnit": "ms"}, path, indent=None)
-    output.wrote(path)
+def _sizes(text: str) -> tuple[int, ...]:
+    """T, I, O and R. Raises LoralithError."""
+    try:
+        sizes = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 4:
+        raise LoralithError(f"--layer takes four numbers T,I,O,R, such as 4096,320,320,4, not {text!r}")
+    if min(sizes) < 1:
+        raise LoralithError(f"T, I, O and R must be at least 1, not {text}")
+    return sizes
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -13,12 +13,12 @@ from loralith.cli.finetune_options import method_arguments, options_of, record_g
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
+from loralith.emoji.shipped import shipped_or_folder
 from loralith.methods.options import OPTIONS
 from loralith.reports.result_files import made
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
-    from loralith.device.device import Device
     from loralith.methods.settings import FinetuneSettings
     from loralith.training.loop import Progress
 
@@ -35,7 +35,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--digit", type=int, default=8, help="held-out class to learn, 8 or 9 (default: 8)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="learn from a folder: PNG or JPEG images, each with a caption .txt")
     parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="a pipeline as diffusers' save_pretrained writes it, or a U-Net as `pretrain` does"
+        "--model",
+        type=shipped_or_folder,
+        metavar="DIR",
+        help="a pipeline as diffusers' save_pretrained writes it, a U-Net as `pretrain` does, or `emoji`: the shipped pipeline",
     )
     parser.add_argument("--images", type=int, default=20, help="training images (default: 20)")
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank, any integer from 1 (default: 4)")
@@ -68,6 +71,16 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
     )
+    parser.add_argument(
+        "--steps-per-submission",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of --map step: steps that the device takes from one list (default: 1)",
+    )
+    parser.add_argument(
+        "--memory-budget", type=int, metavar="BYTES", help="of --map step: device memory that a step may take (default: all)"
+    )
     parser.add_argument("--samples", type=int, default=64, help="images drawn before and after (default: 64)")
     parser.add_argument("--curve-every", type=int, default=0, metavar="N", help="held-out loss and samples each N steps, for report.html")
     parser.add_argument("--verify", action="store_true", help="compare every layer with the reference bit for bit; stops at a difference")
@@ -81,28 +94,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     method_arguments(parser)
     pipeline_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
-
-
-def attacher(device: Device, verify: bool) -> Callable[[Any, FinetuneSettings], Any]:
-    """What `finetune` calls to put a model on `device`, as the settings' method maps it."""
-    from loralith.mapping.attach_model import attach
-    from loralith.methods import method_class
-
-    def attach_to(model: Any, settings: FinetuneSettings) -> Any:
-        observer = None
-        if settings.modules == "step":
-            from loralith.training.step_training import StepTraining
-            from loralith.training.verification import GraphObserver
-
-            return StepTraining(device, settings.seed, settings.lr, GraphObserver() if verify else None)
-        if verify:
-            from loralith.training.verification import ReferenceObserver
-
-            observer = ReferenceObserver()
-        kinds = method_class(settings.method).kinds
-        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
-
-    return attach_to
 
 
 class Bar:
@@ -185,6 +176,8 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         verify=args.verify,
+        steps_per_submission=args.steps_per_submission,
+        memory_budget=args.memory_budget,
         evaluation=EvaluationSettings(samples=args.samples),
     )
 
@@ -199,6 +192,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.formats.run_folder import check_folder
     from loralith.methods.settings import FP32
     from loralith.progress import stop_on_interrupt
+    from loralith.training.attaching import attacher
     from loralith.training.loop import finetune
     from loralith.training.sizes import check_sizes
 

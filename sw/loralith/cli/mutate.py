@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 when a mutant survived or could not be made."""
     from loralith import mutants
     from loralith.mutants.campaign import STAGES
+    from loralith.mutants.mutants_report import OUTCOMES, TITLE, figures_of, page
     from loralith.verif.mutation import MutationError
 
     usual = results.REPO / "tests" / "mutants" / "mutants.toml"
@@ -56,16 +57,15 @@ def run(args: argparse.Namespace) -> int:
     for verdict in campaign.run(chosen):
         verdicts.append(verdict)
         output.log(f"{len(verdicts)}/{len(chosen)} {verdict.outcome:<8} {verdict.name}: {verdict.by or 'by no test'}")
-    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("killed", "survived", "invalid")}
-    figures = {"mutants": len(verdicts), **counts, "verdicts": [vars(verdict) for verdict in verdicts]}
+    figures = figures_of(verdicts)
     if args.output:
-        results.write(args.output / "mutants", "Mutants of the RTL", _command(args), figures, _page(figures, verdicts))
+        results.write(args.output / "mutants", TITLE, _command(args), figures, page(figures))
     if args.json:
         output.emit_json(figures)
     else:
         output.table("mutants", ["mutant", "outcome", "by"], [[v.name, v.outcome, v.by] for v in verdicts])
-        print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-    return 0 if counts["killed"] == len(verdicts) else 1
+        print(", ".join(f"{figures[outcome]} {outcome}" for outcome in OUTCOMES))
+    return 0 if figures["killed"] == len(verdicts) else 1
 
 
 def _chosen(args: argparse.Namespace) -> list:
@@ -105,20 +105,3 @@ def _command(args: argparse.Namespace) -> str:
     if args.stages:
         words.append(f"--stages {args.stages}")
     return " ".join(words)
-
-
-def _page(figures: dict, verdicts: Sequence) -> list[str]:
-    lines = [
-        "Each is the hardware of configuration tiny with one expression changed ([list](../generated/mutants.md)). Tests",
-        "run from the cheapest to the dearest until one fails: products and lists on the native model, golden layers, faults, the",
-        "block's own tests, cocotb.",
-        "",
-        f"{figures['mutants']} mutants: {figures['killed']} killed, {figures['survived']} survived, {figures['invalid']} invalid.",
-        "",
-        "| mutant | block | outcome | first test that fails |",
-        "|---|---|---|---|",
-    ]
-    for v in verdicts:
-        by = v.by.splitlines()[0].replace("|", "\\|") if v.by else ""
-        lines.append(f"| {v.name} | {v.block} | {v.outcome} | {by} |")
-    return lines

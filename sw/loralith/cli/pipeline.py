@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loralith.cli import output
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import FIELDS, option_of
+from loralith.emoji.shipped import name_of
 from loralith.errors import LoralithError
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT, check_folder
 from loralith.pipeline.model_folder import ModelFolder, is_pipeline
@@ -117,6 +118,8 @@ def command_of(settings: PipelineSettings) -> str:
         option = option_of(name)
         if isinstance(value, bool):
             words.append(option)
+        elif name == "model":
+            words += [option, name_of(value)]
         elif name == "validation_prompts":
             words += [word for prompt in value for word in (option, prompt)]
         elif isinstance(value, dict):
@@ -126,30 +129,10 @@ def command_of(settings: PipelineSettings) -> str:
     return shlex.join(words)
 
 
-def attacher(device: Any) -> Callable[[Any, PipelineSettings], Any]:
-    """What the loop calls to put the denoiser on ``device``."""
-    from loralith.mapping.attach_model import attach
-    from loralith.pipeline.tuneqdm import TuneQDM
-    from loralith.pipeline.zoodip import Zoodip
-
-    kinds_of = {"tuneqdm": TuneQDM.kinds, "zoodip": Zoodip.kinds}
-
-    def attach_to(model: Any, settings: PipelineSettings) -> Any:
-        kinds = kinds_of.get(settings.method)
-        observer = None
-        if settings.verify:
-            from loralith.training.verification import ReferenceObserver
-
-            observer = ReferenceObserver()
-        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
-
-    return attach_to
-
-
 def run_pipeline(args: argparse.Namespace, bar: Callable[[str, int], Any]) -> int:
     """Returns 0 when the run is finished. ``bar``: makes what shows progress, of a title and a number of steps."""
     from loralith.device import open_device
-    from loralith.pipeline.finetune import finetune_pipeline
+    from loralith.pipeline.finetune import attacher, finetune_pipeline
     from loralith.progress import stop_on_interrupt
 
     settings = _resumed(args) if args.resume else pipeline_settings(args)

@@ -3,7 +3,8 @@
 A report is a module `loralith.cli.report_<what>` with a line of `HELP`, `ON_RTL`, whether its figures are of the RTL, `arguments(parser)`,
 `command(args) -> str`, which repeats it, `figures(args) -> dict`, which `--json` prints as it is, and `SUBJECT`, the name of the
 module that computes them. That one has `title(figures) -> str` and `page(figures) -> list[str]`, the same as Markdown.
-It may have `check(args)`, which raises before the work for outputs of its own that cannot be written.
+It may have `check(args)`, which raises before the work for outputs of its own that cannot be written, and `problems(args, figures)`, what
+is wrong with the figures, as sentences: where there are any, the command prints them last and exits with 1.
 """
 
 import argparse
@@ -13,13 +14,13 @@ from pathlib import Path
 from loralith.cli import output
 from loralith.reports import result_files as results
 
-REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "tests", "vector")
+REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "testplan", "tests", "vector")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "report",
-        help="area, energy and memory of a training step, use of the array, which RTL each result is of, the RTL's blocks, cost of tests",
+        help="area, energy and memory of a step, use of the array, the RTL of each result, its blocks and test plans, cost of tests",
     )
     kinds = parser.add_subparsers(dest="what", metavar="<what>", required=True)
     for name in REPORTS:
@@ -45,4 +46,7 @@ def run(args: argparse.Namespace) -> int:
         output.emit_json(figures)
     else:
         print("\n".join(page))
-    return 0
+    problems = args.module.problems(args, figures) if hasattr(args.module, "problems") else []
+    for problem in problems:
+        output.error(problem)
+    return 1 if problems else 0

@@ -14,6 +14,8 @@ SUBJECT = "loralith.reports.test_runs"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=20, help="how many of the most expensive files and tests are listed (default: 20)")
     parser.add_argument("--slow", action="store_true", help="the tests of `make test-slow` too, which have no budget")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a folder is over its budget or has none")
+    parser.add_argument("--write-budget", action="store_true", help="put what was measured and a quarter more into tests/budget.toml")
 
 
 def command(args: argparse.Namespace) -> str:
@@ -23,4 +25,12 @@ def command(args: argparse.Namespace) -> str:
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     if args.count < 0:
         raise LoralithError(f"--count must be at least 0, not {args.count}")
+    if args.write_budget:
+        if args.slow:
+            raise LoralithError("--write-budget and --slow exclude each other: tests that take minutes have no budget")
+        test_runs.write_budgets()
     return test_runs.figures(args.count, slow=args.slow)
+
+
+def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:
+    return test_runs.problems(figures) if args.check else []

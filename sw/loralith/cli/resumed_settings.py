@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["resumed"]
 
-MAY_CHANGE = ("steps", "verify", "curve_every")
+MAY_CHANGE = ("steps", "verify", "curve_every", "steps_per_submission", "memory_budget")
 """More steps go on from the last one; the others change no result."""
 NO_SETTINGS = ("output", "resume", "json")
 

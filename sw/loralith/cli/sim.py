@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loralith.cli import output
-from loralith.cli.finetune import Bar, attacher
+from loralith.cli.finetune import Bar
 from loralith.reports.result_files import made
 
 MOST_STEPS = 200
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.formats.run_folder import clear_folders
     from loralith.methods.settings import FP32, EvaluationSettings, FinetuneSettings
     from loralith.progress import stop_on_interrupt
+    from loralith.training.attaching import attacher
     from loralith.training.loop import finetune, seconds_per_step
     from loralith.training.sizes import check_sizes
 

@@ -119,7 +119,6 @@ def train(settings: FinetuneSettings, args: argparse.Namespace) -> dict[str, Any
     """The fine-tune on the board, then on the reference device; figures of both. Raises DeviceError where the board ends: its chip's rules
     are checked."""
     from loralith.board.simulation import PinSimulation
-    from loralith.cli.finetune import attacher
     from loralith.device import open_device
     from loralith.device.device_errors import DeviceError
     from loralith.device.serial import SerialDevice
@@ -127,6 +126,7 @@ def train(settings: FinetuneSettings, args: argparse.Namespace) -> dict[str, Any
     from loralith.progress import every
     from loralith.reports.result_files import made
     from loralith.spec.config import load_config
+    from loralith.training.attaching import attacher
     from loralith.training.loop import finetune
     from loralith.training.sizes import check_sizes
 

@@ -5,14 +5,10 @@ With `--lists`, random command lists; with `--vector`, elements of the vector un
 
 import argparse
 import secrets
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 from loralith.cli import output, soak_lists
 from loralith.reports import result_files as results
-
-BATCH = 200
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -45,83 +41,32 @@ def run(args: argparse.Namespace) -> int:
         from loralith.cli import soak_vector
 
         return soak_vector.run(args)
-    import numpy as np
-
     from loralith.device import open_device
-    from loralith.device.reference import ReferenceDevice
-    from loralith.soak.random_products import Soak
+    from loralith.soak.random_products import run_products
 
     if args.output:
         results.check(args.output / "soak", output.config_files(args))
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    rng = np.random.default_rng(seed)
     output.log(f"seed {seed}")
-    started, cpu = time.monotonic(), time.process_time()
-    mismatch = None
     with open_device(args.device, args.config) as device:
-        soak = Soak(device, seed)
-        while soak.done < args.products and mismatch is None:
-            if args.device == "verilator":
-                _stall(device, rng, args.stall)
-            mismatch = soak.batch(min(BATCH, args.products - soak.done))
-            if soak.lists % 10 == 0:
-                output.log(f"{soak.done} products, {time.monotonic() - started:.0f} s")
-        counters = device.counters()
-    seconds, unit = time.monotonic() - started, device.cycle_unit or ReferenceDevice.cycle_unit  # a soak runs lists, on any device
-    result = {
-        "seed": seed,
-        "config": args.config,
-        "device": args.device,
-        "products": soak.done,
-        "lists": soak.lists,
-        "mismatches": 0 if mismatch is None else 1,
-        "first_mismatch": None if mismatch is None else asdict(mismatch),
-        "cycles": counters.cycles,
-        "cycle_unit": unit,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-    }
+        most = args.stall if args.device == "verilator" else None
+        figures, mismatch = run_products(device, args.products, seed, most, output.log)
+    result = {"seed": seed, "config": args.config, "device": args.device, **figures}
     if args.output:
-        _record(args, result)
+        from loralith.soak.soak_report import PRODUCTS_TITLE, products_page
+
+        on_rtl = args.device == "verilator"
+        results.write(args.output / "soak", PRODUCTS_TITLE, _command(args, seed), result, products_page(result), on_rtl=on_rtl)
     if args.json:
         output.emit_json(result)
     elif mismatch is None:
-        print(f"{soak.done} products in {soak.lists} lists, all exact (seed {seed}, {counters.cycles} {unit}, {seconds:.0f} s)")
+        cost = f"{figures['cycles']} {figures['cycle_unit']}, {figures['seconds']:.0f} s"
+        print(f"{figures['products']} products in {figures['lists']} lists, all exact (seed {seed}, {cost})")
     else:
         print(f"product {mismatch.product} of seed {seed} is wrong: {mismatch}")
     return 0 if mismatch is None else 1
 
 
-def _record(args: argparse.Namespace, result: dict) -> None:
-    command = f"loralith soak --products {args.products} --seed {result['seed']} --config {args.config} --device {args.device}"
-    command += f" --stall {args.stall:g}"
-    page = [
-        f"{result['products']:,} random products of up to three tiles each way in {result['lists']:,} lists: folded, chained, added",
-        "to the accumulate buffer, INT32 and INT8, with one scale and vectors of them, both roundings, stored straight and",
-        "transposed. Latency and stalls of every bus channel are drawn anew for each list. Every result is compared with numpy.",
-        "",
-        "| figure | value |",
-        "|---|---|",
-        f"| configuration | {result['config']} |",
-        f"| device | {result['device']} |",
-        f"| seed | {result['seed']} |",
-        f"| products | {result['products']:,} |",
-        f"| wrong products | {result['mismatches']} |",
-        f"| {'simulated cycles' if result['cycle_unit'] == 'cycles' else result['cycle_unit']} | {result['cycles']:,} |",
-        f"| seconds | {result['seconds']:,} ({result['cpu_seconds']:,} of CPU time) |",
-    ]
-    if result["first_mismatch"]:
-        page += ["", f"The first wrong one: {result['first_mismatch']}."]
-    results.write(args.output / "soak", "Random products on the RTL", command, result, page, on_rtl=args.device == "verilator")
-
-
-def _stall(device, rng, most: float) -> None:
-    """Other stalls and latencies for the next list."""
-    from loralith.device.native.library import CHANNELS
-    from loralith.device.native.memory_model import MemoryTiming
-
-    stall = {channel: float(rng.choice([0.0, rng.uniform(0, most)])) for channel in CHANNELS}
-    latency = int(rng.choice([1, 10, 100]))
-    device.configure(
-        timing=MemoryTiming(latency, latency // 2, stall=stall, stall_length=int(rng.integers(1, 16)), seed=int(rng.integers(1 << 32)))
-    )
+def _command(args: argparse.Namespace, seed: int) -> str:
+    command = f"loralith soak --products {args.products} --seed {seed} --config {args.config} --device {args.device}"
+    return f"{command} --stall {args.stall:g}"

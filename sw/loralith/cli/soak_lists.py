@@ -83,37 +83,11 @@ def _config(name: str) -> Config:
 
 
 def _record(args: argparse.Namespace, names: list[str], configs: list[Config], tally: dict[str, Any]) -> None:
-    from loralith.soak.lists import ILLEGAL
+    from loralith.soak.soak_report import LISTS_TITLE, lists_page
 
     command = f"loralith soak --lists --commands {tally['commands']} --seed {tally['seed']} --configs {','.join(names)}"
     command += f" --device {args.device}"
-    page = [
-        "Random raw lists of LOADs, COMPUTEs and STOREs: every field is drawn, tokens, memory latency and stalls too. Every",
-        f"{ILLEGAL}th case has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them,",
-        "statistics, counters and status of the device and of the `reference` device are compared with an oracle that executes",
-        "lists in order. The compiler's checker must accept each legal list, and refuse it where a token less makes it illegal or lets",
-        "it race.",
-        "",
-        "| figure | value |",
-        "|---|---|",
-        f"| device | {args.device} |",
-        f"| seed | {tally['seed']} |",
-        f"| commands | {tally['commands']:,} |",
-        f"| legal lists | {tally['lists']:,} |",
-        f"| illegal lists | {tally['illegal']:,} |",
-        f"| lists that differ | {0 if tally['difference'] is None else 1} |",
-        f"| simulated cycles | {tally['cycles']:,} |",
-        f"| seconds | {tally['seconds']:,} ({tally['cpu_seconds']:,} of CPU time) |",
-        "",
-        "| configuration | rows | columns | bus bytes | most fold | left, right, out rows | acc, scale words |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, c in zip(names, configs, strict=True):
-        depths = f"{c.left_depth}, {c.right_depth}, {c.out_depth} | {c.acc_depth}, {c.scale_depth}"
-        page.append(f"| {name} | {c.rows} | {c.cols} | {c.bus_bytes} | {c.max_fold} | {depths} |")
-    if tally["difference"]:
-        page += ["", f"The first difference: {tally['difference']}."]
-    results.write(args.output / "lists", "Random command lists on the RTL", command, tally, page)
+    results.write(args.output / "lists", LISTS_TITLE, command, tally, lists_page(names, configs, tally))
 
 
 def _replay(args: argparse.Namespace) -> int:

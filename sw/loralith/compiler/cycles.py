@@ -8,6 +8,7 @@ and when its tokens are out:
     LOAD     check, tokens, one burst per cycle with a bound on those in flight, one bus word per cycle after the memory's latency
     COMPUTE  check, tokens, one step per cycle; a tile takes at least as long as the one before it drains
     STORE    check, tokens, one bus word per cycle, the memory's response
+    VECTOR   tokens, then instruction after instruction, a word per cycle (docs/vector_unit.md)
 
 `docs/dataflow.md` has its error against the RTL's counters for every shape that was run.
 """
@@ -15,6 +16,7 @@ and when its tokens are out:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from loralith.compiler.latencies import (
@@ -33,7 +35,9 @@ from loralith.compiler.latencies import (
 )
 from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
 from loralith.compiler.memories import Memory, Sdr16
-from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode
+from loralith.compiler.tokens.footprint import ProgramMemory
+from loralith.compiler.vector_timing import row_cycles, vector_cycles
+from loralith.spec.commands import COMMAND_BYTES, SEMAPHORES, Command, LoadTarget, Opcode, StoreSource
 from loralith.spec.config import Config
 
 __all__ = ["Activity", "Memory", "Sdr16", "Timeline", "model"]
@@ -55,6 +59,10 @@ FIRST_STORE_LATENCY = 12  # from a store's tokens taken to its first word
 STORE_INTERVAL = 6  # from one store's last word to the first one of the next
 RESPONSE_LATENCY = 3  # from the last response to the store's tokens
 END_LATENCY = 4  # from the last tokens to the end
+VECTOR_CHECK_LATENCY = 3  # from a VECTOR taken from its queue to its tokens taken, if they are there
+VECTOR_DONE_LATENCY = 2  # from the end of a VECTOR to its tokens
+ONE_BY_ONE = {Opcode.COMPUTE: DECODE_LATENCY, Opcode.VECTOR: VECTOR_CHECK_LATENCY}  # units that check a command as they take it
+VECTOR_TARGETS = (LoadTarget.V0, LoadTarget.V1, LoadTarget.PROGRAM, LoadTarget.SCALARS, LoadTarget.KEY)
 LIST_ADDRESS = 1 << 24  # of the list where the memory has rows: beyond the operands
 
 
@@ -75,19 +83,30 @@ class Timeline:
     """What `model` returns.
 
     Attributes:
-        cycles: from the doorbell to the last response. busy: steps of the array. activities: in list order.
+        cycles: from the doorbell to the last response. busy: steps of the array. vector: cycles in which the vector unit runs a command.
+        activities: in list order.
         read_words, write_words: on the bus, descriptors included.
     """
 
     cycles: int = 0
     busy: int = 0
+    vector: int = 0
     read_words: int = 0
     write_words: int = 0
     activities: list[Activity] = field(default_factory=list)
 
 
 class _Model:
-    def __init__(self, commands: tuple[Command, ...], config: Config, memory: Memory | Sdr16) -> None:
+    def __init__(self, commands: tuple[Command, ...], config: Config, memory: Memory | Sdr16, programs: Mapping[int, bytes]) -> None:
+        self.program = ProgramMemory(programs)
+        self.codes: dict[int, Sequence[Mapping[str, int]]] = {}
+        for index, command in enumerate(commands):
+            self.program.follow(command)
+            if command.opcode == Opcode.VECTOR:
+                found = self.program.codes(command["first"], command["count"])
+                if found is None:
+                    raise ValueError(f"command {index} runs instructions of which the bytes are not known")
+                self.codes[index] = found
         self.config, self.memory = config, memory.server(config)
         self.commands = commands
         self.tokens: list[deque[int]] = [deque() for _ in range(SEMAPHORES)]
@@ -118,7 +137,7 @@ class _Model:
         self.stores: deque[int] = deque([0] * TRANSFERS_IN_FLIGHT, TRANSFERS_IN_FLIGHT)
 
     def run(self) -> Timeline:
-        walk = {Opcode.LOAD: self.load, Opcode.COMPUTE: self.compute, Opcode.STORE: self.store}
+        walk = {Opcode.LOAD: self.load, Opcode.COMPUTE: self.compute, Opcode.STORE: self.store, Opcode.VECTOR: self.vector}
         done = dict.fromkeys(Opcode, 0)
         activities: list[tuple[int, Opcode, int, int, int]] = []
         while len(activities) < len(self.commands):
@@ -181,12 +200,12 @@ class _Model:
             for opcode, order in self.order.items():
                 taken, checked, free = self.taken[opcode], self.checked[opcode], self.free[opcode]
                 place = len(taken)
-                before = free if opcode == Opcode.COMPUTE else checked
+                before = free if opcode in ONE_BY_ONE else checked
                 if place < len(order) and order[place] < len(self.dispatched) and len(before) >= place:
                     taken.append(max(self.dispatched[order[place]] + QUEUE_LATENCY, before[place - 1] if place else 0))
                     moved = True
                 place = len(checked)
-                if opcode != Opcode.COMPUTE and place < len(taken) and len(free) >= place:
+                if opcode not in ONE_BY_ONE and place < len(taken) and len(free) >= place:
                     both = opcode == Opcode.LOAD and self.commands[order[place]]["target"] == LoadTarget.BOTH
                     checked.append(max(taken[place] + (CHECK_BOTH_LATENCY if both else CHECK_LATENCY), free[place - 1] if place else 0))
                     moved = True
@@ -214,13 +233,13 @@ class _Model:
         """The cycle in which a command takes its tokens, and its unit: the first one, of those that are known."""
         best: tuple[int, Opcode] | None = None
         for opcode, order in self.order.items():
-            place, known = done[opcode], self.taken[opcode] if opcode == Opcode.COMPUTE else self.checked[opcode]
+            place, known = done[opcode], self.taken[opcode] if opcode in ONE_BY_ONE else self.checked[opcode]
             if place < len(known):
                 command = self.commands[order[place]]
                 segment = command["segment_wait"] if opcode == Opcode.COMPUTE else 0
                 tokens = self.ready(command["wait"])
                 if tokens is not None and self.ready(segment) is not None:
-                    ready = known[place] + (DECODE_LATENCY if opcode == Opcode.COMPUTE else 1)
+                    ready = known[place] + ONE_BY_ONE.get(opcode, 1)
                     granted = max(ready, tokens + GRANT_LATENCY)
                     if best is None or granted < best[0]:
                         best = granted, opcode
@@ -238,6 +257,8 @@ class _Model:
         lanes = config.cols if c["target"] == LoadTarget.RIGHT else config.rows
         split = not c["transpose"] and c["target"] != LoadTarget.SCALE and lanes < config.bus_bytes
         row_writes = -(-c["row_bytes"] // (lanes if split else config.bus_bytes))
+        if c["target"] in VECTOR_TARGETS:
+            row_writes = row_cycles(Fields(c), config)
         start = latency = 0
         issue = max(granted + BURST_SPLIT_LATENCY, self.loads[0], self.addresses[0])
         self.free[Opcode.LOAD].append(issue)
@@ -324,6 +345,8 @@ class _Model:
             words = rows * -(-row_bytes // config.bus_bytes)
         else:
             reads = words = rows * -(-row_bytes // config.bus_bytes)
+        if c["source"] in (StoreSource.V0, StoreSource.V1):
+            reads = rows * row_cycles(Fields(c), config)
         first = max(self.free[Opcode.STORE][-1] + FIRST_STORE_LATENCY - BURST_SPLIT_LATENCY, self.written + STORE_INTERVAL)
         self.written = first + reads
         self.result.write_words += words
@@ -337,13 +360,27 @@ class _Model:
         self.give(c["signal"], end)
         return self.checked[Opcode.STORE][place] + 1, first, end
 
+    def vector(self, index: int, granted: int, place: int) -> tuple[int, int, int]:
+        c = self.commands[index]
+        self.take(c["wait"])
+        cycles = vector_cycles(Fields(c), self.codes[index], self.config)
+        self.result.vector += cycles
+        start = granted + 1
+        end = start + cycles + VECTOR_DONE_LATENCY
+        self.free[Opcode.VECTOR].append(end)
+        self.give(c["signal"], end)
+        return self.taken[Opcode.VECTOR][place] + VECTOR_CHECK_LATENCY, start, end
 
-def model(commands: CommandList, config: Config, memory: Memory | Sdr16 | None = None) -> Timeline:
-    """The modelled run of a legal list, with a memory that moves a word per cycle unless one is given.
 
-    Raises IndexError for a list that waits for a token that nothing before it gives.
+def model(
+    commands: CommandList, config: Config, memory: Memory | Sdr16 | None = None, programs: Mapping[int, bytes] | None = None
+) -> Timeline:
+    """The modelled run of a legal list, with a memory that moves a word per cycle unless one is given; ``programs``: the bytes of its
+    VECTOR commands' instructions in DRAM, by address.
+
+    Raises IndexError for a list that waits for a token that nothing before it gives, ValueError for instructions that are not known.
     """
-    timeline = _Model(commands.commands, config, memory or Memory()).run()
+    timeline = _Model(commands.commands, config, memory or Memory(), programs or {}).run()
     timeline.read_words += len(commands.commands) * (COMMAND_BYTES // config.bus_bytes)
     if commands.notes:
         timeline.activities = [replace(a, note=commands.notes[a.command]) for a in timeline.activities]

@@ -46,11 +46,13 @@ class ListDevice(ABC):
         memory_base, memory_bytes: the stretch of memory that `alloc` hands out and that the DRAM window opens.
         last_counters: counters of the latest list.
         direct: whether products are computed without lists, see `DirectDevice`.
+        patience: seconds that a list which nobody set a time for may take: a board's that computes for minutes is stuck.
         cycle_unit: what the counter `cycles` counts, in words: cycles of the clock, the array's steps, or nothing (None) where the counters
             do not tell of all that was computed.
     """
 
     direct = False
+    patience: ClassVar[float] = 600.0
     cycle_unit: ClassVar[str | None] = "cycles"
 
     def __init__(self, config: Config, memory_base: int, memory_bytes: int) -> None:
@@ -195,11 +197,17 @@ class ListDevice(ABC):
             self._check_open()
             address = self._list_buffer(len(data))
             self.write(address, data)
-            result = self._execute(address, len(data) // COMMAND_BYTES, timeout)
+            return self.run_placed(address, len(data) // COMMAND_BYTES, timeout)
+
+    def run_placed(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
+        """As `run`, of the `length` commands that lie in device memory at `address`."""
+        with self.lock:
+            self._check_open()
+            result = self._execute(address, length, timeout)
             self.last_counters = result.counters
             self._total = self._total.plus(result.counters)
-        if result.status.code is not Code.OK:
-            raise DeviceFault(result.status, self._blame(data, result))
+            if result.status.code is not Code.OK:
+                raise DeviceFault(result.status, self._blame(address, length, result))
         return result
 
     def run_at(self, address: int, length: int, timeout: float = 60.0) -> RunResult:
@@ -215,14 +223,13 @@ class ListDevice(ABC):
             self._list = (self.alloc(size, PAGE), size)
         return self._list[0]
 
-    @staticmethod
-    def _blame(data: bytes, result: RunResult) -> str:
+    def _blame(self, address: int, length: int, result: RunResult) -> str:
         index = result.status.command
         if result.status.unit in (Unit.NONE, Unit.HOST):
-            return f"{result.commands_done} of {len(data) // COMMAND_BYTES} commands were complete"
-        if index * COMMAND_BYTES >= len(data):
+            return f"{result.commands_done} of {length} commands were complete"
+        if index >= length:
             return ""
-        return format_raw(data[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES], index)
+        return format_raw(self.read(address + index * COMMAND_BYTES, COMMAND_BYTES).tobytes(), index)
 
     def counters(self) -> Counters:
         """Counters summed over all lists since the device was opened, faulting ones included; see `Counters.minus`."""

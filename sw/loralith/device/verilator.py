@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,9 @@ class VerilatorDevice(Device):
         recording: of the latest list, one byte per cycle from the one in which the doorbell was taken: what the memory drove on ARREADY,
             RVALID, AWREADY, WREADY and BVALID, from bit 0. A bench that drives the same sees the same cycles.
     """
+
+    patience = math.inf
+    """Ctrl-C ends a list, and the machine's watchdog one that makes no progress."""
 
     def __init__(
         self,

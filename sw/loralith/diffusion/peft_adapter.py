@@ -77,7 +77,9 @@ def adapter_of(model: PeftModel) -> Adapter:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and "default" in module.lora_A:
             a, b = (factors["default"].weight.detach() for factors in (module.lora_A, module.lora_B))  # type: ignore[union-attr]
-            layers[name.removeprefix(PEFT_PREFIX)] = Layer(a, b, float(module.lora_alpha["default"]))  # type: ignore[arg-type]
+            vectors = module.lora_magnitude_vector
+            magnitude = vectors["default"].weight.detach() if "default" in vectors else None  # type: ignore[union-attr]
+            layers[name.removeprefix(PEFT_PREFIX)] = Layer(a, b, float(module.lora_alpha["default"]), magnitude)  # type: ignore[arg-type]
     return Adapter(layers, _config(model).use_rslora)
 
 
@@ -114,6 +116,9 @@ def _copy(source: Adapter, target: Adapter) -> None:
     for name, layer in target.layers.items():
         layer.a.copy_(source.layers[name].a)
         layer.b.copy_(source.layers[name].b)
+        magnitude = source.layers[name].magnitude
+        if layer.magnitude is not None and magnitude is not None:
+            layer.magnitude.copy_(magnitude)
 
 
 def load_adapter(model: PeftModel, path: Path, *, unet_only: bool = False) -> None:
@@ -127,6 +132,8 @@ def load_adapter(model: PeftModel, path: Path, *, unet_only: bool = False) -> No
     found = read_adapter(path, module_shapes(model.base_model.model), unet_only=unet_only)  # type: ignore[arg-type]
     if found.rslora != own.rslora:
         raise AdapterError(f"the adapter in {path} has use_rslora {found.rslora}, this run has {own.rslora}; give the same")
+    if found.dora != own.dora:
+        raise AdapterError(f"the adapter in {path} has use_dora {found.dora}, this run has {own.dora}; give an adapter of the same kind")
     for name in sorted({*found.layers} & {*own.layers}):
         there, here = found.layers[name], own.layers[name]
         for setting, one, two in (("r", there.rank, here.rank), ("lora_alpha", _whole(there.alpha), _whole(here.alpha))):

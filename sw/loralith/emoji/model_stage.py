@@ -1,6 +1,6 @@
 """Training of the text encoder together with the U-Net, on latents that were computed once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from loralith.emoji.scenes import caption, concept_weights, draw_scene, draws
 from loralith.emoji.settings import Settings
 from loralith.emoji.vae_stage import autocast, pictures
 from loralith.emoji.vocabulary import new_tokenizer, training_words
+from loralith.errors import LoralithError
 from loralith.formats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SHARD = 1000
@@ -150,13 +151,17 @@ def train_model(
     path: Path,
     *,
     steps: int,
+    start: Mapping[str, Tensor] | None,
     progress: Callable[[Told], None] | None,
     stop: Callable[[], bool],
     every: float,
 ) -> tuple[int, list[dict[str, float]]]:
-    """Trains up to ``steps`` steps, from the checkpoint at ``path`` where there is one."""
+    """Trains up to ``steps`` steps, from the checkpoint at ``path`` where there is one, else from the weights of ``start``, whose names
+    begin with `unet.` and `text_encoder.`, else from nothing. Raises LoralithError for weights of another vocabulary."""
     concepts, batch = catalogue.known, settings.batch
     model = new_model(settings, concepts)
+    if start is not None:
+        load_start(model, start)
     sums = concept_weights(concepts)
     scenes = [draw_scene(concepts, "emoji scene", settings.seed, number, sums) for number in range(settings.scenes)]
     validation = Validation(vae, settings, catalogue, model.tokenizer)
@@ -189,6 +194,16 @@ def train_model(
         stop=stop,
         every=every,
     )
+
+
+def load_start(model: Model, start: Mapping[str, Tensor]) -> None:
+    """Gives the model weights whose names begin with `unet.` and `text_encoder.`. Raises LoralithError where they are another model's."""
+    for part in ("unet", "text_encoder"):
+        own = {name.removeprefix(f"{part}."): tensor for name, tensor in start.items() if name.startswith(f"{part}.")}
+        try:
+            getattr(model, part).load_state_dict(own)
+        except RuntimeError as error:
+            raise LoralithError(f"the weights to start from are of another {part}, or of another vocabulary: {error}") from error
 
 
 def model_weights(model: Model, settings: Settings) -> Weights:

@@ -31,7 +31,7 @@ class Sizes:
     text_width: int = 192
     text_layers: int = 3
     text_heads: int = 6
-    unet_channels: tuple[int, ...] = (96, 160)
+    unet_channels: tuple[int, ...] = (64, 128)
     unet_layers: int = 1
     unet_groups: int = 16
     head: int = 32
@@ -52,6 +52,7 @@ class Settings:
     square root of the steps, so that a run may be stopped or prolonged at any step. dropout: share of empty captions. average: decay of the
     weights' moving average, which is what is exported. Measuring encoder: steps and the highest learning rate of a cosine; `encoder_batch`
     concepts of a step, with two pictures each. precision: of the products, `bf16` (autocast) or `fp32`.
+    start: SHA-256 of the weights that training starts from, empty where it starts from nothing.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -76,6 +77,7 @@ class Settings:
     encoder_steps: int = 2000
     encoder_batch: int = 48
     encoder_lr: float = 1e-3
+    start: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -86,8 +88,10 @@ class Settings:
     def of_vae(self) -> dict[str, Any]:
         """What the VAE's bits depend on."""
         own = ("image", "vae_channels", "latents", "groups")
-        return {name: getattr(self.sizes, name) for name in own} | _named(
-            self, "seed precision average vae_steps vae_batch vae_lr kl validation"
+        return (
+            {name: getattr(self.sizes, name) for name in own}
+            | self._started()
+            | _named(self, "seed precision average vae_steps vae_batch vae_lr kl validation")
         )
 
     def of_decoder(self) -> dict[str, Any]:
@@ -97,7 +101,10 @@ class Settings:
     def of_model(self) -> dict[str, Any]:
         """What the text encoder's and U-Net's bits depend on."""
         others = ("decoder_steps", "decoder_lr", "encoder_steps", "encoder_batch", "encoder_lr")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        return {name: value for name, value in asdict(self).items() if name not in (*others, "start")} | self._started()
+
+    def _started(self) -> dict[str, str]:
+        return {"start": self.start} if self.start else {}
 
     def of_encoder(self) -> dict[str, Any]:
         """What the measuring encoder's bits depend on."""

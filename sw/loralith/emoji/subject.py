@@ -16,8 +16,9 @@ LICENSE = """The pictures in this folder show an emoji of Noto Emoji, Copyright 
 """
 
 
-def write_subject(concepts: Sequence[Concept], name: str, folder: Path, *, count: int, size: int) -> list[Path]:
-    """Pictures of one subject on different backgrounds, with captions in metadata.jsonl as imagefolder reads them.
+def write_subject(concepts: Sequence[Concept], name: str, folder: Path, *, count: int, size: int, word: str | None = None) -> list[Path]:
+    """Pictures of one subject on different backgrounds, with captions in metadata.jsonl as imagefolder reads them; ``word``: what the
+    captions call it, else its name.
 
     Raises LoralithError where no concept has that name.
     """
@@ -31,7 +32,7 @@ def write_subject(concepts: Sequence[Concept], name: str, folder: Path, *, count
         scene = plain_scene(concepts, found[0], "emoji subject", number)
         path = folder / f"{name.replace(' ', '-')}-{number}.png"
         Image.fromarray(render(scene, concepts, size)).save(path, optimize=True)
-        text = caption(scene, concepts, draws("emoji subject caption", 0, number), [name])
+        text = caption(scene, concepts, draws("emoji subject caption", 0, number), [word or name])
         lines.append(json.dumps({"file_name": path.name, "text": text}))
         paths.append(path)
     write_text("\n".join(lines) + "\n", folder / "metadata.jsonl")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loralith.errors import LoralithError
 
-__all__ = ["AdapterError", "alpha_of", "check_config", "check_factors", "readable", "scalar"]
+__all__ = ["AdapterError", "alpha_of", "check_config", "check_factors", "fitting_magnitude", "readable", "scalar"]
 
 
 class AdapterError(LoralithError):
@@ -25,7 +25,7 @@ class AdapterError(LoralithError):
 
 
 USED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform"}
-USED |= {"layers_pattern", "peft_type", "init_lora_weights", "bias"}
+USED |= {"layers_pattern", "peft_type", "init_lora_weights", "bias", "use_dora"}
 WITHOUT_EFFECT = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout"),
     *("megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"),
@@ -127,3 +127,18 @@ def check_factors(name: str, a: Tensor, b: Tensor, weight: tuple[int, ...], path
     exchanged = a.ndim > 1 and b.ndim > 1 and (a.shape[0], b.shape[1]) == (weight[0], weight[1]) and a.shape[1] == b.shape[0]
     hint = "A and B are exchanged" if exchanged else f"A must be [r, {', '.join(map(str, weight[1:]))}] and B [{weight[0]}, r]"
     raise AdapterError(f"{path}: {name} has A of shape {list(a.shape)} and B of shape {list(b.shape)}: {hint}")
+
+
+def fitting_magnitude(name: str, magnitude: Tensor | None, weight: tuple[int, ...], path: Path) -> Tensor | None:
+    """DoRA's magnitudes, one for each output, as PEFT has them: [O], for a convolution [1, O, 1, 1]. kohya's are [O, 1, ...].
+
+    Raises AdapterError for other shapes, such as [1, I] of LyCORIS without `wd_on_output`.
+    """
+    if magnitude is None:
+        return None
+    ours = (weight[0],) if len(weight) == 2 else (1, weight[0], 1, 1)
+    if tuple(magnitude.shape) not in ((weight[0],), ours, (weight[0], *[1] * (len(weight) - 1))):
+        raise AdapterError(
+            f"{path}: {name} has magnitudes of shape {list(magnitude.shape)}; one for each output is supported, {list(ours)}"
+        )
+    return magnitude.reshape(ours)

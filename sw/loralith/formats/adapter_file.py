@@ -1,47 +1,54 @@
-"""Adapter files of other tools: PEFT's and diffusers' read and written, kohya's read.
+"""Adapter files of other tools, read and written: PEFT's, diffusers' and kohya's.
 
 | tool | files | names in them | alpha |
 |---|---|---|---|
 | PEFT | adapter_model.safetensors, adapter_config.json | base_model.model.NAME.lora_A.weight | the configuration's, with patterns |
 | diffusers | pytorch_lora_weights.safetensors | unet.NAME.lora_A.weight, or without unet. | the header's, or NAME.alpha, or r |
 | kohya | any .safetensors | lora_unet_NAME.lora_down.weight, underscores for dots; SDXL's blocks by Stability's names | NAME.alpha, or r |
+| ComfyUI | any .safetensors | diffusion_model.NAME.lora_A.weight or .lora_down.weight, NAME Stability's | NAME.alpha, or r |
+
+DoRA's magnitudes are NAME.lora_magnitude_vector in files of PEFT and diffusers, NAME.dora_scale in the others.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loralith.files import FileError, read_json, write_json
-from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, readable, scalar
+from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, fitting_magnitude, readable, scalar
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+from loralith.formats.stability_names import sgm_blocks, sgm_name
 
 __all__ = [
     "Adapter",
     "AdapterError",
     "Layer",
+    "kohya_tensors",
     "read_adapter",
     "write_diffusers",
+    "write_kohya",
     "write_peft",
 ]
 
 DIFFUSERS_HEADER = "lora_adapter_metadata"
-PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX = "base_model.model.", "unet.", "lora_unet_"
+PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX, COMFY_PREFIX = "base_model.model.", "unet.", "lora_unet_", "diffusion_model."
+MAGNITUDE, DORA_SCALE = ".lora_magnitude_vector", ".dora_scale"
 
 UNSUPPORTED = {
-    "lora_magnitude_vector": "DoRA",
-    "dora_scale": "DoRA",
     "lora_mid": "LoCon's middle factor",
     "hada_": "LoHa",
     "lokr_": "LoKr",
@@ -51,11 +58,13 @@ UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A of [r, I], B of [O, r] (further dimensions for a convolution's), and alpha."""
+    """A of [r, I], B of [O, r] (further dimensions for a convolution's), and alpha; of DoRA ``magnitude``, [O], a convolution's
+    [1, O, 1, 1]."""
 
     a: Tensor
     b: Tensor
     alpha: float
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -66,13 +75,19 @@ class Layer:
 class Adapter:
     """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r.
 
-    ``left_out``: layers of text encoders that the file has too.
+    ``left_out``: layers of text encoders that the file has too. ``metadata``: what else its header says, which written files keep.
     """
 
     layers: Mapping[str, Layer]
     rslora: bool = False
     source: str = ""
     left_out: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def dora(self) -> bool:
+        """Whether it is DoRA, which all of its layers then are."""
+        return any(layer.magnitude is not None for layer in self.layers.values())
 
     def config(self) -> LoraConfig:
         """PEFT's configuration: the most common rank and alpha, and patterns for the others."""
@@ -84,6 +99,7 @@ class Adapter:
             rank_pattern={f"^{name}": r for name, r in ranks.items() if r != rank},
             alpha_pattern={f"^{name}": _whole(a) for name, a in alphas.items() if a != alpha},
             use_rslora=self.rslora,
+            use_dora=self.dora,
             lora_dropout=0.0,
             bias="none",
             target_modules=sorted(self.layers),
@@ -91,10 +107,11 @@ class Adapter:
         )
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """A and B under PEFT's names after ``prefix``."""
+        """A and B, and DoRA's magnitudes, under PEFT's names after ``prefix``."""
         named = {}
         for name, layer in self.layers.items():
             named |= {f"{prefix}{name}.lora_A.weight": layer.a, f"{prefix}{name}.lora_B.weight": layer.b}
+            named |= {} if layer.magnitude is None else {f"{prefix}{name}{MAGNITUDE}": layer.magnitude}
         return named
 
 
@@ -125,7 +142,7 @@ def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None,
     values["inference_mode"] = True
     # What save_pretrained writes for a base that is no transformers model: where the class of the base is to be imported from.
     values["auto_mapping"] = {"base_model_class": base.__name__, "parent_library": base.__module__}
-    write_tensors(adapter.tensors(PEFT_PREFIX), folder / PEFT_FILE, {"format": "pt"})
+    write_tensors(adapter.tensors(PEFT_PREFIX), folder / PEFT_FILE, {**adapter.metadata, "format": "pt"})
     write_json(dict(sorted(values.items())), folder / PEFT_CONFIG)
 
 
@@ -136,21 +153,42 @@ def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = 
     """
     values = plain_config(config or adapter.config())
     header = json.dumps({f"{prefix}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
-    write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {DIFFUSERS_HEADER: header})
+    write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {**adapter.metadata, DIFFUSERS_HEADER: header})
+
+
+def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -> dict[str, Tensor]:
+    """A, B, alpha and DoRA's magnitudes [O, 1, ...] under kohya's names; rsLoRA's scale becomes an alpha of that scale, since kohya divides
+    by the rank. ``known``: names of the model's modules."""
+    blocks = sgm_blocks(known) if stability_names else {}
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapter.layers.items():
+        key = KOHYA_PREFIX + sgm_name(name, blocks).replace(".", "_")
+        alpha = layer.alpha * math.sqrt(layer.rank) if adapter.rslora else layer.alpha
+        tensors |= {f"{key}.lora_down.weight": layer.a, f"{key}.lora_up.weight": layer.b, f"{key}.alpha": torch.tensor(float(alpha))}
+        if layer.magnitude is not None:
+            tensors[key + DORA_SCALE] = layer.magnitude.reshape(-1, *[1] * (layer.a.ndim - 1))
+    return tensors
+
+
+def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_names: bool) -> None:
+    """kohya's file of a U-Net's adapter, for A1111, Forge and ComfyUI too, whole or not at all. ``stability_names``: of blocks, as kohya
+    has them for SDXL."""
+    header = {"ss_network_module": "networks.lora", **adapter.metadata}
+    write_tensors(kohya_tensors(adapter, known, stability_names=stability_names), path, header)
 
 
 # Reading.
 
 
 def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
-    """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers or kohya. FP8 becomes FP16.
+    """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers, kohya or ComfyUI. FP8 becomes FP16.
 
     ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
     ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
 
     Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
     and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
-    for what is not supported (DoRA, LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
+    for what is not supported (LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
     """
     known = set(modules)
     if path.is_dir():
@@ -162,21 +200,27 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_onl
     if path.name == PEFT_FILE:
         config = _json(path.with_name(PEFT_CONFIG))
         adapter = _named(tensors, config, PEFT_PREFIX, path)
-    elif any(name.startswith(("lora_unet_", "lora_te")) for name in tensors):
+    elif any(name.startswith((KOHYA_PREFIX, COMFY_PREFIX, "lora_te")) for name in tensors):
         adapter = _kohya(tensors, known, path)
     else:
         adapter = _diffusers(tensors, header, path)
+    layers = {}
     for name, layer in adapter.layers.items():
         if name not in known:
             raise AdapterError(f"{path} has the layer {name}, which this model does not have")
         check_factors(name, layer.a, layer.b, modules[name], path)
+        layers[name] = replace(layer, magnitude=fitting_magnitude(name, layer.magnitude, modules[name], path))
+        if adapter.dora and layer.magnitude is None:
+            raise AdapterError(f"{path} is DoRA, and {name} has no magnitudes; all layers have them, or none")
     if not adapter.layers:
         raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
     if left:
         warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
-    return replace(adapter, left_out=left)
+    kept = {name: value for name, value in header.items() if name not in ("format", DIFFUSERS_HEADER)}
+    return replace(adapter, layers=layers, left_out=left, metadata=kept)
 
 
+PEFT_ENDS, KOHYA_ENDS = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight")
 TEXT_ENCODER = ("text_encoder", "lora_te")
 """How names of tensors begin that are of a text encoder's layers."""
 
@@ -213,21 +257,31 @@ def _json(path: Path) -> dict[str, Any]:
     return config
 
 
-def _triples(tensors: Mapping[str, Tensor], a: str, b: str, path: Path) -> dict[str, tuple[Tensor, Tensor, float | None]]:
-    """(A, B, alpha or None) by what stands before their endings ``a``, ``b`` and `.alpha`; every tensor is in one of them."""
-    found = {name.removesuffix(a): (tensor, tensors.get(name.removesuffix(a) + b)) for name, tensor in tensors.items() if name.endswith(a)}
-    triples: dict[str, tuple[Tensor, Tensor, float | None]] = {}
-    for name, (one, two) in found.items():
-        if two is None:
-            raise AdapterError(f"{path} lacks the tensor {name}{b}")
-        alpha = tensors.get(f"{name}.alpha")
-        factors = readable(one, f"A of {name}", path), readable(two, f"B of {name}", path)
-        triples[name] = *factors, None if alpha is None else scalar(alpha, f"{name}.alpha", path)
-    known = {name + ending for name in triples for ending in (a, b, ".alpha")}
+_Found = tuple[Tensor, Tensor, float | None, Tensor | None]
+
+
+def _layers(tensors: Mapping[str, Tensor], ends: Sequence[tuple[str, str]], path: Path) -> dict[str, _Found]:
+    """(A, B, alpha or None, DoRA's magnitudes or None) by what stands before their endings, one of ``ends`` and `.alpha`; every tensor is
+    in one of them."""
+    found: dict[str, _Found] = {}
+    known: set[str] = set()
+    for a, b in ends:
+        for name in [name.removesuffix(a) for name in tensors if name.endswith(a)]:
+            if name + b not in tensors:
+                raise AdapterError(f"{path} lacks the tensor {name}{b}")
+            alpha = tensors.get(f"{name}.alpha")
+            factors = readable(tensors[name + a], f"A of {name}", path), readable(tensors[name + b], f"B of {name}", path)
+            magnitude = next((tensors[name + end] for end in (MAGNITUDE, DORA_SCALE) if name + end in tensors), None)
+            found[name] = (
+                *factors,
+                None if alpha is None else scalar(alpha, f"{name}.alpha", path),
+                None if magnitude is None else readable(magnitude, f"magnitudes of {name}", path),
+            )
+            known |= {name + ending for ending in (a, b, ".alpha", MAGNITUDE, DORA_SCALE)}
     for name in tensors:
         if name not in known:
             raise AdapterError(f"{path} has the tensor {name}, which is none of a LoRA layer's")
-    return triples
+    return found
 
 
 def _once(names: Mapping[str, str], path: Path) -> None:
@@ -243,15 +297,18 @@ def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, pref
     """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
     if config is not None:
         check_config(config, path)
-    triples = _triples(tensors, ".lora_A.weight", ".lora_B.weight", path)
-    _once({name: name.removeprefix(prefix) for name in triples}, path)
+    found = _layers(tensors, [PEFT_ENDS], path)
+    _once({name: name.removeprefix(prefix) for name in found}, path)
     layers = {}
-    for name, (a, b, own) in triples.items():
+    for name, (a, b, own, magnitude) in found.items():
         name, rank = name.removeprefix(prefix), a.shape[0] if a.ndim else 0
         told = None if config is None else alpha_of(name, rank, config, path)
         if own is not None and told is not None and own != told:
             raise AdapterError(f"{path} has the alpha {own:g} of {name} as a tensor, and {told:g} in its configuration")
-        layers[name] = Layer(a, b, next((alpha for alpha in (told, own) if alpha is not None), float(rank)))
+        layers[name] = Layer(a, b, next((alpha for alpha in (told, own) if alpha is not None), float(rank)), magnitude)
+        dora = None if config is None else bool(config.get("use_dora"))
+        if dora is not None and dora != (magnitude is not None):
+            raise AdapterError(f"{path} has use_dora {dora}, and {name} has {'no' if magnitude is None else 'its'} magnitudes")
     return Adapter(layers, bool(config and config.get("use_rslora")), str(path))
 
 
@@ -293,58 +350,15 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
     return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
 
 
-SGM_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
-SGM_NAMES = {
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
-
-
-def sgm_blocks(known: set[str]) -> dict[str, str]:
-    """Stability's names of a U-Net's blocks, which kohya keeps for SDXL, by diffusers' own."""
-    layers = len({name for name in known if re.fullmatch(r"down_blocks\.0\.resnets\.\d+", name)})
-    blocks = dict(SGM_NAMES)
-    for name in known:
-        if found := re.fullmatch(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)", name):
-            blocks[name] = f"input_blocks.{1 + int(found[1]) * (layers + 1) + int(found[3])}.{int(found[2] == 'attentions')}"
-        elif found := re.fullmatch(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", name):
-            blocks[name] = f"input_blocks.{(int(found[1]) + 1) * (layers + 1)}.0.op"
-        elif found := re.fullmatch(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)", name):
-            blocks[name] = f"output_blocks.{int(found[1]) * (layers + 1) + int(found[3])}.{int(found[2] == 'attentions')}"
-        elif found := re.fullmatch(r"up_blocks\.(\d+)\.upsamplers\.0\.conv", name):
-            place = 2 if f"up_blocks.{found[1]}.attentions.0" in known else 1
-            blocks[name] = f"output_blocks.{int(found[1]) * (layers + 1) + layers}.{place}.conv"
-    return blocks
-
-
-def sgm_name(name: str, blocks: Mapping[str, str]) -> str:
-    """A module's name with Stability's names of blocks."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        block = blocks.get(".".join(parts[:length]))
-        if block is not None:
-            rest = ".".join(parts[length:])
-            rest = SGM_RESNET.get(rest, rest) if "resnets" in parts[:length] else rest
-            return f"{block}.{rest}" if rest else block
-    return name
-
-
 def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
     blocks = sgm_blocks(known)
     short = {sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
     layers, names = {}, {}
-    for key, (a, b, alpha) in _triples(tensors, ".lora_down.weight", ".lora_up.weight", path).items():
-        name = short.get(key.removeprefix(KOHYA_PREFIX))
+    for key, (a, b, alpha, magnitude) in _layers(tensors, [KOHYA_ENDS, PEFT_ENDS], path).items():
+        name = short.get(key.removeprefix(KOHYA_PREFIX).removeprefix(COMFY_PREFIX).replace(".", "_"))
         if name is None:
             raise AdapterError(f"{path} has the layer {key}, which this model does not have")
         names[key] = name
-        layers[name] = Layer(a, b, float(a.shape[0] if a.ndim else 0) if alpha is None else alpha)
+        layers[name] = Layer(a, b, float(a.shape[0] if a.ndim else 0) if alpha is None else alpha, magnitude)
     _once(names, path)
     return Adapter(layers, False, str(path))

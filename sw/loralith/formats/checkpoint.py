@@ -41,9 +41,17 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """safetensors bytes with tensors by name and one metadata entry at most, since safetensors does not order several."""
+    """safetensors bytes with tensors and metadata by name."""
     plain = {name: tensors[name].detach().contiguous() for name in sorted(tensors)}
-    return save(plain, metadata=dict(metadata) if metadata else None)
+    found = save(plain, metadata=dict(metadata) if metadata else None)
+    if metadata is None or len(metadata) < 2:
+        return found
+    length = int.from_bytes(found[:8], "little")  # safetensors itself does not order several entries
+    header = json.loads(found[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + found[8 + length :]
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -14,9 +14,10 @@ from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, a
 from loralith.mapping.integer_products import use_integer_products
 from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
 from loralith.mapping.kinds.function_attention import mapped_attention
-from loralith.mapping.kinds.lora_linears import MappedLora
-from loralith.mapping.kinds.lora_linears import unsupported as why_unsupported
-from loralith.mapping.select import AttachError, Choice, select
+from loralith.mapping.kinds.lora_parts import MappedDora, mapped_lora, parts
+from loralith.mapping.kinds.lora_parts import unsupported as why_unsupported
+from loralith.mapping.kinds.trained_modules import MappedTrained
+from loralith.mapping.select import AttachError, Choice, select, shape_reason
 from loralith.spec.scheme import FQT
 
 __all__ = ["attach", "detach"]
@@ -27,7 +28,33 @@ UNSUPPORTED = ("refuse", "leave")
 
 def makers() -> dict[str, Maker]:
     """What maps each kind of module."""
-    return {"lora": MappedLora, "linear": MappedLinear, "conv": MappedConv, "attention": mapped_attention}
+    return {
+        "lora": mapped_lora,
+        "linear": MappedLinear,
+        "conv": MappedConv,
+        "trained": MappedTrained,
+        "dora": MappedDora,
+        "attention": mapped_attention,
+    }
+
+
+SAVED = ".modules_to_save."
+"""In names of modules that PEFT trains beside an adapter, whole."""
+
+
+def _with_parts(choices: list[Choice], modules: str) -> list[Choice]:
+    """With the parts of adapters that run in parts, after the LoRA layers, and modules that PEFT trains whole, where all are mapped."""
+    lora = [choice for choice in choices if choice.kind == "lora"]
+    inner = [part for choice in lora if not choice.reason for part in parts(choice)]
+    rest = [choice for choice in choices if choice.kind != "lora"]
+    if modules == "all":
+        rest = [
+            replace(choice, kind="trained", reason=shape_reason(choice.module))
+            if SAVED in choice.name and choice.kind in ("linear", "conv") and choice.module.weight.requires_grad  # type: ignore[union-attr]
+            else choice
+            for choice in rest
+        ]
+    return [*lora, *inner, *rest]
 
 
 def _kept_in_torch(choice: Choice) -> Choice:
@@ -59,11 +86,12 @@ def attach(
     """Run a model's layers, forward and backward, on a device.
 
     Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
-    `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone, or "all" for every frozen
-    linear layer and convolution and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``,
-    what maps a kind of module ("lora", "linear", "conv", "attention") in place of the usual class of `Mapped`, for other methods, or
-    None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run: "refuse" the
-    model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
+    `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone (LoKr's and LoHa's too), or "all"
+    for every frozen linear layer and convolution, PEFT's `modules_to_save` and the products of attention too (what stays in torch is in
+    the result's ``unmapped``); ``kinds``, what maps a kind of module ("lora", "linear", "conv", "trained", "attention") in place of the
+    usual class of `Mapped`, for other methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose
+    settings the device does not run: "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in
+    ``unmapped``.
 
     Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
     weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
@@ -81,9 +109,8 @@ def attach(
     if unsupported not in UNSUPPORTED:
         raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
     table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
-    choices = [
-        _kept_in_torch(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in select(model, modules)
-    ]
+    found = _with_parts(select(model, modules), modules)
+    choices = [_kept_in_torch(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in found]
     if unsupported == "leave":
         choices = _leave_unsupported(choices)
     attachment = Attachment(model, device, scheme or FQT(), observer, modules, choices, table)

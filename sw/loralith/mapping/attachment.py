@@ -16,6 +16,7 @@ from loralith.lora.frozen import Input, Output
 from loralith.lora.health import Health
 from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
+from loralith.lora.trained import TrainedGradients, TrainedPass
 from loralith.mapping.forward import is_mapped
 from loralith.mapping.inputs import Inputs
 from loralith.mapping.mapped import Mapped
@@ -44,6 +45,15 @@ class Observer(Protocol):
     def frozen_forward(self, index: int, x: Float32, step: int, call: int, output: Output) -> None: ...
 
     def frozen_backward(self, index: int, dy: Float32, shape: tuple[int, ...], step: int, call: int, result: Input) -> None: ...
+
+    def trained(self, index: int, name: str, layer: nn.Module, scheme: FQT) -> None:
+        """A trained linear layer or convolution was attached, or an adapter of a W computed from its parameters, whose shapes are
+        ``layer``'s."""
+        ...
+
+    def trained_forward(self, index: int, x: Float32, w: Float32, one: TrainedPass) -> None: ...
+
+    def trained_backward(self, index: int, dy: Float32, step: int, call: int, result: TrainedGradients) -> None: ...
 
     def scores(self, index: int, q: Float32, k: Float32, step: int, call: int, scores: Scores) -> None: ...
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 
 from loralith.errors import LoralithError
 from loralith.mapping.multiplies import attends, reason
 
-__all__ = ["CONTRACTS", "MODULES", "ONLY_LORA", "PROCESSORS", "AttachError", "Choice", "by_processor", "select"]
+__all__ = ["CONTRACTS", "MODULES", "ONLY_LORA", "PROCESSORS", "AttachError", "Choice", "by_processor", "select", "shape_reason"]
 
 MODULES = ("lora", "all")
 """What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
@@ -23,8 +24,8 @@ class AttachError(LoralithError):
 
 @dataclass(frozen=True)
 class Choice:
-    """One module that multiplies. ``kind``: "lora", "linear", "conv", "attention", or "other". ``reason``: why it stays in torch, "" where
-    it runs on the device."""
+    """One module that multiplies. ``kind``: "lora", "linear", "conv", "trained", "dora", "attention", or "other". ``reason``: why it
+    stays in torch, "" where it runs on the device."""
 
     name: str
     module: nn.Module
@@ -33,28 +34,29 @@ class Choice:
 
 
 ONLY_LORA = "only LoRA layers are mapped"
+ADAPTED = (LoraLayer, LycorisLayer)
+"""PEFT's layers with an adapter that multiplies."""
 PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 """The attention processors whose products are mapped."""
 
 
-def _linear(module: nn.Linear) -> str:
-    if type(module) is not nn.Linear:
-        return f"{type(module).__name__} is a linear layer of its own kind"
-    return _frozen(module)
-
-
-def _conv(module: nn.Conv2d) -> str:
+def shape_reason(module: nn.Module) -> str:
+    """Why the products of a linear layer or a convolution cannot be had, whether it is trained or not; "" where they can."""
+    if isinstance(module, nn.Linear):
+        return "" if type(module) is nn.Linear else f"{type(module).__name__} is a linear layer of its own kind"
+    if not isinstance(module, nn.Conv2d):
+        return f"{type(module).__name__} is no linear layer and no 2-D convolution"
     if type(module) is not nn.Conv2d:
         return f"{type(module).__name__} is a convolution of its own kind"
     if module.groups != 1:
         return f"groups must be 1, not {module.groups}"
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return f"padding must be zeros of a given width, not {module.padding_mode} {module.padding!r}"
-    return _frozen(module)
+    return ""
 
 
 def _frozen(module: nn.Module) -> str:
-    return "its weight is trained" if module.weight.requires_grad else ""  # type: ignore[union-attr]
+    return shape_reason(module) or ("its weight is trained" if module.weight.requires_grad else "")  # type: ignore[union-attr]
 
 
 def _by_processor(module: Attention) -> str:
@@ -84,7 +86,7 @@ def _attention(module: Attention) -> str:
     return why if calls is None else calls
 
 
-CONTRACTS = {nn.Linear: ("linear", _linear), nn.Conv2d: ("conv", _conv), Attention: ("attention", _attention)}
+CONTRACTS = {nn.Linear: ("linear", _frozen), nn.Conv2d: ("conv", _frozen), Attention: ("attention", _attention)}
 """The kind of a module's type, and what says why one is not mapped."""
 
 
@@ -96,11 +98,11 @@ def select(model: nn.Module, modules: str) -> list[Choice]:
     if modules not in MODULES:
         raise AttachError(f"modules must be {' or '.join(MODULES)}, not {modules!r}")
     named = sorted(model.named_modules(), key=lambda item: item[0])
-    lora: list[Choice] = [Choice(name, module, "lora") for name, module in named if issubclass(type(module), LoraLayer)]
+    lora: list[Choice] = [Choice(name, module, "lora") for name, module in named if issubclass(type(module), ADAPTED)]
     inside = tuple(f"{choice.name}." for choice in lora)
     rest = []
     for name, module in named:
-        if isinstance(module, LoraLayer) or name.startswith(inside):
+        if isinstance(module, ADAPTED) or name.startswith(inside):
             continue
         for kind, (word, contract) in CONTRACTS.items():
             if isinstance(module, kind):

@@ -22,6 +22,8 @@ KEYS_AND_VALUES = ("attn2.to_k", "attn2.to_v")
 TARGETS = {"all": PROJECTIONS, "kv": KEYS_AND_VALUES}
 FP32 = "fp32"
 ADAPTER = ("rank", "alpha", "targets", "rank_pattern", "alpha_pattern", "rslora")
+NO_RESULT = ("verify", "steps_per_submission", "memory_budget", "checkpoint_every", "curve_every")
+"""Settings that change no result."""
 USUAL: Mapping[str, Any] = {
     "data": None,
     "model": None,
@@ -82,6 +84,8 @@ class FinetuneSettings:
     dropout : share of prompts that are dropped while training, 0 to below 1.
     device : "fp32" for plain torch, else the name of the attached device. config : the device's configuration, or none.
     adapter_scales, weight_bits : of the device's scheme, see `spec.scheme.FQT`.
+    steps_per_submission : how many steps the device takes from one list, of modules 'step'; changes no result.
+    memory_budget : bytes of device memory that a step of modules 'step' may take, or all that there is; changes no result.
     verify : also compare the device with the reference; changes no result.
     checkpoint_every : steps between checkpoints; changes no result.
     curve_every : steps between looks at the adapter while it trains, for the report: held-out loss and a few samples; 0 for none.
@@ -116,6 +120,8 @@ class FinetuneSettings:
     adapter_scales: str = FQT().adapter_scales
     weight_bits: int = FQT().weight_bits
     verify: bool = False
+    steps_per_submission: int = 1
+    memory_budget: int | None = None
     checkpoint_every: int = 10
     curve_every: int = 0
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -166,7 +172,13 @@ class FinetuneSettings:
         real("evaluation.guidance", self.evaluation.guidance, positive=True)
 
     def _check_step(self) -> None:
+        whole("steps_per_submission", self.steps_per_submission, 1)
+        if self.memory_budget is not None:
+            whole("memory_budget", self.memory_budget, 1)
         if self.modules != "step":
+            for name, usual in (("steps_per_submission", 1), ("memory_budget", None)):
+                if getattr(self, name) != usual:
+                    raise SettingsError(f"{name} goes with modules 'step', not with {self.modules!r}")
             return
         if self.method != "lora":
             raise SettingsError(f"modules 'step' trains by the method lora, not by {self.method}")
@@ -207,7 +219,7 @@ class FinetuneSettings:
         own = asdict(self)
         assert self.options is not None
         unused = () if self.options.adapter else ADAPTER
-        for name in ("output", "verify", "checkpoint_every", "curve_every", *unused, *([] if own["options"] else ["options"])):
+        for name in ("output", *NO_RESULT, *unused, *([] if own["options"] else ["options"])):
             del own[name]
         if self.options.adapter:
             own["targets"] = sorted(self.targets)

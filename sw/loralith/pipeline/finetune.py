@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from loralith.device.device import Device
 from loralith.diffusion.determinism import repeatable
 from loralith.files import write_json, write_text
 from loralith.formats.checkpoint import Checkpoint, save_checkpoint
 from loralith.formats.run_folder import HTML, PIPELINE_CHECKPOINT, REPORT, check_folder, locked
+from loralith.mapping.attach_model import attach
 from loralith.methods.training_method import Interrupted
 from loralith.pipeline.cache import Cache
 from loralith.pipeline.draws import Sampler
@@ -42,7 +44,7 @@ from loralith.pipeline.zoodip import Zoodip
 from loralith.reports.run_report import read_report
 from loralith.training.loop import Progress
 
-__all__ = ["PipelineResult", "finetune_pipeline"]
+__all__ = ["PipelineResult", "attacher", "finetune_pipeline"]
 
 
 @dataclass(frozen=True)
@@ -259,3 +261,19 @@ class _Loop:
             rate = (run.step - self._first) / max(time.monotonic() - self._start, 1e-9)
             loss = run.losses[-1] if run.losses else None
             self.progress(Progress(phase, run.step, run.settings.steps, loss, rate, run.counters()))
+
+
+def attacher(device: Device) -> Callable[[Any, PipelineSettings], Any]:
+    """What `finetune_pipeline` calls to put the denoiser on ``device``; where the settings say ``verify``, with the reference beside it."""
+    kinds_of = {"tuneqdm": TuneQDM.kinds, "zoodip": Zoodip.kinds}
+
+    def attach_to(model: Any, settings: PipelineSettings) -> Any:
+        kinds = kinds_of.get(settings.method)
+        observer = None
+        if settings.verify:
+            from loralith.training.verification import ReferenceObserver  # it needs loralith.verif, which a board does not have
+
+            observer = ReferenceObserver()
+        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
+
+    return attach_to

@@ -15,14 +15,14 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from loralith.diffusion.determinism import seed_global
-from loralith.formats.adapter_file import Adapter, Layer, write_diffusers, write_peft
+from loralith.diffusion.peft_adapter import module_shapes
+from loralith.formats.adapter_file import Adapter, Layer, write_diffusers, write_kohya, write_peft
 from loralith.formats.run_folder import DIFFUSERS_FILE, KOHYA_FILE, PEFT_FILE
 from loralith.mapping.attachment import Maker
 from loralith.methods.options import SettingsError
 from loralith.methods.training_method import TrainingError
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
-from loralith.pipeline.kohya import write_kohya
 from loralith.pipeline.memory import check_adapter
 from loralith.pipeline.optimizer import learning_rate, make_optimizer
 from loralith.pipeline.settings import PipelineSettings
@@ -208,7 +208,7 @@ class Lora(PipelineMethod):
                 written.append(DIFFUSERS_FILE)
             if self.family.part == "unet":
                 sdxl = getattr(self.family.config, "addition_embed_type", None) == "text_time"
-                write_kohya(adapter, self.model, folder / KOHYA_FILE, stability_names=sdxl)
+                write_kohya(adapter, set(module_shapes(self.model)), folder / KOHYA_FILE, stability_names=sdxl)
                 written.append(KOHYA_FILE)
             write_peft(adapter, folder, self.config, type(self.model))
         return written

@@ -6,6 +6,7 @@ The figures are those that the tests' own plugin (tests/helpers/run_record.py) h
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from loralith.errors import LoralithError
 from loralith.files import read_text
 from loralith.places import checkout
 
-__all__ = ["BUDGET", "RUNS", "figures", "folder_of", "page", "read_runs", "title"]
+__all__ = ["BUDGET", "MARGIN", "RUNS", "figures", "folder_of", "page", "problems", "read_runs", "title", "write_budgets"]
 
 RUNS = "build/tests/runs.json"
 BUDGET = "tests/budget.toml"
+MARGIN = 1.25
+"""A new budget as a multiple of what was measured."""
 
 
 def read_runs(root: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -38,6 +41,22 @@ def budgets(root: Path) -> dict[str, float]:
     return dict(tomllib.loads(read_text(root / BUDGET))["seconds"])
 
 
+def write_budgets(root: Path | None = None) -> list[str]:
+    """Puts what each folder's tests last took, and `MARGIN`, in place of the seconds in tests/budget.toml; returns the folders.
+
+    Folders of which no test is recorded keep theirs. Raises LoralithError without any record.
+    """
+    root = root or checkout()
+    measured = figures(0, root=root)["folders"]
+    assert root is not None  # figures has refused it
+    seconds = {part["name"]: math.ceil(part["seconds"] * MARGIN) if part["tests"] else part["budget"] for part in measured}
+    path = root / BUDGET
+    head, table, _ = read_text(path).partition("[seconds]\n")
+    lines = [f'"{folder}" = {allowed:g}\n' for folder, allowed in sorted(seconds.items())]
+    path.write_text(head + table + "".join(lines), encoding="utf-8")
+    return sorted(part["name"] for part in measured if part["tests"])
+
+
 def folder_of(test: str) -> str:
     """`tests/sw` of `tests/sw/test_sim.py::test_x`."""
     return test.partition("::")[0].rpartition("/")[0]
@@ -53,7 +72,7 @@ def figures(count: int, *, slow: bool = False, root: Path | None = None) -> dict
     assert root is not None  # read_runs has refused it
     allowed = budgets(root)
     folders = [
-        _sum(folder, [run for name, run in runs.items() if folder_of(name) == folder], None if slow else allowed.get(folder, 0))
+        _sum(folder, [run for name, run in runs.items() if folder_of(name) == folder], None if slow else allowed.get(folder))
         for folder in sorted({folder_of(name) for name in runs} | (set() if slow else set(allowed)))
     ]
     files = sorted({name.partition("::")[0] for name in runs})
@@ -62,7 +81,8 @@ def figures(count: int, *, slow: bool = False, root: Path | None = None) -> dict
     return {
         "seconds": round(sum(run["seconds"] for run in runs.values()), 1),
         "budget": None if slow else sum(allowed.values()),
-        "over": [part["name"] for part in folders if not slow and part["seconds"] > part["budget"]],
+        "over": [part["name"] for part in folders if part["budget"] is not None and part["seconds"] > part["budget"]],
+        "unbudgeted": [part["name"] for part in folders if part["budget"] is None and not slow],
         "folders": folders,
         "files": sorted(by_file, key=lambda part: -part["seconds"])[:count],
         "tests": [{"name": name, "seconds": runs[name]["seconds"]} for name in worst],
@@ -86,6 +106,16 @@ def title(figures: dict[str, Any]) -> str:
     return "What the tests cost"
 
 
+def problems(figures: dict[str, Any]) -> list[str]:
+    """Folders over their budget or without one, each as a sentence."""
+    folders = {part["name"]: part for part in figures["folders"]}
+    over = [
+        f"{name} took {folders[name]['seconds']:.0f} CPU seconds, and {BUDGET} allows {folders[name]['budget']:g}"
+        for name in figures["over"]
+    ]
+    return over + [f"{name} has no budget in {BUDGET}" for name in figures["unbudgeted"]]
+
+
 def page(figures: dict[str, Any]) -> list[str]:
     budgeted = figures["budget"] is not None
     total = f"{figures['seconds']:.0f} CPU seconds in all"
@@ -93,7 +123,7 @@ def page(figures: dict[str, Any]) -> list[str]:
     over = f"; over budget: {', '.join(figures['over'])}" if figures["over"] else ""
     lines = [f"{total}{allowed}{over}.", "", "| folder | tests | failed | CPU seconds | budget | oldest run |", "|---|---|---|---|---|---|"]
     for part in figures["folders"]:
-        allowed = f"{part['budget']:.0f}" if budgeted else ""
+        allowed = "" if part["budget"] is None else f"{part['budget']:.0f}"
         lines.append(f"| {part['name']} | {part['tests']} | {part['failed']} | {part['seconds']:.1f} | {allowed} | {part['oldest'][:16]} |")
     lines += ["", "| file | tests | CPU seconds |", "|---|---|---|"]
     lines += [f"| {part['name']} | {part['tests']} | {part['seconds']:.1f} |" for part in figures["files"]]

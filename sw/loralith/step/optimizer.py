@@ -1,4 +1,4 @@
-"""AdamW on the trained tensors as nodes of a step graph, written from docs/step.md and `loralith.spec`."""
+"""AdamW or SGD on the trained tensors as nodes of a step graph, written from docs/step.md and `loralith.spec`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loralith.spec.graph import Graph, Kind, Node, Op
 from .builder import Builder
 from .operator_programs import constant
 
-__all__ = ["CORRECTION", "RATE", "AdamW", "moments_of", "with_adamw"]
+__all__ = ["CORRECTION", "RATE", "SGD", "AdamW", "Optimizer", "moments_of", "with_adamw", "with_optimizer"]
 
 RATE, CORRECTION = "step.rate", "step.correction"
 """Inputs, scalars: what the step's number makes of the learning rate and of the second moment."""
@@ -35,23 +35,51 @@ class AdamW:
         return {RATE: constant(self.lr / (1.0 - one**step)), CORRECTION: constant(1.0 / math.sqrt(1.0 - two**step))}
 
 
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent without momentum: p - lr g. ``lr``."""
+
+    lr: float
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The inputs of update number ``step``, from 1, as words."""
+        if step < 1:
+            raise LoralithError(f"updates are counted from 1, not {step}")
+        return {RATE: constant(self.lr)}
+
+
+Optimizer = AdamW | SGD
+
+
 def moments_of(name: str) -> tuple[str, str]:
     """The states that the optimizer keeps for the trained tensor ``name``."""
     return f"moment1.{name}", f"moment2.{name}"
 
 
-def with_adamw(graph: Graph, optimizer: AdamW) -> Graph:
-    """``graph`` with an update of each state that has a gradient: outputs ``state.NAME`` of the tensor and of its moments."""
+def with_optimizer(graph: Graph, optimizer: Optimizer) -> Graph:
+    """``graph`` with an update of each state that has a gradient: outputs ``state.NAME`` of the tensor and, of AdamW, of its moments."""
     b = Builder()
     for node in graph.nodes.values():
         b.graph.add(node)
     b.graph.outputs = dict(graph.outputs)
-    b.source, b.prefix = "AdamW", "update"
-    rate, correction = (b.node(Op.INPUT, Kind.WORD, (), name=name) for name in (RATE, CORRECTION))
+    b.source, b.prefix = type(optimizer).__name__, "update"
+    rate = b.node(Op.INPUT, Kind.WORD, (), name=RATE)
+    correction = b.node(Op.INPUT, Kind.WORD, (), name=CORRECTION) if isinstance(optimizer, AdamW) else None
     for what, gradient in graph.outputs.items():
-        if what.startswith("gradient."):
-            _update(b, b.graph[what.removeprefix("gradient.")], b.graph[gradient], rate, correction, optimizer)
+        if not what.startswith("gradient."):
+            continue
+        value, grad = b.graph[what.removeprefix("gradient.")], b.graph[gradient]
+        if isinstance(optimizer, AdamW):
+            assert correction is not None
+            _update(b, value, grad, rate, correction, optimizer)
+        else:
+            b.graph.set_output(f"state.{value.name}", b.subtract(value, b.multiply(grad, rate)).name)
     return b.graph
+
+
+def with_adamw(graph: Graph, optimizer: AdamW) -> Graph:
+    """`with_optimizer`, of AdamW."""
+    return with_optimizer(graph, optimizer)
 
 
 def _update(b: Builder, value: Node, grad: Node, rate: Node, correction: Node, optimizer: AdamW) -> None:

@@ -1,10 +1,10 @@
-"""A compiled step on a device: written once, then per step the batch, the step's scalars and its key, one list, and the loss."""
+"""A compiled step on a device: written once, then per submission batches, scalars and keys of its steps, one list, and the losses."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,14 @@ import numpy as np
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step import images
 from loralith.compiler.step.compile import CompiledStep, compile_step
-from loralith.compiler.step.views import View
+from loralith.compiler.step.memory import MemoryTooSmall
 from loralith.device.list_device import ListDevice
 from loralith.errors import LoralithError
+from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
 from loralith.spec.graph import Graph
+
+from .submission import Slot, slot_bytes, slots_at, submission
 
 __all__ = ["Arrays", "StepProgram", "Traffic"]
 
@@ -40,11 +43,13 @@ class StepProgram:
 
     Parameters: ``device``; ``graph``; ``seed`` of stochastic rounding; ``frozen``, the frozen tensors' values; ``states``, the first values
     of what is trained and of the optimizer's moments; ``verify``: every tensor stays in memory after a step, to be compared; ``tokens``,
-    makes the list one that may run in parallel (None: as the `reference` device runs it, one by one).
+    makes the list one that may run in parallel (None: as the `reference` device runs it, one by one); ``most``, how many steps one
+    submission may have; ``memory_budget``, bytes of device memory for tensors, or all that is free.
 
     Raises LoralithError before anything is written where the step does not fit or a value is missing or has another shape.
 
-    Attributes: ``compiled``; ``traffic``; ``compile_seconds``; ``list_bytes``.
+    Attributes: ``compiled``; ``traffic``; ``compile_seconds``; ``packed``, the list of ``most`` steps, and ``list_bytes``, its length;
+    ``memory_bytes``, of device memory for tensors, batches and losses.
     """
 
     def __init__(
@@ -57,26 +62,63 @@ class StepProgram:
         *,
         verify: bool = False,
         tokens: Tokens | None = None,
+        most: int = 1,
+        memory_budget: int | None = None,
     ) -> None:
-        self.device, self.graph, self.seed = device, graph, seed
+        if most < 1:
+            raise LoralithError(f"a submission has at least one step, not {most}")
+        self.device, self.graph, self.seed, self.most = device, graph, seed, most
+        self._last = 0  # the slot of the latest step
         began = time.monotonic()
-        room = _free(device)
-        trial = compiled(graph, device, PAGE, room, seed, verify)  # how much it takes does not depend on where it lies
-        self._base = device.alloc(trial.peak, PAGE)
-        self.compiled = compiled(graph, device, self._base, trial.peak, seed, verify)
-        commands = self.compiled.commands if tokens is None else tokens(self.compiled.commands, device.config, self.compiled.static)
-        self._list = commands.pack()
+        trial = compiled(graph, device, PAGE, _free(device), seed, verify)  # how much it takes does not depend on where it lies
+        self.memory_bytes = trial.peak + (most * slot_bytes(trial) if most > 1 else 0)
+        if memory_budget is not None and self.memory_bytes > memory_budget:
+            raise MemoryTooSmall(
+                f"the step takes {self.memory_bytes} bytes of device memory and the budget has {memory_budget}; the smallest that it can "
+                f"be met with is {self.memory_bytes}, or a smaller batch"
+            )
+        self._places: list[int] = []
+        try:
+            self._prepare(trial.peak, verify, tokens, frozen, states)
+        except BaseException:
+            self.free()
+            raise
         self.compile_seconds = time.monotonic() - began
-        self.list_bytes = len(self._list)
         self.traffic = Traffic()
-        for name in self.compiled.kernels:
+        self._write_ahead(frozen, states)
+
+    def _alloc(self, nbytes: int) -> int:
+        self._places.append(self.device.alloc(nbytes, PAGE))
+        return self._places[-1]
+
+    def _prepare(self, peak: int, verify: bool, tokens: Tokens | None, frozen: Arrays, states: Arrays) -> None:
+        """The list, places for all, and values that are there and have their shapes; nothing is written."""
+        device, most = self.device, self.most
+        self.compiled = compiled(self.graph, device, self._alloc(peak), peak, self.seed, verify)
+        compiled_step = self.compiled
+        if most == 1:
+            inputs = {name: view.buffer.address for name, view in compiled_step.inputs.items()}
+            self.slots = [Slot(inputs, compiled_step.key, compiled_step.outputs["loss"].buffer.address)]
+            commands = compiled_step.commands
+        else:
+            self.slots = slots_at(compiled_step, self._alloc(most * slot_bytes(compiled_step)), most)
+            commands = submission(compiled_step, self.slots)
+        self.packed = (commands if tokens is None else tokens(commands, device.config, compiled_step.static)).pack()
+        self.list_bytes = len(self.packed)
+        self._list = self._alloc(self.list_bytes)
+        for name in (*compiled_step.kernels, *compiled_step.frozen):
             self._checked(name, frozen)
-        writes = [(view, self._checked(name, frozen)) for name, view in self.compiled.frozen.items()]
-        writes += [(view, self._checked(name, states)) for name, view in self.compiled.states.items()]
+        for name in compiled_step.states:
+            self._checked(name, states)
+
+    def _write_ahead(self, frozen: Arrays, states: Arrays) -> None:
+        device = self.device
+        device.write(self._list, self.packed)
         for address, data in self.compiled.static.items():
             device.write(address, data)
-        for view, array in writes:
-            device.write(view.buffer.address, images.image(view, array))
+        for values, views in ((frozen, self.compiled.frozen), (states, self.compiled.states)):
+            for name, view in views.items():
+                device.write(view.buffer.address, images.image(view, values[name]))
         for name, (buffer, layout) in self.compiled.kernels.items():
             device.write(buffer.address, images.kernel_image(buffer, layout, frozen[name]))
 
@@ -88,26 +130,40 @@ class StepProgram:
             raise LoralithError(f"{name} must be {list(shape)}, not {list(values[name].shape)}")
         return values[name]
 
-    def step(self, inputs: Arrays, step: int, timeout: float = 600.0) -> float:
+    def step(self, inputs: Arrays, step: int, timeout: float | None = None) -> float:
         """One step with the batch ``inputs``; ``step`` of stochastic rounding, from 0. The loss. Raises what the device raises."""
-        writes = [(view, self._checked(name, inputs)) for name, view in self.compiled.inputs.items()]
+        return self.steps([inputs], step, timeout)[0]
+
+    def steps(self, batches: Sequence[Arrays], step: int, timeout: float | None = None) -> list[float]:
+        """A step with each of ``batches``, of which the first is number ``step``, from one submission; their losses.
+
+        ``timeout``: seconds for the whole submission, or as the device has it. Raises LoralithError for more steps than were compiled, and
+        for a batch that does not fit, before anything is written; and what the device raises.
+        """
+        count = len(batches)
+        if not 1 <= count <= self.most:
+            raise LoralithError(f"a submission of this program has 1 to {self.most} steps, not {count}")
+        arrays = [{name: self._checked(name, batch) for name in self.compiled.inputs} for batch in batches]
+        view = self.compiled.outputs["loss"]
         with self.device.lock:
-            for view, array in writes:
-                self._write(view.buffer.address, images.image(view, array))
-            self._write(self.compiled.key, np.frombuffer(images.key_image(self.seed, step), np.uint8))
-            self.device.run(self._list, timeout)
-            (raw,) = self._read([self.compiled.outputs["loss"]])
-        self.traffic.steps += 1
-        return float(images.values([self.compiled.outputs["loss"]], [raw]))
+            for number, (slot, batch) in enumerate(zip(self.slots, arrays, strict=False)):
+                for name, array in batch.items():
+                    self._write(slot.inputs[name], images.image(self.compiled.inputs[name], array))
+                self._write(slot.key, np.frombuffer(images.key_image(self.seed, step + number), np.uint8))
+            length = self.list_bytes // COMMAND_BYTES // self.most * count
+            self.device.run_placed(self._list, length, self.device.patience if timeout is None else timeout)
+            raw = [self._read(slot.loss, view.buffer.nbytes) for slot in self.slots[:count]]
+        self.traffic.steps += count
+        self._last = count - 1
+        return [float(images.values([view], [data])) for data in raw]
 
     def _write(self, address: int, data: np.ndarray) -> None:
         self.device.write(address, data)
         self.traffic.written += data.size
 
-    def _read(self, views: list[View]) -> list[np.ndarray]:
-        found = [self.device.read(view.buffer.address, view.buffer.nbytes) for view in views]
-        self.traffic.read += sum(data.size for data in found)
-        return found
+    def _read(self, address: int, nbytes: int) -> np.ndarray:
+        self.traffic.read += nbytes
+        return self.device.read(address, nbytes)
 
     def state(self, name: str) -> np.ndarray:
         """The value of a state after the steps so far, float32."""
@@ -119,7 +175,8 @@ class StepProgram:
         views = self.compiled.tensors.get(name)
         if views is None or name in self.compiled.kernels:
             return None
-        return images.values(views, [self.device.read(view.buffer.address, view.buffer.nbytes) for view in views])
+        places = [view.buffer.address for view in views] if name not in self.compiled.inputs else [self.slots[self._last].inputs[name]]
+        return images.values(views, [self.device.read(at, view.buffer.nbytes) for at, view in zip(places, views, strict=True)])
 
     def set_state(self, name: str, value: np.ndarray) -> None:
         """Another value of a state, such as a checkpoint's."""
@@ -128,7 +185,8 @@ class StepProgram:
 
     def free(self) -> None:
         """Gives the device's memory back."""
-        self.device.free(self._base)
+        while self._places:
+            self.device.free(self._places.pop())
 
 
 _CACHE: dict[str, CompiledStep] = {}

@@ -165,9 +165,12 @@ def _train(session: Session, report: _Reporter, stop: Callable[[], bool] | None,
         step = session.step
         if session.attachment:
             session.attachment.step_begin(step)
-        loss = session.take_step(step)
-        session.step = step + 1
-        session.losses.append(loss)
+        # Not past a checkpoint, a look or the end, which need the model as it is there.
+        every = [settings.checkpoint_every, *([settings.curve_every] if settings.curve_every else [])]
+        most = min(settings.steps - step, *(n - step % n for n in every))
+        losses = session.take_steps(step, most)
+        session.step = step + len(losses)
+        session.losses += losses
         session.seconds += time.monotonic() - began
         if look_is_due():
             session.collect()

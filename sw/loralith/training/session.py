@@ -56,14 +56,15 @@ class Session:
                 self.attachment.detach()
                 self.attachment = None
 
-    def take_step(self, step: int) -> float:
-        """A step by the method, or by an attachment that takes whole steps; its loss."""
+    def take_steps(self, step: int, most: int) -> list[float]:
+        """A step by the method, or up to ``most`` by an attachment that takes whole steps; their losses."""
         train = getattr(self.attachment, "train", None)
         if train is None:
-            return self.method.step(step)
-        loss = train(self.method, step)
-        self.method.finite(loss, f"the loss of step {step}")
-        return loss
+            return [self.method.step(step)]
+        losses: list[float] = train(self.method, step, most)
+        for number, loss in enumerate(losses, step):
+            self.method.finite(loss, f"the loss of step {number}")
+        return losses
 
     def collect(self) -> None:
         """Brings what an attachment has trained on the device to the method's parameters and optimizer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,76 +13,122 @@ from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
 from loralith.methods.lora import Lora
 from loralith.methods.training_method import Method
+from loralith.progress import every, tell
 from loralith.spec.graph import Graph, Op
 from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_step
 from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import Lowered, lower
-from loralith.step.optimizer import AdamW, moments_of, with_adamw
+from loralith.step.optimizer import AdamW, Optimizer, moments_of, with_optimizer
 from loralith.step.program import StepProgram
 
 __all__ = ["StepObserver", "StepTraining"]
 
 
 class StepObserver(Protocol):
-    """Sees each step with all that it was computed from."""
+    """Sees each submission with all that it was computed from."""
 
-    def step(self, program: StepProgram, given: Mapping[str, Tensor], seed: int, step: int) -> None:
-        """``given``: inputs, frozen tensors and states as they were before step ``step``."""
+    def submission(
+        self, program: StepProgram, given: Sequence[Mapping[str, Tensor]], seed: int, step: int, losses: Sequence[float]
+    ) -> None:
+        """``given``: inputs and frozen tensors of each step, of the first one states too, as they were before step ``step``."""
         ...
 
     def counters(self) -> Mapping[str, Any]: ...
 
 
+TOLD = 10.0
+"""Seconds between two messages while a submission runs."""
+
+
 class StepTraining:
     """An attachment that takes whole steps: `train` in place of a method's own step.
 
-    Parameters: ``device``; ``seed`` of stochastic rounding; ``lr`` of AdamW; ``observer``, or none.
+    Parameters: ``device``; ``seed`` of stochastic rounding; ``lr`` of AdamW; ``observer``, or none; ``most``, steps of one submission;
+    ``optimizer``, in place of AdamW; ``memory_budget``, bytes of device memory that tensors may take, or all that is free.
+    `collect` brings AdamW's moments to the method's own optimizer, of another optimizer the adapter alone.
     """
 
-    def __init__(self, device: Device, seed: int, lr: float, observer: StepObserver | None = None) -> None:
-        self.device, self.observer, self.seed = device, observer, seed
-        self.optimizer = AdamW(lr)
+    def __init__(
+        self,
+        device: Device,
+        seed: int,
+        lr: float,
+        observer: StepObserver | None = None,
+        most: int = 1,
+        *,
+        optimizer: Optimizer | None = None,
+        memory_budget: int | None = None,
+    ) -> None:
+        self.device, self.observer, self.seed, self.most, self.memory_budget = device, observer, seed, most, memory_budget
+        self.optimizer = optimizer or AdamW(lr)
         self.program: StepProgram | None = None
         self._before = device.counters()
         self._method: Method | None = None
         self._steps = 0
+        self._compiled_for: dict[str, str] = {}
 
     def step_begin(self, step: int) -> None:
         """Nothing is to be done: `train` knows the step."""
 
-    def train(self, method: Method, step: int) -> float:
-        """Step ``step``, from 0, of ``method``; its loss. Raises LoralithError where the step cannot be compiled or does not fit."""
+    def train(self, method: Method, step: int, count: int = 1) -> list[float]:
+        """Up to ``count`` steps of ``method`` from one submission, from step ``step`` on, which counts from 0; their losses.
+
+        Raises LoralithError, before anything runs, where the step cannot be compiled or does not fit, and where the model has changed.
+        """
         if not isinstance(method, Lora):
             raise LoralithError(f"--map step trains LoRA adapters, not {method.label}")
-        batch = method.batch(step)
+        batches = [method.batch(step + i) for i in range(min(count, self.most))]
         if self.program is None:
-            self._compile(method, batch)
+            self._compile(method, batches[0])
         assert self.program is not None
-        inputs = host_inputs(self.capture, self.lowered, batch)
-        inputs |= {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + 1).items()}
-        inputs = {name: inputs[name] for name in self.program.compiled.inputs}
+        self._same_graph(method)
+        given = []
+        for i, batch in enumerate(batches):
+            inputs = host_inputs(self.capture, self.lowered, batch)
+            inputs |= {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + i + 1).items()}
+            given.append({name: inputs[name] for name in self.program.compiled.inputs})
         states = self._states() if self.observer else {}
-        loss = self.program.step({name: value.numpy() for name, value in inputs.items()}, step)
-        self._steps = step + 1
+        arrays = [{name: value.numpy() for name, value in inputs.items()} for inputs in given]
+        with every(TOLD, lambda seconds: self._told(step, len(batches), seconds)):
+            losses = self.program.steps(arrays, step)
+        self._steps = step + len(batches)
         if self.observer:
-            self.observer.step(self.program, {**self.frozen, **inputs, **states}, self.seed, step)
-        return loss
+            seen = [{**self.frozen, **inputs} for inputs in given]
+            self.observer.submission(self.program, [seen[0] | states, *seen[1:]], self.seed, step, losses)
+        return losses
+
+    def _told(self, step: int, count: int, seconds: float) -> str:
+        steps = f"step {step}" if count == 1 else f"steps {step} to {step + count - 1}"
+        return f"{steps} on the device: {seconds:.0f} s so far; Ctrl-C ends the run after the submission, a second one at once"
+
+    def _same_graph(self, method: Lora) -> None:
+        """Raises LoralithError where the model that was compiled is not the one that is to be trained any more."""
+        state = _state_of(method)
+        for name in (*state, *self._compiled_for):
+            now, before = state.get(name), self._compiled_for.get(name)
+            if now != before:
+                raise LoralithError(
+                    f"{name} is {now or 'gone'} and was {before or 'not there'} when the step was compiled; attach the model anew"
+                )
 
     def _compile(self, method: Lora, batch: Mapping[str, Tensor]) -> None:
+        tell("compiling the step: from seconds for a tiny model to minutes")
         with torch.no_grad():
             for parameter in method.parameters.values():
                 parameter.copy_(to_words(parameter))
+        self._compiled_for = _state_of(method)
         self.capture: Capture = capture_step(method.model, method.loss_of, batch)
         self.lowered: Lowered = lower(self.capture, StepScheme(seed=self.seed))
-        graph: Graph = with_adamw(self.lowered.graph, self.optimizer)
+        graph: Graph = with_optimizer(self.lowered.graph, self.optimizer)
         self.frozen = frozen_values(self.capture, graph)
         states: dict[str, Tensor] = {}
         for name in self.capture.trained:
             kept = method.optimizer.state[method.parameters[name]]
             states[name] = method.parameters[name].detach()
-            for moment, key in zip(moments_of(name), ("exp_avg", "exp_avg_sq"), strict=True):
-                states[moment] = kept[key] if kept else torch.zeros_like(states[name])
+            if isinstance(self.optimizer, AdamW):
+                for moment, key in zip(moments_of(name), ("exp_avg", "exp_avg_sq"), strict=True):
+                    states[moment] = kept[key] if kept else torch.zeros_like(states[name])
         # The reference device runs commands one by one, in list order.
         tokens = None
         if not isinstance(self.device, ReferenceDevice):
@@ -97,6 +143,8 @@ class StepTraining:
             {name: value.numpy() for name, value in states.items()},
             verify=self.observer is not None,
             tokens=tokens,
+            most=self.most,
+            memory_budget=self.memory_budget,
         )
         self._method = method
 
@@ -113,6 +161,8 @@ class StepTraining:
         for name in self.capture.trained:
             parameter = self._method.parameters[name]
             parameter.copy_(states[name])
+            if not isinstance(self.optimizer, AdamW):
+                continue
             first, second = (states[moment] for moment in moments_of(name))
             self._method.optimizer.state[parameter] = {"step": torch.tensor(float(self._steps)), "exp_avg": first, "exp_avg_sq": second}
 
@@ -128,7 +178,7 @@ class StepTraining:
                 "host_bytes_written_per_step": float(traffic.written / steps),
                 "host_bytes_read_per_step": float(traffic.read / steps),
                 "list_bytes": float(self.program.list_bytes),
-                "step_memory_bytes": float(self.program.compiled.peak),
+                "step_memory_bytes": float(self.program.memory_bytes),
                 "compile_seconds": self.program.compile_seconds,
             }
         return counts | dict(self.observer.counters() if self.observer else {})
@@ -139,3 +189,15 @@ class StepTraining:
         if self.program is not None:
             self.program.free()
             self.program = None
+
+
+def _state_of(method: Lora) -> dict[str, str]:
+    """What a compiled step depends on of the model, in words: which parameters are trained, of which shape, and modules' modes."""
+    found = {
+        name: f"{'trained' if parameter.requires_grad else 'frozen'} {list(parameter.shape)}"
+        for name, parameter in method.model.named_parameters()
+    }
+    return found | {
+        name or "the model": "in training mode" if module.training else "in evaluation mode"
+        for name, module in method.model.named_modules()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,13 +15,14 @@ from loralith.lora.attention import Scores, Values
 from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
+from loralith.lora.trained import TrainedGradients, TrainedPass
 from loralith.spec.graph import Op
 from loralith.spec.scheme import FQT
 from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
 from loralith.verif.golden_compare import Difference, compare
 from loralith.verif.graph import interpret
-from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result
+from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained
 from loralith.verif.torch_quantize import QuantizedWeight
 
 __all__ = ["GraphObserver", "ReferenceObserver", "VerificationError"]
@@ -44,7 +45,7 @@ class ReferenceObserver:
         self.device_layers: dict[int, DeviceLayer] = {}
         self.open: WeakKeyDictionary[Saved, Forward] = WeakKeyDictionary()
         self.compared = 0
-        self.products: dict[int, FrozenLinear | Attention] = {}
+        self.products: dict[int, FrozenLinear | Attention | Trained] = {}
 
     def layer(self, index: int, name: str, layer: DeviceLayer) -> None:
         numerics = layer.numerics
@@ -138,6 +139,35 @@ class ReferenceObserver:
         want = layer.backward(torch.from_numpy(dy), shape, step=step, call=call)
         self._product(index, step, ("dY", "dX"), want, result.dyq, result.acc, result.dx)
 
+    def trained(self, index: int, name: str, layer: nn.Module, scheme: FQT) -> None:
+        self.names[index] = name
+        places = {key: getattr(layer, key) for key in ("stride", "padding", "dilation")} if isinstance(layer, nn.Conv2d) else None
+        self.products[index] = Trained(scheme, index, places)
+
+    def _trained(self, index: int) -> Trained:
+        layer = self.products[index]
+        assert isinstance(layer, Trained)
+        return layer
+
+    def trained_forward(self, index: int, x: Float32, w: Float32, one: TrainedPass) -> None:
+        weight, want = self._trained(index).forward(torch.from_numpy(x), torch.from_numpy(w), step=one.step, call=one.call)
+        assert one.xq is not None
+        assert one.wq is not None
+        assert one.acc is not None
+        assert one.y is not None
+        acc = one.acc
+        if want.acc.ndim == 4:  # the device's rows are places of the window
+            N, O, height, width = want.acc.shape
+            acc = np.ascontiguousarray(acc.reshape(N, height, width, O).transpose(0, 3, 1, 2))
+        self._compare(index, one.step, {"W": weight}, {"W": one.wq.reshape(weight.shape)})
+        self._product(index, one.step, ("X", "Y"), want, one.xq, acc, one.y)
+
+    def trained_backward(self, index: int, dy: Float32, step: int, call: int, result: TrainedGradients) -> None:
+        for name, acc, value in (("dX", result.dx_acc, result.dx), ("dW", result.dw_acc, result.dw)):
+            if acc is not None and value is not None:
+                want = self._trained(index).backward(name, torch.from_numpy(dy), step=step, call=call)
+                self._product(index, step, (f"dY for {name}", name), want, result.dyq, acc.reshape(value.shape), value)
+
     def _attention(self, index: int) -> Attention:
         layer = self.products[index]
         assert isinstance(layer, Attention)
@@ -169,25 +199,44 @@ class GraphObserver:
     def __init__(self) -> None:
         self.compared = 0
 
-    def step(self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int) -> None:
-        """Raises VerificationError that names operator, tensor, index and step."""
-        updated = {name: what.removeprefix("state.") for what, name in program.graph.outputs.items() if what.startswith("state.")}
+    def submission(
+        self, program: StepProgram, given: Sequence[Mapping[str, torch.Tensor]], seed: int, step: int, losses: Sequence[float]
+    ) -> None:
+        """Compares every loss and, of the last step, every tensor. Raises VerificationError that names operator, tensor, index and step."""
+        states: Mapping[str, torch.Tensor] = {}
+        for number, (values, loss) in enumerate(zip(given, losses, strict=True)):
+            found = dict(self._step(program, {**values, **states}, seed, step + number, number == len(given) - 1))
+            self._equal(program, program.graph.outputs["loss"], found["loss"], np.float32(loss), step + number)
+            states = {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
+
+    def _step(
+        self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int, held: bool
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """The step's outputs by the graph's names for them; ``held``: what device memory holds is of this step and is compared."""
+        outputs: dict[str, list[str]] = {}
+        for what, name in program.graph.outputs.items():
+            outputs.setdefault(name, []).append(what)
         for node, value in interpret(program.graph, given, seed, step):
             if node.op is Op.STATE:
                 continue
-            held = [program.tensor(node.name)]
-            if node.name in updated:
-                held.append(program.state(updated[node.name]))
-            for actual in held:
-                if actual is None:
-                    continue
-                kind = torch.float64 if value.dtype is torch.float64 else torch.float32
-                # The device has one zero; torch's may be negative.
-                found = {node.name: torch.from_numpy(actual).to(kind)}
-                difference = compare({node.name: value + 0.0}, found, step=step, layer=f"{node.op} of {node.source or 'the host'}")
-                if difference is not None:
-                    raise VerificationError(difference)
-                self.compared += value.numel()
+            if held:
+                actual = program.tensor(node.name)
+                if actual is not None:
+                    self._equal(program, node.name, value, actual, step)
+            for what in outputs.get(node.name, ()):
+                if held and what.startswith("state."):
+                    self._equal(program, node.name, value, program.state(what.removeprefix("state.")), step)
+                yield what, value
+
+    def _equal(self, program: StepProgram, name: str, value: torch.Tensor, actual: Any, step: int) -> None:
+        node = program.graph[name]
+        kind = torch.float64 if value.dtype is torch.float64 else torch.float32
+        # The device has one zero; torch's may be negative.
+        found = {name: torch.from_numpy(np.asarray(actual)).to(kind).reshape(value.shape)}
+        difference = compare({name: value + 0.0}, found, step=step, layer=f"{node.op} of {node.source or 'the host'}")
+        if difference is not None:
+            raise VerificationError(difference)
+        self.compared += value.numel()
 
     def counters(self) -> dict[str, Any]:
         """`bit_exact`, and how many elements were compared."""

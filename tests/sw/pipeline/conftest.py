@@ -326,9 +326,8 @@ def settings_for(pipelines: Callable[[str], Path], photos: Path, tmp_path: Path)
 @pytest.fixture
 def run() -> Callable[..., Any]:
     """Runs settings, on their device."""
-    from loralith.cli.pipeline import attacher
     from loralith.device import open_device
-    from loralith.pipeline.finetune import finetune_pipeline
+    from loralith.pipeline.finetune import attacher, finetune_pipeline
 
     def on_device(settings: Any, **others: Any) -> Any:
         if settings.device == "fp32":

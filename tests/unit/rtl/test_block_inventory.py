@@ -6,19 +6,25 @@ from pathlib import Path
 import pytest
 
 from loralith import cli
-from loralith.verif.block_inventory import LIMIT, inventory
+from loralith.verif import block_inventory
+from loralith.verif.block_inventory import LIMIT, Block, inventory
 
 # Blocks that are tested in their unit alone. None may be added.
 TO_DIVIDE: set[str] = set()
 TO_TEST = {"DelayLine", "Lane", "StoreData", "StoreUnit", "VectorSequencer"}
 
 
-def test_no_elaborate_is_longer_than_the_limit() -> None:
-    assert {block.name: block.lines for block in inventory() if block.lines > LIMIT and block.name not in TO_DIVIDE} == {}
+@pytest.fixture(scope="module")
+def blocks() -> list[Block]:
+    return inventory()
 
 
-def test_no_block_is_without_a_test_or_a_proof() -> None:
-    assert [block.name for block in inventory() if not block.checked and block.name not in TO_TEST] == []
+def test_no_elaborate_is_longer_than_the_limit(blocks: list[Block]) -> None:
+    assert {block.name: block.lines for block in blocks if block.lines > LIMIT and block.name not in TO_DIVIDE} == {}
+
+
+def test_no_block_is_without_a_test_or_a_proof(blocks: list[Block]) -> None:
+    assert [block.name for block in blocks if not block.checked and block.name not in TO_TEST] == []
 
 
 @pytest.fixture
@@ -49,8 +55,10 @@ def test_a_missing_folder_is_named(tree: list[Path]) -> None:
         inventory(tree[0], tree[1] / "nothing", tree[2])
 
 
-def test_the_command_prints_what_the_inventory_finds(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = inventory()
+def test_the_command_prints_what_the_inventory_finds(
+    blocks: list[Block], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(block_inventory, "inventory", lambda: blocks)
     assert cli.main(["report", "rtl", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [(one["name"], one["lines"]) for one in figures["blocks"]] == [(block.name, block.lines) for block in blocks]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
-from amaranth.sim import Simulator
 
 from loralith.rtl.axi import Axi4ReadSignature
 from loralith.rtl.load import LoadUnit
@@ -16,6 +15,7 @@ from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
 from loralith.verif.axi_model import AxiMemory, Stalls
+from loralith.verif.block_test import design
 
 BASE, SIZE = 0x8_0001_0000, 1 << 16  # not at the start of 4 GB: a bound is compared in halves
 WRITE_DELAY = OperandMemory.write_delay
@@ -45,6 +45,11 @@ class Rig(Component):
         for block in (master, unit):
             m.d.comb += [block.window_base.eq(BASE), block.window_limit.eq(BASE + SIZE)]
         return m
+
+
+def ones(mask: int) -> list[int]:
+    """The places of a mask's ones."""
+    return [place for place in range(mask.bit_length()) if mask >> place & 1]
 
 
 class Pads:
@@ -93,16 +98,16 @@ class Pads:
                     put(j, i, value)
 
     def write(self, p):
+        word, seq = list(p.word), list(p.seq)  # fields of a payload are slow to read
         if p.both:
-            for b in range(self.right.shape[1]):
-                for lane in range(self.right.shape[2]):
-                    if p.right_bank_mask >> b & 1 and p.right_lane_mask >> lane & 1:
-                        self.right[p.right_row, b, lane] = p.word[lane]
-        pad = self.right if p.right else self.left
-        for b in range(pad.shape[1]):
-            for lane in range(pad.shape[2]):
-                if p.bank_mask >> b & 1 and p.lane_mask >> lane & 1:
-                    pad[p.row, b, lane] = p.seq[b] if p.transpose else p.word[lane]
+            for b in ones(p.right_bank_mask):
+                for lane in ones(p.right_lane_mask):
+                    self.right[p.right_row, b, lane] = word[lane]
+        pad, row, transpose = self.right if p.right else self.left, p.row, p.transpose
+        lanes = ones(p.lane_mask)
+        for b in ones(p.bank_mask):
+            for lane in lanes:
+                pad[row, b, lane] = seq[b] if transpose else word[lane]
 
     def write_scale(self, p):
         W = self.config.bus_bytes
@@ -166,7 +171,8 @@ def some_load(config: Config, rng: random.Random, index: int) -> Command:
 def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda a: 0, until_fault=False, limit=20_000):
     """Runs the commands; returns (rig's memory, scratchpads, events, fault). Events: ("write" | "done" | "wait", cycle, detail)."""
     rng = random.Random(seed)
-    rig = Rig(config)
+    load = design(Rig, config)
+    rig = load.dut
     unit = rig.unit
     memory = AxiMemory(rig.axi, config.bus_bytes, BASE, SIZE, stalls=stalls, seed=seed, error=error)
     memory.data[:] = rng.randbytes(SIZE)
@@ -224,13 +230,7 @@ def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda 
         result["fault"] = {n: ctx.get(getattr(unit.fault, n)) for n in ("valid", "code", "detail", "command", "address")}
         result["busy"] = ctx.get(unit.control.busy) | ctx.get(rig.master.busy)
 
-    sim = Simulator(rig)
-    sim.add_clock(1e-6)
-    sim.add_testbench(memory.read_side, background=True)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(tokens, background=True)
-    sim.add_testbench(watch)
-    sim.run()
+    load.simulate(watch, background=(memory.read_side, feed, tokens))
     return memory, pads, events, result
 
 

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-__all__ = ["assert_each_equal", "simulate"]
+__all__ = ["Design", "assert_each_equal", "design", "simulate"]
 
 Testbench = Callable[[Any], Coroutine[Any, Any, None]]
 
 _MISSING = object()
+
+
+class Design:
+    """A block in a simulator that is made once for any number of runs, since a large block takes longer to elaborate than to test.
+
+    Attributes: dut, the block.
+    """
+
+    def __init__(self, dut: Any) -> None:
+        from amaranth.sim import Simulator
+
+        self.dut = dut
+        self._simulator = Simulator(dut)
+        self._simulator.add_clock(1e-6, if_exists=True)
+        self._wakers = [list(slot.wakers) for slot in self._slots()]
+
+    def _slots(self) -> list[Any]:
+        return self._simulator._engine.state.slots  # type: ignore[attr-defined]
+
+    def simulate(self, *testbenches: Testbench, background: Iterable[Testbench] = ()) -> None:
+        """Runs ``testbenches`` from reset until all have returned, each after those in ``background`` within a cycle, and without anything
+        that earlier runs have left."""
+        engine: Any = self._simulator._engine
+        engine._testbenches.clear()
+        engine._active_triggers.clear()
+        for slot, wakers in zip_longest(self._slots(), self._wakers, fillvalue=()):
+            slot.wakers[:] = wakers
+        self._simulator.reset()
+        for testbench in background:
+            self._simulator.add_testbench(testbench, background=True)
+        for testbench in testbenches:
+            self._simulator.add_testbench(testbench)
+        self._simulator.run()
+
+
+@functools.lru_cache(maxsize=8)
+def design(make: Callable[..., Any], *arguments: Any) -> Design:
+    """The design of ``make(*arguments)``, the same one each time for the same arguments, so nobody may change the block itself."""
+    return Design(make(*arguments))
 
 
 def simulate(dut: Any, *testbenches: Testbench, background: Iterable[Testbench] = ()) -> None:

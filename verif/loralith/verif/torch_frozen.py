@@ -1,4 +1,4 @@
-"""The products of frozen layers and of attention from their definitions: torch, exact, without devices, columns or blocks.
+"""The products of frozen layers, of trained ones and of attention from their definitions: torch, exact, without devices, columns or blocks.
 
 Written from docs/numerics.md. A linear layer is a product of matrices; a convolution is torch's own in float64, which holds every sum of
 INT8 products exactly; attention is products head by head. `Softmax` is the host's, in float32: it is not looked at here, so each function
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight
 
-__all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result"]
+__all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result", "Trained"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,39 @@ class FrozenConv(FrozenLinear):
         dyq, g = self._quantize(dy * self.weight.scale[:, None, None], "dY * sw", Role.DY, step, call)
         acc = torch.nn.grad.conv2d_input(shape, self.kernel, dyq.double(), **self.places).to(torch.int64)
         return Result(dyq, acc, _dequantized(acc, g))
+
+
+class Trained(_Layer):
+    """Y = X W^T, dX = dY W and dW = dY^T X of a layer that is trained, a scale for each tensor.
+
+    ``places``: stride, padding and dilation of a convolution, None for a linear layer. It remembers the operands of this step's passes.
+    """
+
+    def __init__(self, scheme: FQT, layer: int, places: dict[str, Any] | None = None) -> None:
+        super().__init__(scheme, layer)
+        self.places = places
+        self._waiting: dict[tuple[int, int], tuple[Tensor, float, Tensor, float]] = {}
+
+    def forward(self, x: Tensor, w: Tensor, *, step: int, call: int) -> tuple[Tensor, Result]:
+        """(INT8 W, Y); x [T, I] or [N, C, H, W]."""
+        if any(key[0] != step for key in self._waiting):
+            self._waiting.clear()
+        (xq, sx), (wq, sw) = self._quantize(x, "X", Role.X, step, call), self._quantize(w, "W", Role.A, step, call)
+        self._waiting[step, call] = xq, sx, wq, sw
+        acc = matmul(xq, wq.T) if self.places is None else functional.conv2d(xq.double(), wq.double(), **self.places).to(torch.int64)
+        return wq, Result(xq, acc, _dequantized(acc, sx * sw))
+
+    def backward(self, name: str, dy: Tensor, *, step: int, call: int) -> Result:
+        """dX or dW from dY."""
+        xq, sx, wq, sw = self._waiting[step, call]
+        dyq, g = self._quantize(dy, "dY", Role.DY, step, call)
+        if self.places is None:
+            acc = matmul(dyq, wq) if name == "dX" else matmul(dyq.T, xq)
+        elif name == "dX":
+            acc = torch.nn.grad.conv2d_input(xq.shape, wq.double(), dyq.double(), **self.places).to(torch.int64)
+        else:
+            acc = torch.nn.grad.conv2d_weight(xq.double(), wq.shape, dyq.double(), **self.places).to(torch.int64)
+        return Result(dyq, acc, _dequantized(acc, g * (sw if name == "dX" else sx)))
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

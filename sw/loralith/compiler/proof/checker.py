@@ -106,7 +106,7 @@ class _Races:
         self.config, self.programs = config, programs
         self.codes: list[bytes | None] = [None] * PROGRAM_INSTRUCTIONS
         self.rows: dict[tuple[str, bool, Stage], np.ndarray] = {}
-        self.dram: dict[Stage, list[tuple[int, int, Bytes]]] = defaultdict(list)
+        self.dram: dict[Stage, _Areas] = defaultdict(_Areas)
         self.index_of: dict[Stage, list[int]] = {stage: [] for stage in Stage}
 
     def look(self, index: int, command: Command, at_start: Clock, at_second: Clock) -> None:
@@ -172,9 +172,36 @@ class _Races:
     def _dram(self, index: int, command: Command, stage: Stage, known: Clock) -> None:
         area = dram_bytes(command)
         other = Stage.STORE if stage is Stage.LOAD else Stage.LOAD
-        for ordinal, earlier, bytes_ in reversed(self.dram[other]):
-            if ordinal <= known[other]:
-                break
-            if area.meets(bytes_):
-                raise IllegalList(index, f"touches DRAM at {area.first:#x} that command {earlier} touches too; no token orders them")
-        self.dram[stage].append((len(self.index_of[stage]), index, area))
+        earlier = self.dram[other].latest(area, known[other])
+        if earlier is not None:
+            other_index = self.index_of[other][earlier]
+            raise IllegalList(index, f"touches DRAM at {area.first:#x} that command {other_index} touches too; no token orders them")
+        self.dram[stage].add(area)
+
+
+class _Areas:
+    """The DRAM bytes of each command of a stage, in order; by blocks, so that a look back goes over their ends in one comparison."""
+
+    BLOCK = 512
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []
+        self.areas: list[Bytes] = []
+
+    def add(self, area: Bytes) -> None:
+        place = len(self.areas) % self.BLOCK
+        if place == 0:
+            self.blocks.append(np.zeros((self.BLOCK, 2), np.uint64))
+        self.blocks[-1][place] = area.first, area.end
+        self.areas.append(area)
+
+    def latest(self, area: Bytes, count: int) -> int | None:
+        """The latest, from 0, of all but the first ``count`` that shares a byte with ``area``."""
+        ends = np.array([area.first, area.end], np.uint64)
+        for number in range(len(self.blocks) - 1, count // self.BLOCK - 1, -1):
+            block = self.blocks[number]
+            for place in reversed(np.flatnonzero((ends[0] < block[:, 1]) & (block[:, 0] < ends[1])).tolist()):
+                found = number * self.BLOCK + place
+                if count <= found and area.meets(self.areas[found]):
+                    return found
+        return None

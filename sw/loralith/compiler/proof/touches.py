@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -47,10 +48,14 @@ class Bytes:
     width: int
     stride: int
 
+    @property
+    def end(self) -> int:
+        """First byte past the last one."""
+        return self.first + (self.rows - 1) * self.stride + self.width
+
     def meets(self, other: Bytes) -> bool:
         """Whether a byte may be in both: exact for equal strides, by first and last byte otherwise."""
-        end, other_end = (b.first + (b.rows - 1) * b.stride + b.width for b in (self, other))
-        if other_end <= self.first or end <= other.first:
+        if other.end <= self.first or self.end <= other.first:
             return False
         if self.stride != other.stride or self.width > self.stride or other.width > self.stride:
             return True
@@ -135,6 +140,7 @@ def vector_accesses(command: Command, config: Config, codes: Sequence[bytes | No
     yield Access(Stage.VECTOR, "key", False, np.array([0]))
     o, i = np.arange(c["outer"])[:, None], np.arange(c["inner"])[None]
 
+    @cache
     def region(number: int, memory: str, write: bool) -> Access:
         places = (c[f"region{number}_base"] + o * c[f"region{number}_outer"] + i * c[f"region{number}_inner"]) % (1 << 16)
         if memory == "out":  # word a is in column a // (R / L), whose four bytes begin at seq 4 (a // (R / L))

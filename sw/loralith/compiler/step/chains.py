@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from loralith.compiler.step.emitter import Emitter, Region
 from loralith.compiler.step.instructions import Program, instruction
@@ -170,10 +170,15 @@ def run_chain(
     work: Region,
     outer: int,
     inner: int,
-    **more: Any,
+    lanes: int = 0,
+    key: tuple[int, int] = (0, 0),
+    index: tuple[int, int, int] = (0, 0, 0),
 ) -> None:
-    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``; ``more``: of
-    `Emitter.vector`."""
+    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``.
+
+    ``outer`` rows of ``inner`` words, of whose last one ``lanes`` lanes are in the tensor (0: all); ``key``, ``index``: see
+    `Emitter.vector`.
+    """
     for number, part in enumerate(parts_of(chain)):
         places: dict[int, int] = {}
         roles: dict[object, int] = {}
@@ -198,4 +203,4 @@ def run_chain(
                 fields[name] = e.scalar(role, scalar.key, scalar.address)
             code.append(instruction(**fields))
         program: Program = tuple(code)
-        e.vector(program, regions, outer, inner, **more)
+        e.visit(program, regions, outer, inner, lanes, key, index)

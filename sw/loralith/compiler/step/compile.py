@@ -13,12 +13,13 @@ from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile
 from loralith.compiler.step.convolutions import Rings, convolution, kernel_layout
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
-from loralith.compiler.step.emitter import Emitter
+from loralith.compiler.step.emitter import Emitter, Work
+from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.two_words import planes
-from loralith.compiler.step.views import Buffer, View, expand
+from loralith.compiler.step.views import Buffer, View, expand, permute
 from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
@@ -28,8 +29,8 @@ from loralith.spec.vector.program import Reduce
 
 __all__ = ["CompiledStep", "compile_step"]
 
-BINARY = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY)
-CHAINED = frozenset((*BINARY, Op.EXP2, Op.RECIPROCAL, Op.RSQRT, Op.PHI, Op.BRAIN))
+OPTIMIZER = "AdamW"
+"""Source of the nodes that an optimizer adds to a graph."""
 SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
 
 
@@ -46,7 +47,7 @@ class CompiledStep:
         tensors: of every node that lies in memory at the end of the step; complete only where the step was compiled to be verified.
         key: address of the step's hash key.
         peak: bytes of device memory.
-        counts: nodes by operation that were compiled.
+        works: what each command is part of.
     """
 
     graph: Graph
@@ -62,6 +63,7 @@ class CompiledStep:
     key: int
     base: int
     peak: int
+    works: tuple[Work, ...] = ()
 
 
 @dataclass
@@ -114,6 +116,7 @@ class _Compiler:
         for node in self.graph.nodes.values():
             if node.op not in SOURCES:
                 e.note = f"{node.name} {node.op}"
+                e.work = Work.OPTIMIZER if node.source == OPTIMIZER else Work.COPY
                 try:
                     self._node(node)
                 except LoralithError as error:
@@ -137,6 +140,7 @@ class _Compiler:
             key,
             base,
             e.memory.peak,
+            tuple(e.works),
         )
 
     # Values.
@@ -301,7 +305,11 @@ class _Compiler:
     def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
         first, second = node.inputs
         if node.op is Op.MATMUL:
-            return matmul(self.e, name, self._padded(self._view(first), node), self._padded(self._view(second), node), epilogue)
+            a, b = (self._padded(self._view(x), node) for x in (first, second))
+            if not rows_along_lanes(node, self.readers):
+                return matmul(self.e, name, a, b, epilogue)
+            views = [_transposed(expand(view, node.shape)) for view in epilogue.views]
+            return _transposed(matmul(self.e, name, _transposed(b), _transposed(a), Epilogue(epilogue.steps, views, epilogue.format)))
         assert isinstance(second, str)
         if second not in self.kernels:
             raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")
@@ -362,9 +370,15 @@ class _Compiler:
         found = {what: self._view(name) for what, name in self.graph.outputs.items()}
         for what, view in found.items():
             if what.startswith("state."):
-                self.e.note = what
+                self.e.note, self.e.work = what, Work.OPTIMIZER
                 copy(self.e, view, self.tensors[what.removeprefix("state.")][0])
         return found
+
+
+def _transposed(view: View) -> View:
+    """The last two dimensions exchanged."""
+    rank = len(view.shape)
+    return permute(view, (*range(rank - 2), rank - 1, rank - 2))
 
 
 _REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from loralith.compiler.step.chains import instructions_of, run_chain
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.products import Epilogue, Operands
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
@@ -72,6 +72,7 @@ class Rings:
         return Ring(tuple(buffers), (n, H, W), pitch, c)
 
 
+@kernel(Work.CONVOLUTION)
 def convolution(
     e: Emitter,
     rings: Rings,
@@ -312,33 +313,16 @@ class _Convolution:
         e.load(LoadTarget.LEFT, address, count, lanes, self.places * pitch, base, block_stride=stride, **more)
 
     def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_base: int, out_stride: int) -> None:
-        e, c = self.e, self.e.config
-        L, per_column = c.vector_lanes, c.rows // c.vector_lanes
-        words = -(-lanes // L)
-        W = self.ring.sizes[2]
+        e = self.e
+        words = -(-lanes // e.config.vector_lanes)
         tiles: list[list[Region]] = []
         work, at = e.base(LoadTarget.V0), 0
         for y in range(rows):
             own = [image * v.strides[0] + (row + y) * v.strides[1] for v in self.views]
             tiles.append(self._row_operands(own, lane, lanes, at, y, tiles))
             at = self._at
-        for y in range(rows):
-            for word in range(words):
-                block, group = divmod(word, per_column)
-                first = ((out_base + block * out_stride) * (c.banks // 4) + y * W) * per_column + group
-                regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles[y]]
-                run_chain(
-                    e,
-                    self.chain,
-                    Source.OUT32,
-                    Region(first, per_column, 0),
-                    regions,
-                    Region(work + y * self.width * words + word, words, 0),
-                    self.width,
-                    1,
-                    lanes=min(L, lanes - word * L),
-                    partial_inner=1,
-                )
+        for word in range(words):
+            self._drain(tiles, work + word, words, word, lanes, out_base, out_stride)
         size = self.result.size
         element = self.result.offset + image * self.result.strides[0] + row * self.result.strides[2] + lane
         e.store(
@@ -351,6 +335,28 @@ class _Convolution:
             block_stride=words,
             format=self.result.buffer.format,
         )
+
+    def _drain(
+        self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_base: int, out_stride: int
+    ) -> None:
+        """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
+        e, c = self.e, self.e.config
+        per_column, pitch = c.rows // c.vector_lanes, self.ring.sizes[2]
+        block, group = divmod(word, per_column)
+        first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+        own = min(c.vector_lanes, lanes - word * c.vector_lanes)
+        step = [b.base - a.base for a, b in zip(tiles[0], tiles[min(1, len(tiles) - 1)], strict=True)]
+        even = all(t.base == tiles[0][i].base + y * step[i] for y, row in enumerate(tiles) for i, t in enumerate(row))
+        many = len(tiles) if even and own == c.vector_lanes else 1
+        for y in range(0, len(tiles), many):
+            x = Region(first + y * pitch * per_column, pitch * per_column, per_column)
+            regions = [Region(t.base + word * t.inner, s, t.outer) for t, s in zip(tiles[y], step, strict=True)]
+            to = Region(work + y * self.width * words, self.width * words, words)
+            if many == 1:  # a pixel is a row of one word, of which not all lanes may be in the tensor
+                x, to, *regions = (Region(r.base, r.inner, 0) for r in (x, to, *regions))
+                run_chain(e, self.chain, Source.OUT32, x, regions, to, self.width, 1, lanes=own)
+            else:
+                run_chain(e, self.chain, Source.OUT32, x, regions, to, many, self.width)
 
     _at = 0
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import Program, instruction
 from loralith.compiler.step.views import Buffer, View, collapse
 from loralith.errors import LoralithError
@@ -19,6 +19,13 @@ from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
 from loralith.spec.vector.program import Format, Source, Target
 
 __all__ = ["aligned", "copy", "load_elements", "offsets", "rows_of"]
+
+
+OUTER = 62
+"""Cycles of an outer iteration beside its words."""
+MOST_ACROSS = 4
+"""Elements of a source's row that a box of a copy across rows takes: each is an outer iteration of its VECTOR, which costs 60 cycles, but a
+LOAD brings those before it in its bus word again."""
 
 
 def offsets(sizes: Sequence[int], *strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -32,6 +39,7 @@ def aligned(view: View, strides: Sequence[int], bus: int) -> bool:
     return (view.buffer.address + view.offset * view.size) % bus == 0 and all(s * view.size % bus == 0 for s in strides)
 
 
+@kernel(Work.COPY)
 def copy(e: Emitter, src: View, dst: View) -> None:
     """``dst`` = ``src``, of the same shape and format, or of words in two formats where none is rounded.
 
@@ -156,7 +164,8 @@ class _Elements:
         else:
             format = {}
         self.fields = format
-        self.capacity = e.capacity(LoadTarget.V1)
+        self.source_step = max(1, e.config.bus_bytes // src.size)
+        self.capacity = e.capacity(LoadTarget.V0 if self._placed() else LoadTarget.V1)
 
     def program(self) -> Program:
         fields = dict(self.fields)
@@ -171,41 +180,111 @@ class _Elements:
         sizes, ss, ds = self.sizes, self.ss, self.ds
         inner = math.prod(sizes[level + 1 :])
         if level < 0:  # rows that begin at bus words each
-            self._rows(step)
+            if ss[-1] == 1 and sizes[-1] > 1 and (len(ss) < 2 or ss[-2] % self.source_step == 0):
+                self._shifted()
+            else:
+                self._rows(step)
             return
         for from_, to in offsets(sizes[:level], ss[:level], ds[:level]):
             for first in range(0, sizes[level], count):
                 own = min(count, sizes[level] - first)
-                base = self.e.base(LoadTarget.V1)
-                at = base
-                box = [own, *sizes[level + 1 :]]
-                strides = ss[level:]
-                if len(box) == 1:
-                    box, strides = [1, *box], [0, *strides]
-                for (extra,) in offsets(box[:-2], strides[:-2]):
-                    start = from_ + first * ss[level] + extra
-                    self._gather(start, (box[-2], strides[-2]), (box[-1], strides[-1]), Region(at, box[-1], 1))
-                    at += box[-2] * box[-1]
-                target = self.dst.offset + to + first * ds[level]
-                self._store(target, 1, own * inner, 0)
+                box, strides = [own, *sizes[level + 1 :]], ss[level:]
+                start, target = from_ + first * ss[level], self.dst.offset + to + first * ds[level]
+                if self._placed():
+                    self._place(start, box, strides)
+                    self._store(target, 1, own * inner, 0, StoreSource.V0)
+                else:
+                    self._gather_box(start, box, strides)
+                    self._store(target, 1, own * inner, 0)
                 self.e.turn()
 
+    def _placed(self) -> bool:
+        """Whether the source has rows at bus words, which LOADs can put where the tile needs them."""
+        return self.ss[-1] == 1 and self.sizes[-1] > 1 and aligned(self.src, self.ss[:-1], self.e.config.bus_bytes)
+
+    def _place(self, start: int, box: Sequence[int], strides: Sequence[int]) -> None:
+        """A tile's rows to V0, one element a word, each where it belongs."""
+        e, size, base = self.e, self.src.size, self.e.base(LoadTarget.V0)
+        *counts, run = [1, *box]
+        own = [math.prod(box[d:]) for d in range(len(box))]  # words from index to index
+        rows = max(range(len(counts)), key=counts.__getitem__)
+        others = [d for d in range(len(counts)) if d != rows]
+        from_, to = [0, *strides[:-1]], [0, *own[1:]]
+        for a, b in offsets([counts[d] for d in others], [from_[d] for d in others], [to[d] for d in others]):
+            address = self.src.buffer.address + (self.src.offset + start + a) * size
+            more = {"block_stride": to[rows]} if counts[rows] > 1 else {}
+            stride = from_[rows] * size
+            e.load(LoadTarget.V0, address, counts[rows], run * size, stride, base + b, format=self.src.buffer.format, broadcast=1, **more)
+        self._as_integers(base, math.prod(box))
+
+    def _as_integers(self, base: int, words: int) -> None:
+        """Words of V0 become what an INT8 STORE takes, if it is one."""
+        if self.fields:
+            self.e.vector(integers(self.e), [Region(base, 0, 1)], 1, words)
+
+    def _shifted(self) -> None:
+        """Rows that begin at bus words in the result alone: a LOAD brings what lies before them in their bus words too, a STORE leaves it
+        out."""
+        e, size = self.e, self.src.size
+        sizes, ss, ds = self.sizes, self.ss, self.ds
+        if len(sizes) == 1:
+            sizes, ss, ds = [1, *sizes], [0, *ss], [0, *ds]
+        *outside, rows, run = sizes
+        step = max(self.source_step, e.config.bus_bytes // self.dst.size)
+        capacity = e.capacity(LoadTarget.V0)
+        chunk = run if run + step <= capacity else capacity // step * step - step
+        most = max(1, capacity // (chunk + self.source_step - 1))
+        for from_, to in offsets(outside, ss[:-2], ds[:-2]):
+            for first in range(0, rows, most):
+                count = min(most, rows - first)
+                for start in range(0, run, chunk):
+                    own = min(chunk, run - start)
+                    element = self.src.offset + from_ + first * ss[-2] + start
+                    before = element % self.source_step
+                    width, base = before + own, e.base(LoadTarget.V0)
+                    more = {"block_stride": width} if count > 1 else {}
+                    address = self.src.buffer.address + (element - before) * size
+                    format = self.src.buffer.format
+                    e.load(LoadTarget.V0, address, count, width * size, ss[-2] * size, base, format=format, broadcast=1, **more)
+                    self._as_integers(base, count * width)
+                    target = self.dst.buffer.address + (self.dst.offset + to + first * ds[-2] + start) * self.dst.size
+                    format, row = self.dst.buffer.format, own * self.dst.size
+                    e.store(StoreSource.V0, target, count, row, ds[-2] * self.dst.size, base + before, format=format, broadcast=1, **more)
+                    e.turn()
+
+    def _gather_box(self, start: int, box: Sequence[int], strides: Sequence[int]) -> None:
+        """A tile to V1: two dimensions by one VECTOR, which are those that take the fewest cycles."""
+        box, strides = [1, 1, *box], [0, 0, *strides]
+        own = [math.prod(box[d + 1 :]) for d in range(len(box))]
+        base = self.e.base(LoadTarget.V1)
+
+        def cycles(pair: tuple[int, int]) -> int:
+            n, m = (box[d] for d in pair)
+            return math.prod(box) // (n * m) * (OUTER * (min(n, m) + 1) + n * m)
+
+        a, b = min(itertools.combinations(range(len(box)), 2), key=cycles)
+        others = [d for d in range(len(box)) if d not in (a, b)]
+        for from_, to in offsets([box[d] for d in others], [strides[d] for d in others], [own[d] for d in others]):
+            self._gather(start + from_, (box[a], strides[a]), (box[b], strides[b]), Region(base + to, own[a], own[b]))
+
     def _level(self, step: int) -> tuple[int, int]:
-        """(dimension, indices) of a tile: whole dimensions after it; (-1, 0) for rows."""
+        """(dimension, indices) of the largest tile: whole dimensions after it; (-1, 0) for rows."""
         sizes, ds = self.sizes, self.ds
         if ds[-1] == 1 and self.dst.offset % step == 0 and all(s % step == 0 for s in ds[:-1]):
             return -1, 0
-        inner = 1
+        inner, found = 1, None
         for level in range(len(sizes) - 1, -1, -1):
             if ds[level] != inner or inner > self.capacity:
                 break
             least = step // math.gcd(inner, step)
-            outside = self.dst.offset % step == 0 and all(s % step == 0 for s in ds[:level])
-            if outside and sizes[level] * inner <= self.capacity:
-                return level, sizes[level]
-            if outside and least * inner <= self.capacity:
-                return level, self.capacity // inner // least * least
+            if self.dst.offset % step == 0 and all(s % step == 0 for s in ds[:level]):
+                if sizes[level] * inner <= self.capacity:
+                    found = level, sizes[level]
+                elif least * inner <= self.capacity:
+                    found = level, self.capacity // inner // least * least
             inner *= sizes[level]
+        if found is not None:
+            return found
         raise LoralithError(
             f"{self.dst.buffer.name}: a copy to {list(self.sizes)} with strides {list(ds)} from element {self.dst.offset} has no rows "
             f"that begin at multiples of {self.e.config.bus_bytes} bytes"
@@ -218,6 +297,13 @@ class _Elements:
         *outside, rows, run = sizes
         chunk = run if run <= self.capacity else self.capacity // step * step
         most = max(1, self.capacity // chunk)
+        if rows > most and ss[-2] == 1 != ss[-1]:
+            # What is a row here lies across the source's rows: a box of both, so that what a bus word brings is all taken.
+            most = min(rows, max(1, self.e.config.bus_bytes // self.src.size), MOST_ACROSS)
+            chunk = min(run, max(self.capacity // most // step * step, step))
+            narrow = min(run, step)
+            if max(most, chunk) < min(rows, self.capacity // narrow):  # more rows, of a bus word each
+                most, chunk = min(rows, self.capacity // narrow), narrow
         for from_, to in offsets(outside, ss[:-2], ds[:-2]):
             for first in range(0, rows, most):
                 count = min(most, rows - first)
@@ -228,11 +314,11 @@ class _Elements:
                     self._store(self.dst.offset + to + first * ds[-2] + start, count, size, ds[-2])
                     self.e.turn()
 
-    def _store(self, element: int, rows: int, run: int, stride: int) -> None:
+    def _store(self, element: int, rows: int, run: int, stride: int, source: StoreSource = StoreSource.V1) -> None:
         address = self.dst.buffer.address + element * self.dst.size
-        base, size = self.e.base(LoadTarget.V1), self.dst.size
+        base, size = self.e.base(LoadTarget.V1 if source is StoreSource.V1 else LoadTarget.V0), self.dst.size
         more = {"block_stride": run} if rows > 1 else {}
-        self.e.store(StoreSource.V1, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more)
+        self.e.store(source, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more)
 
     def _gather(self, offset: int, outer: tuple[int, int], inner: tuple[int, int], to: Region) -> None:
         """Brings a box of the source to words of V1, in parts that V0 holds."""
@@ -240,7 +326,7 @@ class _Elements:
         base = e.base(LoadTarget.V0)
         loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, base, e.capacity(LoadTarget.V0))
         if loaded is not None:
-            e.vector(self.program(), [loaded[0], to], outer[0], inner[0])
+            e.visit(self.program(), [loaded[0], to], outer[0], inner[0])
             return
         (n, s), (m, t) = outer, inner
         if n == 1 and m == 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 from loralith.compiler.step.chains import Scalar, Step, instructions_of, run_chain
 from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, StoreSource, VectorFormat
@@ -69,12 +69,12 @@ def _pitch(e: Emitter, run: int, format: VectorFormat) -> int:
     return -(-run // step) * step
 
 
-def materialize(e: Emitter, view: View, order: Sequence[int], padded: bool = False, split: int = -1) -> View:
-    """A copy of ``view`` that lies in ``order``, of its own elements alone: dimensions that it repeats stay repeated.
+def materialize(e: Emitter, view: View, order: Sequence[int], padded: bool = False, split: int = -1, whole: Sequence[int] = ()) -> View:
+    """A copy of ``view`` that lies in ``order``, of its own elements alone: dimensions that it repeats stay repeated, but for ``whole``.
 
     ``padded``: the last dimension (or those from place ``split`` of the order on) are rows that begin at bus words each.
     """
-    own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
+    own = tuple(n if s or d in whole else 1 for d, (n, s) in enumerate(zip(view.shape, view.strides, strict=True)))
     source = View(view.buffer, own, view.strides, view.offset)
     places = [p for p, d in enumerate(order) if own[d] > 1]
     row = (split % len(order) if split != -1 else places[-1]) if places else None
@@ -93,6 +93,26 @@ def materialize(e: Emitter, view: View, order: Sequence[int], padded: bool = Fal
     return View(made.buffer, view.shape, strides)
 
 
+SPREAD = 8
+"""An operand is spread over dimensions that it repeats where it then has at most this part of the largest operand's elements."""
+
+
+def _spread(view: View, main: View, order: Sequence[int]) -> list[int]:
+    """The innermost dimensions that ``view`` is to be spread over: a group's value along each channel, where rows are all channels and
+    the same for many pixels."""
+    dims = [d for d in reversed(order) if view.shape[d] > 1]
+    found, elements, step = [], distinct(view), 1
+    for d in dims:
+        if main.strides[d] != step:
+            return []
+        step *= view.shape[d]
+        found.append(d)
+        if view.strides[d]:
+            return found if len(found) > 1 and elements * SPREAD <= distinct(main) else []
+        elements *= view.shape[d]
+    return []
+
+
 @dataclass
 class _Plan:
     """The iteration: sizes of its dimensions, strides of each operand, of the result."""
@@ -107,6 +127,7 @@ def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
     return strides[-1] == 0 or (strides[-1] == 1 and aligned(view, strides[:-1], e.config.bus_bytes))
 
 
+@kernel(Work.CHAIN)
 def elementwise(
     e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
 ) -> View:
@@ -114,9 +135,15 @@ def elementwise(
     temporary: list[View] = []
     views = list(views)
     shape = views[0].shape
-    order = layout_order(max(views, key=distinct))
+    main = max(views, key=distinct)
+    order = layout_order(main)
     if draw is not None:
         order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]
+    for i, view in enumerate(views):
+        whole = _spread(view, main, order)
+        if whole:
+            views[i] = materialize(e, view, order, whole=whole)
+            temporary.append(views[i])
     for attempt in range(3):
         bad = []
         split = len(order) - 1 if draw is not None and shape[order[-1]] % HASH_LANES else None
@@ -128,7 +155,8 @@ def elementwise(
             break
         e.memory.give(result.buffer.address)
         for i in bad:
-            views[i] = materialize(e, views[i], order, padded=attempt > 0 or split is not None)
+            rows = plan.operands[i][-1] == 1  # that do not begin at bus words: in a copy of such rows they do
+            views[i] = materialize(e, views[i], order, padded=attempt > 0 or split is not None or rows)
             temporary.append(views[i])
     else:
         raise LoralithError(f"{name}: its operands have no common layout")
@@ -176,6 +204,10 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
     sizes, ops, out = plan.sizes, plan.operands, plan.result
     if len(sizes) == 1:
         sizes, ops, out = [1, *sizes], [[0, *s] for s in ops], [0, *out]
+    if draw is None and len(sizes) > 2:  # the most rows in a tile; a draw's are counted in their order
+        place = max(range(len(sizes) - 1), key=lambda d: (sizes[d], d))
+        order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
+        sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
     *outside, rows, run = sizes
     kernel = _Kernel(e, views, ops, run)
     chunk, most = kernel.tile(rows)
@@ -193,7 +225,7 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
                     more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
                 width = -(-size // e.config.vector_lanes)
                 lanes = size - (width - 1) * e.config.vector_lanes
-                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, partial_inner=1, **more)
+                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
                 address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
                 e.store(
                     StoreSource.V0,

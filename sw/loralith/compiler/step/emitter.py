@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step.instructions import Program
@@ -15,7 +17,39 @@ from loralith.spec.commands import Command, LoadTarget, Opcode, StoreSource, Vec
 from loralith.spec.config import Config
 from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
 
-__all__ = ["NOWHERE", "Emitter", "Region"]
+__all__ = ["NOWHERE", "Emitter", "Region", "Work", "kernel"]
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+class Work(StrEnum):
+    """What a command is part of: the innermost kernel, but of an optimizer's node always that."""
+
+    COPY = "copy"
+    CHAIN = "chain"
+    REDUCTION = "reduction"
+    PRODUCT = "product"
+    CONVOLUTION = "convolution"
+    OPTIMIZER = "optimizer"
+
+
+def kernel(work: Work) -> Callable[[Callable[Concatenate[Emitter, P], R]], Callable[Concatenate[Emitter, P], R]]:
+    """Of a function that writes commands: they are part of ``work``."""
+
+    def decorate(function: Callable[Concatenate[Emitter, P], R]) -> Callable[Concatenate[Emitter, P], R]:
+        @wraps(function)
+        def inside(e: Emitter, *args: P.args, **kwargs: P.kwargs) -> R:
+            outside = e.work
+            if outside is not Work.OPTIMIZER:
+                e.work = work
+            try:
+                return function(e, *args, **kwargs)
+            finally:
+                e.work = outside
+
+        return inside
+
+    return decorate
 
 
 class Region(NamedTuple):
@@ -34,8 +68,8 @@ SCALAR_SETS = 8
 class Emitter:
     """Commands in list order, without tokens.
 
-    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note``, what the commands
-    that follow belong to.
+    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note`` and
+    ``work``, what the commands that follow belong to.
     """
 
     def __init__(self, config: Config, memory: Memory, keep: bool = False) -> None:
@@ -44,6 +78,8 @@ class Emitter:
         self.config, self.memory, self.keep = config, memory, keep
         self.commands: list[Command] = []
         self.notes: list[str] = []
+        self.works: list[Work] = []
+        self.work = Work.COPY
         self.static: dict[int, bytes] = {}
         self.note = ""
         self._pool: dict[bytes, int] = {}
@@ -102,6 +138,7 @@ class Emitter:
     def emit(self, opcode: Opcode, **fields: int) -> None:
         self.commands.append(Command.make(opcode, **{name: int(value) for name, value in fields.items() if value}))
         self.notes.append(self.note)
+        self.works.append(self.work)
 
     def load(self, target: LoadTarget, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
         stride = row_stride if rows > 1 else 0
@@ -156,6 +193,32 @@ class Emitter:
             for name, value in zip(("base", "outer", "inner"), region, strict=True):
                 fields[f"region{i}_{name}"] = value & 0xFFFF
         self.emit(Opcode.VECTOR, **fields)
+
+    def visit(
+        self,
+        program: Program,
+        regions: Sequence[Region],
+        outer: int,
+        inner: int,
+        lanes: int = 0,
+        key: tuple[int, int] = (0, 0),
+        index: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        """A VECTOR of ``outer`` rows of ``inner`` words that do not depend on each other; ``lanes``: of a row's last word, 0 for all.
+
+        An outer iteration costs some 60 cycles an instruction, so there are as few as there can be: one where all words lie evenly, else
+        the shorter of the two loops. With the loops exchanged, all words of the last outer iteration are rows' last ones.
+        """
+        base, by_outer, by_inner = index
+        whole = lanes in (0, self.config.vector_lanes)
+        even = all(r.outer == inner * r.inner for r in regions) and by_outer == inner * by_inner
+        if whole and even and outer > 1 and inner > 1:
+            self.vector(program, [Region(r.base, 0, r.inner) for r in regions], 1, outer * inner, key=key, index=(base, 0, by_inner))
+        elif outer > inner:
+            turned = [Region(r.base, r.inner, r.outer) for r in regions]
+            self.vector(program, turned, inner, outer, lanes, key=key, index=(base, by_inner, by_outer))
+        else:
+            self.vector(program, regions, outer, inner, lanes, 1, key, index)
 
     def _resident(self, program: Program) -> int:
         if program not in self._programs:

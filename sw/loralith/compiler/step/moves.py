@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from loralith.compiler.step.copies import copy
@@ -34,9 +33,8 @@ def _move(e: Emitter, node: Node, view: View) -> View:
     if node.op is Op.REPEAT:
         return _repeated(e, node, view)
     found = reshape(view, node.shape)
-    if found is not None and (view.buffer.format is VectorFormat.INT8 or _in_order(view)):
+    if found is not None:
         return found
-    # Groups of channels are rows in the tensor's own order; as [N, H, W, C] they would be pieces of a few channels.
     return _copied(e, node, view, view.shape, range(len(view.shape)))
 
 
@@ -46,12 +44,6 @@ def _copied(e: Emitter, node: Node, view: View, shape: Sequence[int], order: Seq
     found = reshape(made, node.shape)
     assert found is not None
     return found
-
-
-def _in_order(view: View) -> bool:
-    """Whether a view lies in memory in the order of its dimensions."""
-    strides = [s for n, s in zip(view.shape, view.strides, strict=True) if n > 1 and s]
-    return all(a >= b for a, b in itertools.pairwise(strides))
 
 
 def _repeated(e: Emitter, node: Node, view: View) -> View:

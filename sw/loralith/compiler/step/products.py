@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from loralith.compiler.step.chains import Step, instructions_of, run_chain
 from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
 from loralith.compiler.step.elementwise import materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.views import View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
@@ -95,10 +95,15 @@ def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
     lane_stride = view.strides[-2] if view.shape[-2] > 1 else 1
     if lane_stride == 1 and aligned(view, [*rest, stride(-1)], bus):
         return view, False, None
-    made = materialize(e, view, range(len(view.shape)), padded=True)
-    return made, True, made
+    order = list(range(len(view.shape)))
+    across = lane_stride == 1 and k_stride != 1
+    if across:  # rows of the copy are rows of what it is of
+        order[-2:] = reversed(order[-2:])
+    made = materialize(e, view, order, padded=True)
+    return made, not across, made
 
 
+@kernel(Work.PRODUCT)
 def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
     """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous."""
     batch = tuple(max(x, y) for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True))
@@ -245,7 +250,7 @@ class _Matmul:
             partial = min(L, lanes - word * L)
             regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
             x = Region(first, per_column, 0)
-            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial, partial_inner=1)
+            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial)
         size = self.result.size
         address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
         e.store(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from loralith.compiler.step.chains import Scalar
 from loralith.compiler.step.copies import aligned, copy, offsets
 from loralith.compiler.step.elementwise import layout_order, materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.group_reductions import groups_of, sum_groups
 from loralith.compiler.step.instructions import instruction
+from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, turned_copy
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
@@ -17,6 +20,7 @@ from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
 __all__ = ["largest", "reduce_rows"]
 
 
+@kernel(Work.REDUCTION)
 def reduce_rows(
     e: Emitter, name: str, view: View, dims: Sequence[int], reduce: Reduce, bound: Scalar | None = None, count: bool = False
 ) -> View:
@@ -26,12 +30,22 @@ def reduce_rows(
     """
     kept = [d for d in layout_order(view) if d not in dims and view.shape[d] > 1]
     over = [d for d in layout_order(view) if d in dims and view.shape[d] > 1]
+    if along_lanes(e, view, kept, over):
+        return reduce_lanes(e, name, view, kept, over, reduce, bound, count)
+    groups = None if bound is None else groups_of(e, view, kept, over)
+    if groups is not None and bound is not None:
+        return sum_groups(e, name, view, kept, groups, bound)
     temporary = None
     sizes, strides, rows, row_strides = _rows(view, kept, over)
+    repeated = any(view.strides[d] == 0 for d in over)
+    turned = None if repeated else turned_copy(e, view, kept, over, math.prod(rows), math.prod(sizes))
+    if turned is not None:
+        result = reduce_lanes(e, name, turned, kept, over, reduce, bound, count)
+        e.release(turned.buffer)
+        return result
     if len(sizes) > 1 or strides[-1] != 1 or not aligned(view, row_strides, e.config.bus_bytes):
         whole = View(view.buffer, view.shape, view.strides, view.offset)
         rest = [d for d in range(len(view.shape)) if d not in kept and d not in over]
-        repeated = any(view.strides[d] == 0 for d in over)
         if repeated:
             raise LoralithError(f"{name}: a sum over a dimension that {view.buffer.name} repeats")
         temporary = _rows_copy(e, whole, [*rest, *kept, *over], len(rest) + len(kept))
@@ -119,18 +133,7 @@ def _part(
 ) -> None:
     """Rows of the source to V0, their results to V1, one a word."""
     lanes = e.config.vector_lanes
-    width = -(-run // lanes)
-    address = source.buffer.address + (source.offset + start) * source.size
-    e.load(
-        LoadTarget.V0,
-        address,
-        rows,
-        run * source.size,
-        stride * source.size,
-        base,
-        block_stride=width if rows > 1 else 0,
-        format=source.buffer.format,
-    )
+    width = _load_rows(e, source, start, rows, run, stride, base)
     fields: dict[str, int] = {}
     if bound is not None:
         fields["s2"] = e.scalar(0, bound.key, bound.address)
@@ -144,6 +147,16 @@ def _part(
     e.vector(program, [Region(base, width, 1), Region(target, 1, 0)], rows, width, lanes=partial, partial_inner=1)
 
 
+def _load_rows(e: Emitter, source: View, start: int, rows: int, run: int, stride: int, base: int) -> int:
+    """Rows of ``run`` elements to V0; how many words each takes."""
+    width = -(-run // e.config.vector_lanes)
+    address = source.buffer.address + (source.offset + start) * source.size
+    more = {"block_stride": width} if rows > 1 else {}
+    e.load(LoadTarget.V0, address, rows, run * source.size, stride * source.size, base, format=source.buffer.format, **more)
+    return width
+
+
+@kernel(Work.REDUCTION)
 def largest(e: Emitter, name: str, view: View) -> View:
     """The largest magnitude of all elements, a scalar."""
     own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
@@ -178,24 +191,44 @@ class _Largest:
         *outside, rows, run = self.sizes
         capacity = e.capacity(LoadTarget.V0)
         chunk = min(run, capacity * lanes)
-        most = min(max(1, capacity // -(-chunk // lanes)), self.room - 1)
-        half = e.half
-        for (start,) in offsets(outside, self.strides[:-2]):
-            for first in range(0, rows, most):
-                count = min(most, rows - first)
-                for at in range(0, run, chunk):
-                    size = min(chunk, run - at)
-                    if self.used + count > self.room:
-                        self._fold()
-                    begin = start + first * self.strides[-2] + at
-                    base = (half ^ 1 if (first // most + at // chunk) & 1 else half) * capacity
-                    _part(e, self.source, begin, count, size, self.strides[-2], base, self.target + self.used, Reduce.MAX_ALL, None, False)
-                    self.used += count
-        scalar = e.scalar_result(3)
-        program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
-        e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+        most = max(1, capacity // -(-chunk // lanes))
+        tiles = [
+            (start + first * self.strides[-2] + at, min(most, rows - first), min(chunk, run - at))
+            for (start,) in offsets(outside, self.strides[:-2])
+            for first in range(0, rows, most)
+            for at in range(0, run, chunk)
+        ]
+        half, scalar = e.half, e.scalar_result(3)
+        if len(tiles) == 1:
+            self._tile(*tiles[0], half * capacity, scalar)
+        else:
+            for number, tile in enumerate(tiles):
+                if self.used == self.room:
+                    self._fold()
+                self._tile(*tile, (half ^ number & 1) * capacity)
+                self.used += 1
+            program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
+            e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
         e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
         e.turn()
+
+    def _tile(self, begin: int, rows: int, run: int, base: int, scalar: int | None = None) -> None:
+        """The largest of a tile's elements to the next word of V1, or to a scalar."""
+        e, lanes = self.e, self.e.config.vector_lanes
+        width = _load_rows(e, self.source, begin, rows, run, self.strides[-2], base)
+        partial = run - (width - 1) * lanes
+        fields = {"x_source": Source.V0, "reduce": Reduce.MAX_ALL, "over_outer": 1}
+        if scalar is not None:
+            program: tuple[bytes, ...] = (instruction(**fields, reduce_to=1, s3=scalar),)
+        else:
+            program = (instruction(**fields), instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1))
+        target = Region(self.target + self.used)
+        if partial == lanes:
+            e.vector(program, [Region(base, 0, 1), target], 1, rows * width)
+        elif width < rows:  # all words of the last outer iteration are rows' last ones
+            e.vector(program, [Region(base, 1, width), target], width, rows, partial)
+        else:
+            e.vector(program, [Region(base, width, 1), target], rows, width, partial, 1)
 
     def _fold(self) -> None:
         """The largest of V1 becomes its first word."""

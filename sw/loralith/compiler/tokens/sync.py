@@ -20,6 +20,8 @@ from loralith.spec.config import Config
 
 __all__ = ["synchronize"]
 
+STAGES = len(Stage)
+
 
 class _DramUses:
     """Which DRAM bytes the commands of one stage have touched so far."""
@@ -27,37 +29,49 @@ class _DramUses:
     def __init__(self) -> None:
         self._first = np.zeros(64, np.uint64)
         self._past = np.zeros(64, np.uint64)
-        self._matrices: list[tuple[int, Footprint]] = []
+        self._matrices: list[Footprint] = []
 
-    def add(self, ordinal: int, matrix: Footprint) -> None:
+    def add(self, matrix: Footprint) -> None:
+        """That of the stage's next command."""
         n = len(self._matrices)
         if n == len(self._first):
             self._first, self._past = np.concatenate([self._first] * 2), np.concatenate([self._past] * 2)
         self._first[n], self._past[n] = matrix.address, matrix.past
-        self._matrices.append((ordinal, matrix))
+        self._matrices.append(matrix)
 
-    def latest(self, matrix: Footprint) -> int:
-        """Ordinal of the latest use that overlaps, 0 if none does."""
-        n = len(self._matrices)
-        near = np.flatnonzero((self._first[:n] < np.uint64(matrix.past)) & (self._past[:n] > np.uint64(matrix.address)))
-        return next((self._matrices[i][0] for i in near[::-1] if self._matrices[i][1].overlaps(matrix)), 0)
+    def latest(self, matrix: Footprint, known: int) -> int:
+        """Ordinal of the latest use that overlaps; ``known`` if none does of those that came after that one.
+
+        It looks back from the latest use in steps that double, so that it takes time for the uses that nothing waits for yet.
+        """
+        address, past = np.uint64(matrix.address), np.uint64(matrix.past)
+        end, step = len(self._matrices), 64
+        while end > known:
+            start = max(known, end - step)
+            near = np.flatnonzero((self._first[start:end] < past) & (self._past[start:end] > address))
+            for i in near[::-1].tolist():
+                if self._matrices[start + i].overlaps(matrix):
+                    return start + i + 1
+            end, step = start, 2 * step
+        return known
 
 
 class _Uses:
-    """The latest command, counted within its stage, that read and that wrote each row of each on-chip memory."""
+    """The latest command, counted within its stage, that wrote each row of each on-chip memory, and that used it in any way."""
 
     def __init__(self, config: Config) -> None:
         depths = {name: memory_rows(name, config) for name in MEMORIES}
-        self.rows = {(m, write): np.zeros((len(Stage), d), np.int64) for m, d in depths.items() for write in (False, True)}
+        self.written = {name: np.zeros((depth, STAGES), np.int64) for name, depth in depths.items()}
+        self.used = {name: np.zeros((depth, STAGES), np.int64) for name, depth in depths.items()}
         self.dram = {Stage.LOAD: _DramUses(), Stage.STORE: _DramUses()}
 
     def conflicts(self, use: Use) -> list[int]:
         """Per stage, the latest command whose use of the same rows must have ended before `use`; 0 for none."""
-        latest = [0] * len(Stage)
-        for write in (True, False) if use.write else (True,):
-            rows = self.rows[use.memory, write]
-            for start, stop in use.ranges:
-                latest = [max(a, int(b)) for a, b in zip(latest, rows[:, start:stop].max(axis=1), strict=True)]
+        rows = (self.used if use.write else self.written)[use.memory]
+        latest = [0] * STAGES
+        for start, stop in use.ranges:
+            found = rows[start] if stop == start + 1 else rows[start:stop].max(axis=0)
+            latest = list(map(max, latest, found.tolist()))
         latest[use.stage] = 0  # in order by itself
         if use.stage is Stage.DONE:
             latest[Stage.READ] = 0  # results follow the operands of their own and of every earlier command
@@ -65,7 +79,9 @@ class _Uses:
 
     def add(self, use: Use, ordinal: int) -> None:
         for start, stop in use.ranges:
-            self.rows[use.memory, use.write][use.stage, start:stop] = ordinal
+            self.used[use.memory][start:stop, use.stage] = ordinal
+            if use.write:
+                self.written[use.memory][start:stop, use.stage] = ordinal
 
 
 @dataclass
@@ -90,7 +106,7 @@ class _Synchronizer:
     def run(self) -> CommandList:
         for index, command in enumerate(self.commands):
             self.command(index, command)
-        done = (Command.make(c.opcode, **f) for c, f in zip(self.commands, self.fields, strict=True))
+        done = (c if len(f) == len(c.fields) else Command.make(c.opcode, **f) for c, f in zip(self.commands, self.fields, strict=True))
         return CommandList(tuple(done), self.commands.notes)
 
     def command(self, index: int, command: Command) -> None:
@@ -104,12 +120,12 @@ class _Synchronizer:
         self.end(index, opcode, uses, matrix)
 
     def needs(self, uses: list[Use], opcode: Opcode, matrix: Footprint | None) -> list[int]:
-        need = [0] * len(Stage)
+        need = [0] * STAGES
         for use in uses:
-            need = [max(a, b) for a, b in zip(need, self.uses.conflicts(use), strict=True)]
+            need = list(map(max, need, self.uses.conflicts(use)))
         if matrix is not None:
             other = Stage.STORE if opcode is Opcode.LOAD else Stage.LOAD
-            need[other] = max(need[other], self.uses.dram[other].latest(matrix))
+            need[other] = max(need[other], self.uses.dram[other].latest(matrix, self.known[opcode][other]))
         return need
 
     def wait(self, index: int, opcode: Opcode, where: str, need: list[int]) -> None:
@@ -124,7 +140,7 @@ class _Synchronizer:
         channel = self.channels.setdefault((stage, opcode, where), _Channel(len(self.channels)))
         giver = self.index_of[stage][ordinal - 1]
         bit, signal_field = 1 << channel.semaphore, SIGNAL_FIELD[stage]
-        held = sum(1 for _, take in channel.pairs[-SEMAPHORE_MAX:] if take > giver)
+        held = sum([take > giver for _, take in channel.pairs[-SEMAPHORE_MAX:]])
         if held == SEMAPHORE_MAX:
             # Full: the latest take, which this command follows in its queue, waits for the new giver instead of its own.
             old, taker = channel.pairs.pop()
@@ -140,13 +156,13 @@ class _Synchronizer:
         for stage in stages:
             self.index_of[stage].append(index)
             own = len(self.index_of[stage])
-            clock = join(clock, tuple(own if s is stage else 0 for s in Stage))  # type: ignore[arg-type]
+            clock = (*clock[:stage], max(clock[stage], own), *clock[stage + 1 :])
             self.ended[stage].append(clock)
             for use in uses:
                 if use.stage is stage:
                     self.uses.add(use, own)
         if matrix is not None:
-            self.uses.dram[stages[0]].add(len(self.index_of[stages[0]]), matrix)
+            self.uses.dram[stages[0]].add(matrix)
 
 
 def synchronize(commands: CommandList, config: Config, programs: Mapping[int, bytes] | None = None) -> CommandList:

@@ -48,6 +48,8 @@ SOURCES = Path(__file__).resolve().parent
 VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--threads", "1", "-Wno-fatal", "-Wno-lint")
 # -O3 where the cycles go; the rest of Verilator's output runs once and would only build longer.
 MAKE_FLAGS = "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O2"
+# Runs with a waveform are short, and writing it takes longer than the cycles.
+TRACE_MAKE_FLAGS = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
 # Built where it runs: the elements' sums use whatever vector instructions this processor has.
 CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 # The simulator's code of one cycle is several times the size of a processor's first instruction cache, and most of its time goes to
@@ -98,7 +100,8 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
         (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "profile_run.py",) if profiled else ()))
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
-    text = (str(verilator.version), *flags, MAKE_FLAGS, CXX_FLAGS, processor(), os.environ.get("CXX", ""))
+    make_flags = TRACE_MAKE_FLAGS if trace else MAKE_FLAGS
+    text = (str(verilator.version), *flags, make_flags, CXX_FLAGS, processor(), os.environ.get("CXX", ""))
     key = digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
@@ -108,7 +111,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
             verilator.run(
                 *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
                 *("--compiler-include", sources / "arithmetic.h"),
-                *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
+                *("-MAKEFLAGS", make_flags, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
                 *(sources / "modules.vlt", design, sources / "model.cpp"),
             )
         # The object files' paths name the profile's: the second compilation takes place in the same folder.

@@ -29,7 +29,7 @@ from loralith.spec.scheme import Role, SchemeError
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
-__all__ = ["MappedLora", "unsupported"]
+__all__ = ["MappedLora", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def check_adapter(name: str, module: Linear, adapter: str) -> None:
     """Raises AttachError for settings of an adapter that the device does not run."""
     dropout = module.lora_dropout[adapter]
     if isinstance(dropout, nn.Dropout) and dropout.p > 0:
-        raise AttachError(f"{name}: lora_dropout must be 0, not {dropout.p}")
+        raise AttachError(f"{name}: lora_dropout must be 0, not {dropout.p}, as when the model was attached; detach and attach again")
     if getattr(module, "use_dora", {}).get(adapter) or getattr(module, "lora_variant", {}).get(adapter) is not None:
-        raise AttachError(f"{name}: DoRA and other LoRA variants are not supported")
+        raise AttachError(f"{name}: adapter {adapter} is a LoRA variant, and the layer was attached without; detach and attach again")
     if getattr(module, "lora_bias", {}).get(adapter) or module.lora_B[adapter].bias is not None:
-        raise AttachError(f"{name}: lora_bias must be False")
+        raise AttachError(f"{name}: lora_bias must be False, as when the model was attached; detach and attach again")
 
 
 def active(name: str, module: Linear) -> str | None:
@@ -84,7 +84,9 @@ def active(name: str, module: Linear) -> str | None:
         return None
     names = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
     if len(names) > 1:
-        raise AttachError(f"{name}: exactly one adapter may be active, not {', '.join(names)}")
+        raise AttachError(
+            f"{name}: exactly one adapter may be active, as when the model was attached, not {', '.join(names)}; detach and attach again"
+        )
     if not names:
         return None
     check_adapter(name, module, names[0])
@@ -95,7 +97,7 @@ def refuse(name: str, module: nn.Module) -> Linear:
     """Raises AttachError for LoRA settings that the device does not run."""
     assert isinstance(module, LoraLayer)
     if not isinstance(module, Linear):
-        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers")
+        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and 2-D convolutions")
     if module.merged:
         raise AttachError(f"{name}: the adapter is merged; unmerge it first")
     if module.disable_adapters:
@@ -109,15 +111,6 @@ def refuse(name: str, module: nn.Module) -> Linear:
     if module.get_base_layer().weight.requires_grad:
         raise AttachError(f"{name}: the base weight is trainable; freeze it (requires_grad False)")
     return module
-
-
-def unsupported(choice: Choice) -> str:
-    """Why a LoRA layer's settings keep it in torch, "" where they do not."""
-    try:
-        refuse(choice.name, choice.module)
-    except AttachError as error:
-        return str(error).removeprefix(f"{choice.name}: ")
-    return ""
 
 
 class MappedLora(Mapped):

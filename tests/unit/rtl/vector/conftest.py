@@ -11,6 +11,7 @@ from loralith.rtl.vector.command import VectorCommand
 from loralith.rtl.vector.unit import VectorUnit
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, SCALARS, Source, Target
+from loralith.verif.block_test import design
 
 ONE = numbers.ONE
 LARGEST = 254 << numbers.FRACTION_BITS | (1 << numbers.FRACTION_BITS) - 1
@@ -189,19 +190,20 @@ class UnitDriver:
         return found
 
 
+def vector_unit(lanes: int, depths: tuple[int, int]) -> VectorUnit:
+    return VectorUnit(lanes, depths, left=True)
+
+
 @pytest.fixture
 def on_unit() -> Callable:
     """Runs a scenario, ``async def scenario(driver)``, on a vector unit."""
 
     def simulate(scenario: Callable, lanes: int, depths: tuple[int, int], rng: random.Random) -> None:
-        dut = VectorUnit(lanes, depths, left=True)
+        unit = design(vector_unit, lanes, depths)
 
         async def run(ctx):
-            await scenario(UnitDriver(dut, ctx, rng))
+            await scenario(UnitDriver(unit.dut, ctx, rng))
 
-        sim = Simulator(dut)
-        sim.add_clock(1e-8)
-        sim.add_testbench(run)
-        sim.run()
+        unit.simulate(run)
 
     return simulate

@@ -5,9 +5,8 @@ import random
 from collections.abc import Callable
 
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Elaboratable, Module
 from amaranth.lib.wiring import connect
-from amaranth.sim import Simulator
 
 from loralith.rtl.memories import OutputMemory
 from loralith.rtl.vector.side import VectorSide
@@ -17,6 +16,7 @@ from loralith.spec.numerics import hash32
 from loralith.spec.status import Check, Code
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import INSTRUCTION, Format, Operand, Reduce, Source, Target
+from loralith.verif.block_test import design
 
 LANES = 2
 CONFIG = dataclasses.replace(PRESETS["tiny"], name="tiny-vector", vector_lanes=LANES, v0_words=16, v1_words=32)
@@ -123,21 +123,26 @@ class Side:
         assert not ctx.get(dut.vector_fault.valid)
 
 
+class SideAndOutput(Elaboratable):
+    def __init__(self) -> None:
+        self.side, self.out = VectorSide(CONFIG), OutputMemory(CONFIG)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.side, m.submodules.out = self.side, self.out
+        connect(m, self.side.integers, self.out.integers)
+        return m
+
+
 @pytest.fixture
 def on_side() -> Callable:
     def simulate(scenario: Callable) -> None:
-        m = Module()
-        m.submodules.side = side = VectorSide(CONFIG)
-        m.submodules.out = out = OutputMemory(CONFIG)
-        connect(m, side.integers, out.integers)
+        both = design(SideAndOutput)
 
         async def bench(ctx) -> None:
-            await scenario(Side(ctx, side, out))
+            await scenario(Side(ctx, both.dut.side, both.dut.out))
 
-        sim = Simulator(m)
-        sim.add_clock(1e-8)
-        sim.add_testbench(bench)
-        sim.run()
+        both.simulate(bench)
 
     return simulate
 

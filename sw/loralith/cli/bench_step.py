@@ -1,0 +1,47 @@
+"""`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list."""
+
+import argparse
+from typing import Any
+
+HELP = "a whole training step: commands and cycles of each unit by kind of operator, by the cycle model"
+COLUMNS = ("commands", "elements", "macs", "load", "store", "array", "vector")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="small", help="small (the project's own), sd15, sdxl, or a folder with config.json (default: small)"
+    )
+    parser.add_argument("--config", default="base", help="preset or JSON file, with vector lanes (default: base)")
+    parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
+    parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
+    parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    from loralith.cli import output
+    from loralith.diffusion.published import find_model
+    from loralith.errors import LoralithError
+    from loralith.methods.settings import choose_targets
+    from loralith.spec.config import load_config
+    from loralith.step.step_work import step_work
+
+    for name in ("rank", "batch"):
+        if getattr(args, name) < 1:
+            raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
+    config = load_config(args.config)
+    if not config.vector_lanes:
+        raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
+    source = find_model(args.model)
+    with output.plain_warnings():
+        return step_work(source, config, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)
+
+
+def show(figures: dict[str, Any]) -> None:
+    from loralith.cli import output
+
+    rows = [[kind, *(costs[name] for name in COLUMNS)] for kind, costs in figures["kinds"].items()]
+    rows.append(["all", *(figures[name] for name in COLUMNS)])
+    title = f"a step of {figures['model']}, batch {figures['batch']}, on {figures['config']} with {figures['lanes']} lanes"
+    output.table(f"{title}: cycles of each unit", ["kind", *COLUMNS], rows)
+    rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
+    output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest])

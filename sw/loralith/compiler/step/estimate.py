@@ -1,0 +1,117 @@
+"""Cycles of a compiled step, command by command: what each unit works for each kind of operator, and how long the list takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from loralith.compiler.cycles import Memory, model
+from loralith.compiler.latencies import PIPELINE_LATENCY, TILE_INTERVAL
+from loralith.compiler.lists.command_list import CommandList, Fields
+from loralith.compiler.step.compile import CompiledStep
+from loralith.compiler.step.emitter import Work
+from loralith.compiler.tokens.footprint import ProgramMemory
+from loralith.compiler.vector_timing import row_cycles, vector_cycles
+from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.spec.config import Config
+
+__all__ = ["Costs", "StepEstimate", "estimate", "modelled_cycles"]
+
+UNITS = {Opcode.LOAD: "load", Opcode.STORE: "store", Opcode.COMPUTE: "array", Opcode.VECTOR: "vector"}
+BETWEEN = {Opcode.LOAD: 7, Opcode.STORE: 6, Opcode.VECTOR: 6}
+"""Cycles from a command of a unit to the next one: their tokens, a store's first word, a VECTOR's check."""
+
+
+@dataclass
+class Costs:
+    """Of the commands of one kind: how many there are; elements that LOAD and STORE of the vector scratchpads and VECTOR visit; products;
+    cycles in which each unit works for them."""
+
+    commands: int = 0
+    elements: int = 0
+    macs: int = 0
+    load: int = 0
+    store: int = 0
+    array: int = 0
+    vector: int = 0
+
+
+@dataclass
+class StepEstimate:
+    """``kinds`` by name (`Work`). ``list_bytes``; ``macs``."""
+
+    config: Config
+    kinds: dict[str, Costs] = field(default_factory=dict)
+
+    def of(self, unit: str) -> int:
+        """A figure of all commands together."""
+        return sum(getattr(costs, unit) for costs in self.kinds.values())
+
+    @property
+    def bound(self) -> int:
+        """Cycles that no order of the commands goes below: those of the busiest unit; LOAD shares its bus with the list."""
+        fetch = self.of("commands") * (COMMAND_BYTES // self.config.bus_bytes)
+        return max(self.of("load") + fetch, self.of("store"), self.of("array"), self.of("vector"))
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON values."""
+        names = ("commands", "elements", "macs", *UNITS.values())
+        return {
+            "config": self.config.name,
+            "lanes": self.config.vector_lanes,
+            "list_bytes": self.of("commands") * COMMAND_BYTES,
+            **{name: self.of(name) for name in names},
+            "cycles_at_least": self.bound,
+            "cycles_one_by_one": sum(self.of(unit) for unit in UNITS.values()),
+            "utilization_at_most": self.of("macs") / (self.bound * self.config.processing_elements) if self.bound else 0.0,
+            "kinds": {name: vars(costs) for name, costs in self.kinds.items()},
+        }
+
+
+def estimate(step: CompiledStep) -> StepEstimate:
+    """Work of each unit by kind of operator. What units do at the same time is not looked at: see ``bound`` and `modelled_cycles`."""
+    result = StepEstimate(step.config, {work.value: Costs() for work in Work})
+    program = ProgramMemory(step.static)
+    for command, work in zip(step.commands.commands, step.works, strict=True):
+        program.follow(command)
+        costs, c = result.kinds[work.value], Fields(command)
+        costs.commands += 1
+        unit = UNITS[command.opcode]
+        setattr(costs, unit, getattr(costs, unit) + _cycles(c, program, step.config) + BETWEEN.get(command.opcode, 0))
+        costs.elements += _elements(c, step.config)
+        if command.opcode is Opcode.COMPUTE:
+            costs.macs += c["m_rows"] * c["n_cols"] * (c["k0"] + c["k1"])
+    return result
+
+
+def modelled_cycles(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> int:
+    """Cycles of the step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
+    return model(commands, step.config, memory, step.static).cycles
+
+
+def _cycles(c: Fields, program: ProgramMemory, config: Config) -> int:
+    if c.opcode is Opcode.VECTOR:
+        codes = program.codes(c["first"], c["count"])
+        assert codes is not None
+        return vector_cycles(c, codes, config)
+    if c.opcode is Opcode.COMPUTE:
+        width = config.cols >> c["fold_log2"]
+        tiles = -(-c["m_rows"] // config.rows) * -(-c["n_cols"] // width)
+        return tiles * max(-(-(c["k0"] + c["k1"]) >> c["fold_log2"]), min(width, c["n_cols"]), TILE_INTERVAL) + PIPELINE_LATENCY
+    if _vector_memory(c):
+        return c["rows"] * row_cycles(c, config)
+    return c["rows"] * -(-c["row_bytes"] // config.bus_bytes)
+
+
+def _vector_memory(c: Fields) -> bool:
+    if c.opcode is Opcode.LOAD:
+        return c["target"] in (LoadTarget.V0, LoadTarget.V1)
+    return c["source"] in (StoreSource.V0, StoreSource.V1)
+
+
+def _elements(c: Fields, config: Config) -> int:
+    if c.opcode is Opcode.VECTOR:
+        return c["outer"] * c["inner"] * config.vector_lanes
+    if c.opcode is Opcode.COMPUTE or not _vector_memory(c):
+        return 0
+    return c["rows"] * c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]

@@ -1,0 +1,190 @@
+"""Trained layers on a device: a linear layer or a convolution whose W changes from step to step. Numpy only; runs on a board.
+
+    Y = X W^T    dX = dY W    dW = dY^T X
+
+X, W and dY have one scale each (docs/numerics.md, section 7). INT8 X and W of a pass stay on the device for its backward pass; a
+convolution keeps X itself, and cuts its windows from that once more for dW.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loralith.device.device import Device
+from loralith.device.products import Resident, product
+from loralith.spec.numerics import K_LIMIT
+from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
+
+from .frozen import Window
+from .layer import Activation
+from .quantize import Float32, Int8, Quantized, Stream, dequantize, finite32, quantize
+
+__all__ = ["TrainedConv", "TrainedGradients", "TrainedLinear", "TrainedPass"]
+
+
+@dataclass(eq=False)
+class TrainedPass:
+    """A forward pass, and what its backward pass needs.
+
+    Attributes:
+        x: INT8 X on the device, with its scale; w: INT8 W [1, O, K], sw its scale.
+        shape: of X; step and call: its place.
+        xq, wq: the INT8 operands; acc: the INT32 sums [T, O]; y: Y in the layer's own shape. None after `drop_host_arrays`.
+    """
+
+    x: Activation
+    w: Resident
+    sw: float
+    shape: tuple[int, ...]
+    step: int
+    call: int
+    clipped: dict[str, int]
+    xq: Int8 | None
+    wq: Int8 | None
+    acc: NDArray[np.int32] | None
+    y: Float32 | None
+
+    def drop_host_arrays(self) -> None:
+        """Frees every array on the host."""
+        self.xq = self.wq = self.acc = self.y = None
+
+
+@dataclass(frozen=True)
+class TrainedGradients:
+    """A backward pass: INT8 dY, its scale, and dX and dW with the integer sums behind them, None where they were not asked for.
+
+    Shapes: dx and dx_acc of X, dw of W; dw_acc [O, K].
+    """
+
+    dyq: Int8
+    g: float
+    clipped: int
+    dx_acc: NDArray | None
+    dx: Float32 | None
+    dw_acc: NDArray | None
+    dw: Float32 | None
+
+
+class TrainedLinear:
+    """A linear layer. ``layer``: its place in the host's list. Errors: SchemeError for values and shapes that do not fit, DoesNotFit where
+    no block fits the scratchpads, DeviceError of the device."""
+
+    def __init__(self, device: Device, scheme: FQT, layer: int) -> None:
+        scheme.require_device()
+        self.device, self.scheme, self.layer = device, scheme, layer
+
+    def close(self) -> None:
+        """There is no memory beside that of passes."""
+
+    # What a linear layer and a convolution have of their own.
+
+    def check(self, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+        """Raises SchemeError where X does not fit W."""
+        if len(x) != 2 or x[1] != w[1]:
+            raise SchemeError(f"X must have the shape [T, {w[1]}], not {x}")
+
+    def rows(self, xq: Int8) -> Int8:
+        """INT8 X as the left operand [T, K]."""
+        return xq
+
+    def shaped(self, y: Float32, shape: tuple[int, ...]) -> Float32:
+        """Y in the layer's own shape, from [T, O]; ``shape`` of X."""
+        return y
+
+    def flat(self, dyq: Int8) -> Int8:
+        """INT8 dY as [T, O]."""
+        return dyq
+
+    def image(self, sums: NDArray, shape: tuple[int, ...]) -> NDArray:
+        """Sums of dX in X's shape."""
+        return sums
+
+    # Passes.
+
+    def _stream(self, role: Role, step: int, call: int) -> Stream | None:
+        return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
+
+    def forward(self, x: NDArray, w: NDArray, step: int, call: int = 0, *, shared: Activation | None = None) -> TrainedPass:
+        """Y of x [T, I] and w [O, I], float32. ``shared``: INT8 X, where it is on the device already. `release` frees what it keeps."""
+        self.check(x.shape, w.shape)
+        if shared is None:
+            xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+        else:
+            xq, sx, clipped = shared.quantized.q.reshape(x.shape), shared.scale, shared.clipped
+        wq, sw, clipped_w = quantize(finite32(w, "W"), stream=self._stream(Role.A, step, call))
+        wq = wq.reshape(len(wq), -1)
+        activation = shared.hold() if shared else Activation.place(self.device, Quantized(xq.reshape(-1, x.shape[-1]), sx, clipped))
+        resident = None
+        try:
+            resident = Resident.place(self.device, wq[None])
+            acc = product(self.device, self.rows(xq)[None], resident, right_transposed=True)[0]
+        except BaseException:
+            activation.release()
+            if resident is not None:
+                resident.free(self.device)
+            raise
+        y = self.shaped(dequantize(acc, sx * sw), x.shape)
+        return TrainedPass(activation, resident, sw, x.shape, step, call, {"X": clipped, "W": clipped_w}, xq, wq, acc, y)
+
+    def release(self, one: TrainedPass) -> None:
+        """Free what a forward pass keeps."""
+        one.x.release()
+        one.w.free(self.device)
+
+    def backward(self, one: TrainedPass, dy: NDArray, w_shape: tuple[int, ...], *, need_x: bool, need_w: bool) -> TrainedGradients:
+        """dX and dW, where they are asked for, from dY in Y's shape."""
+        dyq, g, clipped = quantize(finite32(dy, "dY"), stream=self._stream(Role.DY, one.step, one.call))
+        rows = self.flat(dyq)
+        dx_acc = dx = dw_acc = dw = None
+        if need_x:
+            dx_acc = self.image(product(self.device, rows[None], one.w)[0], one.shape)
+            dx = dequantize(dx_acc, g * one.sw)
+        if need_w:
+            dw_acc = self.weight_sums(rows, one)
+            dw = dequantize(dw_acc, g * one.x.scale).reshape(w_shape)
+        return TrainedGradients(dyq, g, clipped, dx_acc, dx, dw_acc, dw)
+
+    def weight_sums(self, rows: Int8, one: TrainedPass) -> NDArray:
+        """dY^T X. A reduction that INT32 does not hold is made in parts, which the host adds."""
+        if len(rows) <= K_LIMIT:
+            return product(self.device, rows[None], self.kept(one), left_transposed=True)[0]
+        x = self.rows(one.x.quantized.q.reshape(one.shape))
+        starts = range(0, len(rows), K_LIMIT)
+        parts = [product(self.device, rows[None, i : i + K_LIMIT], x[None, i : i + K_LIMIT], left_transposed=True)[0] for i in starts]
+        return np.stack(parts).sum(axis=0, dtype=np.int64)
+
+    def kept(self, one: TrainedPass) -> Resident | Int8:
+        """INT8 X of a pass as [1, T, K]."""
+        layout = one.x.layout
+        return Resident(layout.address, 1, layout.rows, layout.cols)
+
+
+class TrainedConv(TrainedLinear):
+    """A convolution; x [N, C, H, W], w [O, C, kernel]. Tensors are hashed in their own order."""
+
+    def __init__(self, device: Device, window: Window, scheme: FQT, layer: int) -> None:
+        super().__init__(device, scheme, layer)
+        self.window = window
+
+    def check(self, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+        if len(x) != 4 or x[1] != w[1]:
+            raise SchemeError(f"X must have the shape [N, {w[1]}, H, W], not {x}")
+
+    def rows(self, xq: Int8) -> Int8:
+        return self.window.columns(xq)
+
+    def shaped(self, y: Float32, shape: tuple[int, ...]) -> Float32:
+        height, width = self.window.output(*shape[2:])
+        return np.ascontiguousarray(y.reshape(shape[0], height, width, -1).transpose(0, 3, 1, 2))
+
+    def flat(self, dyq: Int8) -> Int8:
+        return np.ascontiguousarray(dyq.transpose(0, 2, 3, 1)).reshape(-1, dyq.shape[1])
+
+    def image(self, sums: NDArray, shape: tuple[int, ...]) -> NDArray:
+        return self.window.image(sums, shape)  # type: ignore[arg-type]
+
+    def kept(self, one: TrainedPass) -> Resident | Int8:
+        return self.rows(one.x.quantized.q.reshape(one.shape))[None]

@@ -1,0 +1,72 @@
+"""A soak of the vector unit's lanes that keeps how far it came in a file, and goes on from there."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loralith.files import check_output, write_json
+from loralith.soak import SoakError
+
+from .lane_soak import ELEMENTS, OPERATIONS, Difference, LaneSoak
+
+__all__ = ["VectorSoak"]
+
+BLOCKS = 250
+"""Of one call of the program: some seconds, after which progress is told and kept."""
+
+
+class VectorSoak:
+    """Every operation on random elements. Parameters: ``seed``, a random one by default; ``state``, a file to keep how far it came in.
+
+    Attributes: ``result``, the figures so far. Raises SoakError for a file that is no state, or one of another seed.
+    """
+
+    def __init__(self, seed: int | None, state: Path | None) -> None:
+        self.state, self.result = state, _stored(state, seed)
+
+    def run(self, elements: int, say: Callable[[str], None]) -> Difference | None:
+        """At least ``elements`` of each operation, in whole blocks; the first that differs, or None."""
+        soak = LaneSoak()
+        blocks = -(-elements // ELEMENTS)
+        difference = None
+        for operation in OPERATIONS:
+            own = self.result["operations"].setdefault(operation, {"elements": 0, "seconds": 0.0})
+            while difference is None and own["elements"] < blocks * ELEMENTS:
+                first = own["elements"] // ELEMENTS
+                count, started = min(BLOCKS, blocks - first), time.monotonic()
+                difference = soak.run(operation, self.result["seed"], first, count)
+                own["seconds"] = round(own["seconds"] + time.monotonic() - started, 3)
+                if difference is None:
+                    own["elements"] += count * ELEMENTS
+                    if self.state is not None:
+                        write_json(self.result, self.state)
+            own["seconds_per_million"] = round(1e6 * own["seconds"] / max(own["elements"], 1), 2)
+            say(f"{operation}: {own['elements']:,} elements, {own['seconds']:.0f} s, {own['seconds_per_million']:.2f} s per 10^6")
+        self.result["first_difference"] = None if difference is None else vars(difference)
+        self.result["elements"] = sum(own["elements"] for own in self.result["operations"].values())
+        self.result["seconds"] = round(sum(own["seconds"] for own in self.result["operations"].values()), 1)
+        return difference
+
+
+def _stored(path: Path | None, seed: int | None) -> dict[str, Any]:
+    """What the state file holds, or a new state."""
+    if path is None or not path.is_file():
+        if path is not None:
+            check_output(path)
+        return {"seed": secrets.randbits(32) if seed is None else seed, "operations": {}}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        state = {"seed": int(found["seed"]), "operations": dict(found["operations"])}
+        known = all(name in OPERATIONS and own["elements"] % ELEMENTS == 0 for name, own in state["operations"].items())
+    except (ValueError, KeyError, TypeError):
+        known, state = False, {"seed": 0, "operations": {}}
+    if not known:
+        raise SoakError(f"{path} is not the state of a soak of the vector unit; another file starts a new one")
+    if seed not in (None, state["seed"]):
+        raise SoakError(f"{path} is the state of seed {state['seed']}, not {seed}")
+    return state

@@ -1,0 +1,58 @@
+"""What a whole training step of a model costs on a device, from its compiled list and not run: commands and cycles by kind of operator."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loralith.compiler.step.compile import compile_step
+from loralith.compiler.step.estimate import estimate, modelled_cycles
+from loralith.compiler.tokens.sync import synchronize
+from loralith.formats.unet_config import Source
+from loralith.mapping.planning.trace import meta_unet
+from loralith.spec.config import Config
+from loralith.spec.graph import Graph
+from loralith.spec.step import StepScheme
+from loralith.step.capture import capture_step
+from loralith.step.lowering import lower
+from loralith.step.operators import plain_attention
+from loralith.step.optimizer import AdamW, with_adamw
+
+__all__ = ["step_graph", "step_work"]
+
+MEMORY_BYTES = 1 << 30
+"""Device memory that a step may take."""
+
+
+def step_graph(source: Source, *, targets: tuple[str, ...], rank: int, batch: int) -> Graph:
+    """The graph of a U-Net's step with AdamW, from shapes alone. Raises LoralithError for an operator that has no program."""
+    with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, inputs, predict):
+        target = torch.zeros_like(inputs["sample"])
+
+        def loss(noise: Tensor, **more: Tensor) -> Tensor:
+            return functional.mse_loss(predict(**more), noise)
+
+        plain_attention(unet)
+        graph = lower(capture_step(unet, loss, {"noise": target, **inputs}), StepScheme()).graph
+    return with_adamw(graph, AdamW(1e-3))
+
+
+def step_work(source: Source, config: Config, *, targets: tuple[str, ...], rank: int, batch: int) -> dict[str, Any]:
+    """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, the model's settings.
+
+    Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
+    """
+    graph = step_graph(source, targets=targets, rank=rank, batch=batch)
+    began = time.monotonic()
+    compiled = compile_step(graph, config, 0, MEMORY_BYTES, 0)
+    figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
+    figures |= estimate(compiled).figures()
+    figures["memory_bytes"] = compiled.peak
+    commands = synchronize(compiled.commands, config, compiled.static)
+    figures["compile_seconds"] = time.monotonic() - began
+    figures["modelled_cycles"] = modelled_cycles(commands, compiled)
+    return figures

@@ -1,0 +1,52 @@
+"""`loralith bench step`: what it counts is what the compiled list has; no time is asserted."""
+
+import json
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from helpers.tiny_unet import CONFIG as UNET
+from loralith.cli import main
+from loralith.spec.commands import COMMAND_BYTES
+
+
+@pytest.fixture
+def model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel", **UNET}))
+    return str(tmp_path)
+
+
+@pytest.fixture
+def lanes(tmp_path):
+    path = tmp_path / "lanes.json"
+    path.write_text(json.dumps({"base": "tiny", "vector_lanes": 4}))
+    return str(path)
+
+
+def test_the_work_of_all_kinds_is_that_of_the_list(model, lanes, capsys):
+    options = ["bench", "step", "--model", model, "--config", lanes, "--rank", "2", "--targets", "kv"]
+    assert main([*options, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    kinds = figures["kinds"]
+    assert set(kinds) == {"copy", "chain", "reduction", "product", "convolution", "optimizer"}
+    for name in ("commands", "elements", "macs", "load", "store", "array", "vector"):
+        assert figures[name] == sum(costs[name] for costs in kinds.values()) > 0
+    assert all(costs["commands"] > 0 for costs in kinds.values())
+    assert {name for name, costs in kinds.items() if costs["macs"]} == {"product", "convolution"}
+    assert figures["list_bytes"] == COMMAND_BYTES * figures["commands"]
+    assert figures["cycles_at_least"] < figures["modelled_cycles"]
+    assert kinds["optimizer"]["vector"] < kinds["chain"]["vector"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--config", "tiny"], "a step on the device needs vector lanes; the configuration tiny has none"),
+        (["--rank", "0"], "rank must be at least 1, not 0"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_makes_no_step_is_refused(option, message, lanes, capsys):
+    assert main(["bench", "step", "--config", lanes, *option]) == 2
+    assert message in capsys.readouterr().err
