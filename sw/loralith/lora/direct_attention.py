@@ -77,7 +77,7 @@ class DirectAttention(AttentionProducts):
         scale, sums = g * heads.scale["V"], heads.rows.astype(np.float32)
         ds = np.empty(pq.shape, np.float32)
         for head in range(len(ds)):
-            for rows in _parts(*ds.shape[1:]):
+            for rows in _parts(ds.shape[1], ds.shape[2]):
                 dp = dequantize(exact_product(dyq[head, rows], vq[head].T), scale)
                 p = pq[head, rows].astype(np.float32)
                 p /= sums[head, rows, None]  # FP32 holds both operands, so its quotient is the rounded one
