@@ -11,6 +11,7 @@ from torch import nn
 import loralith
 from loralith.device import arithmetic
 from loralith.device.arithmetic import exact_product, hash_array, hash_range
+from loralith.lora import direct_attention
 from loralith.mapping.integer_products import integer_product, use_integer_products
 from loralith.mapping.kinds.attention_modules import exponentials, score_gradient
 
@@ -100,24 +101,30 @@ class Small(nn.Module):
 
 
 def two_steps(name):
-    """All results and gradients of two steps on a device, the weights of the convolution changed in between."""
+    """All results and gradients of two steps on a device, the weights of the convolution changed in between; what quantization lost."""
     torch.manual_seed(0)
     model = Small().requires_grad_(False)
     lora = LoraConfig(r=2, target_modules=["first", "to_q", "to_k", "to_v"], init_lora_weights=False)
     inject_adapter_in_model(lora, model)
     found = []
     with loralith.open_device(name, config="tiny") as device:
-        loralith.attach(model, device, modules="all")
+        attachment = loralith.attach(model, device, modules="all")
         for _ in range(2):
             y = model(torch.randn(2, 3, 7, 5))
             y.square().sum().backward()
             found += [y.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
             model.window.weight.mul_(1.5).add_(0.1)
-    return found
+        lost = {key: repr(loss) for key, loss in attachment.health.losses.items()}
+    return found, lost
 
 
-def test_a_whole_model_has_the_reference_devices_bits():
-    direct, listed = two_steps("direct"), two_steps("reference")
+@pytest.mark.parametrize("part", [direct_attention.PART, 30])
+def test_a_whole_model_has_the_reference_devices_bits(part, monkeypatch):
+    """30 scores at a time are three of its rows."""
+    monkeypatch.setattr(direct_attention, "PART", part)
+    (direct, lost), (listed, losses) = two_steps("direct"), two_steps("reference")
+    assert lost == losses
+    assert any("P" in str(key) for key in losses)
     assert len(direct) == len(listed) == 2 * (1 + 8)
     assert all(torch.equal(one, two) for one, two in zip(direct, listed, strict=True))
     assert all(tensor.any() for tensor in direct)

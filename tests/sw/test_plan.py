@@ -117,7 +117,11 @@ def test_small_unet_from_the_command_line(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "the model must be small, sd15, sdxl, or a folder with a U-Net's config.json, not 'nowhere'"),
+        (
+            ["nowhere"],
+            "the model must be small, sd15, sdxl, flux, flux2, sd3, sana, qwen-image, wan, ltx, z-image, pixart, or a folder with a",
+        ),
+        (["nowhere", "--map", "step"], "the model must be small, sd15, sdxl, or a folder with a U-Net's config.json, not 'nowhere'"),
         (["small", "--targets", "to_z"], "targets must be all, kv or some of"),
         (["small", "--rank", "0"], "rank must be at least 1, not 0"),
         (["small", "--config", "huge"], "config must be one of"),

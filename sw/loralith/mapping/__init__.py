@@ -4,7 +4,8 @@
 - `attach_model`: `attach` and `detach`; `attachment`: the modules of one model on one device, until they are detached.
 - `mapped`: what all mapped modules have in common; `kinds`: one kind of them each.
 - `pass_records`: what a forward pass leaves for its backward pass, and for how long; `inputs`: X that layers share; `weight`: a frozen W
-  that torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back.
+  that torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back;
+  `integer_products`: INT8 products by torch's kernels.
 - `planning`: what a step costs.
 """
 

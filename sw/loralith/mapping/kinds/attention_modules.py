@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from loralith.lora.attention import AttentionProducts, Heads
+from loralith.lora.direct_attention import DirectAttention
 from loralith.lora.quantize import Float32
 from loralith.mapping.forward import DeviceForward
 from loralith.mapping.kinds.attention_masks import additive
@@ -147,7 +148,8 @@ class AttentionHeads(Mapped):
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
         super().__init__(attachment, index, choice)
         try:
-            self.products = AttentionProducts(attachment.device, attachment.scheme, index)
+            streamed = attachment.device.direct and not attachment.observer
+            self.products = (DirectAttention if streamed else AttentionProducts)(attachment.device, attachment.scheme, index)
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
         self.own(self.products)
@@ -177,24 +179,46 @@ class AttentionHeads(Mapped):
         heads = Heads(place.step, place.call)
         qkv = float32(q), float32(k), float32(v)
         try:
-            with self.use():
-                scores = products.scores(qkv[0], qkv[1], heads)
-            s = torch.from_numpy(scores.s)
-            e = exponentials(s, scale, None if mask is None else mask.cpu(), None if owner.observer else s).numpy()
-            with self.use():
-                p, values = products.values(e, qkv[2], heads)
+            if isinstance(products, DirectAttention):
+                o = self._streamed(products, qkv, scale, mask, heads)
+            else:
+                o = self._whole(qkv, scale, mask, heads)
         except BaseException:
             products.release(heads)
             raise
-        if owner.observer:
-            owner.observer.scores(self.index, qkv[0], qkv[1], heads.step, heads.call, scores)
-            owner.observer.values(self.index, e, qkv[2], heads.step, heads.call, p, values)
         self._losses(heads)
         products.free_except(heads, names)
         token = None
         if names:
             token = owner.passes.register(heads, Pending(self, lambda: products.release(heads), *products.saved_bytes(heads)))
-        return tensor(values.value, q, output_dtype(q)), token
+        return tensor(o, q, output_dtype(q)), token
+
+    def _whole(self, qkv: tuple[Float32, Float32, Float32], scale: float, mask: Tensor | None, heads: Heads) -> Float32:
+        """O by products of whole matrices, each of which an observer sees."""
+        owner, products = self.attachment, self.products
+        with self.use():
+            scores = products.scores(qkv[0], qkv[1], heads)
+        e = exponentials(torch.from_numpy(scores.s), scale, None if mask is None else mask.cpu()).numpy()
+        with self.use():
+            p, values = products.values(e, qkv[2], heads)
+        if owner.observer:
+            owner.observer.scores(self.index, qkv[0], qkv[1], heads.step, heads.call, scores)
+            owner.observer.values(self.index, e, qkv[2], heads.step, heads.call, p, values)
+        return values.value
+
+    def _streamed(
+        self, products: DirectAttention, qkv: tuple[Float32, Float32, Float32], scale: float, mask: Tensor | None, heads: Heads
+    ) -> Float32:
+        """O by some rows of one head after the other."""
+        shape = len(qkv[0]), qkv[0].shape[1], qkv[1].shape[1]
+        masks = None if mask is None else mask.cpu().expand(shape)
+
+        def softmax(s: Float32, head: int, rows: slice) -> Float32:
+            own = torch.from_numpy(s)[None]
+            return exponentials(own, scale, None if masks is None else masks[head, rows][None], own)[0].numpy()
+
+        with self.use():
+            return products.attend(*qkv, heads, softmax)
 
     def backward(
         self, token: Tensor, do: Tensor, scale: float, need_q: bool, need_k: bool, need_v: bool
@@ -217,11 +241,18 @@ class AttentionHeads(Mapped):
             if need_v:
                 seen("dV", {"dO": array}, products.value_gradient(array, heads))
             if need_q or need_k:
-                dp = products.probability_gradient(array, heads)
-                seen("dP", {"dO": array}, dp)
-                p = torch.from_numpy(products.probabilities(heads))
-                value = torch.from_numpy(dp.value)
-                ds = score_gradient(p, value, scale, None if owner.observer else value).numpy()
+                if isinstance(products, DirectAttention):
+
+                    def gradient(p: Float32, dp: Float32) -> Float32:
+                        own = torch.from_numpy(dp)[None]
+                        return score_gradient(torch.from_numpy(p)[None], own, scale, own)[0].numpy()
+
+                    ds = products.score_gradient(array, heads, gradient)
+                else:
+                    dp = products.probability_gradient(array, heads)
+                    seen("dP", {"dO": array}, dp)
+                    p = torch.from_numpy(products.probabilities(heads))
+                    ds = score_gradient(p, torch.from_numpy(dp.value), scale).numpy()
                 if not finite(ds):
                     return None
                 _, dq, dk = products.score_gradients(ds, heads, need_q=need_q, need_k=need_k)

@@ -54,7 +54,7 @@ class _Attribution(TorchDispatchMode):
 
     def _note(self) -> None:
         """Nodes from now on belong to the module that runs now."""
-        self.numbers.append(torch._C._autograd._get_sequence_nr())
+        self.numbers.append(torch._C._autograd._get_sequence_nr())  # pyright: ignore[reportAttributeAccessIssue]
         self.owners.append(self.running[-1])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
