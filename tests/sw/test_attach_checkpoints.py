@@ -71,7 +71,7 @@ def blocks_step(monkeypatch, run, modules, count=6):
         attachment = loralith.attach(model, device, modules=modules)
         peak = Peak(device.heap, monkeypatch)
         y = torch.randn(200, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        for block in model.base_model.model:
+        for block in model.base_model.model.children():
             y = run(block, y)
         attachment.open  # noqa: B018, runs what is deferred
         between = device.heap.used - peak.before

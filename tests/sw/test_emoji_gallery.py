@@ -91,11 +91,11 @@ def test_each_row_is_run_and_shown(
 def test_figures_are_of_the_pictures_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"cosine": 0.5, "other": 0.25, "retrieval": 1.0}
     monkeypatch.setattr(
-        gallery, "prompt_fidelity", lambda judge, made, prompts: {**found, "cosine": float(made.mean()), "other": len(prompts)}
+        gallery, "prompt_fidelity", lambda judge, made, prompts: {**found, "cosine": float(made.mean()), "other": float(len(prompts))}
     )
     monkeypatch.setattr(gallery, "subject_fidelity", lambda judge, made, real: float(made.mean() - real.mean()))
     white, black = np.full((6, 4, 4, 3), 255, np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
-    assert gallery.judged(None, white, black, "owl") == {"subject_cosine": 2.0, "prompt_cosine": 1.0, "other_cosine": 0.25}  # type: ignore[arg-type]
+    assert gallery.judged(None, white, black, "owl") == {"subject_cosine": 2.0, "prompt_cosine": 1.0, "other_cosine": 6.0}  # type: ignore[arg-type]
 
 
 def test_a_row_or_subject_that_does_not_exist_is_named(

@@ -119,7 +119,7 @@ def command_of(settings: PipelineSettings) -> str:
         if isinstance(value, bool):
             words.append(option)
         elif name == "model":
-            words += [option, name_of(value)]
+            words += [option, name_of(settings.model)]
         elif name == "validation_prompts":
             words += [word for prompt in value for word in (option, prompt)]
         elif isinstance(value, dict):

@@ -75,9 +75,10 @@ class DirectAttention(AttentionProducts):
         dyq, g = self._quantize(do, "dO", Role.DY, heads)
         pq, vq = (self._matrix(heads.resident[name]) for name in "PV")
         scale, sums = g * heads.scale["V"], heads.rows.astype(np.float32)
-        ds = np.empty(pq.shape, np.float32)
-        for head in range(len(ds)):
-            for rows in _parts(ds.shape[1], ds.shape[2]):
+        count, queries, keys = pq.shape
+        ds = np.empty((count, queries, keys), np.float32)
+        for head in range(count):
+            for rows in _parts(queries, keys):
                 dp = dequantize(exact_product(dyq[head, rows], vq[head].T), scale)
                 p = pq[head, rows].astype(np.float32)
                 p /= sums[head, rows, None]  # FP32 holds both operands, so its quotient is the rounded one
