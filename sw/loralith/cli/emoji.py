@@ -45,8 +45,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     measure.add_argument("--count", type=int, default=256, help="concepts that are drawn (default: 256)")
     measure.add_argument("--pictures", type=Path, help="folder of pictures to compare with --references, in place of a pipeline")
     measure.add_argument("--references", type=Path, help="folder of pictures of the subject")
-    for added in (draw, measure):
-        added.add_argument("--pipeline", type=Path, default=SHIPPED, help="folder of the pipeline (default: the shipped one)")
+    for added, usual in ((draw, SHIPPED), (measure, None)):
+        text = "folder of the exported pipeline" + (" (default: the shipped one)" if usual else "")
+        added.add_argument("--pipeline", type=Path, default=usual, help=text)
         added.add_argument("--steps", type=int, default=25, help="steps of the sampler (default: 25)")
         added.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: 3)")
         added.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")

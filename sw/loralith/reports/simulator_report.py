@@ -33,10 +33,12 @@ def simulator_figures(config: Config, size: int, repeat: int, profiled: bool, sa
     Rates are per second of the process's CPU time, which other work on the machine disturbs least; those named wall are by the clock. Of
     ``repeat`` native runs the median counts. ``profiled``: the native model is compiled by a profile of a short run.
     """
+    from loralith.verif.bench import runner  # before anything is measured: here it is said where cocotb is missing
+
     rates, walls, busy, program = _native(config, size, repeat, profiled)
     native = statistics.median(rates)
     say(f"native: {native:,.0f} cycles per CPU second")
-    slow = _under_cocotb(config, program)
+    slow = _under_cocotb(runner, config, program)
     cocotb = slow["cycles"] / slow["cpu_seconds"]
     return {
         "config": config.name,
@@ -75,18 +77,16 @@ def _native(config: Config, size: int, repeat: int, profiled: bool) -> tuple[lis
         return rates, walls, busy, Program(**vars(capture(device, commands)))
 
 
-def _under_cocotb(config: Config, program: Program) -> dict[str, Any]:
-    """Cycles and seconds of the program's replay."""
-    from loralith.verif.bench.runner import build, simulate
-
+def _under_cocotb(runner: Any, config: Config, program: Program) -> dict[str, Any]:
+    """Cycles and seconds of the program's replay; ``runner``: `loralith.verif.bench.runner`."""
     environment = os.environ.copy()
     os.environ.update(find_verilator().env)  # cocotb's runner looks nowhere else
     try:
         with tempfile.TemporaryDirectory() as folder:
             program.save(Path(folder) / "program.safetensors")
             data = {"program": Path(folder) / "program.safetensors", "output": Path(folder) / "figures.json"}
-            model = build(verilog(config), cache_folder().parent / "cocotb")
-            simulate(model, "loralith.verif.bench.replay", Path(folder), data=data)
+            model = runner.build(verilog(config), cache_folder().parent / "cocotb")
+            runner.simulate(model, "loralith.verif.bench.replay", Path(folder), data=data)
             return json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8"))
     finally:
         os.environ.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from enum import StrEnum
+from enum import Enum
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Work(StrEnum):
+class Work(Enum):
     """What a command is part of: the innermost kernel, but of an optimizer's node always that."""
 
     COPY = "copy"
