@@ -13,13 +13,27 @@ from loralith.compiler.step.views import View, collapse
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
 from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
 
-__all__ = ["along_lanes", "reduce_lanes", "turned_copy"]
+__all__ = ["along_lanes", "reduce_lanes", "row_program", "turned_copy"]
 
 PER_ROW = 130
 """Cycles that a row costs besides its words where the lanes' results are reduced to one, about; docs/vector_unit.md."""
 PER_ELEMENT = 3
 """Cycles of an element that is copied, about."""
 _BY_LANE = {Reduce.SUM_ALL: Reduce.SUM_LANE, Reduce.TOP_ALL: Reduce.TOP_LANE, Reduce.MAX_ALL: Reduce.MAX_LANE}
+
+
+def row_program(e: Emitter, reduce: Reduce, bound: Scalar | None, count: bool) -> tuple[bytes, bytes]:
+    """Instructions that reduce a row of V0, at region 0, and leave its result at region 1, V1. ``bound``: of a sum's elements, or None;
+    ``count``: the row holds integers, of which the sum is wanted."""
+    fields: dict[str, int] = {}
+    if bound is not None:
+        fields["s2"] = e.scalar(0, bound.key, bound.address)
+    if count:
+        fields = {"s2": e.scalar(0, 1.0, e.number(1.0)), "format": Format.INT8}
+    return (
+        instruction(x_source=Source.V0, x_region=0, reduce=reduce, lane=0, **fields),
+        instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
+    )
 
 
 def along_lanes(e: Emitter, view: View, kept: Sequence[int], over: Sequence[int]) -> bool:
@@ -105,15 +119,7 @@ def _row(
         address = source.buffer.address + (source.offset + start + first) * source.size
         more = {"block_stride": width} if n > 1 else {}
         e.load(LoadTarget.V0, address, n, own * source.size, stride * source.size, base, format=source.buffer.format, **more)
-        fields: dict[str, int] = {}
-        if bound is not None:
-            fields["s2"] = e.scalar(0, bound.key, bound.address)
-        if count:
-            fields = {"s2": e.scalar(0, 1.0, e.number(1.0)), "format": Format.INT8}
-        program = (
-            instruction(x_source=Source.V0, x_region=0, reduce=reduce, lane=0, **fields),
-            instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
-        )
+        program = row_program(e, reduce, bound, count)
         e.vector(program, [Region(base, 1, width), Region(target, 1, 0)], width, n, lanes=own - (width - 1) * lanes)
         e.store(StoreSource.V1, result.buffer.address + (result.offset + to + first) * 4, 1, own * 4, 0, target)
         e.turn()

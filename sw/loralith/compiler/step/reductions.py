@@ -11,11 +11,11 @@ from loralith.compiler.step.elementwise import layout_order, materialize, new_te
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.group_reductions import groups_of, sum_groups
 from loralith.compiler.step.instructions import instruction
-from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, turned_copy
+from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, row_program, turned_copy
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
-from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
+from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
 __all__ = ["largest", "reduce_rows"]
 
@@ -134,15 +134,7 @@ def _part(
     """Rows of the source to V0, their results to V1, one a word."""
     lanes = e.config.vector_lanes
     width = _load_rows(e, source, start, rows, run, stride, base)
-    fields: dict[str, int] = {}
-    if bound is not None:
-        fields["s2"] = e.scalar(0, bound.key, bound.address)
-    if count:
-        fields = {"s2": e.scalar(0, 1.0, e.number(1.0)), "format": Format.INT8}
-    program = (
-        instruction(x_source=Source.V0, x_region=0, reduce=reduce, lane=0, **fields),
-        instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
-    )
+    program = row_program(e, reduce, bound, count)
     partial = run - (width - 1) * lanes
     e.vector(program, [Region(base, width, 1), Region(target, 1, 0)], rows, width, lanes=partial, partial_inner=1)
 
