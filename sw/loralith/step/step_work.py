@@ -14,6 +14,7 @@ from loralith.compiler.step.estimate import estimate, modelled_cycles
 from loralith.compiler.tokens.sync import synchronize
 from loralith.formats.unet_config import Source
 from loralith.mapping.planning.meta_models import meta_unet
+from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
 from loralith.spec.graph import Graph
 from loralith.spec.step import StepScheme
@@ -51,6 +52,7 @@ def step_work(source: Source, config: Config, *, targets: tuple[str, ...], rank:
     compiled = compile_step(graph, config, 0, MEMORY_BYTES, 0)
     figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
     figures |= estimate(compiled).figures()
+    figures["list_bytes"] = COMMAND_BYTES * len(compiled.commands.commands)
     figures["memory_bytes"] = compiled.peak
     commands = synchronize(compiled.commands, config, compiled.static)
     figures["compile_seconds"] = time.monotonic() - began

@@ -38,7 +38,7 @@ class Costs:
 
 @dataclass
 class StepEstimate:
-    """``kinds`` by name (`Work`). ``list_bytes``; ``macs``."""
+    """What a step's commands cost, by the names of their kinds (`Work`)."""
 
     config: Config
     kinds: dict[str, Costs] = field(default_factory=dict)
@@ -59,7 +59,6 @@ class StepEstimate:
         return {
             "config": self.config.name,
             "lanes": self.config.vector_lanes,
-            "list_bytes": self.of("commands") * COMMAND_BYTES,
             **{name: self.of(name) for name in names},
             "cycles_at_least": self.bound,
             "cycles_one_by_one": sum(self.of(unit) for unit in UNITS.values()),
