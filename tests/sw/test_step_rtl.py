@@ -17,11 +17,11 @@ from helpers.tiny_unet import CONFIG as UNET
 from loralith.compiler.cycles import model
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import check
-from loralith.compiler.step.estimate import estimate
+from loralith.compiler.step.estimate import BETWEEN, estimate
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device import open_device
 from loralith.diffusion.unet import new_unet
-from loralith.spec.commands import COMMAND_BYTES
+from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.graph import Op
 from loralith.spec.step import StepScheme
@@ -96,7 +96,8 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         assert (modelled.vector, modelled.busy) == (counted.vector_busy, counted.busy), "the model's units work as the RTL's"
         assert abs(modelled.cycles / counted.cycles - 1) < 0.04
         work = estimate(program.compiled)
-        assert counted.vector_busy / 2 < work.of("vector") < 1.06 * counted.vector_busy / 2
+        between = BETWEEN[Opcode.VECTOR] * sum(command.opcode is Opcode.VECTOR for command in program.compiled.commands.commands)
+        assert 2 * (work.of("vector") - between) == counted.vector_busy, "the estimate adds what lies between two commands, and no more"
         commands = program.list_bytes // COMMAND_BYTES // 2
         print(f"\n{commands:,} commands, {counted.cycles // 2:,} cycles and {counted.macs // 2:,} products a step,")
         print(
