@@ -97,7 +97,7 @@ def test_the_splitter_cuts_at_every_sixteenth_beat(write: int, stall: float) -> 
     expected = [chunk for burst in bursts for chunk in chunks_of(burst, write)]
     dut, got = ChunkSplitter(ULX3S, IDS, write=bool(write)), []
     simulate(dut, feeder(dut.i, bursts, rng, stall), taker(dut.o, len(expected), rng, stall, got, CHUNK))
-    assert got == expected
+    assert got == expected, bursts
 
 
 def random_chunks(rng: random.Random, count: int, banks: int = 4, rows: int = 3, **fixed: int) -> list[Fields]:
@@ -284,7 +284,7 @@ def test_the_scheduler_keeps_the_chip_s_rules_and_the_chunks_order(cas: int, sta
             assert checker.now < 60_000
 
     simulate(dut, watch, background=[feeder(dut.i, chunks, rng, stall)])
-    assert checker.columns == expected
+    assert checker.columns == expected, chunks
     assert seen == tags
     if not stall and banks == 4:
         assert checker.refreshes > 0
