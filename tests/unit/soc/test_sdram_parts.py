@@ -12,6 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import Component
 from amaranth.sim import Simulator
 
+from helpers.streams import feeder
 from loralith.soc.sdram.arbiter import DirectionArbiter
 from loralith.soc.sdram.bank import Bank
 from loralith.soc.sdram.data_path import BeatReader, BeatWriter
@@ -34,21 +35,6 @@ def simulate(dut: Component | Module, *benches, background=()) -> None:
     for bench in benches:
         sim.add_testbench(bench)
     sim.run()
-
-
-def feeder(stream, items, rng: random.Random, stall: float):
-    async def feed(ctx) -> None:
-        for item in items:
-            while rng.random() < stall:
-                await ctx.tick()
-            ctx.set(stream.payload, item)
-            ctx.set(stream.valid, 1)
-            ready = False
-            while not ready:
-                _, _, ready = await ctx.tick().sample(stream.ready)
-            ctx.set(stream.valid, 0)
-
-    return feed
 
 
 def taker(stream, count: int, rng: random.Random, stall: float, got: list[Fields], names: tuple[str, ...], limit: int = 20_000):
