@@ -209,11 +209,9 @@ class _Convolution:
 
     def _block(self, image: int, row: int, rows: int, lane: int, lanes: int) -> None:
         e, c = self.e, self.e.config
-        half = e.half
         columns = self._columns(rows)
-        out_base = half * (c.out_depth // 2)
         out_stride = -(-4 * columns // c.banks)
-        result = {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+        result = {"out_mode": OutMode.INT32, "to_out": 1, "out_stride": out_stride}
         if self.planes > 1:
             self._planes(image, row, columns, lane, lanes, result)
         else:
@@ -221,13 +219,13 @@ class _Convolution:
             for number, part in enumerate(parts):
                 size = sum(width for _, _, width in part)
                 stride = size // c.banks
-                side = (half + number) & 1
+                side = number & 1
                 left, right = side * (c.left_depth // 2), side * (c.right_depth // 2)
                 self._load(part, 0, image, row, columns, lane, lanes, left, right, stride)
                 last = number == len(parts) - 1
                 fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
                 self._compute(lanes, columns, size, left, right, stride, **fields, **(result if last else {}))
-        self._results(image, row, rows, lane, lanes, out_base, out_stride)
+        self._results(image, row, rows, lane, lanes, out_stride)
         e.turn()
 
     def _compute(self, lanes: int, columns: int, size: int, left: int, right: int, stride: int, **more: int) -> None:
@@ -312,17 +310,17 @@ class _Convolution:
         more = {"pad_rows": width - count}
         e.load(LoadTarget.LEFT, address, count, lanes, self.places * pitch, base, block_stride=stride, **more)
 
-    def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_base: int, out_stride: int) -> None:
+    def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_stride: int) -> None:
         e = self.e
         words = -(-lanes // e.config.vector_lanes)
         tiles: list[list[Region]] = []
-        work, at = e.base(LoadTarget.V0), 0
+        work, at = 0, 0
         for y in range(rows):
             own = [image * v.strides[0] + (row + y) * v.strides[1] for v in self.views]
             tiles.append(self._row_operands(own, lane, lanes, at, y, tiles))
             at = self._at
         for word in range(words):
-            self._drain(tiles, work + word, words, word, lanes, out_base, out_stride)
+            self._drain(tiles, work + word, words, word, lanes, out_stride)
         size = self.result.size
         element = self.result.offset + image * self.result.strides[0] + row * self.result.strides[2] + lane
         e.store(
@@ -336,14 +334,12 @@ class _Convolution:
             format=self.result.buffer.format,
         )
 
-    def _drain(
-        self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_base: int, out_stride: int
-    ) -> None:
+    def _drain(self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_stride: int) -> None:
         """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
         e, c = self.e, self.e.config
         per_column, pitch = c.rows // c.vector_lanes, self.ring.sizes[2]
         block, group = divmod(word, per_column)
-        first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+        first = block * out_stride * (c.banks // 4) * per_column + group
         own = min(c.vector_lanes, lanes - word * c.vector_lanes)
         step = [b.base - a.base for a, b in zip(tiles[0], tiles[min(1, len(tiles) - 1)], strict=True)]
         even = all(t.base == tiles[0][i].base + y * step[i] for y, row in enumerate(tiles) for i, t in enumerate(row))

@@ -22,7 +22,7 @@ def rows_along_lanes(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:
     for one, turned in found:
         last = len(one.shape) - 1
         for reader in readers.get(one.name, ()):
-            if reader.op in (Op.MAXIMUM, Op.COUNT) and reader.attributes["dims"] in ((last,), (-1,)):
+            if reader.op in (Op.MAXIMUM, Op.COUNT, Op.SUM) and reader.attributes["dims"] in ((last,), (-1,)):
                 votes += -1 if turned else 1
             elif reader.op is Op.QUANTIZE and reader.attributes["draw"] and last and reader.attributes["lanes"] >= last - 1:
                 votes += 1 if (reader.attributes["lanes"] == last - 1) != turned else -1

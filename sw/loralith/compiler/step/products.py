@@ -62,7 +62,7 @@ class Operands:
         """Regions (a column an outer iteration, a word along the lanes an inner one) of a tile that begins ``starts`` elements in.
         ``after``: words of V1 that are taken."""
         e = self.e
-        at, regions = e.base(LoadTarget.V1) + after, []
+        at, regions = after, []
         width = -(-lanes // e.config.vector_lanes)
         for view, start in zip(self.views, starts, strict=True):
             if view.strides[-1] == 0:
@@ -194,22 +194,20 @@ class _Matmul:
 
     def _block(self, left: int, right: int, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int) -> None:
         e, c = self.e, self.e.config
-        half = e.half
-        out_base = half * (c.out_depth // 2)
         out_stride = -(-4 * columns // c.banks)
         depth = self.k_rows * c.banks
         parts = list(range(0, self.k, depth))
         for number, start in enumerate(parts):
             size = min(depth, self.k - start)
             rows = -(-size // c.banks)
-            side = (half + number) & 1
+            side = number & 1
             left_base, right_base = side * (c.left_depth // 2), side * (c.right_depth // 2)
             self._operand(LoadTarget.LEFT, self.left, self.left_turned, left, lane, lanes, start, size, left_base, rows)
             self._operand(LoadTarget.RIGHT, self.right, self.right_turned, right, column, columns, start, size, right_base, rows)
             last = number == len(parts) - 1
             fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
             if last:
-                fields |= {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+                fields |= {"out_mode": OutMode.INT32, "to_out": 1, "out_stride": out_stride}
             e.emit(
                 Opcode.COMPUTE,
                 m_rows=lanes,
@@ -221,7 +219,7 @@ class _Matmul:
                 right0_stride=rows,
                 **fields,
             )
-        self._results(to, starts, lane, lanes, column, columns, out_base, out_stride)
+        self._results(to, starts, lane, lanes, column, columns, out_stride)
         e.turn()
 
     def _operand(
@@ -235,22 +233,19 @@ class _Matmul:
         else:
             self.e.load(target, address, size, count, k_stride, base, block_stride=stride)
 
-    def _results(
-        self, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int, out_base: int, out_stride: int
-    ) -> None:
+    def _results(self, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int, out_stride: int) -> None:
         e, c = self.e, self.e.config
         L, per_column = c.vector_lanes, c.rows // c.vector_lanes
         width = -(-lanes // L)
         own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=True)]
         tiles = self.operands.load(own, columns, lane, lanes)
-        work = e.base(LoadTarget.V0)
         for word in range(width):
             block, group = divmod(word, per_column)
-            first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+            first = block * out_stride * (c.banks // 4) * per_column + group
             partial = min(L, lanes - word * L)
             regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
             x = Region(first, per_column, 0)
-            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial)
+            run_chain(e, self.chain, Source.OUT32, x, regions, Region(word, width, 0), columns, 1, lanes=partial)
         size = self.result.size
         address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
         e.store(
@@ -259,7 +254,7 @@ class _Matmul:
             columns,
             lanes * size,
             self.result.strides[-2] * size,
-            work,
+            0,
             block_stride=width,
             format=self.result.buffer.format,
         )

@@ -1,0 +1,149 @@
+"""What a step's commands wait for: inside a tile by what they touch on chip, between tiles by bytes of DRAM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loralith.compiler.lists.command_list import Fields
+from loralith.compiler.step.memory import ALIGN
+from loralith.compiler.step.tiles import Draft, Tile
+from loralith.compiler.tokens.footprint import Footprint, ProgramMemory, Use, footprint
+from loralith.compiler.vector_timing import command_cycles
+from loralith.spec.commands import Command, Opcode
+from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION
+
+__all__ = ["PLACED", "Codes", "Flow", "flow_of"]
+
+PLACED = ("v0", "v1", "left", "right", "out", "acc")
+"""Memories on chip in which a tile has a place of its own. Scalars and programs have theirs by what they hold."""
+_UNSEEN = ("program", "key")
+PAGE = 16 * ALIGN
+"""Bytes that nobody has written yet count as one piece of so many."""
+
+
+class Codes(ProgramMemory):
+    """Gives the instructions of the program that it was told last."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self._known: dict[bytes, dict[str, int]] = {}
+        self._current: list[dict[str, int]] = []
+
+    def of(self, program: Iterable[bytes]) -> list[dict[str, int]]:
+        self._current = [self._known.get(code) or self._known.setdefault(code, INSTRUCTION.unpack(code)) for code in program]
+        return self._current
+
+    def codes(self, first: int, count: int) -> list[dict[str, int]] | None:
+        return self._current
+
+
+@dataclass
+class Flow:
+    """Commands by number, in the order of their tiles.
+
+    Attributes:
+        tile: of each. drafts: the commands themselves. cycles: of each one's unit.
+        waits: how many others must have ended before each begins; after: those that wait for each.
+        memories: of `PLACED`, those that each touches; extents: by tile, the rows or words that it takes of each.
+        writer: of a LOAD of a scalar, what wrote the word: a command's number, or a negative one of the host's.
+    """
+
+    tile: list[int] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    cycles: list[int] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    after: list[list[int]] = field(default_factory=list)
+    memories: list[tuple[str, ...]] = field(default_factory=list)
+    extents: list[dict[str, int]] = field(default_factory=list)
+    writer: dict[int, int] = field(default_factory=dict)
+
+    def add(self, draft: Draft, tile: int, cycles: int, memories: tuple[str, ...] = ()) -> int:
+        """A command's number."""
+        self.tile.append(tile)
+        self.drafts.append(draft)
+        self.cycles.append(cycles)
+        self.waits.append(0)
+        self.after.append([])
+        self.memories.append(memories)
+        return len(self.tile) - 1
+
+    def wait(self, number: int, others: Iterable[int]) -> None:
+        """``number`` begins after ``others``."""
+        for other in others:
+            self.after[other].append(number)
+            self.waits[number] += 1
+
+
+class _Dram:
+    """The latest writer of each piece of DRAM, and who has read what it wrote."""
+
+    def __init__(self, base: int, nbytes: int) -> None:
+        self.base = base
+        pieces = -(-nbytes // ALIGN) + 1
+        self.writer = -1 - np.arange(pieces, dtype=np.int64) // (PAGE // ALIGN)
+        self.readers: dict[int, list[int]] = {}
+
+    def _span(self, matrix: Footprint) -> tuple[int, int]:
+        return (matrix.address - self.base) // ALIGN, -(-(matrix.past - self.base) // ALIGN)
+
+    def _writers(self, start: int, stop: int) -> set[int]:
+        return {int(self.writer[start])} if stop == start + 1 else set(self.writer[start:stop].tolist())
+
+    def read(self, number: int, matrix: Footprint) -> set[int]:
+        found = self._writers(*self._span(matrix))
+        for writer in found:
+            self.readers.setdefault(writer, []).append(number)
+        return found
+
+    def write(self, number: int, matrix: Footprint) -> set[int]:
+        start, stop = self._span(matrix)
+        writers = self._writers(start, stop)
+        self.writer[start:stop] = number
+        return writers.union(*(self.readers.get(writer, ()) for writer in writers))
+
+
+def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Flow:
+    """``tiles`` in an order in which they may run; DRAM from ``base`` on, ``nbytes``."""
+    flow, dram, codes = Flow(), _Dram(base, nbytes), Codes()
+    for at, tile in enumerate(tiles):
+        seen: dict[str, list[tuple[int, Use]]] = {}
+        extents: dict[str, int] = {}
+        for draft in tile.drafts:
+            command = Command(draft.opcode, tuple(draft.fields.items()))
+            program = codes.of(draft.program or ())
+            uses, matrix = footprint(command, config, codes)
+            uses = [use for use in uses if use.memory not in _UNSEEN]
+            memories = tuple({use.memory for use in uses if use.memory in PLACED})
+            number = flow.add(draft, at, command_cycles(Fields(command), program, config), memories)
+            others = _on_chip(number, uses, seen)
+            for use in uses:
+                if use.memory in PLACED:
+                    extents[use.memory] = max(extents.get(use.memory, 0), max(stop for _, stop in use.ranges))
+            if matrix is not None:
+                found = dram.write(number, matrix) if draft.opcode is Opcode.STORE else dram.read(number, matrix)
+                if draft.scalar:
+                    (flow.writer[number],) = found
+                others |= {other for other in found if 0 <= other != number}
+            flow.wait(number, others)
+        flow.extents.append(extents)
+    return flow
+
+
+def _on_chip(number: int, uses: Sequence[Use], seen: dict[str, list[tuple[int, Use]]]) -> set[int]:
+    """Earlier commands of the tile that touch the same rows, one of the two to write them."""
+    found = set()
+    for use in uses:
+        earlier = seen.setdefault(use.memory, [])
+        for other, own in earlier:
+            if (own.write or use.write) and other != number and _meet(own.ranges, use.ranges):
+                found.add(other)
+        earlier.append((number, use))
+    return found
+
+
+def _meet(these: Sequence[tuple[int, int]], those: Sequence[tuple[int, int]]) -> bool:
+    return any(a < d and c < b for a, b in these for c, d in those)
