@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loralith.compiler.lists.command_list import CommandList
@@ -14,6 +14,7 @@ from loralith.compiler.step.convolutions import Rings, convolution, kernel_layou
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
 from loralith.compiler.step.emitter import Emitter
+from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
@@ -89,7 +90,9 @@ class _Compiler:
             if node.op in SOURCES and node.name not in self.kernels:
                 groups[node.op][node.name] = self.tensors[node.name][0]
         e.turn()
-        commands, drafts = scheduled(e.tiles, e.config, base, e.memory.peak, lambda code: e.constant(code, "a program"))
+        kept = None if e.keep else [(view.buffer.address, view.buffer.address + view.buffer.nbytes) for view in self._left(outputs)]
+        tiles = fused(e.tiles, e.config, base, e.memory.peak, kept)
+        commands, drafts = scheduled(tiles, e.config, base, e.memory.peak, lambda code: e.constant(code, "a program"))
         return CompiledStep(
             self.graph,
             e.config,
@@ -354,6 +357,10 @@ class _Compiler:
         return reductions.largest(self.e, node.name, view)
 
     # Results.
+
+    def _left(self, outputs: Mapping[str, View]) -> list[View]:
+        """What must be in memory after a step."""
+        return [*outputs.values(), *(self.tensors[node.name][0] for node in self.graph.of(Op.STATE))]
 
     def _outputs(self) -> dict[str, View]:
         found = {what: self._view(name) for what, name in self.graph.outputs.items()}

@@ -16,7 +16,7 @@ from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import Config
 from loralith.spec.vector.program import INSTRUCTION
 
-__all__ = ["PLACED", "Codes", "Flow", "flow_of"]
+__all__ = ["PLACED", "Codes", "Flow", "flow_of", "uses_of"]
 
 PLACED = ("v0", "v1", "left", "right", "out", "acc")
 """Memories on chip in which a tile has a place of its own. Scalars and programs have theirs by what they hold."""
@@ -49,7 +49,7 @@ class Flow:
         tile: of each. drafts: the commands themselves. cycles: of each one's unit.
         waits: how many others must have ended before each begins; after: those that wait for each.
         memories: of `PLACED`, those that each touches; extents: by tile, the rows or words that it takes of each.
-        writer: of a LOAD of a scalar, what wrote the word: a command's number, or a negative one of the host's.
+        writers: of a LOAD, who wrote what it reads: numbers of commands, and negative ones for the host.
     """
 
     tile: list[int] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Flow:
     after: list[list[int]] = field(default_factory=list)
     memories: list[tuple[str, ...]] = field(default_factory=list)
     extents: list[dict[str, int]] = field(default_factory=list)
-    writer: dict[int, int] = field(default_factory=dict)
+    writers: dict[int, set[int]] = field(default_factory=dict)
 
     def add(self, draft: Draft, tile: int, cycles: int, memories: tuple[str, ...] = ()) -> int:
         """A command's number."""
@@ -106,6 +106,17 @@ class _Dram:
         return writers.union(*(self.readers.get(writer, ()) for writer in writers))
 
 
+def uses_of(draft: Draft, config: Config, codes: Codes) -> tuple[list[Use], Footprint | None, int]:
+    """What a command touches on chip and in DRAM, and the cycles of its unit."""
+    if draft.touched is None:
+        command = Command(draft.opcode, tuple(draft.fields.items()))
+        program = codes.of(draft.program or ())
+        uses, matrix = footprint(command, config, codes)
+        uses = [use for use in uses if use.memory not in _UNSEEN]
+        draft.touched = uses, matrix, command_cycles(Fields(command), program, config)
+    return draft.touched
+
+
 def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Flow:
     """``tiles`` in an order in which they may run; DRAM from ``base`` on, ``nbytes``."""
     flow, dram, codes = Flow(), _Dram(base, nbytes), Codes()
@@ -113,20 +124,18 @@ def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Fl
         seen: dict[str, list[tuple[int, Use]]] = {}
         extents: dict[str, int] = {}
         for draft in tile.drafts:
-            command = Command(draft.opcode, tuple(draft.fields.items()))
-            program = codes.of(draft.program or ())
-            uses, matrix = footprint(command, config, codes)
-            uses = [use for use in uses if use.memory not in _UNSEEN]
+            uses, matrix, cycles = uses_of(draft, config, codes)
             memories = tuple({use.memory for use in uses if use.memory in PLACED})
-            number = flow.add(draft, at, command_cycles(Fields(command), program, config), memories)
+            number = flow.add(draft, at, cycles, memories)
             others = _on_chip(number, uses, seen)
             for use in uses:
                 if use.memory in PLACED:
                     extents[use.memory] = max(extents.get(use.memory, 0), max(stop for _, stop in use.ranges))
             if matrix is not None:
-                found = dram.write(number, matrix) if draft.opcode is Opcode.STORE else dram.read(number, matrix)
-                if draft.scalar:
-                    (flow.writer[number],) = found
+                if draft.opcode is Opcode.STORE:
+                    found = dram.write(number, matrix)
+                else:
+                    found = flow.writers[number] = dram.read(number, matrix)
                 others |= {other for other in found if 0 <= other != number}
             flow.wait(number, others)
         flow.extents.append(extents)

@@ -29,6 +29,7 @@ def rows_along_lanes(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:
             else:
                 exchanged = reader.op is Op.PERMUTE and tuple(reader.attributes["order"]) == (*range(last - 1), last, last - 1)
                 same = (reader.op in CHAINED or reader.op is Op.WORD) and reader.shape == one.shape
+                same |= reader.op is Op.RESHAPE and reader.shape[-2:] == one.shape[-2:] and len(one.shape) > 1
                 key = (reader.name, turned != exchanged)
                 if (same or exchanged) and key not in seen:
                     seen.add(key)

@@ -174,7 +174,7 @@ class _Scheduler:
         assert program is not None
         key = program, scalars
         if key not in self.relocated:
-            self.relocated[key] = relocated(program, scalars)
+            self.relocated[key] = relocated(program, lambda number: number + scalars) if scalars else program
         return self.relocated[key]
 
     def _scalars(self, tile: int) -> int | None:
@@ -189,7 +189,7 @@ class _Scheduler:
         return self.flow.drafts[number].fields.get("base", 0)
 
     def _word(self, number: int) -> tuple[int, int]:
-        return self.flow.drafts[number].fields["address"], self.flow.writer[number]
+        return self.flow.drafts[number].fields["address"], max(self.flow.writers[number])
 
     def _load_programs(self, tile: int, running: _Tile, missing: Sequence[Program]) -> None:
         """LOADs of programs, which the tile's VECTORs wait for."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from loralith.compiler.step.instructions import Program
+from loralith.compiler.tokens.footprint import Footprint, Use
 from loralith.spec.commands import Opcode
 
 __all__ = ["Draft", "Tile", "Work"]
@@ -29,7 +30,7 @@ class Draft:
 
     Attributes: ``fields``, without those that a place decides alone (``first`` of a VECTOR); ``note``, ``work``, for the reader;
     ``program``, of a VECTOR, whose scalars count from the tile's first one; ``scalar``, whether it is a LOAD of one word of the scalar
-    memory.
+    memory; ``touched``: `uses_of`, once it was asked for.
     """
 
     opcode: Opcode
@@ -38,6 +39,7 @@ class Draft:
     work: Work
     program: Program | None = None
     scalar: bool = False
+    touched: tuple[list[Use], Footprint | None, int] | None = None
 
 
 @dataclass(eq=False)
