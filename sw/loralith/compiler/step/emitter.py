@@ -12,7 +12,7 @@ from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.tiles import Draft, Tile, Work
 from loralith.compiler.step.views import Buffer
 from loralith.errors import LoralithError
-from loralith.spec.commands import LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.spec.commands import FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.vector.program import SCALARS
 
@@ -115,12 +115,27 @@ class Emitter:
         self._tile.drafts.append(Draft(opcode, given, self.note, self.work, program, scalar))
 
     def load(self, target: LoadTarget, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        if target in (LoadTarget.V0, LoadTarget.V1):
+            rows, row_bytes, more = self._joined(rows, row_bytes, row_stride, more)
         stride = row_stride if rows > 1 else 0
         self.emit(Opcode.LOAD, target=target, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
 
     def store(self, source: StoreSource, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        if source in (StoreSource.V0, StoreSource.V1):
+            rows, row_bytes, more = self._joined(rows, row_bytes, row_stride, more)
         stride = row_stride if rows > 1 else 0
         self.emit(Opcode.STORE, source=source, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
+
+    def _joined(self, rows: int, row_bytes: int, row_stride: int, more: dict[str, int]) -> tuple[int, int, dict[str, int]]:
+        """Rows without gaps, neither in DRAM nor in words, as one: (rows, bytes of each, other fields)."""
+        elements = row_bytes // FORMAT_BYTES[VectorFormat(more.get("format", 0))]
+        words = elements if more.get("broadcast") else elements // self.config.vector_lanes
+        whole = more.get("broadcast") or elements % self.config.vector_lanes == 0
+        if rows > 1 and row_stride == row_bytes and whole and more.get("block_stride") == words:
+            rows, row_bytes = 1, rows * row_bytes
+        if rows == 1:
+            more = {name: value for name, value in more.items() if name != "block_stride"}
+        return rows, row_bytes, more
 
     def scalar(self, key: object, address: int) -> int:
         """The tile's index of a scalar that is loaded from ``address`` if it is not there yet; ``key`` tells values apart."""
