@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, kernel
 from loralith.compiler.step.instructions import Program, instruction
+from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.views import View
 from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
@@ -152,6 +153,7 @@ def instructions_of(steps: Sequence[Step], source: Scalar | None = None) -> list
     return found
 
 
+@kernel(Work.CHAIN)
 def scalar_chain(e: Emitter, name: str, source: Scalar, steps: Sequence[Step]) -> View:
     """The chain of one word: from scalar to scalar, and to memory. A new FP32 tensor without dimensions."""
     first, last = e.scalar(source.key, source.address), e.scalar_result()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loralith.compiler.step.byte_copies import copy_bytes
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import Program, instruction
-from loralith.compiler.step.views import Buffer, View, collapse
+from loralith.compiler.step.views import Buffer, View, collapse, offsets
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
 from loralith.spec.vector.program import Format, Source, Target
@@ -26,12 +27,6 @@ OUTER = 62
 MOST_ACROSS = 4
 """Elements of a source's row that a box of a copy across rows takes: each is an outer iteration of its VECTOR, which costs 60 cycles, but a
 LOAD brings those before it in its bus word again."""
-
-
-def offsets(sizes: Sequence[int], *strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The offset of each index, for each of ``strides``."""
-    for index in itertools.product(*map(range, sizes)):
-        yield tuple(sum(i * s for i, s in zip(index, own, strict=True)) for own in strides)
 
 
 def aligned(view: View, strides: Sequence[int], bus: int) -> bool:
@@ -52,7 +47,7 @@ def copy(e: Emitter, src: View, dst: View) -> None:
     bus = e.config.bus_bytes
     if ss[-1] == 1 == ds[-1] and aligned(src, ss[:-1], bus) and aligned(dst, ds[:-1], bus):
         _by_rows(e, src, dst, sizes, ss, ds)
-    else:
+    elif not copy_bytes(e, src, dst):
         _Elements(e, src, dst, sizes, ss, ds).run()
 
 
@@ -66,6 +61,9 @@ def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], 
     lanes, capacity = e.config.vector_lanes, e.capacity(LoadTarget.V0)
     if len(sizes) == 1:
         sizes, ss, ds = [1, *sizes], [0, *ss], [0, *ds]
+    place = max(range(len(sizes) - 1), key=sizes.__getitem__)  # the most rows in a tile
+    order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
+    sizes, ss, ds = ([own[d] for d in order] for own in (sizes, ss, ds))
     *outside, rows, run = sizes
     chunk = min(run, capacity * lanes)
     words = -(-chunk // lanes)

@@ -30,7 +30,7 @@ def relocated(program: Program, scalar: Numbers) -> Program:
 
 Codes = Sequence[Mapping[str, int]]
 _LOADED = {LoadTarget.LEFT: "left", LoadTarget.RIGHT: "right", LoadTarget.V0: "v0", LoadTarget.V1: "v1", LoadTarget.SCALARS: "scalars"}
-_STORED = {StoreSource.V0: "v0", StoreSource.V1: "v1", StoreSource.SCALARS: "scalars"}
+_STORED = {StoreSource.OUT: "out", StoreSource.V0: "v0", StoreSource.V1: "v1", StoreSource.SCALARS: "scalars"}
 _OPERANDS = {"left0_base": "left", "right0_base": "right", "out_base": "out", "acc_base": "acc"}
 _SECOND = {"left1_base": "left", "right1_base": "right"}
 _SOURCES = {Source.V0: "v0", Source.V1: "v1", Source.OUT32: "out"}
