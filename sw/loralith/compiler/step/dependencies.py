@@ -25,6 +25,14 @@ PAGE = 16 * ALIGN
 """Bytes that nobody has written yet count as one piece of so many."""
 
 
+def _covers(new: Footprint, old: Footprint) -> bool:
+    """Whether every byte of ``old`` is written anew."""
+    if new == old:
+        return True
+    whole = new.rows == 1 or new.stride == new.row_bytes
+    return whole and new.address <= old.address and old.past <= new.past
+
+
 class Codes(ProgramMemory):
     """Gives the instructions of the program that it was told last."""
 
@@ -79,30 +87,49 @@ class Flow:
 
 
 class _Dram:
-    """The latest writer of each piece of DRAM, and who has read what it wrote."""
+    """The latest writer of each piece of DRAM, those before it of which it left bytes alone, and who has read what each wrote."""
 
     def __init__(self, base: int, nbytes: int) -> None:
         self.base = base
         pieces = -(-nbytes // ALIGN) + 1
         self.writer = -1 - np.arange(pieces, dtype=np.int64) // (PAGE // ALIGN)
         self.readers: dict[int, list[int]] = {}
+        self.matrices: dict[int, Footprint] = {}
+        self.under: dict[int, set[int]] = {}
+        self.tensor = np.zeros(pieces, np.int64)
+        self.tensors: dict[int, int] = {}
+
+    def take(self, number: int, address: int, nbytes: int) -> None:
+        """Tensor ``number`` has these bytes from now on: what was written before is no part of it."""
+        start = (address - self.base) // ALIGN
+        self.tensor[start : start - (-nbytes // ALIGN)] = number
 
     def _span(self, matrix: Footprint) -> tuple[int, int]:
         return (matrix.address - self.base) // ALIGN, -(-(matrix.past - self.base) // ALIGN)
 
-    def _writers(self, start: int, stop: int) -> set[int]:
-        return {int(self.writer[start])} if stop == start + 1 else set(self.writer[start:stop].tolist())
+    def _writers(self, matrix: Footprint) -> set[int]:
+        """All that may have written a byte of ``matrix``."""
+        start, stop = self._span(matrix)
+        latest = {int(self.writer[start])} if stop == start + 1 else set(self.writer[start:stop].tolist())
+        return latest.union(*(self.under[writer] for writer in latest if writer in self.under))
 
     def read(self, number: int, matrix: Footprint) -> set[int]:
-        found = self._writers(*self._span(matrix))
+        found = self._writers(matrix)
         for writer in found:
             self.readers.setdefault(writer, []).append(number)
         return found
 
-    def write(self, number: int, matrix: Footprint) -> set[int]:
+    def write(self, number: int, draft: Draft, matrix: Footprint) -> set[int]:
         start, stop = self._span(matrix)
-        writers = self._writers(start, stop)
+        writers = self._writers(matrix)
         self.writer[start:stop] = number
+        self.matrices[number] = matrix
+        if draft.tensor < 0:
+            draft.tensor = int(self.tensor[start])
+        self.tensors[number] = draft.tensor
+        left = {w for w in writers if w >= 0 and self.tensors[w] == draft.tensor and not _covers(matrix, self.matrices[w])}
+        if left:
+            self.under[number] = left
         return writers.union(*(self.readers.get(writer, ()) for writer in writers))
 
 
@@ -120,7 +147,11 @@ def uses_of(draft: Draft, config: Config, codes: Codes) -> tuple[list[Use], Foot
 def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Flow:
     """``tiles`` in an order in which they may run; DRAM from ``base`` on, ``nbytes``."""
     flow, dram, codes = Flow(), _Dram(base, nbytes), Codes()
+    tensor = 0
     for at, tile in enumerate(tiles):
+        for address, size in tile.takes:
+            tensor += 1
+            dram.take(tensor, address, size)
         seen: dict[str, list[tuple[int, Use]]] = {}
         extents: dict[str, int] = {}
         for draft in tile.drafts:
@@ -133,7 +164,7 @@ def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Fl
                     extents[use.memory] = max(extents.get(use.memory, 0), max(stop for _, stop in use.ranges))
             if matrix is not None:
                 if draft.opcode is Opcode.STORE:
-                    found = dram.write(number, matrix)
+                    found = dram.write(number, draft, matrix)
                 else:
                     found = flow.writers[number] = dram.read(number, matrix)
                 others |= {other for other in found if 0 <= other != number}

@@ -79,6 +79,7 @@ class Emitter:
         """A new buffer with an address; one that nobody uses any more is given back by `release`. ``fresh``: for what the host writes."""
         buffer = Buffer(name, format, elements, run or elements, pitch or elements)
         buffer.address = self.memory.take(buffer.nbytes, name, fresh)
+        self._tile.takes.append((buffer.address, buffer.nbytes))
         return buffer
 
     def release(self, buffer: Buffer) -> None:
@@ -102,7 +103,8 @@ class Emitter:
         """The end of a tile."""
         if self._tile.drafts:
             self.tiles.append(self._tile)
-        self._tile, self._scalars = Tile(), {}
+            self._tile = Tile()
+        self._scalars = {}
 
     def capacity(self, memory: LoadTarget) -> int:
         """Words of V0 or V1 that a tile takes at most, but for a reduction that needs all of V0: half, so that two run at a time."""

@@ -49,7 +49,7 @@ def placed(draft: Draft, bases: Mapping[str, int], scalars: int, config: Config,
 def shifted(draft: Draft, bases: Mapping[str, int], scalar: Numbers, config: Config, codes: Codes) -> Draft:
     """``draft`` in a tile of which its own one becomes a part, from ``bases`` on."""
     program = None if draft.program is None else relocated(draft.program, scalar)
-    return Draft(draft.opcode, _fields(draft, bases, scalar, config, codes), draft.note, draft.work, program, draft.scalar)
+    return Draft(draft.opcode, _fields(draft, bases, scalar, config, codes), draft.note, draft.work, program, draft.scalar, draft.tensor)
 
 
 def _fields(draft: Draft, bases: Mapping[str, int], scalar: Numbers, config: Config, codes: Codes) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Draft:
 
     Attributes: ``fields``, without those that a place decides alone (``first`` of a VECTOR); ``note``, ``work``, for the reader;
     ``program``, of a VECTOR, whose scalars count from the tile's first one; ``scalar``, whether it is a LOAD of one word of the scalar
-    memory; ``touched``: `uses_of`, once it was asked for.
+    memory; ``tensor``, of a STORE, which one it writes a part of, once that was asked for; ``touched``: `uses_of`, once it was asked for.
     """
 
     opcode: Opcode
@@ -39,6 +39,7 @@ class Draft:
     work: Work
     program: Program | None = None
     scalar: bool = False
+    tensor: int = -1
     touched: tuple[list[Use], Footprint | None, int] | None = None
 
 
@@ -47,8 +48,10 @@ class Tile:
     """Commands that share places on chip. Nothing stays there from one tile to another but constants and programs, so that all else that
     a tile needs lies in DRAM, and tiles that do not meet there may run in any order.
 
-    Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes.
+    Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes; ``takes``, bytes of
+    DRAM (first, how many) that belong to another tensor from here on.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     scalars: int = 0
+    takes: list[tuple[int, int]] = field(default_factory=list)
