@@ -25,7 +25,7 @@ __all__ = ["scheduled"]
 
 LEAST = {Opcode.LOAD: 34, Opcode.STORE: 34, Opcode.COMPUTE: 26, Opcode.VECTOR: 0}
 """Cycles from one command of a unit to the next one at least: its check."""
-BETWEEN = {Opcode.LOAD: 16, Opcode.STORE: 6, Opcode.COMPUTE: 0, Opcode.VECTOR: 6}
+BETWEEN = {Opcode.LOAD: 16, Opcode.STORE: 6, Opcode.COMPUTE: 0, Opcode.VECTOR: 14}
 """Cycles of a unit beside its work; LOAD shares its bus with the list's commands."""
 LATENCY = {Opcode.LOAD: 115, Opcode.STORE: 35, Opcode.COMPUTE: 20, Opcode.VECTOR: 4}
 """From the end of a command's work to what waits for it, with a memory that answers after 100 cycles."""

@@ -48,8 +48,8 @@ class Tile:
     """Commands that share places on chip. Nothing stays there from one tile to another but constants and programs, so that all else that
     a tile needs lies in DRAM, and tiles that do not meet there may run in any order.
 
-    Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes; ``takes``, bytes of
-    DRAM (first, how many) that belong to another tensor from here on.
+    Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes; ``takes``, bytes
+    of DRAM (first, how many) that belong to another tensor from here on.
     """
 
     drafts: list[Draft] = field(default_factory=list)
