@@ -11,7 +11,7 @@ from loralith.compiler.step.compile import CompiledStep
 from loralith.compiler.step.tiles import Work
 from loralith.compiler.tokens.footprint import ProgramMemory
 from loralith.compiler.vector_timing import command_cycles, vector_memory
-from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, Opcode, VectorFormat
+from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, Opcode, OutMode, VectorFormat
 from loralith.spec.config import Config
 
 __all__ = ["Costs", "StepEstimate", "estimate", "modelled_cycles"]
@@ -77,7 +77,7 @@ def estimate(step: CompiledStep) -> StepEstimate:
         unit = UNITS[command.opcode]
         setattr(costs, unit, getattr(costs, unit) + _cycles(c, program, step.config) + BETWEEN.get(command.opcode, 0))
         costs.elements += _elements(c, step.config)
-        if command.opcode is Opcode.COMPUTE:
+        if command.opcode is Opcode.COMPUTE and c["out_mode"] != OutMode.INT8:  # not those that only move bytes
             costs.macs += c["m_rows"] * c["n_cols"] * (c["k0"] + c["k1"])
     return result
 
