@@ -21,8 +21,6 @@ __all__ = ["PLACED", "Codes", "Flow", "flow_of", "uses_of"]
 PLACED = ("v0", "v1", "left", "right", "out", "acc")
 """Memories on chip in which a tile has a place of its own. Scalars and programs have theirs by what they hold."""
 _UNSEEN = ("program", "key")
-PAGE = 16 * ALIGN
-"""Bytes that nobody has written yet count as one piece of so many."""
 
 
 def _covers(new: Footprint, old: Footprint) -> bool:
@@ -92,7 +90,7 @@ class _Dram:
     def __init__(self, base: int, nbytes: int) -> None:
         self.base = base
         pieces = -(-nbytes // ALIGN) + 1
-        self.writer = -1 - np.arange(pieces, dtype=np.int64) // (PAGE // ALIGN)
+        self.writer = -1 - np.arange(pieces, dtype=np.int64)
         self.readers: dict[int, list[int]] = {}
         self.matrices: dict[int, Footprint] = {}
         self.under: dict[int, set[int]] = {}
