@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loralith.compiler.cycles import Memory, model
+from loralith.compiler.cycles import Memory, Timeline, model
 from loralith.compiler.lists.command_list import CommandList, Fields
 from loralith.compiler.step.compile import CompiledStep
 from loralith.compiler.step.tiles import Work
@@ -14,7 +14,7 @@ from loralith.compiler.vector_timing import command_cycles, vector_memory
 from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, Opcode, OutMode, VectorFormat
 from loralith.spec.config import Config
 
-__all__ = ["Costs", "StepEstimate", "estimate", "modelled_cycles"]
+__all__ = ["Costs", "StepEstimate", "estimate", "modelled"]
 
 UNITS = {Opcode.LOAD: "load", Opcode.STORE: "store", Opcode.COMPUTE: "array", Opcode.VECTOR: "vector"}
 BETWEEN = {Opcode.LOAD: 7, Opcode.STORE: 6, Opcode.VECTOR: 6}
@@ -67,7 +67,7 @@ class StepEstimate:
 
 
 def estimate(step: CompiledStep) -> StepEstimate:
-    """Work of each unit by kind of operator. What units do at the same time is not looked at: see ``bound`` and `modelled_cycles`."""
+    """Work of each unit by kind of operator. What units do at the same time is not looked at: see ``bound`` and `modelled`."""
     result = StepEstimate(step.config, {work.value: Costs() for work in Work})
     program = ProgramMemory(step.static)
     for command, work in zip(step.commands.commands, step.works, strict=True):
@@ -82,9 +82,9 @@ def estimate(step: CompiledStep) -> StepEstimate:
     return result
 
 
-def modelled_cycles(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> int:
-    """Cycles of the step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
-    return model(commands, step.config, memory, step.static).cycles
+def modelled(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> Timeline:
+    """The step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
+    return model(commands, step.config, memory, step.static)
 
 
 def _cycles(c: Fields, program: ProgramMemory, config: Config) -> int:
