@@ -90,7 +90,9 @@ class _Dram:
     def __init__(self, base: int, nbytes: int) -> None:
         self.base = base
         pieces = -(-nbytes // ALIGN) + 1
-        self.writer = -1 - np.arange(pieces, dtype=np.int64)
+        self.writer = np.full(pieces, -1)
+        self.seen = np.zeros(pieces, np.bool_)  # that were read while nobody but the host had written them
+        self.early: list[tuple[int, int, int]] = []
         self.readers: dict[int, list[int]] = {}
         self.matrices: dict[int, Footprint] = {}
         self.under: dict[int, set[int]] = {}
@@ -114,12 +116,19 @@ class _Dram:
     def read(self, number: int, matrix: Footprint) -> set[int]:
         found = self._writers(matrix)
         for writer in found:
-            self.readers.setdefault(writer, []).append(number)
+            if writer >= 0:
+                self.readers.setdefault(writer, []).append(number)
+        if -1 in found:
+            start, stop = self._span(matrix)
+            self.seen[start:stop] = True
+            self.early.append((number, start, stop))
         return found
 
     def write(self, number: int, draft: Draft, matrix: Footprint) -> set[int]:
         start, stop = self._span(matrix)
         writers = self._writers(matrix)
+        early = -1 in writers and self.seen[start:stop].any()
+        readers = {n for n, a, b in self.early if a < stop and start < b} if early else set()
         self.writer[start:stop] = number
         self.matrices[number] = matrix
         if draft.tensor < 0:
@@ -128,7 +137,7 @@ class _Dram:
         left = {w for w in writers if w >= 0 and self.tensors[w] == draft.tensor and not _covers(matrix, self.matrices[w])}
         if left:
             self.under[number] = left
-        return writers.union(*(self.readers.get(writer, ()) for writer in writers))
+        return readers.union(writers, *(self.readers.get(writer, ()) for writer in writers))
 
 
 def uses_of(draft: Draft, config: Config, codes: Codes) -> tuple[list[Use], Footprint | None, int]:
@@ -152,11 +161,13 @@ def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Fl
             dram.take(tensor, address, size)
         seen: dict[str, list[tuple[int, Use]]] = {}
         extents: dict[str, int] = {}
+        first, inside, found_inside = len(flow.tile), tile.inside, []
         for draft in tile.drafts:
             uses, matrix, cycles = uses_of(draft, config, codes)
             memories = tuple({use.memory for use in uses if use.memory in PLACED})
             number = flow.add(draft, at, cycles, memories)
-            others = _on_chip(number, uses, seen)
+            others = {first + place for place in inside[number - first]} if inside else _on_chip(number, uses, seen)
+            found_inside.append({other - first for other in others})
             for use in uses:
                 if use.memory in PLACED:
                     extents[use.memory] = max(extents.get(use.memory, 0), max(stop for _, stop in use.ranges))
@@ -168,6 +179,7 @@ def flow_of(tiles: Sequence[Tile], config: Config, base: int, nbytes: int) -> Fl
                 others |= {other for other in found if 0 <= other != number}
             flow.wait(number, others)
         flow.extents.append(extents)
+        tile.inside = found_inside
     return flow
 
 

@@ -182,17 +182,18 @@ class _Fusion:
     def tiles_of(self, kept: Sequence[tuple[int, int]] | None) -> list[Tile]:
         """The groups as tiles, without STOREs that nobody reads, but for those to the bytes ``kept``; None: without none."""
         found = []
-        for group in self.groups.values():
-            dead = {group.stores[s] for s in group.stores if kept is not None and self._dead(s, kept)}
-            found.append(Tile([draft for at, draft in enumerate(group.drafts) if at not in dead], group.scalars))
+        read = {w for number, writers in self.flow.writers.items() if number not in self.gone for w in writers}
+        for tile, group in self.groups.items():
+            dead = {at for s, at in group.stores.items() if kept is not None and s not in read and not self._kept(s, kept)}
+            if not dead and len(group.drafts) == len(self.own[tile]):
+                found.append(self.tiles[tile])
+            else:
+                found.append(Tile([draft for at, draft in enumerate(group.drafts) if at not in dead], group.scalars))
         return found
 
-    def _dead(self, store: int, kept: Sequence[tuple[int, int]]) -> bool:
-        flow = self.flow
-        address = flow.drafts[store].fields["address"]
-        if any(start <= address < past for start, past in kept):
-            return False
-        return all(flow.drafts[n].opcode is Opcode.STORE or n in self.gone for n in flow.after[store])
+    def _kept(self, store: int, kept: Sequence[tuple[int, int]]) -> bool:
+        address = self.flow.drafts[store].fields["address"]
+        return any(start <= address < past for start, past in kept)
 
 
 def fused(tiles: Sequence[Tile], config: Config, base: int, nbytes: int, kept: Sequence[tuple[int, int]] | None) -> list[Tile]:

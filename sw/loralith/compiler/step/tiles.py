@@ -49,9 +49,11 @@ class Tile:
     a tile needs lies in DRAM, and tiles that do not meet there may run in any order.
 
     Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes; ``takes``, bytes
-    of DRAM (first, how many) that belong to another tensor from here on.
+    of DRAM (first, how many) that belong to another tensor from here on; ``inside``, for each draft those it waits for on chip, once that
+    was asked for.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     scalars: int = 0
     takes: list[tuple[int, int]] = field(default_factory=list)
+    inside: list[set[int]] | None = None
