@@ -92,7 +92,7 @@ class _Dram:
         pieces = -(-nbytes // ALIGN) + 1
         self.writer = np.full(pieces, -1)
         self.seen = np.zeros(pieces, np.bool_)  # that were read while nobody but the host had written them
-        self.early: list[tuple[int, int, int]] = []
+        self.early, self.count = np.zeros((3, 64), np.int64), 0  # who read them: number, first piece, past the last one
         self.readers: dict[int, list[int]] = {}
         self.matrices: dict[int, Footprint] = {}
         self.under: dict[int, set[int]] = {}
@@ -121,14 +121,20 @@ class _Dram:
         if -1 in found:
             start, stop = self._span(matrix)
             self.seen[start:stop] = True
-            self.early.append((number, start, stop))
+            if self.count == self.early.shape[1]:
+                self.early = np.concatenate([self.early] * 2, axis=1)
+            self.early[:, self.count] = number, start, stop
+            self.count += 1
         return found
 
     def write(self, number: int, draft: Draft, matrix: Footprint) -> set[int]:
         start, stop = self._span(matrix)
         writers = self._writers(matrix)
         early = -1 in writers and self.seen[start:stop].any()
-        readers = {n for n, a, b in self.early if a < stop and start < b} if early else set()
+        readers: set[int] = set()
+        if early:
+            numbers, first, past = self.early[:, : self.count]
+            readers.update(numbers[(first < stop) & (past > start)].tolist())
         self.writer[start:stop] = number
         self.matrices[number] = matrix
         if draft.tensor < 0:

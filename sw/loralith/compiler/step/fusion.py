@@ -3,8 +3,10 @@ brings nothing new, and a STORE that nobody reads any more is left out."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sys import maxsize
 
 from loralith.compiler.step.dependencies import Codes, Flow, flow_of, uses_of
 from loralith.compiler.step.relocation import memory_of, shifted
@@ -182,6 +184,7 @@ class _Fusion:
     def tiles_of(self, kept: Sequence[tuple[int, int]] | None) -> list[Tile]:
         """The groups as tiles, without STOREs that nobody reads, but for those to the bytes ``kept``; None: without none."""
         found = []
+        kept = None if kept is None else sorted(kept)
         read = {w for number, writers in self.flow.writers.items() if number not in self.gone for w in writers}
         for tile, group in self.groups.items():
             dead = {at for s, at in group.stores.items() if kept is not None and s not in read and not self._kept(s, kept)}
@@ -193,7 +196,8 @@ class _Fusion:
 
     def _kept(self, store: int, kept: Sequence[tuple[int, int]]) -> bool:
         address = self.flow.drafts[store].fields["address"]
-        return any(start <= address < past for start, past in kept)
+        place = bisect_right(kept, (address, maxsize)) - 1
+        return place >= 0 and address < kept[place][1]
 
 
 def fused(tiles: Sequence[Tile], config: Config, base: int, nbytes: int, kept: Sequence[tuple[int, int]] | None) -> list[Tile]:

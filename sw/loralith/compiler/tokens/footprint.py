@@ -164,12 +164,20 @@ class ProgramMemory:
         return found if len(found) == count else None
 
 
+# Plain numbers, since every instruction of a long list is compared with them.
+_SCALAR, _SCALAR_X = int(Operand.SCALAR), int(Source.SCALAR)
+_SCALED = (int(Format.INT8), int(Format.INT8_STOCHASTIC))
+_SUMS = (int(Reduce.SUM_LANE), int(Reduce.SUM_ALL))
+
+
 def scalars_read(code: Mapping[str, int]) -> list[str]:
     """Names of the fields of an instruction whose scalars it reads."""
-    found = [name for name, a, b in (("s0", "a", "b"), ("s1", "c", "d")) if Operand.SCALAR in (code[a], code[b])]
-    if code["x_source"] == Source.SCALAR and "s0" not in found:
+    found = []
+    if code["a"] == _SCALAR or code["b"] == _SCALAR or code["x_source"] == _SCALAR_X:
         found.append("s0")
-    if code["format"] in (Format.INT8, Format.INT8_STOCHASTIC) or code["reduce"] in (Reduce.SUM_LANE, Reduce.SUM_ALL):
+    if code["c"] == _SCALAR or code["d"] == _SCALAR:
+        found.append("s1")
+    if code["format"] in _SCALED or code["reduce"] in _SUMS:
         found.append("s2")
     return found
 
