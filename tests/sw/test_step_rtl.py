@@ -97,7 +97,7 @@ def test_losses_adapters_and_moments_are_the_graphs_to_the_bit() -> None:
         # Where a STORE reads the output buffer in the same cycle, an integer of a VECTOR is late; the model does not look at that.
         late = counted.vector_busy - modelled.vector
         assert 0 <= late <= counted.vector_busy // 10_000, "the model's vector unit works as the RTL's"
-        assert abs(modelled.cycles / counted.cycles - 1) < 0.04
+        assert abs(modelled.cycles / counted.cycles - 1) < 0.02
         work = estimate(program.compiled)
         between = BETWEEN[Opcode.VECTOR] * sum(command.opcode is Opcode.VECTOR for command in program.compiled.commands.commands)
         assert 2 * (work.of("vector") - between) == modelled.vector, "the estimate adds what lies between two commands, and no more"
