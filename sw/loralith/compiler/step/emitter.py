@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -112,7 +112,10 @@ class Emitter:
 
     # Commands.
 
-    def emit(self, opcode: Opcode, program: Program | None = None, scalar: bool = False, **fields: int) -> None:
+    def emit(self, opcode: Opcode, **fields: int) -> None:
+        self._add(opcode, fields)
+
+    def _add(self, opcode: Opcode, fields: Mapping[str, int], program: Program | None = None, scalar: bool = False) -> None:
         given = {name: int(value) for name, value in fields.items() if value}
         self._tile.drafts.append(Draft(opcode, given, self.note, self.work, program, scalar))
 
@@ -144,7 +147,7 @@ class Emitter:
         if key not in self._scalars:
             self._scalars[key] = self.scalar_result()
             fields = {"target": LoadTarget.SCALARS, "rows": 1, "row_bytes": 4, "address": address, "base": self._scalars[key]}
-            self.emit(Opcode.LOAD, scalar=True, **fields)
+            self._add(Opcode.LOAD, fields, scalar=True)
         return self._scalars[key]
 
     def scalar_result(self) -> int:
@@ -185,7 +188,7 @@ class Emitter:
         for i, region in enumerate(regions):
             for name, value in zip(("base", "outer", "inner"), region, strict=True):
                 fields[f"region{i}_{name}"] = value & 0xFFFF
-        self.emit(Opcode.VECTOR, program, **fields)
+        self._add(Opcode.VECTOR, fields, program)
 
     def visit(
         self,
