@@ -42,7 +42,7 @@ class Lowered:
     on_host: frozenset[fx.Node]
 
 
-VIEWS = frozenset(("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "detach", "alias"))
+VIEWS = frozenset(("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "detach", "alias", "expand", "clone"))
 """Of what the host writes, these are looked at on the device, so that a tensor is written once."""
 
 
@@ -83,6 +83,11 @@ class _Lowering:
         return Lowered(graph, host, frozenset(node for node in self.on_host if node.op == "call_function"))
 
     def _outputs(self, results: Sequence[fx.Node]) -> None:
+        if self.capture.forward:
+            self.b.graph.set_output("prediction", self.value(results[0]).node.name)
+            return
+        if self.scheme.operand_words == 2:
+            raise LoralithError("operands of two INT8 tensors are of forward passes alone; a step with gradients has operand_words 1, not 2")
         loss, *gradients = results
         self.b.graph.set_output("loss", self.value(loss).node.name)
         for name, node in zip(self.capture.trained, gradients, strict=True):
@@ -233,6 +238,8 @@ def _softmax(low: _Lowering, z: fx.Node, dim: int, half: bool) -> Value:
     value = low.value(z)
     if dim not in (-1, len(value.shape) - 1):
         raise LoralithError(f"{z}: softmax on the device runs over the last dimension, not over {dim} of {len(value.shape)}")
+    if low.scheme.operand_words == 2:
+        return low.made(programs.softmax_words(low.b, value.node))
     q, unit, p = programs.softmax(low.b, value.node)
     low.softmaxes[p.name] = p.shape
     return low.products.rows(p, q, unit)

@@ -10,7 +10,7 @@ from loralith.spec.vector.numbers import from_float, to_float
 
 from .builder import Builder, Term
 
-__all__ = ["constant", "gelu", "gelu_backward", "mse", "norm", "norm_backward", "silu", "silu_backward", "softmax", "softmax_backward"]
+__all__ = ["constant", "gelu", "gelu_backward", "mse", "norm", "norm_backward", "silu", "silu_backward", "softmax", "softmax_backward", "softmax_words"]
 
 LOG2E = 1.0 / math.log(2.0)
 
@@ -52,6 +52,13 @@ def softmax(b: Builder, z: Node) -> tuple[Node, Node, Node]:
     q = b.quantize(b.multiply(e, 127.0), 1.0, 127, stochastic=False)
     unit = b.function(Op.RECIPROCAL, b.count(q, -1))
     return q, unit, b.multiply(b.word(q), unit)
+
+
+def softmax_words(b: Builder, z: Node) -> Node:
+    """P over the last dimension, from exponentials that are not rounded to integers."""
+    factor = constant(LOG2E)
+    e = b.function(Op.EXP2, b.subtract(b.multiply(z, factor), b.multiply(b.maximum(z, -1), factor)))
+    return b.multiply(e, b.function(Op.RECIPROCAL, b.sum(e, (-1,), 1.0)))
 
 
 def softmax_backward(b: Builder, grad: Node, p: Node, out: Node, grad_out: Node) -> Node:

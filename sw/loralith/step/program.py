@@ -170,6 +170,11 @@ class StepProgram:
         view = self.compiled.states[name]
         return images.values([view], [self.device.read(view.buffer.address, view.buffer.nbytes)])
 
+    def output(self, what: str) -> np.ndarray:
+        """What the graph names ``what``, after a step, float32."""
+        view = self.compiled.outputs[what]
+        return images.values([view], [self.device.read(view.buffer.address, view.buffer.nbytes)])
+
     def tensor(self, name: str) -> np.ndarray | None:
         """What a node holds after a step of a program that was compiled to be verified; None for a node that is not in memory."""
         views = self.compiled.tensors.get(name)

@@ -203,11 +203,11 @@ class GraphObserver:
         self, program: StepProgram, given: Sequence[Mapping[str, torch.Tensor]], seed: int, step: int, losses: Sequence[float]
     ) -> None:
         """Compares every loss and, of the last step, every tensor. Raises VerificationError that names operator, tensor, index and step."""
-        states: Mapping[str, torch.Tensor] = {}
+        states = {node.name: given[0][node.name] for node in program.graph.of(Op.STATE)}
         for number, (values, loss) in enumerate(zip(given, losses, strict=True)):
             found = dict(self._step(program, {**values, **states}, seed, step + number, number == len(given) - 1))
             self._equal(program, program.graph.outputs["loss"], found["loss"], np.float32(loss), step + number)
-            states = {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
+            states |= {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
 
     def _step(
         self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int, held: bool

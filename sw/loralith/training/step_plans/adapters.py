@@ -1,0 +1,45 @@
+"""LoRA's step: forward, backward and AdamW or SGD on the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from loralith.methods.lora import Lora
+from loralith.spec.step import StepScheme
+from loralith.step.capture import capture_step
+from loralith.step.host import frozen_values, host_inputs
+from loralith.step.lowering import lower
+from loralith.step.optimizer import AdamW, Optimizer, with_optimizer
+from loralith.training.step_plans.plan import StepPlan, kept_moments, moments_back
+
+__all__ = ["AdapterPlan"]
+
+
+class AdapterPlan(StepPlan):
+    """Of a `Lora`. The host writes the noised images, the time steps' embedding, the prompts' and the noise."""
+
+    def __init__(self, method: Lora, seed: int, step: int, lr: float, optimizer: Optimizer | None) -> None:
+        self.method, self.optimizer = method, optimizer or AdamW(lr)
+        self.capture = capture_step(method.model, method.loss_of, method.batch(step))
+        self.lowered = lower(self.capture, StepScheme(seed=seed))
+        self.graph = with_optimizer(self.lowered.graph, self.optimizer)
+        self.frozen = frozen_values(self.capture, self.graph)
+        states: dict[str, Tensor] = {}
+        for name in self.capture.trained:
+            states[name] = method.parameters[name].detach()
+            if isinstance(self.optimizer, AdamW):
+                states |= kept_moments(method.optimizer, name, method.parameters[name])
+        self.states = states
+
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        given = host_inputs(self.capture, self.lowered, self.method.batch(step))
+        return given | {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + 1).items()}
+
+    def collect(self, states: Mapping[str, Tensor], steps: int) -> None:
+        for name in self.capture.trained:
+            parameter = self.method.parameters[name]
+            parameter.copy_(states[name])
+            moments_back(self.method.optimizer, self.optimizer, name, parameter, states, steps)
