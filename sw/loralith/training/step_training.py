@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,12 +81,13 @@ class StepTraining:
             self._compile(method, step)
         assert self.program is not None
         self._same_graph(method)
-        given = []
+        given, arrays = [], []
         for i in range(min(count, self.most, self.plan.most(step))):
             inputs = self.plan.inputs(step + i)
             given.append({name: inputs[name] for name in self.program.compiled.inputs})
+            picked = {name: np.array(entry) for name, entry in self.plan.entries(step + i).items()}
+            arrays.append({name: value.numpy() for name, value in given[-1].items()} | picked)
         states = self._states() if self.observer else {}
-        arrays = [{name: value.numpy() for name, value in inputs.items()} for inputs in given]
         with every(TOLD, lambda seconds: self._told(step, len(given), seconds)):
             losses = self.program.steps(arrays, step)
         self._steps = step + len(given)
@@ -98,7 +100,7 @@ class StepTraining:
     def slopes(self, method: Zoodip, probe: Probe, mu: float) -> Tensor:
         """Slopes [n] of the loss along a probe's directions, in the step's numbers, as ZOODiP measures them before it starts."""
         if self._slopes is None:
-            self._slopes = Slopes(self.device.config, self.device.memory_bytes, self.seed)
+            self._slopes = Slopes(self.seed)
         return self._slopes(method, probe, mu)
 
     def _told(self, step: int, count: int, seconds: float) -> str:
@@ -142,6 +144,7 @@ class StepTraining:
             tokens=tokens,
             most=self.most,
             memory_budget=self.memory_budget,
+            tables={name: value.numpy() for name, value in self.plan.tables.items()},
         )
 
     def _states(self) -> dict[str, Tensor]:
@@ -167,6 +170,7 @@ class StepTraining:
                 "host_bytes_read_per_step": float(traffic.read / steps),
                 "list_bytes": float(self.program.list_bytes),
                 "step_memory_bytes": float(self.program.memory_bytes),
+                **({"table_bytes": float(self.program.table_bytes)} if self.program.tables else {}),
                 "compile_seconds": self.program.compile_seconds,
             }
         return counts | dict(self.observer.counters() if self.observer else {})
@@ -177,9 +181,6 @@ class StepTraining:
         if self.program is not None:
             self.program.free()
             self.program = None
-        if self._slopes is not None:
-            self._slopes.close()
-            self._slopes = None
 
 
 def _state_of(method: Method) -> dict[str, str]:

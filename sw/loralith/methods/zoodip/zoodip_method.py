@@ -123,10 +123,10 @@ class Zoodip(Method):
     def evaluation(self, draw: Draw, directions: Tensor) -> dict[str, Tensor]:
         """What `predictions` takes: of one draw, with the word's place in each prompt left empty, and ``directions`` [n, D] from the token."""
         ids = self.ids[draw.picks]
-        mask = (ids == self.id)[:, :, None].float()
+        own = (ids == self.id)[:, :, None]
         noised = noise_schedule().add_noise(self.subject.images[draw.picks], draw.noise, draw.timesteps)  # type: ignore[arg-type]
-        condition = self.encoder(ids).detach() * (1.0 - mask)
-        return {"noised": noised, "timesteps": draw.timesteps, "condition": condition, "mask": mask, "directions": directions}
+        condition = self.encoder(ids).detach().masked_fill(own, 0.0)
+        return {"noised": noised, "timesteps": draw.timesteps, "condition": condition, "mask": own.float(), "directions": directions}
 
     def predictions(self, noised: Tensor, timesteps: Tensor, condition: Tensor, mask: Tensor, directions: Tensor) -> Tensor:
         """The predicted noise [(n + 1) N, 1, 16, 16] with the token and with the token and each direction; rows of one pass."""

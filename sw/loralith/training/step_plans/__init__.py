@@ -1,16 +1,17 @@
 """What each method's step is on a device: its graph, what the host writes for it, and what comes back.
 
-- `plan`: what all have. `adapters`: LoRA. `tokens`: ZOODiP.
+- `plan`: what all have. `adapters`: LoRA and Hollowed Net. `tokens`: ZOODiP.
 """
 
 from __future__ import annotations
 
 from loralith.errors import LoralithError
+from loralith.methods.hollow.hollow_method import HollowedNet
 from loralith.methods.lora import Lora
 from loralith.methods.training_method import Method
 from loralith.methods.zoodip.zoodip_method import Zoodip
 from loralith.step.optimizer import Optimizer
-from loralith.training.step_plans.adapters import AdapterPlan
+from loralith.training.step_plans.adapters import AdapterPlan, HollowPlan
 from loralith.training.step_plans.plan import StepPlan
 from loralith.training.step_plans.tokens import TokenPlan
 
@@ -22,6 +23,8 @@ def plan_of(method: Method, seed: int, step: int, lr: float, optimizer: Optimize
 
     Raises LoralithError for a method without a plan, an optimizer that it does not take, and a step that cannot be compiled.
     """
+    if isinstance(method, HollowedNet):
+        return HollowPlan(method, seed, step, lr, optimizer)
     if isinstance(method, Lora):
         return AdapterPlan(method, seed, step, lr, optimizer)
     if optimizer is not None:

@@ -1,4 +1,4 @@
-"""LoRA's step: forward, backward and AdamW or SGD on the adapter."""
+"""LoRA's step, of the whole net or of a hollowed one: forward, backward and AdamW or SGD on the adapter."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from loralith.methods.hollow.hollow_method import HollowedNet
 from loralith.methods.lora import Lora
 from loralith.spec.step import StepScheme
 from loralith.step.capture import capture_step
-from loralith.step.host import frozen_values, host_inputs
+from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import lower
 from loralith.step.optimizer import AdamW, Optimizer, with_optimizer
 from loralith.training.step_plans.plan import StepPlan, kept_moments, moments_back
 
-__all__ = ["AdapterPlan"]
+__all__ = ["AdapterPlan", "HollowPlan"]
 
 
 class AdapterPlan(StepPlan):
@@ -43,3 +44,20 @@ class AdapterPlan(StepPlan):
             parameter = self.method.parameters[name]
             parameter.copy_(states[name])
             moments_back(self.method.optimizer, self.optimizer, name, parameter, states, steps)
+
+
+class HollowPlan(AdapterPlan):
+    """Of a `HollowedNet`: all its boundary tensors lie in device memory, and a step reads that of its batch."""
+
+    method: HollowedNet
+
+    def __init__(self, method: HollowedNet, seed: int, step: int, lr: float, optimizer: Optimizer | None) -> None:
+        super().__init__(method, seed, step, lr, optimizer)
+        placeholders = [node for node in self.capture.graph.graph.nodes if node.op == "placeholder"]
+        place = placeholders[self.capture.inputs.index("boundary")]
+        self.boundary = next(name for name, node in self.lowered.host.items() if node is place)
+        batches = range(method.batches)
+        self.tables = {self.boundary: to_words(torch.stack([method.image(batch) for batch in batches]))}
+
+    def entries(self, step: int) -> dict[str, int]:
+        return {self.boundary: self.method.batch_of(step)}

@@ -21,8 +21,10 @@ class StepPlan(ABC):
     """A step that is compiled for a method.
 
     Attributes: ``graph``, with the optimizer; ``frozen``, values that are written once; ``states``, first values of what stays on the
-    device, each by node.
+    device; ``tables``, of inputs that lie in device memory, values [entries, ...]; each by node.
     """
+
+    tables: Mapping[str, Tensor] = {}
 
     graph: Graph
     frozen: Mapping[str, Tensor]
@@ -31,6 +33,10 @@ class StepPlan(ABC):
     @abstractmethod
     def inputs(self, step: int) -> dict[str, Tensor]:
         """What the host writes before step ``step``, from 0, by node."""
+
+    def entries(self, step: int) -> dict[str, int]:
+        """Which entry of each of ``tables`` step ``step`` reads."""
+        return {}
 
     def most(self, step: int) -> int:
         """How many steps from ``step`` on may run before the host has to look at the device."""

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loralith.device.reference import ReferenceDevice
 from loralith.diffusion.objective import Draw
 from loralith.methods.zoodip.finite_differences import Probe, directions, draw_evaluation
 from loralith.methods.zoodip.zoodip_method import Zoodip
-from loralith.spec.config import Config
 from loralith.spec.step import StepScheme
 from loralith.step.capture import capture_forward
 from loralith.step.host import frozen_values, host_inputs, to_words
@@ -107,24 +105,21 @@ class TokenPlan(StepPlan):
 
 
 class Slopes:
-    """Slopes of the loss as a device would measure them, before a run starts: on the reference device, whose bits are every other's, since
-    the RTL would take minutes for each. ``config``, ``memory_bytes`` of the run's device."""
+    """Slopes of the loss in the step's numbers, as ZOODiP measures them before a run starts: by the graph's interpretation, whose bits are
+    every device's, since the RTL would take minutes for each."""
 
-    def __init__(self, config: Config, memory_bytes: int, seed: int) -> None:
-        self.device, self.seed = ReferenceDevice(config, memory_bytes=memory_bytes), seed
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.plan: EvaluationPlan | None = None
 
     def __call__(self, method: Zoodip, probe: Probe, mu: float) -> Tensor:
         """[n], float64, along the probe's directions."""
+        from loralith.verif.graph import interpret
+
         if self.plan is None:
             self.plan = EvaluationPlan(method, self.seed, probe.draw, probe.u)
-            frozen, states = ({name: value.numpy() for name, value in values.items()} for values in (self.plan.frozen, self.plan.states))
-            self.program = StepProgram(self.device, self.plan.graph, self.seed, frozen, states)
-        given = self.plan.given(probe.draw, probe.u, mu)
-        self.program.step({name: value.numpy() for name, value in given.items()}, 0)
-        return torch.from_numpy(self.program.output("differences")).flatten().double() / mu
-
-    def close(self) -> None:
-        if self.plan is not None:
-            self.program.free()
-        self.device.close()
+        graph = self.plan.graph
+        given = {**self.plan.frozen, **self.plan.states, **self.plan.given(probe.draw, probe.u, mu)}
+        name = graph.outputs["differences"]
+        found = next(value for node, value in interpret(graph, given, self.seed, 0) if node.name == name)
+        return found.flatten().double() / mu
