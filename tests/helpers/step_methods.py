@@ -9,7 +9,7 @@ import torch
 
 from loralith.diffusion.unet import UNET_CONFIG, assets, new_unet
 from loralith.methods import make_method
-from loralith.methods.options import HollowOptions, Options, ZoodipOptions
+from loralith.methods.options import HollowOptions, Options, TuneqdmOptions, ZoodipOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
 from loralith.methods.training_method import Bench
 from loralith.spec.config import PRESETS
@@ -17,10 +17,11 @@ from loralith.spec.config import PRESETS
 CONFIG = replace(PRESETS["base"], name="base-lanes", vector_lanes=16)
 OPTIONS: dict[str, Options] = {
     "zoodip": ZoodipOptions(mu=0.1, tau=2, correlation=0.0),
+    "tuneqdm": TuneqdmOptions(experts=4),
     "hollowed-net": HollowOptions("mid_block", samples=2),
 }
 LEVELS = {
-    "block_out_channels": (8, 8),
+    "block_out_channels": (16, 16),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": 2,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.diffusion.digits import HELD_OUT, TRAINING_IMAGES
-from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
+from loralith.methods.options import OPTIONS, Options, SettingsError, TuneqdmOptions, real, whole
 from loralith.spec.scheme import FQT, SchemeError
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ class FinetuneSettings:
                 if getattr(self, name) != usual:
                     raise SettingsError(f"{name} goes with modules 'step', not with {self.modules!r}")
             return
+        if isinstance(self.options, TuneqdmOptions) and self.options.bits != 4:
+            raise SettingsError(f"bits must be 4 for a whole step, whose codes less their zero point are INT8, not {self.options.bits}")
         if self.device == "direct":
             raise SettingsError("modules 'step' runs command lists; give the device reference, not direct")
         for name in ("adapter_scales", "weight_bits"):

@@ -10,7 +10,20 @@ from loralith.spec.vector.numbers import from_float, to_float
 
 from .builder import Builder, Term
 
-__all__ = ["constant", "gelu", "gelu_backward", "mse", "norm", "norm_backward", "silu", "silu_backward", "softmax", "softmax_backward", "softmax_words"]
+__all__ = [
+    "constant",
+    "gelu",
+    "gelu_backward",
+    "mse",
+    "norm",
+    "norm_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_words",
+    "total",
+]
 
 LOG2E = 1.0 / math.log(2.0)
 
@@ -88,6 +101,11 @@ def norm_backward(b: Builder, grad: Node, x: Node, mean: Node, rstd: Node, dims:
     of_g = b.multiply(b.sum(g, dims, bound), count)
     of_gx = b.multiply(b.sum(b.multiply(g, xhat), dims, b.multiply(bound, constant(2.0 * math.sqrt(size)))), count)
     return b.multiply(rstd, b.subtract(b.subtract(g, of_g), b.multiply(xhat, of_gx)))
+
+
+def total(b: Builder, x: Node, dims: Sequence[int]) -> Node:
+    """The sum over ``dims``, which stay with size 1, bounded by the largest term."""
+    return b.sum(x, dims, b.largest(x))
 
 
 def mse(b: Builder, x: Node, target: Node) -> Node:

@@ -146,8 +146,8 @@ class Products:
         return Quantized(done.q, done.scale) if fold is not None else done
 
     def rest(self, value: Value) -> Quantized | None:
-        """What the rounding of ``value`` to its INT8 operand has left, quantized itself; None where one tensor stands for an operand, and for
-        what was quantized before the step or is exact in two words."""
+        """What the rounding of ``value`` to its INT8 operand has left, quantized itself; None where one tensor stands for an operand, for
+        what was quantized before the step, and for the batch in two words."""
         root = value.root
         first = root.copies.get(None)
         if self.scheme.operand_words == 1 or first is None or first.scale is None or first.wide:

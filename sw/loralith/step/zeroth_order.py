@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 from loralith.errors import LoralithError
-from loralith.spec.graph import Graph, Kind, Node, Op
+from loralith.spec.graph import Graph, Kind, Op
 
 from .builder import Builder
-from .operator_programs import constant, mse
+from .operator_programs import constant, mse, total
 
 __all__ = ["HISTORY", "PROJECTOR", "TARGET", "WEIGHT", "with_estimate", "with_history"]
 
@@ -26,7 +26,7 @@ HISTORY = "history"
 
 
 def with_estimate(graph: Graph, directions: str, token: str, target: tuple[int, ...]) -> Graph:
-    """``graph``, whose output ``prediction`` has the evaluations as rows, with the outputs ``loss``, ``differences`` and ``gradient.token``.
+    """``graph``, whose output ``prediction`` has evaluations as rows, with the outputs ``loss``, ``differences`` and ``gradient.token``.
 
     Parameters: ``directions``, the input [n, D], mu times directions; ``token``, the state [D]; ``target``, the shape of what is to be
     predicted. The difference of two losses is the mean of (y_i - y_0) (y_i + y_0 - 2 target): words that are subtracted where they are
@@ -45,12 +45,12 @@ def with_estimate(graph: Graph, directions: str, token: str, target: tuple[int, 
     first, others = b.slice(rows, 0, 0, 1), b.slice(rows, 0, 1, n + 1)
     b.graph.set_output("loss", mse(b, first, wanted).name)
     twice = b.subtract(b.add(others, first), b.multiply(wanted, 2.0))
-    differences = b.multiply(_sum(b, b.multiply(b.subtract(others, first), twice), 1), constant(1.0 / size))
+    differences = b.multiply(total(b, b.multiply(b.subtract(others, first), twice), (1,)), constant(1.0 / size))
     b.graph.set_output("differences", differences.name)
-    estimate = _sum(b, b.multiply(d, b.multiply(differences, b.node(Op.INPUT, Kind.WORD, (), name=WEIGHT))), 0)
+    estimate = total(b, b.multiply(d, b.multiply(differences, b.node(Op.INPUT, Kind.WORD, (), name=WEIGHT))), (0,))
     width = d.shape[1]
     onto = b.node(Op.STATE, Kind.WORD, (width, width), name=PROJECTOR)
-    b.graph.set_output(f"gradient.{token}", b.reshape(_sum(b, b.multiply(onto, estimate), 1), (width,)).name)
+    b.graph.set_output(f"gradient.{token}", b.reshape(total(b, b.multiply(onto, estimate), (1,)), (width,)).name)
     return b.graph
 
 
@@ -66,8 +66,3 @@ def with_history(graph: Graph, token: str, steps: int) -> Graph:
     parts = b.slice(past, 0, 1, steps), b.reshape(after, (1, *after.shape))
     b.graph.set_output(f"state.{HISTORY}", b.node(Op.CONCAT, Kind.WORD, past.shape, *parts, dim=0).name)
     return b.graph
-
-
-def _sum(b: Builder, x: Node, dim: int) -> Node:
-    """Bounded by the largest term that there is."""
-    return b.sum(x, (dim,), b.largest(x))

@@ -12,7 +12,18 @@ from loralith.diffusion.determinism import generator
 from loralith.diffusion.objective import Draw
 from loralith.errors import LoralithError
 
-__all__ = ["FIRST", "PAST", "CorrelationError", "Losses", "Probe", "correlation", "differences", "directions", "draw_evaluation", "estimate"]
+__all__ = [
+    "FIRST",
+    "PAST",
+    "CorrelationError",
+    "Losses",
+    "Probe",
+    "correlation",
+    "differences",
+    "directions",
+    "draw_evaluation",
+    "estimate",
+]
 
 FIRST, PAST = 500, 900
 """Time steps are drawn from FIRST up to and without PAST (the paper's partial uniform sampling)."""

@@ -121,7 +121,7 @@ class Zoodip(Method):
         return error.reshape(count, -1).mean(dim=1)
 
     def evaluation(self, draw: Draw, directions: Tensor) -> dict[str, Tensor]:
-        """What `predictions` takes: of one draw, with the word's place in each prompt left empty, and ``directions`` [n, D] from the token."""
+        """What `predictions` takes: of one draw, the word's place in each prompt left empty, and ``directions`` [n, D] from the token."""
         ids = self.ids[draw.picks]
         own = (ids == self.id)[:, :, None]
         noised = noise_schedule().add_noise(self.subject.images[draw.picks], draw.noise, draw.timesteps)  # type: ignore[arg-type]

@@ -58,7 +58,9 @@ def kept_moments(optimizer: torch.optim.Optimizer, name: str, parameter: Tensor)
     return {moment: kept[key] if kept else torch.zeros_like(parameter) for moment, key in zip(moments_of(name), keys, strict=True)}
 
 
-def moments_back(optimizer: torch.optim.Optimizer, own: Optimizer, name: str, parameter: Tensor, states: Mapping[str, Tensor], steps: int) -> None:
+def moments_back(
+    optimizer: torch.optim.Optimizer, own: Optimizer, name: str, parameter: Tensor, states: Mapping[str, Tensor], steps: int
+) -> None:
     """The moments of a parameter, as torch's AdamW keeps them."""
     if isinstance(own, AdamW):
         first, second = (states[moment] for moment in moments_of(name))
