@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,25 +20,28 @@ from loralith.step.program import StepProgram
 from loralith.step.zeroth_order import HISTORY, PROJECTOR, TARGET, WEIGHT, with_estimate, with_history
 from loralith.training.step_plans.plan import StepPlan, kept_moments, moments_back
 
-__all__ = ["EvaluationPlan", "Slopes", "TokenPlan"]
+__all__ = ["SCHEME", "EvaluationPlan", "Slopes", "TokenPlan"]
 
 TOKEN = "token"
 EPS = 1e-3
 """The method's own, of Adam."""
 
 
+SCHEME = StepScheme(storage="vector", operand_words=2)
+"""Words between operators and two INT8 tensors for an operand: docs/step.md has the differences with less."""
+
+
 class EvaluationPlan:
-    """The evaluations of a step and the differences of their losses.
+    """The evaluations of a step and the differences of their losses, in the numbers of ``scheme`` or of `SCHEME`.
 
     ``graph`` has the outputs ``loss``, ``differences`` [n, 1] and ``gradient.token``; `given` says what the host writes.
     """
 
-    def __init__(self, method: Zoodip, seed: int, draw: Draw, u: Tensor) -> None:
+    def __init__(self, method: Zoodip, seed: int, draw: Draw, u: Tensor, scheme: StepScheme | None = None) -> None:
         self.method = method
         method.token.data.copy_(to_words(method.token))
         self.capture = capture_forward(method.model, {TOKEN: method.token}, method.predictions, method.evaluation(draw, u))
-        # Words between operators and two INT8 tensors an operand: docs/step.md has the differences with less.
-        self.lowered = lower(self.capture, StepScheme(storage="vector", operand_words=2, seed=seed))
+        self.lowered = lower(self.capture, scheme or replace(SCHEME, seed=seed))
         placeholders = [node for node in self.capture.graph.graph.nodes if node.op == "placeholder"]
         place = placeholders[self.capture.inputs.index("directions")]
         name = next(name for name, node in self.lowered.host.items() if node is place)
