@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loralith.methods.options import TuneqdmOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings, SettingsError
 
 

@@ -16,7 +16,7 @@ from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
 from loralith.lora.trained import TrainedGradients, TrainedPass
-from loralith.spec.graph import Op
+from loralith.spec.graph import Graph, Op
 from loralith.spec.scheme import FQT
 from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
@@ -25,7 +25,7 @@ from loralith.verif.graph import interpret
 from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained
 from loralith.verif.torch_quantize import QuantizedWeight
 
-__all__ = ["GraphObserver", "ReferenceObserver", "VerificationError"]
+__all__ = ["GraphObserver", "ReferenceObserver", "VerificationError", "interpreted"]
 
 
 class VerificationError(LoralithError):
@@ -191,6 +191,12 @@ class ReferenceObserver:
     def counters(self) -> dict[str, Any]:
         """`bit_exact`, and how many elements were compared."""
         return {"bit_exact": True, "elements_compared": self.compared}
+
+
+def interpreted(graph: Graph, given: Mapping[str, torch.Tensor], seed: int, what: str) -> torch.Tensor:
+    """What a step graph names ``what``, of its first step, by interpretation."""
+    name = graph.outputs[what]
+    return next(value for node, value in interpret(graph, given, seed, 0) if node.name == name)
 
 
 class GraphObserver:

@@ -118,12 +118,10 @@ class Slopes:
 
     def __call__(self, method: Zoodip, probe: Probe, mu: float) -> Tensor:
         """[n], float64, along the probe's directions."""
-        from loralith.verif.graph import interpret
+        from loralith.training.verification import interpreted
 
         if self.plan is None:
             self.plan = EvaluationPlan(method, self.seed, probe.draw, probe.u)
         graph = self.plan.graph
         given = {**self.plan.frozen, **self.plan.states, **self.plan.given(probe.draw, probe.u, mu)}
-        name = graph.outputs["differences"]
-        found = next(value for node, value in interpret(graph, given, self.seed, 0) if node.name == name)
-        return found.flatten().double() / mu
+        return interpreted(graph, given, self.seed, "differences").flatten().double() / mu
