@@ -95,10 +95,10 @@ def test_tables_train_as_torch_does_where_a_group_may_be_absent(experts: int) ->
     torchs = torch.optim.AdamW([{"params": [p], "lr": lr[name]} for (name, _), p in own.items()], weight_decay=0.0)
 
     def table(value) -> Tensor:
-        rows = [
-            torch.cat([value(name, e).detach().repeat_interleave(t) for name, (_, _, t) in trained.places.items()]) for e in range(experts)
-        ]
-        return torch.stack(rows)
+        def row(e: int) -> Tensor:
+            return torch.cat([value(name, e).detach().repeat_interleave(times) for name, (_, _, times) in trained.places.items()])
+
+        return torch.stack([row(e) for e in range(experts)])
 
     states = {SCALES: table(lambda name, e: own[name, e]), **dict.fromkeys(moments_of(SCALES), torch.zeros(experts, trained.width))}
     states[FIXED] = torch.stack([torch.full((80,), float(e + 1)) for e in range(experts)])
@@ -113,7 +113,7 @@ def test_tables_train_as_torch_does_where_a_group_may_be_absent(experts: int) ->
         scalars = {name: torch.tensor(value) for name, value in expert_scalars(optimizer, counts, present).items()}
         before = {name: value.clone() for name, value in states.items()}
         found = run(graph, {**given, **states, **scalars, EXPERTS: chosen, RELATIVE: to_words(rates)})
-        picked = sum(float(own[name, int(e)].sum()) for name in SIZES for e in groups)
+        picked = sum(float(own[name, int(e)].detach().sum()) for name in SIZES for e in groups)
         assert float(found["loss"]) == pytest.approx(picked + 5 * float(groups.sum() + images), rel=1e-4)
         torchs.zero_grad(set_to_none=True)
         for name in SIZES:
