@@ -28,9 +28,10 @@ __all__ = ["ScalesPlan"]
 KINDS = ("s_out", "s_in")
 
 
-def _forward(module: Any, x: Tensor) -> Tensor:
+def _forward(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer of codes whose scales are those of each image: ``s_out`` [N, O], ``s_in`` [N, I]."""
-    if isinstance(module, nn.Conv2d):
+    module: Any = layer
+    if isinstance(layer, nn.Conv2d):
         u = x * module.s_in[:, :, None, None]
         y = functional.conv2d(u, module.weight, None, module.stride, module.padding, module.dilation) * module.s_out[:, :, None, None]
         return y if module.bias is None else y + module.bias[:, None, None]
