@@ -71,6 +71,8 @@ class _Lowering:
         self.grad_outs: dict[str, Value] = {}
 
     def run(self) -> Lowered:
+        if self.scheme.operand_words == 2 and not self.capture.forward:
+            raise LoralithError("operands of two INT8 tensors are of forward passes alone; with gradients operand_words is 1, not 2")
         for node in self.capture.graph.graph.nodes:
             self.b.source = str(node)
             if node.op == "placeholder":
@@ -87,8 +89,6 @@ class _Lowering:
         if self.capture.forward:
             self.b.graph.set_output("prediction", self.value(results[0]).node.name)
             return
-        if self.scheme.operand_words == 2:
-            raise LoralithError("operands of two INT8 tensors are of forward passes alone; with gradients operand_words is 1, not 2")
         loss, *gradients = results
         self.b.graph.set_output("loss", self.value(loss).node.name)
         for name, node in zip(self.capture.trained, gradients, strict=True):
