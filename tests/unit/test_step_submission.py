@@ -195,6 +195,18 @@ def test_an_input_may_be_picked_from_a_table_in_device_memory(device: ReferenceD
     assert program.table_bytes == 3 * 320, "each entry begins at a multiple of 64 bytes"
 
 
+def test_each_load_from_a_table_reads_its_own_part_of_the_entry(device: ReferenceDevice) -> None:
+    """A tensor of several tiles: what is largest lies in the last one."""
+    b = Builder()
+    x = b.node(Op.INPUT, Kind.WORD, (40, 128), name="x")
+    b.graph.set_output("loss", b.largest(b.add(b.multiply(x, 2.0), 1.0)).name)
+    table = np.zeros((3, 40, 128), np.float32)
+    table[:, 39, 127] = [1.0, 2.0, 3.0]
+    program = StepProgram(device, b.graph, SEED, {}, {}, tables={"x": table})
+    assert len(loads_from(program, "x")) > 1
+    assert [program.step({"x": np.array(entry)}, 0) for entry in (2, 0, 1)] == [7.0, 3.0, 5.0]
+
+
 def loads_from(program: StepProgram, name: str) -> list[Command]:
     """Of the first step, the LOADs of an input by its place in the list that was compiled."""
     buffer = program.compiled.inputs[name].buffer
