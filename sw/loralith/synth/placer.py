@@ -73,7 +73,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     module = top_module(content)
     whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
-    pins = board.pins.read_text(encoding="utf-8")
+    pins = target.pins.read_text(encoding="utf-8")
     text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
