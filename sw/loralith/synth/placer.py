@@ -71,17 +71,19 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = top_module(content)
-    whitespace.reserve(module, board.grid)
+    if "whitespace" not in target.without:
+        whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = target.pins.read_text(encoding="utf-8")
-    text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
-    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = [netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool, *sorted(target.without)]
+    key = hashlib.sha256("\n".join(text).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
 
     def prepare(before: Path | None) -> None:
         if before:
             previous = top_module(json.loads(before.read_text(encoding="utf-8")))
-            macros.lock(module, macros.assign(previous))
+            if "macros" not in target.without:
+                macros.lock(module, macros.assign(previous))
             target.progress(f"fanout: {fanout.regroup(module, previous)} sinks to a nearer duplicate of their driver")
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
