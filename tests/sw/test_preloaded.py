@@ -43,14 +43,16 @@ def board() -> Iterator[LoadableModel]:
 
 def test_large_writes_of_the_set_up_go_beside_the_line(board: LoadableModel) -> None:
     with PreloadedDevice(CONFIG, board, through_pins=10_000, patience=3.0) as device:
-        small, large, odd = (device.alloc(BYTES.size) for _ in range(3))
+        small, large, second, odd = (device.alloc(BYTES.size) for _ in range(4))
         device.write(small, BYTES[:4096])
         device.write(large, BYTES)
+        device.write(second, BYTES[:9000])
         device.write(odd + 3, BYTES[:5000])  # not at a word of the memory model
-        assert device.preloaded == BYTES.size - 10_000
+        assert device.preloaded == BYTES.size - 10_000 + 9000
         assert board.over_the_line() == 4096 + 10_000 + 5000
         assert np.array_equal(device.read(small, 4096), BYTES[:4096])
         assert np.array_equal(device.read(large, BYTES.size), BYTES)
+        assert np.array_equal(device.read(second, 9000), BYTES[:9000])
         assert np.array_equal(device.read(odd + 3, 5000), BYTES[:5000])
 
 
