@@ -30,6 +30,9 @@ class LoadableModel:
         at = address - self.model.base
         self.model.memory[at : at + len(data)] = data
 
+    def stats(self) -> dict[str, int]:
+        return {"bytes_to_board": self.over_the_line()}
+
     def over_the_line(self) -> int:
         return sum(len(frame.payload) for frame in self.model.executed if frame.operation == Operation.WRITE_MEMORY)
 
@@ -62,6 +65,7 @@ def test_after_the_first_list_every_write_goes_over_the_line(board: LoadableMode
         device.write(place, BYTES[:8000])
         assert (device.preloaded, board.over_the_line()) == (8000, 0)
         device.matmul(np.ones((2, 2), np.int8), np.ones((2, 2), np.int8))
+        assert device.starts == [{"bytes_to_board": board.over_the_line()}]
         before = board.over_the_line()
         device.write(place, BYTES[:8000])
         assert (device.preloaded, board.over_the_line() - before) == (8000, 8000)
@@ -71,7 +75,9 @@ def test_a_byte_of_memory_that_is_another_is_seen(board: LoadableModel) -> None:
     board.spoil = lambda data: bytes([data[0] ^ 1]) + data[1:]
     with PreloadedDevice(CONFIG, board, through_pins=0, patience=3.0) as device:
         place = device.alloc(BYTES.size)
-        with pytest.raises(DeviceError, match=rf"the board's memory from {place:#x} on is not what was put there: 8000 bytes, by their CRC-32"):
+        with pytest.raises(
+            DeviceError, match=rf"the board's memory from {place:#x} on is not what was put there: 8000 bytes, by their CRC-32"
+        ):
             device.write(place, BYTES[:8000])
         assert device.preloaded == 0
 

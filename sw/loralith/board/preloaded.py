@@ -21,11 +21,13 @@ SMALL = 4096
 
 
 class LoadableBoard(Protocol):
-    """What `PinSimulation` offers of it: the port of the line, and a way into memory beside the line."""
+    """What `PinSimulation` offers of it: the port of the line, a way into memory beside the line, and what has passed so far."""
 
     port: str
 
     def load(self, path: Path, address: int) -> None: ...
+
+    def stats(self) -> dict[str, Any]: ...
 
 
 class PreloadedDevice(SerialDevice):
@@ -37,7 +39,7 @@ class PreloadedDevice(SerialDevice):
 
     Raises DeviceError as `SerialDevice`, and where memory holds anything else than was put there.
 
-    Attributes: ``preloaded``, bytes that were put into memory beside the line.
+    Attributes: ``preloaded``, bytes that were put into memory beside the line. ``starts``: the board's `stats` at the start of each list.
     """
 
     def __init__(self, config: Config, board: LoadableBoard, *, through_pins: int, **options: Any) -> None:
@@ -45,6 +47,7 @@ class PreloadedDevice(SerialDevice):
             raise DeviceError(f"through_pins must be 0 or more bytes, not {through_pins}")
         self._board, self._left, self._set_up = board, through_pins, True
         self.preloaded = 0
+        self.starts: list[dict[str, Any]] = []
         super().__init__(config, board.port, **options)
 
     def _write(self, address: int, data: np.ndarray) -> None:
@@ -71,4 +74,5 @@ class PreloadedDevice(SerialDevice):
 
     def _execute(self, address: int, length: int, timeout: float) -> RunResult:
         self._set_up = False
+        self.starts.append(self._board.stats())
         return super()._execute(address, length, timeout)

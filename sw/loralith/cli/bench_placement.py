@@ -15,6 +15,7 @@ SUFFIXES = (".json", ".md")
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", default="ulx3s-85f", help="a folder of constraints/ (default: ulx3s-85f)")
     parser.add_argument("--part", choices=("smoke", "compute", "all"), default="smoke", help="as of `loralith synth` (default: smoke)")
+    parser.add_argument("--config", help="preset or JSON file (default: the board's; of no account for smoke)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first placement seed (default: 1)")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="how many seeds (default: 2)")
     parser.add_argument("--frequency", type=float, metavar="MHZ", help="target clock (default: the board's)")
@@ -29,8 +30,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.seeds < 1 or args.timeout <= 0:
         raise synth.SynthError(f"--seeds and --timeout must be above 0, not {args.seeds} and {args.timeout:g}")
-    target = synth.part_target(args.board, args.part, frequency_mhz=args.frequency or 0, timeout=60 * args.timeout, progress=output.log)
+    target = synth.part_target(
+        args.board, args.part, args.config, frequency_mhz=args.frequency or 0, timeout=60 * args.timeout, progress=output.log
+    )
     command = f"loralith bench placement --board {args.board} --part {args.part} --seed {args.seed} --seeds {args.seeds}"
+    command += f" --config {args.config}" if args.config else ""
     command += f" --frequency {args.frequency:g}" if args.frequency else ""
 
     def keep(figures: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ def check(args: argparse.Namespace) -> None:
     config = load_config(_config(args))
     if config.bus_bytes != BEAT_BYTES:
         raise ConfigError(f"the board's memory controller has a bus of {BEAT_BYTES} bytes, and {config.name} one of {config.bus_bytes}")
+    if args.map == "step" and not config.vector_lanes:
+        raise LoralithError(f"--map step needs a vector unit, which {config.name} has not: tiny-vector, or a file with vector_lanes")
     if not 10 <= args.mhz <= 133:
         raise LoralithError(f"mhz must be in 10..133, the memory chip's clock, not {args.mhz:g}")
     try:

@@ -36,8 +36,8 @@ def page(figures: dict[str, Any]) -> list[str]:
     blocks = figures["blocks"]
     missing, over = figures["without_test"], figures["over_limit"]
     return [
-        f"{len(blocks)} blocks; {len(over)} with an `elaborate` of more than {figures['limit']} lines; {len(missing)} without a unit test",
-        "or proof of their own" + (f": {', '.join(missing)}." if missing else "."),
+        f"{len(blocks)} blocks of `hw/loralith/rtl`; {len(over)} with an `elaborate` of more than {figures['limit']} lines;",
+        f"{len(missing)} without a unit test or proof of their own" + (f": {', '.join(missing)}." if missing else "."),
         "",
         "| block | lines of `elaborate` | file | unit tests | proofs |",
         "|---|---|---|---|---|",

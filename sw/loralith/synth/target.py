@@ -44,6 +44,7 @@ class Target:
         part: one of `PARTS`.
         frequency_mhz: target clock of placement and routing; the board's by default.
         without: those of `OPTIONAL_PASSES` that are left out.
+        placements: runs of the placer per seed; each has less wire than the one before, more than three were not tried.
         timeout: seconds that one call of a tool may take.
         folder: keeps the steps' results.
         progress: receives lines of progress for the user.
@@ -54,6 +55,7 @@ class Target:
     part: str = "all"
     frequency_mhz: float = 0
     without: frozenset[str] = frozenset()
+    placements: int = 3
     timeout: float = 7200
     folder: Path = field(default_factory=lambda: builds() / "synth")
     progress: Progress = lambda line: None

@@ -71,7 +71,7 @@ def train_on_board(
                 with every(TELL_EVERY, lambda seconds: f"{seconds:.0f} s: {_so_far(board)}"):
                     trained = finetune(settings, attacher(device, verify=settings.verify), after_step, origin=origin)
                 resent = device.link.resent
-                preloaded = device.preloaded if isinstance(device, PreloadedDevice) else 0
+                starts, preloaded = (device.starts, device.preloaded) if isinstance(device, PreloadedDevice) else ([], 0)
         except DeviceError:
             if board.wait(1.0):
                 raise DeviceError(f"the simulated board has ended: {board.close() or 'no message'}") from None
@@ -87,6 +87,7 @@ def train_on_board(
         "reference_losses_equal": losses_equal,
         "resent": resent,
         "preloaded_bytes": preloaded,
+        "estimate": estimate(_between(starts, rows) if whole else rows, mhz, preloaded),
         "adapter": str(trained.folder / trained.report["result"]),
     }
 
@@ -134,16 +135,24 @@ def summarize(
         "bytes_from_board": last["bytes_from_board"],
         "memory_bytes": 2 * last["words"],
         "refreshes": last["refreshes"],
-        "estimate": estimate(rows, mhz),
         "each_step": rows,
         "seconds": report["seconds"],
     }
 
 
-def estimate(rows: list[dict[str, Any]], mhz: float) -> dict[str, Any] | None:
+def _between(starts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for `estimate` from one list's start to the next, which leave out the checkpoint after the last step."""
+    return [
+        {**start, "accelerator_cycles": cycles}
+        for start, cycles in zip(starts, [0, *(r["accelerator_cycles"] for r in rows)], strict=False)
+    ]
+
+
+def estimate(rows: list[dict[str, Any]], mhz: float, preloaded: int = 0) -> dict[str, Any] | None:
     """Seconds of `ESTIMATED_STEPS` steps at the board's own baud rate, from the steps after the first; None where there is none.
 
-    Both directions of the line and the accelerator one after the other. USB's latency and the host's own work come on top.
+    Both directions of the line and the accelerator one after the other. USB's latency and the host's own work come on top. ``preloaded``:
+    bytes of the set-up that a real board gets over the line too, here without the headers of their frames.
     """
     if len(rows) < 2:
         return None
@@ -152,7 +161,7 @@ def estimate(rows: list[dict[str, Any]], mhz: float) -> dict[str, Any] | None:
         return (rows[-1][name] - rows[0][name]) / (len(rows) - 1)
 
     line = {way: per_step(f"bytes_{way}_board") for way in ("to", "from")}
-    set_up = BITS / BOARD_BAUD * sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line)
+    set_up = BITS / BOARD_BAUD * (preloaded + sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line))
     link = BITS / BOARD_BAUD * sum(line.values())
     accelerator = per_step("accelerator_cycles") / (1e6 * mhz)
     return {
