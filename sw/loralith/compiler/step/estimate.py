@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loralith.compiler.cycles import Memory, model
-from loralith.compiler.latencies import PIPELINE_LATENCY, TILE_INTERVAL
 from loralith.compiler.lists.command_list import CommandList, Fields
 from loralith.compiler.step.compile import CompiledStep
-from loralith.compiler.step.emitter import Work
+from loralith.compiler.step.tiles import Work
 from loralith.compiler.tokens.footprint import ProgramMemory
-from loralith.compiler.vector_timing import row_cycles, vector_cycles
-from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.compiler.vector_timing import command_cycles, vector_memory
+from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, Opcode, VectorFormat
 from loralith.spec.config import Config
 
 __all__ = ["Costs", "StepEstimate", "estimate", "modelled_cycles"]
@@ -89,28 +88,14 @@ def modelled_cycles(commands: CommandList, step: CompiledStep, memory: Memory | 
 
 
 def _cycles(c: Fields, program: ProgramMemory, config: Config) -> int:
-    if c.opcode is Opcode.VECTOR:
-        codes = program.codes(c["first"], c["count"])
-        assert codes is not None
-        return vector_cycles(c, codes, config)
-    if c.opcode is Opcode.COMPUTE:
-        width = config.cols >> c["fold_log2"]
-        tiles = -(-c["m_rows"] // config.rows) * -(-c["n_cols"] // width)
-        return tiles * max(-(-(c["k0"] + c["k1"]) >> c["fold_log2"]), min(width, c["n_cols"]), TILE_INTERVAL) + PIPELINE_LATENCY
-    if _vector_memory(c):
-        return c["rows"] * row_cycles(c, config)
-    return c["rows"] * -(-c["row_bytes"] // config.bus_bytes)
-
-
-def _vector_memory(c: Fields) -> bool:
-    if c.opcode is Opcode.LOAD:
-        return c["target"] in (LoadTarget.V0, LoadTarget.V1)
-    return c["source"] in (StoreSource.V0, StoreSource.V1)
+    codes = program.codes(c["first"], c["count"]) if c.opcode is Opcode.VECTOR else ()
+    assert codes is not None
+    return command_cycles(c, codes, config)
 
 
 def _elements(c: Fields, config: Config) -> int:
     if c.opcode is Opcode.VECTOR:
         return c["outer"] * c["inner"] * config.vector_lanes
-    if c.opcode is Opcode.COMPUTE or not _vector_memory(c):
+    if c.opcode is Opcode.COMPUTE or not vector_memory(c):
         return 0
     return c["rows"] * c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]
