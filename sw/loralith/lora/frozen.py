@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 
 from loralith.device.device import Device
 from loralith.device.products import Resident, product
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize
+from .rotation import rotate
 
 __all__ = ["FrozenConv", "FrozenLinear", "Input", "Output", "Window"]
 
 
 @dataclass(frozen=True)
 class Output:
-    """A forward pass: INT8 X and its scale, the INT32 sums [T, O], and Y in the layer's own shape. ``clipped`` counts values of X."""
+    """A forward pass: X as it was quantized (rotated where the scheme rotates), INT8 X and its scale, the INT32 sums [T, O], and Y in the
+    layer's own shape. ``clipped`` counts values of X."""
 
+    x: Float32
     xq: Int8
     sx: float
     acc: NDArray[np.int32]
@@ -59,6 +63,7 @@ class FrozenLinear:
         self.device, self.scheme, self.layer = device, scheme, layer
         self.scale = weight.scale
         self.O, self.I = weight.q.shape
+        self.block = rotation_block(scheme.rotation, self._channels())
         self.owner = resident is None
         self.weight = resident or Resident.place(device, weight.q[None], scheme.weight_bits)
 
@@ -75,6 +80,10 @@ class FrozenLinear:
         self.device.write(layout.address, layout.pack(weight.q))
         self.scale = weight.scale
 
+    def _channels(self) -> int:
+        """How many are rotated together."""
+        return self.I
+
     def _stream(self, role: Role, step: int, call: int) -> Stream | None:
         return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
 
@@ -82,15 +91,16 @@ class FrozenLinear:
         """Y [T, O] from x [T, I], float32 or float16."""
         if x.ndim != 2 or x.shape[1] != self.I:
             raise SchemeError(f"X must have the shape [T, {self.I}], not {x.shape}")
-        xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+        x = rotate(finite32(x, "X"), self.block, name="X")
+        xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
         acc = product(self.device, xq[None], self.weight, right_transposed=True)[0]
-        return Output(xq, sx, acc, dequantize(acc, sx * self.scale.astype(np.float64)), clipped)
+        return Output(x, xq, sx, acc, dequantize(acc, sx * self.scale.astype(np.float64)), clipped)
 
     def backward(self, dy: NDArray, step: int, call: int = 0) -> Input:
         """dX [T, I] from dy [T, O]."""
         dyq, g, clipped = self._gradient(dy, (len(dy), self.O), self.scale, step, call)
         acc = product(self.device, dyq[None], self.weight)[0]
-        return Input(dyq, g, acc, dequantize(acc, g), clipped)
+        return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block), clipped)
 
     def _gradient(self, dy: NDArray, shape: tuple[int, ...], scale: Float32, step: int, call: int) -> tuple[Int8, float, int]:
         """dY times W's row scales, quantized; ``scale`` broadcasts with it."""
@@ -167,8 +177,11 @@ class FrozenConv(FrozenLinear):
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
         self.window, self.runs = window, device.direct
+        self.C = weight.q.shape[1] // math.prod(window.kernel)
         super().__init__(device, self._ordered(weight), scheme, layer)
-        self.C = self.I // math.prod(window.kernel)
+
+    def _channels(self) -> int:
+        return self.C
 
     def replace(self, weight: QuantizedWeight) -> None:
         super().replace(self._ordered(weight) if weight.q.shape == (self.O, self.I) else weight)
@@ -187,11 +200,12 @@ class FrozenConv(FrozenLinear):
         """Y [N, O, H', W'] from x [N, C, H, W]."""
         if x.ndim != 4 or x.shape[1] != self.C:
             raise SchemeError(f"X must have the shape [N, {self.C}, H, W], not {x.shape}")
-        xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+        x = rotate(finite32(x, "X"), self.block, 1, "X")
+        xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
         height, width = self.window.output(*x.shape[2:])
         acc = product(self.device, self._columns(xq)[None], self.weight, right_transposed=True)[0]
         y = dequantize(acc, sx * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)
-        return Output(xq, sx, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), clipped)
+        return Output(x, xq, sx, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), clipped)
 
     def backward(self, dy: NDArray, step: int, call: int = 0, *, shape: tuple[int, int, int, int] | None = None) -> Input:
         """dX of ``shape`` [N, C, H, W] from dy [N, O, H', W']."""
@@ -200,4 +214,4 @@ class FrozenConv(FrozenLinear):
         dyq, g, clipped = self._gradient(dy, wanted, self.scale[:, None, None], step, call)
         tokens = np.ascontiguousarray(dyq.transpose(0, 2, 3, 1)).reshape(-1, self.O)
         acc = self.window.image(product(self.device, tokens[None], self.weight)[0], shape, runs=self.runs)
-        return Input(dyq, g, acc, dequantize(acc, g), clipped)
+        return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block, 1), clipped)

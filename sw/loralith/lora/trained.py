@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from loralith.device.device import Device
 from loralith.device.products import Resident, product
 from loralith.spec.numerics import K_LIMIT
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .frozen import Window
 from .layer import Activation
 from .quantize import Float32, Int8, Quantized, Stream, dequantize, finite32, quantize
+from .rotation import rotate
 
 __all__ = ["TrainedConv", "TrainedGradients", "TrainedLinear", "TrainedPass"]
 
@@ -86,6 +88,13 @@ class TrainedLinear:
         if len(x) != 2 or x[1] != w[1]:
             raise SchemeError(f"X must have the shape [T, {w[1]}], not {x}")
 
+    axis = -1
+    """Of X's and W's channels."""
+
+    def turn(self, tensor: Float32, name: str = "") -> Float32:
+        """X, W, dX or dW rotated along the channels, as the scheme has it."""
+        return rotate(tensor, rotation_block(self.scheme.rotation, tensor.shape[self.axis]), self.axis, name)
+
     def rows(self, xq: Int8) -> Int8:
         """INT8 X as the left operand [T, K]."""
         return xq
@@ -111,10 +120,10 @@ class TrainedLinear:
         """Y of x [T, I] and w [O, I], float32. ``shared``: INT8 X, where it is on the device already. `release` frees what it keeps."""
         self.check(x.shape, w.shape)
         if shared is None:
-            xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+            xq, sx, clipped = quantize(self.turn(finite32(x, "X"), "X"), stream=self._stream(Role.X, step, call))
         else:
             xq, sx, clipped = shared.quantized.q.reshape(x.shape), shared.scale, shared.clipped
-        wq, sw, clipped_w = quantize(finite32(w, "W"), stream=self._stream(Role.A, step, call))
+        wq, sw, clipped_w = quantize(self.turn(finite32(w, "W"), "W"), stream=self._stream(Role.A, step, call))
         wq = wq.reshape(len(wq), -1)
         activation = shared.hold() if shared else Activation.place(self.device, Quantized(xq.reshape(-1, x.shape[-1]), sx, clipped))
         resident = None
@@ -141,10 +150,10 @@ class TrainedLinear:
         dx_acc = dx = dw_acc = dw = None
         if need_x:
             dx_acc = self.image(product(self.device, rows[None], one.w)[0], one.shape)
-            dx = dequantize(dx_acc, g * one.sw)
+            dx = self.turn(dequantize(dx_acc, g * one.sw))
         if need_w:
             dw_acc = self.weight_sums(rows, one)
-            dw = dequantize(dw_acc, g * one.x.scale).reshape(w_shape)
+            dw = self.turn(dequantize(dw_acc, g * one.x.scale).reshape(w_shape))
         return TrainedGradients(dyq, g, clipped, dx_acc, dx, dw_acc, dw)
 
     def weight_sums(self, rows: Int8, one: TrainedPass) -> NDArray:
@@ -168,6 +177,8 @@ class TrainedConv(TrainedLinear):
     def __init__(self, device: Device, window: Window, scheme: FQT, layer: int) -> None:
         super().__init__(device, scheme, layer)
         self.window = window
+
+    axis = 1
 
     def check(self, x: tuple[int, ...], w: tuple[int, ...]) -> None:
         if len(x) != 4 or x[1] != w[1]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight, turned, turned_channels
 
 __all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result", "Trained"]
 
@@ -52,11 +53,13 @@ class FrozenLinear(_Layer):
 
     def __init__(self, weight: Tensor, scheme: FQT, layer: int) -> None:
         super().__init__(scheme, layer)
-        self.weight: QuantizedWeight = quantize_weight(weight.reshape(len(weight), -1), scheme)
+        self.block = rotation_block(scheme.rotation, weight.shape[1])
+        kernel = math.prod(weight.shape[2:])
+        self.weight: QuantizedWeight = quantize_weight(weight.reshape(len(weight), -1), scheme, kernel)
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
         """x [T, I]; sums [T, O]."""
-        xq, sx = self._quantize(x, "X", Role.X, step, call)
+        xq, sx = self._quantize(turned(x, self.block), "X", Role.X, step, call)
         acc = matmul(xq, self.weight.q.T)
         return Result(xq, acc, _dequantized(acc, self.weight.scale.double() * sx))
 
@@ -64,7 +67,7 @@ class FrozenLinear(_Layer):
         """dy [T, O]; sums [T, I]. ``shape`` of X, which a convolution needs."""
         dyq, g = self._quantize(dy * self.weight.scale, "dY * sw", Role.DY, step, call)
         acc = matmul(dyq, self.weight.q)
-        return Result(dyq, acc, _dequantized(acc, g))
+        return Result(dyq, acc, turned(_dequantized(acc, g), self.block))
 
 
 class FrozenConv(FrozenLinear):
@@ -78,14 +81,14 @@ class FrozenConv(FrozenLinear):
         self.places = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
-        xq, sx = self._quantize(x, "X", Role.X, step, call)
+        xq, sx = self._quantize(turned_channels(x, self.block), "X", Role.X, step, call)
         acc = functional.conv2d(xq.double(), self.kernel, **self.places).to(torch.int64)
         return Result(xq, acc, _dequantized(acc, (self.weight.scale.double() * sx)[:, None, None]))
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], *, step: int, call: int) -> Result:
         dyq, g = self._quantize(dy * self.weight.scale[:, None, None], "dY * sw", Role.DY, step, call)
         acc = torch.nn.grad.conv2d_input(shape, self.kernel, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, _dequantized(acc, g))
+        return Result(dyq, acc, turned_channels(_dequantized(acc, g), self.block))
 
 
 class Trained(_Layer):
@@ -99,10 +102,16 @@ class Trained(_Layer):
         self.places = places
         self._waiting: dict[tuple[int, int], tuple[Tensor, float, Tensor, float]] = {}
 
+    def _turn(self, tensor: Tensor) -> Tensor:
+        """X, W, dX or dW times R."""
+        channels = tensor.shape[-1] if self.places is None else tensor.shape[1]
+        return (turned if self.places is None else turned_channels)(tensor, rotation_block(self.scheme.rotation, channels))
+
     def forward(self, x: Tensor, w: Tensor, *, step: int, call: int) -> tuple[Tensor, Result]:
         """(INT8 W, Y); x [T, I] or [N, C, H, W]."""
         if any(key[0] != step for key in self._waiting):
             self._waiting.clear()
+        x, w = self._turn(x), self._turn(w)
         (xq, sx), (wq, sw) = self._quantize(x, "X", Role.X, step, call), self._quantize(w, "W", Role.A, step, call)
         self._waiting[step, call] = xq, sx, wq, sw
         acc = matmul(xq, wq.T) if self.places is None else functional.conv2d(xq.double(), wq.double(), **self.places).to(torch.int64)
@@ -118,7 +127,7 @@ class Trained(_Layer):
             acc = torch.nn.grad.conv2d_input(xq.shape, wq.double(), dyq.double(), **self.places).to(torch.int64)
         else:
             acc = torch.nn.grad.conv2d_weight(xq.double(), wq.shape, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, _dequantized(acc, g * (sw if name == "dX" else sx)))
+        return Result(dyq, acc, self._turn(_dequantized(acc, g * (sw if name == "dX" else sx))))
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

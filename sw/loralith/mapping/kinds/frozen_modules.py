@@ -97,7 +97,7 @@ class FrozenProducts(LinearShapes):
             owner.observer.frozen_forward(self.index, array, step, call, output)
         owner.health.values(self.name, "X", output.clipped, output.xq.size)
         stochastic = owner.scheme.is_stochastic(Role.X)
-        owner.health.quantized(self.name, "X", row_loss(self._channels(array), output.sx, stochastic=stochastic), stochastic=stochastic)
+        owner.health.quantized(self.name, "X", row_loss(self._channels(output.x), output.sx, stochastic=stochastic), stochastic=stochastic)
         return self._shaped(tensor(output.y, x, output_dtype(x)), x.shape)
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], step: int, call: int) -> Tensor | None:
