@@ -39,12 +39,14 @@ __all__ = [
     "Layer",
     "kohya_tensors",
     "read_adapter",
+    "scheme_header",
     "write_diffusers",
     "write_kohya",
     "write_peft",
 ]
 
 DIFFUSERS_HEADER = "lora_adapter_metadata"
+ROTATION_HEADER = "loralith_rotation"
 PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX, COMFY_PREFIX = "base_model.model.", "unet.", "lora_unet_", "diffusion_model."
 MAGNITUDE, DORA_SCALE = ".lora_magnitude_vector", ".dora_scale"
 
@@ -113,6 +115,11 @@ class Adapter:
             named |= {f"{prefix}{name}.lora_A.weight": layer.a, f"{prefix}{name}.lora_B.weight": layer.b}
             named |= {} if layer.magnitude is None else {f"{prefix}{name}{MAGNITUDE}": layer.magnitude}
         return named
+
+
+def scheme_header(rotation: int) -> dict[str, str]:
+    """What a written file's header says of the numbers that trained the adapter, where they are not the usual ones."""
+    return {ROTATION_HEADER: str(rotation)} if rotation else {}
 
 
 def _whole(value: float) -> Any:
