@@ -81,6 +81,8 @@ class WideConv(FrozenConv):
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
         scheme.require_unrotated("layers whose X has two words")
+        if window.groups != 1 or len(window.kernel) != 2:
+            raise SchemeError(f"a convolution whose X has two words must be 2-D and have one group, not {window}")
         super().__init__(device, weight, window, scheme, layer)
         self.apart = parts_needed(weight.q)
 

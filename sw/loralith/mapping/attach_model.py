@@ -34,6 +34,7 @@ def makers() -> dict[str, Maker]:
         "lora": mapped_lora,
         "linear": MappedLinear,
         "conv": MappedConv,
+        "windows": MappedConv,
         "trained": MappedTrained,
         "dora": MappedDora,
         "attention": mapped_attention,
@@ -52,7 +53,7 @@ def _with_parts(choices: list[Choice], modules: str) -> list[Choice]:
     if modules == "all":
         rest = [
             replace(choice, kind="trained", reason=shape_reason(choice.module))
-            if SAVED in choice.name and choice.kind in ("linear", "conv") and choice.module.weight.requires_grad  # type: ignore[union-attr]
+            if SAVED in choice.name and choice.kind in ("linear", "conv", "windows") and choice.module.weight.requires_grad  # type: ignore[union-attr]
             else choice
             for choice in rest
         ]
@@ -111,12 +112,11 @@ def attach(
 
     Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
     `loralith.open_device`; ``scheme``, by default `FQT()` (``FQT(rotation=256)`` for models with a few channels of large values);
-    ``modules``, "lora" for the LoRA layers alone (LoKr's and LoHa's too), or "all"
-    for every frozen linear layer and convolution, PEFT's `modules_to_save` and the products of attention too (what stays in torch is in
-    the result's ``unmapped``); ``kinds``, what maps a kind of module ("lora", "linear", "conv", "trained", "attention") in place of the
-    usual class of `Mapped`, for other methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose
-    settings the device does not run: "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in
-    ``unmapped``.
+    ``modules``, "lora" for the LoRA layers alone (LoKr's and LoHa's too), or "all" for every frozen linear layer and convolution, PEFT's
+    `modules_to_save` and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``, what maps a kind
+    of module ("lora", "linear", "conv", "windows", "trained", "attention", see `Choice`) in place of the usual class of `Mapped`, for other
+    methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run:
+    "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
 
     Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
     weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
