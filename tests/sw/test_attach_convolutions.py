@@ -111,6 +111,15 @@ def test_lora_on_convolutions_of_one_and_three_dimensions(name, settings):
     close(plain, found)
 
 
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning")  # PEFT's own
+@pytest.mark.parametrize("name", ["groups", "grouped line"])
+def test_lora_on_grouped_convolutions(name):
+    model, x = made(name)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["conv"], init_lora_weights=False))
+    plain = gradients(model, x)
+    close(plain, on_devices(model, x, FQT(stochastic=()))[0])
+
+
 @pytest.mark.parametrize("runs", [False, True])
 def test_groups_are_split_and_joined(runs):
     window = Window((2, 3), groups=3)

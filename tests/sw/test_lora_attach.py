@@ -108,7 +108,7 @@ def test_state_of_delayed_scales_continues(device):
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [("line", "LoRA on Conv1d is not supported"), ("words", "LoRA on Embedding is not supported")]
+    ("target", "message"), [("line", "LoRA on Embedding is not supported"), ("words", "LoRA on Embedding is not supported")]
 )
 def test_unsupported_settings_are_refused_by_name(device, target, message):
     model = peft_model(target_modules=["first", target])
@@ -120,7 +120,7 @@ def test_unsupported_settings_are_refused_by_name(device, target, message):
 @pytest.mark.parametrize(
     ("settings", "left", "reason"),
     [
-        ({"target_modules": ["first", "line"]}, "line", "LoRA on Conv1d is not supported; target linear layers and 2-D convolutions"),
+        ({"target_modules": ["first", "words"]}, "words", "LoRA on Embedding is not supported; target linear layers and convolutions"),
         ({"exclude": "second"}, "second", "the base weight is trainable; freeze it (requires_grad False)"),
     ],
 )
@@ -149,9 +149,9 @@ def test_unsupported_layers_stay_in_torch_on_request(device, settings, left, rea
 def test_a_model_of_unsupported_layers_alone_is_refused(device):
     with (
         pytest.warns(UserWarning, match="stay in torch"),
-        pytest.raises(AttachError, match=r"nothing of the model can run on the device \(.*LoRA on Conv1d is not supported"),
+        pytest.raises(AttachError, match=r"nothing of the model can run on the device \(.*LoRA on Embedding is not supported"),
     ):
-        loralith.attach(peft_model(target_modules=["line"]), device, unsupported="leave")
+        loralith.attach(peft_model(target_modules=["words"]), device, unsupported="leave")
 
 
 def test_other_refusals(device):

@@ -97,7 +97,7 @@ def refuse(name: str, module: nn.Module) -> Linear:
     """Raises AttachError for LoRA settings that the device does not run."""
     assert isinstance(module, LoraLayer)
     if not isinstance(module, Linear):
-        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and 2-D convolutions")
+        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and convolutions")
     if module.merged:
         raise AttachError(f"{name}: the adapter is merged; unmerge it first")
     if module.disable_adapters:
