@@ -13,7 +13,6 @@ from torch import Tensor
 
 from loralith.diffusion.determinism import seed_global
 from loralith.formats.adapter_file import (
-    PEFT_PREFIX,
     Adapter,
     AdapterError,
     Layer,
@@ -22,6 +21,7 @@ from loralith.formats.adapter_file import (
     write_diffusers,
     write_peft,
 )
+from loralith.formats.adapter_layers import PEFT_PREFIX
 
 __all__ = [
     "AdapterError",
