@@ -16,6 +16,7 @@ from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
 from loralith.lora.trained import TrainedGradients, TrainedPass
+from loralith.mapping.base_files import given_weight
 from loralith.mapping.select import CONVOLUTIONS
 from loralith.spec.graph import Op
 from loralith.spec.scheme import FQT
@@ -117,7 +118,10 @@ class ReferenceObserver:
     def frozen(self, index: int, name: str, module: nn.Module, scheme: FQT) -> None:
         self.names[index] = name
         if isinstance(module, nn.Linear):
-            self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
+            linear = self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
+            given = given_weight(module.weight, scheme)
+            if given is not None:  # of a file, whose integers are not made from torch's values
+                linear.weight = QuantizedWeight(torch.from_numpy(given.q), torch.from_numpy(given.scale))
         elif isinstance(module, CONVOLUTIONS):
             self.products[index] = FrozenConv(module, scheme, index)
         else:
