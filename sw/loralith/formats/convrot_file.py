@@ -77,9 +77,7 @@ def _layer(file: Any, own: str, path: Path) -> ConvrotWeight:
     except ValueError as error:
         raise ConvrotError(f"{path}: {own}{QUANT} is no JSON: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ConvrotError(
-            f"{path}: {own} has the format {config.get('format') if isinstance(config, dict) else config!r}; {FORMAT} is read"
-        )
+        raise ConvrotError(f"{path}: {own} has the format {config.get('format') if isinstance(config, dict) else config}; {FORMAT} is read")
     block = config.get("convrot_groupsize", 256) if config.get("convrot") else 1
     q, scale = file.get_tensor(own + WEIGHT), file.get_tensor(own + SCALE)
     if q.dtype is not torch.int8 or q.ndim != 2:
