@@ -67,8 +67,14 @@ def test_outliers_are_measured_on_the_same_function(monkeypatch, tmp_path, capsy
     x = scaled.inputs()[0][0]
     assert x.abs().max() > 5 * plain.inputs()[0][0].abs().max() / 2
     assert len(scaled.inputs()) == 4
-    assert main(["bench", "outliers", "--seeds", "1", "--steps", "2", "--rotation", "64", "--output", str(tmp_path / "x"), "--json"]) == 0
+    words = ["bench", "outliers", "--seeds", "1", "--steps", "2", "--state", str(tmp_path / "state.json"), "--json"]
+    assert main([*words, "--rotation", "64", "--output", str(tmp_path / "x")]) == 0
     found = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(outliers, "_row", None)
+    assert main([*words, "--rotation", "64"]) == 0, "nothing is measured again"
+    assert json.loads(capsys.readouterr().out)["rows"] == found["rows"]
+    assert main([*words, "--rotation", "16"]) == 2
+    assert "is of other settings" in capsys.readouterr().err
     (row,) = found["rows"]
     assert row["error_without"] < row["error_rotated"] < row["error_int8"] / 2
     assert "| 0 | " in (tmp_path / "x.md").read_text()

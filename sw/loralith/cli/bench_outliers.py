@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0 (default: 5)")
     parser.add_argument("--steps", type=int, default=80, help="training steps (default: 80)")
     parser.add_argument("--rotation", type=int, default=256, metavar="B", help="largest block: 4, 16, 64 or 256 (default: 256)")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="keep each seed in FILE, and go on from there")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
@@ -37,7 +38,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise LoralithError("--rotation must be 4, 16, 64 or 256, not 0: INT8 without one is measured too")
     from loralith.study.outliers import measure as measured
 
-    found = measured(args.seeds, args.steps, args.rotation, output.log)
+    found = measured(args.seeds, args.steps, args.rotation, output.log, args.state)
     if args.output:
         command = f"loralith bench outliers --seeds {args.seeds} --steps {args.steps} --rotation {args.rotation}"
         results.write(args.output, TITLE, command, found, page(found), on_rtl=False)

@@ -8,10 +8,12 @@ hidden adapter.
 
 from __future__ import annotations
 
+import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 
 from loralith.device import open_device
 from loralith.device.device import Device
+from loralith.errors import LoralithError
+from loralith.files import write_json
 from loralith.lora.frozen import FrozenLinear
 from loralith.lora.health import TrainingWarning
 from loralith.lora.quantize import quantize_weight
@@ -164,19 +168,23 @@ SCHEMES: Mapping[str, Callable[[int, int], FQT]] = {
 }
 
 
-def measure(seeds: int, steps: int, rotation: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(seeds: int, steps: int, rotation: int, say: Callable[[str], None], state: Path | None = None) -> dict[str, Any]:
     """Figures by seed and their worst: the error of X W^T without gains, with them, and rotated; FP32's loss before and after training,
     and by which share INT8's differs, plain and rotated, in its own arithmetic (``off``) and with its adapter in FP32 (``off_fp32``).
-    ``passes``: rotated is within `BOUND` in both for every seed, and plain INT8 is not for any."""
+    ``passes``: rotated is within `BOUND` in both for every seed, and plain INT8 is not for any. ``state``: a file with the seeds that are
+    measured, which are not measured again."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    settings = {"steps": steps, "rotation": rotation, "width": WIDTH, "hidden": HIDDEN, "rate": RATE}
+    rows = _stored(state, settings)[:seeds]
     try:
         with open_device("direct", "base") as device, warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainingWarning)  # of outliers, which are there on purpose
-            for seed in range(seeds):
-                rows.append(_row(device, seed, steps, rotation))
-                row = rows[-1]
+            for seed in range(len(rows), seeds):
+                row = _row(device, seed, steps, rotation)
+                rows.append(row)
+                if state:
+                    write_json({"settings": settings, "rows": rows}, state)
                 say(
                     f"seed {seed}: error {row['error_without']:.4f}, with outliers {row['error_int8']:.4f}, rotated "
                     f"{row['error_rotated']:.4f}; loss {row['loss_before']:.4f} to {row['loss_fp32']:.5f}, INT8 {row['off_int8']:+.2%}, "
@@ -190,6 +198,20 @@ def measure(seeds: int, steps: int, rotation: int, say: Callable[[str], None]) -
         "passes": all(row["passes"] for row in rows),
     }
     return {"seeds": seeds, "steps": steps, "rotation": rotation, "gain": GAIN, "channels": OUTLIERS, "bound": BOUND, **worst, "rows": rows}
+
+
+def _stored(state: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The seeds that a state file has. Raises LoralithError for a file of something else, or of other settings."""
+    if state is None or not state.exists():
+        return []
+    try:
+        held = json.loads(state.read_text())
+        found, rows = held["settings"], held["rows"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoralithError(f"{state} is no state of `bench outliers`: {error}") from None
+    if found != settings:
+        raise LoralithError(f"{state} is of other settings, {found}; give another file, or delete it")
+    return rows
 
 
 def _row(device: Device, seed: int, steps: int, rotation: int) -> dict[str, Any]:
