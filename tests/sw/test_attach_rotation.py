@@ -109,7 +109,7 @@ def test_a_warning_of_a_lost_channel_names_the_rotation_as_remedy():
 
 def test_finetune_rotates_and_says_so_in_its_files(tmp_path, capsys):
     words = ["finetune", "--device", "direct", "--steps", "2", "--batch", "2", "--samples", "2", "--output", str(tmp_path / "out")]
-    assert main([*words, "--map", "all", "--rotation", "64", "--verify"]) == 0
+    assert main([*words, "--rotation", "64", "--verify"]) == 0
     for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
         with safe_open(tmp_path / "out" / name, framework="pt") as file:
             assert file.metadata()["loralith_rotation"] == "64"
