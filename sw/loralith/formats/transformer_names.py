@@ -100,21 +100,16 @@ def split_rows(b: Tensor, rows: Sequence[int]) -> list[Tensor] | None:
     return [part.contiguous() for part in torch.split(b, list(rows))] if b.ndim and sum(rows) == len(b) else None
 
 
-def fused(parts: Sequence[tuple[Tensor, Tensor] | None], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(A, B) of a fused layer from (A, B) of its parts, all of one scale and type; a part without an adapter has rows of zeros.
+def fused(parts: Sequence[tuple[Tensor, Tensor]], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(A, B) of a fused layer from (A, B) of its parts, all of one scale and type, with ``rows`` outputs each.
 
     Parts of the same A, as `split_rows` leaves them, share it; others have ranks that add up.
     """
-    there = [part for part in parts if part is not None]
-    first = there[0][0]
-    if len(there) == len(parts) and all(torch.equal(a, first) if a.shape == first.shape else False for a, _ in there):
-        return first, torch.cat([b for _, b in there])
-    rank = sum(len(a) for a, _ in there)
-    b, row, column = first.new_zeros(sum(rows), rank), 0, 0
-    for part, count in zip(parts, rows, strict=True):
-        if part is not None:
-            width = part[1].shape[1]
-            b[row : row + count, column : column + width] = part[1]
-            column += width
-        row += count
-    return torch.cat([a for a, _ in there]), b
+    first = parts[0][0]
+    if all(a.shape == first.shape and torch.equal(a, first) for a, _ in parts):
+        return first, torch.cat([b for _, b in parts])
+    b, row, column = first.new_zeros(sum(rows), sum(len(a) for a, _ in parts)), 0, 0
+    for (a, own), count in zip(parts, rows, strict=True):
+        b[row : row + count, column : column + len(a)] = own
+        row, column = row + count, column + len(a)
+    return torch.cat([a for a, _ in parts]), b
