@@ -116,7 +116,7 @@ def test_a_folder_of_a_transformer(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({"_class_name": "SanaTransformer2DModel", **config}))
     assert main(["plan", str(tmp_path), "--config", "tiny"]) == 0
     assert "since nothing maps SanaAttnProcessor" not in (shown := capsys.readouterr().out)
-    assert "since nothing maps Attention with SanaLinearAttnProcessor" in shown
+    assert "its processor is SanaLinearAttnProcessor2_0" in shown
     assert "conv_depth" not in shown, "on the device, as a batch of products"
     assert main(["plan", "flux", "--map", "step"]) == 2
     assert "the model must be small, sd15, sdxl, or a folder with a U-Net's config.json, not 'flux'" in capsys.readouterr().err
