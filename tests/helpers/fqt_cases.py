@@ -58,6 +58,7 @@ SCHEMES = {
     "tensor": FQT(weight_scales="tensor"),
     "int4 weights": FQT(weight_bits=4),
     "stochastic": FQT(stochastic=("X", "dY", "H", "dH", "A", "B")),
+    "rotated": FQT(rotation=64),
     "power of two": FQT(power_of_two=True),
     "block": FQT(weight_scales="block", weight_block=8),
     "int4": FQT(weight_bits=4, activation_bits=4, gradient_bits=4),

@@ -70,9 +70,9 @@ STAYS = {
     llama: {},
     flux2: {},
     z_image: {},
-    sana: {"transformer_blocks.0.attn1": "SanaLinearAttnProcessor2_0", "transformer_blocks.0.ff.conv_depth": "groups must be 1"},
+    sana: {"transformer_blocks.0.attn1": "SanaLinearAttnProcessor2_0"},
     unet: {},
-    holder: {"own": "Own", "line": "Conv1d", "memory": "GRU", "heads": "MultiheadAttention", "heads.out_proj": "NonDynamicallyQuantizable"},
+    holder: {"own": "Own", "memory": "GRU", "heads": "MultiheadAttention", "heads.out_proj": "NonDynamicallyQuantizable"},
 }
 
 

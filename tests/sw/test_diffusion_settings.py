@@ -36,6 +36,10 @@ from loralith.methods.settings import EvaluationSettings, FinetuneSettings, Sett
         ({"adapter_scales": "device"}, "adapter_scales must be 'measured' without a device, not 'device'"),
         ({"weight_bits": 4}, "weight_bits must be 8 without a device, not 4"),
         ({"device": "reference", "weight_bits": 3}, "weight_bits must be 4 or 8, not 3"),
+        ({"rotation": 64}, "rotation must be 0 without a device, not 64"),
+        ({"device": "reference", "rotation": 32}, r"rotation must be one of 0, 4, 16, 64, 256 \(powers of four; 0 for none\), not 32"),
+        ({"device": "reference", "modules": "step", "rotation": 64}, "rotation must be 0 for a whole step, not 64"),
+        ({"device": "reference", "modules": "all", "method": "zoodip", "rotation": 64}, "rotation must be 0 for zoodip"),
         (
             {"device": "reference", "modules": "step", "method": "tuneqdm", "options": TuneqdmOptions(bits=8)},
             "bits must be 4 for a whole step.*not 8",
@@ -68,7 +72,7 @@ def test_identity_is_what_decides_the_result(tmp_path: Path) -> None:
 
 def test_what_a_device_computes_with_is_part_of_the_identity_where_it_is_not_the_usual(tmp_path: Path) -> None:
     usual = FinetuneSettings(tmp_path, device="reference")
-    assert not {"adapter_scales", "weight_bits"} & set(usual.identity()), "runs that were begun before these settings go on"
+    assert not {"adapter_scales", "weight_bits", "rotation"} & set(usual.identity()), "runs that were begun before these settings go on"
     assert FinetuneSettings(tmp_path, device="reference", adapter_scales="device").identity()["adapter_scales"] == "device"
-    scheme = FinetuneSettings(tmp_path, device="reference", weight_bits=4, adapter_scales="delayed", seed=3).scheme()
-    assert (scheme.weight_bits, scheme.adapter_scales, scheme.seed) == (4, "delayed", 3)
+    scheme = FinetuneSettings(tmp_path, device="reference", weight_bits=4, adapter_scales="delayed", seed=3, rotation=64).scheme()
+    assert (scheme.weight_bits, scheme.adapter_scales, scheme.seed, scheme.rotation) == (4, "delayed", 3, 64)

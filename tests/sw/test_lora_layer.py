@@ -58,6 +58,15 @@ def test_layer_equals_reference_tiny(T, r, scales):
         compare(device, T, 40, 24, r, 2.0 * r + 1, FQT(adapter_scales=scales, seed=5))
 
 
+ROTATED = [("reference", 40, 256), ("direct", 64, 16), ("direct", 320, 256), ("verilator", 16, 4)]
+
+
+@pytest.mark.parametrize(("name", "I", "rotation"), ROTATED)
+def test_a_rotated_layer_equals_the_reference(name, I, rotation):
+    with open_device(name, config="tiny") as device:
+        compare(device, 9, I, 24, 3, 4.0, FQT(rotation=rotation, seed=5, adapter_scales="device"))
+
+
 @pytest.mark.parametrize(("config", "T", "I", "O", "r"), [("base", 77, 64, 48, 4), ("base", 130, 320, 320, 6), ("ecp5", 50, 96, 64, 12)])
 def test_layer_equals_reference_wider_arrays(config, T, I, O, r):
     with open_device("reference", config=config) as device:

@@ -88,7 +88,7 @@ def test_rtl_and_reference_give_the_same_bits(device):
 
 
 class Odd(nn.Module):
-    """Convolutions of every geometry, a layer that runs twice, and layers that nothing maps."""
+    """Convolutions of every geometry, and a layer that runs twice."""
 
     def __init__(self):
         super().__init__()
@@ -114,8 +114,7 @@ def test_geometry_of_convolutions(device):
     model, x = odd(), torch.randn(2, 2, 6, 5)
     y = model(x)
     attachment = loralith.attach(model, device, observer=ReferenceObserver(), modules="all")
-    reasons = {choice.name.rpartition(".")[2]: choice.reason for choice in attachment.unmapped}
-    assert reasons == {"groups": "groups must be 1, not 2", "line": "nothing maps Conv1d"}
+    assert not attachment.unmapped
     got = model(x)
     assert cosine(y, got) > 0.99
     got.sum().backward()

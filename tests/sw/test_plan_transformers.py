@@ -26,8 +26,7 @@ SHORT = {
 }
 """The published widths with a block of each kind."""
 IN_TORCH = {
-    "sana": {"transformer_blocks.0.attn1": "SanaLinearAttnProcessor2_0", "transformer_blocks.0.ff.conv_depth": "groups must be 1"},
-    "wan": {"patch_embedding": "nothing maps Conv3d"},
+    "sana": {"transformer_blocks.0.attn1": "SanaLinearAttnProcessor2_0"},
 }
 PARAMETERS = {
     "flux": 11_901_408_320,
@@ -117,7 +116,8 @@ def test_a_folder_of_a_transformer(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({"_class_name": "SanaTransformer2DModel", **config}))
     assert main(["plan", str(tmp_path), "--config", "tiny"]) == 0
     assert "since nothing maps SanaAttnProcessor" not in (shown := capsys.readouterr().out)
-    assert "since groups must be 1, not 80: transformer_blocks.0.ff.conv_depth" in shown
+    assert "its processor is SanaLinearAttnProcessor2_0" in shown
+    assert "conv_depth" not in shown, "on the device, as a batch of products"
     assert main(["plan", "flux", "--map", "step"]) == 2
     assert "the model must be small, sd15, sdxl, or a folder with a U-Net's config.json, not 'flux'" in capsys.readouterr().err
     with pytest.raises(LoralithError, match="is of a SanaTransformer2DModel; a UNet2DConditionModel is what"):

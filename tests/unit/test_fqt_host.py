@@ -141,6 +141,7 @@ SCHEMES = {
     "device": FQT(adapter_scales="device", history=2, seed=12),
     "all stochastic": FQT(stochastic=("X", "dY", "H", "dH", "A", "B"), weight_scales="tensor"),
     "int4": FQT(weight_bits=4, weight_scale_range=2),
+    "rotated": FQT(rotation=64, seed=13),
 }
 
 

@@ -28,6 +28,8 @@ from loralith.spec.scheme import FQT, Role, SchemeError, hash_words, tensor_id
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("rotation", 8, "rotation must be one of 0, 4, 16, 64, 256 (powers of four; 0 for none), not 8"),
+        ("rotation", True, "rotation must be an integer, not True"),
         ("weight_bits", 5, "weight_bits must be 4 or 8, not 5"),
         ("weight_bits", True, "weight_bits must be an integer, not True"),
         ("activation_bits", 5, "activation_bits must be 4 or 8, not 5"),

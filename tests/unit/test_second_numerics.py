@@ -21,6 +21,7 @@ from loralith import open_device
 from loralith.device.device import Device
 from loralith.lora.codes import quantize_codes
 from loralith.lora.quantize import quantize_weight as host_weight
+from loralith.lora.rotation import rotate
 from loralith.lora.two_words import WideLinear, quantize_words
 from loralith.spec import numerics, scales
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
@@ -28,7 +29,7 @@ from loralith.verif import second_layers
 from loralith.verif import second_numerics as second
 from loralith.verif.fqt import LoraLayer
 from loralith.verif.torch_frozen import Attention, FrozenLinear
-from loralith.verif.torch_quantize import quantize_weight
+from loralith.verif.torch_quantize import quantize_weight, turned
 from loralith.verif.torch_tuned import Layer
 
 CASES = int(os.environ.get("LORALITH_SECOND_CASES", "600"))
@@ -153,6 +154,7 @@ def some_scheme(rng: random.Random) -> FQT:
         adapter_scales=rng.choice(("measured", "measured", "delayed")),
         history=rng.choice((1, 3, 16)),
         headroom=rng.choice((1.0, 2.0, 3.5)),
+        rotation=rng.choice((0, 0, 4, 16)),
         seed=rng.getrandbits(64),
     )
 
@@ -161,6 +163,8 @@ def layer_steps(rng: random.Random) -> tuple[second.Step, Callable[[], dict[str,
     """A step of a random layer under a random scheme: the second writing's, and what runs the reference's two passes."""
     scheme = some_scheme(rng)
     T, I, O, r = (rng.randint(1, most) for most in (6, 9, 7, 4))
+    if scheme.rotation:
+        I = rng.choice((4, 8, 16))
     X, W, A = some_tensor(rng, T, I), some_tensor(rng, O, I, 2.0 ** rng.randint(-10, 3)), some_tensor(rng, r, I)
     B, dY = some_tensor(rng, O, r, 2.0 ** rng.randint(-20, 0)), some_tensor(rng, T, O, 2.0 ** rng.randint(-24, 4))
     alpha = rng.choice((rng.uniform(0.1, 40), r * 2.0 ** rng.randint(-3, 3)))  # with ratios that are powers of two there are ties
@@ -171,6 +175,7 @@ def layer_steps(rng: random.Random) -> tuple[second.Step, Callable[[], dict[str,
         X, W, A, B, dY, alpha, scheme.seed, step, layer, call, frozenset(scheme.stochastic), scheme.weight_bits, scheme.activation_bits,
         scheme.gradient_bits, scheme.weight_scales, scheme.weight_scale_range, scheme.weight_block, scheme.power_of_two,
         past if scheme.adapter_scales == "delayed" else None, scheme.headroom, scheme.history,
+        scheme.rotation,
     )  # fmt: skip
     return mine, lambda: passes(reference, *map(tensor, (X, A, B, dY)), step, call)
 
@@ -187,7 +192,7 @@ def passes(layer: LoraLayer, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, 
 
 
 def same(name: str, mine: Any, theirs: Any) -> None:
-    theirs = theirs.tolist() if isinstance(theirs, torch.Tensor) else theirs
+    theirs = theirs.tolist() if isinstance(theirs, torch.Tensor | np.ndarray) else theirs
     assert mine == theirs, name
 
 
@@ -210,6 +215,17 @@ def test_layer_steps() -> None:
         orders |= {(order.base_first, order.n > 0, order.d > 0) for order in (n["chain Y"], n["chain dX"])}
     assert compared > CASES * 0.6, f"{refused} of {CASES} layers were refused"
     assert {(True, True, False), (True, True, True), (False, True, False)} <= orders
+
+
+def test_rotations() -> None:
+    rng = random.Random(12)
+    for _ in range(100):
+        length, rotation = rng.choice((3, 4, 8, 12, 16, 48, 64, 80)), rng.choice((0, 4, 16, 64, 256))
+        size = scales.rotation_block(rotation, length)
+        assert second.rotation_size(rotation, length) == size
+        x = some_tensor(rng, rng.randint(1, 3), length, 2.0 ** rng.randint(-20, 20))
+        same("X R", second.rotate(x, size), turned(tensor(x), size))
+        same("X R", second.rotate(x, size), rotate(np.array(x, np.float32), size))
 
 
 def test_frozen_layers() -> None:

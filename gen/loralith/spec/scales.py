@@ -34,6 +34,7 @@ __all__ = [
     "quantize_power_value",
     "quantize_value",
     "remember_maximum",
+    "rotation_block",
     "scale_of",
     "vanishes",
     "weight_scales",
@@ -41,6 +42,25 @@ __all__ = [
 
 SMALLEST_SCALE = 2.0**-126
 """The smallest normal binary32 number."""
+
+
+# Rotation.
+
+
+def rotation_block(rotation: int, length: int, *, required: bool = False) -> int:
+    """The size of the blocks that a reduction of ``length`` is rotated in: the largest power of four up to ``rotation`` that divides it;
+    1, not rotated, where ``rotation`` is 0 or four does not divide it.
+
+    With ``required`` raises SchemeError where there is a rotation and four does not divide ``length``.
+    """
+    if not rotation:
+        return 1
+    if length % 4 and required:
+        raise SchemeError(f"a rotation of {rotation} needs a reduction whose length 4 divides, not {length}; use rotation 0 for this layer")
+    block = 1
+    while 4 * block <= rotation and length % (4 * block) == 0:
+        block *= 4
+    return block
 
 
 # Quantizers.

@@ -13,6 +13,7 @@ from .numerics import Q4_MAX, Q8_MAX
 
 __all__ = [
     "FQT",
+    "ROTATIONS",
     "STOCHASTIC_ROLES",
     "Role",
     "SchemeError",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 HEADROOM_MAX = 16.0
+ROTATIONS = (0, 4, 16, 64, 256)
+"""What `FQT.rotation` may be."""
 
 
 class SchemeError(ValueError):
@@ -101,6 +104,8 @@ class FQT:
             this (see `weight_scales`). Power of two, 1..65536. B and dY share W's row scales, so that a row near zero would
             otherwise cost every other row of theirs its resolution. The same range holds for squares.
         weight_block: side of W's squares, a power of two, 2..256; read only where ``weight_scales`` is ``"block"``.
+        rotation: largest block of the Hadamard rotation of X, W and A along their reduction (see `scales.rotation_block`): 4, 16, 64
+            or 256, or 0 for none.
         power_of_two: the scales of X, A, W and dY are rounded up to powers of two (reference only).
         stochastic: names of the tensors that round stochastically, of X, dY, H, dH, Y, dX, A, B; the rest round half to even.
         adapter_scales: where the exponents of H and dH come from: ``"measured"``, this step's maximum (a first pass that only
@@ -119,6 +124,7 @@ class FQT:
     weight_scales: str = "channel"
     weight_scale_range: int = 16
     weight_block: int = 16
+    rotation: int = 0
     power_of_two: bool = False
     stochastic: tuple[str, ...] = ("dY", "dH")
     adapter_scales: str = "measured"
@@ -143,6 +149,7 @@ class FQT:
         need(power and self.weight_scale_range <= 65536, "weight_scale_range", "a power of two in 1..65536")
         power = self.weight_block > 0 and self.weight_block & (self.weight_block - 1) == 0
         need(power and 2 <= self.weight_block <= 256, "weight_block", "a power of two in 2..256")
+        need(self.rotation in ROTATIONS, "rotation", f"one of {', '.join(map(str, ROTATIONS))} (powers of four; 0 for none)")
         need(isinstance(self.power_of_two, bool), "power_of_two", "True or False")
         if isinstance(self.stochastic, str):
             raise SchemeError(f"stochastic must be a tuple of names, not {self.stochastic!r}")
@@ -188,6 +195,11 @@ class FQT:
                 raise SchemeError(f"{name} must be {only} on a device, not {getattr(self, name)}; only the reference runs it")
         if self.weight_scales == "block":
             raise SchemeError("weight_scales must be 'tensor' or 'channel' on a device, not 'block'; only the reference runs it")
+
+    def require_unrotated(self, what: str) -> None:
+        """Raises SchemeError for a scheme with a rotation, which ``what`` does not have."""
+        if self.rotation:
+            raise SchemeError(f"{what} have no rotation: rotation must be 0, not {self.rotation}")
 
     def is_stochastic(self, role: Role) -> bool:
         """Whether tensors of this role round stochastically."""

@@ -30,18 +30,21 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
+    from loralith.formats.adapter_checks import AdapterError
     from loralith.formats.adapter_file import read_adapter, write_diffusers, write_kohya, write_peft
+    from loralith.formats.adapter_layers import DIFFUSERS_PREFIX, TRANSFORMER_PREFIX
     from loralith.formats.run_folder import KOHYA_FILE
-    from loralith.formats.unet_config import build_unet
+    from loralith.formats.unet_config import UNET, build_model
 
     if args.output:
         check_output_folder(args.output)
         if args.output.exists() and any(args.output.iterdir()):
             raise LoralithError(f"output {args.output} is not empty; give a new or empty folder")
     with output.plain_warnings():
-        source = find_model(args.model)
+        source = find_model(args.model, transformers=True)
         with torch.device("meta"):
-            shapes = module_shapes(build_unet(source.config, source.file or source.name))
+            model = build_model(source)
+        shapes = module_shapes(model)
         adapter = read_adapter(args.path, shapes, unet_only=args.unet_only)
     layers = [
         {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
@@ -57,10 +60,14 @@ def run(args: argparse.Namespace) -> int:
         "written": [],
     }
     if args.output:
-        write_diffusers(adapter, args.output)
+        unet = source.kind == UNET
+        write_diffusers(adapter, args.output, prefix=DIFFUSERS_PREFIX if unet else TRANSFORMER_PREFIX)
         sdxl = any(name.startswith("add_embedding") for name in shapes)
-        write_kohya(adapter, set(shapes), args.output / KOHYA_FILE, stability_names=sdxl)
-        write_peft(adapter, args.output)
+        try:
+            write_kohya(adapter, set(shapes), args.output / KOHYA_FILE, stability_names=sdxl)
+        except AdapterError as error:  # PEFT's and diffusers' files hold it all the same
+            output.log(f"warning: no file of kohya's: {error}")
+        write_peft(adapter, args.output, base=type(model))
         figures["written"] = [str(path) for path in sorted(args.output.iterdir())]
     if args.json:
         output.emit_json(figures)

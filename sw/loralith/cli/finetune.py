@@ -76,6 +76,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
     )
     parser.add_argument(
+        "--rotation",
+        type=int,
+        default=0,
+        metavar="B",
+        help="rotate the channels of X, W and A in blocks of up to B: 4, 16, 64 or 256; for models with outlier channels (default: 0, not)",
+    )
+    parser.add_argument(
         "--adapter-scales", choices=("measured", "device", "delayed"), default="measured", help="of H and dH (default: measured)"
     )
     parser.add_argument(
@@ -182,6 +189,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         config=None if args.device == FP32 else args.config,
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
+        rotation=args.rotation,
         verify=args.verify,
         steps_per_submission=args.steps_per_submission,
         memory_budget=args.memory_budget,

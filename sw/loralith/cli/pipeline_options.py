@@ -42,7 +42,7 @@ OF_PIPELINES = (
 
 SHARED = (
     *("output", "model", "data", "method", "rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "steps", "batch", "lr"),
-    *("seed", "device", "config", "modules", "adapter_scales", "weight_bits", "verify", "token", "perturbations", "mu", "bits"),
+    *("seed", "device", "config", "modules", "adapter_scales", "weight_bits", "rotation", "verify", "token", "perturbations", "mu", "bits"),
     *("experts", "input_scales", "hollow", "samples_stored", "boundary", "train"),
 )
 """Destinations of the other options that a pipeline has."""

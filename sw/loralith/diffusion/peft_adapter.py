@@ -1,6 +1,7 @@
 """LoRA adapters of a model through stock PEFT: made, saved and loaded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
 from loralith.diffusion.determinism import seed_global
-from loralith.formats.adapter_file import PEFT_PREFIX, Adapter, AdapterError, Layer, read_adapter, write_diffusers, write_peft
+from loralith.formats.adapter_file import (
+    Adapter,
+    AdapterError,
+    Layer,
+    read_adapter,
+    scheme_header,
+    write_diffusers,
+    write_peft,
+)
+from loralith.formats.adapter_layers import PEFT_PREFIX
 
 __all__ = [
     "AdapterError",
@@ -89,10 +99,12 @@ def _config(model: PeftModel) -> LoraConfig:
     return config
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes the adapter as PEFT's two files and as diffusers' file; the same adapter gives the same bytes."""
-    write_diffusers(adapter_of(model), folder, _config(model))
-    write_peft(adapter_of(model), folder, _config(model))
+def save_adapter(model: PeftModel, folder: Path, rotation: int = 0) -> None:
+    """Writes the adapter as PEFT's two files and as diffusers' file; the same adapter gives the same bytes. ``rotation`` of the scheme that
+    trained it stands in their headers."""
+    adapter = replace(adapter_of(model), metadata=scheme_header(rotation))
+    write_diffusers(adapter, folder, _config(model))
+    write_peft(adapter, folder, _config(model))
 
 
 def module_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

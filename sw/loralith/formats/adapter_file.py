@@ -7,31 +7,42 @@
 | kohya | any .safetensors | lora_unet_NAME.lora_down.weight, underscores for dots; SDXL's blocks by Stability's names | NAME.alpha, or r |
 | ComfyUI | any .safetensors | diffusion_model.NAME.lora_A.weight or .lora_down.weight, NAME Stability's | NAME.alpha, or r |
 
+Of transformers diffusers' names begin with `transformer.`. In files of kohya and ComfyUI FLUX and SD3 have the names and the fused layers
+of their own code (`transformer_names`). LoCon's middle factor [r, r, ...] goes into A: mid (x) down, in FP32.
 DoRA's magnitudes are NAME.lora_magnitude_vector in files of PEFT and diffusers, NAME.dora_scale in the others.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loralith.files import FileError, read_json, write_json
-from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, fitting_magnitude, readable, scalar
+from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, fitting_magnitude
+from loralith.formats.adapter_layers import (
+    COMFY_PREFIX,
+    DIFFUSERS_PREFIX,
+    KOHYA_PREFIX,
+    PEFT_ENDS,
+    PEFT_PREFIX,
+    TRANSFORMER_PREFIX,
+    Adapter,
+    Layer,
+    found_layers,
+    once,
+)
 from loralith.formats.checkpoint import write_tensors
+from loralith.formats.kohya_file import kohya_adapter, kohya_tensors, write_kohya
 from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
-from loralith.formats.stability_names import sgm_blocks, sgm_name
 
 __all__ = [
     "Adapter",
@@ -39,85 +50,24 @@ __all__ = [
     "Layer",
     "kohya_tensors",
     "read_adapter",
+    "scheme_header",
     "write_diffusers",
     "write_kohya",
     "write_peft",
 ]
 
 DIFFUSERS_HEADER = "lora_adapter_metadata"
-PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX, COMFY_PREFIX = "base_model.model.", "unet.", "lora_unet_", "diffusion_model."
-MAGNITUDE, DORA_SCALE = ".lora_magnitude_vector", ".dora_scale"
-
+ROTATION_HEADER = "loralith_rotation"
 UNSUPPORTED = {
-    "lora_mid": "LoCon's middle factor",
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_embedding": "LoRA of an embedding",
 }
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A of [r, I], B of [O, r] (further dimensions for a convolution's), and alpha; of DoRA ``magnitude``, [O], a convolution's
-    [1, O, 1, 1]."""
-
-    a: Tensor
-    b: Tensor
-    alpha: float
-    magnitude: Tensor | None = None
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[0]
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A U-Net's adapter: layers by the module's name, and whether its scale is alpha / sqrt(r) (rsLoRA) instead of alpha / r.
-
-    ``left_out``: layers of text encoders that the file has too. ``metadata``: what else its header says, which written files keep.
-    """
-
-    layers: Mapping[str, Layer]
-    rslora: bool = False
-    source: str = ""
-    left_out: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def dora(self) -> bool:
-        """Whether it is DoRA, which all of its layers then are."""
-        return any(layer.magnitude is not None for layer in self.layers.values())
-
-    def config(self) -> LoraConfig:
-        """PEFT's configuration: the most common rank and alpha, and patterns for the others."""
-        ranks, alphas = ({name: getattr(layer, key) for name, layer in self.layers.items()} for key in ("rank", "alpha"))
-        rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-        return LoraConfig(
-            r=rank,
-            lora_alpha=_whole(alpha),
-            rank_pattern={f"^{name}": r for name, r in ranks.items() if r != rank},
-            alpha_pattern={f"^{name}": _whole(a) for name, a in alphas.items() if a != alpha},
-            use_rslora=self.rslora,
-            use_dora=self.dora,
-            lora_dropout=0.0,
-            bias="none",
-            target_modules=sorted(self.layers),
-            inference_mode=True,
-        )
-
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """A and B, and DoRA's magnitudes, under PEFT's names after ``prefix``."""
-        named = {}
-        for name, layer in self.layers.items():
-            named |= {f"{prefix}{name}.lora_A.weight": layer.a, f"{prefix}{name}.lora_B.weight": layer.b}
-            named |= {} if layer.magnitude is None else {f"{prefix}{name}{MAGNITUDE}": layer.magnitude}
-        return named
-
-
-def _whole(value: float) -> Any:
-    """PEFT declares alpha an integer but scales by any number."""
-    return int(value) if float(value).is_integer() else value
+def scheme_header(rotation: int) -> dict[str, str]:
+    """What a written file's header says of the numbers that trained the adapter, where they are not the usual ones."""
+    return {ROTATION_HEADER: str(rotation)} if rotation else {}
 
 
 def plain_config(config: LoraConfig) -> dict[str, Any]:
@@ -156,27 +106,6 @@ def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = 
     write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {**adapter.metadata, DIFFUSERS_HEADER: header})
 
 
-def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -> dict[str, Tensor]:
-    """A, B, alpha and DoRA's magnitudes [O, 1, ...] under kohya's names; rsLoRA's scale becomes an alpha of that scale, since kohya divides
-    by the rank. ``known``: names of the model's modules."""
-    blocks = sgm_blocks(known) if stability_names else {}
-    tensors: dict[str, Tensor] = {}
-    for name, layer in adapter.layers.items():
-        key = KOHYA_PREFIX + sgm_name(name, blocks).replace(".", "_")
-        alpha = layer.alpha * math.sqrt(layer.rank) if adapter.rslora else layer.alpha
-        tensors |= {f"{key}.lora_down.weight": layer.a, f"{key}.lora_up.weight": layer.b, f"{key}.alpha": torch.tensor(float(alpha))}
-        if layer.magnitude is not None:
-            tensors[key + DORA_SCALE] = layer.magnitude.reshape(-1, *[1] * (layer.a.ndim - 1))
-    return tensors
-
-
-def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_names: bool) -> None:
-    """kohya's file of a U-Net's adapter, for A1111, Forge and ComfyUI too, whole or not at all. ``stability_names``: of blocks, as kohya
-    has them for SDXL."""
-    header = {"ss_network_module": "networks.lora", **adapter.metadata}
-    write_tensors(kohya_tensors(adapter, known, stability_names=stability_names), path, header)
-
-
 # Reading.
 
 
@@ -201,7 +130,7 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_onl
         config = _json(path.with_name(PEFT_CONFIG))
         adapter = _named(tensors, config, PEFT_PREFIX, path)
     elif any(name.startswith((KOHYA_PREFIX, COMFY_PREFIX, "lora_te")) for name in tensors):
-        adapter = _kohya(tensors, known, path)
+        adapter = kohya_adapter(tensors, modules, path)
     else:
         adapter = _diffusers(tensors, header, path)
     layers = {}
@@ -220,7 +149,6 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_onl
     return replace(adapter, layers=layers, left_out=left, metadata=kept)
 
 
-PEFT_ENDS, KOHYA_ENDS = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight")
 TEXT_ENCODER = ("text_encoder", "lora_te")
 """How names of tensors begin that are of a text encoder's layers."""
 
@@ -257,48 +185,12 @@ def _json(path: Path) -> dict[str, Any]:
     return config
 
 
-_Found = tuple[Tensor, Tensor, float | None, Tensor | None]
-
-
-def _layers(tensors: Mapping[str, Tensor], ends: Sequence[tuple[str, str]], path: Path) -> dict[str, _Found]:
-    """(A, B, alpha or None, DoRA's magnitudes or None) by what stands before their endings, one of ``ends`` and `.alpha`; every tensor is
-    in one of them."""
-    found: dict[str, _Found] = {}
-    known: set[str] = set()
-    for a, b in ends:
-        for name in [name.removesuffix(a) for name in tensors if name.endswith(a)]:
-            if name + b not in tensors:
-                raise AdapterError(f"{path} lacks the tensor {name}{b}")
-            alpha = tensors.get(f"{name}.alpha")
-            factors = readable(tensors[name + a], f"A of {name}", path), readable(tensors[name + b], f"B of {name}", path)
-            magnitude = next((tensors[name + end] for end in (MAGNITUDE, DORA_SCALE) if name + end in tensors), None)
-            found[name] = (
-                *factors,
-                None if alpha is None else scalar(alpha, f"{name}.alpha", path),
-                None if magnitude is None else readable(magnitude, f"magnitudes of {name}", path),
-            )
-            known |= {name + ending for ending in (a, b, ".alpha", MAGNITUDE, DORA_SCALE)}
-    for name in tensors:
-        if name not in known:
-            raise AdapterError(f"{path} has the tensor {name}, which is none of a LoRA layer's")
-    return found
-
-
-def _once(names: Mapping[str, str], path: Path) -> None:
-    """Raises AdapterError where two of the file's names (the keys) are the same layer's or tensor's."""
-    seen: dict[str, str] = {}
-    for own, name in names.items():
-        if name in seen:
-            raise AdapterError(f"{path} has {name} twice, as {seen[name]} and as {own}")
-        seen[name] = own
-
-
 def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:
     """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
     if config is not None:
         check_config(config, path)
-    found = _layers(tensors, [PEFT_ENDS], path)
-    _once({name: name.removeprefix(prefix) for name in found}, path)
+    found = found_layers(tensors, [PEFT_ENDS], path)
+    once({name: name.removeprefix(prefix) for name in found}, path)
     layers = {}
     for name, (a, b, own, magnitude) in found.items():
         name, rank = name.removeprefix(prefix), a.shape[0] if a.ndim else 0
@@ -341,24 +233,11 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
             raise AdapterError(f"{path} has a header that is not JSON: {error}") from error
         if not isinstance(config, dict):
             raise AdapterError(f"{path} has a header {DIFFUSERS_HEADER} that is no JSON object")
-        if any(name.startswith(DIFFUSERS_PREFIX) for name in config):
-            config = {name.removeprefix(DIFFUSERS_PREFIX): value for name, value in config.items() if name.startswith(DIFFUSERS_PREFIX)}
+        prefix = next((own for own in (DIFFUSERS_PREFIX, TRANSFORMER_PREFIX) if any(name.startswith(own) for name in config)), None)
+        if prefix is not None:
+            config = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
         else:  # of a text encoder alone: the U-Net has none, as diffusers reads it
             config = {name: value for name, value in config.items() if not name.startswith(TEXT_ENCODER)} or None
-    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX)) for name in tensors}
-    _once(names, path)
+    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX).removeprefix(TRANSFORMER_PREFIX)) for name in tensors}
+    once(names, path)
     return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
-
-
-def _kohya(tensors: Mapping[str, Tensor], known: set[str], path: Path) -> Adapter:
-    blocks = sgm_blocks(known)
-    short = {sgm_name(name, blocks).replace(".", "_"): name for name in known} | {name.replace(".", "_"): name for name in known}
-    layers, names = {}, {}
-    for key, (a, b, alpha, magnitude) in _layers(tensors, [KOHYA_ENDS, PEFT_ENDS], path).items():
-        name = short.get(key.removeprefix(KOHYA_PREFIX).removeprefix(COMFY_PREFIX).replace(".", "_"))
-        if name is None:
-            raise AdapterError(f"{path} has the layer {key}, which this model does not have")
-        names[key] = name
-        layers[name] = Layer(a, b, float(a.shape[0] if a.ndim else 0) if alpha is None else alpha, magnitude)
-    _once(names, path)
-    return Adapter(layers, False, str(path))

@@ -12,7 +12,7 @@ from typing import Any
 from loralith.errors import LoralithError
 from loralith.files import FileError, read_json
 
-__all__ = ["UNET", "Source", "build_unet", "read_model_config", "read_unet_config"]
+__all__ = ["UNET", "Source", "build_model", "build_unet", "read_model_config", "read_unet_config"]
 
 UNET = "UNet2DConditionModel"
 
@@ -63,9 +63,18 @@ def read_model_config(path: Path, kinds: Sequence[str]) -> tuple[str, dict[str, 
 def build_unet(config: Mapping[str, Any], source: object) -> Any:
     """The U-Net with torch's first weights, on torch's device of the moment. Raises LoralithError that names ``source`` where diffusers
     cannot build it."""
-    from diffusers import UNet2DConditionModel
+    return _built(UNET, config, source, "a U-Net")
+
+
+def build_model(source: Source) -> Any:
+    """The same for a model of any class."""
+    return _built(source.kind, source.config, source.file or source.name, "a U-Net" if source.kind == UNET else f"a {source.kind}")
+
+
+def _built(kind: str, config: Mapping[str, Any], source: object, what: str) -> Any:
+    import diffusers
 
     try:
-        return UNet2DConditionModel(**config)
-    except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise LoralithError(f"{source} does not make a U-Net: {error}") from error
+        return getattr(diffusers, kind)(**config)
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise LoralithError(f"{source} does not make {what}: {error}") from error

@@ -17,17 +17,22 @@ from numpy.typing import NDArray
 
 from loralith.device.device import Device
 from loralith.device.products import Resident, product
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize
+from .rotation import rotate
+from .windows import Window
 
 __all__ = ["FrozenConv", "FrozenLinear", "Input", "Output", "Window"]
 
 
 @dataclass(frozen=True)
 class Output:
-    """A forward pass: INT8 X and its scale, the INT32 sums [T, O], and Y in the layer's own shape. ``clipped`` counts values of X."""
+    """A forward pass: X as it was quantized (rotated where the scheme rotates), INT8 X and its scale, the INT32 sums [T, O], and Y in the
+    layer's own shape. ``clipped`` counts values of X."""
 
+    x: Float32
     xq: Int8
     sx: float
     acc: NDArray[np.int32]
@@ -59,8 +64,9 @@ class FrozenLinear:
         self.device, self.scheme, self.layer = device, scheme, layer
         self.scale = weight.scale
         self.O, self.I = weight.q.shape
+        self.block = rotation_block(scheme.rotation, self._channels())
         self.owner = resident is None
-        self.weight = resident or Resident.place(device, weight.q[None], scheme.weight_bits)
+        self.weight = resident or Resident.place(device, self._matrices(weight.q), scheme.weight_bits)
 
     def close(self) -> None:
         """Free the layer's device memory."""
@@ -75,6 +81,14 @@ class FrozenLinear:
         self.device.write(layout.address, layout.pack(weight.q))
         self.scale = weight.scale
 
+    def _channels(self) -> int:
+        """How many are rotated together."""
+        return self.I
+
+    def _matrices(self, weight: Int8) -> Int8:
+        """W as a batch of matrices."""
+        return weight[None]
+
     def _stream(self, role: Role, step: int, call: int) -> Stream | None:
         return Stream(*hash_words(self.scheme.seed, step, self.layer, role, call)) if self.scheme.is_stochastic(role) else None
 
@@ -82,15 +96,16 @@ class FrozenLinear:
         """Y [T, O] from x [T, I], float32 or float16."""
         if x.ndim != 2 or x.shape[1] != self.I:
             raise SchemeError(f"X must have the shape [T, {self.I}], not {x.shape}")
-        xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+        x = rotate(finite32(x, "X"), self.block, name="X")
+        xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
         acc = product(self.device, xq[None], self.weight, right_transposed=True)[0]
-        return Output(xq, sx, acc, dequantize(acc, sx * self.scale.astype(np.float64)), clipped)
+        return Output(x, xq, sx, acc, dequantize(acc, sx * self.scale.astype(np.float64)), clipped)
 
     def backward(self, dy: NDArray, step: int, call: int = 0) -> Input:
         """dX [T, I] from dy [T, O]."""
         dyq, g, clipped = self._gradient(dy, (len(dy), self.O), self.scale, step, call)
         acc = product(self.device, dyq[None], self.weight)[0]
-        return Input(dyq, g, acc, dequantize(acc, g), clipped)
+        return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block), clipped)
 
     def _gradient(self, dy: NDArray, shape: tuple[int, ...], scale: Float32, step: int, call: int) -> tuple[Int8, float, int]:
         """dY times W's row scales, quantized; ``scale`` broadcasts with it."""
@@ -101,74 +116,24 @@ class FrozenLinear:
         return quantize(weighted, stream=self._stream(Role.DY, step, call))
 
 
-@dataclass(frozen=True)
-class Window:
-    """Where a convolution looks: (height, width) each. Zeros surround the image."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-
-    def output(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the result."""
-        places = zip((height, width), self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in places)  # type: ignore[return-value]
-
-    def _places(self, padded: NDArray, height: int, width: int) -> list[NDArray]:
-        """Views [N, C, height, width] of a padded image, one for each element of the kernel, row by row."""
-        (sy, sx), (dy, dx) = self.stride, self.dilation
-        return [
-            padded[:, :, i * dy : i * dy + sy * (height - 1) + 1 : sy, j * dx : j * dx + sx * (width - 1) + 1 : sx]
-            for i in range(self.kernel[0])
-            for j in range(self.kernel[1])
-        ]
-
-    def columns(self, x: NDArray) -> NDArray:
-        """[N, C, H, W] to [N * H' * W', C * kernel]: a row for each place of the window, in the order of a flattened weight."""
-        N, C, H, W = x.shape
-        height, width = self.output(H, W)
-        (py, px) = self.padding
-        padded = np.zeros((N, C, H + 2 * py, W + 2 * px), x.dtype)
-        padded[:, :, py : py + H, px : px + W] = x
-        columns = np.stack(self._places(padded, height, width), axis=-1)  # [N, C, H', W', kernel]
-        return np.ascontiguousarray(columns.transpose(0, 2, 3, 1, 4)).reshape(N * height * width, -1)
-
-    def channel_runs(self, x: NDArray) -> NDArray:
-        """`columns` in another order, [N * H' * W', kernel * C]: channels lie side by side, so that runs of them are copied."""
-        N, C, H, W = x.shape
-        height, width = self.output(H, W)
-        (py, px) = self.padding
-        padded = np.zeros((N, H + 2 * py, W + 2 * px, C), x.dtype)
-        padded[:, py : py + H, px : px + W] = x.transpose(0, 2, 3, 1)
-        runs = np.empty((N, height, width, math.prod(self.kernel), C), x.dtype)
-        for number, place in enumerate(self._places(padded.transpose(0, 3, 1, 2), height, width)):
-            runs[:, :, :, number] = place.transpose(0, 2, 3, 1)
-        return runs.reshape(N * height * width, -1)
-
-    def image(self, columns: NDArray, shape: tuple[int, int, int, int], *, runs: bool = False) -> NDArray:
-        """The transpose of `columns`, or of `channel_runs`: each value added to where it came from, int64 of ``shape`` [N, C, H, W]."""
-        N, C, H, W = shape
-        height, width = self.output(H, W)
-        (py, px) = self.padding
-        padded = np.zeros((N, H + 2 * py, W + 2 * px, C), np.int64).transpose(0, 3, 1, 2)
-        axes = (3, 0, 4, 1, 2) if runs else (4, 0, 3, 1, 2)
-        parts = columns.reshape(N, height, width, *((-1, C) if runs else (C, -1))).transpose(axes)
-        for place, part in zip(self._places(padded, height, width), parts, strict=True):
-            place += part
-        return padded[:, :, py : py + H, px : px + W]
-
-
 class FrozenConv(FrozenLinear):
-    """A convolution with frozen W, given as [O, C * kernel]. Quantized tensors are hashed in the order of [N, C, H, W].
+    """A convolution with frozen W, given as [O, C / groups * kernel]. Quantized tensors are hashed in the order of [N, C, ...].
 
-    A device that multiplies on the host has W, and the columns, in the order of `Window.channel_runs`: the same sums.
+    A device that multiplies on the host has W, and the columns, in the order of `Window.channel_runs`: the same sums. The groups of a
+    convolution are a batch of products; where each has one channel and one output, such a device adds up the window's places instead.
     """
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
         self.window, self.runs = window, device.direct
+        self.C = weight.q.shape[1] // math.prod(window.kernel)
+        self.depthwise = device.direct and window.groups > 1 and self.C == 1 and len(weight.q) == window.groups
         super().__init__(device, self._ordered(weight), scheme, layer)
-        self.C = self.I // math.prod(window.kernel)
+
+    def _channels(self) -> int:
+        return self.C
+
+    def _matrices(self, weight: Int8) -> Int8:
+        return self.window.split_weight(weight)
 
     def replace(self, weight: QuantizedWeight) -> None:
         super().replace(self._ordered(weight) if weight.q.shape == (self.O, self.I) else weight)
@@ -183,21 +148,38 @@ class FrozenConv(FrozenLinear):
     def _columns(self, x: NDArray) -> NDArray:
         return self.window.channel_runs(x) if self.runs else self.window.columns(x)
 
-    def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
-        """Y [N, O, H', W'] from x [N, C, H, W]."""
-        if x.ndim != 4 or x.shape[1] != self.C:
-            raise SchemeError(f"X must have the shape [N, {self.C}, H, W], not {x.shape}")
-        xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
-        height, width = self.window.output(*x.shape[2:])
-        acc = product(self.device, self._columns(xq)[None], self.weight, right_transposed=True)[0]
-        y = dequantize(acc, sx * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)
-        return Output(xq, sx, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), clipped)
+    def _places(self) -> NDArray[np.int32]:
+        """W of a depthwise convolution as [kernel, C]."""
+        layout = self.weight.layout(self.device)
+        return layout.unpack(self.device.view(layout.address, layout.nbytes), np.int8).T.astype(np.int32)
 
-    def backward(self, dy: NDArray, step: int, call: int = 0, *, shape: tuple[int, int, int, int] | None = None) -> Input:
-        """dX of ``shape`` [N, C, H, W] from dy [N, O, H', W']."""
+    def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
+        """Y [N, O, ...] from x [N, C, ...]."""
+        channels = self.C * self.window.groups
+        if x.ndim != 2 + len(self.window.kernel) or x.shape[1] != channels:
+            sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[len(self.window.kernel)]
+            raise SchemeError(f"X must have the shape [N, {channels}, {sizes}], not {x.shape}")
+        x = rotate(finite32(x, "X"), self.block, 1, "X")
+        xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
+        columns = self._columns(xq)
+        if self.depthwise:
+            acc = np.einsum("mkc,kc->mc", columns.reshape(len(columns), -1, channels), self._places())
+        else:
+            parts = product(self.device, self.window.split(columns, runs=self.runs), self.weight, right_transposed=True)
+            acc = self.window.joined_outputs(parts)
+        y = self.window.shaped(dequantize(acc, sx * self.scale.astype(np.float64)), x.shape)
+        return Output(x, xq, sx, acc, y, clipped)
+
+    def backward(self, dy: NDArray, step: int, call: int = 0, *, shape: tuple[int, ...] | None = None) -> Input:
+        """dX of ``shape`` [N, C, ...] from dy [N, O, ...]."""
         assert shape is not None
         wanted = (shape[0], self.O, *self.window.output(*shape[2:]))
-        dyq, g, clipped = self._gradient(dy, wanted, self.scale[:, None, None], step, call)
-        tokens = np.ascontiguousarray(dyq.transpose(0, 2, 3, 1)).reshape(-1, self.O)
-        acc = self.window.image(product(self.device, tokens[None], self.weight)[0], shape, runs=self.runs)
-        return Input(dyq, g, acc, dequantize(acc, g), clipped)
+        scale = self.scale.reshape(-1, *[1] * len(self.window.kernel))
+        dyq, g, clipped = self._gradient(dy, wanted, scale, step, call)
+        tokens = self.window.rows_of(dyq)
+        if self.depthwise:
+            columns = np.multiply(tokens[:, None, :], self._places()[None], dtype=np.int32)
+        else:
+            columns = self.window.joined(product(self.device, self.window.split_outputs(tokens), self.weight), runs=self.runs)
+        acc = self.window.image(columns, shape, runs=self.runs)
+        return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block, 1), clipped)

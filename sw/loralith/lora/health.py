@@ -89,7 +89,8 @@ class Health:
         if tensor in ("A", "B"):
             return "lower the learning rate, or clip the adapter's gradients"
         if tensor in ("X", "Q", "K", "V"):
-            return "clip them before the layer, or leave the layer in torch"
+            rotation = "set rotation to 256, " if tensor == "X" and not self.scheme.rotation else ""
+            return f"{rotation}clip them before the layer, or leave the layer in torch"
         if tensor == "P":
             return "leave attention in torch"
         return "add dY to stochastic, whose rounding has the right mean, or leave the layer in torch"

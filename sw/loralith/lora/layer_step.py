@@ -20,6 +20,7 @@ from loralith.spec.scales import Chain
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
 from .quantize import Float32, Int8, Quantized, QuantizedWeight, Stream, dequantize, finite32, quantize, quantize_power
+from .rotation import rotate
 
 __all__ = ["BackwardOperands", "BackwardPlan", "ForwardOperands", "ForwardPlan", "LayerNumerics"]
 
@@ -28,7 +29,8 @@ STATE_VERSION = 1
 
 @dataclass(frozen=True)
 class ForwardOperands:
-    """Quantized operands of a forward pass and their scales: X = sx xq [T, I], A = sa aq [r, I], B[o] = 2**b sw[o] bq[o] [O, r].
+    """Quantized operands of a forward pass and their scales: X = sx xq [T, I], A = sa aq [r, I], B[o] = 2**b sw[o] bq[o] [O, r]; X and A
+    rotated where the scheme rotates.
 
     ``a_units`` = A / sa and ``b_units`` = B / sw stay as float32 for the coarser copies that a chain may need. ``clipped`` counts
     values by tensor name. ``alpha`` is this pass's, forward and backward.
@@ -90,7 +92,7 @@ class BackwardPlan:
 
     Attributes: ``h_prime`` exponent of dH's scale; ``requantization`` and ``dh_stream`` as for H; ``chain`` of dX, (O, r) long,
     ``a_chain`` int8 [r, I], the copy of A that dX reads (both None without dX); scales of the INT32 results: ``dx_scale``, ``db_scale``
-    float64 [O], ``da_scale``.
+    float64 [O], ``da_scale``; ``block`` of the rotation of X and A, from which dX and dA are turned back.
     """
 
     operands: BackwardOperands
@@ -102,10 +104,11 @@ class BackwardPlan:
     dx_scale: float
     db_scale: NDArray[np.float64]
     da_scale: float
+    block: int = 1
 
     def dx(self, acc: NDArray[np.int32]) -> Float32:
         """dX [T, I] from the accelerator's INT32."""
-        return dequantize(acc, self.dx_scale)
+        return rotate(dequantize(acc, self.dx_scale), self.block)
 
     def db(self, acc: NDArray) -> Float32:
         """Gradient of B [O, r] from dYq^T Hq, INT32 or the int64 sum of its parts."""
@@ -113,15 +116,15 @@ class BackwardPlan:
 
     def da(self, acc_transposed: NDArray) -> Float32:
         """Gradient of A [r, I] from Xq^T dHq [I, r], INT32 or the int64 sum of its parts."""
-        return np.ascontiguousarray(dequantize(acc_transposed, self.da_scale).T)
+        return rotate(np.ascontiguousarray(dequantize(acc_transposed, self.da_scale).T), self.block)
 
 
 class LayerNumerics:
     """One LoRA layer's numbers on the host.
 
-    Parameters: ``weight``, the frozen quantized W; ``alpha``, lora_alpha, positive; ``scheme``; ``layer``, the layer's place in the
-    host's list. Its state is the history of maxima (`state_dict`). Errors: SchemeError for shapes that do not fit, values that are not
-    finite, what `scales.chain` refuses, and a scheme that only the reference runs.
+    Parameters: ``weight``, the frozen quantized W, rotated as `quantize_weight` does it under ``scheme``; ``alpha``, lora_alpha, positive;
+    ``scheme``; ``layer``, the layer's place in the host's list. Its state is the history of maxima (`state_dict`). Errors: SchemeError for
+    shapes that do not fit, values that are not finite, what `scales.chain` refuses, and a scheme that only the reference runs.
     """
 
     def __init__(self, weight: QuantizedWeight, alpha: float, scheme: FQT, layer: int = 0) -> None:
@@ -129,6 +132,7 @@ class LayerNumerics:
             raise SchemeError(f"alpha must be positive, not {alpha!r}")
         scheme.require_device()
         self.weight, self.alpha, self.scheme, self.layer = weight, alpha, scheme, layer
+        self.block = spec.rotation_block(scheme.rotation, weight.q.shape[1], required=True)
         self.history: dict[str, list[int]] = {"H": [], "dH": []}
 
     def state_dict(self) -> dict[str, object]:
@@ -206,10 +210,11 @@ class LayerNumerics:
         if T > K_LIMIT:
             raise SchemeError(f"X must have at most {K_LIMIT} tokens, whose gradients sum exactly, not {T}; use smaller batches")
         if not isinstance(x, Quantized):
-            x = Quantized(*quantize(self._shaped(x, "X", (T, I)), stream=self.stream(Role.X, step, call)))
+            x = rotate(self._shaped(x, "X", (T, I)), self.block, name="X")
+            x = Quantized(*quantize(x, stream=self.stream(Role.X, step, call)))
         elif x.q.shape != (T, I):
             raise SchemeError(f"X must have the shape {(T, I)}, not {x.q.shape}")
-        a = self._shaped(a, "A", (len(a), I))
+        a = rotate(self._shaped(a, "A", (len(a), I)), self.block, name="A")
         b = self._shaped(b, "B", (O, len(a)))
         aq, sa, a_clipped = quantize(a, stream=self.stream(Role.A, step, call))
         with np.errstate(over="ignore"):  # finite32 refuses what overflows, with its place
@@ -307,4 +312,5 @@ class LayerNumerics:
             dx_scale,
             np.array([spec.db_scale(g, ops.sx, float(sw), forward.h) for sw in self.weight.scale]),
             spec.da_scale(g, ops.sx, ops.sa, h_prime),
+            self.block,
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .rotation import rotate
+
 __all__ = ["COLUMNS", "NOTHING", "Loss", "mass_loss", "row_loss"]
 
 SAMPLED_ROWS = 256
@@ -36,7 +38,7 @@ def _sampled(x: NDArray) -> slice:
     return slice(None, None, -(-len(x) // SAMPLED_ROWS))
 
 
-def row_loss(x: NDArray, scale: float | NDArray, *, factor: NDArray | None = None, stochastic: bool = False) -> Loss:
+def row_loss(x: NDArray, scale: float | NDArray, *, factor: NDArray | None = None, block: int = 1, stochastic: bool = False) -> Loss:
     """The median over rows, zeros left out, of the RMS error over a row's RMS; or the median over columns, where that is more than
     `COLUMNS` times as much.
 
@@ -45,11 +47,11 @@ def row_loss(x: NDArray, scale: float | NDArray, *, factor: NDArray | None = Non
     column of large values is most of every row's RMS, and shows in the other columns.
 
     Parameters: ``x`` [..., n], whose rows are along n; ``scale``, one or one for each row; ``factor`` [n], by which columns are multiplied
-    before they are quantized.
+    before they are quantized; ``block`` of the rotation along n before that.
     """
     rows = x.reshape(-1, x.shape[-1])
     part = _sampled(rows)
-    values = rows[part].astype(np.float64)
+    values = rotate(rows[part], block).astype(np.float64)
     if factor is not None:
         values *= factor
     steps = np.broadcast_to(np.asarray(scale, np.float64), len(rows))[part]

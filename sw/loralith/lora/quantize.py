@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from loralith.device.arithmetic import hash_range
 from loralith.spec.numerics import Q8_MAX, hash_key
-from loralith.spec.scales import power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scales import power_exponent, rotation_block, scale_of, vanishes, weight_scales
 from loralith.spec.scheme import FQT, SchemeError
+
+from .rotation import rotate
 
 __all__ = [
     "Quantized",
@@ -150,13 +152,16 @@ def quantize_power(v: Float32, exponent: int | None = None, stream: Stream | Non
     return q, exponent, clipped
 
 
-def quantize_weight(weight: NDArray, scheme: FQT) -> QuantizedWeight:
-    """A frozen base weight [O, I] under ``scheme``: `scales.weight_scales`, values rounded half to even.
+def quantize_weight(weight: NDArray, scheme: FQT, kernel: int = 1) -> QuantizedWeight:
+    """A frozen base weight [O, I] under ``scheme``: rotated, `scales.weight_scales`, values rounded half to even. ``kernel``: elements of
+    a convolution's window, I / C.
 
     Raises SchemeError for a scheme that only the reference runs.
     """
     scheme.require_device()
     weight = finite32(weight, "W")
+    columns = weight.reshape(len(weight), -1, kernel)
+    weight = rotate(columns, rotation_block(scheme.rotation, columns.shape[1]), 1, "W").reshape(weight.shape)
     scale = np.array(weight_scales([float(m) for m in np.abs(weight).max(axis=1)], scheme), dtype=np.float32)
     if vanishes(largest(weight), scheme.weight_qmax):
         return QuantizedWeight(np.zeros(weight.shape, np.int8), scale)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from loralith.device.device import Device
 from loralith.device.products import Resident, product
 from loralith.spec.numerics import K_LIMIT
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .frozen import Window
 from .layer import Activation
 from .quantize import Float32, Int8, Quantized, Stream, dequantize, finite32, quantize
+from .rotation import rotate
+from .windows import Window
 
 __all__ = ["TrainedConv", "TrainedGradients", "TrainedLinear", "TrainedPass"]
 
@@ -86,21 +88,36 @@ class TrainedLinear:
         if len(x) != 2 or x[1] != w[1]:
             raise SchemeError(f"X must have the shape [T, {w[1]}], not {x}")
 
+    axis = -1
+    """Of X's and W's channels."""
+
+    def turn(self, tensor: Float32, channels: int, name: str = "") -> Float32:
+        """X, W, dX or dW rotated along the channels, as the scheme has it; ``channels`` of W."""
+        return rotate(tensor, rotation_block(self.scheme.rotation, channels), self.axis, name)
+
     def rows(self, xq: Int8) -> Int8:
-        """INT8 X as the left operand [T, K]."""
-        return xq
+        """INT8 X as the left operands [1, T, K], or of a convolution's groups."""
+        return xq[None]
+
+    def matrices(self, wq: Int8) -> Int8:
+        """INT8 W [O, K] as [1, O, K], or of a convolution's groups."""
+        return wq[None]
+
+    def outputs(self, acc: NDArray) -> NDArray:
+        """Sums of Y as [T, O]."""
+        return acc[0]
 
     def shaped(self, y: Float32, shape: tuple[int, ...]) -> Float32:
         """Y in the layer's own shape, from [T, O]; ``shape`` of X."""
         return y
 
     def flat(self, dyq: Int8) -> Int8:
-        """INT8 dY as [T, O]."""
-        return dyq
+        """INT8 dY as [1, T, O], or of a convolution's groups."""
+        return dyq[None]
 
     def image(self, sums: NDArray, shape: tuple[int, ...]) -> NDArray:
         """Sums of dX in X's shape."""
-        return sums
+        return sums[0]
 
     # Passes.
 
@@ -111,16 +128,16 @@ class TrainedLinear:
         """Y of x [T, I] and w [O, I], float32. ``shared``: INT8 X, where it is on the device already. `release` frees what it keeps."""
         self.check(x.shape, w.shape)
         if shared is None:
-            xq, sx, clipped = quantize(finite32(x, "X"), stream=self._stream(Role.X, step, call))
+            xq, sx, clipped = quantize(self.turn(finite32(x, "X"), w.shape[1], "X"), stream=self._stream(Role.X, step, call))
         else:
             xq, sx, clipped = shared.quantized.q.reshape(x.shape), shared.scale, shared.clipped
-        wq, sw, clipped_w = quantize(finite32(w, "W"), stream=self._stream(Role.A, step, call))
+        wq, sw, clipped_w = quantize(self.turn(finite32(w, "W"), w.shape[1], "W"), stream=self._stream(Role.A, step, call))
         wq = wq.reshape(len(wq), -1)
         activation = shared.hold() if shared else Activation.place(self.device, Quantized(xq.reshape(-1, x.shape[-1]), sx, clipped))
         resident = None
         try:
-            resident = Resident.place(self.device, wq[None])
-            acc = product(self.device, self.rows(xq)[None], resident, right_transposed=True)[0]
+            resident = Resident.place(self.device, self.matrices(wq))
+            acc = self.outputs(product(self.device, self.rows(xq), resident, right_transposed=True))
         except BaseException:
             activation.release()
             if resident is not None:
@@ -140,21 +157,24 @@ class TrainedLinear:
         rows = self.flat(dyq)
         dx_acc = dx = dw_acc = dw = None
         if need_x:
-            dx_acc = self.image(product(self.device, rows[None], one.w)[0], one.shape)
-            dx = dequantize(dx_acc, g * one.sw)
+            dx_acc = self.image(product(self.device, rows, one.w), one.shape)
+            dx = self.turn(dequantize(dx_acc, g * one.sw), w_shape[1])
         if need_w:
             dw_acc = self.weight_sums(rows, one)
-            dw = dequantize(dw_acc, g * one.x.scale).reshape(w_shape)
+            dw = self.turn(dequantize(dw_acc, g * one.x.scale).reshape(w_shape), w_shape[1])
         return TrainedGradients(dyq, g, clipped, dx_acc, dx, dw_acc, dw)
 
     def weight_sums(self, rows: Int8, one: TrainedPass) -> NDArray:
         """dY^T X. A reduction that INT32 does not hold is made in parts, which the host adds."""
-        if len(rows) <= K_LIMIT:
-            return product(self.device, rows[None], self.kept(one), left_transposed=True)[0]
-        x = self.rows(one.x.quantized.q.reshape(one.shape))
-        starts = range(0, len(rows), K_LIMIT)
-        parts = [product(self.device, rows[None, i : i + K_LIMIT], x[None, i : i + K_LIMIT], left_transposed=True)[0] for i in starts]
-        return np.stack(parts).sum(axis=0, dtype=np.int64)
+        length = rows.shape[1]
+        if length <= K_LIMIT:
+            sums = product(self.device, rows, self.kept(one), left_transposed=True)
+        else:
+            x = self.rows(one.x.quantized.q.reshape(one.shape))
+            starts = range(0, length, K_LIMIT)
+            parts = [product(self.device, rows[:, i : i + K_LIMIT], x[:, i : i + K_LIMIT], left_transposed=True) for i in starts]
+            sums = np.stack(parts).sum(axis=0, dtype=np.int64)
+        return sums.reshape(-1, sums.shape[2])
 
     def kept(self, one: TrainedPass) -> Resident | Int8:
         """INT8 X of a pass as [1, T, K]."""
@@ -163,28 +183,37 @@ class TrainedLinear:
 
 
 class TrainedConv(TrainedLinear):
-    """A convolution; x [N, C, H, W], w [O, C, kernel]. Tensors are hashed in their own order."""
+    """A convolution; x [N, C, ...], w [O, C / groups, kernel]. Tensors are hashed in their own order."""
 
     def __init__(self, device: Device, window: Window, scheme: FQT, layer: int) -> None:
         super().__init__(device, scheme, layer)
         self.window = window
 
+    axis = 1
+
     def check(self, x: tuple[int, ...], w: tuple[int, ...]) -> None:
-        if len(x) != 4 or x[1] != w[1]:
-            raise SchemeError(f"X must have the shape [N, {w[1]}, H, W], not {x}")
+        channels = w[1] * self.window.groups
+        if len(x) != 2 + len(self.window.kernel) or x[1] != channels:
+            sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[len(self.window.kernel)]
+            raise SchemeError(f"X must have the shape [N, {channels}, {sizes}], not {x}")
 
     def rows(self, xq: Int8) -> Int8:
-        return self.window.columns(xq)
+        return self.window.split(self.window.columns(xq))
+
+    def matrices(self, wq: Int8) -> Int8:
+        return self.window.split_weight(wq)
+
+    def outputs(self, acc: NDArray) -> NDArray:
+        return self.window.joined_outputs(acc)
 
     def shaped(self, y: Float32, shape: tuple[int, ...]) -> Float32:
-        height, width = self.window.output(*shape[2:])
-        return np.ascontiguousarray(y.reshape(shape[0], height, width, -1).transpose(0, 3, 1, 2))
+        return self.window.shaped(y, shape)
 
     def flat(self, dyq: Int8) -> Int8:
-        return np.ascontiguousarray(dyq.transpose(0, 2, 3, 1)).reshape(-1, dyq.shape[1])
+        return self.window.split_outputs(self.window.rows_of(dyq))
 
     def image(self, sums: NDArray, shape: tuple[int, ...]) -> NDArray:
-        return self.window.image(sums, shape)  # type: ignore[arg-type]
+        return self.window.image(self.window.joined(sums), shape)
 
     def kept(self, one: TrainedPass) -> Resident | Int8:
-        return self.rows(one.x.quantized.q.reshape(one.shape))[None]
+        return self.rows(one.x.quantized.q.reshape(one.shape))

@@ -59,6 +59,7 @@ class TunedLinear:
 
     def __init__(self, device: Device, codes: Codes, scheme: FQT, layer: int) -> None:
         scheme.require_device()
+        scheme.require_unrotated("layers of codes with a zero point")
         self.device, self.scheme, self.layer = device, scheme, layer
         self.O, self.I = codes.code.shape
         self.corrected = codes.bits == 8

@@ -56,6 +56,7 @@ class WideLinear(FrozenLinear):
     """A frozen linear layer, forward only. `Output.xq` has the high words; sums are int32, or int64 where they leave in parts."""
 
     def __init__(self, device: Device, weight: QuantizedWeight, scheme: FQT, layer: int) -> None:
+        scheme.require_unrotated("layers whose X has two words")
         super().__init__(device, weight, scheme, layer)
         self.apart = parts_needed(weight.q)
 
@@ -69,7 +70,7 @@ class WideLinear(FrozenLinear):
             raise SchemeError(f"X must have the shape [T, {self.I}], not {x.shape}")
         words = quantize_words(finite32(x, "X"))
         acc = wide_product(self.device, words.high, words.low, self.weight, apart=self.apart)
-        return Output(words.high, words.scale, acc, dequantize(acc, words.scale * self.scale.astype(np.float64)), 0)
+        return Output(x, words.high, words.scale, acc, dequantize(acc, words.scale * self.scale.astype(np.float64)), 0)
 
     def backward(self, dy: NDArray, step: int, call: int = 0) -> Input:
         raise SchemeError("a layer with wide activations runs forward only")
@@ -79,6 +80,9 @@ class WideConv(FrozenConv):
     """A frozen convolution, forward only; see `WideLinear`. X has its words before windows are cut from it."""
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
+        scheme.require_unrotated("layers whose X has two words")
+        if window.groups != 1 or len(window.kernel) != 2:
+            raise SchemeError(f"a convolution whose X has two words must be 2-D and have one group, not {window}")
         super().__init__(device, weight, window, scheme, layer)
         self.apart = parts_needed(weight.q)
 
@@ -95,7 +99,7 @@ class WideConv(FrozenConv):
         acc = wide_product(self.device, columns[0], columns[1], self.weight, apart=self.apart)
         height, width = self.window.output(*x.shape[2:])
         y = dequantize(acc, words.scale * self.scale.astype(np.float64)).reshape(len(x), height, width, self.O)
-        return Output(words.high, words.scale, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), 0)
+        return Output(x, words.high, words.scale, acc, np.ascontiguousarray(y.transpose(0, 3, 1, 2)), 0)
 
     def backward(self, dy: NDArray, step: int, call: int = 0, *, shape: tuple[int, int, int, int] | None = None) -> Input:
         raise SchemeError("a layer with wide activations runs forward only")

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 
+from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from loralith.device.device import Device
@@ -14,11 +15,12 @@ from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, a
 from loralith.mapping.integer_products import use_integer_products
 from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
 from loralith.mapping.kinds.function_attention import mapped_attention
-from loralith.mapping.kinds.lora_parts import MappedDora, mapped_lora, parts
+from loralith.mapping.kinds.lora_parts import MappedDora, in_parts, mapped_lora, parts
 from loralith.mapping.kinds.lora_parts import unsupported as why_unsupported
 from loralith.mapping.kinds.trained_modules import MappedTrained
 from loralith.mapping.select import AttachError, Choice, select, shape_reason
-from loralith.spec.scheme import FQT
+from loralith.spec.scales import rotation_block
+from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = ["attach", "detach"]
 
@@ -32,6 +34,7 @@ def makers() -> dict[str, Maker]:
         "lora": mapped_lora,
         "linear": MappedLinear,
         "conv": MappedConv,
+        "windows": MappedConv,
         "trained": MappedTrained,
         "dora": MappedDora,
         "attention": mapped_attention,
@@ -50,7 +53,7 @@ def _with_parts(choices: list[Choice], modules: str) -> list[Choice]:
     if modules == "all":
         rest = [
             replace(choice, kind="trained", reason=shape_reason(choice.module))
-            if SAVED in choice.name and choice.kind in ("linear", "conv") and choice.module.weight.requires_grad  # type: ignore[union-attr]
+            if SAVED in choice.name and choice.kind in ("linear", "conv", "windows") and choice.module.weight.requires_grad  # type: ignore[union-attr]
             else choice
             for choice in rest
         ]
@@ -61,10 +64,32 @@ def _kept_in_torch(choice: Choice) -> Choice:
     return replace(choice, reason="the method keeps it in torch")
 
 
-def _leave_unsupported(choices: list[Choice]) -> list[Choice]:
+def _unrotated(choice: Choice, scheme: FQT) -> str:
+    """Why a LoRA layer's channels cannot be rotated as ``scheme`` wants, "" where they can; parts that cannot are not rotated."""
+    if in_parts(choice.module) or not isinstance(choice.module, LoraLayer):
+        return ""
+    try:
+        rotation_block(scheme.rotation, choice.module.in_features, required=True)
+    except SchemeError as error:
+        return str(error)
+    return ""
+
+
+def _check_rotation(choices: list[Choice], scheme: FQT) -> None:
+    """Raises AttachError that names each LoRA layer whose channels cannot be rotated, before anything is placed on a device."""
+    lora = [choice for choice in choices if choice.kind == "lora" and not choice.reason]
+    bad = [f"{choice.name}: {why}" for choice in lora if (why := _unrotated(choice, scheme))]
+    if bad:
+        raise AttachError("; ".join(bad))
+
+
+def _leave_unsupported(choices: list[Choice], scheme: FQT) -> list[Choice]:
     """LoRA layers whose settings the device does not run have the reason, and a warning names them."""
     judged = [
-        replace(choice, reason=why_unsupported(choice)) if choice.kind == "lora" and not choice.reason else choice for choice in choices
+        replace(choice, reason=why_unsupported(choice) or _unrotated(choice, scheme))
+        if choice.kind == "lora" and not choice.reason
+        else choice
+        for choice in choices
     ]
     leftover = [after for before, after in zip(choices, judged, strict=True) if after.reason != before.reason]
     if leftover:
@@ -86,12 +111,12 @@ def attach(
     """Run a model's layers, forward and backward, on a device.
 
     Parameters: ``model``, whose LoRA layers (`peft.get_peft_model`, or diffusers' `add_adapter`) have frozen base weights; ``device`` from
-    `loralith.open_device`; ``scheme``, by default `FQT()`; ``modules``, "lora" for the LoRA layers alone (LoKr's and LoHa's too), or "all"
-    for every frozen linear layer and convolution, PEFT's `modules_to_save` and the products of attention too (what stays in torch is in
-    the result's ``unmapped``); ``kinds``, what maps a kind of module ("lora", "linear", "conv", "trained", "attention") in place of the
-    usual class of `Mapped`, for other methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose
-    settings the device does not run: "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in
-    ``unmapped``.
+    `loralith.open_device`; ``scheme``, by default `FQT()` (``FQT(rotation=256)`` for models with a few channels of large values);
+    ``modules``, "lora" for the LoRA layers alone (LoKr's and LoHa's too), or "all" for every frozen linear layer and convolution, PEFT's
+    `modules_to_save` and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``, what maps a kind
+    of module ("lora", "linear", "conv", "windows", "trained", "attention", see `Choice`) in place of the usual class of `Mapped`, for other
+    methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run:
+    "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
 
     Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
     weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
@@ -108,12 +133,14 @@ def attach(
         use_integer_products()
     if unsupported not in UNSUPPORTED:
         raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
+    scheme = scheme or FQT()
     table: Mapping[str, Maker | None] = {**makers(), **(kinds or {})}
     found = _with_parts(select(model, modules), modules)
     choices = [_kept_in_torch(choice) if table.get(choice.kind) is None and not choice.reason else choice for choice in found]
     if unsupported == "leave":
-        choices = _leave_unsupported(choices)
-    attachment = Attachment(model, device, scheme or FQT(), observer, modules, choices, table)
+        choices = _leave_unsupported(choices, scheme)
+    _check_rotation(choices, scheme)
+    attachment = Attachment(model, device, scheme, observer, modules, choices, table)
     ATTACHED[model] = weakref.ref(attachment)
     return attachment
 

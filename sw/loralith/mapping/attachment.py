@@ -121,7 +121,7 @@ class Attachment:
         self.unmapped = [choice for choice in choices if choice.reason]
         self.health = Health(scheme)
         self.step = 0
-        self.inputs = Inputs(device)
+        self.inputs = Inputs(device, scheme.rotation)
         self._model = weakref.ref(model)
         self._before = device.counters()
         self.passes = Passes(device)

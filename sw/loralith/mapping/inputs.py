@@ -11,8 +11,10 @@ from torch import Tensor
 from loralith.device.device import Device
 from loralith.lora.layer import Activation
 from loralith.lora.quantize import Quantized, finite32, quantize
+from loralith.lora.rotation import rotate
 from loralith.mapping.pass_records import fingerprint
 from loralith.mapping.tensors import float32
+from loralith.spec.scales import rotation_block
 
 __all__ = ["Inputs"]
 
@@ -44,10 +46,11 @@ def _clear(entries: dict[int, _Entry], device: Device) -> None:
 
 class Inputs:
     """INT8 X of tensors that several layers read, quantized and placed once: to_q, to_k and to_v of self-attention share one, the K and V
-    of all cross attention another. An entry lives at most as long as its tensor; those that no pass has saved go after `IDLE` others."""
+    of all cross attention another. Under a scheme with ``rotation`` X is rotated first. An entry lives at most as long as its tensor; those
+    that no pass has saved go after `IDLE` others."""
 
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, device: Device, rotation: int = 0) -> None:
+        self.device, self.rotation = device, rotation
         self._entries: dict[int, _Entry] = {}  # the latest used is the last
         weakref.finalize(self, _clear, self._entries, device).atexit = False
 
@@ -67,6 +70,7 @@ class Inputs:
         if entry is not None:
             self.device.defer(entry.activation.release)
         array = finite32(float32(x).reshape(-1, x.shape[-1]), "X")
+        array = rotate(array, rotation_block(self.rotation, array.shape[1]), name="X")
         activation = Activation.place(self.device, Quantized(*quantize(array)))
         gone = partial(_drop, self._entries, self.device, key)
         self._entries[key] = _Entry(weakref.ref(x, gone), state, activation)

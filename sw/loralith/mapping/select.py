@@ -12,7 +12,19 @@ from torch import nn
 from loralith.errors import LoralithError
 from loralith.mapping.multiplies import attends, reason
 
-__all__ = ["CONTRACTS", "MODULES", "ONLY_LORA", "PROCESSORS", "AttachError", "Choice", "by_processor", "select", "shape_reason"]
+__all__ = [
+    "CONTRACTS",
+    "CONVOLUTIONS",
+    "MODULES",
+    "ONLY_LORA",
+    "PROCESSORS",
+    "AttachError",
+    "Choice",
+    "by_processor",
+    "layer_kind",
+    "select",
+    "shape_reason",
+]
 
 MODULES = ("lora", "all")
 """What may be mapped: the LoRA layers alone, or every frozen linear layer, convolution and attention product too."""
@@ -24,7 +36,8 @@ class AttachError(LoralithError):
 
 @dataclass(frozen=True)
 class Choice:
-    """One module that multiplies. ``kind``: "lora", "linear", "conv", "trained", "dora", "attention", or "other". ``reason``: why it
+    """One module that multiplies. ``kind``: "lora", "linear", "conv" (2-D, one group), "windows" (any other convolution), "trained",
+    "dora", "attention", or "other". ``reason``: why it
     stays in torch, "" where it runs on the device."""
 
     name: str
@@ -40,16 +53,18 @@ PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 """The attention processors whose products are mapped."""
 
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Those that are mapped, with any groups."""
+
+
 def shape_reason(module: nn.Module) -> str:
     """Why the products of a linear layer or a convolution cannot be had, whether it is trained or not; "" where they can."""
     if isinstance(module, nn.Linear):
         return "" if type(module) is nn.Linear else f"{type(module).__name__} is a linear layer of its own kind"
-    if not isinstance(module, nn.Conv2d):
-        return f"{type(module).__name__} is no linear layer and no 2-D convolution"
-    if type(module) is not nn.Conv2d:
+    if not isinstance(module, CONVOLUTIONS):
+        return f"{type(module).__name__} is no linear layer and no convolution of one to three dimensions"
+    if type(module) not in CONVOLUTIONS:
         return f"{type(module).__name__} is a convolution of its own kind"
-    if module.groups != 1:
-        return f"groups must be 1, not {module.groups}"
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return f"padding must be zeros of a given width, not {module.padding_mode} {module.padding!r}"
     return ""
@@ -86,8 +101,15 @@ def _attention(module: Attention) -> str:
     return why if calls is None else calls
 
 
-CONTRACTS = {nn.Linear: ("linear", _frozen), nn.Conv2d: ("conv", _frozen), Attention: ("attention", _attention)}
+CONTRACTS = {nn.Linear: ("linear", _frozen), CONVOLUTIONS: ("conv", _frozen), Attention: ("attention", _attention)}
 """The kind of a module's type, and what says why one is not mapped."""
+
+
+def layer_kind(module: nn.Module) -> str:
+    """The kind of a linear layer or a convolution."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    return "conv" if isinstance(module, nn.Conv2d) and module.groups == 1 else "windows"
 
 
 def select(model: nn.Module, modules: str) -> list[Choice]:
@@ -107,7 +129,7 @@ def select(model: nn.Module, modules: str) -> list[Choice]:
         for kind, (word, contract) in CONTRACTS.items():
             if isinstance(module, kind):
                 why = contract(module) if modules == "all" else ONLY_LORA
-                rest.append(Choice(name, module, word, why))
+                rest.append(Choice(name, module, layer_kind(module) if word == "conv" else word, why))
                 break
         else:
             stays = reason(module)

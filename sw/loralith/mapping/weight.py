@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from loralith.lora.loss import NOTHING, row_loss
 from loralith.lora.quantize import QuantizedWeight, quantize_weight
+from loralith.lora.rotation import rotate
+from loralith.mapping.base_files import given_weight
 from loralith.mapping.pass_records import fingerprint
 from loralith.mapping.select import AttachError
 from loralith.mapping.tensors import float32
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = ["FrozenWeight"]
@@ -36,12 +40,15 @@ class FrozenWeight:
 
     def quantized(self) -> QuantizedWeight:
         """Notes what it loses, as `loss`. Raises AttachError for values that cannot be quantized."""
-        weight = float32(self.read()).reshape(len(self.read()), -1)
+        original = self.read()
+        weight, kernel = float32(original).reshape(len(original), -1), math.prod(original.shape[2:])
         try:
-            quantized = quantize_weight(weight, self.scheme)
+            quantized = given_weight(original, self.scheme) or quantize_weight(weight, self.scheme, kernel)
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
-        self.loss = row_loss(weight, quantized.scale)
+        block = rotation_block(self.scheme.rotation, original.shape[1])
+        rotated = rotate(weight.reshape(len(weight), -1, kernel), block, 1).reshape(weight.shape)
+        self.loss = row_loss(rotated, quantized.scale)
         return quantized
 
     def _now(self) -> tuple[Any, ...]:

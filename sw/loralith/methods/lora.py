@@ -68,7 +68,7 @@ class Lora(Method):
         return model, encoder
 
     def save(self, folder: Path) -> None:
-        save_adapter(self.model, folder)
+        save_adapter(self.model, folder, self.settings.rotation)
 
     def figures(self) -> dict[str, Any]:
         shapes = lora_shapes(self.judged()[0], self.settings.batch)

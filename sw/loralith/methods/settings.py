@@ -34,6 +34,7 @@ USUAL: Mapping[str, Any] = {
     "unet_only": False,
     "adapter_scales": FQT().adapter_scales,
     "weight_bits": FQT().weight_bits,
+    "rotation": FQT().rotation,
 }
 
 
@@ -119,6 +120,7 @@ class FinetuneSettings:
     config: str | None = None
     adapter_scales: str = FQT().adapter_scales
     weight_bits: int = FQT().weight_bits
+    rotation: int = FQT().rotation
     verify: bool = False
     steps_per_submission: int = 1
     memory_budget: int | None = None
@@ -152,7 +154,7 @@ class FinetuneSettings:
         if self.modules != "lora" and self.device == FP32:
             raise SettingsError(f"modules must be 'lora' without a device, not {self.modules!r}")
         self._check_step()
-        for name in ("adapter_scales", "weight_bits"):
+        for name in ("adapter_scales", "weight_bits", "rotation"):
             if self.device == FP32 and getattr(self, name) != USUAL[name]:
                 raise SettingsError(f"{name} must be {USUAL[name]!r} without a device, not {getattr(self, name)!r}")
         try:
@@ -184,7 +186,7 @@ class FinetuneSettings:
             raise SettingsError(f"bits must be 4 for a whole step, whose codes less their zero point are INT8, not {self.options.bits}")
         if self.device == "direct":
             raise SettingsError("modules 'step' runs command lists; give the device reference, not direct")
-        for name in ("adapter_scales", "weight_bits"):
+        for name in ("adapter_scales", "weight_bits", "rotation"):
             if getattr(self, name) != USUAL[name]:
                 raise SettingsError(f"{name} must be {USUAL[name]!r} for a whole step, not {getattr(self, name)!r}")
 
@@ -194,6 +196,8 @@ class FinetuneSettings:
             raise SettingsError(f"options of {self.method} must be {OPTIONS[self.method].__name__}, not {type(options).__name__}")
         if options.whole and self.device != FP32 and self.modules not in ("all", "step"):
             raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
+        if self.rotation and not options.adapter:
+            raise SettingsError(f"rotation must be 0 for {self.method}, whose products are not rotated, not {self.rotation}")
         if self.verify and not options.verifiable and self.modules != "step":
             raise SettingsError(f"verify has no reference for the products of {self.method}")
 
@@ -209,7 +213,7 @@ class FinetuneSettings:
 
     def scheme(self) -> FQT:
         """The numbers of a device that trains. Raises SchemeError."""
-        return FQT(seed=self.seed, adapter_scales=self.adapter_scales, weight_bits=self.weight_bits)
+        return FQT(seed=self.seed, adapter_scales=self.adapter_scales, weight_bits=self.weight_bits, rotation=self.rotation)
 
     def identity(self) -> Mapping[str, Any]:
         """The settings that decide the result, as JSON values: what a checkpoint must share with the run that resumes from it."""

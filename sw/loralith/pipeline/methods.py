@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loralith.diffusion.determinism import seed_global
 from loralith.diffusion.peft_adapter import module_shapes
-from loralith.formats.adapter_file import Adapter, Layer, write_diffusers, write_kohya, write_peft
+from loralith.formats.adapter_file import Adapter, Layer, scheme_header, write_diffusers, write_kohya, write_peft
 from loralith.formats.run_folder import DIFFUSERS_FILE, KOHYA_FILE, PEFT_FILE
 from loralith.mapping.attachment import Maker
 from loralith.methods.options import SettingsError
@@ -197,7 +197,7 @@ class Lora(PipelineMethod):
             if isinstance(module, LoraLayer):
                 a, b = (factors["default"].weight.detach() for factors in (module.lora_A, module.lora_B))  # type: ignore[union-attr]
                 layers[name] = Layer(a, b, float(module.lora_alpha["default"]))  # type: ignore[arg-type]
-        return Adapter(layers, self.settings.rslora)
+        return Adapter(layers, self.settings.rslora, metadata=scheme_header(self.settings.rotation))
 
     def save(self, folder: Path) -> list[str]:
         with self.judged():

@@ -60,7 +60,7 @@ class PipelineSettings:
     seed : of every draw. threads : of torch; the order of its sums, and so the bits, depend on it.
     validation_prompts : drawn before and after, and every validate_every steps where that is not 0, in sample_steps steps with guidance
     (the pipeline's own where None).
-    device, config, modules, adapter_scales, weight_bits, verify : as `FinetuneSettings` has them.
+    device, config, modules, adapter_scales, weight_bits, rotation, verify : as `FinetuneSettings` has them.
     token, initializer, perturbations, mu : of ZOODiP: the new word, the word whose embedding it starts from, directions of a step, and how
     far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them. hollow, samples_stored, boundary,
     train : of Hollowed Net, as `HollowOptions` has them.
@@ -112,6 +112,7 @@ class PipelineSettings:
     modules: str = "lora"
     adapter_scales: str = FQT().adapter_scales
     weight_bits: int = FQT().weight_bits
+    rotation: int = FQT().rotation
     verify: bool = False
     token: str = "<subject>"
     initializer: str = ""
@@ -174,7 +175,7 @@ class PipelineSettings:
         if self.validate_every and not self.validation_prompts:
             raise SettingsError("validate_every goes with a validation prompt; give one")
         if self.device == FP32:
-            for name in ("modules", "adapter_scales", "weight_bits", "verify"):
+            for name in ("modules", "adapter_scales", "weight_bits", "rotation", "verify"):
                 default = next(own.default for own in fields(self) if own.name == name)
                 if getattr(self, name) != default:
                     raise SettingsError(f"{name} must be {default!r} without a device, not {getattr(self, name)!r}")
@@ -183,6 +184,8 @@ class PipelineSettings:
             if getattr(self, name) != usual[name]:
                 raise SettingsError(f"{name} is no setting of {self.method}; leave it out")
         if self.method not in ADAPTERS:
+            if self.rotation:
+                raise SettingsError(f"rotation must be 0 for {self.method}, whose products are not rotated, not {self.rotation}")
             if self.rank_pattern or self.alpha_pattern:
                 raise SettingsError(f"ranks and alphas are no settings of {self.method}, which trains no adapter; leave them out")
             if self.device != FP32 and self.modules != "all":
@@ -196,7 +199,7 @@ class PipelineSettings:
 
     def scheme(self) -> FQT:
         """The numbers of a device that trains. Raises SchemeError."""
-        return FQT(seed=self.seed, adapter_scales=self.adapter_scales, weight_bits=self.weight_bits)
+        return FQT(seed=self.seed, adapter_scales=self.adapter_scales, weight_bits=self.weight_bits, rotation=self.rotation)
 
     def cache_folder(self) -> Path:
         return self.cache or self.output / "cache"
@@ -228,4 +231,6 @@ class PipelineSettings:
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """The settings that decide the result, as JSON values; ``digests`` of the folders' contents in place of their paths."""
         values = {name: value for name, value in self.record().items() if name not in NO_RESULT}
+        if not self.rotation:  # earlier runs have no such setting
+            del values["rotation"]
         return values | {name: digests.get(name) for name in ("model", "data", "class_data")}

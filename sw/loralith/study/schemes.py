@@ -37,6 +37,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "delayed": Scheme("H and dH scales from earlier steps", FQT(adapter_scales="delayed")),
     "device": Scheme("H and dH scales that the device sets within the pass, without the host", FQT(adapter_scales="device")),
     "power-of-two": Scheme("scales of X, A, W and dY rounded up to powers of two", FQT(power_of_two=True)),
+    "rotated": Scheme("X, W and A rotated in blocks of up to 256 channels", FQT(rotation=256)),
     "int4-weights": Scheme("W of 4 bits", FQT(weight_bits=4)),
     "int4-weights-tensor": Scheme("W of 4 bits, one scale for all of it", FQT(weight_bits=4, weight_scales="tensor")),
     "int4-weights-block": Scheme(

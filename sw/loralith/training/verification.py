@@ -16,13 +16,15 @@ from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
 from loralith.lora.trained import TrainedGradients, TrainedPass
+from loralith.mapping.base_files import given_weight
+from loralith.mapping.select import CONVOLUTIONS
 from loralith.spec.graph import Graph, Op
 from loralith.spec.scheme import FQT
 from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
 from loralith.verif.golden_compare import Difference, compare
 from loralith.verif.graph import interpret
-from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained
+from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained, places
 from loralith.verif.torch_quantize import QuantizedWeight
 
 __all__ = ["GraphObserver", "ReferenceObserver", "VerificationError", "interpreted"]
@@ -34,6 +36,11 @@ class VerificationError(LoralithError):
     def __init__(self, difference: Difference) -> None:
         super().__init__(f"the device differs from the reference: {difference}")
         self.difference = difference
+
+
+def _image(rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Sums [N * places, O] as an image [N, O, ...] of ``shape``."""
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
 
 
 class ReferenceObserver:
@@ -111,8 +118,11 @@ class ReferenceObserver:
     def frozen(self, index: int, name: str, module: nn.Module, scheme: FQT) -> None:
         self.names[index] = name
         if isinstance(module, nn.Linear):
-            self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
-        elif isinstance(module, nn.Conv2d):
+            linear = self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
+            given = given_weight(module.weight, scheme)
+            if given is not None:  # of a file, whose integers are not made from torch's values
+                linear.weight = QuantizedWeight(torch.from_numpy(given.q), torch.from_numpy(given.scale))
+        elif isinstance(module, CONVOLUTIONS):
             self.products[index] = FrozenConv(module, scheme, index)
         else:
             self.products[index] = Attention(scheme, index)
@@ -129,8 +139,7 @@ class ReferenceObserver:
         want = layer.forward(torch.from_numpy(x), step=step, call=call)
         acc = output.acc
         if isinstance(layer, FrozenConv):  # the device's rows are places of the window
-            N, O, height, width = want.acc.shape
-            acc = np.ascontiguousarray(acc.reshape(N, height, width, O).transpose(0, 3, 1, 2))
+            acc = _image(acc, want.acc.shape)
         self._product(index, step, ("X", "Y"), want, output.xq, acc, output.y)
 
     def frozen_backward(self, index: int, dy: Float32, shape: tuple[int, ...], step: int, call: int, result: Input) -> None:
@@ -141,8 +150,7 @@ class ReferenceObserver:
 
     def trained(self, index: int, name: str, layer: nn.Module, scheme: FQT) -> None:
         self.names[index] = name
-        places = {key: getattr(layer, key) for key in ("stride", "padding", "dilation")} if isinstance(layer, nn.Conv2d) else None
-        self.products[index] = Trained(scheme, index, places)
+        self.products[index] = Trained(scheme, index, places(layer) if isinstance(layer, CONVOLUTIONS) else None)
 
     def _trained(self, index: int) -> Trained:
         layer = self.products[index]
@@ -156,9 +164,8 @@ class ReferenceObserver:
         assert one.acc is not None
         assert one.y is not None
         acc = one.acc
-        if want.acc.ndim == 4:  # the device's rows are places of the window
-            N, O, height, width = want.acc.shape
-            acc = np.ascontiguousarray(acc.reshape(N, height, width, O).transpose(0, 3, 1, 2))
+        if want.acc.ndim > 2:  # the device's rows are places of the window
+            acc = _image(acc, want.acc.shape)
         self._compare(index, one.step, {"W": weight}, {"W": one.wq.reshape(weight.shape)})
         self._product(index, one.step, ("X", "Y"), want, one.xq, acc, one.y)
 

@@ -19,7 +19,7 @@ from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, le
 from loralith.spec.scales import Chain
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize, rotated, turned
 
 __all__ = ["Backward", "Forward", "LoraLayer"]
 
@@ -113,7 +113,7 @@ class LoraLayer:
     """A linear layer with frozen quantized W and a LoRA adapter, trained in integers.
 
     Attributes:
-        weight: q int8 [O, I], scale float32 [O] (`torch_quantize.quantize_weight`).
+        weight: q int8 [O, I], scale float32 [O] (`torch_quantize.quantize_weight`, rotated where the scheme rotates).
         alpha: lora_alpha, positive; s = alpha / r with r from A.
         scheme: what is quantized how.
         layer: the layer's place in the host's list (0..2**20-1), part of the random numbers' key.
@@ -133,6 +133,7 @@ class LoraLayer:
             raise SchemeError(f"alpha must be positive, not {self.alpha!r}")
         if self.weight.q.dtype != torch.int8 or self.weight.q.dim() != 2 or self.weight.scale.shape != self.weight.q.shape[:1]:
             raise SchemeError(f"W must be int8 [O, I] with O scales, not {self.weight.q.dtype} {tuple(self.weight.q.shape)}")
+        self.block = spec.rotation_block(self.scheme.rotation, self.weight.q.shape[1], required=True)
         self._w = self.weight.integers().double()
         self._sw, self._sw_list = self.weight.scale.double(), self.weight.scale.tolist()
 
@@ -176,6 +177,7 @@ class LoraLayer:
                 raise SchemeError(f"{name} must have the shape {shape}, not {tuple(value.shape)}")
         alpha = self.alpha if alpha is None else alpha
         s = alpha / r
+        x, a = rotated(x, self.block, "X"), rotated(a, self.block, "A")
 
         xq, sx, x_clipped = quantize(x, qmax, self._stream(step, Role.X, call), power)
         aq, sa, a_clipped = quantize(a, qmax, self._stream(step, Role.A, call), power)
@@ -259,11 +261,11 @@ class LoraLayer:
             chain = bounds.chain(t) if bounds else spec.chain(O << self.scheme.weight_extra_bits, r, h_prime)
             a_chain = saved.aq
             if chain.drop:
-                units = as_float32(a / torch.tensor(saved.sa, dtype=torch.float32), "A / sa")
+                units = as_float32(rotated(a, self.block, "A") / torch.tensor(saved.sa, dtype=torch.float32), "A / sa")
                 a_chain, _, _ = quantize_power(units, chain.drop, self._stream(step, Role.A_CHAIN, call), self.scheme.activation_qmax)
             dx_acc = _chained(matmul(dyq, self._w), matmul(dhq, a_chain), chain)
             dx_scale = math.ldexp(g, chain.exponent)
-            dx = (dx_acc.double() * dx_scale).float()
+            dx = turned((dx_acc.double() * dx_scale).float(), self.block)
 
         db_acc = matmul(dyq.T, saved.hq)
         db_scale = torch.tensor([spec.db_scale(g, saved.sx, sw, saved.h) for sw in self._sw_list], dtype=torch.float64)
@@ -287,7 +289,7 @@ class LoraLayer:
             db=(db_acc.double() * db_scale[:, None]).float(),
             da_acc=da_acc,
             da_scale=da_scale,
-            da=(da_acc.double() * da_scale).float(),
+            da=turned((da_acc.double() * da_scale).float(), self.block),
             measured=measured,
             saturated={"dY": dy_clipped, "dH": dh_clipped},
         )

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from .second_rounding import MASK, hash32, requantization, requantize, tensor_key
+
 Matrix = list[list[float]]
 Integers = list[list[int]]
 TINY = 2.0**-126
-MASK = 0xFFFFFFFF
 
 
 def fl(x: float | Fraction) -> float:
@@ -125,6 +126,34 @@ def quantize_power(values: Matrix, e: int, qmax: int = 127, hashes: Hashes = Non
     return quantize_with(values, lambda x: quotient_by_power(x, e), qmax, hashes, 2.0**e)
 
 
+# 1. Rotation
+
+
+def rotation_size(rotation: int, length: int) -> int:
+    """b: the largest power of four up to `rotation` that divides the length; 1 where there is none."""
+    return max((b for b in (4, 16, 64, 256) if b <= rotation and length % b == 0), default=1)
+
+
+def rotate_row(row: list[float], b: int) -> list[float]:
+    """`row` times R, in FP32 and in the page's order."""
+    k = {1: 0, 4: 1, 16: 2, 64: 3, 256: 4}[b]
+    row = list(row)
+    for j in range(k):
+        for first in range(len(row)):
+            if first // 4**j % 4:
+                continue  # its digit j is not 0
+            places = [first + digit * 4**j for digit in range(4)]
+            a, b_, c, d = (row[place] for place in places)
+            p, q, r, t = fl(a + b_), fl(c - d), fl(a - b_), fl(c + d)
+            for place, value in zip(places, (fl(p + q), fl(p - q), fl(r + t), fl(t - r)), strict=True):
+                row[place] = value
+    return [fl(value * 2.0**-k) for value in row] if k else row
+
+
+def rotate(values: Matrix, b: int) -> Matrix:
+    return [rotate_row(row, b) for row in values]
+
+
 @dataclass
 class Weights:
     sw: list[float]
@@ -165,70 +194,6 @@ def quantize_squares(W: Matrix, block: int, qmax: int = 127, scale_range: int = 
                     q = round(math.ldexp(quotient(x, u), -e))
                     result[top + i][left + j] = max(-qmax, min(qmax, q)) << e
     return Weights([u] * len(W), result)
-
-
-# 2. Rounding
-
-
-def mix(x: int, k: int) -> int:
-    x = (x + k) & MASK
-    x = (x + (x << 10)) & MASK
-    x ^= x >> 6
-    x = (x + (x << 3)) & MASK
-    x ^= x >> 11
-    x = (x + (x << 15)) & MASK
-    return x ^ (x >> 16)
-
-
-def hash_key(seed: int, step: int, tensor: int) -> tuple[int, int]:
-    keys = []
-    for lane in (0x243F6A88, 0x85A308D3):
-        x = lane
-        for word in (seed & MASK, seed >> 32, step, tensor):
-            x = mix(mix(x, word), lane)
-        keys.append(x)
-    return keys[0], keys[1]
-
-
-def hash32(key: tuple[int, int], index: int) -> int:
-    return mix(mix(index, key[0]), key[1])
-
-
-def tensor_key(seed: int, step: int, layer: int, call: int, role: int) -> tuple[int, int]:
-    seed = (seed + 2**32 * (call // 256)) % 2**64
-    return hash_key(seed, step, layer * 4096 + call % 256 * 16 + role)
-
-
-def requantization(ratio: float) -> tuple[int, int]:
-    """m and n of a ratio. Raises ValueError where the ratio has none."""
-    f, j = math.frexp(ratio)
-    m = round(f * 65536)
-    if m == 65536:
-        m, j = 32768, j + 1
-    n = 16 - j
-    if not (ratio > 0 and 32768 <= m <= 65535 and 0 <= n <= 47):
-        raise ValueError(f"{ratio} has no mantissa and shift")
-    return m, n
-
-
-@dataclass
-class Requantized:
-    q: int
-    max_p: int
-    saturated: bool
-
-
-def requantize(acc: int, m: int, n: int, hashed: int | None = None, qmax: int = 127) -> Requantized:
-    n = min(n, 47)
-    p = acc * m
-    if n == 0:
-        q = p
-    elif hashed is None:
-        q = (p + 2 ** (n - 1) - 1 + ((p >> n) & 1)) >> n
-    else:
-        q = (p + (hashed >> (32 - n) if n <= 32 else hashed << (n - 32))) >> n
-    limited = max(-qmax, min(qmax, q))
-    return Requantized(limited, abs(p), limited != q)
 
 
 # 4. Scales of a layer; 5. Order and shift of a chain
@@ -305,6 +270,7 @@ class Step:
     """Maxima of H and dH in earlier passes where exponents are `delayed`."""
     headroom: float = 2
     remembered: int = 16
+    rotation: int = 0
     numbers: dict = field(default_factory=dict)
 
     def hashes(self, role: str, group: str) -> Hashes:
@@ -329,11 +295,19 @@ class Step:
     def run(self) -> dict:
         return self.numbers if self.numbers else self.backward(self.forward())
 
+    def turned(self, values: Matrix) -> Matrix:
+        """X, W, A, dX or dA times R. Raises ValueError where a LoRA layer's I cannot be rotated."""
+        b = rotation_size(self.rotation, len(values[0]))
+        if self.rotation and b == 1:
+            raise ValueError(f"four does not divide {len(values[0])}")
+        return rotate(values, b)
+
     def weights(self) -> Weights:
         qmax = 127 if self.weight_bits == 8 else 7
+        W = self.turned(self.W)
         if self.weight_scales == "block":
-            return quantize_squares(self.W, self.weight_block, qmax, self.weight_scale_range, self.power_of_two)
-        return quantize_weights(self.W, qmax, self.weight_scales == "channel", self.weight_scale_range, self.power_of_two)
+            return quantize_squares(W, self.weight_block, qmax, self.weight_scale_range, self.power_of_two)
+        return quantize_weights(W, qmax, self.weight_scales == "channel", self.weight_scale_range, self.power_of_two)
 
     def length(self, K: int) -> int:
         """Of the base segment, as the limits of section 5 take it."""
@@ -343,8 +317,8 @@ class Step:
         qa = 127 if self.activation_bits == 8 else 7
         r = len(self.A)
         s = self.alpha / r
-        X = quantize(self.X, qa, self.hashes("X", "X"), self.power_of_two)
-        A = quantize(self.A, qa, self.hashes("A", "A"), self.power_of_two)
+        X = quantize(self.turned(self.X), qa, self.hashes("X", "X"), self.power_of_two)
+        A = quantize(self.turned(self.A), qa, self.hashes("A", "A"), self.power_of_two)
         W = self.weights()
         quotients = [[quotient(x, scale) for x in row] for row, scale in zip(self.B, W.sw, strict=True)]
         b = power_exponent(quotients, qa)
@@ -371,7 +345,7 @@ class Step:
         order = chain(self.length(len(self.W)), len(self.A), h_)
         Aq = n["Aq"]
         if order.d:
-            quotients = [[quotient(x, sa) for x in row] for row in self.A]
+            quotients = [[quotient(x, sa) for x in row] for row in self.turned(self.A)]
             Aq = quantize_power(quotients, order.d, qa, self.hashes("coarse A", "A")).q
         acc_dX = chained(times_transposed(dY.q, transposed(n["Wq"])), times_transposed(dH, transposed(Aq)), order)
         acc_dB = times_transposed(transposed(dY.q), transposed(n["Hq"]))
@@ -379,9 +353,9 @@ class Step:
         self.numbers = n | {
             "g": g, "dYq": dY.q, "acc dH": acc_dH, "h'": h_, "dHq": dH, "chain dX": order, "acc dX": acc_dX, "acc dB": acc_dB,
             "acc dA": acc_dA,
-            "dX": [[fl(x * (g * 2.0**order.k)) for x in row] for row in acc_dX],
+            "dX": self.turned([[fl(x * (g * 2.0**order.k)) for x in row] for row in acc_dX]),
             "dB": [[fl(x * (((g * sx) * 2.0 ** n["h"]) / sw)) for x in row] for row, sw in zip(acc_dB, n["sw"], strict=True)],
-            "dA": [[fl(x * (((g * sx) * 2.0**h_) / sa)) for x in row] for row in acc_dA],
+            "dA": self.turned([[fl(x * (((g * sx) * 2.0**h_) / sa)) for x in row] for row in acc_dA]),
         }  # fmt: skip
         return self.numbers
 

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight, turned, turned_channels
 
-__all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result", "Trained"]
+__all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result", "Trained", "places"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class Result:
 
 def _dequantized(acc: Tensor, scale: float | Tensor) -> Tensor:
     return (acc.double() * scale).float()
+
+
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+INPUT = {1: torch.nn.grad.conv1d_input, 2: torch.nn.grad.conv2d_input, 3: torch.nn.grad.conv3d_input}
+WEIGHT = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
+"""Torch's convolutions, and what goes back to their inputs and weights, by the image's dimensions."""
+
+
+def places(module: Any) -> dict[str, Any]:
+    """Where a convolution looks, as torch's functions take it."""
+    return {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
 
 
 class _Layer:
@@ -52,11 +64,13 @@ class FrozenLinear(_Layer):
 
     def __init__(self, weight: Tensor, scheme: FQT, layer: int) -> None:
         super().__init__(scheme, layer)
-        self.weight: QuantizedWeight = quantize_weight(weight.reshape(len(weight), -1), scheme)
+        self.block = rotation_block(scheme.rotation, weight.shape[1])
+        kernel = math.prod(weight.shape[2:])
+        self.weight: QuantizedWeight = quantize_weight(weight.reshape(len(weight), -1), scheme, kernel)
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
         """x [T, I]; sums [T, O]."""
-        xq, sx = self._quantize(x, "X", Role.X, step, call)
+        xq, sx = self._quantize(turned(x, self.block), "X", Role.X, step, call)
         acc = matmul(xq, self.weight.q.T)
         return Result(xq, acc, _dequantized(acc, self.weight.scale.double() * sx))
 
@@ -64,34 +78,36 @@ class FrozenLinear(_Layer):
         """dy [T, O]; sums [T, I]. ``shape`` of X, which a convolution needs."""
         dyq, g = self._quantize(dy * self.weight.scale, "dY * sw", Role.DY, step, call)
         acc = matmul(dyq, self.weight.q)
-        return Result(dyq, acc, _dequantized(acc, g))
+        return Result(dyq, acc, turned(_dequantized(acc, g), self.block))
 
 
 class FrozenConv(FrozenLinear):
-    """The same for a convolution; x [N, C, H, W], sums of Y [N, O, H', W'], of dX [N, C, H, W]."""
+    """The same for a convolution of one to three dimensions; x [N, C, ...], sums of Y [N, O, ...], of dX [N, C, ...]."""
 
-    def __init__(self, module: nn.Conv2d, scheme: FQT, layer: int) -> None:
+    def __init__(self, module: Any, scheme: FQT, layer: int) -> None:
         super().__init__(module.weight.detach(), scheme, layer)
-        if module.groups != 1 or module.padding_mode != "zeros":
-            raise SchemeError(f"a convolution must have one group and zeros around it, not {module}")
+        if module.padding_mode != "zeros":
+            raise SchemeError(f"a convolution must have zeros around it, not {module}")
         self.kernel = self.weight.q.reshape(module.weight.shape).double()
-        self.places = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+        self.places = places(module)
+        self.dimensions = module.weight.dim() - 2
+        self.row_scales = self.weight.scale.reshape(-1, *[1] * self.dimensions)
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
-        xq, sx = self._quantize(x, "X", Role.X, step, call)
-        acc = functional.conv2d(xq.double(), self.kernel, **self.places).to(torch.int64)
-        return Result(xq, acc, _dequantized(acc, (self.weight.scale.double() * sx)[:, None, None]))
+        xq, sx = self._quantize(turned_channels(x, self.block), "X", Role.X, step, call)
+        acc = CONVOLVE[self.dimensions](xq.double(), self.kernel, **self.places).to(torch.int64)
+        return Result(xq, acc, _dequantized(acc, self.row_scales.double() * sx))
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], *, step: int, call: int) -> Result:
-        dyq, g = self._quantize(dy * self.weight.scale[:, None, None], "dY * sw", Role.DY, step, call)
-        acc = torch.nn.grad.conv2d_input(shape, self.kernel, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, _dequantized(acc, g))
+        dyq, g = self._quantize(dy * self.row_scales, "dY * sw", Role.DY, step, call)
+        acc = INPUT[self.dimensions](shape, self.kernel, dyq.double(), **self.places).to(torch.int64)
+        return Result(dyq, acc, turned_channels(_dequantized(acc, g), self.block))
 
 
 class Trained(_Layer):
     """Y = X W^T, dX = dY W and dW = dY^T X of a layer that is trained, a scale for each tensor.
 
-    ``places``: stride, padding and dilation of a convolution, None for a linear layer. It remembers the operands of this step's passes.
+    ``places``: those of a convolution, None for a linear layer. It remembers the operands of this step's passes.
     """
 
     def __init__(self, scheme: FQT, layer: int, places: dict[str, Any] | None = None) -> None:
@@ -99,13 +115,18 @@ class Trained(_Layer):
         self.places = places
         self._waiting: dict[tuple[int, int], tuple[Tensor, float, Tensor, float]] = {}
 
+    def _turn(self, tensor: Tensor, channels: int) -> Tensor:
+        """X, W, dX or dW times R; ``channels`` of W."""
+        return (turned if self.places is None else turned_channels)(tensor, rotation_block(self.scheme.rotation, channels))
+
     def forward(self, x: Tensor, w: Tensor, *, step: int, call: int) -> tuple[Tensor, Result]:
         """(INT8 W, Y); x [T, I] or [N, C, H, W]."""
         if any(key[0] != step for key in self._waiting):
             self._waiting.clear()
+        x, w = self._turn(x, w.shape[1]), self._turn(w, w.shape[1])
         (xq, sx), (wq, sw) = self._quantize(x, "X", Role.X, step, call), self._quantize(w, "W", Role.A, step, call)
         self._waiting[step, call] = xq, sx, wq, sw
-        acc = matmul(xq, wq.T) if self.places is None else functional.conv2d(xq.double(), wq.double(), **self.places).to(torch.int64)
+        acc = matmul(xq, wq.T) if self.places is None else CONVOLVE[w.dim() - 2](xq.double(), wq.double(), **self.places).to(torch.int64)
         return wq, Result(xq, acc, _dequantized(acc, sx * sw))
 
     def backward(self, name: str, dy: Tensor, *, step: int, call: int) -> Result:
@@ -115,10 +136,10 @@ class Trained(_Layer):
         if self.places is None:
             acc = matmul(dyq, wq) if name == "dX" else matmul(dyq.T, xq)
         elif name == "dX":
-            acc = torch.nn.grad.conv2d_input(xq.shape, wq.double(), dyq.double(), **self.places).to(torch.int64)
+            acc = INPUT[wq.dim() - 2](xq.shape, wq.double(), dyq.double(), **self.places).to(torch.int64)
         else:
-            acc = torch.nn.grad.conv2d_weight(xq.double(), wq.shape, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, _dequantized(acc, g * (sw if name == "dX" else sx)))
+            acc = WEIGHT[wq.dim() - 2](xq.double(), wq.shape, dyq.double(), **self.places).to(torch.int64)
+        return Result(dyq, acc, self._turn(_dequantized(acc, g * (sw if name == "dX" else sx)), wq.shape[1]))
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loralith.spec import numerics
 from loralith.spec.numerics import Q8_MAX, Requantization
-from loralith.spec.scales import block_exponent, power_exponent, scale_of, vanishes, weight_scales
+from loralith.spec.scales import block_exponent, power_exponent, rotation_block, scale_of, vanishes, weight_scales
 from loralith.spec.scheme import FQT, SchemeError
 
 __all__ = [
@@ -27,6 +27,9 @@ __all__ = [
     "quantize_power",
     "quantize_weight",
     "requantize",
+    "rotated",
+    "turned",
+    "turned_channels",
 ]
 
 
@@ -130,9 +133,35 @@ def quantize_power(v: Tensor, exponent: int | None = None, stream: Stream | None
     return q, exponent, clipped
 
 
-def quantize_weight(weight: Tensor, scheme: FQT) -> QuantizedWeight:
-    """A frozen base weight [O, I] under ``scheme``: `scales.weight_scales`, values rounded half to even."""
+def turned(x: Tensor, block: int) -> Tensor:
+    """``x`` [..., n] times R, float32, stage by stage as docs/numerics.md has it; what FP32 does not hold is not finite."""
+    distance, halvings = 1, 0
+    while distance < block:
+        a, b, c, d = x.reshape(*x.shape[:-1], -1, 4, distance).unbind(-2)
+        four = ((a + b) + (c - d), (a + b) - (c - d), (a - b) + (c + d), (c + d) - (a - b))
+        x = torch.stack(four, dim=-2).reshape(x.shape)
+        distance, halvings = 4 * distance, halvings + 1
+    return x * 2.0**-halvings if halvings else x
+
+
+def rotated(x: Tensor, block: int, name: str) -> Tensor:
+    """``x`` [..., n] times R. Raises SchemeError, with ``name``, where a value is not finite, or is so no longer."""
+    x = as_float32(x, name)
+    return as_float32(turned(x, block), f"{name} after its rotation") if block > 1 else x
+
+
+def turned_channels(x: Tensor, block: int) -> Tensor:
+    """``x`` [N, C, ...] times R along C."""
+    return turned(x.movedim(1, -1), block).movedim(-1, 1).contiguous()
+
+
+def quantize_weight(weight: Tensor, scheme: FQT, kernel: int = 1) -> QuantizedWeight:
+    """A frozen base weight [O, I] under ``scheme``: rotated, `scales.weight_scales`, values rounded half to even. ``kernel``: elements of a
+    convolution's window, I / C."""
     weight = as_float32(weight, "W")
+    columns = weight.reshape(len(weight), -1, kernel)
+    block = rotation_block(scheme.rotation, columns.shape[1])
+    weight = as_float32(turned_channels(columns, block), "W after its rotation").reshape(weight.shape)
     scales = torch.tensor(weight_scales(weight.abs().amax(dim=1).tolist(), scheme), dtype=torch.float32)
     if vanishes(largest(weight), scheme.weight_qmax):
         return QuantizedWeight(torch.zeros_like(weight, dtype=torch.int8), scales)

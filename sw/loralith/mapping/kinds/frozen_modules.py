@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from loralith.lora.frozen import FrozenConv, FrozenLinear, Input, Window
+from loralith.lora.frozen import FrozenConv, FrozenLinear, Input
 from loralith.lora.loss import Loss, row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.lora.two_words import WideConv, WideLinear
+from loralith.lora.windows import Window
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Place
-from loralith.mapping.select import AttachError, Choice
+from loralith.mapping.select import CONVOLUTIONS, AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
 from loralith.spec.scheme import Role, SchemeError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
 __all__ = [
+    "CONVOLUTIONS",
     "ConvShapes",
     "FrozenProducts",
     "LinearShapes",
@@ -58,7 +60,7 @@ class ConvShapes(LinearShapes):
     """What a convolution's products see: images as they are."""
 
     def _bias(self) -> Tensor:
-        return self.module.bias[:, None, None]
+        return self.module.bias.reshape(-1, *[1] * (self.module.weight.dim() - 2))
 
     def _flat(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -97,7 +99,7 @@ class FrozenProducts(LinearShapes):
             owner.observer.frozen_forward(self.index, array, step, call, output)
         owner.health.values(self.name, "X", output.clipped, output.xq.size)
         stochastic = owner.scheme.is_stochastic(Role.X)
-        owner.health.quantized(self.name, "X", row_loss(self._channels(array), output.sx, stochastic=stochastic), stochastic=stochastic)
+        owner.health.quantized(self.name, "X", row_loss(self._channels(output.x), output.sx, stochastic=stochastic), stochastic=stochastic)
         return self._shaped(tensor(output.y, x, output_dtype(x)), x.shape)
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], step: int, call: int) -> Tensor | None:
@@ -172,10 +174,10 @@ class MappedLinear(FrozenProducts, Mapped):
         return [self.module.weight]
 
 
-def window_of(module: nn.Conv2d) -> Window:
-    """Where a convolution looks."""
-    pairs = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return Window(*((int(pair[0]), int(pair[1])) for pair in pairs))
+def window_of(module: Any) -> Window:
+    """Where a convolution of `CONVOLUTIONS` looks."""
+    numbers = (module.kernel_size, module.stride, module.padding, module.dilation)
+    return Window(*(tuple(int(number) for number in own) for own in numbers), groups=module.groups)
 
 
 class MappedConv(ConvShapes, MappedLinear):
@@ -186,7 +188,7 @@ class MappedConv(ConvShapes, MappedLinear):
         return FrozenConv(self.attachment.device, weight, window_of(self.module), self.attachment.scheme, index)
 
     def _row_scales(self) -> Float32:
-        return self.product.scale[:, None, None]
+        return self.product.scale.reshape(-1, *[1] * (self.module.weight.dim() - 2))
 
     def _gradient_loss(self, dy: Float32, g: float, stochastic: bool) -> Loss:
         scale = self.product.scale.astype(np.float64)

@@ -97,7 +97,7 @@ def refuse(name: str, module: nn.Module) -> Linear:
     """Raises AttachError for LoRA settings that the device does not run."""
     assert isinstance(module, LoraLayer)
     if not isinstance(module, Linear):
-        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and 2-D convolutions")
+        raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and convolutions")
     if module.merged:
         raise AttachError(f"{name}: the adapter is merged; unmerge it first")
     if module.disable_adapters:
@@ -242,7 +242,7 @@ class MappedLora(Mapped):
             owner.health.values(self.name, name, count, sizes[name])
         scales = {"X": (arrays[0], operands.sx), "A": (arrays[1], operands.sa), "B": (operands.b_units, math.ldexp(1.0, operands.b))}
         for name, (values, scale) in scales.items():
-            self._lost(name, Role[name], values, scale)
+            self._lost(name, Role[name], values, scale, block=1 if name == "B" else layer.numerics.block)
         if owner.observer:
             owner.observer.forward(self.index, *arrays, one.place.step, one.place.call, one.needs_backward, saved)
         y = tensor(saved.y, x, output_dtype(x)).reshape(*x.shape[:-1], -1)
@@ -253,10 +253,10 @@ class MappedLora(Mapped):
         pending = Pending(self, lambda: layer.release(saved), saved.skinny.nbytes, saved.host_bytes(), saved.x)
         return y, owner.passes.register(saved, pending)
 
-    def _lost(self, name: str, role: Role, values: Float32, scale: float, factor: Float32 | None = None) -> None:
+    def _lost(self, name: str, role: Role, values: Float32, scale: float, factor: Float32 | None = None, block: int = 1) -> None:
         stochastic = self.attachment.scheme.is_stochastic(role)
         self.attachment.health.quantized(
-            self.name, name, row_loss(values, scale, factor=factor, stochastic=stochastic), stochastic=stochastic
+            self.name, name, row_loss(values, scale, factor=factor, block=block, stochastic=stochastic), stochastic=stochastic
         )
 
     def backward(self, token: Tensor, dy: Tensor, a: Tensor, b: Tensor, need_dx: bool, one: _Pass) -> Gradients | None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft.tuners.lora import Conv2d, Linear
-from peft.tuners.lora.layer import LoraLayer
-from peft.tuners.lora.variants import DoraConv2dVariant, DoraLinearVariant
+from peft.tuners.lora import Linear
+from peft.tuners.lora.layer import LoraLayer, _ConvNd
+from peft.tuners.lora.variants import DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant, DoraLinearVariant
 from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,14 +22,14 @@ from torch.overrides import TorchFunctionMode
 from loralith.mapping.kinds.lora_linears import MappedLora, refuse
 from loralith.mapping.kinds.trained_modules import TrainedProducts
 from loralith.mapping.mapped import Mapped
-from loralith.mapping.select import AttachError, Choice, shape_reason
+from loralith.mapping.select import AttachError, Choice, layer_kind, shape_reason
 
 if TYPE_CHECKING:
     from loralith.mapping.attachment import Attachment
 
 __all__ = ["MappedDelta", "MappedDora", "MappedParts", "in_parts", "mapped_lora", "parts", "unsupported"]
 
-DORA = (DoraLinearVariant, DoraConv2dVariant)
+DORA = (DoraLinearVariant, DoraConv1dVariant, DoraConv2dVariant, DoraConv3dVariant)
 NORMS = "DoRA's norms of W + s B A are torch's"
 FACTORS = "the product of its factors is torch's; the product with X is the device's"
 
@@ -47,7 +47,7 @@ def _plain(module: Linear) -> bool:
 
 def in_parts(module: nn.Module) -> bool:
     """Whether a LoRA layer is one that runs in parts."""
-    return isinstance(module, Linear | Conv2d) and not _plain(module)  # type: ignore[arg-type]
+    return isinstance(module, Linear | _ConvNd) and not _plain(module)  # type: ignore[arg-type]
 
 
 def _unmapped_variant(module: Any, adapter: str) -> str:
@@ -101,7 +101,7 @@ def parts(choice: Choice) -> list[Choice]:
     if (not isinstance(module, LycorisLayer) and not in_parts(module)) or unsupported(choice):
         return found
     base = module.get_base_layer()
-    found.append(Choice(f"{name}.base_layer", base, "linear" if isinstance(base, nn.Linear) else "conv"))
+    found.append(Choice(f"{name}.base_layer", base, layer_kind(base)))
     if isinstance(module, LycorisLayer):
         return [*found, Choice(f"{name}.factors", choice.module, "other", FACTORS)]
     for adapter in module.lora_A:

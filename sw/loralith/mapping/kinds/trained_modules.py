@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32
 from loralith.lora.trained import TrainedConv, TrainedGradients, TrainedLinear, TrainedPass
-from loralith.mapping.kinds.frozen_modules import window_of
+from loralith.mapping.kinds.frozen_modules import CONVOLUTIONS, window_of
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import AttachError, Choice
@@ -57,7 +57,7 @@ class TrainedProducts(Mapped):
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice, layer: nn.Module) -> None:
         super().__init__(attachment, index, choice)
-        self.window = window_of(layer) if isinstance(layer, nn.Conv2d) else None
+        self.window = window_of(layer) if isinstance(layer, CONVOLUTIONS) else None
         try:
             if self.window is None:
                 self.products = TrainedLinear(attachment.device, attachment.scheme, index)
@@ -84,7 +84,7 @@ class TrainedProducts(Mapped):
 
     def _lost(self, name: str, role: Role, values: Float32, scale: float) -> None:
         stochastic = self.attachment.scheme.is_stochastic(role)
-        rows = values.reshape(values.shape[0] * values.shape[1] if name != "W" else len(values), -1) if values.ndim == 4 else values
+        rows = values.reshape(values.shape[0] * values.shape[1] if name != "W" else len(values), -1) if values.ndim > 2 else values
         self.attachment.health.quantized(self.name, name, row_loss(rows, scale, stochastic=stochastic), stochastic=stochastic)
 
     def forward(self, x: Tensor, w: Tensor, place: Place, keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -97,7 +97,7 @@ class TrainedProducts(Mapped):
             owner.observer.trained_forward(self.index, *arrays, one)
         for name, role, values, scale in (("X", Role.X, arrays[0], one.x.scale), ("W", Role.A, arrays[1], one.sw)):
             owner.health.values(self.name, name, one.clipped[name], values.size)
-            self._lost(name, role, values, scale)
+            self._lost(name, role, products.turn(values, w.shape[1]) if owner.scheme.rotation else values, scale)
         assert one.y is not None
         y = tensor(one.y, x, output_dtype(x))
         y = y.reshape(*x.shape[:-1], -1) if self.window is None else y
@@ -135,4 +135,4 @@ class MappedTrained(TrainedProducts):
         bias = self.module.bias
         if bias is None:
             return y
-        return y + (bias if self.window is None else bias[:, None, None]).to(y.dtype)
+        return y + (bias if self.window is None else bias.reshape(-1, *[1] * len(self.window.kernel))).to(y.dtype)

@@ -71,7 +71,7 @@ def saved_bytes(step: Step, config: Config, first: bool) -> tuple[int, int]:
         return int8 + rows, 4 * n * sum(shapes[name][0] * shapes[name][1] for name in names)
     if step.choice.kind == "other":
         return 0, 0
-    if step.choice.kind == "conv":
+    if step.choice.kind in ("conv", "windows"):
         return 0, 4 * step.input_elements if step.dx and first else 0
     if "r" not in s:
         return 0, 0
@@ -104,7 +104,9 @@ def _shape(step: Step) -> str:
         return ", ".join(step.operators)
     if step.choice.kind == "attention":
         return f"{s['n']} x ({s['Tq']} x {s['Tk']}), {s['d']} wide"
-    return f"{s['T']} x {s['I']} -> {s['O']}" + (f", rank {s['r']}" if "r" in s else "")
+    return (
+        f"{s['T']} x {s['I']} -> {s['O']}" + (f", rank {s['r']}" if "r" in s else "") + (f", {s['groups']} groups" if "groups" in s else "")
+    )
 
 
 def plan(traced: Trace, config: Config, weight_bits: int = 8) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def plan(traced: Trace, config: Config, weight_bits: int = 8) -> dict[str, Any]:
     for step in traced.steps:
         device = not step.choice.reason
         first = step.reads not in read
-        if step.choice.kind in ("lora", "conv"):
+        if step.choice.kind in ("lora", "conv", "windows"):
             read.add(step.reads)
         int8, fp32 = saved_bytes(step, config, first)
         traffic = step_traffic(step, config, weight_bits) if device else (0, 0)

@@ -41,7 +41,8 @@ class Step:
     """One pass of one module through a training step; of kind "other" all passes of one that stays in torch, or what a mapped one
     multiplies there.
 
-    ``sizes``: T, I, O of a layer (and r of a LoRA layer), n, Tq, Tk, d of attention, MACs forward and backward of another. ``dx``: its
+    ``sizes``: T, I, O of a layer (and r of a LoRA layer, groups of a convolution with several, I then of one of them), n, Tq, Tk, d of
+    attention, MACs forward and backward of another. ``dx``: its
     input has a gradient; for attention ``gradients`` names those of Q, K and V that have one. ``reads``: number of the tensor that a layer
     reads, the same for layers that read the same. ``input_elements``: of X, before a convolution's windows overlap. ``operators``: torch's
     names of those of kind "other". ``reached``: a gradient comes back; where none does (the text of a last block) the step ends there.
@@ -79,9 +80,10 @@ class Step:
             names = {"forward": s["forward"], "backward": s["backward"]}
             return [Product(name, macs, 1, 1, backward=name == "backward") for name, macs in names.items() if macs]
         T, I, O = s["T"], s["I"], s["O"]
-        found = [Product("Y", T, O, I)]
+        groups = s.get("groups", 1)
+        found = [Product("Y", T, O // groups, I, groups)]
         if self.dx:
-            found.append(Product("dX", T, I, O, backward=True))
+            found.append(Product("dX", T, I, O // groups, groups, backward=True))
         if "r" in s:
             r = s["r"]
             found += [Product("H", T, r, I), Product("HB", T, O, r)]
@@ -140,10 +142,13 @@ class _Recorder:
     def _layer(self, choice: Choice) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             x = inputs[0]
-            if choice.kind == "conv":
-                window = window_of(module)  # type: ignore[arg-type]
+            groups = 1
+            if choice.kind in ("conv", "windows"):
+                window = window_of(module)
+                groups = window.groups
                 T, O = output.shape[0] * math.prod(output.shape[2:]), output.shape[1]
-                sizes = {"T": T, "I": x.shape[1] * math.prod(window.kernel), "O": O}
+                sizes = {"T": T, "I": x.shape[1] // groups * math.prod(window.kernel), "O": O}
+                sizes |= {"groups": groups} if groups > 1 else {}
             else:
                 sizes = {"T": x.numel() // x.shape[-1], "I": x.shape[-1], "O": output.shape[-1]}
             if isinstance(module, LoraLinear):

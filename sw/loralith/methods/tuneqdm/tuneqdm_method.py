@@ -36,7 +36,7 @@ class TuneQDM(Method):
     the settings' times its mean magnitude at first, since scales of different layers differ a thousandfold.
     """
 
-    kinds = {"linear": MappedTuned, "conv": MappedTunedConv}
+    kinds = {"linear": MappedTuned, "conv": MappedTunedConv, "windows": None}
     sparse = True
 
     def __init__(self, settings: FinetuneSettings, subject: Subject) -> None:

@@ -46,7 +46,7 @@ class Zoodip(Method):
     """``model`` is the frozen U-Net. On a device its linear layers and convolutions take activations of two INT8 words; attention's own
     products, which no frozen weight is part of, stay in torch: INT8 there would drown the differences."""
 
-    kinds = {"linear": MappedWideLinear, "conv": MappedWideConv, "attention": None}
+    kinds = {"linear": MappedWideLinear, "conv": MappedWideConv, "windows": None, "attention": None}
     model: UNet2DConditionModel
 
     def __init__(self, settings: FinetuneSettings, subject: Subject) -> None:
