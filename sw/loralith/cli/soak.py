@@ -1,14 +1,16 @@
 """`loralith soak`: random small products on the simulated hardware, every bit compared with numpy.
 
-With `--lists`, random command lists; with `--vector`, elements of the vector unit.
+With `--lists`, random command lists; with `--vector`, elements of the vector unit; with `--kills`, fine-tunes that are killed and resumed.
 """
 
 import argparse
 import secrets
 from pathlib import Path
 
-from loralith.cli import output, soak_lists
+from loralith.cli import output, soak_kills, soak_lists
 from loralith.reports import result_files as results
+
+DEVICE = "verilator"
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -17,11 +19,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, help="of products and stalls; a random one, which is printed, by default")
     parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
     parser.add_argument(
-        "--device", default="verilator", help="reference, direct, verilator, serial:<port> or pynq:<bitfile> (default: verilator)"
+        "--device", help="reference, direct, verilator, serial:<port> or pynq:<bitfile> (default: verilator, with --kills direct)"
     )
     parser.add_argument("--stall", type=float, default=0.2, help="most probable stall per bus channel and cycle (default: 0.2)")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write soak.json and soak.md there (with --lists, lists.json and lists.md)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write soak.json and soak.md there (with --lists lists.json and lists.md, with --kills kills.json and kills.md)",
     )
     parser.add_argument(
         "--vector",
@@ -30,11 +35,15 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="run N elements for each operation of the vector unit's lanes in place of products; see --state",
     )
     soak_lists.register(parser)
+    soak_kills.register(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when a product or a list came out wrong."""
+    """Returns 1 when a product, a list or a resumed run came out wrong."""
+    if args.kills is not None:
+        return soak_kills.run(args)
+    args.device = args.device or DEVICE
     if args.lists or args.replay:
         return soak_lists.run(args)
     if args.vector is not None:
