@@ -21,7 +21,7 @@ from loralith.device.device import Device
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.numerics import MANTISSA_MAX, MANTISSA_MIN, Q8_MAX, SHIFT_MAX, Requantization, hash32
 
-__all__ = ["Mismatch", "Soak", "run_products"]
+__all__ = ["Mismatch", "Soak", "run_products", "stall_bus"]
 
 BATCH = 200
 """Products of a list."""
@@ -248,7 +248,7 @@ def run_products(
     soak, mismatch = Soak(device, seed), None
     while soak.done < products and mismatch is None:
         if stall is not None:
-            _stall(device, rng, stall)
+            stall_bus(device, rng, stall)
         mismatch = soak.batch(min(BATCH, products - soak.done))
         if soak.lists % 10 == 0:
             say(f"{soak.done} products, {time.monotonic() - started:.0f} s")
@@ -265,8 +265,8 @@ def run_products(
     return figures, mismatch
 
 
-def _stall(device: Any, rng: np.random.Generator, most: float) -> None:
-    """Other stalls and latencies for the next list."""
+def stall_bus(device: Any, rng: np.random.Generator, most: float) -> None:
+    """Other stalls and latencies of a simulated bus for the next list; ``most`` is the most probable stall per channel and cycle."""
     from loralith.device.native.library import CHANNELS
     from loralith.device.native.memory_model import MemoryTiming
 
