@@ -194,7 +194,7 @@ def _soak(args: argparse.Namespace) -> None:
     elif args.lists:
         _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
     else:
-        _idle(args, "commands seconds configs state failure", "without --lists")
+        _idle(args, "commands seconds configs failure", "without --lists")
     if args.device not in (None, "verilator"):
         _idle(args, "stall", "but with --device verilator, the only one with a bus")
     if not 0 <= args.stall < 1:

@@ -16,7 +16,8 @@ from loralith.soak.coverage.covered_device import CoveredDevice
 from loralith.soak.coverage.points import Point, merge
 from loralith.soak.list_runner import MAX_CYCLES, Machines
 from loralith.soak.lists import cases
-from loralith.soak.random_products import Soak, stall_bus
+from loralith.soak.products import stall_bus
+from loralith.soak.random_products import Soak
 from loralith.spec.config import Config
 from loralith.verif.lists.case import BASE, Layout
 

@@ -47,6 +47,8 @@ class KillCampaign:
     def run(self, kills: int, seconds: float | None, say: Callable[[str], None]) -> str | None:
         """Until so many kills in all, or for so many seconds; the first difference, in words, or None. Raises KilledRunError where a run
         fails by itself."""
+        if self.result["kills"] >= kills:
+            return self.result["difference"]
         with _one_thread():
             return self._run(kills, seconds, say)
 
