@@ -220,11 +220,11 @@ def machine(rng: random.Random) -> Machine:
     return Machine(memories, scalars, [[word(rng) for _ in range(LANES)] for _ in range(4)])
 
 
-def same(found: list[list[int]], wanted: list[list[int | None]]) -> bool:
-    """Whether all words are equal, but for those of lanes outside of the tensor that left the range of numbers."""
-    return all(
-        want is None or got == want for got_row, row in zip(found, wanted, strict=True) for got, want in zip(got_row, row, strict=True)
-    )
+def assert_same_words(found: list[list[int]], wanted: list[list[int | None]], note: object) -> None:
+    """All words are equal, but for those of lanes outside of the tensor that left the range of numbers; ``note`` is the stimulus."""
+    for number, (got_row, row) in enumerate(zip(found, wanted, strict=True)):
+        for lane, (got, want) in enumerate(zip(got_row, row, strict=True)):
+            assert want is None or got == want, f"word {number}, lane {lane}: {got:#x} instead of {want:#x}, of {note}"
 
 
 def legal(rng: random.Random) -> tuple[Machine, list[dict], dict, list[list[int]], Machine]:

@@ -1,10 +1,11 @@
 """What tests of the driver share: devices, and a diffusion model that is small enough to train in tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from helpers.model_board import Terminal
 from loralith import open_device
 from loralith.device.device import Device
 
@@ -124,3 +125,17 @@ def emoji_folder(emoji_packages: Path, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(source, name, small)
         monkeypatch.setattr(catalogue, name, small)
     return tmp_path / "state"
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
+    """Opens a pseudo terminal for a function that answers; closed at the end."""
+    opened: list[Terminal] = []
+
+    def make(receive: Callable[[bytes], bytes]) -> str:
+        opened.append(Terminal(receive))
+        return opened[-1].path
+
+    yield make
+    for one in opened:
+        one.close()

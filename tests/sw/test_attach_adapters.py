@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.mapping.select import AttachError
 from loralith.spec.scheme import FQT
 from loralith.training.verification import ReferenceObserver
@@ -139,7 +140,8 @@ def test_an_adapter_is_near_torch_and_every_product_is_its_definition(direct, ki
     assert ("trained" in layers.values()) == (kind not in PLAIN | LYCORIS)
     attachment.detach()
     again = results(model)
-    assert all(torch.equal(again[name], value) for name, value in want.items())
+    for name, value in want.items():
+        assert_same_values(again[name], value, name)
     assert len(direct.heap.taken) <= 1, "the list's buffer alone"
 
 
@@ -165,7 +167,8 @@ def test_a_device_with_lists_gives_the_same_bits(direct, device, kind):
         model = adapted(ADAPTERS[kind])
         loralith.attach(model, one, FQT(stochastic=("X", "dY", "A"), seed=5))
         found.append(results(model))
-    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+    for name, value in found[0].items():
+        assert_same_values(found[1][name], value, name)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -219,7 +222,7 @@ def test_adapters_in_parts_are_followed(direct):
     torch.save(model, file)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
-    assert torch.equal(loaded(picture()), plain(picture()))
+    assert_same_values(loaded(picture()), plain(picture()))
 
     def both(change):
         for one in (model, plain):
@@ -252,7 +255,8 @@ def test_checkpointing_of_adapters_in_parts(direct, reentrant):
         found.append(results(model, through(model)))
         assert not attachment.open
         attachment.detach()
-    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+    for name, value in found[0].items():
+        assert_same_values(found[1][name], value, name)
 
 
 class Odd(nn.Module):

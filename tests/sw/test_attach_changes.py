@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
+from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.mapping.select import AttachError
 from loralith.training.verification import ReferenceObserver
@@ -146,7 +147,7 @@ def test_a_change_is_followed(device, change):
     each(CHANGES[change], plain, attached)
     compare(plain, attached, differs_from=None if change == "merged" else before)
     loralith.detach(attached)
-    assert torch.equal(attached(x()), plain(x()))
+    assert_same_values(attached(x()), plain(x()))
 
 
 def test_a_context_without_the_adapter(device):
@@ -156,7 +157,7 @@ def test_a_context_without_the_adapter(device):
     with attached.disable_adapter():
         assert close(attached(x()), base_of(plain)(x()))
         assert not close(attached(x()), before)
-    assert torch.equal(attached(x()), before)
+    assert_same_values(attached(x()), before)
 
 
 def base_of(model):
@@ -218,14 +219,14 @@ def test_diffusers_scales_and_processors(device, modules):
         macs = device.counters().macs - before
         for processor in (AttnProcessor(), AttnProcessor2_0()):
             attached.set_attn_processor(processor)
-            assert torch.equal(outputs()[1], got)
+            assert_same_values(outputs()[1], got)
         assert device.counters().macs - before == 3 * macs, "on the device, all of it"
     attached.set_attn_processor(SlicedAttnProcessor(1))
     if modules == "all":
         with pytest.raises(AttachError, match=r"attn1: its processor is SlicedAttnProcessor since .*; set AttnProcessor or"):
             outputs()
         attached.set_attn_processor(AttnProcessor())
-        assert torch.equal(outputs()[1], got)
+        assert_same_values(outputs()[1], got)
     loralith.detach(attached)
     assert all(type(p) in (AttnProcessor, SlicedAttnProcessor) for p in attached.attn_processors.values())
 
@@ -328,7 +329,7 @@ def test_a_copy_of_an_attached_model_is_a_plain_one(device, copied, modules):
     y, work = model["small"](x()), device.counters().macs
     twin = COPIES[copied](model)
     tokens = torch.randn(2, 3, 8)
-    assert torch.equal(twin["small"](x()), plain(x()))
+    assert_same_values(twin["small"](x()), plain(x()))
     assert type(twin["attention"].processor) is AttnProcessor2_0
     twin["attention"](tokens)
     with torch.no_grad():
@@ -336,14 +337,14 @@ def test_a_copy_of_an_attached_model_is_a_plain_one(device, copied, modules):
             parameter.zero_()
     assert not twin["small"](x()).any()
     assert device.counters().macs == work
-    assert torch.equal(model["small"](x()), y)
+    assert_same_values(model["small"](x()), y)
     again = copy.deepcopy(twin)
     loralith.attach(twin, device, modules=modules)
     assert not twin["small"](x()).any()
     assert device.counters().macs > work
     loralith.detach(twin)
     loralith.detach(model)
-    assert torch.equal(model["small"](x()), plain(x()))
+    assert_same_values(model["small"](x()), plain(x()))
     assert not again["small"](x()).any()
 
 
@@ -357,6 +358,6 @@ def test_a_function_around_an_attached_one_stays(device):
     first.forward = lambda *args: (calls.append(1), inner(*args))[1]
     got = model(x())
     loralith.detach(model)
-    assert torch.equal(model(x()), want)
+    assert_same_values(model(x()), want)
     assert not torch.equal(got, want)
     assert len(calls) == 2

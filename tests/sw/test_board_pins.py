@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.board.simulation import PinSimulation
 from loralith.compiler.cycles import Sdr16, model
 from loralith.compiler.schedules.training_step import Linear, compile_step, place
@@ -48,7 +49,7 @@ def test_memory_holds_what_was_written_and_what_was_preloaded(device: SerialDevi
     data = np.random.default_rng(1).integers(0, 256, 1501, dtype=np.uint8)
     address = device.alloc(data.size + 8)
     device.write(address + 3, data)
-    assert np.array_equal(device.read(address + 3, data.size), data)
+    assert_same_values(device.read(address + 3, data.size), data)
     assert bytes(device._read(MEMORY_BASE + ULX3S.bytes - 4096, len(CONTENT))) == CONTENT
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from helpers.model_board import CONFIG, SOC, Terminal, WorkingBoard
+from helpers.model_board import CONFIG, SOC, WorkingBoard
 from loralith import cli
 from loralith.board import bring_up
 from loralith.board.bring_up import CHECKS, BringUp, Outcome, SettingsError
@@ -21,27 +21,14 @@ from loralith.spec.registers import REGISTERS
 PATIENCE = 3.0
 
 
-@pytest.fixture
-def port() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
-    opened: list[Terminal] = []
-
-    def make(receive: Callable[[bytes], bytes]) -> str:
-        opened.append(Terminal(receive))
-        return opened[-1].path
-
-    yield make
-    for one in opened:
-        one.close()
-
-
 def outcomes_of(path: str, patience: float = PATIENCE) -> list[Outcome]:
     return BringUp(CONFIG, path, patience=patience, march_bytes=2048).run()
 
 
-def test_a_board_that_works_passes_all(port) -> None:
+def test_a_board_that_works_passes_all(terminal) -> None:
     told: list[Outcome] = []
     board = WorkingBoard()
-    outcomes = BringUp(CONFIG, port(board.receive), patience=PATIENCE, march_bytes=2048).run(told.append)
+    outcomes = BringUp(CONFIG, terminal(board.receive), patience=PATIENCE, march_bytes=2048).run(told.append)
     assert [outcome.name for outcome in outcomes] == list(CHECKS)
     assert [outcome.failure for outcome in outcomes] == [""] * len(CHECKS)
     assert all(outcome.ok for outcome in outcomes)
@@ -95,29 +82,29 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize(("defect", "check", "message"), DEFECTS.values(), ids=DEFECTS)
-def test_a_defect_fails_its_check_with_a_message_and_advice(defect, check: str, message: str, port) -> None:
+def test_a_defect_fails_its_check_with_a_message_and_advice(defect, check: str, message: str, terminal) -> None:
     board = WorkingBoard()
     defect(board)
-    outcomes = outcomes_of(port(board.receive))
+    outcomes = outcomes_of(terminal(board.receive))
     at = CHECKS.index(check)
     assert [outcome.ok for outcome in outcomes] == [True] * at + [False] + [None] * (len(CHECKS) - at - 1)
     assert message in outcomes[at].failure
     assert outcomes[at].advice
 
 
-def test_a_place_of_memory_that_keeps_nothing_is_found_by_the_march(port) -> None:
+def test_a_place_of_memory_that_keeps_nothing_is_found_by_the_march(terminal) -> None:
     board = WorkingBoard()
     board.address_of = lambda offset: 0 if offset == 0x5A4 else offset
-    failed = outcomes_of(port(board.receive))[2]
+    failed = outcomes_of(terminal(board.receive))[2]
     assert failed.ok is False
     assert "at 0x40000" in failed.failure
     assert "was written and" in failed.failure
 
 
-def test_another_configuration_is_named(port) -> None:
+def test_another_configuration_is_named(terminal) -> None:
     board = WorkingBoard()
     board.identity["config_hash"] = PRESETS["ecp5"].hash
-    failed = outcomes_of(port(board.receive))[3]
+    failed = outcomes_of(terminal(board.receive))[3]
     assert f"{PRESETS['ecp5'].hash:#010x}" in failed.failure
     assert "preset ecp5: give --config ecp5" in failed.advice
 
@@ -127,15 +114,15 @@ def test_another_configuration_is_named(port) -> None:
     [(lambda data: b"", "no board answers"), (lambda data: b"\x55\xaa\x00" * 8, "no loralith, or runs at another baud rate")],
     ids=["no answer", "garbage"],
 )
-def test_what_is_no_board_fails_the_link(receive, message: str, port) -> None:
-    outcomes = outcomes_of(port(receive), patience=0.4)
+def test_what_is_no_board_fails_the_link(receive, message: str, terminal) -> None:
+    outcomes = outcomes_of(terminal(receive), patience=0.4)
     assert [outcome.ok for outcome in outcomes] == [False] + [None] * (len(CHECKS) - 1)
     assert message in outcomes[0].failure
     assert "loralith flash" in outcomes[0].advice
 
 
-def test_a_port_that_another_program_has_is_named(port) -> None:
-    path = port(WorkingBoard().receive)
+def test_a_port_that_another_program_has_is_named(terminal) -> None:
+    path = terminal(WorkingBoard().receive)
     file = os.open(path, os.O_RDWR | os.O_NOCTTY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -145,19 +132,19 @@ def test_a_port_that_another_program_has_is_named(port) -> None:
 
 
 @pytest.mark.parametrize(("hz", "message"), [(80e6, ""), (100e6, "the clock runs at"), (0, "stands still")])
-def test_a_real_port_s_clock_is_measured(hz: float, message: str, port, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_port_s_clock_is_measured(hz: float, message: str, terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bring_up, "is_simulated", lambda path: False)
     monkeypatch.setattr(bring_up, "CLOCK_TOLERANCE", 0.1)  # of a model in Python on a busy machine
     board = WorkingBoard()
     board.hz = hz
-    found = outcomes_of(port(board.receive))[1]
+    found = outcomes_of(terminal(board.receive))[1]
     assert found.ok is (message == "")
     assert message in found.failure
 
 
-def test_the_command_s_status_and_json(port, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_s_status_and_json(terminal, capsys: pytest.CaptureFixture[str]) -> None:
     board = WorkingBoard()
-    words = ["bring-up", "--device", f"serial:{port(board.receive)}", "--march-bytes", "256", "--json"]
+    words = ["bring-up", "--device", f"serial:{terminal(board.receive)}", "--march-bytes", "256", "--json"]
     assert cli.main(words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is True

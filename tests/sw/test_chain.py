@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.compiler.schedules.chain import compile_chain, plan_chain
 from loralith.device.device_errors import DeviceError
 from loralith.device.products import Resident, chained, wide_product
@@ -28,12 +29,12 @@ def test_a_correction_and_two_words_are_exact(name, config):
             left0, right0, left1, right1 = operands(seed, M, N, K0, K)
             places = [Resident.place(device, right[None]) for right in (right0, right1)]
             want = 256 * (left0.astype(np.int64) @ right0.T) + left1.astype(np.int64) @ right1.T
-            assert np.array_equal(chained(device, (left0, places[0]), (left1, places[1]), 8), want.astype(np.int32))
+            assert_same_values(chained(device, (left0, places[0]), (left1, places[1]), 8), want.astype(np.int32))
             high, low = left1, np.roll(left1, 1, axis=0)
             want = (256 * high.astype(np.int64) + low) @ right1.T.astype(np.int64)
             for apart in (False, True):
                 got = wide_product(device, high, low, places[1], apart=apart)
-                assert np.array_equal(got, want if apart else want.astype(np.int32)), (M, N, K, apart)
+                assert_same_values(got, want if apart else want.astype(np.int32), (M, N, K, apart))
 
 
 def test_a_sum_that_int32_does_not_hold_leaves_in_parts():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from helpers.same_values import assert_same_values
 from loralith.cli import main
 from loralith.emoji import export as exported
 from loralith.emoji.catalogue import Catalogue, load_catalogue
@@ -55,7 +56,7 @@ def test_a_stopped_training_ends_with_the_same_bits(catalogue: Catalogue, tmp_pa
     straight, stopped = tensors(tmp_path / "straight"), tensors(tmp_path / "stopped")
     assert {name for name in straight if name.startswith("average/unet.")}
     for name, tensor in straight.items():
-        assert torch.equal(tensor, stopped[name]), name
+        assert_same_values(tensor, stopped[name], name)
     for file in (VAE, "latents/000000.latents"):
         assert (tmp_path / "straight" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
 
@@ -87,7 +88,7 @@ def test_the_export_is_a_stock_pipeline(catalogue: Catalogue, tmp_path: Path) ->
     assert made.shape == (1, 16, 16, 3)
     assert np.isfinite(made).all()
     trained = tensors(tmp_path / "run")["average/unet.conv_in.weight"]
-    assert torch.equal(pipeline.unet.conv_in.weight, trained.half().float())
+    assert_same_values(pipeline.unet.conv_in.weight, trained.half().float())
     assert read_json(tmp_path / "pipeline" / ABOUT)["held_out"] == [["robot"], ["owl"]]
 
 
@@ -99,7 +100,7 @@ def test_the_decoder_is_refined_for_the_same_latents(catalogue: Catalogue, tmp_p
     assert (tmp_path / "run" / DECODER).is_file()
     drawn = pictures(catalogue.known, "p", 0, range(2), TINY.sizes.image)
     one, other = (vae.encode(drawn).latent_dist.mean for vae in (before, after))
-    assert torch.equal(one, other)
+    assert_same_values(one, other)
     assert not torch.equal(before.decode(one).sample, after.decode(one).sample)
 
 
@@ -158,7 +159,7 @@ def test_a_prompt_is_padded_and_cut(catalogue: Catalogue) -> None:
 def test_the_last_step_has_no_signal() -> None:
     scheduler = new_scheduler()
     clean, noise = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
-    assert torch.equal(scheduler.add_noise(clean, noise, torch.tensor([999])), noise)
+    assert_same_values(scheduler.add_noise(clean, noise, torch.tensor([999])), noise)
 
 
 def test_a_folder_is_begun_once_and_resumed_with_its_settings(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_training_starts_from_an_exported_pipeline(catalogue: Catalogue, tmp_p
     found = tensors(tmp_path / "second")
     for part in ("unet", "text_encoder"):
         for name, tensor in getattr(wanted, part).named_parameters():
-            assert torch.equal(found[f"weight/{part}.{name}"], tensor), f"{part}.{name}"
+            assert_same_values(found[f"weight/{part}.{name}"], tensor, f"{part}.{name}")
     assert begin(tmp_path / "second", None, resume=True) == settings
     assert read_header(tmp_path / "second" / CHECKPOINTS["model"])["settings"]["start"] == settings.start != ""
 

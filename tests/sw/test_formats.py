@@ -23,6 +23,7 @@ from helpers.adapters import (
     read,
     unet,
 )
+from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.cli import main
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, add_adapter, load_adapter, save_adapter
@@ -37,14 +38,14 @@ def test_stock_peft_and_diffusers_load_what_we_write(kind, tmp_path):
     want = output(model)
     assert not torch.allclose(want, PLAIN, atol=1e-3)
     save_adapter(model, tmp_path)
-    assert torch.equal(output(PeftModel.from_pretrained(unet(), str(tmp_path))), want)
+    assert_same_values(output(PeftModel.from_pretrained(unet(), str(tmp_path))), want)
     stock = unet()
     stock.load_lora_adapter(str(tmp_path), prefix="unet", weight_name="pytorch_lora_weights.safetensors")
-    assert torch.equal(output(stock), want)
+    assert_same_values(output(stock), want)
     state, alphas, header = StableDiffusionPipeline.lora_state_dict(str(tmp_path), return_lora_metadata=True)  # pyright: ignore[reportAssignmentType]
     stock = unet()
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock, metadata=header)
-    assert torch.equal(output(stock), want)
+    assert_same_values(output(stock), want)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,10 +63,10 @@ def test_what_we_write_is_read_back_the_same(kind, tmp_path):
             name: (layer.rank, layer.alpha) for name, layer in mine.layers.items()
         }
         assert all(torch.equal(found.layers[name].a, layer.a) for name, layer in mine.layers.items())
-        assert torch.equal(read(tmp_path / file), output(model))
+        assert_same_values(read(tmp_path / file), output(model))
     other = add_adapter(unet(), targets=TARGETS, seed=5, **KINDS[kind])
     load_adapter(other, tmp_path)
-    assert torch.equal(output(other), output(model))
+    assert_same_values(output(other), output(model))
 
 
 def stock_config(kind):
@@ -87,19 +88,19 @@ def test_we_load_what_stock_peft_and_diffusers_write(kind, tmp_path):
     peft = get_peft_model(unet(), stock_config(kind))
     want = output(peft)
     peft.save_pretrained(tmp_path / "peft")
-    assert torch.equal(read(tmp_path / "peft"), want)
+    assert_same_values(read(tmp_path / "peft"), want)
     torch.manual_seed(2)
     stock = unet()
     stock.add_adapter(stock_config(kind), "default")
-    assert torch.equal(output(stock), want)
+    assert_same_values(output(stock), want)
     stock.save_lora_adapter(tmp_path / "unet", "default")
-    assert torch.equal(read(tmp_path / "unet"), want)
+    assert_same_values(read(tmp_path / "unet"), want)
     StableDiffusionPipeline.save_lora_weights(
         tmp_path / "pipeline",
         unet_lora_layers=get_peft_model_state_dict(stock),
         unet_lora_adapter_metadata=stock.peft_config["default"].to_dict(),
     )
-    assert torch.equal(read(tmp_path / "pipeline"), want)
+    assert_same_values(read(tmp_path / "pipeline"), want)
 
 
 @pytest.mark.parametrize("tool", ["kohya", "diffusers"])
@@ -165,7 +166,7 @@ def test_command_shows_and_converts(tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert len(shown["layers"]) == len(tensors) // 3
     assert {layer["alpha"] for layer in shown["layers"]} == {6.0, 1.5}
-    assert torch.equal(output(PeftModel.from_pretrained(unet(), str(tmp_path / "out"))), output(ours("patterns")))
+    assert_same_values(output(PeftModel.from_pretrained(unet(), str(tmp_path / "out"))), output(ours("patterns")))
     assert set(load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")) == set(adapter_of(ours("plain")).tensors("unet."))
     assert main(words) == 2
     assert "is not empty" in capsys.readouterr().err

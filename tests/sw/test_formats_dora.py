@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from helpers.adapters import PLAIN, SHAPES, edit, output, read, unet
+from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.cli import main
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, load_adapter, save_adapter
@@ -49,25 +50,25 @@ def test_every_file_that_we_write_is_read_back_the_same(dora, tmp_path):
     save_adapter(model, tmp_path)
     write_kohya(adapter_of(model), set(SHAPES), tmp_path / FORMS[2], stability_names=False)
     for form in FORMS:
-        assert torch.equal(read(tmp_path / form), want), form
+        assert_same_values(read(tmp_path / form), want, form)
     other = adapted(dora)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
             if "lora_" in name:
                 parameter.zero_()
     load_adapter(other, tmp_path / FORMS[2])
-    assert torch.equal(output(other), want)
+    assert_same_values(output(other), want)
 
 
 def test_stock_peft_and_diffusers_read_dora_that_we_write(tmp_path):
     model = adapted()
     want = output(model)
     save_adapter(model, tmp_path)
-    assert torch.equal(output(PeftModel.from_pretrained(unet(), str(tmp_path)).eval()), want)
+    assert_same_values(output(PeftModel.from_pretrained(unet(), str(tmp_path)).eval()), want)
     state, alphas, header = StableDiffusionPipeline.lora_state_dict(str(tmp_path), return_lora_metadata=True)  # pyright: ignore[reportAssignmentType]
     stock = unet()
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock, metadata=header)
-    assert torch.equal(output(stock.eval()), want)
+    assert_same_values(output(stock.eval()), want)
 
 
 def test_stock_diffusers_reads_convolutions_under_kohyas_names(tmp_path):
@@ -76,17 +77,17 @@ def test_stock_diffusers_reads_convolutions_under_kohyas_names(tmp_path):
     state, alphas = StableDiffusionPipeline.lora_state_dict(str(tmp_path), weight_name=FORMS[2])  # pyright: ignore[reportAssignmentType]
     stock = unet()
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock)
-    assert torch.equal(output(stock.eval()), output(model))
+    assert_same_values(output(stock.eval()), output(model))
 
 
 def test_dora_that_stock_peft_and_diffusers_write_is_read(tmp_path):
     model = adapted()
     model.save_pretrained(tmp_path / "peft")
-    assert torch.equal(read(tmp_path / "peft"), output(model))
+    assert_same_values(read(tmp_path / "peft"), output(model))
     model.base_model.model.peft_config = model.peft_config
     model.base_model.model._hf_peft_config_loaded = True
     model.base_model.model.save_lora_adapter(tmp_path / "unet", "default")
-    assert torch.equal(read(tmp_path / "unet"), output(model))
+    assert_same_values(read(tmp_path / "unet"), output(model))
 
 
 @pytest.mark.parametrize("stability", [False, True])
@@ -103,7 +104,7 @@ def test_names_of_comfyui_are_read(stability, ends, tmp_path):
         tensors |= {f"{key}.{ends[0]}.weight": layer.a.clone(), f"{key}.{ends[1]}.weight": layer.b.clone()}
         tensors |= {f"{key}.alpha": torch.tensor(6.0), f"{key}.dora_scale": layer.magnitude.reshape(-1, *[1] * (layer.a.ndim - 1))}
     save_file(tensors, tmp_path / "comfy.safetensors")
-    assert torch.equal(read(tmp_path / "comfy.safetensors"), output(model))
+    assert_same_values(read(tmp_path / "comfy.safetensors"), output(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -113,7 +114,7 @@ def test_sixteen_bits_stay(dtype, tmp_path):
     save_file(tensors, tmp_path / "half.safetensors")
     found = read_adapter(tmp_path / "half.safetensors", SHAPES)
     assert {t.dtype for layer in found.layers.values() for t in (layer.a, layer.b, layer.magnitude)} == {dtype}
-    assert torch.equal(read(tmp_path / "half.safetensors"), output(model))
+    assert_same_values(read(tmp_path / "half.safetensors"), output(model))
     write_kohya(found, set(SHAPES), tmp_path / "again.safetensors", stability_names=False)
     again = load_file(tmp_path / "again.safetensors")
     assert all(
@@ -136,7 +137,7 @@ def test_the_command_writes_every_form_and_keeps_metadata(tmp_path, capsys):
         with safe_open(out / form, framework="pt") as file:
             kept = file.metadata()
         assert {name: kept[name] for name in header} == header
-        assert torch.equal(read(out / form), output(model)), form
+        assert_same_values(read(out / form), output(model), form)
     before = {form: (out / form).read_bytes() for form in FORMS}
     assert main(["adapter", str(out / FORMS[2]), "--model", str(folder), "--output", str(tmp_path / "again")]) == 0
     assert all((tmp_path / "again" / form).read_bytes() == content for form, content in before.items())

@@ -17,6 +17,7 @@ from helpers.adapters import (
     unet,
     wanted,
 )
+from helpers.same_values import assert_same_values
 from loralith.diffusion.peft_adapter import AdapterError, adapter_of, module_shapes
 from loralith.diffusion.published import find_model
 from loralith.formats.adapter_file import read_adapter
@@ -28,13 +29,13 @@ def test_a_kohya_file_is_read_as_stock_diffusers_reads_it(kind, tmp_path):
     model = ours(kind)
     kohya(adapter_of(model), tmp_path / "kohya.safetensors")
     got = read(tmp_path / "kohya.safetensors")
-    assert torch.equal(got, output(model))
+    assert_same_values(got, output(model))
     if kind == "patterns":
         return  # diffusers 0.42 asks PEFT for names with ".processor." then, which fit nothing
     state, alphas = StableDiffusionPipeline.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors")  # pyright: ignore[reportAssignmentType]
     stock = unet()
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, stock)
-    assert torch.equal(output(stock), got)
+    assert_same_values(output(stock), got)
 
 
 SGM = {
@@ -60,7 +61,7 @@ def test_kohyas_names_for_sdxl_are_read_as_stock_diffusers_reads_them(tmp_path):
     state, alphas = loader.lora_state_dict(str(tmp_path), weight_name="kohya.safetensors", unet_config=unet().config)  # pyright: ignore[reportAssignmentType]
     stock = unet()
     loader.load_lora_into_unet(state, alphas, stock)
-    assert torch.equal(output(stock), read(tmp_path / "kohya.safetensors"))
+    assert_same_values(output(stock), read(tmp_path / "kohya.safetensors"))
 
 
 def test_every_module_of_sdxl_has_one_name_of_stabilitys():
@@ -83,7 +84,7 @@ def test_without_alpha_it_is_the_rank(tmp_path):
     save_file({name: tensor.clone() for name, tensor in adapter.tensors("unet.").items()}, tmp_path / "bare.safetensors")
     stock = unet()
     stock.load_lora_adapter(str(tmp_path), prefix="unet", weight_name="bare.safetensors")
-    assert torch.equal(read(tmp_path / "bare.safetensors"), output(stock))
+    assert_same_values(read(tmp_path / "bare.safetensors"), output(stock))
 
 
 def test_a_header_of_a_text_encoder_alone_says_nothing_of_the_unet(tmp_path):
@@ -105,7 +106,8 @@ def test_names_from_before_peft_are_read(tmp_path):
     save_file(old, tmp_path / "old.safetensors")
     found = read_adapter(tmp_path / "old.safetensors", SHAPES)
     assert sorted(found.layers) == sorted(adapter.layers)
-    assert all(torch.equal(found.layers[name].b, layer.b) for name, layer in adapter.layers.items())
+    for name, layer in adapter.layers.items():
+        assert_same_values(found.layers[name].b, layer.b, name)
 
 
 def test_alphas_beside_names_of_peft_are_used_as_stock_diffusers_uses_them(tmp_path):
@@ -115,7 +117,7 @@ def test_alphas_beside_names_of_peft_are_used_as_stock_diffusers_uses_them(tmp_p
     save_file(tensors, tmp_path / "x.safetensors")
     found = read_adapter(tmp_path / "x.safetensors", SHAPES)
     assert {name: layer.alpha for name, layer in found.layers.items()} == {name: layer.alpha for name, layer in adapter.layers.items()}
-    assert torch.equal(read(tmp_path / "x.safetensors"), wanted("patterns"))
+    assert_same_values(read(tmp_path / "x.safetensors"), wanted("patterns"))
 
 
 def test_a_kohya_file_with_one_layer_under_two_names_is_refused(tmp_path):

@@ -22,6 +22,7 @@ from helpers.adapters import (
     wanted,
     written,
 )
+from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.cli import main
 from loralith.diffusion.peft_adapter import AdapterError, add_adapter, load_adapter, save_adapter
@@ -134,7 +135,7 @@ def test_a_setting_that_peft_does_not_know_is_ignored_with_a_warning(tmp_path):
     edit(tmp_path, of_a_later_version={"scale": 2}, another=None, lora_dropout=0.5)
     with pytest.warns(UserWarning, match="has of_a_later_version {'scale': 2}, which PEFT does not know; ignored"):
         got = read(tmp_path)
-    assert torch.equal(got, wanted())
+    assert_same_values(got, wanted())
 
 
 def test_a_configuration_with_a_byte_order_mark_is_read_and_utf_16_is_named(tmp_path):
@@ -142,7 +143,7 @@ def test_a_configuration_with_a_byte_order_mark_is_read_and_utf_16_is_named(tmp_
     path = tmp_path / "adapter_config.json"
     text = path.read_text()
     path.write_text(text, encoding="utf-8-sig")
-    assert torch.equal(read(tmp_path), wanted())
+    assert_same_values(read(tmp_path), wanted())
     path.write_text(text, encoding="utf-16")
     with pytest.raises(AdapterError, match=r"does not hold a PEFT adapter: it is UTF-16 text; save it as UTF-8"):
         read(tmp_path)
@@ -153,7 +154,7 @@ def test_alphas_that_differ_from_the_configuration_are_refused(tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, f"base_model.model.{FIRST}.alpha": torch.tensor(6.0)}, path)
-    assert torch.equal(read(tmp_path), wanted())
+    assert_same_values(read(tmp_path), wanted())
     save_file({**tensors, f"base_model.model.{FIRST}.alpha": torch.tensor(3.0)}, path)
     with pytest.raises(AdapterError, match=rf"has the alpha 3 of {FIRST} as a tensor, and 6 in its configuration"):
         read(tmp_path)
@@ -165,7 +166,8 @@ def test_other_floats_are_read(kind, tmp_path):
     tensors = {name: tensor.to(kind) for name, tensor in adapter.tensors("unet.").items()}
     save_file(tensors, tmp_path / "x.safetensors")
     found = read_adapter(tmp_path / "x.safetensors", SHAPES)
-    assert all(torch.equal(layer.a.float(), tensors[f"unet.{name}.lora_A.weight"].float()) for name, layer in found.layers.items())
+    for name, layer in found.layers.items():
+        assert_same_values(layer.a.float(), tensors[f"unet.{name}.lora_A.weight"].float(), name)
     read(tmp_path / "x.safetensors")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.packed_weights import INT4, TINY, int4, run_loads
+from helpers.same_values import assert_same_values
 from loralith.compiler.lists.assembly import assemble, disassemble
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import check, problems
@@ -27,7 +28,7 @@ def test_bytes_of_a_packed_matrix():
     layout = int_layout(2, 3, 4, TINY)
     image = layout.pack(values)
     assert image.tolist() == [0xE1, 0x07, *[0] * 6, 0x08, 0x0F, *[0] * 6]
-    assert np.array_equal(layout.unpack(image, np.int8), values)
+    assert_same_values(layout.unpack(image, np.int8), values)
     assert (layout.nbytes, layout.row_bytes, layout.loaded_bytes) == (16, 2, 3)
 
 
@@ -35,8 +36,8 @@ def test_every_value_comes_back():
     rows, cols = 16, 33
     values = int4(np.random.default_rng(1), rows, cols)
     layout = int_layout(rows, cols, 4, PRESETS["base"])
-    assert np.array_equal(layout.unpack(layout.pack(values), np.int8), values)
-    assert np.array_equal(layout.unpack(layout.pack(values), np.int64), values)
+    assert_same_values(layout.unpack(layout.pack(values), np.int8), values)
+    assert_same_values(layout.unpack(layout.pack(values), np.int64), values)
 
 
 def test_a_block_begins_at_a_bus_word():
@@ -133,7 +134,7 @@ CASES = [
 def test_packed_operands_of_every_order_give_the_exact_product(config, case):
     with open_device("reference", config) as device:
         got, want, *_ = run_loads(device, 4, 4, **case)
-    assert np.array_equal(got, want)
+    assert_same_values(got, want)
 
 
 def test_packed_operands_on_the_rtl(devices):
@@ -141,7 +142,7 @@ def test_packed_operands_on_the_rtl(devices):
     for i, case in enumerate(CASES):
         bits = (4, 4) if i % 3 else (8, 4)
         got, want, _, read = run_loads(rtl, *bits, **case, seed=i)
-        assert np.array_equal(got, want), case
+        assert_same_values(got, want, case)
         *_, counted = run_loads(reference, *bits, **case, seed=i)
         assert read == counted, case
 
@@ -160,7 +161,7 @@ def test_a_load_into_both_takes_packed_rows():
         emitter.store(result, out)
         device.run(emitter.finish())
         got = result.unpack(device.read(result.address, result.nbytes), np.int32)
-    assert np.array_equal(got, values.astype(np.int32) @ values)
+    assert_same_values(got, values.astype(np.int32) @ values)
 
 
 @pytest.mark.parametrize("config", ["tiny", "base"])
@@ -172,9 +173,9 @@ def test_products_with_a_packed_weight(config, M, K, N):
     with open_device("reference", config) as device, open_device("direct", config) as direct:
         for one in (device, direct):
             weight = Resident.place(one, w, 4)
-            assert np.array_equal(product(one, x, weight, right_transposed=True), x.astype(np.int32) @ w[0].T.astype(np.int32))
-            assert np.array_equal(product(one, dy, weight), dy.astype(np.int32) @ w[0].astype(np.int32))
-            assert np.array_equal(product(one, weight, x[:, :, :K].transpose(0, 2, 1).copy()), w.astype(np.int32) @ x[0].T.astype(np.int32))
+            assert_same_values(product(one, x, weight, right_transposed=True), x.astype(np.int32) @ w[0].T.astype(np.int32))
+            assert_same_values(product(one, dy, weight), dy.astype(np.int32) @ w[0].astype(np.int32))
+            assert_same_values(product(one, weight, x[:, :, :K].transpose(0, 2, 1).copy()), w.astype(np.int32) @ x[0].T.astype(np.int32))
         product(device, x, weight := Resident.place(device, w, 4), right_transposed=True)
         batch, _ = plan_product(M, N, K, device.config, right_transposed=True, right_resident=True, right_bits=4)
         words = batch.plan.traffic(device.config)[0]
@@ -191,7 +192,7 @@ def test_two_words_and_a_packed_weight(devices):
     want = ((high.astype(np.int64) << 8) + low) @ w[0].T
     for device in devices:
         with device.arena():
-            assert np.array_equal(wide_product(device, high, low, Resident.place(device, w, 4), apart=False), want)
+            assert_same_values(wide_product(device, high, low, Resident.place(device, w, 4), apart=False), want)
             correction = Resident.place(device, w[:, :, :2], 4)
             with pytest.raises(DeviceError, match="the first of two right operands has 8 bits per element, not 4"):
                 chained(device, (high[:, :2].copy(), correction), (low, Resident.place(device, w)), 8)

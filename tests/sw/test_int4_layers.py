@@ -8,6 +8,7 @@ from torch import nn
 
 import loralith
 from helpers.packed_weights import INT4, run_loads
+from helpers.same_values import assert_same_values
 from loralith.compiler.cycles import model
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.proof.checker import check
@@ -46,16 +47,16 @@ def layer_step(device, T, I, O, r, scheme, *, need_dx=True, seed=0):
     try:
         saved = layer.forward(x, a, b, 1)
         forward = reference.forward(torch.from_numpy(x), torch.from_numpy(a), torch.from_numpy(b), step=1)
-        assert np.array_equal(saved.y_acc, forward.y_acc.numpy())
+        assert_same_values(saved.y_acc, forward.y_acc.numpy())
         got = layer.backward(saved, dy, need_dx=need_dx)
         want = reference.backward(forward, torch.from_numpy(dy), torch.from_numpy(a), need_dx=need_dx)
     finally:
         del device.run
         layer.close()
-    assert np.array_equal(got.db_acc, want.db_acc.numpy())
-    assert np.array_equal(got.da_acc, want.da_acc.numpy().T)
+    assert_same_values(got.db_acc, want.db_acc.numpy())
+    assert_same_values(got.da_acc, want.da_acc.numpy().T)
     if need_dx:
-        assert np.array_equal(got.dx_acc, want.dx_acc.numpy())
+        assert_same_values(got.dx_acc, want.dx_acc.numpy())
         assert got.dx.tobytes() == want.dx.numpy().tobytes()
     return sum(read), layer.weight.nbytes
 
@@ -109,9 +110,9 @@ def test_a_frozen_layer_with_a_packed_weight(devices, which):
     layer = FrozenLinear(device, weight, INT4, 2)
     assert layer.weight.nbytes(device) == 24 * 24
     output = layer.forward(x, 1)
-    assert np.array_equal(output.acc, output.xq.astype(np.int32) @ weight.q.T.astype(np.int32))
+    assert_same_values(output.acc, output.xq.astype(np.int32) @ weight.q.T.astype(np.int32))
     back = layer.backward(dy, 1)
-    assert np.array_equal(back.acc, back.dyq.astype(np.int32) @ weight.q.astype(np.int32))
+    assert_same_values(back.acc, back.dyq.astype(np.int32) @ weight.q.astype(np.int32))
     layer.close()
 
 

@@ -9,6 +9,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.device import arithmetic
 from loralith.device.arithmetic import exact_product, hash_array, hash_range
 from loralith.lora import direct_attention
@@ -46,17 +47,17 @@ def test_products_of_any_layout(size, numpys):
     rng = np.random.default_rng(0)
     left, right = rng.integers(-128, 128, (M, K), dtype=np.int8), rng.integers(-128, 128, (K, N), dtype=np.int8)
     expected = exact_product(left, right)
-    assert np.array_equal(expected, left.astype(np.int64) @ right.astype(np.int64))
+    assert_same_values(expected, left.astype(np.int64) @ right.astype(np.int64))
     for one, two in itertools.product(("rows", "columns", "part", "strided"), repeat=2):
-        assert np.array_equal(integer_product(laid_out(left, one), laid_out(right, two)), expected), (one, two)
+        assert_same_values(integer_product(laid_out(left, one), laid_out(right, two)), expected, (one, two))
 
 
 def test_batches_the_ends_of_int8_and_nothing(numpys):
     left, right = np.full((2, 3, 9, 2100), -128, np.int8), np.full((2, 3, 2100, 8), -128, np.int8)
     left[..., 1], right[:, 1, ..., 2] = 127, 127
-    assert np.array_equal(integer_product(left, right), exact_product(left, right))
+    assert_same_values(integer_product(left, right), exact_product(left, right))
     turned = integer_product(left.mT, right.mT[..., :9, :] if right.shape[-1] > 9 else np.full((2, 3, 9, 4), -127, np.int8))
-    assert np.array_equal(turned, left.mT.astype(np.int64) @ np.full((2, 3, 9, 4), -127))
+    assert_same_values(turned, left.mT.astype(np.int64) @ np.full((2, 3, 9, 4), -127))
     assert integer_product(np.zeros((3, 0), np.int8), np.zeros((0, 2), np.int8)).tolist() == [[0, 0]] * 3
 
 
@@ -74,7 +75,7 @@ def test_hashes_of_a_range(start):
     ramp = np.arange(7, dtype=np.uint32) * np.uint32(1025)
     out, scratch = np.empty(7, np.uint32), np.empty(7, np.uint32)
     hash_range(key, ramp, start, out, scratch)
-    assert np.array_equal(out, hash_array(key, np.arange(start, start + 7, dtype=np.uint64).astype(np.uint32)))
+    assert_same_values(out, hash_array(key, np.arange(start, start + 7, dtype=np.uint64).astype(np.uint32)))
 
 
 class Attends(nn.Module):
@@ -135,7 +136,7 @@ def test_attention_in_place_is_attention():
     s, dp, p = torch.randn(2, 5, 7), torch.randn(2, 5, 7), torch.rand(2, 5, 7)
     mask = torch.randn(1, 1, 7)
     kept = exponentials(s, 0.3, mask), score_gradient(p, dp, 0.3)
-    assert torch.equal(exponentials(s, 0.3, mask, s), kept[0])
-    assert torch.equal(score_gradient(p, dp, 0.3, dp), kept[1])
-    assert torch.equal(s, kept[0])
-    assert torch.equal(dp, kept[1])
+    assert_same_values(exponentials(s, 0.3, mask, s), kept[0])
+    assert_same_values(score_gradient(p, dp, 0.3, dp), kept[1])
+    assert_same_values(s, kept[0])
+    assert_same_values(dp, kept[1])

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
+from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.device.products import product
 from loralith.lora.frozen import Window
@@ -68,7 +69,7 @@ def test_the_whole_unet_is_near_torch_and_every_product_is_its_definitions(devic
     attachment.step_begin(1)
     assert weights <= device._heap.used <= 2 * weights + (1 << 20)
     attachment.detach()
-    assert torch.equal(step(model)[0], y)
+    assert_same_values(step(model)[0], y)
     assert device._heap.used < 1 << 19, "the list's buffer alone"
 
 
@@ -81,8 +82,9 @@ def test_rtl_and_reference_give_the_same_bits(device):
             attachment.step_begin(3)
             results.append(step(model))
     (one, first), (two, second) = results
-    assert torch.equal(one, two)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert_same_values(one, two)
+    for number, (a, b) in enumerate(zip(first, second, strict=True)):
+        assert_same_values(a, b, number)
 
 
 class Odd(nn.Module):
@@ -175,7 +177,8 @@ def test_attention_alone(device):
     assert not attachment.open, "nothing waits for a backward pass that cannot come"
     attachment.detach()
     assert isinstance(model["cross"].processor, AttnProcessor)
-    assert all(torch.equal(one, two) for one, two in zip(want, results(model), strict=True))
+    for number, (one, two) in enumerate(zip(want, results(model), strict=True)):
+        assert_same_values(one, two, number)
 
 
 def test_layers_that_read_the_same_tensor_share_it_on_the_device(device):
@@ -206,7 +209,7 @@ def test_a_method_may_map_a_kind_in_its_own_way(device):
     once = model(x)
     attachment.detach()
     loralith.attach(model, device, modules="all", kinds={"linear": Doubled})
-    assert torch.equal(model(x), 2 * once)
+    assert_same_values(model(x), 2 * once)
 
 
 def test_stochastic_inputs_are_each_layers_own(device):

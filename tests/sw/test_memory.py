@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 import loralith
+from helpers import tiny_unet
 from loralith.cli import main
 from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.published import Source
@@ -18,18 +19,7 @@ from loralith.spec.config import PRESETS
 from loralith.training import memory_report
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-CONFIG = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 16,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-}
+CONFIG = tiny_unet.CONFIG | {"sample_size": 8, "block_out_channels": (16, 32), "cross_attention_dim": 16}
 
 
 def account(modules: str | None) -> Account:

@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.device.products import Resident, column_sums, tall_blocks
 from loralith.lora.codes import quantize_codes
 from loralith.lora.frozen import Window
@@ -43,7 +44,7 @@ def test_codes_are_within_half_a_step_and_have_a_zero(bits):
     assert not error[4].any()
     assert np.abs(error[5]).max() < 1e-6
     code, zero = codes.halved()
-    assert np.array_equal(code.astype(np.int16) - zero[:, None], codes.centred)
+    assert_same_values(code.astype(np.int16) - zero[:, None], codes.centred)
     assert codes.centred.min() < 0 < codes.centred.max()
 
 
@@ -89,8 +90,8 @@ def test_gradients_are_autograds_to_rounding_and_bits_those_of_the_definition(ki
             layer.release(kept)
     want = reference.step(x, dy, s_out, s_in, step=5, call=0)
     for one, two, three in zip(*results, want, strict=True):
-        assert np.array_equal(one, two)
-        assert np.array_equal(one, three)
+        assert_same_values(one, two)
+        assert_same_values(one, three)
     exact = autograd(x, dy, codes.code, codes.zero, s_out, s_in, window)
     # What independent rounding of each tensor leaves: a part of 1 / 127 of its largest value, over what is summed.
     for own, true, least in zip(results[0], exact, (0.9999, 0.9999, 0.998, 0.998), strict=True):
@@ -105,7 +106,7 @@ def test_a_sum_of_columns_and_a_row_sums_words_at_their_limits():
     with loralith.open_device("reference", config="base") as device:
         right_at = Resident.place(device, tall_blocks(right, device.config))
         got = column_sums(device, tall_blocks(left, device.config), right_at)
-        assert np.array_equal(got[:21], (left.astype(np.int64) * right).sum(axis=0))
+        assert_same_values(got[:21], (left.astype(np.int64) * right).sum(axis=0))
         assert high_columns(600) * 127 * 256 >= 127 * 600
         weight = np.stack([np.linspace(0.0, 1.0, 600), np.linspace(-1.0, 0.0, 600)]).astype(np.float32)
         codes = quantize_codes(weight, 8)

@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import loralith
+from helpers.same_values import assert_same_values
 from loralith.diffusion.data import personal_images
 from loralith.lora.frozen import Window
 from loralith.lora.quantize import QuantizedWeight
@@ -44,7 +45,7 @@ def test_words_hold_sixteen_bits_and_their_products_are_exact():
     weight = QuantizedWeight(random.integers(-127, 128, (5, 70)).astype(np.int8), random.random(5, dtype=np.float32))
     with loralith.open_device("reference", config="tiny") as device:
         got = WideLinear(device, weight, FQT(), 0).forward(x, 0)
-        assert np.array_equal(got.acc, q @ weight.q.T.astype(np.int64))
+        assert_same_values(got.acc, q @ weight.q.T.astype(np.int64))
         image = random.standard_normal((2, 3, 5, 4)).astype(np.float32)
         kernel = QuantizedWeight(random.integers(-127, 128, (6, 27)).astype(np.int8), random.random(6, dtype=np.float32))
         conv = WideConv(device, kernel, Window((3, 3), padding=(1, 1), stride=(2, 1)), FQT(), 0).forward(image, 0)
@@ -52,7 +53,7 @@ def test_words_hold_sixteen_bits_and_their_products_are_exact():
     pixels = torch.from_numpy(words.high.astype(np.float64) * 256 + words.low)
     want = torch.nn.functional.conv2d(pixels, torch.from_numpy(kernel.q.astype(np.float64)).reshape(6, 3, 3, 3), padding=1, stride=(2, 1))
     scale = words.scale * kernel.scale.astype(np.float64)[:, None, None]
-    assert np.array_equal(conv.y, (want.numpy() * scale).astype(np.float32))
+    assert_same_values(conv.y, (want.numpy() * scale).astype(np.float32))
 
 
 def test_a_subspace_is_orthonormal_and_projects_once_for_all():
@@ -72,7 +73,7 @@ def test_a_subspace_is_orthonormal_and_projects_once_for_all():
     gradient = torch.randn(10, generator=generator)
     for token in tokens[:3]:
         subspace.add(token)
-    assert torch.equal(subspace.project(gradient), gradient), "nothing is left out before the first buffer is full"
+    assert_same_values(subspace.project(gradient), gradient, "nothing is left out before the first buffer is full")
     subspace.add(tokens[3])
     once = subspace.project(gradient)
     assert len(subspace.buffer) == 0
@@ -87,9 +88,9 @@ def test_draws_replay_and_stay_in_the_time_steps_of_the_method():
     times = torch.cat([draw.timesteps for draw in draws])
     assert (int(times.min()), int(times.max())) == (500, 899)
     again = draw_evaluation("zoodip", 0, 7, batch=8, images=images)
-    assert torch.equal(again.noise, draws[7].noise)
+    assert_same_values(again.noise, draws[7].noise)
     u = directions("zoodip direction", 0, 3, 3, 64)
-    assert torch.equal(directions("zoodip direction", 0, 3, 2, 64), u[:2]), "each direction has a seed of its own"
+    assert_same_values(directions("zoodip direction", 0, 3, 2, 64), u[:2], "each direction has a seed of its own")
     assert torch.allclose(estimate(torch.tensor([2.0, -4.0]).double(), u[:2]), u[0] - 2 * u[1])
 
 
@@ -120,7 +121,7 @@ def test_stopped_and_resumed_gives_the_same_token(tmp_path, small_model):
     went_on = settings(tmp_path / "more", model=small_model, start_from=whole.folder / "token.safetensors", steps=1)
     method = make_method(went_on, went_on.subject())
     method.begin(Bench(lambda model: _nothing(), lambda note: None, lambda: False))  # type: ignore[arg-type, return-value]
-    assert torch.equal(method.parameters["token"], load_token(whole.folder / "token.safetensors", 64).value)
+    assert_same_values(method.parameters["token"], load_token(whole.folder / "token.safetensors", 64).value)
 
 
 def test_a_stop_before_the_first_step_leaves_nothing(tmp_path, small_model):

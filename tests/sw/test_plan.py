@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import loralith
+from helpers import tiny_unet
 from loralith.cli import main
 from loralith.diffusion.peft_adapter import add_adapter
 from loralith.diffusion.published import Source, find_model
@@ -19,18 +20,7 @@ from loralith.spec.config import PRESETS
 from loralith.spec.scheme import FQT
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-CONFIG = {
-    "sample_size": 4,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": 6,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-}
+CONFIG = tiny_unet.CONFIG | {"block_out_channels": (8, 16)}
 
 
 @pytest.mark.parametrize(("targets", "bits"), [(PROJECTIONS, 8), (("attn2.to_k", "attn2.to_v"), 8), (PROJECTIONS, 4)])

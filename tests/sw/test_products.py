@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from helpers.same_values import assert_same_values
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.lists.relocatable import Relocatable
 from loralith.compiler.proof.checker import check
@@ -42,7 +43,7 @@ def test_every_order_and_place_gives_the_exact_product(config, shape):
                     left_transposed=left_transposed,
                     right_transposed=right_transposed,
                 )
-            assert np.array_equal(got, want), case
+            assert_same_values(got, want, case)
         assert len(device._heap.taken) <= 1, "the list's buffer alone"
 
 
@@ -63,7 +64,7 @@ def test_an_operand_may_end_where_device_memory_ends(config, side, bits):
         device.free(low)
         got = product(device, last, other) if side == "left" else product(device, other, last)
     left, right = (operand, other) if side == "left" else (other, operand)
-    assert np.array_equal(got, left.astype(np.int32) @ right.astype(np.int32))
+    assert_same_values(got, left.astype(np.int32) @ right.astype(np.int32))
 
 
 @pytest.mark.parametrize("config", PRESETS)

@@ -6,13 +6,13 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.model_board import BASE, CONFIG, SIZE, ModelBoard, Terminal
+from helpers.model_board import BASE, CONFIG, SIZE, ModelBoard
 from loralith.device import ConfigMismatch, DeviceError, OutOfMemory, open_device
 from loralith.device.link.frames import Frame, FrameReader, cobs_decode, cobs_encode
 from loralith.device.link.line_timing import AnswerTime
@@ -20,20 +20,6 @@ from loralith.device.link.link_errors import LinkError
 from loralith.device.serial import SerialDevice
 from loralith.spec.link import FRAME_BYTES, MAGIC, MAX_PAYLOAD, PROTOCOL, Operation, Status
 from loralith.spec.registers import ID, REGISTERS
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[[Callable[[bytes], bytes]], str]]:
-    """Opens a pseudo terminal for a function that answers; closed at the end."""
-    opened: list[Terminal] = []
-
-    def make(receive: Callable[[bytes], bytes]) -> str:
-        opened.append(Terminal(receive))
-        return opened[-1].path
-
-    yield make
-    for one in opened:
-        one.close()
 
 
 def open_serial(path: str, **options) -> SerialDevice:

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 
 from loralith import cli
-from loralith.board import simulation
 from loralith.board.bring_up import CHECKS, BringUp
 from loralith.board.simulation import PinSimulation
-from loralith.cli import sim_board
 from loralith.device.reference import ReferenceDevice
 from loralith.spec.config import load_config
 from loralith.spec.sdram import ULX3S
+from loralith.training import board_run
 
 TINY = load_config("tiny")
 SHORT = ["--steps", "1", "--targets", "attn2.to_k"]
@@ -34,14 +33,14 @@ def row(step: int, scale: int) -> dict:
 
 
 def test_the_estimate_takes_the_steps_after_the_first() -> None:
-    about = sim_board.estimate([row(1, 3), row(2, 4), row(3, 5)], 80)  # the first one has two more for the set-up
+    about = board_run.estimate([row(1, 3), row(2, 4), row(3, 5)], 80)  # the first one has two more for the set-up
     assert about is not None
     assert about["link_seconds_per_step"] == pytest.approx(0.2)  # 60,000 bytes of ten bits at 3 Mbaud
     assert about["accelerator_seconds_per_step"] == pytest.approx(0.001)
     assert about["seconds"] == pytest.approx(200 * 0.201)
     assert about["set_up_seconds"] == pytest.approx(0.4)
     assert about["link_share"] == pytest.approx(0.2 / 0.201)
-    assert sim_board.estimate([row(1, 3)], 80) is None
+    assert board_run.estimate([row(1, 3)], 80) is None
 
 
 @pytest.mark.parametrize(
@@ -100,8 +99,8 @@ def test_a_broken_rule_of_the_chip_ends_the_run_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = dataclasses.replace(ULX3S, rcd=90.0)
-    monkeypatch.setattr(simulation, "PinSimulation", functools.partial(PinSimulation, chip=slow))
-    monkeypatch.setattr(sim_board, "PATIENCE", 2.0)
+    monkeypatch.setattr(board_run, "PinSimulation", functools.partial(PinSimulation, chip=slow))
+    monkeypatch.setattr(board_run, "PATIENCE", 2.0)
     assert cli.main(["sim-board", *SHORT, "--output", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert "the memory chip's rules are broken: cycle" in told

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.vector_machine import DEPTHS, LANES, Machine, legal, same
+from helpers.vector_machine import DEPTHS, LANES, Machine, assert_same_words, legal
 from loralith.device.interpreter import vector
 from loralith.device.interpreter.onchip import Memories
 from loralith.device.interpreter.vector_transfers import VectorFault
@@ -67,9 +67,9 @@ def test_random_programs_equal_the_pages_machine() -> None:
         clipped = vector.run_vector(fields, memories, CONFIG)
         assert clipped == after.saturations, (number, program, command)
         assert unit.scalars.tolist() == after.scalars, (number, program, command)
-        assert same(unit.registers.tolist(), after.registers), (number, program, command)
+        assert_same_words(unit.registers.tolist(), after.registers, (number, program, command))
         for found, wanted in zip(unit.scratchpads, after.memories, strict=True):
-            assert same(found.tolist(), wanted), (number, program, command)
+            assert_same_words(found.tolist(), wanted, (number, program, command))
     assert at_once > 3, "too few programs ran over all outer iterations at once"
 
 

@@ -73,6 +73,18 @@ RULES = (
     Rule("loralith.soak", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif.lists"), never=("amaranth", "cocotb")),
     Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule(
+        "loralith.reports.block_page",
+        "sw",
+        (SW, "loralith.spec", "loralith.files", "loralith.verif.block_inventory"),
+        never=("amaranth", "cocotb"),
+    ),
+    Rule(
+        "loralith.reports.testplan_page",
+        "sw",
+        (SW, "loralith.spec", "loralith.files", "loralith.verif.test_plans"),
+        never=("amaranth", "cocotb"),
+    ),
+    Rule(
         "loralith.reports.simulator_report",
         "sw",
         (SW, "loralith.spec", "loralith.files", "loralith.verif.bench"),

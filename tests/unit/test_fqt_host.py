@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.same_values import assert_same_values
 from loralith.lora import quantize as host
 from loralith.lora.layer_step import LayerNumerics
 from loralith.spec import scales as spec
@@ -48,13 +49,13 @@ def test_quantizers_agree(kind, stochastic, qmax):
     stream = (3, 1000, 17 << 12 | 1) if stochastic else None
     q, scale, clipped = host.quantize(x, qmax, host.Stream(*stream) if stream else None)
     other = reference.quantize(torch.from_numpy(x), qmax, reference.Stream(*stream) if stream else None)
-    assert np.array_equal(q, other[0].numpy())
+    assert_same_values(q, other[0].numpy(), of=x)
     assert (scale, clipped) == other[1:]
     maximum = float(np.abs(x).max())
     for i, value in enumerate(x.flat):
         h = hash32(hash_key(*stream), i) if stream else None
         expected = 0 if spec.vanishes(maximum, qmax) else spec.quantize_value(float(value), scale, qmax, h)
-        assert q.flat[i] == expected
+        assert q.flat[i] == expected, f"value {i}, {value}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +68,7 @@ def test_power_of_two_quantizers_agree(kind, stochastic, drop):
     exponent = None if drop is None else own + drop
     q, exponent, clipped = host.quantize_power(v, exponent, host.Stream(*stream) if stream else None)
     other = reference.quantize_power(torch.from_numpy(v), exponent, reference.Stream(*stream) if stream else None)
-    assert np.array_equal(q, other[0].numpy())
+    assert_same_values(q, other[0].numpy(), of=v)
     assert (exponent, clipped) == other[1:]
     maximum = float(np.abs(v).max())
     for i, value in enumerate(v.flat):
@@ -112,7 +113,7 @@ def test_chunks_do_not_show():
     """More elements than are rounded at a time."""
     x = values("normal", (3, 40000))
     q, _, _ = host.quantize(x, stream=host.Stream(1, 2, 3))
-    assert np.array_equal(q, reference.quantize(torch.from_numpy(x), stream=reference.Stream(1, 2, 3))[0].numpy())
+    assert_same_values(q, reference.quantize(torch.from_numpy(x), stream=reference.Stream(1, 2, 3))[0].numpy(), of=x)
 
 
 @pytest.mark.parametrize("qmax", [127, 7])
@@ -153,8 +154,8 @@ def test_a_training_step_agrees(name, T, I, O, r, b_size):
     w = values("normal", (O, I), 1) * np.linspace(0, 1, O, dtype=np.float32)[:, None]
     layer = LoraLayer(reference.quantize_weight(torch.from_numpy(w), scheme), alpha, scheme, layer=9)
     numbers = LayerNumerics(host.quantize_weight(w, scheme), alpha, scheme, layer=9)
-    assert np.array_equal(numbers.weight.q, layer.weight.q.numpy())
-    assert np.array_equal(numbers.weight.scale, layer.weight.scale.numpy())
+    assert_same_values(numbers.weight.q, layer.weight.q.numpy())
+    assert_same_values(numbers.weight.scale, layer.weight.scale.numpy())
     for step in range(3):
         x, dy = values("normal", (T, I), 10 + step), values("normal", (T, O), 20 + step) * np.float32(1e-5)
         a, b = values("normal", (r, I), 30 + step), values("normal", (O, r), 40 + step) * np.float32(b_size)
@@ -166,27 +167,27 @@ def test_a_training_step_agrees(name, T, I, O, r, b_size):
 
         operands = numbers.forward_operands(x, a, b, step, call=2)
         for field in ("xq", "aq", "bq"):
-            assert np.array_equal(getattr(operands, field), getattr(wanted, field).numpy()), field
+            assert_same_values(getattr(operands, field), getattr(wanted, field).numpy(), field)
         assert (operands.sx, operands.sa, operands.b) == (wanted.sx, wanted.sa, wanted.b)
         assert operands.clipped == {key: wanted.saturated[key] for key in ("X", "A", "B")}
         plan = numbers.forward_plan(operands, wanted.h_max if measure[0] else None)
         numbers.record("H", wanted.h_max)
         assert (plan.h, plan.requantization, plan.chain) == (wanted.h, wanted.requantization, wanted.chain)
-        assert np.array_equal(plan.b_chain, wanted.b_chain.numpy())
-        assert np.array_equal(plan.y_scale, wanted.y_scale.numpy())
-        assert np.array_equal(plan.y(wanted.y_acc.numpy()), wanted.y.numpy())
+        assert_same_values(plan.b_chain, wanted.b_chain.numpy())
+        assert_same_values(plan.y_scale, wanted.y_scale.numpy())
+        assert_same_values(plan.y(wanted.y_acc.numpy()), wanted.y.numpy())
 
         operands = numbers.backward_operands(plan, dy)
-        assert np.array_equal(operands.dyq, back.dyq.numpy())
+        assert_same_values(operands.dyq, back.dyq.numpy())
         assert (operands.g, operands.clipped) == (back.g, back.saturated["dY"])
         plan = numbers.backward_plan(operands, back.dh_max if measure[1] else None)
         numbers.record("dH", back.dh_max)
         assert (plan.h_prime, plan.requantization, plan.chain) == (back.h_prime, back.requantization, back.chain)
         assert plan.a_chain is not None
-        assert np.array_equal(plan.a_chain, back.a_chain.numpy())
-        assert np.array_equal(plan.dx(back.dx_acc.numpy()), back.dx.numpy())
-        assert np.array_equal(plan.db(back.db_acc.numpy()), back.db.numpy())
-        assert np.array_equal(plan.da(back.da_acc.T.numpy()), back.da.numpy())
+        assert_same_values(plan.a_chain, back.a_chain.numpy())
+        assert_same_values(plan.dx(back.dx_acc.numpy()), back.dx.numpy())
+        assert_same_values(plan.db(back.db_acc.numpy()), back.db.numpy())
+        assert_same_values(plan.da(back.da_acc.T.numpy()), back.da.numpy())
     assert numbers.state_dict() == layer.state_dict()
     numbers.load_state_dict(layer.state_dict())
 
@@ -204,7 +205,7 @@ def test_packing_pads_the_rank_with_zeros():
     q = np.arange(1, 16, dtype=np.int8).reshape(5, 3)
     packed = host.pack_columns(q)
     assert packed.shape == (5, 4)
-    assert np.array_equal(packed[:, :3], q)
+    assert_same_values(packed[:, :3], q)
     assert not packed[:, 3].any()
     assert packed.flags["C_CONTIGUOUS"]
 

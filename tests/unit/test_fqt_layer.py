@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.fqt_cases import CASES, FP32, MANTISSA, SCHEMES, Case
+from helpers.same_values import assert_same_values
 from loralith.spec.numerics import ACC_MAX, Q4_MAX, Q8_MAX
 from loralith.spec.scales import h_scale
 from loralith.spec.scheme import FQT, Role, SchemeError
@@ -26,16 +27,16 @@ def plain(left: Tensor, right: Tensor) -> Tensor:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"T{case.T}-I{case.I}-O{case.O}-r{case.r}-b{case.b_size}")
 def test_integers_are_plain_products(case):
     forward, backward = case.run(layer := case.layer(FQT()))
-    assert torch.equal(forward.h_acc.long(), plain(forward.xq, forward.aq.T))
+    assert_same_values(forward.h_acc.long(), plain(forward.xq, forward.aq.T))
     base, adapter = plain(forward.xq, layer.weight.q.T), plain(forward.hq, forward.b_chain.T)
     n = 2**forward.chain.shift
-    assert torch.equal(forward.y_acc.long(), base * n + adapter if forward.chain.base_first else adapter * n + base)
-    assert torch.equal(backward.dh_acc.long(), plain(backward.dyq, forward.bq))
-    assert torch.equal(backward.db_acc, plain(backward.dyq.T, forward.hq))
-    assert torch.equal(backward.da_acc, plain(forward.xq.T, backward.dhq).T)
+    assert_same_values(forward.y_acc.long(), base * n + adapter if forward.chain.base_first else adapter * n + base)
+    assert_same_values(backward.dh_acc.long(), plain(backward.dyq, forward.bq))
+    assert_same_values(backward.db_acc, plain(backward.dyq.T, forward.hq))
+    assert_same_values(backward.da_acc, plain(forward.xq.T, backward.dhq).T)
     base, adapter = plain(backward.dyq, layer.weight.q), plain(backward.dhq, backward.a_chain)
     n = 2**backward.chain.shift
-    assert torch.equal(backward.dx_acc.long(), base * n + adapter if backward.chain.base_first else adapter * n + base)
+    assert_same_values(backward.dx_acc.long(), base * n + adapter if backward.chain.base_first else adapter * n + base)
 
 
 def weight_steps(layer: LoraLayer) -> Tensor:
@@ -190,7 +191,7 @@ def test_stochastic_rounding_is_unbiased(role):
 def test_bits_depend_on_seed_step_layer_and_call_alone():
     case = Case()
     first = case.run(case.layer(FQT(seed=1)))[1].dyq
-    assert torch.equal(first, case.run(case.layer(FQT(seed=1)))[1].dyq)
+    assert_same_values(first, case.run(case.layer(FQT(seed=1)))[1].dyq)
     assert not torch.equal(first, case.run(case.layer(FQT(seed=2)))[1].dyq)
     assert not torch.equal(first, case.run(case.layer(FQT(seed=1)), step=6)[1].dyq)
     assert not torch.equal(first, case.run(dataclasses.replace(case.layer(FQT(seed=1)), layer=4))[1].dyq)
@@ -260,8 +261,8 @@ def test_state_continues_bit_for_bit():
     again.load_state_dict(json.loads(json.dumps(layer.state_dict())))
     for step in (1, 2):
         one, two = case.run(layer, step), case.run(again, step)
-        assert torch.equal(one[0].y_acc, two[0].y_acc)
-        assert torch.equal(one[1].da_acc, two[1].da_acc)
+        assert_same_values(one[0].y_acc, two[0].y_acc)
+        assert_same_values(one[1].da_acc, two[1].da_acc)
     with pytest.raises(SchemeError, match="version 1"):
         again.load_state_dict({"H": [], "dH": []})
 
@@ -279,7 +280,7 @@ def test_a_small_adapter_takes_a_coarser_copy_for_the_chain():
     assert forward.chain.drop > 0
     assert forward.chain.shift == 8  # (320 * 2**8 + 4) * 2**14 is the last below 2**31
     assert forward.b_chain.abs().max() < forward.bq.abs().max()
-    assert torch.equal(forward.b_chain, torch.round(case.b / layer_step(forward, case)).to(torch.int8))
+    assert_same_values(forward.b_chain, torch.round(case.b / layer_step(forward, case)).to(torch.int8))
     assert backward.chain.base_first
 
 

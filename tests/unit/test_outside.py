@@ -17,6 +17,7 @@ from torchao.quantization.quant_primitives import (  # pyright: ignore[reportMis
     quantize_affine,
 )
 
+from helpers.same_values import assert_same_values
 from loralith.spec.scheme import FQT
 from loralith.verif.captured import read_captured
 from loralith.verif.torch_quantize import matmul, quantize, quantize_weight
@@ -58,7 +59,7 @@ def test_weights_by_rows(bits):
         ours = quantize_weight(w, FQT(weight_bits=bits))
         theirs, scale = others(w, (1, w.shape[1]), qmax)
         small = scale < scale.max() / FQT().weight_scale_range
-        assert torch.equal(torch.where(small, scale.max() / FQT().weight_scale_range, scale), ours.scale)
+        assert_same_values(torch.where(small, scale.max() / FQT().weight_scale_range, scale), ours.scale)
         different += differing(w[~small], ours.q[~small], ours.scale[~small, None], theirs[~small])
         count += w.numel()
     assert different < 1e-3 * count
@@ -84,7 +85,7 @@ def test_products_of_a_step():
         w = quantize_weight(layer.inputs["w"], FQT()).q
         for left, right in ((x, w.mT), (x, a.mT), (dy, w), (dy.mT, x)):
             theirs = safe_int_mm(left.contiguous(), right.contiguous())
-            assert torch.equal(theirs.long(), matmul(left, right))
+            assert_same_values(theirs.long(), matmul(left, right))
 
 
 def test_ties_go_to_even():
@@ -92,5 +93,5 @@ def test_ties_go_to_even():
     x = torch.cat([torch.arange(-126, 127) + 0.5, torch.tensor([127.0])])[None]
     theirs, (scale,) = others(x, tuple(x.shape), 127)
     assert scale == 1
-    assert torch.equal(quantize(x)[0], theirs)
-    assert torch.equal(quantize_weight(x, FQT()).q, theirs)
+    assert_same_values(quantize(x)[0], theirs, of=x)
+    assert_same_values(quantize_weight(x, FQT()).q, theirs, of=x)

@@ -24,6 +24,7 @@ from loralith.lora.quantize import quantize_weight as host_weight
 from loralith.lora.two_words import WideLinear, quantize_words
 from loralith.spec import numerics, scales
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
+from loralith.verif import second_layers
 from loralith.verif import second_numerics as second
 from loralith.verif.fqt import LoraLayer
 from loralith.verif.torch_frozen import Attention, FrozenLinear
@@ -219,7 +220,7 @@ def test_frozen_layers() -> None:
         scheme = FQT(seed=rng.getrandbits(64))
         layer = FrozenLinear(tensor(W), scheme, 5)
         key = second.tensor_key(scheme.seed, 3, 5, 2, 1)
-        mine = second.frozen(X, W, dY, lambda index, key=key: second.hash32(key, index))
+        mine = second_layers.frozen(X, W, dY, lambda index, key=key: second.hash32(key, index))
         same("Y", mine["Y"], layer.forward(tensor(X), step=3, call=2).value)
         same("dX", mine["dX"], layer.backward(tensor(dY), (T, I), step=3, call=2).value)
 
@@ -239,8 +240,8 @@ def test_attention() -> None:
         z = S.value - S.value.amax(dim=2, keepdim=True)
         e = torch.exp(z)
         P, O = reference.values(e, tensor(V)[None], step=3, call=2)
-        mine = second.attention(Q, K, V, e[0].tolist(), dO, hashes)
-        mine |= second.attention_inputs(Q, K, dS, hashes)
+        mine = second_layers.attention(Q, K, V, e[0].tolist(), dO, hashes)
+        mine |= second_layers.attention_inputs(Q, K, dS, hashes)
         same("S", mine["S"], S.value[0])
         same("Pq", mine["Pq"], P[0])
         same("O", mine["O"], O.value[0])
@@ -255,12 +256,12 @@ def test_tuned_layers_of_codes() -> None:
         bits = rng.choice((4, 8))
         x, dy = some_tensor(rng, T, I), some_tensor(rng, T, O, 1e-3)
         s_out, s_in = some_tensor(rng, 1, O)[0], some_tensor(rng, 1, I)[0]
-        _, points, codes = second.codes(some_tensor(rng, O, I), bits)
+        _, points, codes = second_layers.codes(some_tensor(rng, O, I), bits)
         scheme = FQT(seed=rng.getrandbits(64))
         keys = {role: second.tensor_key(scheme.seed, 3, 5, 2, role) for role in (1, 13, 14)}
         hashes = {role: lambda index, key=key: second.hash32(key, index) for role, key in keys.items()}
         V = [[code - z for code in row] for row, z in zip(codes, points, strict=True)]
-        mine = second.tuned(x, V, s_in, s_out, dy, hashes)
+        mine = second_layers.tuned(x, V, s_in, s_out, dy, hashes)
         layer = Layer(np.array(codes, np.uint8), np.array(points, np.uint8), None, scheme, 5)
         arrays = [np.array(values, np.float32) for values in (x, dy, s_out, s_in)]
         for name, theirs in zip(("y", "dx", "ds_out", "ds_in"), layer.step(*arrays, step=3, call=2), strict=True):
@@ -273,10 +274,10 @@ def test_words_and_codes() -> None:
         rows, columns = rng.randint(1, 7), rng.randint(1, 7)
         x = some_tensor(rng, rows, columns, 2.0 ** rng.randint(-30, 30))
         words = quantize_words(np.array(x, np.float32))
-        assert second.two_words(x) == (words.scale, words.high.tolist(), words.low.tolist())
+        assert second_layers.two_words(x) == (words.scale, words.high.tolist(), words.low.tolist())
         for bits in (4, 8):
             found = quantize_codes(np.array(x, np.float32), bits)
-            assert second.codes(x, bits) == (found.scale.tolist(), found.zero.tolist(), found.code.tolist())
+            assert second_layers.codes(x, bits) == (found.scale.tolist(), found.zero.tolist(), found.code.tolist())
 
 
 def test_products_of_two_words(device: Device) -> None:
@@ -285,4 +286,4 @@ def test_products_of_two_words(device: Device) -> None:
         T, I, O = (rng.randint(1, 7) for _ in range(3))
         x, w = some_tensor(rng, T, I), some_tensor(rng, O, I)
         layer = WideLinear(device, host_weight(np.array(w, np.float32), FQT()), FQT(), 0)
-        same("Y", second.two_word_product(x, w), layer.forward(np.array(x, np.float32), 0).y.tolist())
+        same("Y", second_layers.two_word_product(x, w), layer.forward(np.array(x, np.float32), 0).y.tolist())

@@ -28,12 +28,14 @@ from loralith.spec.link import divider
 from loralith.spec.sdram import MEMORY_BASE, ULX3S, SdramChip
 from loralith.toolchain import find_verilator, python_module, without_spaces
 
-__all__ = ["PinSimulation", "build_pins"]
+__all__ = ["PATIENCE", "PinSimulation", "build_pins"]
 
 TOP = "loralith_board"
 PROGRAM = "board"
 BAUD = 20e6
 """Of the simulated line: at the board's own 3 Mbaud a byte takes 267 cycles."""
+PATIENCE = 30.0
+"""Seconds without a sign of the simulated board after which a host gives up: it runs hundreds of times slower than a real one."""
 
 
 def build_pins(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = BAUD) -> Path:

@@ -11,7 +11,7 @@ from importlib import import_module
 from loralith.cli import output
 from loralith.reports import result_files as results
 
-MEASUREMENTS = ("sd15", "shapes", "simulator", "memory", "methods", "attach", "step")
+MEASUREMENTS = ("sd15", "shapes", "simulator", "memory", "methods", "attach", "step", "placement")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

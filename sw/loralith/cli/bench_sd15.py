@@ -22,39 +22,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Linears that read the image are lists of their own, those of the text one list. Lists that have run are not run again."""
-    from loralith.shapes.published_shapes import sd15_step
+    from loralith.shapes.published_shapes import sd15_page, sd15_step
 
     command = f"loralith bench sd15 --config {args.config} --rank {args.rank}" + " --rtl" * args.rtl
     origin = results.made(command + (f" --first {args.first}" if args.first else ""), on_rtl=args.rtl)
     figures = sd15_step(args.config, args.rank, args.first, origin, on_rtl=args.rtl, say=output.log)
     if args.output:
-        page = [_sentence(figures), "", "| linear | MACs | cycles | used | model off |", "|---|---|---|---|---|"]
-        page += [
-            f"| {row['name']} | {row['macs']:,} | {row['cycles']:,} | {row['utilization']:.2%} | {row['model_error']:+.2%} |"
-            for row in figures["layers"]
-        ]
-        results.write(args.output, TITLE, figures["command"], figures, page, on_rtl=args.rtl)
+        results.write(args.output, TITLE, figures["command"], figures, sd15_page(figures), on_rtl=args.rtl)
     return figures
-
-
-def _sentence(figures: dict[str, Any]) -> str:
-    from loralith.shapes.published_shapes import share_of_a_step
-
-    share = share_of_a_step(figures)
-    where = "on the RTL, every result equal to the products' definition" if figures["on_rtl"] else "by the cycle model"
-    return (
-        f"{figures['linears']} linears, rank {figures['rank']}, {figures['config']}: {figures['macs']:,} MACs in {figures['cycles']:,} "
-        f"cycles, {figures['utilization']:.2%} of the array, {where}. {share}Each linear that reads the image is a list of "
-        "its own, its first load and last store in the open."
-    )
 
 
 def show(figures: dict[str, Any]) -> None:
     """The table that people read."""
-    columns = ["linear", "MACs", "cycles", "used", "model off"]
+    from loralith.shapes.published_shapes import sd15_summary
+
+    columns = ["linear", "MACs", "cycles", "used", "model error"]
     rows = [
         [row["name"], f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['utilization']:.1%}", f"{row['model_error']:+.1%}"]
         for row in figures["layers"]
     ]
     output.table(f"SD-1.5 on {figures['config']}, rank {figures['rank']}", columns, rows)
-    print(_sentence(figures))
+    print(sd15_summary(figures))

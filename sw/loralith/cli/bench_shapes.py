@@ -75,7 +75,7 @@ def show(figures: dict[str, Any]) -> None:
         ]
         for layer in figures["layers"]
     ]
-    columns = ["layer", "x", "rank", "MACs", "cycles", "used", "fixed OS", "waits for load", "for store", "model off"]
+    columns = ["layer", "x", "rank", "MACs", "cycles", "used", "fixed OS", "waits for load", "for store", "model error"]
     output.table(f"{figures['model']} {figures['subset']} on {figures['config']}, {figures['dataflow']}", columns, rows)
     print(
         f"{figures['macs']:,} MACs in {figures['cycles']:,} cycles: {figures['utilization']:.2%} of the array, "

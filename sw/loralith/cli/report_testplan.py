@@ -1,10 +1,7 @@
 """`loralith report testplan`: the RTL's features with the tests, properties and mutants of each; what no plan names fails."""
 
 import argparse
-from dataclasses import asdict
 from typing import Any
-
-from loralith.errors import LoralithError
 
 HELP = "features of each block with their tests, properties and mutants; fails on a name that is nowhere, and on one that no plan names"
 ON_RTL = True
@@ -20,22 +17,9 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """All plans, counts of what they name, and what does not fit. Raises LoralithError for a faulty plan, and without a checkout."""
-    from loralith.verif.test_plans import PlanError, problems, read_plans
+    from loralith.reports import testplan_page
 
-    try:
-        plans = read_plans()
-    except PlanError as error:
-        raise LoralithError(str(error)) from None
-    features = [feature for plan in plans for feature in plan.features]
-    return {
-        "features": len(features),
-        "tests": len({name for feature in features for name in feature.tests}),
-        "properties": len({name for feature in features for name in feature.properties}),
-        "mutants": len({name for feature in features for name in feature.mutants}),
-        "problems": problems(plans),
-        "plans": [asdict(plan) for plan in plans],
-    }
+    return testplan_page.figures()
 
 
 def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:

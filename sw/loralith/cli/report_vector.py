@@ -9,8 +9,6 @@ HELP = "area of the vector unit on the ECP5, block by block"
 ON_RTL = True
 SUBJECT = "loralith.reports.vector_page"
 
-TIER = "synthesized by Yosys for the ECP5; neither placed nor routed"
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lanes", type=int, default=4, help="how many, an even number (default: 4)")
@@ -22,8 +20,6 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    """Minutes of Yosys; steps that are done stay in build/synth/vector. Raises SynthError."""
-    from loralith.synth.vector import VectorFlow
+    from loralith.reports import vector_page
 
-    found = VectorFlow(60 * args.timeout, progress=output.log).area(args.lanes)
-    return {"tier": TIER, "lanes": args.lanes, "blocks": found.blocks, "total": found.total, "packed": found.packed}
+    return vector_page.figures(args.lanes, 60 * args.timeout, output.log)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,7 @@ from loralith.cli import output
 if TYPE_CHECKING:
     from loralith.board.simulation import PinSimulation
     from loralith.methods.settings import FinetuneSettings
-    from loralith.training.loop import Progress
 
-BOARD_BAUD = 3e6
-"""Of the board's own line."""
-ESTIMATED_STEPS = 200
-BITS = 10
-"""Of a byte on the line."""
-PATIENCE = 30.0
-"""Seconds without a sign of the simulated board, which runs hundreds of times slower than a real one."""
-TELL_EVERY = 10.0
 LISTEN_STEP = 0.5
 
 
@@ -67,13 +57,24 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where the adapter is not the reference device's, bit for bit."""
     from loralith.board.simulation import PinSimulation
+    from loralith.reports.result_files import made
     from loralith.spec.config import load_config
 
+    config = load_config(args.config)
     if args.listen:
-        with PinSimulation(load_config(args.config), mhz=args.mhz, baud=args.baud) as board:
+        with PinSimulation(config, mhz=args.mhz, baud=args.baud) as board:
             return listen(board, args)
-    settings = settings_of(args)
-    result = train(settings, args)
+    from loralith.training.board_run import train_on_board
+
+    result = train_on_board(
+        settings_of(args),
+        config,
+        mhz=args.mhz,
+        baud=args.baud,
+        folder=args.output / "reference",
+        origin=made(_command(args)),
+        say=output.log,
+    )
     if args.json:
         output.emit_json(result)
     else:
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def listen(board: PinSimulation, args: argparse.Namespace) -> int:
     """Until Ctrl-C, or until the board ends by itself, which is an error."""
+    from loralith.board.simulation import PATIENCE
     from loralith.device.device_errors import DeviceError
 
     if args.json:
@@ -115,119 +117,9 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
     )
 
 
-def train(settings: FinetuneSettings, args: argparse.Namespace) -> dict[str, Any]:
-    """The fine-tune on the board, then on the reference device; figures of both. Raises DeviceError where the board ends: its chip's rules
-    are checked."""
-    from loralith.board.simulation import PinSimulation
-    from loralith.device import open_device
-    from loralith.device.device_errors import DeviceError
-    from loralith.device.serial import SerialDevice
-    from loralith.formats.run_folder import clear_folders
-    from loralith.progress import every
-    from loralith.reports.result_files import made
-    from loralith.spec.config import load_config
-    from loralith.training.attaching import attacher
-    from loralith.training.loop import finetune
-    from loralith.training.sizes import check_sizes
-
-    config, origin = load_config(args.config), made(_command(args))
-    check_sizes(settings)
-    plain = replace(settings, output=args.output / "reference", device="reference", verify=False)
-    clear_folders(settings.output, plain.output)
-    rows: list[dict[str, Any]] = []
-    with PinSimulation(config, mhz=args.mhz, baud=args.baud) as board:
-
-        def after_step(state: Progress) -> None:
-            if state.phase == "train":
-                rows.append({"step": state.step, "loss": state.loss, "accelerator_cycles": state.counters["cycles"], **board.stats()})
-                output.log(f"step {state.step}/{state.steps}: loss {state.loss:.4f}, {_so_far(board)}")
-
-        try:
-            with SerialDevice(config, board.port, patience=PATIENCE) as device:
-                shape = (device.memory_bytes, device.memory_base)
-                output.log(f"training {settings.steps} steps on the simulated board; one takes about a minute with the usual settings")
-                with every(TELL_EVERY, lambda seconds: f"{seconds:.0f} s: {_so_far(board)}"):
-                    trained = finetune(settings, attacher(device, verify=True), after_step, origin=origin)
-                resent = device.link.resent
-        except DeviceError:
-            if board.wait(1.0):
-                raise DeviceError(f"the simulated board has ended: {board.close() or 'no message'}") from None
-            raise
-    output.log("the same on the reference device")
-    with open_device("reference", config, memory_bytes=shape[0], memory_base=shape[1]) as reference:
-        beside = finetune(plain, attacher(reference, verify=False), origin=origin)
-    adapters = [(folder / trained.report["result"]).read_bytes() for folder in (trained.folder, beside.folder)]
-    return summarize(trained.report, rows, args, exact=adapters[0] == adapters[1]) | {
-        "reference_losses_equal": trained.report["losses"] == beside.report["losses"],
-        "resent": resent,
-        "adapter": str(trained.folder / trained.report["result"]),
-    }
-
-
-def _so_far(board: PinSimulation) -> str:
-    from loralith.device.device_errors import DeviceError
-
-    try:
-        stats = board.stats()
-    except DeviceError as error:  # in a thread that only tells: the training itself ends with it
-        return str(error)
-    return f"{stats['cycles'] / 1e6:.2f} M cycles, {stats['bytes_to_board']:,} bytes to the board, {stats['bytes_from_board']:,} from it"
-
-
 def _command(args: argparse.Namespace) -> str:
     names = ("config", "steps", "batch", "targets", "digit", "rank", "seed", "mhz", "baud")
     return " ".join(["loralith sim-board", *(f"--{name} {getattr(args, name)}" for name in names)])
-
-
-def summarize(report: dict[str, Any], rows: list[dict[str, Any]], args: argparse.Namespace, *, exact: bool) -> dict[str, Any]:
-    """Figures of a run. ``rows``: after each step loss, the accelerator's cycles so far, and the board's `stats`. ``exact``: both devices'
-    adapters are equal."""
-    last, counters = rows[-1], report["counters"]
-    return {
-        "config": args.config,
-        "steps": len(rows),
-        "losses": [row["loss"] for row in rows],
-        "held_out_loss": report["held_out_loss"],
-        "bit_exact": exact and counters["bit_exact"],
-        "elements_compared": counters["elements_compared"],
-        "mhz": args.mhz,
-        "baud": args.baud,
-        "cycles": last["cycles"],
-        "line_cycles": last["line_cycles"],
-        "accelerator_cycles": last["accelerator_cycles"],
-        "bytes_to_board": last["bytes_to_board"],
-        "bytes_from_board": last["bytes_from_board"],
-        "memory_bytes": 2 * last["words"],
-        "refreshes": last["refreshes"],
-        "estimate": estimate(rows, args.mhz),
-        "each_step": rows,
-        "seconds": report["seconds"],
-    }
-
-
-def estimate(rows: list[dict[str, Any]], mhz: float) -> dict[str, Any] | None:
-    """Seconds of `ESTIMATED_STEPS` steps at the board's own baud rate, from the steps after the first; None where there is none.
-
-    Both directions of the line and the accelerator one after the other. USB's latency and the host's own work come on top.
-    """
-    if len(rows) < 2:
-        return None
-
-    def per_step(name: str) -> float:
-        return (rows[-1][name] - rows[0][name]) / (len(rows) - 1)
-
-    line = {way: per_step(f"bytes_{way}_board") for way in ("to", "from")}
-    set_up = BITS / BOARD_BAUD * sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line)
-    link = BITS / BOARD_BAUD * sum(line.values())
-    accelerator = per_step("accelerator_cycles") / (1e6 * mhz)
-    return {
-        "steps": ESTIMATED_STEPS,
-        "set_up_seconds": set_up,
-        "seconds": ESTIMATED_STEPS * (link + accelerator),
-        "link_seconds_per_step": link,
-        "accelerator_seconds_per_step": accelerator,
-        "link_share": link / (link + accelerator),
-    }
 
 
 def print_summary(result: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="presets, JSON files, narrow and random:SEED, separated by commas, in turn (default: that of --config)",
     )
-    group.add_argument("--state", type=Path, metavar="FILE", help="keep how far it came in this file, and go on from there")
+    group.add_argument("--state", type=Path, metavar="FILE", help="keep the progress in this file, and resume from it")
     group.add_argument("--failure", type=Path, metavar="FILE", help="write the first case that differs there, made small, as JSON")
     group.add_argument("--replay", type=Path, metavar="FILE", help="run the case that --failure wrote")
 

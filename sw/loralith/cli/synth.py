@@ -9,9 +9,6 @@ from loralith.files import named, write_json, write_text
 from loralith.reports import result_files as results
 from loralith.reports.rtl_hash import rtl_hash
 
-SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
-"""The configuration of `--part smoke`: every component of the compute unit, small enough to be placed in minutes."""
-
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("synth", help="synthesize, place and route for an FPGA board")
@@ -44,20 +41,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 when the part is too full or the clock too slow; 2, by SynthError, when there is no result at all."""
     from loralith import synth
-    from loralith.spec.config import Config, load_config
 
     if args.seeds < 1 or args.timeout <= 0:
         raise synth.SynthError(f"--seeds and --timeout must be above 0, not {args.seeds} and {args.timeout:g}")
-    smoke = args.part == "smoke"
-    board = synth.load_board(args.board)
-    config = Config("smoke", **SMOKE) if smoke else load_config(args.config or board.config)
-    target = synth.Target(
-        board,
-        config,
-        "compute" if smoke else args.part,
-        frequency_mhz=args.frequency or 0,
-        timeout=60 * args.timeout,
-        progress=output.log,
+    target = synth.part_target(
+        args.board, args.part, args.config, frequency_mhz=args.frequency or 0, timeout=60 * args.timeout, progress=output.log
     )
     stem = args.output or target.folder / target.label
     results.check(stem, output.config_files(args))
@@ -68,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
     if target.is_system:
         figures = _system(stem, figures, None if args.synth_only else synth.bitstream(target, netlist, args.seed))
-    elif not args.synth_only and synth.FLOWS[board.tool].places:
+    elif not args.synth_only and synth.FLOWS[target.board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
             placements.append(synth.place(target, netlist, seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))

@@ -1,6 +1,6 @@
 """Training methods of `loralith finetune`, one module or package each.
 
-- `base`: what a method is (`Method`), and what the training loop lends it (`Bench`).
+- `training_method`: what a method is (`Method`), and what the training loop lends it (`Bench`).
 - `settings`: what a run is told (`FinetuneSettings`); `options`: what each method is told beside it.
 - `lora`: fully quantized LoRA. `hollow`: Hollowed Net. `tuneqdm`: scales of quantized weights. `zoodip`: one token, forward only.
 

@@ -6,5 +6,6 @@
 
 Other reports lie where their subject is: `synth/area_report.py`, `energy/energy_report.py`, `training/memory_report.py`,
 `shapes/shapes_report.py`, `study/study_report.py`. `loralith report NAME` prints and writes them: `cli/report_NAME.py` has the options and
-names the module.
+names the module. A further report is a module with `figures`, `title` and `page` here or beside its subject, `cli/report_NAME.py`, and its
+name in `cli/report.py`.
 """

@@ -1,10 +1,21 @@
-"""The page of `loralith report vector`: area of the vector unit, block by block."""
+"""Area of the vector unit, block by block: figures and page of `loralith report vector`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["page", "title"]
+from loralith.synth.process import Progress
+from loralith.synth.vector import VectorFlow
+
+__all__ = ["figures", "page", "title"]
+
+TIER = "synthesized by Yosys for the ECP5; neither placed nor routed"
+
+
+def figures(lanes: int, timeout: float, progress: Progress) -> dict[str, Any]:
+    """Minutes of Yosys; steps that are done stay in build/synth/vector. ``timeout``: seconds for one call of a tool. Raises SynthError."""
+    found = VectorFlow(timeout, progress=progress).area(lanes)
+    return {"tier": TIER, "lanes": lanes, "blocks": found.blocks, "total": found.total, "packed": found.packed}
 
 
 def title(figures: dict[str, Any]) -> str:

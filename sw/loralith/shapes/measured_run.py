@@ -1,7 +1,7 @@
 """Runs of LoRA linears on a device with cycle counters: measured cycles, checked results, and the cycle model beside them.
 
 A linear that a model has several times follows itself in a step, or others like it. Its cost is taken from two lists, one with the linear
-once and one with it twice: the first one has everything in the open, the second one less the first is what one more adds.
+once and one with it twice: in the first one nothing hides load, store and overhead, the second one less the first is what one more adds.
 """
 
 from __future__ import annotations

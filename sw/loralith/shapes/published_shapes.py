@@ -14,7 +14,7 @@ from loralith.device.native.build import build, cache_folder
 from loralith.shapes import measured_run, published_models
 from loralith.spec.config import load_config
 
-__all__ = ["published_shapes", "sd15_step", "share_of_a_step"]
+__all__ = ["published_shapes", "sd15_page", "sd15_step", "sd15_summary"]
 
 
 def published_shapes(
@@ -136,7 +136,26 @@ def sd15_step(
     }
 
 
-def share_of_a_step(figures: dict[str, Any]) -> str:
+def sd15_summary(figures: dict[str, Any]) -> str:
+    """Figures of `sd15_step` in a few sentences."""
+    where = "on the RTL, every result equal to the products' definition" if figures["on_rtl"] else "by the cycle model"
+    return (
+        f"{figures['linears']} linears, rank {figures['rank']}, {figures['config']}: {figures['macs']:,} MACs in {figures['cycles']:,} "
+        f"cycles, {figures['utilization']:.2%} of the array, {where}. {_share_of_a_step(figures)}Each linear that reads the image is a "
+        "list of its own; nothing overlaps with its first load and last store."
+    )
+
+
+def sd15_page(figures: dict[str, Any]) -> list[str]:
+    """Figures of `sd15_step` as Markdown."""
+    rows = [
+        f"| {row['name']} | {row['macs']:,} | {row['cycles']:,} | {row['utilization']:.2%} | {row['model_error']:+.2%} |"
+        for row in figures["layers"]
+    ]
+    return [sd15_summary(figures), "", "| linear | MACs | cycles | used | model error |", "|---|---|---|---|---|", *rows]
+
+
+def _share_of_a_step(figures: dict[str, Any]) -> str:
     """How much of a training step the linears are, where all of them were run."""
     if figures["linears"] < len(published_models.step_linears("sd15", figures["rank"])) + len(
         published_models.text_linears("sd15", figures["rank"])

@@ -149,7 +149,7 @@ def page(figures: dict[str, Any]) -> list[str]:
         "",
         *_rtl(figures),
         "",
-        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model off | commit | RTL |",
+        "| array | model | layers | rank | MACs | cycles | used | fixed OS | speed-up | WS | measured | model error | commit | RTL |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in figures["runs"]:
@@ -168,7 +168,7 @@ def page(figures: dict[str, Any]) -> list[str]:
             "",
             f"`{run['command']}`, {run['date']}",
             "",
-            "| layer | count | used | fixed OS | waits for load | for store | read MB | written MB | model off |",
+            "| layer | count | used | fixed OS | waits for load | for store | read MB | written MB | model error |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [

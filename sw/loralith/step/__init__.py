@@ -1,5 +1,8 @@
-"""A whole training step on the device, before there is hardware for it: the operators of a step, and what they cost by a model.
+"""A whole training step on the device.
 
-`operators` finds them by running a model on torch's meta device, `cost_model` counts array, vector unit and bus. docs/step.md
-tells what the model assumes.
+- `capture`, `lowering`: from torch to a step graph; `operator_programs`, `products`, `moves`, `fused_attention`: its operators as nodes;
+  `builder`, `values`: what writes nodes; `optimizer`: AdamW and SGD as nodes.
+- `program`: a graph, compiled by `compiler.step`, on a device; `submission`: several steps as one list; `host`: what the host computes.
+- `memory`, `saved`: device memory of a step.
+- `operators`, `cost_model`: what a step's operators would cost by a model (docs/step.md); `step_work`: what its list costs.
 """

@@ -20,7 +20,7 @@ from .packing import Bitstream, bitstream
 from .placer import Placement, place
 from .routing import Routing, route
 from .synth_error import SynthError
-from .target import PARTS, Target
+from .target import PARTS, Target, part_target
 
 __all__ = [
     "FLOWS",
@@ -38,6 +38,7 @@ __all__ = [
     "load_board",
     "markdown",
     "netlist_source",
+    "part_target",
     "place",
     "route",
     "summary",

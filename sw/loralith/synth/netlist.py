@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .yosys_process import key_of, run_script, version
 __all__ = ["PASSES", "Netlist", "count", "emit", "instances", "plain", "refine", "synthesize", "without_zeros"]
 
 CELLS = "read_verilog -lib -specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v\n"
+_REFINE = {"register_packing": register_packing.absorb, "carry": carry.absorb, "fanout": fanout.split}
+"""The passes of `refine` in their order, by module; each returns how many cells it removed, merged or added."""
 PASSES = source_text(register_packing, carry, fanout)
 """Text of the passes of `refine`: part of the key of a kept netlist."""
 
@@ -34,7 +37,7 @@ class Netlist:
     """A synthesized part.
 
     Attributes:
-        path: the flat netlist for placement (absent where the flow does not place).
+        path: the flat netlist for placement, after `refine` (absent where the flow does not place).
         key: hash of everything that it was made from.
         modules: resources of each module, its submodules not counted, by the designer's hierarchical name; the largest first.
         total: resources of all.
@@ -72,7 +75,7 @@ def synthesize(target: Target) -> Netlist:
     elif flow.places:
         source += scan_harness.wrap(verilog, top, clock)
         top = scan_harness.MODULE
-    key = key_of(source, steps, PASSES)
+    key = key_of(source, steps)
     folder = target.folder / f"{target.label}-{key}"
     done = folder / "netlist.done"
     if not done.is_file():
@@ -81,16 +84,20 @@ def synthesize(target: Target) -> Netlist:
         script = steps.format(source="source.v", top=top, folder=".")
         log = folder / "yosys.log"
         seconds = run_script(folder / "script.ys", script, log, target.timeout, phase=_phase, progress=target.progress)
-        if flow.places:
-            target.progress(f"netlist: {refine(folder / NETLIST, top)}")
         done.write_text(json.dumps({"seconds": round(seconds, 1)}), encoding="utf-8")
     else:
         target.progress(f"yosys: {target.label} is in {folder}")
+    path = folder / NETLIST
+    if flow.places:
+        key = key_of(key, PASSES, *sorted(target.without))
+        path = path.with_stem(f"{path.stem}-{key[:8]}")
+        if not path.is_file():
+            target.progress(f"netlist: {refine(folder / NETLIST, path, top, target.without)}")
     result = count(
         flow,
         json.loads((folder / COARSE).read_text()),
         json.loads((folder / FINAL).read_text()),
-        path=folder / NETLIST,
+        path=path,
         key=key,
         seconds=json.loads(done.read_text())["seconds"],
         tool=f"pyosys {version()}",
@@ -105,12 +112,17 @@ def synthesize(target: Target) -> Netlist:
     return result
 
 
-def refine(path: Path, top: str) -> str:
-    """Register packing, carry merging and fan-out limiting in a flat ECP5 netlist (docs/placement.md); returns a line of counts."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+def refine(source: Path, output: Path, top: str, without: Collection[str] = ()) -> str:
+    """Register packing, carry merging and fan-out limiting (docs/placement.md) of a flat ECP5 netlist; returns a line of counts.
+
+    Passes of the modules ``without`` are left out. ``output`` may be ``source``; it is written as a whole or not at all.
+    """
+    content = json.loads(source.read_text(encoding="utf-8"))
     module = content["modules"][top]
-    packed, merged, duplicates = register_packing.absorb(module), carry.absorb(module), fanout.split(module)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    packed, merged, duplicates = (0 if name in without else run(module) for name, run in _REFINE.items())
+    partial = output.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(output)
     return f"{packed} flip-flops packed into blocks, {merged} cells merged into adders, {duplicates} duplicates of drivers of high fan-out"
 
 

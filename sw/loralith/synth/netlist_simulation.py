@@ -50,7 +50,7 @@ def netlist_source(target: Target) -> Path:
             text, log = script.format(**names), folder / f"{step}.log"
             run_script(folder / f"{step}.ys", text, log, target.timeout, progress=target.progress)
             if script is _SCRIPT:
-                refine(folder / names["netlist"], top)
+                refine(folder / names["netlist"], folder / names["netlist"], top)
         # The models' memories start as zero, and have no parameter that says so.
         text = (folder / names["output"]).read_text(encoding="utf-8")
         text = re.sub(r"^ +\.INITVAL_\w\w\(320'h[0x]+\),?\n", "", text, flags=re.MULTILINE) + models

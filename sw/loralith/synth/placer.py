@@ -20,10 +20,6 @@ from .target import Target
 
 __all__ = ["Placement", "place", "placed", "wire_length"]
 
-PLACEMENTS = 3
-"""Runs of the placer per seed. Each has less wire than the one before; more were not tried."""
-
-
 _BEFORE, _AFTER = source_text(fanout, macros, whitespace), source_text(relocate, slices, timing)
 """Texts of the passes before and after placement: part of the key of a kept placement."""
 
@@ -64,24 +60,26 @@ def place(target: Target, netlist: Netlist, seed: int) -> Placement:
 def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     """Places `netlist` with `seed`: the run's files are the stem's .placed, .sdf and .late.json, kept in the netlist's folder.
 
-    nextpnr places `PLACEMENTS` times. Before each but the first, macros are assigned to sites (`macros.py`) and sinks to duplicated drivers
-    (`fanout.py`) by the placement before. Relocation follows the last one (`relocate.py`). Raises SynthError and PlacementError.
+    nextpnr places `target.placements` times. Before each but the first, macros are assigned to sites (`macros.py`) and sinks to duplicated
+    drivers (`fanout.py`) by the placement before. Relocation follows the last one (`relocate.py`). Raises SynthError and PlacementError.
     """
     board, (command, tool) = target.board, nextpnr()
     assert board.grid is not None, "boards of tools that place have one"
     content = json.loads(netlist.path.read_text(encoding="utf-8"))
     module = top_module(content)
-    whitespace.reserve(module, board.grid)
+    if "whitespace" not in target.without:
+        whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
     pins = board.pins.read_text(encoding="utf-8")
-    text = "\n".join([netlist.key, *part_words(target), *words, str(board.grid), str(PLACEMENTS), _BEFORE, pins, tool])
-    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = [netlist.key, *part_words(target), *words, str(board.grid), str(target.placements), _BEFORE, pins, tool, *sorted(target.without)]
+    key = hashlib.sha256("\n".join(text).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"
 
     def prepare(before: Path | None) -> None:
         if before:
             previous = top_module(json.loads(before.read_text(encoding="utf-8")))
-            macros.lock(module, macros.assign(previous))
+            if "macros" not in target.without:
+                macros.lock(module, macros.assign(previous))
             target.progress(f"fanout: {fanout.regroup(module, previous)} sinks to a nearer duplicate of their driver")
         stem.with_suffix(".lpf").write_text(pins, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
@@ -89,7 +87,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     words = [*part_words(target), *words]
     files = {"--json": ".json", "--lpf": ".lpf"}
     run, before, seconds = Run(stem, 0, tool), None, 0.0
-    for sketch in [f"sketch{number}" for number in range(1, PLACEMENTS)]:
+    for sketch in [f"sketch{number}" for number in range(1, target.placements)]:
         written = {**files, "--write": f".{sketch}"}
         run = run_step(target, command, run, sketch, words, written, partial(prepare, before))
         before, seconds = stem.with_suffix(f".{sketch}"), seconds + run.seconds

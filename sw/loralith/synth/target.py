@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from loralith.places import builds
-from loralith.spec.config import Config
+from loralith.spec.config import Config, load_config
 
-from .board import Board
+from .board import Board, load_board
 from .process import Progress
 from .synth_error import SynthError
 
-__all__ = ["PARTS", "Target"]
+__all__ = ["OPTIONAL_PASSES", "PARTS", "Target", "part_target"]
 
 PARTS = {
     "array": ("loralith.compute.array", "clk"),
@@ -23,6 +24,13 @@ PARTS = {
 }
 """Part -> module in the emitted Verilog, and its clock. `soc`: the board's whole system, at the package's pins instead of in a
 harness; `soc-shell`: the same without the accelerator, whose outputs are 0."""
+
+OPTIONAL_PASSES = ("register_packing", "carry", "fanout", "whitespace", "macros")
+"""Modules of `loralith.placement` whose passes a `Target` may leave out, in the order in which they run. Relocation runs last and needs
+no run of its own: `Placement` has the clock before it."""
+
+SMOKE = {"rows": 8, "cols": 8, "bus_bytes": 8, "max_fold": 8, "left_bytes": 8192, "right_bytes": 8192, "out_bytes": 4096, "acc_bytes": 4096}
+"""The configuration of the part "smoke": every component of the compute unit, small enough to be placed in minutes."""
 
 DSP_PER_LANE = 2
 """18 x 18 multipliers of a lane of the post-processing unit: 32 bit by 16 bit."""
@@ -35,6 +43,8 @@ class Target:
     Attributes:
         part: one of `PARTS`.
         frequency_mhz: target clock of placement and routing; the board's by default.
+        without: those of `OPTIONAL_PASSES` that are left out.
+        placements: runs of the placer per seed; each has less wire than the one before, more than three were not tried.
         timeout: seconds that one call of a tool may take.
         folder: keeps the steps' results.
         progress: receives lines of progress for the user.
@@ -44,6 +54,8 @@ class Target:
     config: Config
     part: str = "all"
     frequency_mhz: float = 0
+    without: frozenset[str] = frozenset()
+    placements: int = 3
     timeout: float = 7200
     folder: Path = field(default_factory=lambda: builds() / "synth")
     progress: Progress = lambda line: None
@@ -51,6 +63,8 @@ class Target:
     def __post_init__(self) -> None:
         if self.part not in PARTS:
             raise SynthError(f"part must be one of {', '.join(PARTS)}, not {self.part!r}")
+        if unknown := self.without.difference(OPTIONAL_PASSES):
+            raise SynthError(f"no pass is called {', '.join(sorted(unknown))}; {', '.join(OPTIONAL_PASSES)} may be left out")
         if not self.frequency_mhz:
             object.__setattr__(self, "frequency_mhz", self.board.constraint_mhz)
         if not 1 <= self.frequency_mhz <= 1000:
@@ -83,3 +97,15 @@ class Target:
     @property
     def label(self) -> str:
         return f"{self.config.name}-{self.part}"
+
+
+def part_target(board: str, part: str, config: str | None = None, **rest: Any) -> Target:
+    """The target of a board by name and of a part by the command line's name: one of `PARTS`, or "smoke", the compute unit in the
+    configuration `SMOKE`. `config` is a preset or a file, the board's by default and of no account for "smoke"; `rest` as for `Target`.
+
+    Raises SynthError and ConfigError.
+    """
+    loaded = load_board(board)
+    if part == "smoke":
+        return Target(loaded, Config("smoke", **SMOKE), "compute", **rest)
+    return Target(loaded, load_config(config or loaded.config), part, **rest)

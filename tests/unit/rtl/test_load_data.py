@@ -5,6 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
+from helpers.streams import feeder
 from loralith.rtl.load_data import BeatErrors, LoadData, ScratchpadWriter
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
@@ -81,15 +82,6 @@ def test_a_placed_beat_becomes_the_write_of_its_bytes(config, stall):
     dut = ScratchpadWriter(config)
     got, ends = [], []
 
-    async def feed(ctx):
-        for beat in beats:
-            while rng.random() < stall:
-                await ctx.tick()
-            ctx.set(dut.i.payload, beat)
-            ctx.set(dut.i.valid, 1)
-            await ctx.tick().until(dut.i.ready)
-            ctx.set(dut.i.valid, 0)
-
     async def take(ctx):
         operand, scale = dut.operand, dut.scale
         cycle = 0
@@ -115,7 +107,7 @@ def test_a_placed_beat_becomes_the_write_of_its_bytes(config, stall):
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
-    sim.add_testbench(feed, background=True)
+    sim.add_testbench(feeder(dut.i, beats, rng, stall), background=True)
     sim.add_testbench(take)
     sim.run()
     for i, (beat, write, end) in enumerate(zip(beats, got, ends, strict=True)):

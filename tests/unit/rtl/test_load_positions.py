@@ -5,6 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
+from helpers.streams import run_stream
 from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
@@ -75,39 +76,8 @@ def flat(position) -> dict[str, int]:
 
 def run(config: Config, loads: list[dict[str, int]], stall: float = 0.0, seed: int = 0) -> tuple[list[dict[str, int]], list[int]]:
     """The writes of ``loads``, and the cycle of each."""
-    rng, dut = random.Random(seed), WritePositions(config)
-    writes, cycles = [], []
-
-    async def feed(ctx):
-        for load in loads:
-            while rng.random() < stall:
-                await ctx.tick()
-            ctx.set(dut.i.payload, load)
-            ctx.set(dut.i.valid, 1)
-            await ctx.tick().until(dut.i.ready)
-            ctx.set(dut.i.valid, 0)
-
-    async def take(ctx):
-        wanted = sum(len(model(config, load)) for load in loads)
-        cycle = 0
-        while len(writes) < wanted:
-            ready = rng.random() >= stall
-            ctx.set(dut.o.ready, ready)
-            _, _, valid, position = await ctx.tick().sample(dut.o.valid, dut.o.payload)
-            cycle += 1
-            assert cycle < 50_000, f"{len(writes)} writes of {wanted}, then none"
-            if valid and ready:
-                writes.append(flat(position))
-                cycles.append(cycle)
-        _, _, valid = await ctx.tick().sample(dut.o.valid)
-        assert not valid, "a write too many"
-
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(take)
-    sim.run()
-    return writes, cycles
+    wanted = sum(len(model(config, load)) for load in loads)
+    return run_stream(WritePositions(config), loads, wanted, flat, random.Random(seed), stall)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

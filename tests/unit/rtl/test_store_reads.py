@@ -5,6 +5,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
+from helpers.streams import run_stream
 from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
@@ -58,40 +59,14 @@ def model(config: Config, c: dict[str, int]) -> list[dict[str, int]]:
 
 def run(config: Config, stores: list[dict[str, int]], stall: float = 0.0) -> tuple[list[dict[str, int]], list[int]]:
     """The reads of ``stores``, and the cycle of each."""
-    rng, dut = random.Random(1), StoreReads(config)
-    reads, cycles = [], []
+    dut = StoreReads(config)
 
-    async def feed(ctx):
-        for store in stores:
-            while rng.random() < stall:
-                await ctx.tick()
-            ctx.set(dut.i.payload, store)
-            ctx.set(dut.i.valid, 1)
-            await ctx.tick().until(dut.i.ready)
-            ctx.set(dut.i.valid, 0)
+    def members(read, log2: int, tail: int) -> dict[str, int]:
+        found = {name: getattr(part, name) for part in (read.address, read.piece) for name, _ in part.shape()}
+        return found | {"stats": read.stats, "transpose": read.transpose, "bytes": 1 << log2, "tail": tail}
 
-    async def take(ctx):
-        wanted = sum(len(model(config, store)) for store in stores)
-        cycle = 0
-        while len(reads) < wanted:
-            ready = rng.random() >= stall
-            ctx.set(dut.o.ready, ready)
-            _, _, valid, read, log2, tail = await ctx.tick().sample(dut.o.valid, dut.o.payload, dut.log2, dut.tail)
-            cycle += 1
-            assert cycle < 50_000, f"{len(reads)} reads of {wanted}, then none"
-            if valid and ready:
-                found = {name: getattr(part, name) for part in (read.address, read.piece) for name, _ in part.shape()}
-                reads.append(found | {"stats": read.stats, "transpose": read.transpose, "bytes": 1 << log2, "tail": tail})
-                cycles.append(cycle)
-        _, _, valid = await ctx.tick().sample(dut.o.valid)
-        assert not valid, "a read too many"
-
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(take)
-    sim.run()
-    return reads, cycles
+    wanted = sum(len(model(config, store)) for store in stores)
+    return run_stream(dut, stores, wanted, members, random.Random(1), stall, also=(dut.log2, dut.tail))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

@@ -12,6 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import Component
 from amaranth.sim import Simulator
 
+from helpers.streams import feeder
 from loralith.soc.sdram.arbiter import DirectionArbiter
 from loralith.soc.sdram.bank import Bank
 from loralith.soc.sdram.data_path import BeatReader, BeatWriter
@@ -34,21 +35,6 @@ def simulate(dut: Component | Module, *benches, background=()) -> None:
     for bench in benches:
         sim.add_testbench(bench)
     sim.run()
-
-
-def feeder(stream, items, rng: random.Random, stall: float):
-    async def feed(ctx) -> None:
-        for item in items:
-            while rng.random() < stall:
-                await ctx.tick()
-            ctx.set(stream.payload, item)
-            ctx.set(stream.valid, 1)
-            ready = False
-            while not ready:
-                _, _, ready = await ctx.tick().sample(stream.ready)
-            ctx.set(stream.valid, 0)
-
-    return feed
 
 
 def taker(stream, count: int, rng: random.Random, stall: float, got: list[Fields], names: tuple[str, ...], limit: int = 20_000):
@@ -97,7 +83,7 @@ def test_the_splitter_cuts_at_every_sixteenth_beat(write: int, stall: float) -> 
     expected = [chunk for burst in bursts for chunk in chunks_of(burst, write)]
     dut, got = ChunkSplitter(ULX3S, IDS, write=bool(write)), []
     simulate(dut, feeder(dut.i, bursts, rng, stall), taker(dut.o, len(expected), rng, stall, got, CHUNK))
-    assert got == expected
+    assert got == expected, bursts
 
 
 def random_chunks(rng: random.Random, count: int, banks: int = 4, rows: int = 3, **fixed: int) -> list[Fields]:
@@ -284,7 +270,7 @@ def test_the_scheduler_keeps_the_chip_s_rules_and_the_chunks_order(cas: int, sta
             assert checker.now < 60_000
 
     simulate(dut, watch, background=[feeder(dut.i, chunks, rng, stall)])
-    assert checker.columns == expected
+    assert checker.columns == expected, chunks
     assert seen == tags
     if not stall and banks == 4:
         assert checker.refreshes > 0

@@ -180,7 +180,7 @@ class _Races:
 
 
 class _Areas:
-    """The DRAM bytes of each command of a stage, in order; by blocks, so that a look back goes over their ends in one comparison."""
+    """The DRAM bytes of each command of a stage, in order; by blocks, so that a look back compares the ends of all of them at once."""
 
     BLOCK = 512
 

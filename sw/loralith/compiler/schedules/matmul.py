@@ -116,7 +116,7 @@ def _fits(plan: MatmulPlan, config: Config, window: Window) -> bool:
 
 
 def _cost(plan: MatmulPlan, config: Config) -> int:
-    """Cycles by a plain model: the longer of bus and array, the first load and the last store in the open, and every command's overhead."""
+    """Cycles by a plain model: the longer of bus and array, the first load, the last store, and every command's overhead."""
     mb, nb, kb = plan.blocks
     W = config.bus_bytes
     steps, width = folded_shape(plan.K, plan.N, plan.fold, config)

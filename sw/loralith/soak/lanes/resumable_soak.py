@@ -1,4 +1,4 @@
-"""A soak of the vector unit's lanes that keeps how far it came in a file, and goes on from there."""
+"""A soak of the vector unit's lanes that keeps its progress in a file, and resumes from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCKS = 250
 
 
 class VectorSoak:
-    """Every operation on random elements. Parameters: ``seed``, a random one by default; ``state``, a file to keep how far it came in.
+    """Every operation on random elements. Parameters: ``seed``, a random one by default; ``state``, a file that keeps its progress.
 
     Attributes: ``result``, the figures so far. Raises SoakError for a file that is no state, or one of another seed.
     """

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from helpers.vector_machine import DEPTHS, LANES, legal, machine, same
+from helpers.vector_machine import DEPTHS, LANES, assert_same_words, legal, machine
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import (
     INSTRUCTION,
@@ -34,7 +34,7 @@ def test_random_programs_equal_the_page(seed, on_unit):
             assert seen["saturations"] == after.saturations
             assert await driver.scalars() == after.scalars, (case, program, command)
             for number in range(2):
-                assert same(await driver.stored(number), after.memories[number]), (case, number, program, command)
+                assert_same_words(await driver.stored(number), after.memories[number], (case, number, program, command))
 
     on_unit(scenario, LANES, DEPTHS, rng)
 
@@ -71,7 +71,7 @@ def test_a_softmax_row_and_a_maximum_over_all_iterations(on_unit):
         found = await driver.scalars()
         assert found == state.scalars
         assert found[5] != 0
-        assert same(await driver.stored(0), state.memories[0])
+        assert_same_words(await driver.stored(0), state.memories[0], (program, command))
 
     on_unit(scenario, LANES, DEPTHS, rng)
 

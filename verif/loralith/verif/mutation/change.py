@@ -63,7 +63,7 @@ class Change:
         block: name of a class or function of `loralith.rtl`, else of `loralith.soc`, wherever it lies.
         at: where: what is assigned there (`count`, or more of its dotted name: `o.valid`) or the function that returns it; `if count` for
             the innermost `m.If`, `m.Elif` or `m.Else` around such an assignment and `outer if count` for the next one; `for name` for what
-            a loop goes over; `port name` for a member of a signature.
+            a loop iterates over; `port name` for a member of a signature.
         find: a pattern (`pattern.find`), `_a` for the whole value. It must fit once, or `nth` (from 1) says where.
         put: the expression that takes its place, with the placeholders of `find`.
         says: a sentence: what is wrong with the mutant.

@@ -21,7 +21,7 @@ class Site:
 
     Attributes:
         kind: "": a value; "if": the innermost `m.If` or its like around an assignment; "outer if": the one around that; "for": what a loop
-            goes over; "port": a signature's member.
+            iterates over; "port": a signature's member.
         target: dotted name of what is assigned (or, under an "if", called on self), of the loop's variable, or of the port; of what a
             function returns the function's name.
         node: the expression; of an "if" with its `m.If`.

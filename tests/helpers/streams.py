@@ -1,0 +1,59 @@
+"""Drivers of valid/ready streams with random stalls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from amaranth.sim import Simulator
+
+from loralith.verif.block_test import Testbench
+
+
+def feeder(stream: Any, items: Sequence[Any], rng: random.Random, stall: float) -> Testbench:
+    """Offers ``items`` one after the other; before each it pauses, a cycle at a time, with probability ``stall``."""
+
+    async def feed(ctx: Any) -> None:
+        for item in items:
+            while rng.random() < stall:
+                await ctx.tick()
+            ctx.set(stream.payload, item)
+            ctx.set(stream.valid, 1)
+            await ctx.tick().until(stream.ready)
+            ctx.set(stream.valid, 0)
+
+    return feed
+
+
+def run_stream(
+    dut: Any, given: Sequence[Any], wanted: int, read: Callable[..., Any], rng: random.Random, stall: float, also: Sequence[Any] = ()
+) -> tuple[list[Any], list[int]]:
+    """Feeds ``given`` to ``dut.i`` and takes from ``dut.o`` until ``wanted`` payloads have come, with stalls on both sides.
+
+    Returns what ``read`` makes of each payload and of the signals ``also`` in the same cycle, and the cycles. A payload more, or none in
+    50,000 cycles, is an AssertionError.
+    """
+    found: list[Any] = []
+    cycles: list[int] = []
+
+    async def take(ctx: Any) -> None:
+        cycle = 0
+        while len(found) < wanted:
+            ready = rng.random() >= stall
+            ctx.set(dut.o.ready, ready)
+            _, _, valid, payload, *others = await ctx.tick().sample(dut.o.valid, dut.o.payload, *also)
+            cycle += 1
+            assert cycle < 50_000, f"{len(found)} payloads of {wanted}, then none"
+            if valid and ready:
+                found.append(read(payload, *others))
+                cycles.append(cycle)
+        _, _, valid = await ctx.tick().sample(dut.o.valid)
+        assert not valid, "a payload too many"
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(feeder(dut.i, given, rng, stall), background=True)
+    sim.add_testbench(take)
+    sim.run()
+    return found, cycles
