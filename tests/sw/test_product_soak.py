@@ -40,14 +40,14 @@ def test_a_soak_in_two_calls_is_one_in_a_single_call(tmp_path: Path, capsys: pyt
 def test_a_wrong_product_ends_it_and_is_not_kept_as_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state, read = tmp_path / "state.json", ReferenceDevice._read
+    state, read = tmp_path / "state.json", ReferenceDevice.read
 
     def wrong(self: ReferenceDevice, address: int, nbytes: int) -> np.ndarray:
         found = read(self, address, nbytes).copy()
         found[found != 0xC3] ^= 1
         return found
 
-    monkeypatch.setattr(ReferenceDevice, "_read", wrong)
+    monkeypatch.setattr(ReferenceDevice, "read", wrong)
     assert soak("--products", "10", "--state", str(state)) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["mismatches"] == 1

@@ -17,6 +17,7 @@ import numpy as np
 from loralith.files import check_output, write_json
 from loralith.formats.run_folder import CHECKPOINT, DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE, PICTURE, REPORT
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
+from loralith.reports.result_files import commit
 from loralith.training.kills.killed_run import MOMENTS, PLACES, AtTime, InWrite, KilledRunError, folder_place, run, train
 
 __all__ = ["KillCampaign"]
@@ -49,6 +50,9 @@ class KillCampaign:
         fails by itself."""
         if self.result["kills"] >= kills:
             return self.result["difference"]
+        here = commit("hw", "gen", "sw")
+        if here not in self.result["commits"]:
+            self.result["commits"].append(here)
         with _one_thread():
             return self._run(kills, seconds, say)
 
@@ -197,10 +201,12 @@ def _stored(path: Path | None, settings: dict[str, Any], seed: int | None) -> di
             check_output(path)
         counts = {place: {"time": 0, "write": 0} for place in PLACES}
         figures = {"runs": 0, "kills": 0, "equal": 0, "ended_before": 0, "seconds": 0.0, "places": counts, "difference": None}
+        figures["commits"] = []
         return {"seed": secrets.randbits(32) if seed is None else seed, **settings, **figures}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        fits = set(found["places"]) == set(PLACES) and all(isinstance(found[name], int) for name in ("runs", "kills", "equal", "seed"))
+        fits = set(found["places"]) == set(PLACES) and isinstance(found["commits"], list)
+        fits = fits and all(isinstance(found[name], int) for name in ("runs", "kills", "equal", "seed"))
     except (ValueError, KeyError, TypeError):
         fits, found = False, {}
     if not fits:

@@ -32,7 +32,7 @@ def page(result: dict[str, Any]) -> list[str]:
         f"| all | {_sum(result, 'time')} | {_sum(result, 'write')} | {result['kills']} |",
         "",
         f"Seed {result['seed']}, {result['runs']:,} runs, {result['seconds']:,} seconds. {result['ended_before']:,} more runs ended before",
-        "their kill came.",
+        f"their kill came. The runs were made on {' and '.join(result['commits'])}.",
     ]
     return lines + (["", f"The first difference: {result['difference']}."] if result["difference"] else [])
 
