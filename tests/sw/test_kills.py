@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loralith.cli import main
-from loralith.formats.run_folder import CHECKPOINT, PICTURE
+from loralith.formats.run_folder import CHECKPOINT, PICTURE, REPORT
+from loralith.training.kills.campaign import SAME_FILES, _difference
 from loralith.training.kills.killed_run import MOMENTS, folder_place
 
 # A process without threads, which a worker of the tests is not, and without torch.
@@ -87,6 +88,25 @@ def test_the_folder_shows_where_the_kill_fell(tmp_path: Path, monkeypatch: pytes
     assert folder_place(tmp_path, 6) == "result write"
     (tmp_path / f".{CHECKPOINT}.12.part").touch()
     assert folder_place(tmp_path, 6) == "checkpoint write"
+
+
+def test_what_a_resumed_run_left_otherwise_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loralith.formats.checkpoint.read_header", lambda path: {"digest": path.read_text(encoding="utf-8")})
+
+    def folder(name: str, **changed: str) -> Path:
+        path = tmp_path / name
+        path.mkdir()
+        files = dict.fromkeys((*SAME_FILES, CHECKPOINT), "same") | {REPORT: '{"losses": [1], "seconds": 2}'} | changed
+        for file, text in files.items():
+            (path / file).write_text(text, encoding="utf-8")
+        return path
+
+    whole = folder("whole")
+    assert _difference(folder("same", **{REPORT: '{"losses": [1], "seconds": 3}'}), whole) is None
+    assert _difference(folder("losses", **{REPORT: '{"losses": [2], "seconds": 2}'}), whole) == f"losses of {REPORT} is [2] instead of [1]"
+    assert _difference(folder("moments", **{CHECKPOINT: "other"}), whole) == f"the tensors of {CHECKPOINT} differ"
+    assert _difference(folder("picture", **{PICTURE: "other"}), whole) == f"{PICTURE} differs"
+    assert "holds .x.part, " in str(_difference(folder("litter", **{".x.part": ""}), whole))
 
 
 @pytest.mark.parametrize("text", ["{}", "no JSON", '{"places": {}, "runs": 1}'])
