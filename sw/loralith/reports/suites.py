@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import loralith
 from loralith.files import read_text
 from loralith.reports.result_files import REPO
 from loralith.reports.rtl_hash import rtl_hash
 
 __all__ = ["CAMPAIGNS", "SUITE_RUNS", "TESTS", "figures", "page", "problems", "title", "too_old"]
 
+INIT = "sw/loralith/__init__.py"
 SUITE_RUNS = "build/tests/suites.json"
 TESTS = {"make test": False, "make test-slow": True}
 """Suites of pytest: whether their tests are marked slow."""
@@ -44,7 +44,7 @@ def figures(root: Path = REPO, version_at: Callable[[str], str] | None = None) -
         found = json.loads(read_text(path)) if path.is_file() else {}
         own = {key: found[key] for key in ("date", "commit", "rtl", "command") if found.get(key)}
         suites.append({"name": name, **own, **({"version": version(own["commit"])} if "commit" in own else {})})
-    return {"rtl": rtl_hash(), "version": loralith.__version__, "suites": suites}
+    return {"rtl": rtl_hash(), "version": _version_in(read_text(REPO / INIT)), "suites": suites}
 
 
 def _tests(root: Path, name: str, version: Callable[[str], str]) -> dict[str, Any]:
@@ -60,10 +60,13 @@ def _tests(root: Path, name: str, version: Callable[[str], str]) -> dict[str, An
 def _version_at(commit: str) -> str:
     """The version that a commit has; empty where that is not known."""
     try:
-        command = ["git", "show", f"{commit.rstrip('+')}:sw/loralith/__init__.py"]
-        text = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+        command = ["git", "show", f"{commit.rstrip('+')}:{INIT}"]
+        return _version_in(subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _version_in(text: str) -> str:
     found = re.search(r'^__version__ = "(.*)"', text, re.MULTILINE)
     return found[1] if found else ""
 
