@@ -40,10 +40,10 @@ def test_points_are_of_blocks_and_kinds() -> None:
 
 
 def test_instances_of_a_module_and_runs_add_up() -> None:
-    text = HEAD + counted("v_toggle/a", "b", 0, "TOP.one") + counted("v_toggle/a", "b", 3, "TOP.two")
+    text = HEAD + counted("v_toggle/a", "b", 2, "TOP.one") + counted("v_toggle/a", "b", 3, "TOP.two")
     total = read_points(text)
     merge(total, read_points(text))
-    assert total == {Point("toggle", "a", "b"): 6}
+    assert total == {Point("toggle", "a", "b"): 10}
 
 
 @pytest.mark.parametrize("text", ["", "{}", HEAD + "C 'x'\n"])
