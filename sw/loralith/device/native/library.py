@@ -101,6 +101,7 @@ class Model:
     @property
     def handle(self) -> int:
         """The machine, for further functions of its library."""
+        assert self._handle is not None, "the model is closed"
         return self._handle
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ class CoverageRun:
     def __init__(self, config: Config, seed: int, state: Path | None) -> None:
         self.config, self.seed, self.state = config, seed, state
         self.counts: Counter[Point] = Counter()
-        self.done = dict.fromkeys(SUITES, 0)
+        self.done: dict[str, int] = dict.fromkeys(SUITES, 0)
         self.key = {"design": verilog(config).parent.name, "seed": seed}
         if state is not None and state.is_file():
             self._load(state)

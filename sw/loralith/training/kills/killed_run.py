@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loralith import files
+import loralith.files as files
 from loralith.errors import LoralithError
 from loralith.formats.run_folder import CHECKPOINT, DIFFUSERS_FILE, PEFT_FILE, PICTURE, REPORT
 from loralith.methods.settings import FinetuneSettings
