@@ -11,8 +11,10 @@
 #define LORALITH_ID_VALUE UINT32_C(0x4C4F5241)  /* 'LORA' */
 #define LORALITH_VERSION_VALUE UINT32_C(0x00000300)  /* of the interface that this header describes */
 #define LORALITH_CONFIG_HASH_TINY UINT32_C(0xE171D7F4)  /* preset tiny */
+#define LORALITH_CONFIG_HASH_TINY_VECTOR UINT32_C(0x793DFF87)  /* preset tiny-vector */
 #define LORALITH_CONFIG_HASH_ECP5 UINT32_C(0x7E62034C)  /* preset ecp5 */
 #define LORALITH_CONFIG_HASH_BASE UINT32_C(0x89768838)  /* preset base */
+#define LORALITH_CONFIG_HASH_BASE_VECTOR UINT32_C(0x2BA825EA)  /* preset base-vector */
 #define LORALITH_CONFIG_HASH_LARGE UINT32_C(0x8245F991)  /* preset large */
 #define LORALITH_CONFIG_HASH_PAPER UINT32_C(0x0382D0D1)  /* preset paper */
 

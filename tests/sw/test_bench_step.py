@@ -36,6 +36,13 @@ def test_the_work_of_all_kinds_is_that_of_the_list(model, lanes, capsys):
     assert {name for name, costs in kinds.items() if costs["macs"]} == {"product", "convolution"}
     assert figures["list_bytes"] == COMMAND_BYTES * figures["commands"]
     assert figures["cycles_at_least"] < figures["modelled_cycles"]
+    assert set(figures["waits"]) == {"load", "store", "array", "vector"}
+    for unit, idle in figures["waits"].items():
+        every = [idle["working"], idle["list"], idle["end"], *idle["tokens"].values()]
+        assert min(every) >= 0
+        assert sum(every) == figures["modelled_cycles"], f"a cycle of {unit} is counted twice or not at all"
+    assert figures["waits"]["load"]["working"] >= figures["load"] // 2
+    assert figures["utilization_modelled"] < figures["utilization_at_most"]
     assert kinds["optimizer"]["vector"] < kinds["chain"]["vector"]
 
 

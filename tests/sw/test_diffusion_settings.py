@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loralith.methods.options import TuneqdmOptions
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings, SettingsError
 
 
@@ -35,9 +36,10 @@ from loralith.methods.settings import EvaluationSettings, FinetuneSettings, Sett
         ({"adapter_scales": "device"}, "adapter_scales must be 'measured' without a device, not 'device'"),
         ({"weight_bits": 4}, "weight_bits must be 8 without a device, not 4"),
         ({"device": "reference", "weight_bits": 3}, "weight_bits must be 4 or 8, not 3"),
-        ({"device": "reference", "modules": "step", "method": "tuneqdm"}, "trains by the method lora, not by tuneqdm"),
-        ({"device": "reference", "modules": "step", "method": "hollowed-net"}, "trains by the method lora, not by hollowed-net"),
-        ({"device": "reference", "modules": "step", "method": "zoodip"}, "trains by the method lora, not by zoodip"),
+        (
+            {"device": "reference", "modules": "step", "method": "tuneqdm", "options": TuneqdmOptions(bits=8)},
+            "bits must be 4 for a whole step.*not 8",
+        ),
         ({"device": "direct", "modules": "step"}, "runs command lists; give the device reference, not direct"),
         ({"device": "reference", "modules": "step", "weight_bits": 4}, "weight_bits must be 8 for a whole step, not 4"),
         ({"device": "reference", "steps_per_submission": 2}, "steps_per_submission goes with modules 'step', not with 'lora'"),

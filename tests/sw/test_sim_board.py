@@ -40,7 +40,20 @@ def test_the_estimate_takes_the_steps_after_the_first() -> None:
     assert about["seconds"] == pytest.approx(200 * 0.201)
     assert about["set_up_seconds"] == pytest.approx(0.4)
     assert about["link_share"] == pytest.approx(0.2 / 0.201)
+    preloaded = board_run.estimate([row(1, 3), row(2, 4)], 80, preloaded=300_000)
+    assert preloaded is not None
+    assert preloaded["set_up_seconds"] == pytest.approx(0.4 + 1)
+    assert preloaded["seconds"] == pytest.approx(about["seconds"])
     assert board_run.estimate([row(1, 3)], 80) is None
+
+
+def test_a_whole_step_s_estimate_leaves_out_the_checkpoint_after_the_last_one() -> None:
+    done = [row(1, 1) | {"bytes_to_board": 50_000}, row(2, 3) | {"bytes_to_board": 900_000}]
+    starts = [{"bytes_to_board": 40_000, "bytes_from_board": 0}, {"bytes_to_board": 70_000, "bytes_from_board": 30_000}]
+    about = board_run.estimate(board_run._between(starts, done), 80)
+    assert about is not None
+    assert about["link_seconds_per_step"] == pytest.approx(0.2)
+    assert about["accelerator_seconds_per_step"] == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +66,8 @@ def test_the_estimate_takes_the_steps_after_the_first() -> None:
         (["--steps", "0"], "steps must be at least 1, not 0"),
         (["--digit", "3"], "digit must be 8 or 9"),
         (["--targets", "to_x"], "targets must be"),
+        (["--map", "step", "--config", "tiny"], "--map step needs a vector unit, which tiny has not"),
+        (["--listen", "--map", "step"], "--map does nothing with --listen, which trains nothing; leave it out"),
         (["--listen", "--steps", "3"], "--steps does nothing with --listen, which trains nothing; leave it out"),
     ],
 )

@@ -30,7 +30,7 @@ def test_a_model_that_changes_between_steps_is_refused(tmp_path: Path, small_mod
     told = settings(tmp_path, small_model)
     method = make_method(told, told.subject())
     training = StepTraining(ReferenceDevice(CONFIG, memory_bytes=1 << 20), 0, 1e-3)
-    monkeypatch.setattr(StepTraining, "_compile", lambda self, method, batch: None)
+    monkeypatch.setattr(StepTraining, "_compile", lambda self, method, step: None)
     training.program = object()  # type: ignore[assignment]  # compiled: what it ran is not looked at
     training.compiled_for(method)
     name, parameter = next(iter(method.parameters.items()))

@@ -15,12 +15,14 @@ from loralith.errors import LoralithError
 from loralith.spec.graph import Graph, GraphError, Kind, Node, Op
 from loralith.spec.numerics import hash32, hash_key
 from loralith.spec.step import StepScheme
-from loralith.step.capture import Capture, capture_step
+from loralith.step.capture import Capture, capture_forward, capture_step
 from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import Lowered, lower
 from loralith.step.saved import plan_memory, tensor_bytes
 from loralith.verif.graph import draw_bytes, interpret
+from loralith.verif.step.mode import StepMode
 from loralith.verif.step.step_attachment import StepAttachment
+from loralith.verif.step.step_products import Operands
 
 SCHEME = StepScheme(storage="bf16", optimizer_bits=16, seed=5)
 CONFIG = {
@@ -89,6 +91,43 @@ def test_a_whole_step_is_that_of_the_eager_mode(step) -> None:
         assert gradient is not None
         assert gradient.abs().max() > 0, name
         assert_same_values(found[f"gradient.{name}"], gradient, name)
+
+
+def test_a_forward_pass_with_two_int8_tensors_an_operand_is_that_of_the_eager_mode(step) -> None:
+    """ZOODiP's numbers: a trained vector moves the condition, and the prediction follows it closely."""
+    batch = step[2]
+    torch.manual_seed(0)
+    model = new_unet(CONFIG).requires_grad_(False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(to_words(parameter))
+    own = nn.Parameter(to_words(torch.randn(CONFIG["cross_attention_dim"])))
+
+    def forward(noised: Tensor, timesteps: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        both = noised[None].expand(2, *noised.shape).clone().reshape(-1, *noised.shape[1:])
+        return model(both, timesteps[None].expand(2, 2).reshape(-1), torch.cat([condition, condition + own])).sample
+
+    scheme = StepScheme(storage="vector", operand_words=2)
+    capture = capture_forward(model, {"own": own}, forward, batch)
+    lowered = lower(capture, scheme)
+    given = frozen_values(capture, lowered.graph) | host_inputs(capture, lowered, batch) | {"own": own.detach()}
+    name = lowered.graph.outputs["prediction"]
+    found = next(value for node, value in interpret(lowered.graph, given, 0, 0) if node.name == name)
+    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    with StepMode(Operands(scheme, weights, [(own, None)])), torch.no_grad():
+        wanted = forward(**batch)
+    assert_same_values(found, wanted)
+    with torch.no_grad():
+        exact = forward(**batch)
+    assert (found - exact).abs().max() < 0.02 * exact.abs().max()
+    single = lower(capture, StepScheme())
+    rough = next(v for n, v in interpret(single.graph, given, 0, 0) if n.name == single.graph.outputs["prediction"])
+    assert (found - exact).norm() < 0.5 * (rough - exact).norm()
+
+
+def test_two_int8_tensors_an_operand_are_refused_where_there_are_gradients(step) -> None:
+    with pytest.raises(LoralithError, match="operand_words is 1, not 2"):
+        lower(step[3], StepScheme(operand_words=2))
 
 
 def test_the_graph_holds_what_a_step_needs_and_nothing_else(step) -> None:

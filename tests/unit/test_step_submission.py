@@ -15,7 +15,7 @@ from loralith.compiler.tokens.sync import synchronize
 from loralith.device.device_errors import DeviceFault, OutOfMemory
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
-from loralith.spec.commands import COMMAND_BYTES
+from loralith.spec.commands import COMMAND_BYTES, Command, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.graph import Graph, Kind, Op
 from loralith.step.builder import Builder
@@ -173,6 +173,65 @@ def test_programs_that_cannot_be_take_no_memory(device: ReferenceDevice) -> None
         assert device.heap.used == before
     least = int(str(caught.value).split("the step takes ")[1].split()[0])
     assert StepProgram(device, graph, SEED, {}, states, memory_budget=least).memory_bytes == least
+
+
+def test_an_input_may_be_picked_from_a_table_in_device_memory(device: ReferenceDevice) -> None:
+    """The same losses and states as with the input written before each step, for fewer bytes."""
+    optimizer = AdamW(0.01)
+    states, order = first_states(optimizer), [2, 0, 0, 1, 2]
+    plain = StepProgram(device, trained_matrix(optimizer), SEED, {}, arrays(states))
+    batches = [arrays(inputs(optimizer, step)) for step in range(5)]
+    wanted = [
+        plain.step({**batch, "x": BATCHES[entry].numpy()}, step) for step, (batch, entry) in enumerate(zip(batches, order, strict=True))
+    ]
+    table = {"x": torch.stack(BATCHES[:3]).numpy()}
+    program = StepProgram(device, trained_matrix(optimizer), SEED, {}, arrays(states), most=3, tables=table)
+    picked = [{**batch, "x": np.array(entry)} for batch, entry in zip(batches, order, strict=True)]
+    losses = program.steps(picked[:3], 0)
+    assert [*losses, *program.steps(picked[3:], 3)] == wanted
+    np.testing.assert_array_equal(program.state("A"), plain.state("A"))
+    pointers = sum(command.opcode is Opcode.LOAD for command in loads_from(program, "x"))
+    assert program.traffic.written == plain.traffic.written - 5 * (6 * 12 * 4 - 8 * pointers)
+    assert program.table_bytes == 3 * 320, "each entry begins at a multiple of 64 bytes"
+
+
+def test_each_load_from_a_table_reads_its_own_part_of_the_entry(device: ReferenceDevice) -> None:
+    """A tensor of several tiles: what is largest lies in the last one."""
+    b = Builder()
+    x = b.node(Op.INPUT, Kind.WORD, (40, 128), name="x")
+    b.graph.set_output("loss", b.largest(b.add(b.multiply(x, 2.0), 1.0)).name)
+    table = np.zeros((3, 40, 128), np.float32)
+    table[:, 39, 127] = [1.0, 2.0, 3.0]
+    program = StepProgram(device, b.graph, SEED, {}, {}, tables={"x": table})
+    assert len(loads_from(program, "x")) > 1
+    assert [program.step({"x": np.array(entry)}, 0) for entry in (2, 0, 1)] == [7.0, 3.0, 5.0]
+
+
+def loads_from(program: StepProgram, name: str) -> list[Command]:
+    """Of the first step, the LOADs of an input by its place in the list that was compiled."""
+    buffer = program.compiled.inputs[name].buffer
+    return [c for c in program.compiled.commands.commands if c.opcode is Opcode.LOAD and 0 <= c["address"] - buffer.address < buffer.nbytes]
+
+
+def test_tables_that_cannot_be_are_refused_before_anything_is_written(device: ReferenceDevice) -> None:
+    optimizer = SGD(0.01)
+    graph, states = trained_matrix(optimizer), arrays(first_states(optimizer))
+    before = device.heap.used
+    for name, shape, message in (
+        ("y", (2, 6, 12), "y has a table and is no input of the step; inputs are x, step.rate"),
+        ("x", (2, 6, 11), r"the table of x must be \[entries, 6, 12\], not \[2, 6, 11\]"),
+        ("x", (0, 6, 12), r"the table of x must be \[entries, 6, 12\], not \[0, 6, 12\]"),
+    ):
+        with pytest.raises(LoralithError, match=message):
+            StepProgram(device, graph, SEED, {}, states, tables={name: np.zeros(shape, np.float32)})
+        assert device.heap.used == before
+    program = StepProgram(device, graph, SEED, {}, states, tables={"x": np.ones((2, 6, 12), np.float32)})
+    rate = arrays({name: torch.tensor(value) for name, value in optimizer.scalars(1).items()})
+    with pytest.raises(LoralithError, match="x must be an entry 0 to 1 of its table, not 2"):
+        program.step({**rate, "x": np.array(2)}, 0)
+    with pytest.raises(LoralithError, match="x: no entry of its table was given"):
+        program.step(rate, 0)
+    assert program.traffic.written == 0
 
 
 def test_sgd_goes_against_the_gradient() -> None:

@@ -118,8 +118,16 @@ def test_a_board_without_a_system_is_refused() -> None:
 def test_a_bitstream_is_made_of_the_system_alone() -> None:
     target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "all")
     netlist = synth.Netlist(Path("x"), "", {}, {}, {}, 0, [], 0.0, "")
-    with pytest.raises(synth.SynthError, match="made of the part soc, not of 'all'"):
-        synth.bitstream(target, netlist, 1)
+    routing = synth.Routing(1, {"clk": 90.0}, 90.0, {}, [], 0.0, "", config=Path("x.config"))
+    for make in (lambda: synth.bitstream(target, routing), lambda: synth.shell_bitstream(target, netlist, 1)):
+        with pytest.raises(synth.SynthError, match="made of the part soc, not of 'all'"):
+            make()
+
+
+def test_the_system_has_pins_of_its_own_and_a_part_of_it_the_harness_s() -> None:
+    board = synth.load_board("ulx3s-85f")
+    assert synth.Target(board, SMALL, "soc").pins.name == "soc.lpf"
+    assert synth.Target(board, SMALL, "all").pins.name == "pins.lpf"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,10 @@ def _identity() -> Iterator[str]:
         [
             _define("ID_VALUE", _hex(ID), "'LORA'"),
             _define("VERSION_VALUE", _hex(facts.VERSION_WORD), "of the interface that this header describes"),
-            *(_define(f"CONFIG_HASH_{name.upper()}", _hex(config.hash), f"preset {name}") for name, config in PRESETS.items()),
+            *(
+                _define(f"CONFIG_HASH_{name.upper().replace('-', '_')}", _hex(config.hash), f"preset {name}")
+                for name, config in PRESETS.items()
+            ),
         ]
     )
 

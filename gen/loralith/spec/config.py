@@ -167,13 +167,16 @@ PRESETS: dict[str, Config] = {
     c.name: c
     for c in (
         Config("tiny", 4, 4, 8, 4, 4 * KIB, 4 * KIB, 2 * KIB, 1 * KIB, scale_bytes=1 * KIB, stat_slots=16),
+        Config("tiny-vector", 4, 4, 8, 4, 4 * KIB, 4 * KIB, 2 * KIB, 1 * KIB, scale_bytes=1 * KIB, stat_slots=16, vector_lanes=4),
         Config("ecp5", 8, 16, 8, 16 // 2, 128 * KIB, 128 * KIB, 32 * KIB, 16 * KIB),
         Config("base", 16, 16, 16, 16, 128 * KIB, 128 * KIB, 32 * KIB, 32 * KIB),
+        Config("base-vector", 16, 16, 16, 16, 128 * KIB, 128 * KIB, 32 * KIB, 32 * KIB, vector_lanes=16),
         Config("large", 32, 32, 32, 16, 512 * KIB, 512 * KIB, 64 * KIB, 32 * KIB, scale_bytes=8 * KIB, outstanding_reads=64),
         Config("paper", 64, 64, 64, 16, 1024 * KIB, 1024 * KIB, 128 * KIB, 64 * KIB, scale_bytes=16 * KIB, outstanding_reads=64),
     )
 }
-"""tiny for CI, ecp5 fits an ECP5-85F, base for daily work, large, and paper with CDM-QTA's array."""
+"""tiny for CI, ecp5 fits an ECP5-85F, base for daily work, large, and paper with CDM-QTA's array; those with -vector have a vector unit,
+which whole training steps take (`finetune --map step`)."""
 
 
 def load_config(source: str | Path | Config) -> Config:

@@ -29,6 +29,8 @@ class StepScheme:
         optimizer_bits: fraction bits of A, B and AdamW's moments, 7..23.
         batch_words: INT8 words of each value of the noisy batch where a convolution reads it, 2 or 1. The prediction follows the batch
             closely, so that one word's rounding of it would be the largest error of the whole step.
+        operand_words: INT8 tensors that stand for each operand that is not frozen: 1, or 2, the second one of what the first one's rounding
+            has left. A difference of two losses needs 2: docs/step.md.
         stochastic_update: whether A and B round stochastically when the optimizer writes them.
         stochastic: whether gradients round stochastically to INT8 (everything else rounds half to even).
         seed: of the rounding, 0..2**64-1.
@@ -40,12 +42,14 @@ class StepScheme:
     storage: str = "bf16"
     optimizer_bits: int = 16
     batch_words: int = 2
+    operand_words: int = 1
     stochastic_update: bool = False
     stochastic: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("fraction_bits", 7, 23), ("optimizer_bits", 7, 23), ("batch_words", 1, 2), ("seed", 0, (1 << 64) - 1)):
+        ranges = {"fraction_bits": (7, 23), "optimizer_bits": (7, 23), "batch_words": (1, 2), "operand_words": (1, 2)}
+        for name, (low, high) in {**ranges, "seed": (0, (1 << 64) - 1)}.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise SchemeError(f"{name} must be an integer in {low}..{high}, not {value!r}")

@@ -113,7 +113,7 @@ def _sim(args: argparse.Namespace) -> None:
 def _sim_board(args: argparse.Namespace) -> None:
     sim_board.check(args)
     if args.listen:
-        _idle(args, "output steps batch targets digit rank seed", "with --listen, which trains nothing")
+        _idle(args, "output map steps batch targets digit rank seed", "with --listen, which trains nothing")
     else:
         sim_board.settings_of(args)
         check_output_folder(args.output)

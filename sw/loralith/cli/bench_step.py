@@ -43,5 +43,13 @@ def show(figures: dict[str, Any]) -> None:
     rows.append(["all", *(figures[name] for name in COLUMNS)])
     title = f"a step of {figures['model']}, batch {figures['batch']}, on {figures['config']} with {figures['lanes']} lanes"
     output.table(f"{title}: cycles of each unit", ["kind", *COLUMNS], rows)
-    rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
+    kinds = list(figures["kinds"])
+    waits = [
+        [unit, idle["working"], *(idle["tokens"].get(kind, 0) for kind in kinds), idle["list"], idle["end"]]
+        for unit, idle in figures["waits"].items()
+    ]
+    columns = ["unit", "works", *(f"tokens: {kind}" for kind in kinds), "list", "after"]
+    output.table("what each unit does in the modelled cycles: works, waits for tokens of a command of a kind, for the list", columns, waits)
+    rest = ["list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one"]
+    rest += ["utilization_at_most", "utilization_modelled"]
     output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest])

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from loralith.training.loop import Progress
 
 
-STEP_FIGURES = ("host_bytes_written_per_step", "host_bytes_read_per_step", "list_bytes", "step_memory_bytes", "compile_seconds")
+STEP_FIGURES = (
+    "host_bytes_written_per_step",
+    "host_bytes_read_per_step",
+    "list_bytes",
+    "step_memory_bytes",
+    "table_bytes",
+    "compile_seconds",
+)
 UTILIZATION = {"cycles": "array utilization", "array steps": "useful share of the steps; no stalls are counted"}
 
 

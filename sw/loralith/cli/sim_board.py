@@ -22,7 +22,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("build/sim-board"), help="folder of the results, made anew (default: %(default)s)"
     )
-    parser.add_argument("--config", default="tiny", help="preset or JSON file with a bus of 8 bytes (default: tiny)")
+    parser.add_argument(
+        "--map", choices=("lora", "all", "step"), default="lora", help="what the board runs, as for finetune (default: lora)"
+    )
+    parser.add_argument("--config", help="preset or JSON file with a bus of 8 bytes (default: tiny, with --map step tiny-vector)")
     parser.add_argument("--steps", type=int, default=2, help="training steps (default: 2)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
     parser.add_argument("--targets", default="kv", help="projections with an adapter: kv, all, or names with commas (default: kv)")
@@ -41,9 +44,11 @@ def check(args: argparse.Namespace) -> None:
     from loralith.spec.link import divider
     from loralith.spec.sdram import BEAT_BYTES
 
-    config = load_config(args.config)
+    config = load_config(_config(args))
     if config.bus_bytes != BEAT_BYTES:
         raise ConfigError(f"the board's memory controller has a bus of {BEAT_BYTES} bytes, and {config.name} one of {config.bus_bytes}")
+    if args.map == "step" and not config.vector_lanes:
+        raise LoralithError(f"--map step needs a vector unit, which {config.name} has not: tiny-vector, or a file with vector_lanes")
     if not 10 <= args.mhz <= 133:
         raise LoralithError(f"mhz must be in 10..133, the memory chip's clock, not {args.mhz:g}")
     try:
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.reports.result_files import made
     from loralith.spec.config import load_config
 
-    config = load_config(args.config)
+    config = load_config(_config(args))
     if args.listen:
         with PinSimulation(config, mhz=args.mhz, baud=args.baud) as board:
             return listen(board, args)
@@ -88,12 +93,12 @@ def listen(board: PinSimulation, args: argparse.Namespace) -> int:
     from loralith.device.device_errors import DeviceError
 
     if args.json:
-        output.emit_json({"port": board.port, "config": args.config, "mhz": args.mhz, "baud": args.baud, "pid": board.pid})
+        output.emit_json({"port": board.port, "config": _config(args), "mhz": args.mhz, "baud": args.baud, "pid": board.pid})
     else:
         print(f"serial:{board.port}")
     sys.stdout.flush()  # for a program that reads it while this one runs
-    output.log(f"the board with configuration {args.config} runs; Ctrl-C ends it. Another terminal, for example:")
-    output.log(f"  loralith bring-up --device serial:{board.port} --config {args.config} --patience {PATIENCE:g}")
+    output.log(f"the board with configuration {_config(args)} runs; Ctrl-C ends it. Another terminal, for example:")
+    output.log(f"  loralith bring-up --device serial:{board.port} --config {_config(args)} --patience {PATIENCE:g}")
     while not board.wait(LISTEN_STEP):
         pass
     raise DeviceError(f"the simulated board has ended: {board.close() or 'no message'}")
@@ -111,15 +116,20 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         batch=args.batch,
         targets=choose_targets(args.targets),
         device="serial:simulated",
-        config=args.config,
-        verify=True,
+        modules=args.map,
+        config=_config(args),
         evaluation=EvaluationSettings(rounds=4, samples=8),
     )
 
 
+def _config(args: argparse.Namespace) -> str:
+    return args.config or ("tiny-vector" if args.map == "step" else "tiny")
+
+
 def _command(args: argparse.Namespace) -> str:
-    names = ("config", "steps", "batch", "targets", "digit", "rank", "seed", "mhz", "baud")
-    return " ".join(["loralith sim-board", *(f"--{name} {getattr(args, name)}" for name in names)])
+    names = ("map", "config", "steps", "batch", "targets", "digit", "rank", "seed", "mhz", "baud")
+    values = {**vars(args), "config": _config(args)}
+    return " ".join(["loralith sim-board", *(f"--{name} {values[name]}" for name in names)])
 
 
 def print_summary(result: dict[str, Any]) -> None:
@@ -136,13 +146,14 @@ def print_summary(result: dict[str, Any]) -> None:
     found: list[tuple[str, str]] = [
         (
             "bit-exact with the reference",
-            f"{'yes' if result['bit_exact'] else 'NO'}, {result['elements_compared']:,} elements, and the adapter",
+            f"{'yes' if result['bit_exact'] else 'NO'}, {result['elements_compared']:,} elements, losses and the adapter",
         ),
         ("held-out loss", f"{held['before']:.4f} -> {held['after']:.4f}"),
         ("simulated cycles", f"{cycles:,}, {cycles / result['mhz'] / 1e6:.3f} s of the board"),
         ("a byte on the line", f"{result['line_cycles'] / cycles:.1%} of them, at {result['baud'] / 1e6:g} Mbaud"),
         ("a list running", f"{result['accelerator_cycles'] / cycles:.1%} of them"),
         ("bytes at the memory's pins", f"{result['memory_bytes']:,}, {result['refreshes']:,} refreshes, no rule broken"),
+        ("put into memory beside the line, and hashed", f"{result['preloaded_bytes']:,} bytes"),
         ("sent again", str(result["resent"])),
         ("adapter", result["adapter"]),
         ("seconds of training", f"{result['seconds']:.1f}"),

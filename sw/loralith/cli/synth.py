@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     routings: list[synth.Routing] = []
     placements: list[synth.Placement] = []
     figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
-    if target.is_system:
-        figures = _system(stem, figures, None if args.synth_only else synth.bitstream(target, netlist, args.seed))
+    if target.part == "soc-shell":
+        figures = _system(stem, figures, None if args.synth_only else synth.shell_bitstream(target, netlist, args.seed))
     elif not args.synth_only and synth.FLOWS[target.board.tool].places:
         for seed in range(args.seed, args.seed + args.seeds):
             placements.append(synth.place(target, netlist, seed))
@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.place_only:
             routings.append(synth.route(target, netlist, synth.best_placement(placements).seed))
             figures = _write(stem, synth.summary(target, netlist, routings, placements, **context))
+    if target.part == "soc":
+        figures = _system(stem, figures, synth.bitstream(target, routings[0]) if routings else None)
     output.wrote(*named(stem, ".json", ".md"))
     if args.json:
         output.emit_json(figures)
@@ -89,7 +91,8 @@ def _system(stem: Path, figures: dict[str, Any], made: Any) -> dict[str, Any]:
     figures = {**figures, "lut_beside_accelerator": beside, "bitstream": None}
     if made is not None:
         figures |= {"bitstream": str(made.path), "tools": [*figures["tools"], made.tool], "clocks_mhz": {"slowest": made.fmax_mhz}}
-        figures |= {"meets": made.fmax_mhz >= made.constraint_mhz, "placed_cells": made.used, "reported_mhz": made.fmax_mhz}
+        figures |= {"meets": made.fmax_mhz >= made.constraint_mhz, "placed_cells": made.used}
+        figures["reported_mhz"] = figures["reported_mhz"] or made.fmax_mhz
     write_json(figures, named(stem, ".json")[0], indent=1)
     return figures
 
@@ -116,7 +119,9 @@ def _print(figures: dict[str, Any]) -> None:
         beside = figures["lut_beside_accelerator"]
         print(f"{beside:,} LUTs beside the accelerator, {beside / figures['available']['lut']:.1%} of the part")
         clock = (
-            "" if figures["reported_mhz"] is None else f", {figures['reported_mhz']:.1f} MHz by nextpnr (target {figures['target_mhz']:g})"
+            ""
+            if figures["reported_mhz"] is None
+            else f", {figures['reported_mhz']:.1f} MHz in nextpnr's report (target {figures['target_mhz']:g})"
         )
         print(f"bitstream: {figures['bitstream'] or 'not made'}{clock}")
     print(f"fits: {'yes' if figures['fits'] else 'no'}; {figures['limit']}")

@@ -202,7 +202,8 @@ class _Model:
                 place = len(taken)
                 before = free if opcode in ONE_BY_ONE else checked
                 if place < len(order) and order[place] < len(self.dispatched) and len(before) >= place:
-                    taken.append(max(self.dispatched[order[place]] + QUEUE_LATENCY, before[place - 1] if place else 0))
+                    read = self.descriptor if opcode == Opcode.VECTOR else 0  # out of the queue, once the unit is free
+                    taken.append(max(self.dispatched[order[place]] + QUEUE_LATENCY, before[place - 1] + read if place else 0))
                     moved = True
                 place = len(checked)
                 if opcode not in ONE_BY_ONE and place < len(taken) and len(free) >= place:

@@ -36,7 +36,7 @@ class Options:
     """Of one method.
 
     Class members: ``usual``, its own defaults of shared settings on the command line; ``adapter``, whether it trains LoRA; ``verifiable``,
-    whether `--verify` has a reference for its products; ``whole``, whether a device must run all that multiplies.
+    whether `--verify` has a reference for its products beside that of whole steps; ``whole``, whether a device runs all that multiplies.
     """
 
     usual: ClassVar[Mapping[str, Any]] = {"batch": 4, "lr": 3e-3, "modules": "lora"}

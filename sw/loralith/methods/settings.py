@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.diffusion.digits import HELD_OUT, TRAINING_IMAGES
-from loralith.methods.options import OPTIONS, Options, SettingsError, real, whole
+from loralith.methods.options import OPTIONS, Options, SettingsError, TuneqdmOptions, real, whole
 from loralith.spec.scheme import FQT, SchemeError
 
 if TYPE_CHECKING:
@@ -180,8 +180,8 @@ class FinetuneSettings:
                 if getattr(self, name) != usual:
                     raise SettingsError(f"{name} goes with modules 'step', not with {self.modules!r}")
             return
-        if self.method != "lora":
-            raise SettingsError(f"modules 'step' trains by the method lora, not by {self.method}")
+        if isinstance(self.options, TuneqdmOptions) and self.options.bits != 4:
+            raise SettingsError(f"bits must be 4 for a whole step, whose codes less their zero point are INT8, not {self.options.bits}")
         if self.device == "direct":
             raise SettingsError("modules 'step' runs command lists; give the device reference, not direct")
         for name in ("adapter_scales", "weight_bits"):
@@ -194,7 +194,7 @@ class FinetuneSettings:
             raise SettingsError(f"options of {self.method} must be {OPTIONS[self.method].__name__}, not {type(options).__name__}")
         if options.whole and self.device != FP32 and self.modules not in ("all", "step"):
             raise SettingsError(f"modules must be 'all' for {self.method} on a device, not {self.modules!r}")
-        if self.verify and not options.verifiable:
+        if self.verify and not options.verifiable and self.modules != "step":
             raise SettingsError(f"verify has no reference for the products of {self.method}")
 
     def subject(self) -> Subject:

@@ -137,6 +137,8 @@ class PipelineSettings:
         ):
             if getattr(self, name) not in known:
                 raise SettingsError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.modules == "step":
+            raise SettingsError("modules must be lora or all for a pipeline, not 'step': whole steps are of the small model")
         counts = ("class_images", "rank", "steps", "batch", "accumulation", "threads", "sample_steps", "perturbations", "checkpoint_every")
         for name in counts:
             whole(name, getattr(self, name), 1)

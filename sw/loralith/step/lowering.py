@@ -17,6 +17,7 @@ from . import moves
 from . import operator_programs as programs
 from .builder import Builder, Term
 from .capture import Capture
+from .norms import NORMS
 from .operator_programs import constant
 from .products import Products
 from .values import Root, Step, Value
@@ -42,7 +43,7 @@ class Lowered:
     on_host: frozenset[fx.Node]
 
 
-VIEWS = frozenset(("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "detach", "alias"))
+VIEWS = frozenset(("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "detach", "alias", "expand", "clone"))
 """Of what the host writes, these are looked at on the device, so that a tensor is written once."""
 
 
@@ -70,6 +71,8 @@ class _Lowering:
         self.grad_outs: dict[str, Value] = {}
 
     def run(self) -> Lowered:
+        if self.scheme.operand_words == 2 and not self.capture.forward:
+            raise LoralithError("operands of two INT8 tensors are of forward passes alone; with gradients operand_words is 1, not 2")
         for node in self.capture.graph.graph.nodes:
             self.b.source = str(node)
             if node.op == "placeholder":
@@ -83,6 +86,9 @@ class _Lowering:
         return Lowered(graph, host, frozenset(node for node in self.on_host if node.op == "call_function"))
 
     def _outputs(self, results: Sequence[fx.Node]) -> None:
+        if self.capture.forward:
+            self.b.graph.set_output("prediction", self.value(results[0]).node.name)
+            return
         loss, *gradients = results
         self.b.graph.set_output("loss", self.value(loss).node.name)
         for name, node in zip(self.capture.trained, gradients, strict=True):
@@ -151,6 +157,14 @@ class _Lowering:
         if name not in _TABLE:
             raise LoralithError(f"the step on the device has no operator {node.target}, at {node}; it has {', '.join(sorted(_TABLE))}")
         self.values[node] = _TABLE[name](self, *node.args, **node.kwargs)
+
+    def scales_batch(self, *terms: Any) -> bool:
+        """Whether ``terms`` are the noisy batch and a trained scale: the result stays words, and is quantized as the batch."""
+        if any(not isinstance(x, fx.Node) for x in terms):
+            return False
+        roots = [self.value(x).root for x in terms]
+        trained = [root.node.name in self.capture.trained for root in roots]
+        return sum(root.batch for root in roots) == 1 == sum(trained)
 
     def term(self, x: Any) -> Term:
         return self.value(x).node if isinstance(x, fx.Node) else constant(float(x))
@@ -233,6 +247,8 @@ def _softmax(low: _Lowering, z: fx.Node, dim: int, half: bool) -> Value:
     value = low.value(z)
     if dim not in (-1, len(value.shape) - 1):
         raise LoralithError(f"{z}: softmax on the device runs over the last dimension, not over {dim} of {len(value.shape)}")
+    if low.scheme.operand_words == 2:
+        return low.made(programs.softmax_words(low.b, value.node))
     q, unit, p = programs.softmax(low.b, value.node)
     low.softmaxes[p.name] = p.shape
     return low.products.rows(p, q, unit)
@@ -272,61 +288,24 @@ def _plain_convolution(x: fx.Node, dilation: Any, transposed: bool, output_paddi
         raise LoralithError(f"{x}: the step on the device has convolutions without dilation, transposition and groups, not {groups} groups")
 
 
-def _group_norm(
-    low: _Lowering, x: fx.Node, w: fx.Node | None, bias: fx.Node | None, n: int, c: int, hw: int, groups: int, eps: float
-) -> tuple[Value, ...]:
-    b, node = low.b, low.value(x).node
-    shape = (1, groups, c // groups, 1)
-    weight, offset = (None if p is None else b.reshape(low.value(p).node, shape) for p in (w, bias))
-    y, mean, rstd = programs.norm(b, b.reshape(node, (n, groups, c // groups, hw)), (2, 3), weight, offset, eps)
-    return low.stored(b.reshape(y, node.shape)), low.made(mean), low.made(rstd)
-
-
-def _group_norm_backward(
-    low: _Lowering,
-    grad: fx.Node,
-    x: fx.Node,
-    mean: fx.Node,
-    rstd: fx.Node,
-    w: fx.Node | None,
-    n: int,
-    c: int,
-    hw: int,
-    groups: int,
-    mask: Any,
-) -> tuple[Value | None, ...]:
-    b, node = low.b, low.value(x).node
-    whole, one = (n, groups, c // groups, hw), (n, groups, 1, 1)
-    weight = None if w is None else b.reshape(low.value(w).node, (1, groups, c // groups, 1))
-    g, own, m, r = (b.reshape(low.value(v).node, shape) for v, shape in ((grad, whole), (x, whole), (mean, one), (rstd, one)))
-    dx = programs.norm_backward(b, g, own, m, r, (2, 3), weight)
-    return low.stored(b.reshape(dx, node.shape)), None, None
-
-
-def _layer_norm(low: _Lowering, x: fx.Node, shape: Any, w: fx.Node | None, bias: fx.Node | None, eps: float) -> tuple[Value, ...]:
-    weight, offset = (None if p is None else low.value(p).node for p in (w, bias))
-    node = low.value(x).node
-    dims = tuple(range(len(node.shape) - len(shape), len(node.shape)))
-    y, mean, rstd = programs.norm(low.b, node, dims, weight, offset, eps)
-    return low.stored(y), low.made(mean), low.made(rstd)
-
-
-def _layer_norm_backward(
-    low: _Lowering, grad: fx.Node, x: fx.Node, shape: Any, mean: fx.Node, rstd: fx.Node, w: fx.Node | None, bias: Any, mask: Any
-) -> tuple[Value | None, ...]:
-    g, node, m, r = (low.value(v).node for v in (grad, x, mean, rstd))
-    dims = tuple(range(len(node.shape) - len(shape), len(node.shape)))
-    weight = None if w is None else low.value(w).node
-    return low.stored(programs.norm_backward(low.b, g, node, m, r, dims, weight)), None, None
-
-
 def _elementwise(op: Callable[[Builder, Term, Term], Node]) -> Callable[..., Value]:
     def compute(low: _Lowering, x: Any, y: Any, *, alpha: float = 1) -> Value:
         if alpha != 1:
             raise LoralithError(f"{x}: the step on the device adds without a factor, not with alpha = {alpha}")
-        return low.stored(op(low.b, low.term(x), low.term(y)))
+        result = op(low.b, low.term(x), low.term(y))
+        if low.scales_batch(x, y):
+            return low.made(result, batch=True)
+        return low.stored(result)
 
     return compute
+
+
+def _sum(low: _Lowering, x: fx.Node, dims: Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Value:
+    """What broadcasting has spread comes together: the gradient of a scale is the sum over what it multiplied."""
+    node = low.value(x).node
+    over = sorted(d % len(node.shape) for d in (dims or range(len(node.shape))))
+    total = programs.total(low.b, node, over)
+    return low.made(total if keepdim else low.b.reshape(total, [n for d, n in enumerate(node.shape) if d not in over]))
 
 
 def _divide(low: _Lowering, x: Any, y: Any) -> Value:
@@ -365,6 +344,7 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "permute": _move(moves.permute),
     "expand": _move(moves.expand),
     "unsqueeze": _move(moves.unsqueeze),
+    "squeeze": _move(moves.squeeze),
     "detach": _move(moves.same),
     "alias": _move(moves.same),
     "clone": _copied,
@@ -381,14 +361,12 @@ _TABLE: dict[str, Callable[..., Any]] = {
     "convolution_backward": _convolution_backward,
     "_softmax": _softmax,
     "_softmax_backward_data": _softmax_backward,
-    "native_group_norm": _group_norm,
-    "native_group_norm_backward": _group_norm_backward,
-    "native_layer_norm": _layer_norm,
-    "native_layer_norm_backward": _layer_norm_backward,
+    **NORMS,
     "add": _elementwise(Builder.add),
     "sub": _elementwise(Builder.subtract),
     "mul": _elementwise(Builder.multiply),
     "div": _divide,
+    "sum": _sum,
     "silu": _activation(programs.silu),
     "silu_backward": _activation(programs.silu_backward),
     "gelu": _activation(programs.gelu),

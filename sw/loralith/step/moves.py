@@ -10,7 +10,7 @@ from typing import Any
 
 from .values import Step
 
-__all__ = ["expand", "permute", "same", "transpose", "unsqueeze", "view"]
+__all__ = ["expand", "permute", "same", "squeeze", "transpose", "unsqueeze", "view"]
 
 
 def view(shape: tuple[int, ...], size: Sequence[int]) -> Step:
@@ -40,6 +40,11 @@ def expand(shape: tuple[int, ...], size: Sequence[int], **kwargs: Any) -> Step:
 def unsqueeze(shape: tuple[int, ...], dim: int) -> Step:
     dim %= len(shape) + 1
     return view(shape, (*shape[:dim], 1, *shape[dim:]))
+
+
+def squeeze(shape: tuple[int, ...], dim: int) -> Step:
+    dim %= len(shape)
+    return view(shape, (*shape[:dim], *shape[dim + 1 :])) if shape[dim] == 1 else same(shape)
 
 
 def same(shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Step:

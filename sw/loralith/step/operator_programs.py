@@ -10,7 +10,20 @@ from loralith.spec.vector.numbers import from_float, to_float
 
 from .builder import Builder, Term
 
-__all__ = ["constant", "gelu", "gelu_backward", "mse", "norm", "norm_backward", "silu", "silu_backward", "softmax", "softmax_backward"]
+__all__ = [
+    "constant",
+    "gelu",
+    "gelu_backward",
+    "mse",
+    "norm",
+    "norm_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_words",
+    "total",
+]
 
 LOG2E = 1.0 / math.log(2.0)
 
@@ -54,6 +67,13 @@ def softmax(b: Builder, z: Node) -> tuple[Node, Node, Node]:
     return q, unit, b.multiply(b.word(q), unit)
 
 
+def softmax_words(b: Builder, z: Node) -> Node:
+    """P over the last dimension, from exponentials that are not rounded to integers."""
+    factor = constant(LOG2E)
+    e = b.function(Op.EXP2, b.subtract(b.multiply(z, factor), b.multiply(b.maximum(z, -1), factor)))
+    return b.multiply(e, b.function(Op.RECIPROCAL, b.sum(e, (-1,), 1.0)))
+
+
 def softmax_backward(b: Builder, grad: Node, p: Node, out: Node, grad_out: Node) -> Node:
     bound = b.multiply(b.multiply(b.largest(out), b.largest(grad_out)), 2.0)
     return b.multiply(p, b.subtract(grad, b.sum(b.multiply(out, grad_out), (-1,), bound)))
@@ -81,6 +101,11 @@ def norm_backward(b: Builder, grad: Node, x: Node, mean: Node, rstd: Node, dims:
     of_g = b.multiply(b.sum(g, dims, bound), count)
     of_gx = b.multiply(b.sum(b.multiply(g, xhat), dims, b.multiply(bound, constant(2.0 * math.sqrt(size)))), count)
     return b.multiply(rstd, b.subtract(b.subtract(g, of_g), b.multiply(xhat, of_gx)))
+
+
+def total(b: Builder, x: Node, dims: Sequence[int]) -> Node:
+    """The sum over ``dims``, which stay with size 1, bounded by the largest term."""
+    return b.sum(x, dims, b.largest(x))
 
 
 def mse(b: Builder, x: Node, target: Node) -> Node:

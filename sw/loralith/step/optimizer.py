@@ -11,7 +11,7 @@ from loralith.spec.graph import Graph, Kind, Node, Op
 from .builder import Builder
 from .operator_programs import constant
 
-__all__ = ["CORRECTION", "RATE", "SGD", "AdamW", "Optimizer", "moments_of", "with_adamw", "with_optimizer"]
+__all__ = ["CORRECTION", "RATE", "SGD", "AdamW", "Optimizer", "moments_of", "moved_by", "with_adamw", "with_optimizer"]
 
 RATE, CORRECTION = "step.rate", "step.correction"
 """Inputs, scalars: what the step's number makes of the learning rate and of the second moment."""
@@ -88,8 +88,13 @@ def _update(b: Builder, value: Node, grad: Node, rate: Node, correction: Node, o
     m, s = (b.node(Op.STATE, Kind.WORD, value.shape, name=name) for name in names)
     m = b.add(b.multiply(m, constant(one)), b.multiply(grad, constant(1.0 - one)))
     s = b.add(b.multiply(s, constant(two)), b.multiply(b.multiply(grad, grad), constant(1.0 - two)))
-    positive = b.add(s, TINY)
-    root = b.multiply(b.multiply(positive, b.function(Op.RSQRT, positive)), correction)
-    scaled = b.multiply(m, b.function(Op.RECIPROCAL, b.add(root, constant(optimizer.eps))))
+    scaled = moved_by(b, m, s, correction, optimizer.eps)
     for name, node in zip((value.name, *names), (b.subtract(value, b.multiply(scaled, rate)), m, s), strict=True):
         b.graph.set_output(f"state.{name}", node.name)
+
+
+def moved_by(b: Builder, m: Node, s: Node, correction: Node, eps: float) -> Node:
+    """What AdamW moves a tensor by, but for the rate: m / (sqrt(s) correction + eps)."""
+    positive = b.add(s, TINY)
+    root = b.multiply(b.multiply(positive, b.function(Op.RSQRT, positive)), correction)
+    return b.multiply(m, b.function(Op.RECIPROCAL, b.add(root, constant(eps))))

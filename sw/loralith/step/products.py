@@ -65,6 +65,9 @@ class Products:
         a = self.quantized(left, None if from_right is None else self._turned(from_right), key_right)
         c = self.quantized(right, None if from_left is None else self._turned(from_left), key_left)
         result = self._scaled(self.b.word(self.b.matmul(a.q, c.q)), a.scale, c.scale)
+        for one, other in ((self.rest(left), c), (a, self.rest(right))):
+            if one is not None and other is not None:
+                result = self.b.add(result, self._scaled(self.b.word(self.b.matmul(one.q, other.q)), one.scale, other.scale))
         if from_left is None and a.unit is not None:
             result = self.b.multiply(result, self._line(a.unit, -1))
         if from_right is None and c.unit is not None:
@@ -77,8 +80,14 @@ class Products:
         a, c = self.quantized(x, None, None, limit, lanes=1), self._frozen_kernel(w)
         (n, _, H, W), (O, _, h, v) = x.shape, w.shape
         shape = (n, O, *((size + 2 * p - k) // s + 1 for size, p, k, s in zip((H, W), padding, (h, v), stride, strict=True)))
-        sums = self.b.node(Op.CONVOLUTION, Kind.SUM, shape, a.q, c.q, stride=tuple(stride), padding=tuple(padding))
-        return self.b.multiply(self._scaled(self.b.word(sums), a.scale, None), self._channels(c, w))
+        rest = self.rest(x)
+        result: Node | None = None
+        for one in (a,) if rest is None else (a, rest):
+            sums = self.b.node(Op.CONVOLUTION, Kind.SUM, shape, one.q, c.q, stride=tuple(stride), padding=tuple(padding))
+            scaled = self._scaled(self.b.word(sums), one.scale, None)
+            result = scaled if result is None else self.b.add(result, scaled)
+        assert result is not None
+        return self.b.multiply(result, self._channels(c, w))
 
     def convolution_input(self, grad: Value, w: Value, shape: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Node:
         """dX of a convolution, from dY times the channels' units."""
@@ -136,6 +145,19 @@ class Products:
         done = value.view(self.b, root.copies[key])
         return Quantized(done.q, done.scale) if fold is not None else done
 
+    def rest(self, value: Value) -> Quantized | None:
+        """What the rounding of ``value`` to its INT8 operand has left, quantized itself; None where one tensor stands for an operand, for
+        what was quantized before the step, and for the batch in two words."""
+        root = value.root
+        first = root.copies.get(None)
+        if self.scheme.operand_words == 1 or first is None or first.scale is None or first.wide:
+            return None
+        if root.rest is None:
+            left = self.b.subtract(root.node, self.b.multiply(self.b.word(first.q), first.scale))
+            scale = self.b.scale(self.b.largest(left), Q8_MAX)
+            root.rest = Quantized(self.b.quantize(left, scale, Q8_MAX, stochastic=False), scale)
+        return value.view(self.b, root.rest)
+
     def _quantize(self, value: Value, fold: Node | None, limit: int, lanes: int) -> Quantized:
         root, node = value.root, value.node
         stochastic = root.gradient and self.scheme.stochastic
@@ -149,6 +171,6 @@ class Products:
         if not root.scores:
             q = value.back(self.b, q)
         if fold is None:
-            return Quantized(q, scale)
+            return Quantized(q, scale, wide=limit > Q8_MAX)
         whole, strides = value.at_root(self.b, fold)
         return Quantized(q, scale, self.b.function(Op.RECIPROCAL, whole), strides)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from loralith.compiler.step.compile import compile_step
-from loralith.compiler.step.estimate import estimate, modelled_cycles
+from loralith.compiler.step.estimate import estimate, modelled
+from loralith.compiler.step.waits import waits
 from loralith.compiler.tokens.sync import synchronize
 from loralith.formats.unet_config import Source
 from loralith.mapping.planning.meta_models import meta_unet
@@ -43,7 +44,8 @@ def step_graph(source: Source, *, targets: tuple[str, ...], rank: int, batch: in
 
 
 def step_work(source: Source, config: Config, *, targets: tuple[str, ...], rank: int, batch: int) -> dict[str, Any]:
-    """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, the model's settings.
+    """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each
+    unit does in them (`Idle`), the model's settings.
 
     Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
     """
@@ -56,5 +58,8 @@ def step_work(source: Source, config: Config, *, targets: tuple[str, ...], rank:
     figures["memory_bytes"] = compiled.peak
     commands = synchronize(compiled.commands, config, compiled.static)
     figures["compile_seconds"] = time.monotonic() - began
-    figures["modelled_cycles"] = modelled_cycles(commands, compiled)
+    timeline = modelled(commands, compiled)
+    figures["modelled_cycles"] = timeline.cycles
+    figures["utilization_modelled"] = figures["macs"] / (timeline.cycles * config.processing_elements)
+    figures["waits"] = {unit: vars(idle) for unit, idle in waits(timeline, compiled.works).items()}
     return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from loralith.compiler.lists.command_list import CommandList
@@ -26,25 +26,26 @@ class Slot:
     loss: int
 
 
-def _buffers(compiled: CompiledStep) -> dict[str, Buffer]:
-    return {name: view.buffer for name, view in compiled.inputs.items()}
+def _buffers(compiled: CompiledStep, tables: Collection[str]) -> dict[str, Buffer]:
+    """Of the inputs that lie in slots: all that have no table."""
+    return {name: view.buffer for name, view in compiled.inputs.items() if name not in tables}
 
 
 def _size(nbytes: int) -> int:
     return -(-nbytes // SLOT) * SLOT
 
 
-def slot_bytes(compiled: CompiledStep) -> int:
-    """Bytes of device memory of a slot: the batch, the key and the loss."""
-    return sum(_size(buffer.nbytes) for buffer in _buffers(compiled).values()) + 2 * SLOT
+def slot_bytes(compiled: CompiledStep, tables: Collection[str] = ()) -> int:
+    """Bytes of device memory of a slot: the batch but for what is in ``tables``, the key and the loss."""
+    return sum(_size(buffer.nbytes) for buffer in _buffers(compiled, tables).values()) + 2 * SLOT
 
 
-def slots_at(compiled: CompiledStep, base: int, count: int) -> list[Slot]:
+def slots_at(compiled: CompiledStep, base: int, count: int, tables: Collection[str] = ()) -> list[Slot]:
     """``count`` slots one after the other from ``base`` on."""
     slots = []
     for _ in range(count):
         inputs = {}
-        for name, buffer in _buffers(compiled).items():
+        for name, buffer in _buffers(compiled, tables).items():
             inputs[name] = base
             base += _size(buffer.nbytes)
         slots.append(Slot(inputs, base, base + SLOT))
@@ -61,7 +62,11 @@ def submission(compiled: CompiledStep, slots: Sequence[Slot]) -> CommandList:
     commands: list[Command] = []
     notes: list[str] = []
     for slot in slots:
-        moves = sorted((buffer.address, buffer.address + buffer.nbytes, slot.inputs[name]) for name, buffer in _buffers(compiled).items())
+        moves = sorted(
+            (view.buffer.address, view.buffer.address + view.buffer.nbytes, slot.inputs[name])
+            for name, view in compiled.inputs.items()
+            if name in slot.inputs
+        )
         moves = sorted([*moves, (compiled.key, compiled.key + 8, slot.key)])
         starts = [start for start, _, _ in moves]
         for command, note in zip(compiled.commands.commands, compiled.commands.notes, strict=True):

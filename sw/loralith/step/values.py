@@ -24,13 +24,14 @@ class Quantized:
     """An INT8 operand. value: scale times the integers, times ``unit`` where there is one.
 
     scale: a scalar node, or None for 1. unit: a node of the tensor's shape, a word for each element, constant but along one dimension.
-    strides: a tensor without storage whose strides are zero where the unit is constant.
+    strides: a tensor without storage whose strides are zero where the unit is constant. wide: of integers of two bytes.
     """
 
     q: Node
     scale: Node | None
     unit: Node | None = None
     strides: Tensor | None = None
+    wide: bool = False
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Root:
 
     known: how it is quantized already. unit_of: what its unit belongs to; B has its base weight's. scores: the gradient of a
     softmax's argument. copies: its quantized forms by what was
-    taken in.
+    taken in. rest: what its quantized form has left, quantized.
     """
 
     node: Node
@@ -49,6 +50,7 @@ class Root:
     unit_of: object = None
     scores: bool = False
     copies: dict[object, Quantized] = field(default_factory=dict)
+    rest: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Value:
             q = step.move(b, q)
             unit = None if unit is None else step.move(b, unit)
             strides = None if strides is None else step.strided(strides)
-        return Quantized(q, quantized.scale, unit, strides)
+        return Quantized(q, quantized.scale, unit, strides, quantized.wide)
 
     def at_root(self, b: Builder, line: Node) -> tuple[Node, Tensor]:
         """``line``, which broadcasts over this view, over the root: (node, tensor of strides)."""

@@ -3,7 +3,7 @@
 - `load_board(name)`: a board of `constraints/`.
 - `Target(board, config, part, ...)`: what to build; `synthesize(target)` gives a `Netlist`, `route(target, netlist, seed)` a `Routing`,
   `place(target, netlist, seed)` a `Placement` in minutes.
-- `bitstream(target, netlist, seed)`: of the part `soc`, placed and routed by nextpnr alone, the file for the board.
+- `bitstream(target, routing)`: of the part `soc`, the file for the board; `shell_bitstream`: of the part `soc-shell`.
 - `netlist_source(target)`: the synthesized netlist as Verilog that a simulator takes.
 - `summary(target, netlist, routings)`: the figures as one JSON-ready object; `markdown(summary)`: the same as a page.
 
@@ -16,7 +16,7 @@ from .design_report import best_placement, markdown, summary
 from .flow import FLOWS
 from .netlist import Netlist, synthesize
 from .netlist_simulation import netlist_source
-from .packing import Bitstream, bitstream
+from .packing import Bitstream, bitstream, shell_bitstream
 from .placer import Placement, place
 from .routing import Routing, route
 from .synth_error import SynthError
@@ -41,6 +41,7 @@ __all__ = [
     "part_target",
     "place",
     "route",
+    "shell_bitstream",
     "summary",
     "synthesize",
 ]

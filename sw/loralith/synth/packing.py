@@ -1,4 +1,4 @@
-"""The board's system as a bitstream: placed and routed by nextpnr alone, packed by ecppack."""
+"""The board's system as a bitstream, packed by ecppack; without the accelerator placed and routed by nextpnr alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from .netlist import Netlist
 from .nextpnr import Run, nextpnr, part_words, run_step
 from .process import run_tool
+from .routing import Routing
 from .synth_error import SynthError
 from .target import Target
 
-__all__ = ["NAME", "Bitstream", "bitstream", "slowest"]
+__all__ = ["NAME", "Bitstream", "bitstream", "shell_bitstream", "slowest"]
 
 NAME = "loralith.bit"
 _PACKER = "yowasp-ecppack"
@@ -26,8 +27,8 @@ class Bitstream:
     """A packed system.
 
     Attributes:
-        path: the bitstream. fmax_mhz: what nextpnr's report says of the system's clock, and constraint_mhz what it was to be.
-        used: cells by type in that report. seconds: run time of nextpnr. tool: name and version.
+        path: the bitstream. fmax_mhz: of the system's clock, and constraint_mhz what it was to be.
+        used: cells by type in nextpnr's report. seconds: run time of nextpnr. tool: name and version.
     """
 
     path: Path
@@ -47,16 +48,23 @@ def _packer() -> str:
     return found
 
 
-def bitstream(target: Target, netlist: Netlist, seed: int) -> Bitstream:
-    """The bitstream of a netlist of the part `soc`, in the netlist's folder; kept like every step.
+def bitstream(target: Target, routing: Routing) -> Bitstream:
+    """The bitstream of a routed netlist of the part `soc`, in the netlist's folder. Raises SynthError."""
+    if not target.is_system or routing.config is None:
+        raise SynthError(f"a bitstream is made of the part soc, not of {target.part!r}")
+    return Bitstream(_packed(target, routing.config), routing.worst_mhz, target.frequency_mhz, routing.used, routing.seconds, routing.tool)
 
-    The placer is nextpnr's own, and so is the router: no pass of `loralith.placement` runs. Raises SynthError.
+
+def shell_bitstream(target: Target, netlist: Netlist, seed: int) -> Bitstream:
+    """The bitstream of a netlist of the part `soc-shell`, in the netlist's folder; kept like every step.
+
+    The placer is nextpnr's own, and no pass of `loralith.placement` runs: the static placer does not end on a handful of block RAMs.
+    Raises SynthError.
     """
-    pins = target.board.soc_pins
-    if not target.is_system or pins is None:
+    if not target.is_system:
         raise SynthError(f"a bitstream is made of the part soc, not of {target.part!r}")
     command, tool = nextpnr()
-    constraints = pins.read_text(encoding="utf-8")
+    constraints = target.pins.read_text(encoding="utf-8")
     words = [*part_words(target), "--seed", str(seed)]
     key = hashlib.sha256("\n".join([netlist.key, *words, constraints, tool]).encode()).hexdigest()[:8]
     run = Run(netlist.path.parent / f"{target.board.name}-soc-seed{seed}-{key}", 0, tool)
@@ -67,22 +75,28 @@ def bitstream(target: Target, netlist: Netlist, seed: int) -> Bitstream:
 
     files = {"--json": ".json", "--lpf": ".lpf", "--textcfg": ".config", "--report": ".report.json"}
     run = run_step(target, command, run, "bitstream", words, files, prepare)
-    output = run.stem.parent / NAME
-    run_tool(
-        "ecppack",
-        [_packer(), run.stem.with_suffix(".config").name, NAME],
-        run.stem.with_suffix(".ecppack.log"),
-        target.timeout,
-        advice=f"`pip install 'loralith[fpga]'` installs the {_PACKER} that is known to work",
-        progress=target.progress,
-        folder=run.stem.parent,
-    )
-    if not output.is_file():
-        raise SynthError(f"ecppack wrote no {output}; its output is in {run.stem.with_suffix('.ecppack.log')}")
+    output = _packed(target, run.stem.with_suffix(".config"))
     report = json.loads(run.stem.with_suffix(".report.json").read_text(encoding="utf-8"))
     achieved, wanted = slowest(report, target.frequency_mhz)
     used = {name: entry["used"] for name, entry in report["utilization"].items() if entry["used"]}
     return Bitstream(output, achieved, wanted, used, run.seconds, run.tool)
+
+
+def _packed(target: Target, config: Path) -> Path:
+    """What ecppack makes of nextpnr's text ``config``, in its folder."""
+    output, log = config.with_name(NAME), config.with_suffix(".ecppack.log")
+    run_tool(
+        "ecppack",
+        [_packer(), config.name, NAME],
+        log,
+        target.timeout,
+        advice=f"`pip install 'loralith[fpga]'` installs the {_PACKER} that is known to work",
+        progress=target.progress,
+        folder=config.parent,
+    )
+    if not output.is_file():
+        raise SynthError(f"ecppack wrote no {output}; its output is in {log}")
+    return output
 
 
 def slowest(report: dict, default_mhz: float) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def placed(target: Target, netlist: Netlist, seed: int) -> Run:
     if "whitespace" not in target.without:
         whitespace.reserve(module, board.grid)
     words = ["--freq", f"{target.frequency_mhz:g}", "--seed", str(seed), *PLACER, *ROUTER, "--no-route"]
-    pins = board.pins.read_text(encoding="utf-8")
+    pins = target.pins.read_text(encoding="utf-8")
     text = [netlist.key, *part_words(target), *words, str(board.grid), str(target.placements), _BEFORE, pins, tool, *sorted(target.without)]
     key = hashlib.sha256("\n".join(text).encode()).hexdigest()[:8]
     stem = netlist.path.parent / f"{board.name}-seed{seed}-{key}"

@@ -84,6 +84,12 @@ class Target:
         return self.part in ("soc", "soc-shell")
 
     @property
+    def pins(self) -> Path:
+        """The file with the pins: the system's, or those of the harness."""
+        system = self.board.soc_pins if self.is_system else None
+        return self.board.pins if system is None else system
+
+    @property
     def multipliers(self) -> int:
         """18 x 18 multipliers that the part takes: one per element, `DSP_PER_LANE` per post-processing lane."""
         lanes = 0 if self.part == "array" else self.config.rows

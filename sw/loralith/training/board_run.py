@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loralith.board.preloaded import PreloadedDevice
 from loralith.board.simulation import PATIENCE, PinSimulation
 from loralith.device import open_device
 from loralith.device.device_errors import DeviceError
@@ -27,6 +28,8 @@ ESTIMATED_STEPS = 200
 BITS = 10
 """Of a byte on the line."""
 TELL_EVERY = 10.0
+THROUGH_PINS = 64 * 1024
+"""Bytes of a whole step's set-up that go over the line; the rest is in the simulated memory ahead, and is hashed over the line."""
 
 
 def train_on_board(
@@ -43,9 +46,15 @@ def train_on_board(
 
     ``mhz`` is the board's clock, ``baud`` the rate of the simulated line. ``say`` gets lines of progress. Raises DeviceError where the
     board ends: its chip's rules are checked.
+
+    With other modules each product on the board is compared with the reference's. With modules "step" the reference device's tensors
+    are, with the graph's interpretation, and the board's losses and adapter with the reference device's: the board's tensors would take
+    minutes of line. For the same reason most of the set-up is put into the simulated memory (`PreloadedDevice`).
     """
     check_sizes(settings)
-    plain = replace(settings, output=folder, device="reference", verify=False)
+    whole = settings.modules == "step"
+    settings = replace(settings, verify=not whole)
+    plain = replace(settings, output=folder, device="reference", verify=whole)
     clear_folders(settings.output, plain.output)
     rows: list[dict[str, Any]] = []
     with PinSimulation(config, mhz=mhz, baud=baud) as board:
@@ -56,25 +65,37 @@ def train_on_board(
                 say(f"step {state.step}/{state.steps}: loss {state.loss:.4f}, {_so_far(board)}")
 
         try:
-            with SerialDevice(config, board.port, patience=PATIENCE) as device:
+            with _opened(config, board, whole) as device:
                 shape = (device.memory_bytes, device.memory_base)
                 say(f"training {settings.steps} steps on the simulated board; one takes about a minute with the usual settings")
                 with every(TELL_EVERY, lambda seconds: f"{seconds:.0f} s: {_so_far(board)}"):
-                    trained = finetune(settings, attacher(device, verify=True), after_step, origin=origin)
+                    trained = finetune(settings, attacher(device, verify=settings.verify), after_step, origin=origin)
                 resent = device.link.resent
+                starts, preloaded = (device.starts, device.preloaded) if isinstance(device, PreloadedDevice) else ([], 0)
         except DeviceError:
             if board.wait(1.0):
                 raise DeviceError(f"the simulated board has ended: {board.close() or 'no message'}") from None
             raise
     say("the same on the reference device")
     with open_device("reference", config, memory_bytes=shape[0], memory_base=shape[1]) as reference:
-        beside = finetune(plain, attacher(reference, verify=False), origin=origin)
+        beside = finetune(plain, attacher(reference, verify=whole), origin=origin)
     adapters = [(run.folder / trained.report["result"]).read_bytes() for run in (trained, beside)]
-    return summarize(trained.report, rows, config=config.name, mhz=mhz, baud=baud, exact=adapters[0] == adapters[1]) | {
-        "reference_losses_equal": trained.report["losses"] == beside.report["losses"],
+    losses_equal, verified = trained.report["losses"] == beside.report["losses"], beside if whole else trained
+    exact = adapters[0] == adapters[1] and losses_equal
+    figures = summarize(trained.report, verified.report["counters"], rows, config=config.name, mhz=mhz, baud=baud, exact=exact)
+    return figures | {
+        "reference_losses_equal": losses_equal,
         "resent": resent,
+        "preloaded_bytes": preloaded,
+        "estimate": estimate(_between(starts, rows) if whole else rows, mhz, preloaded),
         "adapter": str(trained.folder / trained.report["result"]),
     }
+
+
+def _opened(config: Config, board: PinSimulation, whole: bool) -> SerialDevice:
+    if whole:
+        return PreloadedDevice(config, board, through_pins=THROUGH_PINS, patience=PATIENCE)
+    return SerialDevice(config, board.port, patience=PATIENCE)
 
 
 def _so_far(board: PinSimulation) -> str:
@@ -85,17 +106,26 @@ def _so_far(board: PinSimulation) -> str:
     return f"{stats['cycles'] / 1e6:.2f} M cycles, {stats['bytes_to_board']:,} bytes to the board, {stats['bytes_from_board']:,} from it"
 
 
-def summarize(report: dict[str, Any], rows: list[dict[str, Any]], *, config: str, mhz: float, baud: float, exact: bool) -> dict[str, Any]:
-    """Figures of a run. ``rows``: after each step loss, the accelerator's cycles so far, and the board's `stats`. ``exact``: both devices'
-    adapters are equal."""
-    last, counters = rows[-1], report["counters"]
+def summarize(
+    report: dict[str, Any],
+    verified: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    *,
+    config: str,
+    mhz: float,
+    baud: float,
+    exact: bool,
+) -> dict[str, Any]:
+    """Figures of a run. ``verified``: counters of the run that was compared with the reference. ``rows``: after each step loss, the
+    accelerator's cycles so far, and the board's `stats`. ``exact``: both devices' losses and adapters are equal."""
+    last = rows[-1]
     return {
         "config": config,
         "steps": len(rows),
         "losses": [row["loss"] for row in rows],
         "held_out_loss": report["held_out_loss"],
-        "bit_exact": exact and counters["bit_exact"],
-        "elements_compared": counters["elements_compared"],
+        "bit_exact": exact and verified["bit_exact"],
+        "elements_compared": verified["elements_compared"],
         "mhz": mhz,
         "baud": baud,
         "cycles": last["cycles"],
@@ -105,16 +135,24 @@ def summarize(report: dict[str, Any], rows: list[dict[str, Any]], *, config: str
         "bytes_from_board": last["bytes_from_board"],
         "memory_bytes": 2 * last["words"],
         "refreshes": last["refreshes"],
-        "estimate": estimate(rows, mhz),
         "each_step": rows,
         "seconds": report["seconds"],
     }
 
 
-def estimate(rows: list[dict[str, Any]], mhz: float) -> dict[str, Any] | None:
+def _between(starts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for `estimate` from one list's start to the next, which leave out the checkpoint after the last step."""
+    return [
+        {**start, "accelerator_cycles": cycles}
+        for start, cycles in zip(starts, [0, *(r["accelerator_cycles"] for r in rows)], strict=False)
+    ]
+
+
+def estimate(rows: list[dict[str, Any]], mhz: float, preloaded: int = 0) -> dict[str, Any] | None:
     """Seconds of `ESTIMATED_STEPS` steps at the board's own baud rate, from the steps after the first; None where there is none.
 
-    Both directions of the line and the accelerator one after the other. USB's latency and the host's own work come on top.
+    Both directions of the line and the accelerator one after the other. USB's latency and the host's own work come on top. ``preloaded``:
+    bytes of the set-up that a real board gets over the line too, here without the headers of their frames.
     """
     if len(rows) < 2:
         return None
@@ -123,7 +161,7 @@ def estimate(rows: list[dict[str, Any]], mhz: float) -> dict[str, Any] | None:
         return (rows[-1][name] - rows[0][name]) / (len(rows) - 1)
 
     line = {way: per_step(f"bytes_{way}_board") for way in ("to", "from")}
-    set_up = BITS / BOARD_BAUD * sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line)
+    set_up = BITS / BOARD_BAUD * (preloaded + sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line))
     link = BITS / BOARD_BAUD * sum(line.values())
     accelerator = per_step("accelerator_cycles") / (1e6 * mhz)
     return {

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from loralith.device.device import Device
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
-from loralith.methods.lora import Lora
 from loralith.methods.training_method import Method
+from loralith.methods.zoodip.finite_differences import Probe
+from loralith.methods.zoodip.zoodip_method import Zoodip
 from loralith.progress import every, tell
-from loralith.spec.graph import Graph, Op
-from loralith.spec.step import StepScheme
-from loralith.step.capture import Capture, capture_step
-from loralith.step.host import frozen_values, host_inputs, to_words
-from loralith.step.lowering import Lowered, lower
-from loralith.step.optimizer import AdamW, Optimizer, moments_of, with_optimizer
+from loralith.spec.graph import Op
+from loralith.step.host import to_words
+from loralith.step.optimizer import Optimizer
 from loralith.step.program import StepProgram
+from loralith.training.step_plans import StepPlan, plan_of
+from loralith.training.step_plans.tokens import Slopes
 
 __all__ = ["StepObserver", "StepTraining"]
 
@@ -44,9 +45,9 @@ TOLD = 10.0
 class StepTraining:
     """An attachment that takes whole steps: `train` in place of a method's own step.
 
-    Parameters: ``device``; ``seed`` of stochastic rounding; ``lr`` of AdamW; ``observer``, or none; ``most``, steps of one submission;
-    ``optimizer``, in place of AdamW; ``memory_budget``, bytes of device memory that tensors may take, or all that is free.
-    `collect` brings AdamW's moments to the method's own optimizer, of another optimizer the adapter alone.
+    Parameters: ``device``; ``seed`` of stochastic rounding; ``lr``; ``observer``, or none; ``most``, steps of one submission;
+    ``optimizer``, of LoRA in place of AdamW; ``memory_budget``, bytes of device memory that tensors may take, or all that is free.
+    `collect` brings AdamW's moments to the method's own optimizer, of another optimizer what is trained alone.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class StepTraining:
         memory_budget: int | None = None,
     ) -> None:
         self.device, self.observer, self.seed, self.most, self.memory_budget = device, observer, seed, most, memory_budget
-        self.optimizer = optimizer or AdamW(lr)
+        self.lr, self.optimizer = lr, optimizer
         self.program: StepProgram | None = None
         self._before = device.counters()
-        self._method: Method | None = None
+        self._slopes: Slopes | None = None
         self._steps = 0
         self._compiled_for: dict[str, str] = {}
 
@@ -76,37 +77,41 @@ class StepTraining:
 
         Raises LoralithError, before anything runs, where the step cannot be compiled or does not fit, and where the model has changed.
         """
-        if not isinstance(method, Lora):
-            raise LoralithError(f"--map step trains LoRA adapters, not {method.label}")
-        batches = [method.batch(step + i) for i in range(min(count, self.most))]
         if self.program is None:
-            self._compile(method, batches[0])
+            self._compile(method, step)
         assert self.program is not None
         self._same_graph(method)
-        given = []
-        for i, batch in enumerate(batches):
-            inputs = host_inputs(self.capture, self.lowered, batch)
-            inputs |= {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + i + 1).items()}
+        given, arrays = [], []
+        for i in range(min(count, self.most, self.plan.most(step))):
+            inputs = self.plan.inputs(step + i)
             given.append({name: inputs[name] for name in self.program.compiled.inputs})
+            picked = {name: np.array(entry) for name, entry in self.plan.entries(step + i).items()}
+            arrays.append({name: value.numpy() for name, value in given[-1].items()} | picked)
         states = self._states() if self.observer else {}
-        arrays = [{name: value.numpy() for name, value in inputs.items()} for inputs in given]
-        with every(TOLD, lambda seconds: self._told(step, len(batches), seconds)):
+        with every(TOLD, lambda seconds: self._told(step, len(given), seconds)):
             losses = self.program.steps(arrays, step)
-        self._steps = step + len(batches)
+        self._steps = step + len(given)
         if self.observer:
-            seen = [{**self.frozen, **inputs} for inputs in given]
+            seen = [{**self.plan.frozen, **inputs} for inputs in given]
             self.observer.submission(self.program, [seen[0] | states, *seen[1:]], self.seed, step, losses)
+        self.plan.between(self.program, self._steps)
         return losses
+
+    def slopes(self, method: Zoodip, probe: Probe, mu: float) -> Tensor:
+        """Slopes [n] of the loss along a probe's directions, in the step's numbers, as ZOODiP measures them before it starts."""
+        if self._slopes is None:
+            self._slopes = Slopes(self.seed)
+        return self._slopes(method, probe, mu)
 
     def _told(self, step: int, count: int, seconds: float) -> str:
         steps = f"step {step}" if count == 1 else f"steps {step} to {step + count - 1}"
         return f"{steps} on the device: {seconds:.0f} s so far; Ctrl-C ends the run after the submission, a second one at once"
 
-    def compiled_for(self, method: Lora) -> None:
+    def compiled_for(self, method: Method) -> None:
         """Notes the model that the step is compiled for, which must stay as it is."""
         self._compiled_for = _state_of(method)
 
-    def _same_graph(self, method: Lora) -> None:
+    def _same_graph(self, method: Method) -> None:
         """Raises LoralithError where the model that was compiled is not the one that is to be trained any more."""
         state = _state_of(method)
         for name in (*state, *self._compiled_for):
@@ -116,23 +121,13 @@ class StepTraining:
                     f"{name} is {now or 'gone'} and was {before or 'not there'} when the step was compiled; attach the model anew"
                 )
 
-    def _compile(self, method: Lora, batch: Mapping[str, Tensor]) -> None:
+    def _compile(self, method: Method, step: int) -> None:
         tell("compiling the step: from seconds for a tiny model to minutes")
         with torch.no_grad():
             for parameter in method.parameters.values():
                 parameter.copy_(to_words(parameter))
         self.compiled_for(method)
-        self.capture: Capture = capture_step(method.model, method.loss_of, batch)
-        self.lowered: Lowered = lower(self.capture, StepScheme(seed=self.seed))
-        graph: Graph = with_optimizer(self.lowered.graph, self.optimizer)
-        self.frozen = frozen_values(self.capture, graph)
-        states: dict[str, Tensor] = {}
-        for name in self.capture.trained:
-            kept = method.optimizer.state[method.parameters[name]]
-            states[name] = method.parameters[name].detach()
-            if isinstance(self.optimizer, AdamW):
-                for moment, key in zip(moments_of(name), ("exp_avg", "exp_avg_sq"), strict=True):
-                    states[moment] = kept[key] if kept else torch.zeros_like(states[name])
+        self.plan: StepPlan = plan_of(method, self.seed, step, self.lr, self.optimizer)
         # The reference device runs commands one by one, in list order.
         tokens = None
         if not isinstance(self.device, ReferenceDevice):
@@ -141,16 +136,16 @@ class StepTraining:
             tokens = synchronize
         self.program = StepProgram(
             self.device,
-            graph,
+            self.plan.graph,
             self.seed,
-            {name: value.numpy() for name, value in self.frozen.items()},
-            {name: value.numpy() for name, value in states.items()},
+            {name: value.numpy() for name, value in self.plan.frozen.items()},
+            {name: value.numpy() for name, value in self.plan.states.items()},
             verify=self.observer is not None,
             tokens=tokens,
             most=self.most,
             memory_budget=self.memory_budget,
+            tables={name: value.numpy() for name, value in self.plan.tables.items()},
         )
-        self._method = method
 
     def _states(self) -> dict[str, Tensor]:
         assert self.program is not None
@@ -158,17 +153,9 @@ class StepTraining:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Brings adapter and optimizer state to the model and its optimizer, for a checkpoint or a look."""
-        if self.program is None or self._method is None or not self._steps:
-            return
-        states = self._states()
-        for name in self.capture.trained:
-            parameter = self._method.parameters[name]
-            parameter.copy_(states[name])
-            if not isinstance(self.optimizer, AdamW):
-                continue
-            first, second = (states[moment] for moment in moments_of(name))
-            self._method.optimizer.state[parameter] = {"step": torch.tensor(float(self._steps)), "exp_avg": first, "exp_avg_sq": second}
+        """Brings what was trained and the optimizer's state to the method, for a checkpoint or a look."""
+        if self.program is not None and self._steps:
+            self.plan.collect(self._states(), self._steps)
 
     def counters(self) -> dict[str, Any]:
         """As an attachment's; and of the step: commands, bytes of the list and of device memory, seconds to compile, the host's bytes."""
@@ -183,6 +170,7 @@ class StepTraining:
                 "host_bytes_read_per_step": float(traffic.read / steps),
                 "list_bytes": float(self.program.list_bytes),
                 "step_memory_bytes": float(self.program.memory_bytes),
+                **({"table_bytes": float(self.program.table_bytes)} if self.program.tables else {}),
                 "compile_seconds": self.program.compile_seconds,
             }
         return counts | dict(self.observer.counters() if self.observer else {})
@@ -195,7 +183,7 @@ class StepTraining:
             self.program = None
 
 
-def _state_of(method: Lora) -> dict[str, str]:
+def _state_of(method: Method) -> dict[str, str]:
     """What a compiled step depends on of the model, in words: which parameters are trained, of which shape, and modules' modes."""
     found = {
         name: f"{'trained' if parameter.requires_grad else 'frozen'} {list(parameter.shape)}"

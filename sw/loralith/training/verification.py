@@ -16,7 +16,7 @@ from loralith.lora.frozen import Input, Output
 from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
 from loralith.lora.trained import TrainedGradients, TrainedPass
-from loralith.spec.graph import Op
+from loralith.spec.graph import Graph, Op
 from loralith.spec.scheme import FQT
 from loralith.step.program import StepProgram
 from loralith.verif.fqt import Forward, LoraLayer
@@ -25,7 +25,7 @@ from loralith.verif.graph import interpret
 from loralith.verif.torch_frozen import Attention, FrozenConv, FrozenLinear, Result, Trained
 from loralith.verif.torch_quantize import QuantizedWeight
 
-__all__ = ["GraphObserver", "ReferenceObserver", "VerificationError"]
+__all__ = ["GraphObserver", "ReferenceObserver", "VerificationError", "interpreted"]
 
 
 class VerificationError(LoralithError):
@@ -193,6 +193,12 @@ class ReferenceObserver:
         return {"bit_exact": True, "elements_compared": self.compared}
 
 
+def interpreted(graph: Graph, given: Mapping[str, torch.Tensor], seed: int, what: str) -> torch.Tensor:
+    """What a step graph names ``what``, of its first step, by interpretation."""
+    name = graph.outputs[what]
+    return next(value for node, value in interpret(graph, given, seed, 0) if node.name == name)
+
+
 class GraphObserver:
     """An observer for `StepTraining` that interprets the step graph beside the device and stops at the first tensor that differs."""
 
@@ -203,11 +209,11 @@ class GraphObserver:
         self, program: StepProgram, given: Sequence[Mapping[str, torch.Tensor]], seed: int, step: int, losses: Sequence[float]
     ) -> None:
         """Compares every loss and, of the last step, every tensor. Raises VerificationError that names operator, tensor, index and step."""
-        states: Mapping[str, torch.Tensor] = {}
+        states = {node.name: given[0][node.name] for node in program.graph.of(Op.STATE)}
         for number, (values, loss) in enumerate(zip(given, losses, strict=True)):
             found = dict(self._step(program, {**values, **states}, seed, step + number, number == len(given) - 1))
             self._equal(program, program.graph.outputs["loss"], found["loss"], np.float32(loss), step + number)
-            states = {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
+            states |= {what.removeprefix("state."): value for what, value in found.items() if what.startswith("state.")}
 
     def _step(
         self, program: StepProgram, given: Mapping[str, torch.Tensor], seed: int, step: int, held: bool

@@ -248,6 +248,7 @@ def test_what_a_family_does_not_have_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("own", "told"),
     [
+        ({"modules": "step"}, "modules must be lora or all for a pipeline, not 'step'"),
         ({"method": "dora"}, "method must be one of lora, hollowed-net, tuneqdm, zoodip, not 'dora'"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1, not 1.0"),
         ({"warmup": 2}, "warmup must be below the 2 steps, not 2"),

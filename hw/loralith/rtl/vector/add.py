@@ -68,10 +68,10 @@ class Add(wiring.Component):
         by_x = registers("by_x", (self.y.exponent - self.x.exponent)[:EXPONENT_BITS])
         bits = SIGNIFICAND_BITS - 1
         distance = registers.wire("distance1", Mux(swap, by_x, by_y))
-        some = Mux(swap, x[bits:].any(), y[bits:].any())
+        nonzero = Mux(swap, x[bits:].any(), y[bits:].any())
         # So far below, a term changes nothing, however it is rounded.
         far = distance[5:].any()
-        small = registers.wire("small", Mux(some & ~far, Cat(Mux(swap, x[:bits], y[:bits]), Const(1, 1)), 0))
+        small = registers.wire("small", Mux(nonzero & ~far, Cat(Mux(swap, x[:bits], y[:bits]), Const(1, 1)), 0))
         # Two places more: guard and round.
         moved, lost = shift_right(Cat(Const(0, GUARD_BITS - 1), small), distance, (4, 3), Const(0, 1))
         return (

@@ -136,10 +136,10 @@ class FunctionUnit(wiring.Component):
         both = Mux(kind[Function.EXP2] | kind[Function.PHI], fixed[:FIXED_BITS], Cat(position, segment))
         m.d.comb += self.table.address.eq(Cat(both[POSITION_BITS:], table_number(self.function)))
         # 2^126 is the largest power of two that is made.
-        exp2, whole = kind[Function.EXP2], fixed[FIXED_BITS:]
-        limit = exp2 & ~whole[-1] & whole[1:-1].all()
+        exp2, integer_part = kind[Function.EXP2], fixed[FIXED_BITS:]
+        limit = exp2 & ~integer_part[-1] & integer_part[1:-1].all()
         computed = exp2 & ~early.direct
-        exponent = Mux(computed, (whole.as_signed() + Const(BIAS, INNER_EXPONENT).as_signed())[:INNER_EXPONENT], early.exponent)
+        exponent = Mux(computed, (integer_part.as_signed() + Const(BIAS, INNER_EXPONENT).as_signed())[:INNER_EXPONENT], early.exponent)
         return registers("position4", both[:POSITION_BITS]), _Early(
             exponent=registers("exponent4", Mux(limit & ~early.direct, BIAS + EXP2_LIMIT, exponent)[:INNER_EXPONENT]),
             fraction=registers("fraction8", early.fraction, 5),
@@ -162,12 +162,12 @@ class FunctionUnit(wiring.Component):
     def _round(self, registers: StageRegisters, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
         """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
         phi = kind[Function.PHI]
-        cut = LINE_BITS - PHI_BITS
+        dropped_bits = LINE_BITS - PHI_BITS
         # 1 - 2^-LINE_BITS - L of a negative argument of Phi.
         complement = registers("complement7", phi & early.sign, 3)
-        shifted, high = normalize(Cat(line[cut:-1] ^ complement.replicate(PHI_BITS), line[-1]), (16, 8))
+        shifted, high = normalize(Cat(line[dropped_bits:-1] ^ complement.replicate(PHI_BITS), line[-1]), (16, 8))
         shifted, high = registers("shifted", shifted), registers("high", high)
-        sticky = registers("sticky", line[:cut].any() & ~phi, 2)
+        sticky = registers("sticky", line[:dropped_bits].any() & ~phi, 2)
         normal, low = normalize(shifted, (4, 2, 1))
         fraction = normal[-SIGNIFICAND_BITS:-1]
         rest = normal[:-SIGNIFICAND_BITS]

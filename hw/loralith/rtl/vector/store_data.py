@@ -101,26 +101,26 @@ class BeatPacker(wiring.Component):
         m = Module()
         W, lanes_log2, store = self._config.bus_bytes, exact_log2(self._config.vector_lanes), self.store
         log2 = element_log2(self.format) + Mux(self.broadcast, 0, lanes_log2)  # of the bytes that a word gives
-        wide = log2 >= exact_log2(W)
+        fills_beat = log2 >= exact_log2(W)
         sub, part = Signal(8), Signal(8)
         last_sub, last_part = Signal(8), Signal(8)
         beats, words, rows = Signal.like(store.beats), Signal(24), Signal(16)
         row_ends, step, ends = Signal(), Signal(), Signal()
         kept = Signal(8 * W)
         m.submodules.beat_skid = beat_skid = SkidBuffer(data.StructLayout({"beat": WriteBeat(self._config), "last": 1}))
-        gathered = self._gathered(m, sub, part, kept, wide)
+        gathered = self._gathered(m, sub, part, kept, fills_beat)
         tail = store.row_bytes[: exact_log2(W)]
         strobe = Mux(row_ends & (tail != 0), (Const(1, W + 1) << tail) - 1, Const(-1, W))
         m.d.comb += [
             beat_skid.clear.eq(self.clear),
-            row_ends.eq(Mux(wide, beats == 1, words == 1)),
-            ends.eq(wide | (part == last_part) | row_ends),
+            row_ends.eq(Mux(fills_beat, beats == 1, words == 1)),
+            ends.eq(fills_beat | (part == last_part) | row_ends),
             step.eq(self.i.valid & ~self.done & beat_skid.i.ready),
             beat_skid.i.valid.eq(self.i.valid & ~self.done & ends),
             beat_skid.i.payload.beat.data.eq(gathered),
             beat_skid.i.payload.beat.strobe.eq(strobe),
             beat_skid.i.payload.last.eq(row_ends & (rows == 1)),
-            self.i.ready.eq(step & (~wide | (sub == last_sub) | row_ends)),
+            self.i.ready.eq(step & (~fills_beat | (sub == last_sub) | row_ends)),
             self.o.valid.eq(beat_skid.o.valid),
             self.o.payload.eq(beat_skid.o.payload.beat),
             beat_skid.o.ready.eq(self.o.ready),
@@ -128,8 +128,8 @@ class BeatPacker(wiring.Component):
         with m.If(self.begin):
             m.d.sync += [
                 self.done.eq(0),
-                last_sub.eq(Mux(wide, (1 << (log2 - exact_log2(W))[:3]) - 1, 0)),
-                last_part.eq(Mux(wide, 0, (1 << (exact_log2(W) - log2)[:3]) - 1)),
+                last_sub.eq(Mux(fills_beat, (1 << (log2 - exact_log2(W))[:3]) - 1, 0)),
+                last_part.eq(Mux(fills_beat, 0, (1 << (exact_log2(W) - log2)[:3]) - 1)),
                 *(counter.eq(0) for counter in (sub, part)),
                 beats.eq(store.beats),
                 words.eq(self.words),
@@ -149,7 +149,7 @@ class BeatPacker(wiring.Component):
             m.d.sync += self.done.eq(1)
         return m
 
-    def _gathered(self, m: Module, sub: Signal, part: Signal, kept: Signal, wide: Value) -> Signal:
+    def _gathered(self, m: Module, sub: Signal, part: Signal, kept: Signal, fills_beat: Value) -> Signal:
         """The bus word with the present word's elements in it."""
         W, L = self._config.bus_bytes, self._config.vector_lanes
         words = [self.i.payload.word_select(lane, WORD_BITS) for lane in range(L)]
@@ -165,7 +165,7 @@ class BeatPacker(wiring.Component):
                             for at in range(8 * W // width):
                                 with m.Case(at):
                                     m.d.comb += gathered.word_select(at, width).eq(elements[0])
-                    with m.Elif(wide):
+                    with m.Elif(fills_beat):
                         if len(natural) >= 8 * W:
                             m.d.comb += gathered.eq(natural.word_select(sub, 8 * W))
                     with m.Else():

@@ -40,14 +40,14 @@ class FrameCheck(wiring.Component):
         held = Signal(8 * (CRC_BYTES + 1))
         count = Signal(range(FRAME_BYTES + 2))
         byte, ends = self.i.payload.byte, self.i.payload.end
-        whole = (count >= MIN_FRAME_BYTES) & (count <= FRAME_BYTES) & ~self.i.payload.damaged
+        complete = (count >= MIN_FRAME_BYTES) & (count <= FRAME_BYTES) & ~self.i.payload.damaged
         m.d.comb += [
             crc.byte.eq(byte),
             crc.en.eq(self.i.valid & ~ends),
             crc.clear.eq(self.i.valid & ends),
             self.o.payload.byte.eq(held[:8]),
             self.o.payload.last.eq(ends),
-            self.o.payload.good.eq(whole & (crc.register == CRC_RESIDUE)),
+            self.o.payload.good.eq(complete & (crc.register == CRC_RESIDUE)),
             self.o.valid.eq(self.i.valid & (ends | (count > CRC_BYTES))),
         ]
         with m.If(self.i.valid & ends):

@@ -23,7 +23,7 @@ from loralith.spec.commands import (
     VectorFormat,
 )
 from loralith.spec.config import Config
-from loralith.spec.vector.program import INSTRUCTION, PROGRAM_INSTRUCTIONS, SCALARS, Reduce, Source, Target
+from loralith.spec.vector.program import INSTRUCTION, PROGRAM_INSTRUCTIONS, SCALARS, Format, Operand, Reduce, Source, Target
 
 __all__ = ["Access", "Bytes", "accesses", "dram_bytes", "rows_of", "vector_accesses"]
 
@@ -156,7 +156,11 @@ def vector_accesses(command: Command, config: Config, codes: Sequence[bytes | No
                 yield from (region(at, memory, memory != "out") for memory in ("v0", "v1", "out"))
             continue
         fields = INSTRUCTION.unpack(code)
-        yield Access(Stage.VECTOR, "scalars", False, np.unique([fields["s0"], fields["s1"], fields["s2"]]))
+        first, second = (Operand.SCALAR in pair for pair in ((fields["a"], fields["b"]), (fields["c"], fields["d"])))
+        scale = fields["format"] >= Format.INT8 or fields["reduce"] in (Reduce.SUM_LANE, Reduce.SUM_ALL)
+        wanted = {"s0": first or fields["x_source"] == Source.SCALAR, "s1": second, "s2": scale}
+        if any(wanted.values()):
+            yield Access(Stage.VECTOR, "scalars", False, np.unique([fields[name] for name, own in wanted.items() if own]))
         if fields["target"] == Target.SCALAR or (fields["reduce"] != Reduce.NONE and fields["reduce_to"]):
             yield Access(Stage.VECTOR, "scalars", True, np.array([fields["s3"]]))
         for source, at in ((fields["x_source"], fields["x_region"]), (fields["y_source"], fields["y_region"])):

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loralith.compiler.step.emitter import Emitter, Region
+from loralith.compiler.step.emitter import Emitter, Region, kernel
 from loralith.compiler.step.instructions import Program, instruction
+from loralith.compiler.step.tiles import Work
+from loralith.compiler.step.views import View
+from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
 from loralith.spec.vector.program import Format, Function, Operand, Source, Target
 
@@ -133,15 +136,38 @@ class _Instruction:
         return True
 
 
-def instructions_of(steps: Sequence[Step]) -> list[_Instruction]:
-    """The chain in as few instructions as a greedy choice finds; one that does nothing where there is no step."""
-    found = [_Instruction()]
+_VALUE = Scalar("the chain's value", -1)
+
+
+def instructions_of(steps: Sequence[Step], source: Scalar | None = None) -> list[_Instruction]:
+    """The chain in as few instructions as a greedy choice finds; one that does nothing where there is no step.
+
+    ``source``: X of the first one is a scalar, and that of each other one the result before it, so that s0 is taken.
+    """
+    found = [_Instruction(scalars={"s0": source} if source else {})]
     for step in steps:
         if not found[-1].take(step):
-            found.append(_Instruction())
+            found.append(_Instruction(scalars={"s0": _VALUE} if source else {}))
             if not found[-1].take(step):
                 raise ValueError(f"no instruction takes {step}")
     return found
+
+
+@kernel(Work.CHAIN)
+def scalar_chain(e: Emitter, name: str, source: Scalar, steps: Sequence[Step]) -> View:
+    """The chain of one word: from scalar to scalar, and to memory. A new FP32 tensor without dimensions."""
+    first, last = e.scalar(source.key, source.address), e.scalar_result()
+    chain = instructions_of(steps, source)
+    code: list[bytes] = []
+    for number, one in enumerate(chain):
+        fields = {name: e.scalar(scalar.key, scalar.address) for name, scalar in one.scalars.items() if name != "s0"}
+        x = first if number == 0 else last
+        code.append(instruction(x_source=Source.SCALAR, once=1, target=Target.SCALAR, s3=last, **{**one.fields, **fields, "s0": x}))
+    e.vector(tuple(code), [])
+    result = e.buffer(name, VectorFormat.FP32, 1)
+    e.store(StoreSource.SCALARS, result.address, 1, 4, 0, last)
+    e.turn()
+    return View(result, (), ())
 
 
 REGIONS_OF_TILES = (1, 2)
@@ -181,7 +207,6 @@ def run_chain(
     """
     for number, part in enumerate(parts_of(chain)):
         places: dict[int, int] = {}
-        roles: dict[object, int] = {}
         code: list[bytes] = []
         regions = [x if number == 0 else work, Region(0), Region(0), work]
         for position, one in enumerate(part):
@@ -199,8 +224,7 @@ def run_chain(
                     regions[places[one.tile]] = tiles[one.tile]
                 fields |= {"y_source": Source.V1, "y_region": places[one.tile]}
             for name, scalar in one.scalars.items():
-                role = roles.setdefault(scalar.key, len(roles))
-                fields[name] = e.scalar(role, scalar.key, scalar.address)
+                fields[name] = e.scalar(scalar.key, scalar.address)
             code.append(instruction(**fields))
         program: Program = tuple(code)
         e.visit(program, regions, outer, inner, lanes, key, index)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step import reductions
-from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile
+from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile, scalar_chain
+from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import Rings, convolution, kernel_layout
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
-from loralith.compiler.step.emitter import Emitter, Work
+from loralith.compiler.step.emitter import Emitter
+from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
-from loralith.compiler.step.moves import moved
+from loralith.compiler.step.moves import moved, reshaped
+from loralith.compiler.step.pending import PASSED, Chain
 from loralith.compiler.step.products import Epilogue, matmul
+from loralith.compiler.step.schedule import scheduled
+from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.two_words import planes
 from loralith.compiler.step.views import Buffer, View, expand, permute
 from loralith.errors import LoralithError
@@ -31,50 +35,9 @@ __all__ = ["CompiledStep", "compile_step"]
 
 OPTIMIZER = "AdamW"
 """Source of the nodes that an optimizer adds to a graph."""
+LONGEST = 24
+"""Steps of a chain at most: its instructions and scalars are on chip at a time, beside those of other tiles."""
 SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledStep:
-    """A step as commands and the places of its tensors.
-
-    Attributes:
-        commands: without tokens, in an order in which they may run one by one.
-        static: bytes by address that the host writes once.
-        inputs, frozen, states: views of what the host writes, by node.
-        kernels: of convolutions' frozen weights, [O, h, w, C up to the bus], by node.
-        outputs: what the graph names its results, as views.
-        tensors: of every node that lies in memory at the end of the step; complete only where the step was compiled to be verified.
-        key: address of the step's hash key.
-        peak: bytes of device memory.
-        works: what each command is part of.
-    """
-
-    graph: Graph
-    config: Config
-    commands: CommandList
-    static: Mapping[int, bytes]
-    inputs: Mapping[str, View]
-    frozen: Mapping[str, View]
-    states: Mapping[str, View]
-    kernels: Mapping[str, tuple[Buffer, tuple[int, ...]]]
-    outputs: Mapping[str, View]
-    tensors: Mapping[str, tuple[View, ...]]
-    key: int
-    base: int
-    peak: int
-    works: tuple[Work, ...] = ()
-
-
-@dataclass
-class _Chain:
-    """A value that is not computed yet: ``steps`` on a tensor in memory or on the sums of a product. ``debts``: nodes that it reads."""
-
-    source: View | Node
-    shape: tuple[int, ...]
-    steps: list[Step] = field(default_factory=list)
-    views: list[View] = field(default_factory=list)
-    debts: list[str] = field(default_factory=list)
 
 
 def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int, verify: bool = False) -> CompiledStep:
@@ -90,7 +53,7 @@ class _Compiler:
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
         self.graph, self.e, self.seed = graph, e, seed
         self.rings = Rings(e)
-        self.values: dict[str, tuple[View, ...] | _Chain] = {}
+        self.values: dict[str, tuple[View, ...] | Chain] = {}
         self.tensors: dict[str, tuple[View, ...]] = {}
         self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
         self.left: Counter[str] = Counter()
@@ -126,10 +89,14 @@ class _Compiler:
         for node in self.graph.nodes.values():
             if node.op in SOURCES and node.name not in self.kernels:
                 groups[node.op][node.name] = self.tensors[node.name][0]
+        e.turn()
+        kept = None if e.keep else [(view.buffer.address, view.buffer.address + view.buffer.nbytes) for view in self._left(outputs)]
+        tiles = fused(e.tiles, e.config, base, e.memory.peak, kept)
+        commands, drafts = scheduled(tiles, e.config, base, e.memory.peak, lambda code: e.constant(code, "a program"))
         return CompiledStep(
             self.graph,
             e.config,
-            e.commands_so_far(),
+            CommandList(tuple(commands), tuple(draft.note for draft in drafts)),
             e.static,
             groups[Op.INPUT],
             groups[Op.FROZEN],
@@ -140,7 +107,7 @@ class _Compiler:
             key,
             base,
             e.memory.peak,
-            tuple(e.works),
+            tuple(draft.work for draft in drafts),
         )
 
     # Values.
@@ -188,7 +155,7 @@ class _Compiler:
         """The tensor of a node, computed if it was put off."""
         assert isinstance(name, str)
         value = self.values[name]
-        if isinstance(value, _Chain):
+        if isinstance(value, Chain):
             view = self._realize(name, value)
             self._keep(name, (view,))
             self._paid(value.debts)
@@ -210,13 +177,25 @@ class _Compiler:
             raise LoralithError(f"{name} is no word at the beginning of a bus word")
         return Scalar(name, found.address)
 
-    def _realize(self, name: str, chain: _Chain, draw: Draw | None = None) -> View:
+    def _realize(self, name: str, chain: Chain, draw: Draw | None = None) -> View:
         last = chain.steps[-1].op if chain.steps else None
         format = VectorFormat.BF16 if last is Op.BRAIN else VectorFormat.INT8 if last is Op.QUANTIZE else VectorFormat.FP32
-        if isinstance(chain.source, View):
+        source = as_scalar(chain.source, self.bus) if isinstance(chain.source, View) and chain.shape == () and draw is None else None
+        if source is not None and not chain.views:
+            view = scalar_chain(self.e, name, source, chain.steps)
+        elif isinstance(chain.source, View):
             views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
-            return elementwise(self.e, name, views, chain.steps, format, draw)
-        return self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
+            view = elementwise(self.e, name, views, chain.steps, format, draw)
+        else:
+            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
+        moved_view = chain.result(view)
+        return moved_view if moved_view is not None else self._reordered(name, chain, view)
+
+    def _reordered(self, name: str, chain: Chain, view: View) -> View:
+        """The moves of a chain that strides alone do not express."""
+        for _, after, order in chain.moves:
+            view = permute(view, order) if order is not None else reshaped(self.e, name, view, after)
+        return view
 
     # Nodes.
 
@@ -226,17 +205,24 @@ class _Compiler:
             for name in reads:
                 if name not in self.kernels:
                     self._views(name)
-            self.values[node.name] = _Chain(node, node.shape, debts=reads)
+            self.values[node.name] = Chain(node, node.shape, debts=reads)
             return
         if node.op in CHAINED or node.op is Op.WORD or (node.op is Op.SCALE):
             chain = self._extended(node)
-            if self._put_off(node):
+            if len(chain.steps) < LONGEST and self._put_off(node):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
             self._keep(node.name, (view,))
             self._paid(chain.debts)
             return
+        if node.op in PASSED and isinstance(chain := self.values.get(reads[0]), Chain):
+            if self._put_off(node):
+                del self.values[reads[0]]
+                self.left[reads[0]] -= 1
+                chain.move(node)
+                self.values[node.name] = chain
+                return
         if node.op is Op.QUANTIZE:
             self._keep(node.name, self._quantized(node))
         elif node.op in MOVES:
@@ -250,24 +236,29 @@ class _Compiler:
         if self.left[node.name] != 1 or node.name in self.graph.outputs.values():
             return False
         reader = self.readers[node.name][0]
-        return reader.op in CHAINED and reader.shape == node.shape
+        return (reader.op in CHAINED and reader.shape == node.shape) or (reader.op in PASSED and self._put_off(reader))
 
-    def _extended(self, node: Node) -> _Chain:
+    def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
         inputs = list(node.inputs)
-        at = next((i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), _Chain)), None)
+        at = next((i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)), None)
         if at is None:
             whole = [i for i, x in enumerate(inputs) if isinstance(x, str) and self.graph[x].shape == node.shape]
             at = whole[0] if whole else next(i for i, x in enumerate(inputs) if isinstance(x, str))
         name = inputs[at]
         assert isinstance(name, str)
-        value = self.values[name]
-        if isinstance(value, _Chain):
+        value, other = self.values[name], inputs[1 - at] if node.op in BINARY else name
+        if isinstance(value, Chain) and isinstance(other, str) and other != name:
+            operand_view = self._view(other)
+            if as_scalar(operand_view, self.bus) is None and value.operand(operand_view) is None:
+                self._views(name)
+                value = self.values[name]
+        if isinstance(value, Chain):
             del self.values[name]
             self.left[name] -= 1
             chain = value
         else:
-            chain = _Chain(self._view(name), node.shape, debts=[name])
+            chain = Chain(self._view(name), node.shape, debts=[name])
         if node.op is Op.WORD:
             return chain
         if node.op is Op.SCALE:
@@ -281,7 +272,6 @@ class _Compiler:
         if node.op not in BINARY:
             chain.steps.append(Step(node.op))
             return chain
-        other = inputs[1 - at]
         if other == name:
             chain.steps.append(Step(Op.MULTIPLY) if node.op is Op.MULTIPLY else Step(node.op, self._tile(chain, name)))
             chain.debts.append(name)
@@ -298,8 +288,10 @@ class _Compiler:
         chain.steps.append(Step(node.op, operand, reverse))
         return chain
 
-    def _tile(self, chain: _Chain, name: str) -> Tile:
-        chain.views.append(self._view(name))
+    def _tile(self, chain: Chain, name: str) -> Tile:
+        view = chain.operand(self._view(name))
+        assert view is not None
+        chain.views.append(view)
         return Tile(len(chain.views) - 1)
 
     def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
@@ -340,7 +332,7 @@ class _Compiler:
         draw = node.attributes["draw"]
         if node.attributes["limit"] > Q8_MAX:
             return planes(self.e, node, view, scale)
-        chain = _Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
+        chain = Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
         if not draw:
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
@@ -365,6 +357,10 @@ class _Compiler:
         return reductions.largest(self.e, node.name, view)
 
     # Results.
+
+    def _left(self, outputs: Mapping[str, View]) -> list[View]:
+        """What must be in memory after a step."""
+        return [*outputs.values(), *(self.tensors[node.name][0] for node in self.graph.of(Op.STATE))]
 
     def _outputs(self) -> dict[str, View]:
         found = {what: self._view(name) for what, name in self.graph.outputs.items()}

@@ -14,15 +14,20 @@ from loralith.compiler.step.chains import instructions_of, run_chain
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
-from loralith.compiler.step.products import Epilogue, Operands
+from loralith.compiler.step.products import TILE, Epilogue, Operands
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
+from loralith.spec.graph import Op
 from loralith.spec.vector.program import Source
 
 __all__ = ["Ring", "convolution", "kernel_layout"]
 
 NHWC = (0, 2, 3, 1)
+PLAIN = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY, Op.BRAIN)
+"""Steps that have a result for every sum."""
+LOAD = 50
+"""Cycles from a LOAD to the next one at least, with what the list takes of the bus."""
 
 
 def kernel_layout(bus: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -145,7 +150,7 @@ class _Convolution:
         self.chunk_rows = ring.pitch // c.banks  # rows of a scratchpad that one place of the kernel takes
         self.segments = [(place, 0) for place in range(self.places)]
         self.planes = len(ring.buffers)
-        self.k_rows = 0
+        self.plain = all(step.op in PLAIN for step in epilogue.steps)
         self._choose()
 
     @staticmethod
@@ -157,33 +162,52 @@ class _Convolution:
         return (rows - 1) * self.ring.sizes[2] + self.width
 
     def _choose(self) -> None:
-        e, c = self.e, self.e.config
-        self.lanes = min(max(c.rows, c.bus_bytes), -(-self.n // c.rows) * c.rows)
+        """Lanes, rows of an image and K of a block: those that bring the fewest words."""
+        c = self.e.config
+        least = max(c.rows, c.bus_bytes)
+        found = []
+        for lanes in range(least, max(least, -(-self.n // least) * least) + 1, least):
+            lanes = min(lanes, -(-self.n // c.rows) * c.rows)
+            rows = self.height
+            while not (k_rows := self._k_rows(lanes, rows)) and rows > 1:
+                rows = -(-rows // 2)
+            if k_rows:
+                found.append((self._cost(lanes, rows), lanes, rows, k_rows))
+        if not found:
+            raise LoralithError(
+                f"{self.result.buffer.name}: a row of {self.width} pixels and {self.ring.channels} channels does not fit the "
+                f"configuration {c.name}"
+            )
+        _, self.lanes, self.rows, self.k_rows = min(found)
         self.row_blocks = self.lanes // c.rows
-        words = self.lanes // c.vector_lanes
+        self.flat = self._is_flat(self.lanes)
+
+    def _cost(self, lanes: int, rows: int) -> int:
+        """Cycles of the LOADs, about."""
+        tiles = -(-self.n // lanes) * -(-self.height // rows)
+        pixel = -(-self.ring.pitch // self.e.config.bus_bytes)
+        return tiles * (self.places * self.planes * sum(max(LOAD, n * pixel) for n in (min(lanes, self.n), self._columns(rows))) + TILE)
+
+    def _is_flat(self, lanes: int) -> bool:
+        """Whether the sums of the ring's columns go through the epilogue too: they are sums like others, but no operand is theirs."""
+        whole = lanes == self.n and self.n % self.e.config.vector_lanes == 0
+        return whole and self.plain and all(view.strides[1] == view.strides[2] == 0 for view in self.views)
+
+    def _k_rows(self, lanes: int, rows: int) -> int:
+        """Rows of the scratchpads that a block of K takes; 0 where a block of ``lanes`` and ``rows`` of an image does not fit."""
+        e, c = self.e, self.e.config
+        row_blocks, words, columns = lanes // c.rows, -(-lanes // c.vector_lanes), self._columns(rows)
         total = self.places * self.chunk_rows * self.planes
-
-        def fits(rows: int) -> bool:
-            columns = self._columns(rows)
-            blocks = -(-columns // c.cols)
-            if columns > c.out_depth // 2 // self.row_blocks * c.banks // 4 or rows * self.width * words > e.capacity(LoadTarget.V0):
-                return False
-            if self.operands.words(rows * self.width, words) > e.capacity(LoadTarget.V1):
-                return False
-            if self.planes > 1:  # a chained product takes all of K at once
-                self.k_rows = total
-                return total * blocks <= c.right_depth and total * self.row_blocks <= c.left_depth
-            self.k_rows = min(total, c.right_depth // 2 // blocks, c.left_depth // 2 // self.row_blocks)
-            return self.k_rows > 0 and not (self.k_rows < total and columns * self.row_blocks > c.acc_depth)
-
-        self.rows = self.height
-        while not fits(self.rows):
-            if self.rows == 1:
-                raise LoralithError(
-                    f"{self.result.buffer.name}: a row of {self.width} pixels and {self.ring.channels} channels does not fit the "
-                    f"configuration {c.name}"
-                )
-            self.rows = -(-self.rows // 2)
+        blocks = -(-columns // c.cols)
+        pixels = columns if self._is_flat(lanes) else rows * self.width
+        if columns > c.out_depth // 2 // row_blocks * c.banks // 4 or pixels * words > e.capacity(LoadTarget.V0):
+            return 0
+        if self.operands.words(rows * self.width, words) > e.capacity(LoadTarget.V1):
+            return 0
+        if self.planes > 1:  # a chained product takes all of K at once
+            return total if total * blocks <= c.right_depth and total * row_blocks <= c.left_depth else 0
+        k_rows = min(total, c.right_depth // 2 // blocks, c.left_depth // 2 // row_blocks)
+        return 0 if k_rows < total and columns * row_blocks > c.acc_depth else k_rows
 
     def run(self) -> None:
         for image in range(self.result.shape[0]):
@@ -209,11 +233,9 @@ class _Convolution:
 
     def _block(self, image: int, row: int, rows: int, lane: int, lanes: int) -> None:
         e, c = self.e, self.e.config
-        half = e.half
         columns = self._columns(rows)
-        out_base = half * (c.out_depth // 2)
         out_stride = -(-4 * columns // c.banks)
-        result = {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+        result = {"out_mode": OutMode.INT32, "to_out": 1, "out_stride": out_stride}
         if self.planes > 1:
             self._planes(image, row, columns, lane, lanes, result)
         else:
@@ -221,13 +243,13 @@ class _Convolution:
             for number, part in enumerate(parts):
                 size = sum(width for _, _, width in part)
                 stride = size // c.banks
-                side = (half + number) & 1
+                side = number & 1
                 left, right = side * (c.left_depth // 2), side * (c.right_depth // 2)
                 self._load(part, 0, image, row, columns, lane, lanes, left, right, stride)
                 last = number == len(parts) - 1
                 fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
                 self._compute(lanes, columns, size, left, right, stride, **fields, **(result if last else {}))
-        self._results(image, row, rows, lane, lanes, out_base, out_stride)
+        self._results(image, row, rows, lane, lanes, out_stride)
         e.turn()
 
     def _compute(self, lanes: int, columns: int, size: int, left: int, right: int, stride: int, **more: int) -> None:
@@ -312,38 +334,46 @@ class _Convolution:
         more = {"pad_rows": width - count}
         e.load(LoadTarget.LEFT, address, count, lanes, self.places * pitch, base, block_stride=stride, **more)
 
-    def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_base: int, out_stride: int) -> None:
+    def _results(self, image: int, row: int, rows: int, lane: int, lanes: int, out_stride: int) -> None:
         e = self.e
         words = -(-lanes // e.config.vector_lanes)
         tiles: list[list[Region]] = []
-        work, at = e.base(LoadTarget.V0), 0
+        at = 0
         for y in range(rows):
             own = [image * v.strides[0] + (row + y) * v.strides[1] for v in self.views]
             tiles.append(self._row_operands(own, lane, lanes, at, y, tiles))
             at = self._at
-        for word in range(words):
-            self._drain(tiles, work + word, words, word, lanes, out_base, out_stride)
-        size = self.result.size
-        element = self.result.offset + image * self.result.strides[0] + row * self.result.strides[2] + lane
-        e.store(
-            StoreSource.V0,
-            self.result.buffer.address + element * size,
-            rows * self.width,
-            lanes * size,
-            self.result.strides[3] * size,
-            work,
-            block_stride=words,
-            format=self.result.buffer.format,
-        )
+        if self.flat:
+            self._drain_flat(tiles[0], rows, words, out_stride)
+        for word in range(0 if self.flat else words):
+            self._drain(tiles, word, words, word, lanes, out_stride)
+        size, strides = self.result.size, self.result.strides
+        address = self.result.buffer.address + (self.result.offset + image * strides[0] + row * strides[2] + lane) * size
+        format = self.result.buffer.format
+        if self.flat:
+            run, pitch = self.width * lanes * size, self.ring.sizes[2] * words
+            e.store(StoreSource.V0, address, rows, run, strides[2] * size, 0, block_stride=pitch, format=format)
+        else:
+            pixels = rows * self.width
+            e.store(StoreSource.V0, address, pixels, lanes * size, strides[3] * size, 0, block_stride=words, format=format)
 
-    def _drain(
-        self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_base: int, out_stride: int
-    ) -> None:
+    def _drain_flat(self, tiles: Sequence[Region], rows: int, words: int, out_stride: int) -> None:
+        """All sums, those of the ring's columns too, so that there is one inner loop for each word of lanes."""
+        c, columns = self.e.config, self._columns(rows)
+        per_column = c.rows // c.vector_lanes
+        many = words if per_column == 1 else 1
+        for word in range(0, words, many):
+            block, group = divmod(word, per_column)
+            x = Region(block * out_stride * (c.banks // 4) * per_column + group, out_stride * (c.banks // 4), per_column)
+            regions = [Region(t.base + word * t.inner, t.inner, 0) for t in tiles]
+            run_chain(self.e, self.chain, Source.OUT32, x, regions, Region(word, 1, words), many, columns)
+
+    def _drain(self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_stride: int) -> None:
         """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
         e, c = self.e, self.e.config
         per_column, pitch = c.rows // c.vector_lanes, self.ring.sizes[2]
         block, group = divmod(word, per_column)
-        first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+        first = block * out_stride * (c.banks // 4) * per_column + group
         own = min(c.vector_lanes, lanes - word * c.vector_lanes)
         step = [b.base - a.base for a, b in zip(tiles[0], tiles[min(1, len(tiles) - 1)], strict=True)]
         even = all(t.base == tiles[0][i].base + y * step[i] for y, row in enumerate(tiles) for i, t in enumerate(row))

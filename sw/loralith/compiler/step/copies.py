@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loralith.compiler.step.byte_copies import copy_bytes
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import Program, instruction
-from loralith.compiler.step.views import Buffer, View, collapse
+from loralith.compiler.step.views import Buffer, View, collapse, offsets
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
 from loralith.spec.vector.program import Format, Source, Target
@@ -26,12 +27,6 @@ OUTER = 62
 MOST_ACROSS = 4
 """Elements of a source's row that a box of a copy across rows takes: each is an outer iteration of its VECTOR, which costs 60 cycles, but a
 LOAD brings those before it in its bus word again."""
-
-
-def offsets(sizes: Sequence[int], *strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The offset of each index, for each of ``strides``."""
-    for index in itertools.product(*map(range, sizes)):
-        yield tuple(sum(i * s for i, s in zip(index, own, strict=True)) for own in strides)
 
 
 def aligned(view: View, strides: Sequence[int], bus: int) -> bool:
@@ -52,13 +47,13 @@ def copy(e: Emitter, src: View, dst: View) -> None:
     bus = e.config.bus_bytes
     if ss[-1] == 1 == ds[-1] and aligned(src, ss[:-1], bus) and aligned(dst, ds[:-1], bus):
         _by_rows(e, src, dst, sizes, ss, ds)
-    else:
+    elif not copy_bytes(e, src, dst):
         _Elements(e, src, dst, sizes, ss, ds).run()
 
 
 def integers(e: Emitter) -> Program:
     """V0 to V0 as INT8, by the scale 1."""
-    one = e.scalar(2, 1.0, e.number(1.0))
+    one = e.scalar(1.0, e.number(1.0))
     return (instruction(x_source=Source.V0, x_region=0, target=Target.V0, target_region=0, format=Format.INT8, s2=one),)
 
 
@@ -66,6 +61,9 @@ def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], 
     lanes, capacity = e.config.vector_lanes, e.capacity(LoadTarget.V0)
     if len(sizes) == 1:
         sizes, ss, ds = [1, *sizes], [0, *ss], [0, *ds]
+    place = max(range(len(sizes) - 1), key=sizes.__getitem__)  # the most rows in a tile
+    order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
+    sizes, ss, ds = ([own[d] for d in order] for own in (sizes, ss, ds))
     *outside, rows, run = sizes
     chunk = min(run, capacity * lanes)
     words = -(-chunk // lanes)
@@ -75,15 +73,13 @@ def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], 
             count = min(most, rows - first)
             for start in range(0, run, chunk):
                 size = min(chunk, run - start)
-                width, base = -(-size // lanes), e.base(LoadTarget.V0)
+                width = -(-size // lanes)
                 source = src.buffer.address + (src.offset + from_ + first * ss[-2] + start) * src.size
-                e.load(LoadTarget.V0, source, count, size * src.size, ss[-2] * src.size, base, block_stride=width, format=src.buffer.format)
+                e.load(LoadTarget.V0, source, count, size * src.size, ss[-2] * src.size, 0, block_stride=width, format=src.buffer.format)
                 if dst.buffer.format is VectorFormat.INT8:
-                    e.vector(integers(e), [Region(base, 0, 1)], 1, count * width)
+                    e.vector(integers(e), [Region(0, 0, 1)], 1, count * width)
                 target = dst.buffer.address + (dst.offset + to + first * ds[-2] + start) * dst.size
-                e.store(
-                    StoreSource.V0, target, count, size * dst.size, ds[-2] * dst.size, base, block_stride=width, format=dst.buffer.format
-                )
+                e.store(StoreSource.V0, target, count, size * dst.size, ds[-2] * dst.size, 0, block_stride=width, format=dst.buffer.format)
                 e.turn()
 
 
@@ -159,7 +155,7 @@ class _Elements:
         self.e, self.src, self.dst = e, src, dst
         self.sizes, self.ss, self.ds = sizes, ss, ds
         if dst.buffer.format is VectorFormat.INT8:
-            one = e.scalar(2, 1.0, e.number(1.0))
+            one = e.scalar(1.0, e.number(1.0))
             format: dict[str, int] = {"format": Format.INT8, "s2": one}
         else:
             format = {}
@@ -170,7 +166,7 @@ class _Elements:
     def program(self) -> Program:
         fields = dict(self.fields)
         if fields:
-            fields["s2"] = self.e.scalar(2, 1.0, self.e.number(1.0))
+            fields["s2"] = self.e.scalar(1.0, self.e.number(1.0))
         return (instruction(x_source=Source.V0, x_region=0, target=Target.V1, target_region=1, **fields),)
 
     def run(self) -> None:
@@ -204,7 +200,7 @@ class _Elements:
 
     def _place(self, start: int, box: Sequence[int], strides: Sequence[int]) -> None:
         """A tile's rows to V0, one element a word, each where it belongs."""
-        e, size, base = self.e, self.src.size, self.e.base(LoadTarget.V0)
+        e, size = self.e, self.src.size
         *counts, run = [1, *box]
         own = [math.prod(box[d:]) for d in range(len(box))]  # words from index to index
         rows = max(range(len(counts)), key=counts.__getitem__)
@@ -214,13 +210,13 @@ class _Elements:
             address = self.src.buffer.address + (self.src.offset + start + a) * size
             more = {"block_stride": to[rows]} if counts[rows] > 1 else {}
             stride = from_[rows] * size
-            e.load(LoadTarget.V0, address, counts[rows], run * size, stride, base + b, format=self.src.buffer.format, broadcast=1, **more)
-        self._as_integers(base, math.prod(box))
+            e.load(LoadTarget.V0, address, counts[rows], run * size, stride, b, format=self.src.buffer.format, broadcast=1, **more)
+        self._as_integers(math.prod(box))
 
-    def _as_integers(self, base: int, words: int) -> None:
+    def _as_integers(self, words: int) -> None:
         """Words of V0 become what an INT8 STORE takes, if it is one."""
         if self.fields:
-            self.e.vector(integers(self.e), [Region(base, 0, 1)], 1, words)
+            self.e.vector(integers(self.e), [Region(0, 0, 1)], 1, words)
 
     def _shifted(self) -> None:
         """Rows that begin at bus words in the result alone: a LOAD brings what lies before them in their bus words too, a STORE leaves it
@@ -241,22 +237,21 @@ class _Elements:
                     own = min(chunk, run - start)
                     element = self.src.offset + from_ + first * ss[-2] + start
                     before = element % self.source_step
-                    width, base = before + own, e.base(LoadTarget.V0)
+                    width = before + own
                     more = {"block_stride": width} if count > 1 else {}
                     address = self.src.buffer.address + (element - before) * size
                     format = self.src.buffer.format
-                    e.load(LoadTarget.V0, address, count, width * size, ss[-2] * size, base, format=format, broadcast=1, **more)
-                    self._as_integers(base, count * width)
+                    e.load(LoadTarget.V0, address, count, width * size, ss[-2] * size, 0, format=format, broadcast=1, **more)
+                    self._as_integers(count * width)
                     target = self.dst.buffer.address + (self.dst.offset + to + first * ds[-2] + start) * self.dst.size
                     format, row = self.dst.buffer.format, own * self.dst.size
-                    e.store(StoreSource.V0, target, count, row, ds[-2] * self.dst.size, base + before, format=format, broadcast=1, **more)
+                    e.store(StoreSource.V0, target, count, row, ds[-2] * self.dst.size, before, format=format, broadcast=1, **more)
                     e.turn()
 
     def _gather_box(self, start: int, box: Sequence[int], strides: Sequence[int]) -> None:
         """A tile to V1: two dimensions by one VECTOR, which are those that take the fewest cycles."""
         box, strides = [1, 1, *box], [0, 0, *strides]
         own = [math.prod(box[d + 1 :]) for d in range(len(box))]
-        base = self.e.base(LoadTarget.V1)
 
         def cycles(pair: tuple[int, int]) -> int:
             n, m = (box[d] for d in pair)
@@ -265,7 +260,7 @@ class _Elements:
         a, b = min(itertools.combinations(range(len(box)), 2), key=cycles)
         others = [d for d in range(len(box)) if d not in (a, b)]
         for from_, to in offsets([box[d] for d in others], [strides[d] for d in others], [own[d] for d in others]):
-            self._gather(start + from_, (box[a], strides[a]), (box[b], strides[b]), Region(base + to, own[a], own[b]))
+            self._gather(start + from_, (box[a], strides[a]), (box[b], strides[b]), Region(to, own[a], own[b]))
 
     def _level(self, step: int) -> tuple[int, int]:
         """(dimension, indices) of the largest tile: whole dimensions after it; (-1, 0) for rows."""
@@ -309,22 +304,21 @@ class _Elements:
                 count = min(most, rows - first)
                 for start in range(0, run, chunk):
                     size = min(chunk, run - start)
-                    at = Region(self.e.base(LoadTarget.V1), size, 1)
+                    at = Region(0, size, 1)
                     self._gather(from_ + first * ss[-2] + start * ss[-1], (count, ss[-2]), (size, ss[-1]), at)
                     self._store(self.dst.offset + to + first * ds[-2] + start, count, size, ds[-2])
                     self.e.turn()
 
     def _store(self, element: int, rows: int, run: int, stride: int, source: StoreSource = StoreSource.V1) -> None:
         address = self.dst.buffer.address + element * self.dst.size
-        base, size = self.e.base(LoadTarget.V1 if source is StoreSource.V1 else LoadTarget.V0), self.dst.size
+        size = self.dst.size
         more = {"block_stride": run} if rows > 1 else {}
-        self.e.store(source, address, rows, run * size, stride * size, base, format=self.dst.buffer.format, broadcast=1, **more)
+        self.e.store(source, address, rows, run * size, stride * size, 0, format=self.dst.buffer.format, broadcast=1, **more)
 
     def _gather(self, offset: int, outer: tuple[int, int], inner: tuple[int, int], to: Region) -> None:
         """Brings a box of the source to words of V1, in parts that V0 holds."""
         e = self.e
-        base = e.base(LoadTarget.V0)
-        loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, base, e.capacity(LoadTarget.V0))
+        loaded = load_elements(e, LoadTarget.V0, self.src, offset, outer, inner, 0, e.capacity(LoadTarget.V0))
         if loaded is not None:
             e.visit(self.program(), [loaded[0], to], outer[0], inner[0])
             return

@@ -290,11 +290,10 @@ class _Kernel:
         """(X, operands, result) of a tile whose operands begin ``starts`` elements after their views."""
         e = self.e
         width = -(-size // e.config.vector_lanes)
-        base = e.base(LoadTarget.V0)
-        work = Region(base, width, 1)
-        at = base if self.whole_x(rows) else base + rows * width
+        work = Region(0, width, 1)
+        at = 0 if self.whole_x(rows) else rows * width
         x, _ = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
-        at, tiles = e.base(LoadTarget.V1), []
+        at, tiles = 0, []
         for i in range(1, len(self.views)):
             region, words = self._one(i, LoadTarget.V1, starts[i], rows, size, at)
             tiles.append(region)

@@ -1,37 +1,25 @@
-"""Writes a step's commands: what is resident in the program and scalar memories, constants, and halves of the vector scratchpads."""
+"""Writes a step's commands, tile by tile: constants, scalars, and how much of each memory on chip a tile may take."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step.instructions import Program
 from loralith.compiler.step.memory import Memory
+from loralith.compiler.step.tiles import Draft, Tile, Work
 from loralith.compiler.step.views import Buffer
 from loralith.errors import LoralithError
-from loralith.spec.commands import Command, LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.spec.commands import FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
-from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
+from loralith.spec.vector.program import SCALARS
 
 __all__ = ["NOWHERE", "Emitter", "Region", "Work", "kernel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Work(Enum):
-    """What a command is part of: the innermost kernel, but of an optimizer's node always that."""
-
-    COPY = "copy"
-    CHAIN = "chain"
-    REDUCTION = "reduction"
-    PRODUCT = "product"
-    CONVOLUTION = "convolution"
-    OPTIMIZER = "optimizer"
 
 
 def kernel(work: Work) -> Callable[[Callable[Concatenate[Emitter, P], R]], Callable[Concatenate[Emitter, P], R]]:
@@ -62,33 +50,26 @@ class Region(NamedTuple):
 
 
 NOWHERE = Region(0)
-SCALAR_SETS = 8
-"""Scalars 0 .. 7 serve one kernel and 8 .. 15 the next, so that their loads need not wait."""
 
 
 class Emitter:
-    """Commands in list order, without tokens.
+    """Tiles of commands, without order, tokens and places on chip.
 
-    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``note`` and
-    ``work``, what the commands that follow belong to.
+    Attributes: ``config``; ``memory``, of the device; ``static``, bytes by address that the host writes once; ``tiles``, those that are
+    complete; ``note`` and ``work``, what the commands that follow belong to.
     """
 
     def __init__(self, config: Config, memory: Memory, keep: bool = False) -> None:
         if not config.vector_lanes:
             raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
         self.config, self.memory, self.keep = config, memory, keep
-        self.commands: list[Command] = []
-        self.notes: list[str] = []
-        self.works: list[Work] = []
+        self.tiles: list[Tile] = []
         self.work = Work.COPY
         self.static: dict[int, bytes] = {}
         self.note = ""
+        self._tile = Tile()
         self._pool: dict[bytes, int] = {}
-        self._programs: dict[Program, int] = {}
-        self._next_instruction = 0
-        self._scalars: dict[int, object] = {}
-        self._set = 0
-        self._half = 0
+        self._scalars: dict[object, int] = {}
 
     # Device memory.
 
@@ -98,11 +79,12 @@ class Emitter:
         """A new buffer with an address; one that nobody uses any more is given back by `release`. ``fresh``: for what the host writes."""
         buffer = Buffer(name, format, elements, run or elements, pitch or elements)
         buffer.address = self.memory.take(buffer.nbytes, name, fresh)
+        self._tile.takes.append((buffer.address, buffer.nbytes))
         return buffer
 
     def release(self, buffer: Buffer) -> None:
         if not self.keep:
-            self.memory.give(buffer.address)
+            self.memory.retire(buffer.address)
 
     def constant(self, data: bytes, name: str) -> int:
         """The address of bytes that do not change, which the host writes once."""
@@ -118,53 +100,67 @@ class Emitter:
     # Scratchpads.
 
     def turn(self) -> None:
-        """The next kernel takes the other halves, so that its loads run beside this one."""
-        self._half ^= 1
-        self._set ^= 1
-
-    @property
-    def half(self) -> int:
-        return self._half
+        """The end of a tile."""
+        if self._tile.drafts:
+            self.tiles.append(self._tile)
+            self._tile = Tile()
+        self._scalars = {}
 
     def capacity(self, memory: LoadTarget) -> int:
-        """Words of a half of V0 or V1."""
+        """Words of V0 or V1 that a tile takes at most, but for a reduction that needs all of V0: half, so that two run at a time."""
         return (self.config.v0_words if memory is LoadTarget.V0 else self.config.v1_words) // 2
-
-    def base(self, memory: LoadTarget) -> int:
-        """First word of the current half."""
-        return self._half * self.capacity(memory)
 
     # Commands.
 
     def emit(self, opcode: Opcode, **fields: int) -> None:
-        self.commands.append(Command.make(opcode, **{name: int(value) for name, value in fields.items() if value}))
-        self.notes.append(self.note)
-        self.works.append(self.work)
+        self._add(opcode, fields)
+
+    def _add(self, opcode: Opcode, fields: Mapping[str, int], program: Program | None = None, scalar: bool = False) -> None:
+        given = {name: int(value) for name, value in fields.items() if value}
+        self._tile.drafts.append(Draft(opcode, given, self.note, self.work, program, scalar))
 
     def load(self, target: LoadTarget, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        if target in (LoadTarget.V0, LoadTarget.V1):
+            rows, row_bytes, more = self._joined(rows, row_bytes, row_stride, more)
         stride = row_stride if rows > 1 else 0
         self.emit(Opcode.LOAD, target=target, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
 
     def store(self, source: StoreSource, address: int, rows: int, row_bytes: int, row_stride: int, base: int, **more: int) -> None:
+        if source in (StoreSource.V0, StoreSource.V1):
+            rows, row_bytes, more = self._joined(rows, row_bytes, row_stride, more)
         stride = row_stride if rows > 1 else 0
         self.emit(Opcode.STORE, source=source, address=address, rows=rows, row_bytes=row_bytes, row_stride=stride, base=base, **more)
 
-    def scalar(self, role: int, key: object, address: int) -> int:
-        """The index of a scalar that is loaded from ``address`` if it is not there yet; ``key`` tells values apart. ``role`` 0 .. 3."""
-        index = SCALAR_SETS * self._set + role
-        if self._scalars.get(index) != key:
-            self.load(LoadTarget.SCALARS, address, 1, 4, 0, index)
-            self._scalars[index] = key
-        return index
+    def _joined(self, rows: int, row_bytes: int, row_stride: int, more: dict[str, int]) -> tuple[int, int, dict[str, int]]:
+        """Rows without gaps, neither in DRAM nor in words, as one: (rows, bytes of each, other fields)."""
+        elements = row_bytes // FORMAT_BYTES[VectorFormat(more.get("format", 0))]
+        words = elements if more.get("broadcast") else elements // self.config.vector_lanes
+        whole = more.get("broadcast") or elements % self.config.vector_lanes == 0
+        if rows > 1 and row_stride == row_bytes and whole and more.get("block_stride") == words:
+            rows, row_bytes = 1, rows * row_bytes
+        if rows == 1:
+            more = {name: value for name, value in more.items() if name != "block_stride"}
+        return rows, row_bytes, more
 
-    def scalar_result(self, role: int) -> int:
-        """The index of a scalar that a program writes."""
-        index = SCALAR_SETS * self._set + role
-        self._scalars.pop(index, None)
-        return index
+    def scalar(self, key: object, address: int) -> int:
+        """The tile's index of a scalar that is loaded from ``address`` if it is not there yet; ``key`` tells values apart."""
+        if key not in self._scalars:
+            self._scalars[key] = self.scalar_result()
+            fields = {"target": LoadTarget.SCALARS, "rows": 1, "row_bytes": 4, "address": address, "base": self._scalars[key]}
+            self._add(Opcode.LOAD, fields, scalar=True)
+        return self._scalars[key]
+
+    def scalar_result(self) -> int:
+        """The tile's index of a scalar that a program writes."""
+        if self._tile.scalars == SCALARS:
+            raise LoralithError(f"a tile takes more than {SCALARS} scalars")
+        self._tile.scalars += 1
+        return self._tile.scalars - 1
 
     def load_key(self, address: int) -> None:
+        """The step's key, before all else."""
         self.load(LoadTarget.KEY, address, 1, 8, 0, 0)
+        self.turn()
 
     def vector(
         self,
@@ -179,7 +175,6 @@ class Emitter:
     ) -> None:
         """``lanes`` 0: all lanes of each word are in the tensor. ``index``: base, outer, inner of the hash."""
         fields = {
-            "first": self._resident(program),
             "count": len(program),
             "lanes": lanes or self.config.vector_lanes,
             "partial_inner": partial_inner,
@@ -193,7 +188,7 @@ class Emitter:
         for i, region in enumerate(regions):
             for name, value in zip(("base", "outer", "inner"), region, strict=True):
                 fields[f"region{i}_{name}"] = value & 0xFFFF
-        self.emit(Opcode.VECTOR, **fields)
+        self._add(Opcode.VECTOR, fields, program)
 
     def visit(
         self,
@@ -220,19 +215,3 @@ class Emitter:
             self.vector(program, turned, inner, outer, lanes, key=key, index=(base, by_inner, by_outer))
         else:
             self.vector(program, regions, outer, inner, lanes, 1, key, index)
-
-    def _resident(self, program: Program) -> int:
-        if program not in self._programs:
-            if self._next_instruction + len(program) > PROGRAM_INSTRUCTIONS:
-                self._next_instruction = 0
-            first = self._next_instruction
-            past = first + len(program)
-            self._programs = {p: at for p, at in self._programs.items() if at + len(p) <= first or past <= at}
-            code = b"".join(program)
-            self.load(LoadTarget.PROGRAM, self.constant(code, "a program"), 1, INSTRUCTION_BYTES * len(program), 0, first)
-            self._programs[program] = first
-            self._next_instruction = past
-        return self._programs[program]
-
-    def commands_so_far(self) -> CommandList:
-        return CommandList(tuple(self.commands), tuple(self.notes))

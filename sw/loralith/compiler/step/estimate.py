@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loralith.compiler.cycles import Memory, model
-from loralith.compiler.latencies import PIPELINE_LATENCY, TILE_INTERVAL
+from loralith.compiler.cycles import Memory, Timeline, model
 from loralith.compiler.lists.command_list import CommandList, Fields
 from loralith.compiler.step.compile import CompiledStep
-from loralith.compiler.step.emitter import Work
+from loralith.compiler.step.tiles import Work
 from loralith.compiler.tokens.footprint import ProgramMemory
-from loralith.compiler.vector_timing import row_cycles, vector_cycles
-from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.compiler.vector_timing import command_cycles, vector_memory
+from loralith.spec.commands import COMMAND_BYTES, FORMAT_BYTES, Opcode, OutMode, VectorFormat
 from loralith.spec.config import Config
 
-__all__ = ["Costs", "StepEstimate", "estimate", "modelled_cycles"]
+__all__ = ["Costs", "StepEstimate", "estimate", "modelled"]
 
 UNITS = {Opcode.LOAD: "load", Opcode.STORE: "store", Opcode.COMPUTE: "array", Opcode.VECTOR: "vector"}
 BETWEEN = {Opcode.LOAD: 7, Opcode.STORE: 6, Opcode.VECTOR: 6}
@@ -68,7 +67,7 @@ class StepEstimate:
 
 
 def estimate(step: CompiledStep) -> StepEstimate:
-    """Work of each unit by kind of operator. What units do at the same time is not looked at: see ``bound`` and `modelled_cycles`."""
+    """Work of each unit by kind of operator. What units do at the same time is not looked at: see ``bound`` and `modelled`."""
     result = StepEstimate(step.config, {work.value: Costs() for work in Work})
     program = ProgramMemory(step.static)
     for command, work in zip(step.commands.commands, step.works, strict=True):
@@ -78,39 +77,25 @@ def estimate(step: CompiledStep) -> StepEstimate:
         unit = UNITS[command.opcode]
         setattr(costs, unit, getattr(costs, unit) + _cycles(c, program, step.config) + BETWEEN.get(command.opcode, 0))
         costs.elements += _elements(c, step.config)
-        if command.opcode is Opcode.COMPUTE:
+        if command.opcode is Opcode.COMPUTE and c["out_mode"] != OutMode.INT8:  # not those that only move bytes
             costs.macs += c["m_rows"] * c["n_cols"] * (c["k0"] + c["k1"])
     return result
 
 
-def modelled_cycles(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> int:
-    """Cycles of the step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
-    return model(commands, step.config, memory, step.static).cycles
+def modelled(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> Timeline:
+    """The step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
+    return model(commands, step.config, memory, step.static)
 
 
 def _cycles(c: Fields, program: ProgramMemory, config: Config) -> int:
-    if c.opcode is Opcode.VECTOR:
-        codes = program.codes(c["first"], c["count"])
-        assert codes is not None
-        return vector_cycles(c, codes, config)
-    if c.opcode is Opcode.COMPUTE:
-        width = config.cols >> c["fold_log2"]
-        tiles = -(-c["m_rows"] // config.rows) * -(-c["n_cols"] // width)
-        return tiles * max(-(-(c["k0"] + c["k1"]) >> c["fold_log2"]), min(width, c["n_cols"]), TILE_INTERVAL) + PIPELINE_LATENCY
-    if _vector_memory(c):
-        return c["rows"] * row_cycles(c, config)
-    return c["rows"] * -(-c["row_bytes"] // config.bus_bytes)
-
-
-def _vector_memory(c: Fields) -> bool:
-    if c.opcode is Opcode.LOAD:
-        return c["target"] in (LoadTarget.V0, LoadTarget.V1)
-    return c["source"] in (StoreSource.V0, StoreSource.V1)
+    codes = program.codes(c["first"], c["count"]) if c.opcode is Opcode.VECTOR else ()
+    assert codes is not None
+    return command_cycles(c, codes, config)
 
 
 def _elements(c: Fields, config: Config) -> int:
     if c.opcode is Opcode.VECTOR:
         return c["outer"] * c["inner"] * config.vector_lanes
-    if c.opcode is Opcode.COMPUTE or not _vector_memory(c):
+    if c.opcode is Opcode.COMPUTE or not vector_memory(c):
         return 0
     return c["rows"] * c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]

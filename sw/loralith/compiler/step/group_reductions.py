@@ -70,7 +70,7 @@ def sum_groups(e: Emitter, name: str, source: View, kept: Sequence[int], groups:
             count = min(groups.block, groups.count - first)
             _tile(e, source, from_ + first * groups.size, count, groups, bound)
             address = result.buffer.address + (result.offset + to + first) * 4
-            e.store(StoreSource.V1, address, 1, count * 4, 0, e.base(LoadTarget.V1), broadcast=1)
+            e.store(StoreSource.V1, address, 1, count * 4, 0, 0, broadcast=1)
             e.turn()
     return result
 
@@ -79,14 +79,12 @@ def _tile(e: Emitter, source: View, start: int, count: int, groups: Groups, boun
     """The sums of ``count`` groups from element ``start`` on to words of V1."""
     lanes, size, pixels = e.config.vector_lanes, groups.size, groups.pixels
     width = -(-count * size // lanes)
-    base = e.base(LoadTarget.V0) if width * pixels <= e.capacity(LoadTarget.V0) else 0
     address = source.buffer.address + (source.offset + start) * source.size
     more = {"block_stride": width} if pixels > 1 else {}
     row_bytes = count * size * source.size
-    e.load(LoadTarget.V0, address, pixels, row_bytes, groups.pitch * source.size, base, format=source.buffer.format, **more)
-    target = e.base(LoadTarget.V1)
-    masks = target + count
-    scale = e.scalar(0, bound.key, bound.address)
+    e.load(LoadTarget.V0, address, pixels, row_bytes, groups.pitch * source.size, 0, format=source.buffer.format, **more)
+    masks = count
+    scale = e.scalar(bound.key, bound.address)
     fields = {"x_source": Source.V0, "y_source": Source.V1, "y_region": 1, "a": Operand.Y, "reduce": Reduce.SUM_ALL, "s2": scale}
     last = instruction(b=Operand.L0, once=1, target=Target.V1, target_region=2)
     if lanes % size == 0:  # as many groups in each word, at the same lanes: an outer iteration each
@@ -94,7 +92,7 @@ def _tile(e: Emitter, source: View, start: int, count: int, groups: Groups, boun
         _masks(e, masks, [range(g * size, (g + 1) * size) for g in range(inside)], 1)
         for word in range(width):
             own = min(inside, count - word * inside)
-            regions = [Region(base + word, 0, width), Region(masks, 1, 0), Region(target + word * inside, 1, 0)]
+            regions = [Region(word, 0, width), Region(masks, 1, 0), Region(word * inside, 1, 0)]
             e.vector((instruction(**fields), last), regions, own, pixels)
         return
     # A group's words, an outer iteration each, with one sum over all of them.
@@ -103,7 +101,7 @@ def _tile(e: Emitter, source: View, start: int, count: int, groups: Groups, boun
     most = max(b - a for a, b in spans)
     _masks(e, masks, ranges, most)
     for g, (a, b) in enumerate(spans):
-        regions = [Region(base + a, 1, width), Region(masks + g * most, 1, 0), Region(target + g)]
+        regions = [Region(a, 1, width), Region(masks + g * most, 1, 0), Region(g)]
         e.vector((instruction(over_outer=1, **fields), last), regions, b - a, pixels)
 
 

@@ -27,9 +27,9 @@ def row_program(e: Emitter, reduce: Reduce, bound: Scalar | None, count: bool) -
     ``count``: the row holds integers, of which the sum is wanted."""
     fields: dict[str, int] = {}
     if bound is not None:
-        fields["s2"] = e.scalar(0, bound.key, bound.address)
+        fields["s2"] = e.scalar(bound.key, bound.address)
     if count:
-        fields = {"s2": e.scalar(0, 1.0, e.number(1.0)), "format": Format.INT8}
+        fields = {"s2": e.scalar(1.0, e.number(1.0)), "format": Format.INT8}
     return (
         instruction(x_source=Source.V0, x_region=0, reduce=reduce, lane=0, **fields),
         instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1),
@@ -115,11 +115,10 @@ def _row(
     for first in range(0, size, chunk):
         own = min(chunk, size - first)
         width = -(-own // lanes)
-        base, target = 0 if whole else e.base(LoadTarget.V0), e.base(LoadTarget.V1)
         address = source.buffer.address + (source.offset + start + first) * source.size
         more = {"block_stride": width} if n > 1 else {}
-        e.load(LoadTarget.V0, address, n, own * source.size, stride * source.size, base, format=source.buffer.format, **more)
+        e.load(LoadTarget.V0, address, n, own * source.size, stride * source.size, 0, format=source.buffer.format, **more)
         program = row_program(e, reduce, bound, count)
-        e.vector(program, [Region(base, 1, width), Region(target, 1, 0)], width, n, lanes=own - (width - 1) * lanes)
-        e.store(StoreSource.V1, result.buffer.address + (result.offset + to + first) * 4, 1, own * 4, 0, target)
+        e.vector(program, [Region(0, 1, width), Region(0, 1, 0)], width, n, lanes=own - (width - 1) * lanes)
+        e.store(StoreSource.V1, result.buffer.address + (result.offset + to + first) * 4, 1, own * 4, 0, 0)
         e.turn()

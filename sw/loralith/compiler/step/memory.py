@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 
 from loralith.errors import LoralithError
 
@@ -10,6 +11,10 @@ __all__ = ["ALIGN", "Memory", "MemoryTooSmall"]
 
 ALIGN = 64
 """Every tensor begins at a multiple of this, which is one of every bus's bytes."""
+
+
+LATER = 16
+"""Buffers that nobody reads any more keep their memory until so many others are free too."""
 
 
 class MemoryTooSmall(LoralithError):
@@ -23,6 +28,7 @@ class Memory:
         self.base, self.nbytes = base, nbytes
         self._free: list[tuple[int, int]] = [(base, base + nbytes)]
         self._used: dict[int, int] = {}
+        self._retired: deque[int] = deque()
         self.peak = 0
 
     def take(self, nbytes: int, name: str, fresh: bool = False) -> int:
@@ -37,12 +43,23 @@ class Memory:
                 self._used[first] = nbytes
                 self.peak = max(self.peak, first + nbytes - self.base)
                 return first
+        if self._retired:
+            while self._retired:
+                self.give(self._retired.popleft())
+            return self.take(nbytes, name, fresh)
         largest = max((end - start for start, end in self._free), default=0)
         used = sum(self._used.values())
         raise MemoryTooSmall(
             f"the step does not fit into {self.nbytes} bytes of device memory: {name} takes {nbytes}, {used} are in use there and the "
             f"largest free stretch has {largest}; take a smaller batch or a device with more memory"
         )
+
+    def retire(self, address: int) -> None:
+        """Free what `take` returned a little later, so that who takes it next need not wait for its last readers; at once where there is no
+        other room."""
+        self._retired.append(address)
+        if len(self._retired) > LATER:
+            self.give(self._retired.popleft())
 
     def give(self, address: int) -> None:
         """Free what `take` returned."""

@@ -12,7 +12,7 @@ from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat
 from loralith.spec.graph import Node, Op
 
-__all__ = ["moved"]
+__all__ = ["moved", "reshaped"]
 
 
 def moved(e: Emitter, node: Node, inputs: Sequence[tuple[View, ...]]) -> tuple[View, ...]:
@@ -35,13 +35,22 @@ def _move(e: Emitter, node: Node, view: View) -> View:
     found = reshape(view, node.shape)
     if found is not None:
         return found
-    return _copied(e, node, view, view.shape, range(len(view.shape)))
+    return _copied(e, node.name, view, view.shape, range(len(view.shape)), node.shape)
 
 
-def _copied(e: Emitter, node: Node, view: View, shape: Sequence[int], order: Sequence[int]) -> View:
-    made = new_tensor(e, node.name, view.buffer.format, shape, order)
+def reshaped(e: Emitter, name: str, view: View, shape: Sequence[int]) -> View:
+    """The view with another shape: one that nobody else reads, whose buffer is given back where it must be copied."""
+    found = reshape(view, shape)
+    if found is None:
+        found = _copied(e, name, view, view.shape, range(len(view.shape)), shape)
+        e.release(view.buffer)
+    return found
+
+
+def _copied(e: Emitter, name: str, view: View, shape: Sequence[int], order: Sequence[int], after: Sequence[int]) -> View:
+    made = new_tensor(e, name, view.buffer.format, shape, order)
     copy(e, view, made)
-    found = reshape(made, node.shape)
+    found = reshape(made, after)
     assert found is not None
     return found
 
@@ -50,7 +59,7 @@ def _repeated(e: Emitter, node: Node, view: View) -> View:
     (n, c, h, w), s = view.shape, view.strides
     shape = (n, c, h, node.attributes["rows"], w, node.attributes["cols"])
     source = View(view.buffer, shape, (s[0], s[1], s[2], 0, s[3], 0), view.offset)
-    return _copied(e, node, source, shape, (0, 2, 3, 4, 5, 1) if s[1] == 1 else range(6))
+    return _copied(e, node.name, source, shape, (0, 2, 3, 4, 5, 1) if s[1] == 1 else range(6), node.shape)
 
 
 def _concatenated(e: Emitter, node: Node, views: Sequence[View]) -> View:

@@ -21,6 +21,10 @@ from loralith.spec.vector.program import Source
 __all__ = ["Epilogue", "Operands", "matmul"]
 
 
+TILE = 300
+"""Cycles that a tile costs beside its words, about: checks, latencies and set-ups that others only partly hide."""
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """What meets the sums on their way to memory: ``steps``, whose tiles are ``views``, each broadcast to the result's shape."""
@@ -62,7 +66,7 @@ class Operands:
         """Regions (a column an outer iteration, a word along the lanes an inner one) of a tile that begins ``starts`` elements in.
         ``after``: words of V1 that are taken."""
         e = self.e
-        at, regions = e.base(LoadTarget.V1) + after, []
+        at, regions = after, []
         width = -(-lanes // e.config.vector_lanes)
         for view, start in zip(self.views, starts, strict=True):
             if view.strides[-1] == 0:
@@ -154,34 +158,47 @@ class _Matmul:
         self.chain = instructions_of(epilogue.steps)
         self.n, self.k = left.shape[-2:]
         self.m = right.shape[-2]
-        self.k_rows = 0
         self._choose()
 
     def _choose(self) -> None:
-        """Lanes, columns and K of a block."""
-        e, c = self.e, self.e.config
-        self.lanes = min(max(c.rows, c.bus_bytes), -(-self.n // c.rows) * c.rows)
+        """Lanes, columns and K of a block: those that bring the fewest words."""
+        c = self.e.config
+        least = max(c.rows, c.bus_bytes)
+        found = []
+        for lanes in range(least, max(least, -(-self.n // least) * least) + 1, least):
+            lanes = min(lanes, -(-self.n // c.rows) * c.rows)
+            block = self._block_of(lanes)
+            if block is not None:
+                found.append((self._cost(lanes, block[0]), lanes, *block))
+        if not found:
+            raise LoralithError(f"{self.result.buffer.name}: no block of the product fits the configuration {c.name}")
+        _, self.lanes, self.columns, self.k_rows = min(found)
         self.row_blocks = self.lanes // c.rows
-        width = self.lanes // c.vector_lanes
-        self.columns = min(self.m, e.capacity(LoadTarget.V0) // width, c.out_depth // 2 // self.row_blocks * c.banks // 4)
+
+    def _cost(self, lanes: int, columns: int) -> int:
+        """Cycles of the LOADs, about."""
+        tiles = -(-self.n // lanes) * -(-self.m // columns)
+        return tiles * ((min(lanes, self.n) + min(columns, self.m)) * -(-self.k // self.e.config.bus_bytes) + TILE)
+
+    def _block_of(self, lanes: int) -> tuple[int, int] | None:
+        """(columns, rows of the scratchpads that K takes) of a block that fits."""
+        e, c = self.e, self.e.config
+        row_blocks = lanes // c.rows
+        width = -(-lanes // c.vector_lanes)
+        columns = min(self.m, e.capacity(LoadTarget.V0) // width, c.out_depth // 2 // row_blocks * c.banks // 4)
         step = max(c.cols, c.bus_bytes)
-        if self.columns < self.m:
-            self.columns = max(self.columns // step, 1) * step
-
-        def fits() -> bool:
-            blocks = -(-self.columns // c.cols)
-            if blocks * -(-min(self.k, c.banks) // c.banks) > c.right_depth // 2:
-                return False
-            if self.operands.words(self.columns, width) > e.capacity(LoadTarget.V1):
-                return False
-            self.k_rows = min(-(-self.k // c.banks), c.right_depth // 2 // blocks, c.left_depth // 2 // self.row_blocks)
-            split = self.k_rows * c.banks < self.k
-            return self.k_rows > 0 and not (split and self.columns * self.row_blocks > c.acc_depth)
-
-        while not fits():
-            if self.columns <= step:
-                raise LoralithError(f"{self.result.buffer.name}: no block of the product fits the configuration {c.name}")
-            self.columns = max(self.columns // 2 // step, 1) * step
+        if columns < self.m:
+            columns = columns // step * step
+        while columns > 0:
+            blocks = -(-columns // c.cols)
+            fits = blocks * -(-min(self.k, c.banks) // c.banks) <= c.right_depth // 2
+            fits = fits and self.operands.words(columns, width) <= e.capacity(LoadTarget.V1)
+            k_rows = min(-(-self.k // c.banks), c.right_depth // 2 // blocks, c.left_depth // 2 // row_blocks)
+            split = k_rows * c.banks < self.k
+            if fits and k_rows > 0 and not (split and columns * row_blocks > c.acc_depth):
+                return columns, k_rows
+            columns = columns // 2 // step * step if columns > step else 0
+        return None
 
     def run(self) -> None:
         batch = self.result.shape[:-2]
@@ -194,22 +211,20 @@ class _Matmul:
 
     def _block(self, left: int, right: int, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int) -> None:
         e, c = self.e, self.e.config
-        half = e.half
-        out_base = half * (c.out_depth // 2)
         out_stride = -(-4 * columns // c.banks)
         depth = self.k_rows * c.banks
         parts = list(range(0, self.k, depth))
         for number, start in enumerate(parts):
             size = min(depth, self.k - start)
             rows = -(-size // c.banks)
-            side = (half + number) & 1
+            side = number & 1
             left_base, right_base = side * (c.left_depth // 2), side * (c.right_depth // 2)
             self._operand(LoadTarget.LEFT, self.left, self.left_turned, left, lane, lanes, start, size, left_base, rows)
             self._operand(LoadTarget.RIGHT, self.right, self.right_turned, right, column, columns, start, size, right_base, rows)
             last = number == len(parts) - 1
             fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
             if last:
-                fields |= {"out_mode": OutMode.INT32, "to_out": 1, "out_base": out_base, "out_stride": out_stride}
+                fields |= {"out_mode": OutMode.INT32, "to_out": 1, "out_stride": out_stride}
             e.emit(
                 Opcode.COMPUTE,
                 m_rows=lanes,
@@ -221,7 +236,7 @@ class _Matmul:
                 right0_stride=rows,
                 **fields,
             )
-        self._results(to, starts, lane, lanes, column, columns, out_base, out_stride)
+        self._results(to, starts, lane, lanes, column, columns, out_stride)
         e.turn()
 
     def _operand(
@@ -235,22 +250,22 @@ class _Matmul:
         else:
             self.e.load(target, address, size, count, k_stride, base, block_stride=stride)
 
-    def _results(
-        self, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int, out_base: int, out_stride: int
-    ) -> None:
+    def _results(self, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int, out_stride: int) -> None:
         e, c = self.e, self.e.config
         L, per_column = c.vector_lanes, c.rows // c.vector_lanes
         width = -(-lanes // L)
         own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=True)]
         tiles = self.operands.load(own, columns, lane, lanes)
-        work = e.base(LoadTarget.V0)
-        for word in range(width):
+        if per_column == 1:
+            x = Region(0, 1, out_stride * (c.banks // 4))
+            run_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=lanes - (width - 1) * L)
+        for word in range(width if per_column > 1 else 0):
             block, group = divmod(word, per_column)
-            first = (out_base + block * out_stride) * (c.banks // 4) * per_column + group
+            first = block * out_stride * (c.banks // 4) * per_column + group
             partial = min(L, lanes - word * L)
             regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
             x = Region(first, per_column, 0)
-            run_chain(e, self.chain, Source.OUT32, x, regions, Region(work + word, width, 0), columns, 1, lanes=partial)
+            run_chain(e, self.chain, Source.OUT32, x, regions, Region(word, width, 0), columns, 1, lanes=partial)
         size = self.result.size
         address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
         e.store(
@@ -259,7 +274,7 @@ class _Matmul:
             columns,
             lanes * size,
             self.result.strides[-2] * size,
-            work,
+            0,
             block_stride=width,
             format=self.result.buffer.format,
         )

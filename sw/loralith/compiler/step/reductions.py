@@ -96,14 +96,13 @@ def _reduce(
         )
     most = e.capacity(LoadTarget.V1)  # a multiple of a bus word's results
     *outside, inner = rows
-    done = used = 0
+    done = used = base = 0
     for (start,) in offsets(outside, row_strides[:-1]):
         first = 0
         while first < inner:
             own = min(max(1, capacity // width), inner - first, most - used)
-            base = 0 if whole else e.base(LoadTarget.V0)
-            target = e.base(LoadTarget.V1) + used
-            _part(e, source, start + first * row_strides[-1], own, run, row_strides[-1], base, target, reduce, bound, count)
+            _part(e, source, start + first * row_strides[-1], own, run, row_strides[-1], base, used, reduce, bound, count)
+            base = 0 if whole else capacity - base
             first, used = first + own, used + own
             if used == most:
                 _results(e, result, done, used)
@@ -114,7 +113,7 @@ def _reduce(
 
 def _results(e: Emitter, result: View, done: int, count: int) -> None:
     """Words of V1, one a result, to memory after the ``done`` ones that are there."""
-    e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * count, 0, e.base(LoadTarget.V1), broadcast=1)
+    e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * count, 0, 0, broadcast=1)
     e.turn()
 
 
@@ -175,7 +174,6 @@ class _Largest:
         self.e, self.source, self.result = e, source, result
         self.sizes, self.strides = ([1, *sizes], [0, *strides]) if len(sizes) == 1 else (sizes, strides)
         self.room = e.capacity(LoadTarget.V1)
-        self.target = e.base(LoadTarget.V1)
         self.used = 0
 
     def run(self) -> None:
@@ -190,17 +188,17 @@ class _Largest:
             for first in range(0, rows, most)
             for at in range(0, run, chunk)
         ]
-        half, scalar = e.half, e.scalar_result(3)
+        scalar = e.scalar_result()
         if len(tiles) == 1:
-            self._tile(*tiles[0], half * capacity, scalar)
+            self._tile(*tiles[0], 0, scalar)
         else:
             for number, tile in enumerate(tiles):
                 if self.used == self.room:
                     self._fold()
-                self._tile(*tile, (half ^ number & 1) * capacity)
+                self._tile(*tile, (number & 1) * capacity)
                 self.used += 1
             program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
-            e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+            e.vector(program, [Region(0, 0, 1)], 1, self.used)
         e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
         e.turn()
 
@@ -214,7 +212,7 @@ class _Largest:
             program: tuple[bytes, ...] = (instruction(**fields, reduce_to=1, s3=scalar),)
         else:
             program = (instruction(**fields), instruction(b=Operand.L0, once=1, target=Target.V1, target_region=1))
-        target = Region(self.target + self.used)
+        target = Region(self.used)
         if partial == lanes:
             e.vector(program, [Region(base, 0, 1), target], 1, rows * width)
         elif width < rows:  # all words of the last outer iteration are rows' last ones
@@ -228,5 +226,5 @@ class _Largest:
             instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, lane=0),
             instruction(b=Operand.L0, once=1, target=Target.V1, target_region=0),
         )
-        self.e.vector(program, [Region(self.target, 0, 1)], 1, self.used)
+        self.e.vector(program, [Region(0, 0, 1)], 1, self.used)
         self.used = 1

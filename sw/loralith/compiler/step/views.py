@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
 
-__all__ = ["Buffer", "View", "broadcast_view", "collapse", "expand", "permute", "reshape", "row_major", "slice_view"]
+__all__ = ["Buffer", "View", "broadcast_view", "collapse", "expand", "offsets", "permute", "reshape", "row_major", "slice_view"]
 
 
 @dataclass(eq=False)
@@ -91,6 +91,12 @@ def expand(view: View, shape: Sequence[int]) -> View:
 
 
 broadcast_view = expand
+
+
+def offsets(sizes: Sequence[int], *strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The offset of each index, for each of ``strides``."""
+    for index in itertools.product(*map(range, sizes)):
+        yield tuple(sum(i * s for i, s in zip(index, own, strict=True)) for own in strides)
 
 
 def reshape(view: View, shape: Sequence[int]) -> View | None:

@@ -20,9 +20,19 @@ from loralith.spec.commands import (
     VectorFormat,
 )
 from loralith.spec.config import Config
-from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS, SCALARS, Source, Target
+from loralith.spec.vector.program import (
+    INSTRUCTION,
+    INSTRUCTION_BYTES,
+    PROGRAM_INSTRUCTIONS,
+    SCALARS,
+    Format,
+    Operand,
+    Reduce,
+    Source,
+    Target,
+)
 
-__all__ = ["MEMORIES", "Footprint", "ProgramMemory", "Use", "footprint", "memory_rows"]
+__all__ = ["MEMORIES", "Footprint", "ProgramMemory", "Use", "footprint", "memory_rows", "scalars_read", "scalars_written"]
 
 
 MEMORIES = ("left", "right", "out", "acc", "scale", "stat", "v0", "v1", "program", "scalars", "key")
@@ -154,6 +164,29 @@ class ProgramMemory:
         return found if len(found) == count else None
 
 
+# Plain numbers, since every instruction of a long list is compared with them.
+_SCALAR, _SCALAR_X = int(Operand.SCALAR), int(Source.SCALAR)
+_SCALED = (int(Format.INT8), int(Format.INT8_STOCHASTIC))
+_SUMS = (int(Reduce.SUM_LANE), int(Reduce.SUM_ALL))
+
+
+def scalars_read(code: Mapping[str, int]) -> list[str]:
+    """Names of the fields of an instruction whose scalars it reads."""
+    found = []
+    if code["a"] == _SCALAR or code["b"] == _SCALAR or code["x_source"] == _SCALAR_X:
+        found.append("s0")
+    if code["c"] == _SCALAR or code["d"] == _SCALAR:
+        found.append("s1")
+    if code["format"] in _SCALED or code["reduce"] in _SUMS:
+        found.append("s2")
+    return found
+
+
+def scalars_written(code: Mapping[str, int]) -> list[str]:
+    """The same of what it writes."""
+    return ["s3"] if code["target"] == Target.SCALAR or (code["reduce"] and code["reduce_to"]) else []
+
+
 def _vector(f: Fields, config: Config, program: ProgramMemory | None) -> list[Use]:
     """What a VECTOR touches. Of a program that is not known, each region counts in every memory where it fits, and all scalars."""
     uses = [Use(Stage.VECTOR, "program", False, ((f["first"], f["first"] + f["count"]),)), Use(Stage.VECTOR, "key", False, ((0, 1),))]
@@ -168,9 +201,8 @@ def _vector(f: Fields, config: Config, program: ProgramMemory | None) -> list[Us
                 regions.add((code[f"{stream}_region"], _SOURCES[code[f"{stream}_source"]], False))
         if code["target"] in (Target.V0, Target.V1):
             regions.add((code["target_region"], "v0" if code["target"] == Target.V0 else "v1", True))
-        uses += [Use(Stage.VECTOR, "scalars", False, ((code[name], code[name] + 1),)) for name in ("s0", "s1", "s2")]
-        if code["target"] == Target.SCALAR or (code["reduce"] and code["reduce_to"]):
-            uses.append(Use(Stage.VECTOR, "scalars", True, ((code["s3"], code["s3"] + 1),)))
+        for names, write in ((scalars_read(code), False), (scalars_written(code), True)):
+            uses += [Use(Stage.VECTOR, "scalars", write, ((code[name], code[name] + 1),)) for name in names]
     for i, memory, write in regions:
         ranges = tuple(_region_words(f, i, memory, config))
         if ranges:

@@ -99,10 +99,19 @@ class BoardSimulation:
     def stats(self) -> dict[str, Any]:
         """`cycles`, `bytes_to_board` and `bytes_from_board`, and what the board adds; a `violation` of the bus protocol is its first, or
         an empty string. Any thread may ask. Raises DeviceError where the program has ended."""
+        return self._ask("stats")
+
+    def load(self, path: Path, address: int) -> None:
+        """Puts a file's content into memory from ``address`` on, a multiple of 8, in no time of the board's. Raises DeviceError where it
+        cannot be read or does not fit, and where the program has ended."""
+        if not self._ask(f"load {address:#x} {path}")["loaded"]:
+            raise DeviceError(f"{path} cannot be read, or does not fit in the simulated board's memory at {address:#x}")
+
+    def _ask(self, line: str) -> dict[str, Any]:
         with self._asking:
             try:
                 assert self._process.stdin is not None
-                self._process.stdin.write("stats\n")
+                self._process.stdin.write(f"{line}\n")
                 self._process.stdin.flush()
                 return json.loads(self._line())
             except (BrokenPipeError, ValueError):  # its pipe is closed, or it has no more to say

@@ -101,11 +101,18 @@ class HollowedNet(Lora):
         assert self.store is not None
         return self.store.read(batch)
 
-    def loss(self, step: int) -> Tensor:
-        assert self._boundary is not None
+    def image(self, batch: int) -> Tensor:
+        """The boundary tensor of a stored batch as `loss_of` takes it and as a device keeps images, [N, H, W, C]."""
+        return self.boundary(batch).permute(0, 2, 3, 1).contiguous()
+
+    def batch(self, step: int) -> dict[str, Tensor]:
         batch = self.batch_of(step)
-        self._boundary.value = self.boundary(batch)
-        return step_loss(self.model, self.encoder, self.subject.images, self.settings, batch, self.subject.captions)
+        return super().batch(batch) | {"boundary": self.image(batch)}
+
+    def loss_of(self, **batch: Tensor) -> Tensor:
+        assert self._boundary is not None
+        self._boundary.value = batch.pop("boundary").permute(0, 3, 1, 2).contiguous()
+        return super().loss_of(**batch)
 
     def figures(self) -> dict[str, Any]:
         kept = sum(parameter.numel() for parameter in self.model.parameters())

@@ -43,6 +43,7 @@ class TuneQDM(Method):
         assert isinstance(settings.options, TuneqdmOptions)
         self.own = settings.options
         encoder, self.layers, model = self._made(settings)
+        self.router = model.router
         parameters: dict[str, nn.Parameter] = {}
         for name, tuned in self.layers.items():
             for expert in range(self.own.experts):

@@ -12,7 +12,18 @@ from loralith.diffusion.determinism import generator
 from loralith.diffusion.objective import Draw
 from loralith.errors import LoralithError
 
-__all__ = ["FIRST", "PAST", "CorrelationError", "Losses", "correlation", "differences", "directions", "draw_evaluation", "estimate"]
+__all__ = [
+    "FIRST",
+    "PAST",
+    "CorrelationError",
+    "Losses",
+    "Probe",
+    "correlation",
+    "differences",
+    "directions",
+    "draw_evaluation",
+    "estimate",
+]
 
 FIRST, PAST = 500, 900
 """Time steps are drawn from FIRST up to and without PAST (the paper's partial uniform sampling)."""
@@ -72,9 +83,10 @@ def probes(exact: Losses, token: Tensor, count: int, directions_each: int, *, se
     return found
 
 
-def correlation(losses: Losses, token: Tensor, mu: float, found: list[Probe]) -> float:
-    """Pearson's, between finite differences at ``mu`` and the true slopes, over all probes and directions; 0 where either is constant."""
-    own = torch.cat([differences(losses, token, probe.u, mu, probe.draw)[1] for probe in found])
+def correlation(measured: Callable[[Probe], Tensor], found: list[Probe]) -> float:
+    """Pearson's, between the slopes [n] that are ``measured`` of a probe and the true ones, over all probes and directions; 0 where either
+    is constant."""
+    own = torch.cat([measured(probe) for probe in found])
     pair = torch.stack([own, torch.cat([probe.slopes for probe in found])])
     pair = pair - pair.mean(dim=1, keepdim=True)
     size = pair.norm(dim=1).prod()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.training_method import Abandoned, Bench, Method, State
 from loralith.methods.zoodip.finite_differences import (
     CorrelationError,
+    Probe,
     correlation,
     differences,
     directions,
@@ -79,17 +82,21 @@ class Zoodip(Method):
         given = {"seed": settings.seed, "batch": settings.batch, "images": images}
         token = self.token.detach()
 
-        def losses(tokens: Tensor, draw: Draw) -> Tensor:
-            if bench.stopping():
-                raise Abandoned("stopped while the correlation was measured; start the run again")
-            return self.losses(self.model, tokens, draw)
-
         found = probes(lambda tokens, draw: self.losses(exact, tokens, draw), token, count, self.own.perturbations, **given)
         with bench.attached(self.model) as attachment:
+            whole: Callable[[Zoodip, Probe, float], Tensor] | None = getattr(attachment, "slopes", None)  # of one that takes whole steps
+
+            def slopes(probe: Probe, mu: float) -> Tensor:
+                if bench.stopping():
+                    raise Abandoned("stopped while the correlation was measured; start the run again")
+                if whole is not None:
+                    return whole(self, probe, mu)
+                return differences(lambda tokens, draw: self.losses(self.model, tokens, draw), token, probe.u, mu, probe.draw)[1]
+
             for mu in (self.own.mu,) if self.own.mu else CANDIDATES:
                 if attachment:
                     attachment.step_begin(0)
-                value = correlation(losses, token, mu, found)
+                value = correlation(partial(slopes, mu=mu), found)
                 self.measured[f"{mu:g}"] = value
                 bench.say(f"mu {mu:g}: correlation {value:.4f}")
                 if value >= self.own.correlation:
@@ -112,6 +119,24 @@ class Zoodip(Method):
         y = model(noised.repeat(count, 1, 1, 1), draw.timesteps.repeat(count), condition).sample
         error = (y - draw.noise.repeat(count, 1, 1, 1)).double().square()
         return error.reshape(count, -1).mean(dim=1)
+
+    def evaluation(self, draw: Draw, directions: Tensor) -> dict[str, Tensor]:
+        """What `predictions` takes: of one draw, the word's place in each prompt left empty, and ``directions`` [n, D] from the token."""
+        ids = self.ids[draw.picks]
+        own = (ids == self.id)[:, :, None]
+        noised = noise_schedule().add_noise(self.subject.images[draw.picks], draw.noise, draw.timesteps)  # type: ignore[arg-type]
+        condition = self.encoder(ids).detach().masked_fill(own, 0.0)
+        return {"noised": noised, "timesteps": draw.timesteps, "condition": condition, "mask": own.float(), "directions": directions}
+
+    def predictions(self, noised: Tensor, timesteps: Tensor, condition: Tensor, mask: Tensor, directions: Tensor) -> Tensor:
+        """The predicted noise [(n + 1) N, 1, 16, 16] with the token and with the token and each direction; rows of one pass."""
+        tokens = torch.cat([self.token[None], self.token + directions])[:, None, None]
+
+        def each(x: Tensor) -> Tensor:
+            return x[None].expand(len(tokens), *x.shape).clone().reshape(-1, *x.shape[1:])
+
+        prompts = tokens * mask[None] + condition[None]
+        return self.model(each(noised), each(timesteps), prompts.reshape(-1, *condition.shape[1:])).sample
 
     @torch.no_grad()
     def forward(self, step: int) -> Tensor:

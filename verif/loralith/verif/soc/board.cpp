@@ -15,13 +15,16 @@ namespace loralith {
 
 class PinBoard {
 public:
-    PinBoard(const SdramSheet& sheet, unsigned lines_low) : m_chip(sheet), m_lines(~lines_low), m_bytes(2ull * sheet.banks << (sheet.row_bits + sheet.column_bits)) {
+    PinBoard(const SdramSheet& sheet, uint64_t base, unsigned lines_low)
+        : m_chip(sheet), m_lines(~lines_low), m_base(base), m_bytes(2ull * sheet.banks << (sheet.row_bits + sheet.column_bits)) {
         m_top.rst = 1;
         for (unsigned i = 0; i < 8; ++i) cycle(true);
         m_top.rst = 0;
     }
 
-    bool preload(const char* path, uint64_t at) {
+    // A file's content into memory, from an address that is a multiple of 8; false where it cannot be read or does not fit.
+    bool preload(const char* path, uint64_t address) {
+        uint64_t at = address - m_base;
         FILE* file = at % 8 ? nullptr : fopen(path, "rb");
         if (!file) return false;
         uint8_t beat[8] = {};
@@ -66,7 +69,7 @@ private:
     Vloralith_board m_top{&m_context};
     SdramChip m_chip;
     const unsigned m_lines;
-    const uint64_t m_bytes;
+    const uint64_t m_base, m_bytes;
 };
 
 }  // namespace loralith
@@ -76,9 +79,9 @@ int main(int argc, char** argv) {
     const uint64_t divider = strtoull(argv[1], nullptr, 0), base = strtoull(argv[2], nullptr, 0);
     const loralith::Options options(argc, argv, 3);
     const auto lines_low = static_cast<unsigned>(options.get("lines_low", 0));
-    const auto board = std::make_unique<loralith::PinBoard>(loralith::sheet_of(options), lines_low);
+    const auto board = std::make_unique<loralith::PinBoard>(loralith::sheet_of(options), base, lines_low);
     for (int i = 3; i + 1 < argc; ++i) {
-        if (argv[i][0] == '@' && !board->preload(argv[i] + 1, strtoull(argv[i + 1], nullptr, 0) - base)) {
+        if (argv[i][0] == '@' && !board->preload(argv[i] + 1, strtoull(argv[i + 1], nullptr, 0))) {
             fprintf(stderr, "%s cannot be read, or does not fit in memory at %s\n", argv[i] + 1, argv[i + 1]);
             return 1;
         }

@@ -125,6 +125,10 @@ class StepMode(TorchDispatchMode):
         qb = self.operands.quantized(b, None if fold_b is None else fold_b.transpose(-1, -2), key_b)
         exact = torch.float32 if a.shape[-1] * Q8_MAX * Q8_MAX < 1 << 24 else torch.float64
         result = self.v.mul(self.v.round(torch.matmul(qa.q.to(exact), qb.q.to(exact)).double()), qa.scale * qb.scale)
+        for one, other in ((self.operands.rest(a), qb), (qa, self.operands.rest(b))):
+            if one is not None and other is not None:
+                more = self.v.round(torch.matmul(one.q.double(), other.q.double()))
+                result = self.v.add(result, self.v.mul(more, one.scale * other.scale))
         if fold_b is None and qa.unit is not None:
             result = self.v.mul(result, qa.unit.narrow(-1, 0, 1))
         if fold_a is None and qb.unit is not None:
@@ -167,8 +171,14 @@ def _convolution(mode: StepMode, x: Tensor, w: Tensor, bias: Tensor | None, *geo
     xq = mode.operands.quantized(x, None, None, BATCH_MAX if two_words else Q8_MAX, images=True)
     wq = mode.operands.quantized(w, None, None)
     assert wq.unit is not None
-    acc = aten.convolution(xq.q.double(), wq.q.double(), None, *geometry)
-    result = mode.v.mul(mode.v.mul(mode.v.round(acc), xq.scale), wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
+    rest = mode.operands.rest(x)
+    result = None
+    for part in (xq,) if rest is None else (xq, rest):
+        acc = mode.v.round(aten.convolution(part.q.double(), wq.q.double(), None, *geometry))
+        own = mode.v.mul(acc, part.scale)
+        result = own if result is None else mode.v.add(result, own)
+    assert result is not None
+    result = mode.v.mul(result, wq.unit[:, 0, 0, 0].reshape(1, -1, 1, 1))
     return mode.store(result if bias is None else mode.v.add(result, bias.reshape(1, -1, 1, 1)))
 
 
@@ -186,6 +196,8 @@ def _convolution_backward(mode: StepMode, grad: Tensor, x: Tensor, w: Tensor, bi
 def _softmax(mode: StepMode, z: Tensor, dim: int, half: bool) -> Tensor:
     if dim not in (-1, z.ndim - 1):
         raise SchemeError(f"softmax on the device runs over the last dimension, not over {dim} of {z.ndim}")
+    if mode.scheme.operand_words == 2:
+        return mode.keep(programs.softmax_words(mode.v, z))
     mode.softmaxes.add(tuple(z.shape))
     q, total = programs.softmax(mode.v, z)
     p = mode.v.mul(q, mode.v.reciprocal(mode.v.round(total.double())))

@@ -25,6 +25,7 @@ __all__ = [
     "silu_backward",
     "softmax",
     "softmax_backward",
+    "softmax_words",
 ]
 
 
@@ -69,6 +70,13 @@ def softmax(v: VectorFormat, z: Tensor) -> tuple[Tensor, Tensor]:
     e = v.exp2(v.sub(v.mul(z, factor), v.mul(z.amax(-1, keepdim=True), factor)))
     q = torch.round(v.mul(e, 127.0))
     return q, q.sum(-1, keepdim=True)
+
+
+def softmax_words(v: VectorFormat, z: Tensor) -> Tensor:
+    """P over the last dimension, where operands have two INT8 tensors: exponentials as they are, over their sum, bounded by 1 for each."""
+    scaled = v.mul(z, _constant(v, LOG2E))
+    e = v.exp2(v.sub(scaled, scaled.amax(-1, keepdim=True)))
+    return v.mul(e, v.reciprocal(v.sum(e, (-1,), 1.0)))
 
 
 def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor, out: Tensor, grad_out: Tensor) -> Tensor:

@@ -44,11 +44,12 @@ def row_units(weight: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Quantized:
     """q: integers as float32, flat, in the order of the storage they were made of. scale: a power of two. unit: a factor for each element,
-    laid out alike, constant but along one dimension; None for none."""
+    laid out alike, constant but along one dimension; None for none. wide: of integers of two bytes."""
 
     q: Tensor
     scale: float
     unit: Tensor | None = None
+    wide: bool = False
 
     def view(self, like: Tensor) -> Quantized:
         """The same for ``like``, a view of the quantized tensor's storage."""
@@ -182,11 +183,34 @@ class Operands:
         done = seen.folded[key, part].view(tensor)
         return Quantized(done.q, done.scale) if fold is not None else done
 
+    def rest(self, tensor: Tensor) -> Quantized | None:
+        """What `quantized` has left of ``tensor``, as integers of their own; None where the scheme has one INT8 tensor for an operand, for
+        what was quantized before the step, and for the batch in two words."""
+        seen = self._seen.get(tensor.untyped_storage().data_ptr())
+        if self.scheme.operand_words == 1 or seen is None or self._known(tensor) is not None:
+            return None
+        part = _part(tensor)
+        first = seen.folded[None, part]
+        if first.wide:
+            return None
+        if ("rest", part) not in seen.folded:
+            logical = seen.made if part == _part(seen.made) else tensor
+            left = self.vector.sub(self._words(logical), self.vector.mul(_like(first.q, logical), first.scale))
+            scale = float(power_scale(left.abs().amax(), Q8_MAX))
+            q = torch.zeros_like(seen.flat)
+            _like(q, logical).copy_(torch.round(left.double() / scale).float())
+            seen.folded["rest", part] = Quantized(q, scale)
+        return seen.folded["rest", part].view(tensor)
+
+    def _words(self, tensor: Tensor) -> Tensor:
+        """As the host writes what it computes of the batch; everything else is words already."""
+        return self.vector.round(tensor.double())
+
     def _quantize(self, seen: _Tensor, tensor: Tensor, fold: Tensor | None, qmax: int, images: bool) -> Quantized:
         # A view of a part of its storage (one half of a concatenation's gradient) is quantized by its own maximum.
         logical = seen.made if _part(tensor) == _part(seen.made) else tensor
         factor = None
-        value = logical
+        value = logical if self.scheme.operand_words == 1 else self._words(logical)
         if fold is not None:
             factor = torch.zeros_like(seen.flat)
             _like(factor, tensor).copy_(fold.expand(tensor.shape))
@@ -202,7 +226,7 @@ class Operands:
             y = torch.round(y)
         q = torch.zeros_like(seen.flat)
         _like(q, logical).copy_(y.clamp(-qmax, qmax).float())
-        return Quantized(q, scale, None if factor is None else 1.0 / factor)
+        return Quantized(q, scale, None if factor is None else 1.0 / factor, qmax > Q8_MAX)
 
     def _bytes(self, shape: tuple[int, ...]) -> Tensor:
         """Random bytes of the next tensor; lanes run along the last dimension: docs/vector_unit.md."""

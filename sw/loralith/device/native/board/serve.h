@@ -4,16 +4,28 @@
 //     bool cycle(bool rx);            one clock cycle: takes the level of the rx pin, returns that of tx
 //     uint64_t activity() const;      changes whenever something moves other than the serial line
 //     std::string stats() const;      members of a JSON object, without braces
+//     bool preload(path, address);    where it can: puts a file's content into memory without a cycle
 // Its `line_cycles` are those in which a byte was on the line, in one direction or both.
-// On stdout: "pty <path>" once it is ready; a JSON object for each line "stats" on stdin. It ends with the end of stdin.
+// On stdout: "pty <path>" once it is ready; a JSON object for each line "stats" on stdin, and for each line "load <address> <path>", which
+// has `loaded`. It ends with the end of stdin.
 #pragma once
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "pty.h"
 #include "uart.h"
 
 namespace loralith {
+
+template <class Board>
+auto load(Board& board, const char* path, uint64_t address, int) -> decltype(board.preload(path, address)) {
+    return board.preload(path, address);
+}
+template <class Board>
+bool load(Board&, const char*, uint64_t, long) {
+    return false;
+}
 
 template <class Board>
 class Server {
@@ -55,10 +67,20 @@ private:
             if (n <= 0) return false;
             m_command.append(buffer, n);
             for (size_t end; (end = m_command.find('\n')) != std::string::npos; m_command.erase(0, end + 1)) {
-                if (m_command.substr(0, end) == "stats") tell();
+                const std::string line = m_command.substr(0, end);
+                if (line == "stats") tell();
+                if (line.rfind("load ", 0) == 0) preload(line.substr(5));
             }
         }
         return true;
+    }
+
+    void preload(const std::string& words) {
+        char* path = nullptr;
+        const uint64_t address = strtoull(words.c_str(), &path, 0);
+        const bool loaded = *path == ' ' && load(m_board, path + 1, address, 0);
+        printf("{\"loaded\": %s}\n", loaded ? "true" : "false");
+        fflush(stdout);
     }
 
     void tell() {

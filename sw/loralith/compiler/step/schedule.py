@@ -1,0 +1,303 @@
+"""The order of a step's commands, and the places of its tiles on chip: a list scheduler that plays the units.
+
+Tiles that do not wait for each other by way of DRAM may run side by side. The scheduler goes through time as the machine would: a tile is
+*admitted* when there is room for it on chip, and each unit takes, of the commands of admitted tiles that wait for nothing, the one with the
+longest way to the end of the step. Commands stand in the list in the order in which they began. So whatever a command needs stands before
+it, and the list means the same on a machine of any speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from loralith.compiler.step.dependencies import PLACED, Codes, Flow, flow_of
+from loralith.compiler.step.instructions import Program
+from loralith.compiler.step.relocation import placed, relocated
+from loralith.compiler.step.residents import Places, Programs, ScalarSets
+from loralith.compiler.step.tiles import Draft, Tile
+from loralith.compiler.tokens.footprint import memory_rows
+from loralith.errors import LoralithError
+from loralith.spec.commands import Command, LoadTarget, Opcode
+from loralith.spec.config import Config
+
+__all__ = ["scheduled"]
+
+LEAST = {Opcode.LOAD: 34, Opcode.STORE: 34, Opcode.COMPUTE: 26, Opcode.VECTOR: 0}
+"""Cycles from one command of a unit to the next one at least: its check."""
+BETWEEN = {Opcode.LOAD: 16, Opcode.STORE: 6, Opcode.COMPUTE: 0, Opcode.VECTOR: 14}
+"""Cycles of a unit beside its work; LOAD shares its bus with the list's commands."""
+LATENCY = {Opcode.LOAD: 115, Opcode.STORE: 35, Opcode.COMPUTE: 20, Opcode.VECTOR: 4}
+"""From the end of a command's work to what waits for it, with a memory that answers after 100 cycles."""
+BACKLOG = 4
+"""LOADs that may wait for their unit before another tile is admitted: what is admitted later may be more urgent."""
+EARLY = 6
+"""Tiles that may be admitted while they wait for others, so that what does not wait is loaded ahead."""
+FIRST = 1 << 62
+"""More urgent than all else."""
+PASSED = 4
+"""Tiles that are tried in place of one that there is no room for."""
+
+
+class _Tile:
+    """A tile that is admitted: ``bases`` of its memories; ``firsts``, instructions of its programs; ``left``, commands that have not
+    ended, ``touching`` each memory."""
+
+    def __init__(self, left: int, bases: dict[str, int], scalars: int, programs: list[Program]) -> None:
+        self.left, self.bases, self.scalars, self.programs = left, bases, scalars, programs
+        self.touching: dict[str, int] = {}
+        self.firsts: dict[Program, int] = {}
+
+
+class _Scheduler:
+    def __init__(self, tiles: Sequence[Tile], flow: Flow, config: Config, program_at: Callable[[bytes], int]) -> None:
+        self.tiles, self.flow, self.config, self.program_at = tiles, flow, config, program_at
+        self.places = {memory: Places(memory_rows(memory, config)) for memory in PLACED}
+        self.scalars, self.programs, self.codes = ScalarSets(), Programs(), Codes()
+        self.own: list[range] = []  # numbers of each tile's commands
+        first = 0
+        for tile in tiles:
+            self.own.append(range(first, first + len(tile.drafts)))
+            first += len(tile.drafts)
+        self.urgent = self._urgency()
+        self.running: dict[int, _Tile] = {}
+        self.ended = bytearray(first)
+        self.gone = bytearray(first)  # LOADs of scalars that are there
+        self.relocated: dict[tuple[Program, int], Program] = {}
+        self.events: list[tuple[int, int]] = []
+        self.ready: dict[Opcode, list[tuple[int, int]]] = {op: [] for op in Opcode}
+        self.free = dict.fromkeys(Opcode, 0)
+        self.order: list[int] = []
+        # Between tiles: how many of those that each waits for have not been admitted, and have not ended.
+        self.behind: list[list[int]] = [[] for _ in tiles]
+        self.unknown, self.unready = [0] * len(tiles), [0] * len(tiles)
+        for number, others in enumerate(flow.after):
+            tile = flow.tile[number]
+            for other in {flow.tile[o] for o in others} - {tile}:
+                self.behind[tile].append(other)
+                self.unknown[other] += 1
+                self.unready[other] += 1
+        self.now = 0
+        self.whole: list[tuple[int, int]] = []  # tiles that wait for nothing
+        self.known: list[tuple[int, int]] = []  # tiles of which all others are admitted
+        self.early: set[int] = set()
+        self.given, self.tried = 1, 0  # how often a tile may have found room since the last one that did not
+
+    def _urgency(self) -> list[int]:
+        """The longest way from each command's beginning to the end of the step."""
+        flow = self.flow
+        found = [0] * len(flow.tile)
+        for number in range(len(found) - 1, -1, -1):
+            after = max((found[other] for other in flow.after[number]), default=0)
+            draft = flow.drafts[number]
+            found[number] = after + flow.cycles[number] + LATENCY[draft.opcode]
+            if draft.opcode is Opcode.LOAD and draft.fields.get("target") == LoadTarget.KEY:
+                found[number] = FIRST  # all VECTORs may use it
+        return found
+
+    def run(self) -> list[Command]:
+        for tile in range(len(self.tiles)):
+            if not self.unknown[tile]:
+                heappush(self.whole, (-self._urgent(tile), tile))
+        while True:
+            self._admit()
+            self._start()
+            if not self.events:
+                break
+            self.now = self.events[0][0]
+            while self.events and self.events[0][0] == self.now:
+                _, number = heappop(self.events)
+                if number >= 0:
+                    self._end(number)
+        if len(self.order) + sum(self.gone) != len(self.flow.tile):
+            raise LoralithError(f"a tile of the step does not fit on chip of the configuration {self.config.name}")
+        return [self._command(number) for number in self.order]
+
+    def _urgent(self, tile: int) -> int:
+        return max(self.urgent[number] for number in self.own[tile])
+
+    # Admission.
+
+    def _admit(self) -> None:
+        while self.tried < self.given and len(self.ready[Opcode.LOAD]) < BACKLOG:
+            if not self._first(self.whole, early=False) and not (len(self.early) < EARLY and self._first(self.known, early=True)):
+                self.tried = self.given
+
+    def _first(self, heap: list[tuple[int, int]], early: bool) -> bool:
+        """Whether one of the most urgent tiles of ``heap`` found room."""
+        passed, found = [], False
+        while heap and len(passed) < PASSED and not found:
+            rank, tile = heappop(heap)
+            if tile in self.running or not self.own[tile] or (early and not self.unready[tile]):
+                continue
+            found = self._place(tile)
+            if not found:
+                passed.append((rank, tile))
+            elif early:
+                self.early.add(tile)
+        for one in passed:
+            heappush(heap, one)
+        return found
+
+    def _place(self, tile: int) -> bool:
+        """Whether a tile found its places; its commands may begin then."""
+        flow, own = self.flow, self.own[tile]
+        if not all(self.places[memory].fits(size) for memory, size in flow.extents[tile].items()):
+            return False
+        scalars = self._scalars(tile)
+        if scalars is None:
+            return False
+        programs = list(dict.fromkeys(self._program(flow.drafts[n].program, scalars) for n in own if flow.drafts[n].program is not None))
+        missing = self.programs.take(programs, len(flow.tile))
+        if missing is None:
+            if self.tiles[tile].scalars:
+                self.scalars.give(scalars, self.tiles[tile].scalars)
+            return False
+        bases = {memory: self.places[memory].take(size) for memory, size in flow.extents[tile].items()}
+        running = self.running[tile] = _Tile(len(own), bases, scalars, programs)
+        for number in own:
+            for memory in flow.memories[number]:
+                running.touching[memory] = running.touching.get(memory, 0) + 1
+        running.firsts = {program: self.programs.place(program)[0] for program in programs}
+        self._load_programs(tile, running, missing)
+        self._load_scalars(tile, running)
+        for number in own:
+            if not flow.waits[number] and not self.gone[number]:
+                heappush(self.ready[flow.drafts[number].opcode], (-self.urgent[number], number))
+        for other in self.behind[tile]:
+            self.unknown[other] -= 1
+            if not self.unknown[other]:
+                heappush(self.known, (-self._urgent(other), other))
+        return True
+
+    def _program(self, program: Program | None, scalars: int) -> Program:
+        assert program is not None
+        key = program, scalars
+        if key not in self.relocated:
+            self.relocated[key] = relocated(program, lambda number: number + scalars) if scalars else program
+        return self.relocated[key]
+
+    def _scalars(self, tile: int) -> int | None:
+        count = self.tiles[tile].scalars
+        if not count:
+            return 0
+        loads = [n for n in self.own[tile] if self.flow.drafts[n].scalar]
+        words = {self._index(n): self._word(n) for n in loads}
+        return self.scalars.take(count, words, len(words) < count)
+
+    def _index(self, number: int) -> int:
+        return self.flow.drafts[number].fields.get("base", 0)
+
+    def _word(self, number: int) -> tuple[int, int]:
+        return self.flow.drafts[number].fields["address"], max(self.flow.writers[number])
+
+    def _load_programs(self, tile: int, running: _Tile, missing: Sequence[Program]) -> None:
+        """LOADs of programs, which the tile's VECTORs wait for."""
+        flow = self.flow
+        vectors = [n for n in self.own[tile] if flow.drafts[n].program is not None]
+        for program in missing:
+            code = b"".join(program)
+            place = {"address": self.program_at(code), "base": running.firsts[program]}
+            fields = {"target": LoadTarget.PROGRAM, "rows": 1, "row_bytes": len(code), **place}
+            by = flow.drafts[vectors[0]]
+            draft = Draft(Opcode.LOAD, {name: int(value) for name, value in fields.items() if value}, by.note, by.work)
+            number = flow.add(draft, tile, 1)
+            self.urgent.append(self.urgent[vectors[0]])
+            self.ended.append(0)
+            self.gone.append(0)
+            running.left += 1
+            heappush(self.ready[Opcode.LOAD], (-self.urgent[number], number))
+        for number in vectors:
+            _, load = self.programs.place(self._program(flow.drafts[number].program, running.scalars))
+            if not self.ended[load]:
+                flow.wait(number, [load])
+
+    def _load_scalars(self, tile: int, running: _Tile) -> None:
+        """Which of the tile's scalars are there already."""
+        flow, base = self.flow, running.scalars
+        loads = {self._index(n): n for n in self.own[tile] if flow.drafts[n].scalar}
+        for index in range(self.tiles[tile].scalars):
+            number = loads.get(index)
+            if number is None:
+                self.scalars.bring(base, index, None, -1)
+                continue
+            word = self._word(number)
+            load = self.scalars.holds(base, index, word)
+            if load is None:
+                self.scalars.bring(base, index, word, number)
+                continue
+            self.gone[number] = 1
+            running.left -= 1
+            if self.ended[load]:
+                self._release(number)
+            else:
+                flow.after[load] += flow.after[number]
+            flow.after[number] = []
+
+    # Time.
+
+    def _start(self) -> None:
+        """Units that are free take what waits for nothing."""
+        flow = self.flow
+        for opcode, ready in self.ready.items():
+            if ready and self.free[opcode] <= self.now:
+                _, number = heappop(ready)
+                self.order.append(number)
+                cycles = flow.cycles[number] + BETWEEN[opcode]
+                self.free[opcode] = self.now + max(cycles, LEAST[opcode])
+                heappush(self.events, (self.free[opcode], -1))
+                heappush(self.events, (self.now + cycles + LATENCY[opcode], number))
+
+    def _release(self, number: int) -> None:
+        """What waited for a command waits for one less."""
+        flow = self.flow
+        for other in flow.after[number]:
+            flow.waits[other] -= 1
+            if not flow.waits[other] and flow.tile[other] in self.running and not self.gone[other]:
+                heappush(self.ready[flow.drafts[other].opcode], (-self.urgent[other], other))
+
+    def _end(self, number: int) -> None:
+        flow = self.flow
+        self.ended[number] = 1
+        self._release(number)
+        tile = flow.tile[number]
+        running = self.running[tile]
+        for memory in flow.memories[number]:
+            running.touching[memory] -= 1
+            if not running.touching[memory]:
+                self.places[memory].give(running.bases[memory], flow.extents[tile][memory])
+                self.given += 1
+        running.left -= 1
+        if not running.left:
+            self.given += 1
+            self.early.discard(tile)
+            self.programs.give(running.programs)
+            if self.tiles[tile].scalars:
+                self.scalars.give(running.scalars, self.tiles[tile].scalars)
+            for other in self.behind[tile]:
+                self.unready[other] -= 1
+                if not self.unready[other]:
+                    self.early.discard(other)
+                    if other not in self.running:
+                        heappush(self.whole, (-self._urgent(other), other))
+
+    def _command(self, number: int) -> Command:
+        draft, running = self.flow.drafts[number], self.running[self.flow.tile[number]]
+        if draft.program is None:
+            return placed(draft, running.bases, running.scalars, self.config)
+        program = self._program(draft.program, running.scalars)
+        return placed(draft, running.bases, running.scalars, self.config, self.codes.of(program), running.firsts[program])
+
+
+def scheduled(
+    tiles: Sequence[Tile], config: Config, base: int, nbytes: int, program_at: Callable[[bytes], int]
+) -> tuple[list[Command], list[Draft]]:
+    """``tiles``, in an order in which they may run, as commands with places on chip in the order of a list, and what each was.
+
+    DRAM from ``base`` on has ``nbytes``. ``program_at``: the address of instructions that the host writes once.
+    Raises LoralithError for a tile that does not fit on chip.
+    """
+    flow = flow_of(tiles, config, base, nbytes)
+    scheduler = _Scheduler(tiles, flow, config, program_at)
+    commands = scheduler.run()
+    return commands, [flow.drafts[number] for number in scheduler.order]
