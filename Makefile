@@ -22,11 +22,11 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 # Named by the content of what it installs, so that a checkout that only touches the files' times sets up nothing again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help setup sim sim-board test test-slow test-outside testplan soak synth gen docs lint format lock clean distclean
+.PHONY: help setup sim sim-board test test-slow test-outside testplan coverage soak synth gen docs lint format lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv from requirements.lock and check the tools
 
@@ -62,6 +62,9 @@ test-slow: $(STAMP) ## run the tests that take minutes each
 
 testplan: $(STAMP) ## print which test, property and mutant stands for which feature of the RTL
 	$(BIN)/loralith report testplan
+
+coverage: $(STAMP) ## print which lines and toggles of the Verilog random lists and products reach; the counts stay in build/coverage.json
+	$(BIN)/loralith report coverage --state build/coverage.json
 
 soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
 	$(BIN)/loralith soak $(SOAK_FLAGS)

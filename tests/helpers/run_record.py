@@ -1,4 +1,5 @@
-"""A pytest plugin that records, for each test, its CPU time, outcome and commit in build/tests/runs.json.
+"""A pytest plugin that records, for each test, its CPU time, outcome and commit in build/tests/runs.json, and of each whole run of
+`make test` or `make test-slow` the sums in build/tests/suites.json.
 
 `loralith report tests` prints them beside the budget of each folder (tests/budget.toml). CPU time, of the process and of the children that
 it has waited for, hardly depends on what else the machine does. A fixture of several tests counts to the first one that needs it; imports
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 
 from loralith.reports.result_files import commit
 from loralith.reports.rtl_hash import rtl_hash
+from loralith.reports.suites import SUITE_RUNS, TESTS
 from loralith.reports.test_runs import RUNS
 
 CPU = "cpu seconds"
@@ -36,6 +39,7 @@ class Recorder:
     def __init__(self, config: pytest.Config, path: Path) -> None:
         self.config = config
         self.path = path
+        self.began = time.monotonic()
         self.collected: set[str] = set()
         self.runs: dict[str, dict[str, Any]] = {}
 
@@ -76,6 +80,35 @@ class Recorder:
                 self.config.workeroutput[COLLECTED] = sorted(self.collected)
         elif self.runs and not self.config.option.collectonly:
             self.write()
+            suite = self.suite()
+            if suite is not None:
+                self.write_suite(suite, int(session.exitstatus))
+
+    def suite(self) -> str | None:
+        """The suite that this session is, whole: what `make test` or `make test-slow` selects, and nothing left out."""
+        option = self.config.option
+        whole = self.config.args in (["tests"], [str(self.config.rootpath / "tests")]) and not option.keyword and not option.deselect
+        return next((name for name, slow in TESTS.items() if option.markexpr == ("slow" if slow else "not slow")), None) if whole else None
+
+    def write_suite(self, name: str, status: int) -> None:
+        """Puts this run in place of the suite's last one: only a run to its end says something of the suite."""
+        if status not in (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED)):
+            return
+        path = self.config.rootpath / SUITE_RUNS
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        known[name] = {
+            "commit": commit("hw", "gen", "sw", "verif", "tests"),
+            "rtl": rtl_hash(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "tests": len(self.runs),
+            "failed": sum(run["outcome"] == "failed" for run in self.runs.values()),
+            "cpu_seconds": round(sum(run.get("seconds", 0.0) for run in self.runs.values())),
+            "seconds": round(time.monotonic() - self.began),
+        }
+        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
     def write(self) -> None:
         """Puts this session's tests in place of earlier runs of the same, and drops those whose file no longer has them."""

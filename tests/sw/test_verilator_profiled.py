@@ -10,11 +10,10 @@ from loralith.compiler.schedules.example import example
 from loralith.device.native import build
 from loralith.device.verilator import VerilatorDevice
 from loralith.spec.config import load_config
-from loralith.toolchain import ToolchainError
 
 
 class Tools:
-    """Stands for Verilator and for the process that runs the library; keeps the options that the compiler was given."""
+    """Stands for Verilator and for the process that runs the library; keeps the flags that the compiler was given."""
 
     def __init__(self, *, takes_profiles: bool = True) -> None:
         self.version, self.takes_profiles = (5, 49), takes_profiles
@@ -22,13 +21,14 @@ class Tools:
 
     def run(self, *arguments: object) -> str:
         words = [str(word) for word in arguments]
-        self.options.append(words[words.index("-CFLAGS") + 1])
-        folder = Path(words[words.index("-Mdir") + 1])
-        folder.mkdir()
-        if not self.takes_profiles and "-fprofile" in self.options[-1]:
-            raise ToolchainError("unknown option -fprofile")
-        Path(words[words.index("-o") + 1]).touch()
+        Path(words[words.index("-Mdir") + 1]).mkdir()
         return ""
+
+    def compile(self, _verilator: object, _objects: Path, _sources: object, output: Path, *, flags: str, **_: object) -> None:
+        self.options.append(flags)
+        if not self.takes_profiles and "-fprofile" in flags:
+            raise build.BuildError("unknown option -fprofile")
+        output.touch()
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def _built(tools: Tools, source: Path, monkeypatch: pytest.MonkeyPatch, exit_sta
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(build, "find_verilator", lambda: tools)
+    monkeypatch.setattr(build, "compile_design", tools.compile)
     monkeypatch.setattr(build.subprocess, "run", run)
     return build.build(load_config("tiny"), source=source, profiled=True)
 

@@ -166,6 +166,8 @@ def worker(command: str) -> str:
         ("bench methods --output /dev/null", "output /dev/null is a file"),
         ("soak --seconds 3", "--seconds does nothing without --lists"),
         ("soak --lists --products 3", "--products does nothing with --lists"),
+        ("soak --kills 0", "kills must be at least 1, not 0"),
+        ("soak --kills 3 --products 3", "--products does nothing with --kills"),
         ("soak --vector 0", "vector must be at least 1, not 0"),
         ("soak --vector 3 --products 3", "--products does nothing with --vector"),
         ("soak --replay x --commands 3", "--commands does nothing with --replay"),

@@ -14,6 +14,7 @@ from cocotb_tools.runner import get_runner
 
 from loralith import toolchain
 from loralith.device.native import build as native
+from loralith.device.native.compile import BuildError, compile_design
 from loralith.spec.config import PRESETS
 from loralith.toolchain import MIN_VERILATOR, ToolchainError, Verilator, find_verilator, without_spaces
 
@@ -55,6 +56,9 @@ async def counts(dut):
     assert int(dut.count.value) == before + 10
 """
 
+# Verilator's own makefile compiles its runtime each time.
+QUICK = ("-MAKEFLAGS", "OPT_GLOBAL=-O0")
+
 
 @pytest.fixture
 def counter(tmp_path: Path) -> Path:
@@ -75,15 +79,32 @@ def test_builds_and_runs_a_model(counter: Path, tmp_path: Path) -> None:
     main.write_text(MAIN)
     found = find_verilator()
     assert found.version >= MIN_VERILATOR
-    found.run("--cc", "--exe", "--build", "-j", "2", "-Mdir", "obj", "--top-module", "counter", "-o", "model", counter, main, cwd=tmp_path)
-    done = subprocess.run([tmp_path / "obj" / "model"], capture_output=True, text=True, check=True)
+    found.run("--cc", "-Mdir", tmp_path / "obj", "--top-module", "counter", counter)
+    compile_design(found, tmp_path / "obj", [main], tmp_path / "model", runtime=native.runtime(), flags="")
+    done = subprocess.run([tmp_path / "model"], capture_output=True, text=True, check=True)
     assert done.stdout == "count=10\n"
+
+
+def test_the_runtime_is_compiled_once_and_a_compiler_s_error_told(counter: Path, tmp_path: Path) -> None:
+    found = find_verilator()
+    found.run("--cc", "-Mdir", tmp_path / "obj", "--top-module", "counter", counter)
+    (tmp_path / "main.cpp").write_text(MAIN)
+    with pytest.raises(BuildError, match="holds 0 designs of Verilator, not one"):
+        compile_design(found, tmp_path, [], tmp_path / "model", runtime=native.runtime(), flags="")
+    (tmp_path / "broken.cpp").write_text("int main() { return missing; }\n")
+    with pytest.raises(BuildError, match=r"(?s)unit_fast_0\.o.*missing"):
+        compile_design(found, tmp_path / "obj", [tmp_path / "broken.cpp"], tmp_path / "model", runtime=native.runtime(), flags="")
+    assert not (tmp_path / "model").exists()
+    kept = {path: path.stat().st_mtime_ns for path in native.runtime().glob("verilated-*.o")}
+    compile_design(found, tmp_path / "obj", [tmp_path / "main.cpp"], tmp_path / "model", runtime=native.runtime(), flags="")
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert kept
 
 
 def test_works_under_an_outer_make(counter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`make -n` or a closed job server of the make that runs the tests must not reach the model's build."""
     monkeypatch.setenv("MAKEFLAGS", "n --jobserver-auth=998,999 -j2")
-    find_verilator().run("--cc", "--build", "-Mdir", "obj", "--top-module", "counter", counter, cwd=tmp_path)
+    find_verilator().run("--cc", "--build", *QUICK, "-Mdir", "obj", "--top-module", "counter", counter, cwd=tmp_path)
     assert list((tmp_path / "obj").glob("*.a"))
 
 
@@ -162,7 +183,7 @@ def test_builds_where_every_path_has_a_space(counter: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "executable", str(spaced / "python"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     found = find_verilator()
-    found.run("--cc", "--build", "-Mdir", tmp_path / "obj", "--top-module", "counter", without_spaces(spaced / "counter.sv"))
+    found.run("--cc", "--build", *QUICK, "-Mdir", tmp_path / "obj", "--top-module", "counter", without_spaces(spaced / "counter.sv"))
     assert list((tmp_path / "obj").glob("*.a"))
 
 
@@ -177,13 +198,16 @@ def test_a_native_model_names_no_path_with_a_space_to_make(monkeypatch: pytest.M
         for word in seen:
             if word.name == "obj":
                 word.mkdir()
-            elif word.name == native.LIBRARY:
-                word.touch()
         return ""
+
+    def compiled(_verilator: Verilator, objects: Path, sources: list[Path], output: Path, **_: object) -> None:
+        seen.extend([objects, *sources, output])
+        output.touch()
 
     monkeypatch.setattr(native, "SOURCES", spaced / "native")
     monkeypatch.setattr(native, "cache_folder", lambda: spaced / "cache")
     monkeypatch.setattr(Verilator, "run", run)
+    monkeypatch.setattr(native, "compile_design", compiled)
     assert native.build(PRESETS["tiny"], source=spaced / "loralith.v").is_file()
     assert [path.name for path in seen if any(letter.isspace() for letter in str(path))] == []
     objects = next(path for path in seen if path.name == "obj")

@@ -10,7 +10,7 @@ from pathlib import Path
 from loralith.board.sdram import chip_options, native_sources
 from loralith.device.native.build import (
     CXX_FLAGS,
-    MAKE_FLAGS,
+    LEVELS,
     SOURCES,
     VERILATOR_FLAGS,
     BuildError,
@@ -18,7 +18,9 @@ from loralith.device.native.build import (
     digest,
     hardware_key,
     processor,
+    runtime,
 )
+from loralith.device.native.compile import compile_design
 from loralith.device.native.simulation import BoardSimulation
 from loralith.progress import tell
 from loralith.spec.config import Config
@@ -51,17 +53,17 @@ def build_pins(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = B
 
     source = cached(f"board-verilog-{hardware_key(config, 'loralith.soc')}-{digest(text=tuple(options))}", emit) / f"{TOP}.v"
     sources = sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *(SOURCES / "board").iterdir(), *chip.glob("*.h"), chip / "board.cpp"))
-    key = digest(source, *sources, text=(str(verilator.version), *VERILATOR_FLAGS, MAKE_FLAGS, CXX_FLAGS, processor()))
+    key = digest(source, *sources, text=(str(verilator.version), *VERILATOR_FLAGS, str(LEVELS), CXX_FLAGS, processor()))
 
     def compiled(folder: Path) -> None:
         native, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
         tell(f"compiling the board with configuration {config.name}, once: from half a minute (tiny) on")
         verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *VERILATOR_FLAGS, "--top-module", TOP, "-Mdir", output / "obj"),
-            *("--compiler-include", native / "arithmetic.h"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"{CXX_FLAGS} -I{native / 'board'}", "-o", output / PROGRAM),
-            *(native / "modules.vlt", without_spaces(source.parent) / source.name, without_spaces(chip) / "board.cpp"),
+            *("--cc", *VERILATOR_FLAGS, "--top-module", TOP, "-Mdir", output / "obj", "--compiler-include", native / "arithmetic.h"),
+            *(native / "modules.vlt", without_spaces(source.parent) / source.name),
         )
+        program, flags = [without_spaces(chip) / "board.cpp"], f"{CXX_FLAGS} -I{native / 'board'}"
+        compile_design(verilator, output / "obj", program, output / PROGRAM, runtime=runtime(), flags=flags, levels=LEVELS)
 
     return cached(f"board-{key}", compiled) / PROGRAM
 

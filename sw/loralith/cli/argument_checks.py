@@ -32,7 +32,8 @@ FP32 = "fp32"
 
 LEAST = {
     **dict.fromkeys(
-        ("steps", "rank", "batch", "images", "samples", "products", "size", "vector", "repeat", "seeds", "rows", "cols", "first"), 1
+        ("steps", "rank", "batch", "images", "samples", "products", "size", "vector", "repeat", "seeds", "rows", "cols", "first", "kills"),
+        1,
     ),
     **dict.fromkeys(("seed", "curve_every"), 0),
 }
@@ -185,14 +186,16 @@ def _study(args: argparse.Namespace) -> None:
 
 def _soak(args: argparse.Namespace) -> None:
     if args.replay:
-        _idle(args, "products seed stall output commands seconds configs state failure", "with --replay, which runs one case")
+        _idle(args, "products seed stall output commands seconds configs state failure kills", "with --replay, which runs one case")
+    elif args.kills is not None:
+        _idle(args, "products stall commands configs failure lists vector", "with --kills, which kills fine-tunes")
     elif args.vector is not None:
         _idle(args, "products stall output commands seconds configs failure lists config device", "with --vector, which runs lanes alone")
     elif args.lists:
         _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
     else:
-        _idle(args, "commands seconds configs state failure", "without --lists")
-    if args.device != "verilator":
+        _idle(args, "commands seconds configs failure", "without --lists")
+    if args.device not in (None, "verilator"):
         _idle(args, "stall", "but with --device verilator, the only one with a bus")
     if not 0 <= args.stall < 1:
         raise LoralithError(f"stall must be a probability of at least 0 and below 1, not {args.stall:g}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from loralith.cli import output
 from loralith.reports import result_files as results
 
-REPORTS = ("area", "energy", "memory", "results", "rtl", "shapes", "testplan", "tests", "vector")
+REPORTS = ("area", "coverage", "energy", "memory", "results", "rtl", "shapes", "suites", "testplan", "tests", "vector")
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

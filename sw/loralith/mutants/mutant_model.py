@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from loralith.device.native.build import LIBRARY, MODULE, SOURCES, VERILATOR_FLAGS
+from loralith.device.native.compile import headers
 from loralith.errors import LoralithError
 from loralith.toolchain import find_verilator, python_module, without_spaces
 from loralith.verif.mutation import MutationError
@@ -54,7 +55,7 @@ def build(mutant: Mutant, folder: Path, runtime: Path, config: str = "tiny") -> 
     files = [*sorted(objects.glob("*.cpp")), SOURCES / "model.cpp"]
     whole = objects / "whole.cc"
     whole.write_text("".join(f'#include "{file}"\n' for file in files), encoding="utf-8")
-    include = _include(folder)
+    include = headers(verilator)
     compiler = os.environ.get("CXX", "g++")
     switches = [f"-DVM_{name}=0" for name in SWITCHES]
     common = (compiler, *COMPILE, *switches, f"-I{objects}", f"-I{include}", f"-I{include / 'vltstd'}")
@@ -65,14 +66,6 @@ def build(mutant: Mutant, folder: Path, runtime: Path, config: str = "tiny") -> 
     linked = [runtime / f"{name}.o" for name in RUNTIME]
     _run(mutant, folder, *common, "-shared", "-pthread", whole, *linked, "-o", folder / LIBRARY)
     shutil.rmtree(objects)
-
-
-def _include(folder: Path) -> Path:
-    """Verilator's headers and runtime, of whichever installation is in use."""
-    root = find_verilator().environment().get("VERILATOR_ROOT")
-    if not root:
-        root = find_verilator().run("--getenv", "VERILATOR_ROOT").strip()
-    return Path(root) / "include"
 
 
 def _run(mutant: Mutant, folder: Path, *command: str | Path) -> None:

@@ -1,6 +1,6 @@
 """Random work on simulated hardware; `loralith soak` runs it.
 
-- `random_products`: random products, compared with numpy.
+- `random_products`, `products`: random products, compared with numpy.
 - `lists`, `list_runner`: random raw command lists, compared with the oracle of `verif.lists`.
 - `lanes`: random operands for the vector unit's lanes, compared with a soft float.
 """

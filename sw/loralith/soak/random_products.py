@@ -1,4 +1,4 @@
-"""Random small products, many per list, each compared with numpy: what `loralith soak` runs.
+"""Random small products, many per list, each compared with numpy: what `products.ProductSoak` runs.
 
 Every product draws its shape, fold, operand orders, chain and shift, whether it adds to the accumulate buffer, and its kind of result:
 INT32, INT8 rounded half even or stochastically, with one scale, one per row or column, or one that the device sets from a measured maximum,
@@ -7,10 +7,7 @@ as it may set the chain's shift; stored straight or transposed. Operands hold ev
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,10 +15,9 @@ from loralith.compiler.schedules.emit import Emitter, Exponent, Int8, Segment, S
 from loralith.compiler.storage.layout import MatrixLayout, fold_right, int_layout, row_major
 from loralith.compiler.storage.regions import Region, rows_needed
 from loralith.device.device import Device
-from loralith.device.reference import ReferenceDevice
 from loralith.spec.numerics import MANTISSA_MAX, MANTISSA_MIN, Q8_MAX, SHIFT_MAX, Requantization, hash32
 
-__all__ = ["Mismatch", "Soak", "run_products"]
+__all__ = ["BATCH", "Mismatch", "Soak"]
 
 BATCH = 200
 """Products of a list."""
@@ -233,45 +229,3 @@ def _tie(total: np.ndarray) -> int:
     halves = np.log2(sums & -sums).astype(np.int64) + 1
     fits = np.abs(sums) >> halves < Q8_MAX
     return 15 + int(halves[fits].max()) if fits.any() else 0
-
-
-def run_products(
-    device: Device, products: int, seed: int, stall: float | None, say: Callable[[str], None]
-) -> tuple[dict[str, Any], Mismatch | None]:
-    """Figures of so many random products on ``device``, up to the first wrong one, and that one.
-
-    ``stall``: where the device simulates its bus, the most probable stall per channel and cycle; stalls and latencies are drawn anew for
-    each list. Raises what `Device.run` raises.
-    """
-    rng = np.random.default_rng(seed)
-    started, cpu = time.monotonic(), time.process_time()
-    soak, mismatch = Soak(device, seed), None
-    while soak.done < products and mismatch is None:
-        if stall is not None:
-            _stall(device, rng, stall)
-        mismatch = soak.batch(min(BATCH, products - soak.done))
-        if soak.lists % 10 == 0:
-            say(f"{soak.done} products, {time.monotonic() - started:.0f} s")
-    figures = {
-        "products": soak.done,
-        "lists": soak.lists,
-        "mismatches": 0 if mismatch is None else 1,
-        "first_mismatch": None if mismatch is None else asdict(mismatch),
-        "cycles": device.counters().cycles,
-        "cycle_unit": device.cycle_unit or ReferenceDevice.cycle_unit,  # a soak runs lists, on any device
-        "seconds": round(time.monotonic() - started, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-    }
-    return figures, mismatch
-
-
-def _stall(device: Any, rng: np.random.Generator, most: float) -> None:
-    """Other stalls and latencies for the next list."""
-    from loralith.device.native.library import CHANNELS
-    from loralith.device.native.memory_model import MemoryTiming
-
-    stall = {channel: float(rng.choice([0.0, rng.uniform(0, most)])) for channel in CHANNELS}
-    latency = int(rng.choice([1, 10, 100]))
-    device.configure(
-        timing=MemoryTiming(latency, latency // 2, stall=stall, stall_length=int(rng.integers(1, 16)), seed=int(rng.integers(1 << 32)))
-    )

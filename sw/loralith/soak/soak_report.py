@@ -15,7 +15,7 @@ LISTS_TITLE = "Random command lists on the RTL"
 
 
 def products_page(result: dict[str, Any]) -> list[str]:
-    """The figures of `random_products.run_products` as Markdown."""
+    """The figures of `products.ProductSoak.result` as Markdown."""
     page = [
         f"{result['products']:,} random products of up to three tiles each way in {result['lists']:,} lists: folded, chained, added",
         "to the accumulate buffer, INT32 and INT8, with one scale and vectors of them, both roundings, stored straight and",

@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator
 from importlib import metadata, util
 from pathlib import Path
 
-from loralith.errors import LoralithError
+from loralith.device.native.compile import BuildError, Levels, compile_design
 from loralith.places import builds
 from loralith.progress import every, tell
 from loralith.spec.config import Config
 from loralith.toolchain import ToolchainError, find_verilator, python_module, without_spaces
 
 __all__ = [
+    "LEVELS",
     "LIBRARY",
-    "MAKE_FLAGS",
     "MODULE",
     "VERILATOR_FLAGS",
     "BuildError",
@@ -38,6 +38,7 @@ __all__ = [
     "digest",
     "hardware_key",
     "processor",
+    "runtime",
     "verilog",
 ]
 
@@ -47,22 +48,14 @@ SOURCES = Path(__file__).resolve().parent
 
 VERILATOR_FLAGS = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--threads", "1", "-Wno-fatal", "-Wno-lint")
 # -O3 where the cycles go; the rest of Verilator's output runs once and would only build longer.
-MAKE_FLAGS = "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O2"
+LEVELS = Levels()
 # Runs with a waveform are short, and writing it takes longer than the cycles.
-TRACE_MAKE_FLAGS = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
+TRACE_LEVELS = Levels("-O1", "-O0", "-O1")
 # Built where it runs: the elements' sums use whatever vector instructions this processor has.
 CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 # The simulator's code of one cycle is several times the size of a processor's first instruction cache, and most of its time goes to
 # fetching it. A profile lets the compiler put what a cycle seldom needs elsewhere.
 GENERATE, USE = "-fprofile-generate={0} -fprofile-update=single", "-fprofile-use={0} -fprofile-correction -Wno-missing-profile"
-
-
-RUNTIME = 3
-"""Files of Verilator's own and ours that are compiled beside those that it writes."""
-
-
-class BuildError(LoralithError):
-    """The Verilog or the model could not be made; the message carries the end of the failing tool's output."""
 
 
 def verilog(config: Config) -> Path:
@@ -100,8 +93,8 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
         (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *((SOURCES / "profile_run.py",) if profiled else ()))
     )
     flags = (*VERILATOR_FLAGS, *(("--trace-vcd",) if trace else ()))
-    make_flags = TRACE_MAKE_FLAGS if trace else MAKE_FLAGS
-    text = (str(verilator.version), *flags, make_flags, CXX_FLAGS, processor(), os.environ.get("CXX", ""))
+    levels = TRACE_LEVELS if trace else LEVELS
+    text = (str(verilator.version), *flags, str(levels), CXX_FLAGS, processor(), os.environ.get("CXX", ""))
     key = digest(source, *native, text=(*text, GENERATE, USE) if profiled else text)
 
     def compiled(folder: Path, objects: Path, options: str = "") -> None:
@@ -109,11 +102,11 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
         tell(f"compiling the native model of configuration {config.name}, once: from half a minute (tiny) to several (paper)")
         with every(10, lambda seconds: _so_far(objects, seconds)):
             verilator.run(
-                *("--cc", "--exe", "--build", "-j", "2", *flags, "--top-module", MODULE, "-Mdir", objects),
-                *("--compiler-include", sources / "arithmetic.h"),
-                *("-MAKEFLAGS", make_flags, "-CFLAGS", f"{CXX_FLAGS} {options}", "-LDFLAGS", f"-shared {options}", "-o", output / LIBRARY),
-                *(sources / "modules.vlt", design, sources / "model.cpp"),
+                *("--cc", *flags, "--top-module", MODULE, "-Mdir", objects, "--compiler-include", sources / "arithmetic.h"),
+                *(sources / "modules.vlt", design),
             )
+            own, to = f"{CXX_FLAGS} {options}", output / LIBRARY
+            compile_design(verilator, objects, [sources / "model.cpp"], to, runtime=runtime(), flags=own, levels=levels, shared=True)
         # The object files' paths name the profile's: the second compilation takes place in the same folder.
         shutil.rmtree(objects)
 
@@ -128,10 +121,10 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
 
 def _so_far(objects: Path, seconds: float) -> str:
     """How far Verilator and the compiler are."""
-    files, done = len(list(objects.glob("*.cpp"))), len(list(objects.glob("*.o")))
-    if not files:
+    units, done = len(list(objects.glob("unit_*.cc"))), len(list(objects.glob("unit_*_?.o")))
+    if not units:
         return f"{seconds:.0f} s: Verilator reads the Verilog"
-    return f"{seconds:.0f} s: {done} of {files + RUNTIME} files compiled"
+    return f"{seconds:.0f} s: {done} of {units} parts compiled"
 
 
 @contextlib.contextmanager
@@ -153,7 +146,7 @@ def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[
         command = python_module("loralith.device.native.profile_run", folder / LIBRARY, description)
         subprocess.run(command, check=True, capture_output=True)
         compiled(folder, objects, USE.format(profile))
-    except (ToolchainError, subprocess.CalledProcessError):
+    except (ToolchainError, BuildError, subprocess.CalledProcessError):
         return False
     finally:
         shutil.rmtree(profile, ignore_errors=True)
@@ -164,6 +157,11 @@ def _exercised(config: Config, folder: Path, objects: Path, compiled: Callable[[
 def cache_folder() -> Path:
     """Where models are kept, see `places.builds`."""
     return builds() / "verilator"
+
+
+def runtime() -> Path:
+    """Where the objects of Verilator's runtime are kept."""
+    return cache_folder() / "runtime"
 
 
 def hardware_key(config: Config | None, *more: str) -> str:

@@ -98,6 +98,12 @@ class Model:
         address = self._dll.loralith_memory(self._handle)
         self.memory = np.ctypeslib.as_array((c_uint8 * settings.dram_bytes).from_address(address))
 
+    @property
+    def handle(self) -> int:
+        """The machine, for further functions of its library."""
+        assert self._handle is not None, "the model is closed"
+        return self._handle
+
     def close(self) -> None:
         """Free the machine and its DRAM. Idempotent."""
         if self._handle:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from loralith.device.device_errors import DeviceError
 from loralith.device.native.build import (
     CXX_FLAGS,
-    MAKE_FLAGS,
+    LEVELS,
     SOURCES,
     VERILATOR_FLAGS,
     BuildError,
@@ -22,7 +22,9 @@ from loralith.device.native.build import (
     digest,
     hardware_key,
     processor,
+    runtime,
 )
+from loralith.device.native.compile import compile_design
 from loralith.progress import tell
 from loralith.spec.config import Config
 from loralith.toolchain import find_verilator, python_module, without_spaces
@@ -58,17 +60,17 @@ def build_board(config: Config, name: str, options: Sequence[str] = ()) -> Path:
     key = digest(text=(hardware_key(config, "loralith.soc"), *options))
     source = cached(f"{name}-verilog-{key}", emit) / f"{top}.v"
     sources = sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), *(SOURCES / "board").iterdir()))
-    key = digest(source, *sources, text=(str(verilator.version), *VERILATOR_FLAGS, MAKE_FLAGS, CXX_FLAGS, processor()))
+    key = digest(source, *sources, text=(str(verilator.version), *VERILATOR_FLAGS, str(LEVELS), CXX_FLAGS, processor()))
 
     def compiled(folder: Path) -> None:
         native, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
         tell(f"compiling board {name} with configuration {config.name}, once: from half a minute (tiny) on")
         verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *VERILATOR_FLAGS, "--top-module", top, "-Mdir", output / "obj"),
-            *("--compiler-include", native / "arithmetic.h"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", CXX_FLAGS, "-o", output / name),
-            *(native / "modules.vlt", without_spaces(source.parent) / source.name, native / "board" / f"{name}.cpp"),
+            *("--cc", *VERILATOR_FLAGS, "--top-module", top, "-Mdir", output / "obj", "--compiler-include", native / "arithmetic.h"),
+            *(native / "modules.vlt", without_spaces(source.parent) / source.name),
         )
+        program = [native / "board" / f"{name}.cpp"]
+        compile_design(verilator, output / "obj", program, output / name, runtime=runtime(), flags=CXX_FLAGS, levels=LEVELS)
 
     return cached(f"{name}-{key}", compiled) / name
 

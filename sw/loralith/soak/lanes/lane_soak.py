@@ -7,7 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from loralith.device.native.build import MAKE_FLAGS, VERILATOR_FLAGS, BuildError, cached, digest, hardware_key
+from loralith.device.native.build import LEVELS, VERILATOR_FLAGS, BuildError, cached, digest, hardware_key, runtime
+from loralith.device.native.compile import compile_design
 from loralith.progress import tell
 from loralith.toolchain import find_verilator, python_module, without_spaces
 
@@ -58,7 +59,7 @@ class LaneSoak:
 def _build() -> Path:
     verilator = find_verilator()
     sources = sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")))
-    key = digest(*sources, text=(hardware_key(None), str(verilator.version), *VERILATOR_FLAGS, MAKE_FLAGS))
+    key = digest(*sources, text=(hardware_key(None), str(verilator.version), *VERILATOR_FLAGS, str(LEVELS)))
 
     def make(folder: Path) -> None:
         tell("compiling the lanes of the vector unit, once: half a minute")
@@ -69,10 +70,9 @@ def _build() -> Path:
         if done.returncode:
             raise BuildError(f"no Verilog of the lanes:\n{done.stdout[-4000:]}")
         local = without_spaces(folder.parent) / folder.name
-        verilator.run(
-            *("--cc", "--exe", "--build", "-j", "2", *VERILATOR_FLAGS, "--top-module", "lane_group", "-Mdir", local / "obj"),
-            *("-MAKEFLAGS", MAKE_FLAGS, "-CFLAGS", f"-O2 -I{local} -I{without_spaces(SOURCES)}", "-o", local / "soak"),
-            *(local / "lanes.v", without_spaces(SOURCES) / "soak.cpp"),
-        )
+        native = without_spaces(SOURCES)
+        verilator.run("--cc", *VERILATOR_FLAGS, "--top-module", "lane_group", "-Mdir", local / "obj", local / "lanes.v")
+        flags = f"-I{local} -I{native}"
+        compile_design(verilator, local / "obj", [native / "soak.cpp"], local / "soak", runtime=runtime(), flags=flags, levels=LEVELS)
 
     return cached(f"lanes-{key}", make) / "soak"

@@ -1,0 +1,90 @@
+"""The page of the coverage of the emitted Verilog: by block, what is not reached, and what is waived and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loralith.soak.coverage.points import KINDS, Point, blocks
+from loralith.soak.coverage.waivers import Waiver, stale, waived
+
+__all__ = ["GOALS", "figures_of", "page", "problems", "title"]
+
+GOALS = {"line": 98.0, "toggle": 90.0}
+"""Percent of the points that are not waived."""
+SHOWN = 12
+"""Points of a block that are listed as not reached."""
+
+
+def figures_of(counts: Mapping[Point, int], done: Mapping[str, int], waivers: Sequence[Waiver]) -> dict[str, Any]:
+    """Counts by block and kind: points, reached, waived; and the names of those that are neither."""
+    rows = []
+    for block in blocks(counts):
+        own = {point: count for point, count in counts.items() if point.block == block}
+        row: dict[str, Any] = {"block": block}
+        for kind in KINDS:
+            points = sorted(point for point in own if point.kind == kind)
+            left_out = [point for point in points if waived(point, waivers)]
+            missed = [point.name for point in points if not own[point] and point not in set(left_out)]
+            row[kind] = {"points": len(points), "waived": len(left_out), "missed": missed}
+        rows.append(row)
+    totals = {kind: _total([row[kind] for row in rows]) for kind in KINDS}
+    reasons = [{"points": waiver.points.pattern, "reason": waiver.reason} for waiver in waivers]
+    return {"done": dict(done), **totals, "blocks": rows, "waivers": reasons, "stale": stale(counts, waivers)}
+
+
+def _total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    points, left_out, missed = (sum(values) for values in zip(*((p["points"], p["waived"], len(p["missed"])) for p in parts), strict=True))
+    return {"points": points, "waived": left_out, "missed": missed, "percent": _percent(points, left_out, missed)}
+
+
+def _percent(points: int, left_out: int, missed: int) -> float:
+    return round(100 * (1 - missed / (points - left_out)), 2) if points > left_out else 100.0
+
+
+def problems(figures: Mapping[str, Any]) -> list[str]:
+    """Goals that are missed and waivers that are not true, as sentences."""
+    missed = [
+        f"{kind} coverage is {figures[kind]['percent']} %, and the goal is {goal:g} %"
+        for kind, goal in GOALS.items()
+        if figures[kind]["percent"] < goal
+    ]
+    return missed + list(figures["stale"])
+
+
+def title(figures: Mapping[str, Any]) -> str:
+    return "Coverage of the emitted Verilog"
+
+
+def page(figures: Mapping[str, Any]) -> list[str]:
+    """The figures as Markdown."""
+    done = ", ".join(f"{count:,} {suite}" for suite, count in figures["done"].items())
+    lines = [
+        f"Configuration {figures['config']}, seed {figures['seed']}: {done}. A line is a statement of the emitted Verilog that runs, or a",
+        "branch that is taken; a toggle is a bit of a signal that rises, or one that falls. Modules of several instances are one.",
+        "",
+        "| | points | waived | not reached | reached | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, goal in GOALS.items():
+        f = figures[kind]
+        lines.append(f"| {kind} | {f['points']:,} | {f['waived']:,} | {f['missed']:,} | {f['percent']} % | {goal:g} % |")
+    lines += ["", "| block | lines | reached | toggles | reached |", "|---|---|---|---|---|"]
+    for row in figures["blocks"]:
+        cells = [f"{row[kind]['points']:,} | {_of(row[kind])} %" for kind in KINDS]
+        lines.append(f"| {row['block']} | {' | '.join(cells)} |")
+    lines += ["", "## Not reached", ""]
+    for row in figures["blocks"]:
+        for kind in KINDS:
+            names = row[kind]["missed"]
+            if names:
+                more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+                lines.append(f"- {row['block']}, {kind}: {', '.join(f'`{name}`' for name in names[:SHOWN])}{more}")
+    if figures["waivers"]:
+        lines += ["", "## Waived", "", "| points | reason |", "|---|---|"]
+        lines += [f"| `{waiver['points']}` | {waiver['reason']} |" for waiver in figures["waivers"]]
+    return lines
+
+
+def _of(part: Mapping[str, Any]) -> float:
+    return _percent(part["points"], part["waived"], len(part["missed"]))
