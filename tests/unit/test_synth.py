@@ -385,3 +385,34 @@ def test_late_paths_are_rerouted_while_that_gains(
     assert (result.round, result.fmax_mhz, result.reported_mhz) == (best, {"clk": found[best][0]}, 50.0)
     assert result.wires == (0.5, 1.0), "of the first round"
     assert (result.config, result.seconds) == (tmp_path / f"{names[best]}.config", 5 + 10 * len(found))
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_a_round_that_finds_no_routes_leaves_the_best_one_before(failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    ran: list[str] = []
+
+    def step(target: synth.Target, command: str, run: Run, *rest: object) -> Run:
+        if len(ran) == failing:
+            raise synth.SynthError("nextpnr exited with 125\nRouting design failed")
+        ran.append(run.stem.name)
+        for suffix, content in (
+            (".report.json", {"fmax": {"clk": {"achieved": 50.0}}, "critical_paths": [], "utilization": {}}),
+            (".routed.json", {"path": [], "late": []}),
+        ):
+            run.stem.with_suffix(suffix).write_text(json.dumps(content), encoding="utf-8")
+        return replace(run, seconds=10)
+
+    monkeypatch.setattr(routing, "placed", lambda target, netlist, seed: Run(tmp_path / "design", 5, "tool"))
+    monkeypatch.setattr(routing, "nextpnr", lambda: ("nextpnr", "tool"))
+    monkeypatch.setattr(routing, "run_step", step)
+    monkeypatch.setattr(routing, "_wires", lambda start, run: (0.5, 0.0))
+    monkeypatch.setattr(routing, "_round", lambda target, start, run: routing.Round(90.0 + len(ran), 9))
+    target = synth.Target(synth.load_board("ulx3s-85f"), SMALL, "compute", folder=tmp_path, progress=said.append)
+    if not failing:
+        with pytest.raises(synth.SynthError, match="nextpnr exited with 125"):
+            synth.route(target, synth.Netlist.__new__(synth.Netlist), 1)
+        return
+    result = synth.route(target, synth.Netlist.__new__(synth.Netlist), 1)
+    assert (result.round, result.fmax_mhz, len(result.rounds)) == (1, {"clk": 92.0}, 2)
+    assert said[-1] == "reroute: round 2 found no routes, and the round before stays: nextpnr exited with 125"

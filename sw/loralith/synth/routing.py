@@ -89,7 +89,7 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
     """The routing of `netlist` with `seed`, from the netlist's folder where it was made before.
 
     While paths are late and rounds gain, but `ROUNDS` times at most, cells of late paths are relocated, and their wires and detours ripped
-    up and rerouted, with all other nets locked (`reroute.py`).
+    up and rerouted, with all other nets locked (`reroute.py`). A round that the router cannot finish ends them; those before it count.
 
     The clock is computed from the routed wire delays and the cell delays of the run that packed the design: for a packed netlist that it
     reads, nextpnr takes the slower half's delay for both halves of a carry chain. Raises SynthError and PlacementError.
@@ -105,7 +105,13 @@ def route(target: Target, netlist: Netlist, seed: int) -> Routing:
         if number:
             run = replace(run, stem=start.stem.with_name(f"{start.stem.name}-{_REROUTE}-round{number}"))
             change = partial(_prepare_reroute, target, start, before, run)
-        run = run_step(target, command, run, "routed", words, files, change)
+        try:
+            run = run_step(target, command, run, "routed", words, files, change)
+        except SynthError as error:
+            if not number:
+                raise
+            target.progress(f"reroute: round {number} found no routes, and the round before stays: {str(error).splitlines()[0]}")
+            break
         seconds += run.seconds
         found.append((run, _round(target, start, run)))
         if number > 1:  # the first round's stays, for a later version to start from
