@@ -71,7 +71,7 @@ def test_a_shared_input_is_rotated_once_for_all_its_layers():
     torch.manual_seed(0)
     model = nn.ModuleDict({"q": nn.Linear(64, 8), "k": nn.Linear(64, 8)})
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["q", "k"], init_lora_weights=False))
-    layers = model.base_model.model
+    layers = dict(model.base_model.model.named_children())
     x = torch.randn(16, 64)
     with loralith.open_device("direct", "tiny") as device:
         attachment = loralith.attach(model, device, FQT(rotation=64), observer=ReferenceObserver())

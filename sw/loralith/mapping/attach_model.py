@@ -66,7 +66,7 @@ def _kept_in_torch(choice: Choice) -> Choice:
 
 def _unrotated(choice: Choice, scheme: FQT) -> str:
     """Why a LoRA layer's channels cannot be rotated as ``scheme`` wants, "" where they can; parts that cannot are not rotated."""
-    if in_parts(choice.module) or not isinstance(choice.module, LoraLayer):
+    if in_parts(choice.module) or not isinstance(choice.module, LoraLayer) or choice.module.in_features is None:
         return ""
     try:
         rotation_block(scheme.rotation, choice.module.in_features, required=True)

@@ -106,11 +106,11 @@ class Task:
         hooks = []
         for norm, layers in self.readers:
             weights = [layer.weight.detach() for layer in layers]
-            hooks.append(
-                norm.register_forward_hook(
-                    lambda _m, _i, y, weights=weights: found.extend((y.detach().reshape(-1, WIDTH), w) for w in weights)
-                )
-            )
+
+            def seen(_module: torch.nn.Module, _inputs: object, y: Tensor, weights: list[Tensor] = weights) -> None:
+                found.extend((y.detach().reshape(-1, WIDTH), w) for w in weights)
+
+            hooks.append(norm.register_forward_hook(seen))
         with torch.no_grad():
             self.model(self.batches[0])
         for hook in hooks:
