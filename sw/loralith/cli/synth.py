@@ -90,7 +90,9 @@ def _system(stem: Path, figures: dict[str, Any], made: Any) -> dict[str, Any]:
     beside = sum(counts["lut"] for name, counts in figures["modules"].items() if ".accelerator" not in name)
     figures = {**figures, "lut_beside_accelerator": beside, "bitstream": None}
     if made is not None:
-        figures |= {"bitstream": str(made.path), "tools": [*figures["tools"], made.tool], "clocks_mhz": {"slowest": made.fmax_mhz}}
+        here = Path.cwd()
+        path = made.path.relative_to(here) if made.path.is_relative_to(here) else made.path
+        figures |= {"bitstream": str(path), "tools": [*figures["tools"], made.tool], "clocks_mhz": {"slowest": made.fmax_mhz}}
         figures |= {"meets": made.fmax_mhz >= made.constraint_mhz, "placed_cells": made.used}
         figures["reported_mhz"] = figures["reported_mhz"] or made.fmax_mhz
     write_json(figures, named(stem, ".json")[0], indent=1)
