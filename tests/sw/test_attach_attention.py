@@ -10,15 +10,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import loralith
 from helpers.same_values import assert_same_values
-from helpers.tiny_transformers import DENOISERS, TEXT, flux, llama, qwen_image, sana, sd3, wan, with_lora, z_image
+from helpers.tiny_transformers import DENOISERS, TEXT, flux, llama, qwen_image, sana, sd3, with_lora, z_image
 from loralith.mapping.forward import is_mapped
 from loralith.mapping.select import AttachError, select
 from loralith.training.verification import ReferenceObserver
 
-LINEAR_ATTENTION = {"transformer_blocks.0.attn1", "transformer_blocks.0.ff.conv_depth"}
+LINEAR_ATTENTION = {"transformer_blocks.0.attn1"}
 ATTENTIONS = {sd3: 3, sana: 1, qwen_image: 1, z_image: 3}
 """How many of a model are mapped, where it is not two."""
-STAYS = {sana: LINEAR_ATTENTION, wan: {"patch_embedding"}}
+STAYS = {sana: LINEAR_ATTENTION}
 
 
 @pytest.fixture(autouse=True)

@@ -112,7 +112,9 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_a_layer_that_does_not_fit_is_refused_with_what_takes_it() -> None:
-    with pytest.raises(DoesNotFit, match=r"T=64, K=64, N=64, r=128 .* 'tiny'; these presets take it: ecp5, base, large, paper"):
+    with pytest.raises(
+        DoesNotFit, match=r"T=64, K=64, N=64, r=128 .* 'tiny'; these presets take it: ecp5, base, base-vector, large, paper"
+    ):
         plan_passes(64, 64, 64, 128, load_config("tiny"))
     with pytest.raises(DoesNotFit, match="no preset takes it"):
         plan_passes(64, 4096, 64, 4096, load_config("tiny"))

@@ -209,5 +209,5 @@ def test_no_list(device: ReferenceDevice, data: bytes, message: str) -> None:
 def test_unknown_device_names_the_choices() -> None:
     with pytest.raises(DeviceError, match=r"reference, direct, verilator, serial:<port> or pynq:<bitfile>, not 'abacus'"):
         open_device("abacus")
-    with pytest.raises(DeviceError, match="tiny, ecp5, base, large, paper"):
+    with pytest.raises(DeviceError, match="tiny, tiny-vector, ecp5, base, base-vector, large, paper"):
         open_device("reference", "huge")

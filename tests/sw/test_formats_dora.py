@@ -150,7 +150,10 @@ REFUSED = {
     ),
     "magnitudes of some": (lambda t: t.pop(f"{CONV}.dora_scale"), "is DoRA, and .*conv1 has no magnitudes; all layers have them, or none"),
     "not finite": (lambda t: t[f"{CONV}.dora_scale"].fill_(torch.inf), "values in magnitudes of .*conv1 that are not finite"),
-    "LoCon's middle": (lambda t: t.update({f"{CONV}.lora_mid.weight": torch.ones(3, 3, 3, 3)}), "holds LoCon's middle factor"),
+    "LoCon's middle": (
+        lambda t: t.update({f"{CONV}.lora_mid.weight": torch.ones(3, 3, 3, 3)}),
+        r"has a middle factor of shape \[3, 3, 3, 3\] and A of",
+    ),
 }
 
 

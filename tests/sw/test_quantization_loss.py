@@ -62,7 +62,7 @@ def test_what_a_softmax_loses_is_its_tail():
 @pytest.mark.parametrize(
     ("scheme", "tensor", "stochastic", "share", "mend"),
     [
-        (FQT(), "X", False, 0.11, "clip them before the layer, or leave the layer in torch"),
+        (FQT(), "X", False, 0.11, "set rotation to 256, clip them before the layer, or leave the layer in torch"),
         (FQT(weight_scales="tensor"), "W", False, 0.11, "set weight_scales to 'channel'"),
         (FQT(), "W", False, 0.11, "raise weight_scale_range (now 16), or leave the layer in torch"),
         (FQT(weight_bits=4), "W", False, 0.51, "set weight_bits to 8, or leave the layer in torch"),

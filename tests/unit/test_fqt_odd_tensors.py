@@ -37,7 +37,8 @@ def test_odd_tensors_have_defined_results(name, scheme):
         assert not backward.dx_acc.any()
     elif name == "one huge outlier":
         assert qmax / 2 < forward.xq[1, 0] <= qmax
-        assert forward.xq.long().abs().sum() <= qmax + 16  # the rest vanishes, but for a stochastic 1 here and there
+        spread = 4 if scheme.rotation else 1  # I = 8 is rotated in blocks of 4, each of whose channels gets a part
+        assert forward.xq.long().abs().sum() <= spread * qmax + 16  # the rest vanishes, but for a stochastic 1 here and there
     else:
         assert forward.xq.unique().numel() == 1
         assert qmax / 2 < forward.xq[0, 0] * x[0, 0].sign() <= qmax

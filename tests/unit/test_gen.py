@@ -183,7 +183,7 @@ def test_the_page_s_example_is_a_configuration(texts: dict[str, str], tmp_path: 
     ("content", "message"),
     [
         ({"rows": 4, "cols": 4}, 'no bus_bytes, max_fold, left_bytes, right_bytes, out_bytes, acc_bytes; give them, or .* "base": "tiny"'),
-        ({"base": "huge"}, "base must be one of tiny, ecp5, base, large, paper, not 'huge'"),
+        ({"base": "huge"}, "base must be one of tiny, tiny-vector, ecp5, base, base-vector, large, paper, not 'huge'"),
         ({"base": 3}, "base must be one of .*, not 3"),
         ({"base": "tiny", "row": 4}, "unknown field row; known are base, acc_bytes"),
         ({"base": "tiny", "rows": 12}, "rows must be a power of two in 2..64, not 12"),
@@ -302,7 +302,7 @@ def test_header_has_every_register_and_bit(texts: dict[str, str]) -> None:
     for name, value, _ in facts.LIMITS:
         assert macros[name] == value
     for name, config in PRESETS.items():
-        assert macros[f"CONFIG_HASH_{name.upper()}"] == config.hash
+        assert macros[f"CONFIG_HASH_{name.upper().replace('-', '_')}"] == config.hash
     for code in Code:
         assert f"LORALITH_CODE_{code.name} = {int(code)}," in texts[HEADER]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from loralith.errors import LoralithError
 from loralith.files import write_json
+from loralith.toolchain import python_module
 
 __all__ = ["MODES", "SIZES", "cpu", "figures", "step_times"]
 
@@ -133,7 +134,7 @@ def _state(path: Path | None, settings: dict[str, Any]) -> dict[str, list[dict[s
 
 
 def _child(model: str, mode: str, rank: int, threads: int, steps: int) -> dict[str, Any]:
-    words = [sys.executable, "-m", "loralith.mapping.unet_time", model, mode, str(rank), str(threads), str(steps)]
+    words = python_module("loralith.mapping.unet_time", model, mode, str(rank), str(threads), str(steps))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode:

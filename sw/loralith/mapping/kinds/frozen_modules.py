@@ -60,7 +60,7 @@ class ConvShapes(LinearShapes):
     """What a convolution's products see: images as they are."""
 
     def _bias(self) -> Tensor:
-        return self.module.bias.reshape(-1, *[1] * (self.module.weight.dim() - 2))
+        return self.module.bias.reshape(-1, *[1] * len(self.module.kernel_size))
 
     def _flat(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -188,7 +188,7 @@ class MappedConv(ConvShapes, MappedLinear):
         return FrozenConv(self.attachment.device, weight, window_of(self.module), self.attachment.scheme, index)
 
     def _row_scales(self) -> Float32:
-        return self.product.scale.reshape(-1, *[1] * (self.module.weight.dim() - 2))
+        return self.product.scale.reshape(-1, *[1] * len(self.module.kernel_size))
 
     def _gradient_loss(self, dy: Float32, g: float, stochastic: bool) -> Loss:
         scale = self.product.scale.astype(np.float64)
