@@ -103,7 +103,7 @@ RULES = (
 # From the lowest to the highest; those of one line do not import each other.
 LAYERS = (
     ("errors",),
-    ("places", "progress", "toolchain"),
+    ("places", "progress", "state_file", "toolchain"),
     ("compiler", "formats", "placement"),
     ("device", "diffusion", "synth"),
     ("board", "energy", "lora", "mutants", "soak"),

@@ -19,6 +19,7 @@ from typing import Any
 
 from loralith.errors import LoralithError
 from loralith.files import write_json
+from loralith.state_file import read_state
 from loralith.toolchain import python_module
 
 __all__ = ["MODES", "SIZES", "cpu", "figures", "step_times"]
@@ -95,7 +96,9 @@ def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state:
     where a mode fails.
     """
     settings = {"model": model, "rank": rank, "threads": threads, "steps": steps, "cpu": cpu()}
-    done = _state(state, settings)
+    empty: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+    kept = read_state(state, "`bench unet`", settings, {"done": dict})
+    done = empty | kept["done"] if kept else empty
     for number in range(rounds):
         for mode in MODES:
             if len(done[mode]) > number:
@@ -104,7 +107,7 @@ def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state:
             last = done[mode][-1]
             say(f"round {number + 1}, {mode}: {last['seconds']} s a step, peak {last['peak_bytes'] / 1e9:.2f} GB")
             if state:
-                write_json({"settings": settings, "done": done}, state)
+                write_json({**settings, "done": done}, state)
     result: dict[str, Any] = {**settings, "rounds": rounds}
     for mode in MODES:
         runs = done[mode][:rounds]
@@ -116,21 +119,6 @@ def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state:
         for name in ("seconds", "cpu_seconds"):
             result[f"{mode}_{name}_over_torch"] = round(result[f"{mode}_{name}"] / result[f"torch_{name}"], 2)
     return result
-
-
-def _state(path: Path | None, settings: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    empty: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
-    if path is None or not path.exists():
-        return empty
-    try:
-        held = json.loads(path.read_text())
-        found, done = held["settings"], held["done"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoralithError(f"{path} is no state of `bench unet`: {error}") from None
-    if found != settings:
-        differ = [f"{name} {found.get(name)!r} (now {value!r})" for name, value in settings.items() if found.get(name) != value]
-        raise LoralithError(f"{path} is of other settings: {', '.join(differ)}; give another file, or delete it")
-    return {**empty, **done}
 
 
 def _child(model: str, mode: str, rank: int, threads: int, steps: int) -> dict[str, Any]:

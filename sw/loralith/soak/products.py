@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -14,9 +13,10 @@ import numpy as np
 
 from loralith.device.device import Device
 from loralith.device.reference import ReferenceDevice
-from loralith.files import check_output, write_json
+from loralith.files import write_json
 from loralith.soak import SoakError
 from loralith.soak.random_products import BATCH, Mismatch, Soak
+from loralith.state_file import read_state
 
 __all__ = ["ProductSoak", "stall_bus"]
 
@@ -83,20 +83,9 @@ def stall_bus(device: Any, rng: np.random.Generator, most: float) -> None:
 
 def _stored(path: Path | None, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """What the state file holds, or figures of nothing."""
-    if path is None or not path.is_file():
-        if path is not None:
-            check_output(path)
-        seed = secrets.randbits(32) if seed is None else seed
-        return {"seed": seed, **settings, **dict.fromkeys(FIGURES, 0), "cycle_unit": "", "first_mismatch": None}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        there = {name: found[name] for name in ("seed", *settings)}
-        fits = all(isinstance(found[name], (int, float)) for name in FIGURES)
-    except (ValueError, KeyError, TypeError):
-        fits, found, there = False, {}, {}
-    if not fits:
-        raise SoakError(f"{path} is not the state of a soak of products; another file starts a new one")
-    here = {"seed": there["seed"] if seed is None else seed, **settings}
-    if there != here:
-        raise SoakError(f"{path} is the state of {there}, not of {here}; another file starts a new one")
-    return found
+    needs = {"seed": int, **dict.fromkeys(FIGURES, (int, float))}
+    found = read_state(path, "a soak of products", {"seed": seed, **settings}, needs, SoakError)
+    if found is not None:
+        return found
+    seed = secrets.randbits(32) if seed is None else seed
+    return {"seed": seed, **settings, **dict.fromkeys(FIGURES, 0), "cycle_unit": "", "first_mismatch": None}

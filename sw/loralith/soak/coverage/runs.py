@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from loralith.device.native.build import verilog
 from loralith.files import write_text
@@ -19,6 +18,7 @@ from loralith.soak.lists import cases
 from loralith.soak.products import stall_bus
 from loralith.soak.random_products import Soak
 from loralith.spec.config import Config
+from loralith.state_file import read_state
 from loralith.verif.lists.case import BASE, Layout
 
 __all__ = ["SUITES", "CoverageRun"]
@@ -42,8 +42,10 @@ class CoverageRun:
         self.counts: Counter[Point] = Counter()
         self.done: dict[str, int] = dict.fromkeys(SUITES, 0)
         self.key = {"design": verilog(config).parent.name, "seed": seed}
-        if state is not None and state.is_file():
-            self._load(state)
+        kept = read_state(state, "`report coverage`", self.key, {"done": dict, "counts": list}, SoakError)
+        if kept is not None:
+            self.done |= kept["done"]
+            self.counts.update({Point(kind, block, name): int(count) for kind, block, name, count in kept["counts"]})
 
     def run(self, lists: int, products: int, say: Callable[[str], None]) -> None:
         """Until so many cases of lists and so many products ran in all. Raises SoakError where one differs."""
@@ -108,14 +110,3 @@ class CoverageRun:
         if self.state is not None:
             rows = [[point.kind, point.block, point.name, count] for point, count in sorted(self.counts.items())]
             write_text(json.dumps({**self.key, "done": self.done, "counts": rows}), self.state)
-
-    def _load(self, state: Path) -> None:
-        try:
-            found: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
-            key = {name: found[name] for name in self.key}
-            self.done = {suite: int(found["done"][suite]) for suite in SUITES}
-            self.counts = Counter({Point(kind, block, name): int(count) for kind, block, name, count in found["counts"]})
-        except (ValueError, KeyError, TypeError):
-            raise SoakError(f"{state} keeps no counts of coverage; another file starts anew") from None
-        if key != self.key:
-            raise SoakError(f"{state} has counts of {key}, not of {self.key}; another file starts anew")

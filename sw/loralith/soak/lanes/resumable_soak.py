@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loralith.files import check_output, write_json
+from loralith.files import write_json
 from loralith.soak import SoakError
+from loralith.state_file import read_state
 
 from .lane_soak import ELEMENTS, OPERATIONS, Difference, LaneSoak
 
@@ -55,18 +55,14 @@ class VectorSoak:
 
 def _stored(path: Path | None, seed: int | None) -> dict[str, Any]:
     """What the state file holds, or a new state."""
-    if path is None or not path.is_file():
-        if path is not None:
-            check_output(path)
+    what = "a soak of the vector unit"
+    found = read_state(path, what, {"seed": seed}, {"seed": int, "operations": dict}, SoakError)
+    if found is None:
         return {"seed": secrets.randbits(32) if seed is None else seed, "operations": {}}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        state = {"seed": int(found["seed"]), "operations": dict(found["operations"])}
-        known = all(name in OPERATIONS and own["elements"] % ELEMENTS == 0 for name, own in state["operations"].items())
-    except (ValueError, KeyError, TypeError):
-        known, state = False, {"seed": 0, "operations": {}}
+        known = all(name in OPERATIONS and own["elements"] % ELEMENTS == 0 for name, own in found["operations"].items())
+    except (KeyError, TypeError):
+        known = False
     if not known:
-        raise SoakError(f"{path} is not the state of a soak of the vector unit; another file starts a new one")
-    if seed not in (None, state["seed"]):
-        raise SoakError(f"{path} is the state of seed {state['seed']}, not {seed}")
-    return state
+        raise SoakError(f"{path} is not the state of {what}; another file starts a new one")
+    return {"seed": found["seed"], "operations": found["operations"]}

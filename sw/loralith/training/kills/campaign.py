@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from loralith.files import check_output, write_json
+from loralith.files import write_json
 from loralith.formats.run_folder import CHECKPOINT, DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE, PICTURE, REPORT
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings
 from loralith.reports.result_files import commit
+from loralith.state_file import read_state
 from loralith.training.kills.killed_run import MOMENTS, PLACES, AtTime, InWrite, KilledRunError, folder_place, run, train
 
 __all__ = ["KillCampaign"]
@@ -196,23 +197,10 @@ def _write_model(folder: Path) -> None:
 
 def _stored(path: Path | None, settings: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """What the state file holds, or counts of nothing."""
-    if path is None or not path.is_file():
-        if path is not None:
-            check_output(path)
-        counts = {place: {"time": 0, "write": 0} for place in PLACES}
-        figures = {"runs": 0, "kills": 0, "equal": 0, "ended_before": 0, "seconds": 0.0, "places": counts, "difference": None}
-        figures["commits"] = []
-        return {"seed": secrets.randbits(32) if seed is None else seed, **settings, **figures}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        fits = set(found["places"]) == set(PLACES) and isinstance(found["commits"], list)
-        fits = fits and all(isinstance(found[name], int) for name in ("runs", "kills", "equal", "seed"))
-    except (ValueError, KeyError, TypeError):
-        fits, found = False, {}
-    if not fits:
-        raise KilledRunError(f"{path} is not the state of a campaign of kills; another file starts a new one")
-    there = {name: found[name] for name in (*settings, "seed")}
-    here = {**settings, "seed": found["seed"] if seed is None else seed}
-    if there != here:
-        raise KilledRunError(f"{path} is the state of {there}, not of {here}; another file starts a new one")
-    return found
+    counts = {place: {"time": 0, "write": 0} for place in PLACES}
+    needs = {"seed": int, "runs": int, "kills": int, "equal": int, "places": dict, "commits": list}
+    found = read_state(path, "a campaign of kills", {**settings, "seed": seed}, needs, KilledRunError)
+    if found is not None:
+        return {**found, "places": counts | found["places"]}
+    figures = {"runs": 0, "kills": 0, "equal": 0, "ended_before": 0, "seconds": 0.0, "places": counts, "difference": None, "commits": []}
+    return {"seed": secrets.randbits(32) if seed is None else seed, **settings, **figures}
