@@ -41,17 +41,17 @@ def test_modes_take_turns_and_what_was_measured_stays(in_process, tmp_path, caps
     assert '`direct`, `modules="all"`' in page
     assert found["cpu"] in page
     assert main([*words, "--rank", "2"]) == 2
-    assert "is of other settings: rank 4 (now 2); give another file" in capsys.readouterr().err
+    assert "with other settings: rank 4 (now 2); another file starts a new one" in capsys.readouterr().err
 
 
 def test_a_mode_that_fails_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(unet_time.SIZES, "tiny", {})
-    monkeypatch.setattr(unet_time.sys, "executable", "false")
+    monkeypatch.setattr(unet_time, "python_module", lambda *words: ["false"])
     assert main(["bench", "unet", "--model", "tiny", "--rounds", "1"]) == 2
     assert "the step of tiny in mode torch failed: no message; what was measured before is kept" in capsys.readouterr().err
     (tmp_path / "state.json").write_text("[]")
     assert main(["bench", "unet", "--model", "tiny", "--state", str(tmp_path / "state.json")]) == 2
-    assert "is no state of `bench unet`" in capsys.readouterr().err
+    assert "is not the state of `bench unet`" in capsys.readouterr().err
     assert main(["bench", "unet", "--rounds", "0"]) == 2
     assert "--rounds must be at least 1, not 0" in capsys.readouterr().err
 
@@ -74,10 +74,14 @@ def test_outliers_are_measured_on_the_same_function(monkeypatch, tmp_path, capsy
     assert main([*words, "--rotation", "64"]) == 0, "nothing is measured again"
     assert json.loads(capsys.readouterr().out)["rows"] == found["rows"]
     assert main([*words, "--rotation", "16"]) == 2
-    assert "is of other settings" in capsys.readouterr().err
+    assert "is the state of `bench outliers` with other settings" in capsys.readouterr().err
     (row,) = found["rows"]
     assert row["error_without"] < row["error_rotated"] < row["error_int8"], "an eighth of the channels are large here"
     assert "| 0 | " in (tmp_path / "x.md").read_text()
     assert main(["bench", "outliers", "--rotation", "0"]) == 2
     assert "--rotation must be 4, 16, 64 or 256, not 0" in capsys.readouterr().err
+    assert main(["bench", "outliers", "--own-gain", "0"]) == 2
+    assert "--own-gain must be above 0 and at most 100, not 0" in capsys.readouterr().err
+    larger = outliers.Task(0, True, own_gain=1.0).inputs()[0][0]
+    assert larger.abs().max() > 2 * x.abs().max()
     assert main(["bench", "outliers", "--seeds", "0"]) == 2

@@ -19,6 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0 (default: 5)")
     parser.add_argument("--steps", type=int, default=80, help="training steps (default: 80)")
     parser.add_argument("--rotation", type=int, default=256, metavar="B", help="largest block: 4, 16, 64 or 256 (default: 256)")
+    parser.add_argument(
+        "--own-gain", type=float, default=0.2, metavar="G", help="gain of the eight channels before it is multiplied by 50 (default: 0.2)"
+    )
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep each seed in FILE, and go on from there")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
@@ -30,6 +33,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("seeds", "steps"):
         if getattr(args, name) < 1:
             raise LoralithError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if not 0 < args.own_gain <= 100:
+        raise LoralithError(f"--own-gain must be above 0 and at most 100, not {args.own_gain:g}")
     try:
         scheme = FQT(rotation=args.rotation)
     except SchemeError as error:
@@ -38,9 +43,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise LoralithError("--rotation must be 4, 16, 64 or 256, not 0: INT8 without one is measured too")
     from loralith.study.outliers import measure as measured
 
-    found = measured(args.seeds, args.steps, args.rotation, output.log, args.state)
+    found = measured(args.seeds, args.steps, args.rotation, output.log, args.state, args.own_gain)
     if args.output:
-        command = f"loralith bench outliers --seeds {args.seeds} --steps {args.steps} --rotation {args.rotation}"
+        command = (
+            f"loralith bench outliers --seeds {args.seeds} --steps {args.steps} --rotation {args.rotation} --own-gain {args.own_gain:g}"
+        )
         results.write(args.output, TITLE, command, found, page(found), on_rtl=False)
     return found
 
@@ -51,8 +58,8 @@ def page(found: dict[str, Any]) -> list[str]:
 
     lines = [
         f"A transformer block of {task.WIDTH} channels with random frozen weights. In each of its two norms {task.OUTLIERS} channels have "
-        f"a gain of {task.OWN_GAIN:g}, which is multiplied by {task.GAIN:g}; the columns of the layers that read them (to_q, to_k, to_v, "
-        f"and the feed-forward network's first) are divided by {task.GAIN:g}: in exact arithmetic nothing changes.",
+        f"a gain of {found['own_gain']:g}, which is multiplied by {task.GAIN:g}; the columns of the layers that read them (to_q, to_k, "
+        f"to_v, and the feed-forward network's first) are divided by {task.GAIN:g}: in exact arithmetic nothing changes.",
         f"LoRA of rank {task.RANK} on every linear layer is trained for {found['steps']} steps of Adam to make its outputs those of "
         "the same block with a hidden adapter, with the same draws in FP32, in INT8, and in INT8 with a rotation of blocks of up to "
         f"{found['rotation']} channels ([numerics](../numerics.md), section 1).",

@@ -36,10 +36,12 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.soak.coverage.runs import CoverageRun
     from loralith.soak.coverage.waivers import read_waivers
 
-    root = checkout()
-    if root is None and args.waivers is None:
-        raise LoralithError(f"{WAIVERS} is a file of a checkout, and this is an installed package; give --waivers")
-    waivers = read_waivers(args.waivers or root / WAIVERS)  # type: ignore[operator]
+    root, path = checkout(), args.waivers
+    if path is None:
+        if root is None:
+            raise LoralithError(f"{WAIVERS} is a file of a checkout, and this is an installed package; give --waivers")
+        path = root / WAIVERS
+    waivers = read_waivers(path)
     run = CoverageRun(load_config(args.config), args.seed, args.state)
     run.run(args.lists, args.products, output.log)
     return {"config": args.config, "seed": args.seed, **figures_of(run.counts, run.done, waivers)}

@@ -86,7 +86,7 @@ def memory_page(figures: dict[str, Any]) -> list[str]:
     keys = ("weight_bytes", "adapter_bytes", "saved_bytes", "peak_bytes")
     lines = [
         f"The U-Net of {figures['model']}, batch {figures['batch']}, LoRA of rank {figures['rank']} on {', '.join(figures['targets'])}. "
-        "Planned from the step's graph ([step graph](../step_graph.md)), not run: no preset has the vector unit yet. MB are 10^6 bytes.",
+        "Planned from the step's graph ([step graph](../step_graph.md)), not run. MB are 10^6 bytes.",
         "",
         "| | weights | adapter, gradient, moments | saved for the backward pass | of FP32's | peak |",
         "|---|---|---|---|---|---|",

@@ -8,7 +8,6 @@ hidden adapter.
 
 from __future__ import annotations
 
-import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,13 +21,13 @@ from torch import Tensor, nn
 
 from loralith.device import open_device
 from loralith.device.device import Device
-from loralith.errors import LoralithError
 from loralith.files import write_json
 from loralith.lora.frozen import FrozenLinear
 from loralith.lora.health import TrainingWarning
 from loralith.lora.quantize import quantize_weight
 from loralith.mapping.attach_model import attach
 from loralith.spec.scheme import FQT
+from loralith.state_file import read_state
 
 __all__ = ["GAIN", "OUTLIERS", "Task", "measure"]
 
@@ -50,10 +49,12 @@ BOUND = 0.01
 
 @dataclass
 class Task:
-    """Blocks, what they are to become, and draws of inputs, of one seed. ``gains``: whether the channels are scaled."""
+    """Blocks, what they are to become, and draws of inputs, of one seed. ``gains``: whether the channels, which have the gain ``own_gain``,
+    are scaled."""
 
     seed: int
     gains: bool
+    own_gain: float = OWN_GAIN
 
     def __post_init__(self) -> None:
         from diffusers.models.attention import BasicTransformerBlock
@@ -88,12 +89,12 @@ class Task:
                 own.copy_(value(own))
 
     def _scale(self) -> None:
-        """Eight channels of each norm have a gain of 0.2; with ``gains`` the same function with large channels."""
+        """Eight channels of each norm have a gain of their own; with ``gains`` the same function with large channels."""
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for norm, layers in self.readers:
                 channels = torch.randperm(WIDTH, generator=generator)[:OUTLIERS]
-                norm.weight[channels] = OWN_GAIN
+                norm.weight[channels] = self.own_gain
                 if self.gains:
                     norm.weight[channels] *= GAIN
                     norm.bias[channels] *= GAIN
@@ -168,23 +169,26 @@ SCHEMES: Mapping[str, Callable[[int, int], FQT]] = {
 }
 
 
-def measure(seeds: int, steps: int, rotation: int, say: Callable[[str], None], state: Path | None = None) -> dict[str, Any]:
+def measure(
+    seeds: int, steps: int, rotation: int, say: Callable[[str], None], state: Path | None = None, own_gain: float = OWN_GAIN
+) -> dict[str, Any]:
     """Figures by seed and their worst: the error of X W^T without gains, with them, and rotated; FP32's loss before and after training,
     and by which share INT8's differs, plain and rotated, in its own arithmetic (``off``) and with its adapter in FP32 (``off_fp32``).
     ``passes``: rotated is within `BOUND` in both for every seed, and plain INT8 is not for any. ``state``: a file with the seeds that are
     measured, which are not measured again."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settings = {"steps": steps, "rotation": rotation, "width": WIDTH, "hidden": HIDDEN, "rate": RATE}
-    rows = _stored(state, settings)[:seeds]
+    settings = {"steps": steps, "rotation": rotation, "own_gain": own_gain, "width": WIDTH, "hidden": HIDDEN, "rate": RATE}
+    kept = read_state(state, "`bench outliers`", settings, {"rows": list})
+    rows = kept["rows"][:seeds] if kept else []
     try:
         with open_device("direct", "base") as device, warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainingWarning)  # of outliers, which are there on purpose
             for seed in range(len(rows), seeds):
-                row = _row(device, seed, steps, rotation)
+                row = _row(device, seed, steps, rotation, own_gain)
                 rows.append(row)
                 if state:
-                    write_json({"settings": settings, "rows": rows}, state)
+                    write_json({**settings, "rows": rows}, state)
                 say(
                     f"seed {seed}: error {row['error_without']:.4f}, with outliers {row['error_int8']:.4f}, rotated "
                     f"{row['error_rotated']:.4f}; loss {row['loss_before']:.4f} to {row['loss_fp32']:.5f}, INT8 {row['off_int8']:+.2%}, "
@@ -197,32 +201,28 @@ def measure(seeds: int, steps: int, rotation: int, say: Callable[[str], None], s
         "least_int8": min(abs(row["off_int8"]) for row in rows),
         "passes": all(row["passes"] for row in rows),
     }
-    return {"seeds": seeds, "steps": steps, "rotation": rotation, "gain": GAIN, "channels": OUTLIERS, "bound": BOUND, **worst, "rows": rows}
+    return {
+        "seeds": seeds,
+        "steps": steps,
+        "rotation": rotation,
+        "own_gain": own_gain,
+        "gain": GAIN,
+        "channels": OUTLIERS,
+        "bound": BOUND,
+        **worst,
+        "rows": rows,
+    }
 
 
-def _stored(state: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The seeds that a state file has. Raises LoralithError for a file of something else, or of other settings."""
-    if state is None or not state.exists():
-        return []
-    try:
-        held = json.loads(state.read_text())
-        found, rows = held["settings"], held["rows"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoralithError(f"{state} is no state of `bench outliers`: {error}") from None
-    if found != settings:
-        raise LoralithError(f"{state} is of other settings, {found}; give another file, or delete it")
-    return rows
-
-
-def _row(device: Device, seed: int, steps: int, rotation: int) -> dict[str, Any]:
+def _row(device: Device, seed: int, steps: int, rotation: int, own_gain: float) -> dict[str, Any]:
     """The figures of one seed."""
-    row: dict[str, Any] = {"seed": seed, "error_without": product_error(device, FQT(), Task(seed, False).inputs())}
-    task = Task(seed, True)
+    row: dict[str, Any] = {"seed": seed, "error_without": product_error(device, FQT(), Task(seed, False, own_gain).inputs())}
+    task = Task(seed, True, own_gain)
     pairs, row["loss_before"] = task.inputs(), task.judged()
     row["loss_fp32"] = _train(task, steps, None, FQT())[1]
     for name, scheme in SCHEMES.items():
         row[f"error_{name}"] = product_error(device, scheme(seed, rotation), pairs)
-        own, plain = _train(Task(seed, True), steps, device, scheme(seed, rotation))
+        own, plain = _train(Task(seed, True, own_gain), steps, device, scheme(seed, rotation))
         row[f"off_{name}"], row[f"off_fp32_{name}"] = own / row["loss_fp32"] - 1, plain / row["loss_fp32"] - 1
     rotated = abs(row["off_rotated"]) <= BOUND and abs(row["off_fp32_rotated"]) <= BOUND
     return row | {"passes": rotated and abs(row["off_int8"]) > BOUND}
