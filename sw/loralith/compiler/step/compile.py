@@ -10,7 +10,7 @@ from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step import reductions
 from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile, scalar_chain
 from loralith.compiler.step.compiled_step import CompiledStep
-from loralith.compiler.step.convolutions import Rings, convolution, kernel_layout
+from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
 from loralith.compiler.step.emitter import Emitter
@@ -20,6 +20,7 @@ from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.pending import PASSED, Chain
 from loralith.compiler.step.products import Epilogue, matmul
+from loralith.compiler.step.rings import Rings, kernel_layout
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.two_words import planes

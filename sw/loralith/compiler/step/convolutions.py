@@ -8,73 +8,25 @@ what the ring's columns give is left out by the VECTOR that reads the sums. The 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from loralith.compiler.step.chains import instructions_of, run_chain
-from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.products import TILE, Epilogue, Operands
+from loralith.compiler.step.rings import Ring, Rings
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
-from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
+from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource
 from loralith.spec.graph import Op
 from loralith.spec.vector.program import Source
 
-__all__ = ["Ring", "convolution", "kernel_layout"]
+__all__ = ["convolution"]
 
 NHWC = (0, 2, 3, 1)
 PLAIN = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY, Op.BRAIN)
 """Steps that have a result for every sum."""
 LOAD = 50
 """Cycles from a LOAD to the next one at least, with what the list takes of the bus."""
-
-
-def kernel_layout(bus: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Of a frozen W [O, C, h, w]: (O, h, w, C up to a multiple of ``bus``), as the host writes it; the rest is zero."""
-    o, c, h, w = shape
-    return o, h, w, -(-c // bus) * bus
-
-
-@dataclass(frozen=True)
-class Ring:
-    """A padded operand. sizes: [N, H, W] with the ring; pitch: bytes of a pixel; channels; before: rows and columns of zeros ahead of the
-    tensor; step: between its pixels; planes: of a tensor in several bytes."""
-
-    buffers: tuple[Buffer, ...]
-    sizes: tuple[int, int, int]
-    pitch: int
-    channels: int
-
-
-class Rings:
-    """Padded buffers by their geometry: each is written where its tensor lies and zero elsewhere, for as long as the step runs."""
-
-    def __init__(self, e: Emitter) -> None:
-        self.e = e
-        self._made: dict[tuple[int, ...], Buffer] = {}
-
-    def fill(self, planes: Sequence[View], sizes: tuple[int, int], before: tuple[int, int], step: tuple[int, int]) -> Ring:
-        """``planes`` [N, C, H, W] into padded images of ``sizes``."""
-        e = self.e
-        n, c, h, w = planes[0].shape
-        H, W = sizes
-        pitch = -(-c // e.config.bus_bytes) * e.config.bus_bytes
-        buffers = []
-        for plane, view in enumerate(planes):
-            key = (n, H, W, c, pitch, *before, h, w, *step, plane)
-            if key not in self._made:
-                # A transposed LOAD of whole rows reads past the last pixel by as much as the kernel is wide.
-                buffer = e.buffer(
-                    f"padded images {n} x {H} x {W} x {c}", VectorFormat.INT8, (n * H + 1) * W * pitch + 64 * pitch, fresh=True
-                )
-                e.static[buffer.address] = bytes(buffer.nbytes)
-                self._made[key] = buffer
-            buffer = self._made[key]
-            strides = (H * W * pitch, 1, step[0] * W * pitch, step[1] * pitch)
-            copy(e, view, View(buffer, view.shape, strides, (before[0] * W + before[1]) * pitch))
-            buffers.append(buffer)
-        return Ring(tuple(buffers), (n, H, W), pitch, c)
 
 
 @kernel(Work.CONVOLUTION)
