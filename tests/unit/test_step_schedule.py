@@ -1,5 +1,6 @@
 """How a step's tiles become a list: places on chip, what waits for what by way of DRAM, tiles that join, bytes that the array moves."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.views import View
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device.reference import ReferenceDevice
+from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, Operand, Source, Target
@@ -81,6 +83,20 @@ def test_many_tiles_side_by_side_give_what_they_give_one_after_the_other(config:
         device.run(commands)
         for buffer, value in zip(tensors, wanted, strict=True):
             np.testing.assert_array_equal(device.read(buffer.address, nbytes).view("<f4"), value)
+
+
+def test_a_tile_that_does_not_fit_is_named_with_what_it_takes(config: Config) -> None:
+    e = emitter(config)
+    e.note = "the sum of all"
+    words = config.v0_words
+    buffer = e.buffer("x", VectorFormat.FP32, 3 * words * config.vector_lanes)
+    doubled(e, buffer.address, buffer.address, words)
+    listed(e)  # as much as there is
+    doubled(e, buffer.address, buffer.address, 2 * words)
+    said = f"the sum of all: a tile does not fit on chip of the configuration {config.name}: it takes "
+    said += f"{2 * words} words of v0, which has {words}"
+    with pytest.raises(LoralithError, match=f"^{re.escape(said)}$"):
+        listed(e)
 
 
 def test_independent_tiles_run_ahead_of_those_that_wait(config: Config) -> None:

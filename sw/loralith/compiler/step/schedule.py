@@ -20,6 +20,7 @@ from loralith.compiler.tokens.footprint import memory_rows
 from loralith.errors import LoralithError
 from loralith.spec.commands import Command, LoadTarget, Opcode
 from loralith.spec.config import Config
+from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS
 
 __all__ = ["scheduled"]
 
@@ -110,8 +111,19 @@ class _Scheduler:
                 if number >= 0:
                     self._end(number)
         if len(self.order) + sum(self.gone) != len(self.flow.tile):
-            raise LoralithError(f"a tile of the step does not fit on chip of the configuration {self.config.name}")
+            raise LoralithError(self._stuck())
         return [self._command(number) for number in self.order]
+
+    def _stuck(self) -> str:
+        """What to say of a tile that found no room when all others had ended."""
+        tile = self.whole[0][1]
+        names = dict.fromkeys(self.flow.drafts[number].note for number in self.own[tile])
+        sizes = {memory: (size, self.places[memory].depth) for memory, size in self.flow.extents[tile].items()}
+        sizes["scalars"] = self.tiles[tile].scalars, SCALARS
+        programs = dict.fromkeys(self.flow.drafts[number].program or () for number in self.own[tile])
+        sizes["program"] = sum(map(len, programs)), PROGRAM_INSTRUCTIONS
+        needs = ", ".join(f"{size} words of {memory}, which has {depth}" for memory, (size, depth) in sizes.items() if size > depth)
+        return f"{', '.join(names)}: a tile does not fit on chip of the configuration {self.config.name}: it takes {needs}"
 
     def _urgent(self, tile: int) -> int:
         return max(self.urgent[number] for number in self.own[tile])
@@ -295,7 +307,7 @@ def scheduled(
     """``tiles``, in an order in which they may run, as commands with places on chip in the order of a list, and what each was.
 
     DRAM from ``base`` on has ``nbytes``. ``program_at``: the address of instructions that the host writes once.
-    Raises LoralithError for a tile that does not fit on chip.
+    Raises LoralithError, which names the nodes, the memory and its size, for a tile that does not fit on chip.
     """
     flow = flow_of(tiles, config, base, nbytes)
     scheduler = _Scheduler(tiles, flow, config, program_at)
