@@ -81,6 +81,11 @@ def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_name
 
 
 def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
+    """The adapter of a file's tensors under kohya's or ComfyUI's names; a fused layer's is one of each part, with the same A.
+
+    ``modules``: shapes of the weights of the model's modules by name. Raises AdapterError, which names ``path`` and the layer, for layers
+    that the model does not have, rows that are not its parts', DoRA of a fused layer, and layers that are there twice.
+    """
     known = set(modules)
     blocks, own = sgm_blocks(known), own_names(known)
     short = {sgm_name(name, blocks).replace(".", "_"): (name,) for name in known} | {name.replace(".", "_"): (name,) for name in known}

@@ -1,4 +1,8 @@
-"""Operators between products as nodes of a step graph, written from docs/step.md and docs/vector_unit.md."""
+"""Operators between products as nodes of a step graph, written from docs/step.md and docs/vector_unit.md.
+
+Nodes are words; each + - x is rounded once to 16 fraction bits, half to even, in the order that is written. Gradients have the shape of
+what they are of; a backward function's ``grad`` is that of the forward result.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +43,24 @@ def _sigmoid(b: Builder, x: Node) -> Node:
 
 
 def silu(b: Builder, x: Node) -> Node:
+    """x / (1 + 2^(-x log2 e)), the shape of ``x``."""
     return b.multiply(x, _sigmoid(b, x))
 
 
 def silu_backward(b: Builder, grad: Node, x: Node) -> Node:
+    """grad s (1 + x (1 - s)), s the sigmoid of ``x``."""
     s = _sigmoid(b, x)
     inner = b.add(b.multiply(x, b.subtract(1.0, s)), 1.0)
     return b.multiply(grad, b.multiply(s, inner))
 
 
 def gelu(b: Builder, x: Node) -> Node:
+    """x times the normal distribution's integral up to x, the shape of ``x``."""
     return b.multiply(x, b.function(Op.PHI, x))
 
 
 def gelu_backward(b: Builder, grad: Node, x: Node) -> Node:
+    """grad (Phi(x) + x phi(x)), Phi the normal distribution's integral and phi its density."""
     e = b.function(Op.EXP2, b.multiply(b.multiply(x, x), constant(-LOG2E / 2.0)))
     density = b.multiply(e, constant(1.0 / math.sqrt(2.0 * math.pi)))
     return b.multiply(grad, b.add(b.function(Op.PHI, x), b.multiply(x, density)))
@@ -75,12 +83,13 @@ def softmax_words(b: Builder, z: Node) -> Node:
 
 
 def softmax_backward(b: Builder, grad: Node, p: Node, out: Node, grad_out: Node) -> Node:
+    """dS = P (dP - the row sums of O dO): ``grad`` is dP and ``p`` P, [..., T, S]; ``out`` O and ``grad_out`` dO, [..., T, D]."""
     bound = b.multiply(b.multiply(b.largest(out), b.largest(grad_out)), 2.0)
     return b.multiply(p, b.subtract(grad, b.sum(b.multiply(out, grad_out), (-1,), bound)))
 
 
 def norm(b: Builder, x: Node, dims: Sequence[int], weight: Node | None, bias: Node | None, eps: float) -> tuple[Node, Node, Node]:
-    """(y, mean, 1 / standard deviation)."""
+    """(y, mean, 1 / standard deviation) over ``dims``, of size 1 in the last two; ``weight`` and ``bias`` broadcast to ``x``."""
     count = constant(1.0 / math.prod(x.shape[d] for d in dims))
     m = b.largest(x)
     mean = b.multiply(b.sum(x, dims, m), count)
@@ -93,6 +102,7 @@ def norm(b: Builder, x: Node, dims: Sequence[int], weight: Node | None, bias: No
 
 
 def norm_backward(b: Builder, grad: Node, x: Node, mean: Node, rstd: Node, dims: Sequence[int], weight: Node | None) -> Node:
+    """The gradient of `norm`'s ``x``, from its ``mean`` and ``rstd``; weight and bias have none, as they are frozen."""
     size = math.prod(x.shape[d] for d in dims)
     count = constant(1.0 / size)
     g = grad if weight is None else b.multiply(grad, weight)
@@ -109,6 +119,7 @@ def total(b: Builder, x: Node, dims: Sequence[int]) -> Node:
 
 
 def mse(b: Builder, x: Node, target: Node) -> Node:
+    """The mean of (x - target)^2, a scalar []."""
     difference = b.subtract(x, target)
     m = b.add(b.largest(x), b.largest(target))
     count = math.prod(x.shape)
@@ -118,6 +129,7 @@ def mse(b: Builder, x: Node, target: Node) -> Node:
 
 
 def mse_backward(b: Builder, grad: Term, x: Node, target: Node) -> Node:
+    """The gradient of `mse`'s ``x``; ``grad`` is a scalar."""
     return b.multiply(b.multiply(b.subtract(x, target), constant(2.0 / math.prod(x.shape))), grad)
 
 

@@ -48,6 +48,7 @@ def read_waivers(path: Path) -> list[Waiver]:
 
 
 def waived(point: Point, waivers: Sequence[Waiver]) -> bool:
+    """Whether one of the waivers fits the point."""
     return any(waiver.fits(point) for waiver in waivers)
 
 
