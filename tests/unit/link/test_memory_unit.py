@@ -14,7 +14,7 @@ from loralith.soc.link.memory_unit import MemoryUnit
 from loralith.spec.link import MAX_PAYLOAD, Operation, Status
 from loralith.verif.axi_model import AxiMemory, Stalls
 
-BYTES, SIZE, BAD = 8, 1 << 13, (0x1400, 0x1408)
+BYTES, SIZE, BAD = 8, 1 << 13, (0x1400, 0x1410)
 """Bytes of a bus word, of memory, and the words that answer SLVERR."""
 
 
@@ -29,7 +29,7 @@ class Request:
     def random(cls, rng: random.Random) -> Request:
         operation = rng.choice([Operation.READ_MEMORY, Operation.WRITE_MEMORY, Operation.FILL_MEMORY, Operation.HASH_MEMORY])
         data = rng.randbytes(rng.choice([1, 2, 7, 8, 9, 60, 200, rng.randrange(1, MAX_PAYLOAD + 1)]))
-        address = rng.randrange(SIZE - len(data) + 1)
+        address = BAD[0] - rng.randrange(100) if rng.random() < 0.2 else rng.randrange(SIZE - len(data) + 1)
         if operation is Operation.FILL_MEMORY:
             pattern = data[:4].ljust(4, b"\x5a")
             data = bytes(pattern[at % 4] for at in range(address, address + len(data)))
