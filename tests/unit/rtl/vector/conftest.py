@@ -136,13 +136,14 @@ class UnitDriver:
             await self.command({"first": 0, "count": 1, "outer": 1, "inner": 1, "lanes": (1 << self.lanes) - 1}, [])
 
     async def command(self, command: dict, integers: list[list[int]]) -> dict:
-        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, and clipped results."""
+        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, clipped results, cycles."""
         dut, ctx, seen = self.dut, self.ctx, {"left": [], "fault": None}
         ctx.set(dut.command.payload, VectorCommand.const(command))
         ctx.set(dut.command.valid, 1)
         waiting = [list(row) for row in integers]
-        for _ in range(6000):
+        for cycle in range(20000):
             there = bool(waiting) and self.rng.random() < 0.7
+            ctx.set(dut.fetch.ready, 1)
             ctx.set(dut.integers.valid, there)
             if waiting:
                 for lane in range(self.lanes):
@@ -158,6 +159,7 @@ class UnitDriver:
                 seen["fault"] = ctx.get(dut.fault_instruction)
             await ctx.tick()
             if done:
+                seen["cycles"] = cycle + 1
                 break
         else:
             raise AssertionError("the command does not end")
