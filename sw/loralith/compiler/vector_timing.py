@@ -102,14 +102,16 @@ class _Unit:
 
     def run(self, instruction: _Instruction, more: int, reduces: bool) -> None:
         scalars = max(self.start + more + VECTOR_SCALARS_READ, self.scalars)
-        start = max(scalars + VECTOR_SET_UP - VECTOR_SCALARS_READ + instruction.integers * VECTOR_INTEGERS, self.free)
+        ready = scalars + VECTOR_SET_UP - VECTOR_SCALARS_READ
+        start = max(ready, self.free)
         for memory, region in enumerate(instruction.reads):
             if region is not None:
                 same = region == self.in_order[memory] and self.moves[region]
                 start = max(start, (self.first if same else self.last)[memory] + VECTOR_WORDS - 1)
         if instruction.registers:
             start = max(start, self.registers)
-        first, last = start + 1, start + instruction.words
+        first = max(start, ready + instruction.integers * VECTOR_INTEGERS) + 1
+        last = first + instruction.words - 1
         self.start, self.free, self.end = start, last + VECTOR_GAP - 1, last + VECTOR_DRAIN
         if instruction.target in _SCRATCHPADS:
             memory = _SCRATCHPADS.index(instruction.target)
