@@ -162,7 +162,7 @@ def _vector_latencies() -> list[Latency]:
         Latency("VECTOR_WORDS", VectorHazards.words, "From an element to the first one that reads what it writes in V0 or V1."),
         Latency("VECTOR_REGISTERS", VectorHazards.registers, "Likewise of a lane register."),
         Latency("VECTOR_SCALARS", VectorHazards.scalars, "From an element to the first read of the scalar that it writes."),
-        Latency("VECTOR_DRAIN", LaneGroup.delay + 1, "From the last element to the beginning of its reduction, or to a cycle before the end."),
+        Latency("VECTOR_DRAIN", LaneGroup.delay + 1, "From the last element to its reduction, or to a cycle before the end."),
         Latency("VECTOR_REDUCTION", ReductionReader.delay, "From the beginning of a reduction to the first lane's word."),
     ]
 

@@ -69,12 +69,12 @@ class VectorHazards(wiring.Component):
         m.d.comb += [self.wait.eq(waits[0] | waits[1] | (lanes & reads)), self.scalars_late.eq(scalars.any())]
         return m
 
-    def _late(self, m: Module, name: str, load: Value, distance: int, holds: Value = Const(0, 1)) -> Value:
-        """Low in a cycle in which ``start`` puts an element ``distance`` cycles or more after the last ``load``, those with ``holds`` left out."""
+    def _late(self, m: Module, name: str, load: Value, distance: int, holds: Value | None = None) -> Value:
+        """Low where ``start`` brings the next element ``distance`` cycles or more after the last ``load``; with ``holds`` none counts."""
         count = Signal(range(distance), name=f"{name}_count")
         with m.If(load):
             m.d.sync += count.eq(distance - 2)
-        with m.Elif(count.any() & ~holds):
+        with m.Elif(count.any() if holds is None else count.any() & ~holds):
             m.d.sync += count.eq(count - 1)
         return count.any()
 

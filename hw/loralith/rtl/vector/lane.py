@@ -64,11 +64,11 @@ class Lane(wiring.Component):
 
     Members:
         enable, place: see ``StageRegisters`` and ``DelayLine``.
-        settings: each member as it is for the element that is ``LaneTiming.settings`` cycles inside. x_constant: X of source SCALAR, sampled
-            with ``settings.x``.
+        settings: each member as it is for the element that is ``LaneTiming.settings`` cycles inside. x_constant: X of source SCALAR,
+            sampled with ``settings.x``.
         integer: of an element; v0, v1, random: the same element's, at the cycles of ``LaneTiming``.
-        constant_load: operand i of CONSTANTS takes ``constant``, or with ``constant_lane`` lane register ``constant_register``, for all elements
-            that are at most LaneTiming.a - 1 cycles inside.
+        constant_load: operand i of CONSTANTS takes ``constant``, or with ``constant_lane`` lane register ``constant_register``, for all
+            elements that are at most LaneTiming.a - 1 cycles inside.
         register_write: lane register ``register_number`` takes ``register_word``.
         live: bit i: the element that is LaneTiming.faults[i] cycles inside is one of the tensor.
         clear_sum, clear_maximum: see ``Gather``.

@@ -168,7 +168,8 @@ class LaneGroup(wiring.Component):
         start = LaneTiming.random - unit.delay
         index, outer, next_outer = (Signal(32, name=name, reset_less=True) for name in ("index", "outer", "next_outer"))
         m.submodules.marks = marks = DelayLine(2, start - 1)
-        m.d.comb += [marks.enable.eq(self.enable), marks.place.eq(place), marks.i.eq(Cat(self.first, self.iteration) & self.valid.replicate(2))]
+        enters = Cat(self.first, self.iteration) & self.valid.replicate(2)
+        m.d.comb += [marks.enable.eq(self.enable), marks.place.eq(place), marks.i.eq(enters)]
         first, iteration = marks.o
         m.d.sync += next_outer.eq(outer + self.index_outer)
         with m.If(self.index_load):

@@ -41,8 +41,8 @@ class SetUp(wiring.Component):
 
     Members:
         begin: start with ``command``, which rests until all instructions have started. cancel: start no more of them.
-        valid: an instruction is ready, with all that follows, from ``delay`` cycles after ``start`` on, or ``delay_iteration`` for the first
-            one of an outer iteration. start: it starts; only with ``valid``.
+        valid: an instruction is ready, with all that follows, from ``delay`` cycles after ``start`` on, or ``delay_iteration`` for the
+            first one of an outer iteration. start: it starts; only with ``valid``.
         instruction, number: it, and which one it is. meaningless: it has a field without a meaning.
         opens: it is the first one of an outer iteration. last: of the command. first_outer, last_outer: of that outer iteration.
         addresses: of X, Y and target for the iteration's first word; strides: from word to word.
@@ -53,8 +53,8 @@ class SetUp(wiring.Component):
         program_address, program_data: the program memory, a word of 32 bits a cycle later. scalar_address, scalar_data: a scalar likewise.
 
     Attributes:
-        delay, delay_iteration: see ``valid``. scalar_delay, fetch_delay: from ``start`` to the next instruction's first read of a scalar, and
-            to its ``fetch``.
+        delay, delay_iteration: see ``valid``. scalar_delay, fetch_delay: from ``start`` to the next instruction's first read of a scalar,
+            and to its ``fetch``.
     """
 
     delay = LAST_STEP + 2

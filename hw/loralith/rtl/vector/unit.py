@@ -198,9 +198,7 @@ class VectorUnit(wiring.Component):
         m.d.sync += sequencer.range_number.eq(result.number)
         return result
 
-    def _targets(
-        self, m: Module, sequencer: VectorSequencer, group: LaneGroup, reader: ReductionReader, result: data.View
-    ) -> None:
+    def _targets(self, m: Module, sequencer: VectorSequencer, group: LaneGroup, reader: ReductionReader, result: data.View) -> None:
         """Writes of results and reductions: left scratchpad, lane registers and scalars."""
         instruction = sequencer.instruction
         to_lane = group.valid_o & (result.target == Target.LANE)

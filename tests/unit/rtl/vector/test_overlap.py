@@ -1,4 +1,4 @@
-"""An instruction begins while the one before it drains, unless it reads what that makes: results and cycles by docs/vector_unit.md, Hazards."""
+"""An instruction begins while the one before it drains, unless it reads what that makes: docs/vector_unit.md, Hazards."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_an_instruction_waits_for_what_it_reads_and_for_nothing_else(name, on_un
         await driver.load(state)
         await driver.program(3, program)
         for inner, outer in ((3, 3), (39, 1), (42, 3), (45, 1)):
-            command = {"first": 3, "count": len(program), "outer": outer, "inner": inner, "regions": regions, "lanes": 3, "partial_inner": 1}
+            command = {"first": 3, "count": len(program), "outer": outer, "inner": inner, "regions": regions}
+            command |= {"lanes": 3, "partial_inner": 1}
             command |= {field: rng.getrandbits(32) for field in ("key0", "key1", "index_base", "index_outer", "index_inner")}
             state.key = (command["key0"], command["key1"])
             assert state.run([{}] * 3 + program, command) is None
