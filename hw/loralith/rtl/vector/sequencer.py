@@ -15,7 +15,7 @@ from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 from .hazards import VectorHazards
 from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
-from .set_up import FetchJob, SetUp
+from .set_up import FetchJob, VectorSetUp
 
 __all__ = ["VectorSequencer"]
 
@@ -33,7 +33,7 @@ class VectorSequencer(wiring.Component):
         moves: something goes on in this cycle; low while it waits for integers.
         range_fault: an element left the range of numbers, of instruction range_number; that of an earlier word comes first.
         reduce_fault: from ``ReductionReader``. beyond, beyond_detail: see ``VectorAddresses``.
-        program_address, program_data, scalar_address, scalar_data, fetch: see ``SetUp``.
+        program_address, program_data, scalar_address, scalar_data, fetch: see ``VectorSetUp``.
         following, start, addresses, strides: the instruction that begins next, and its addresses, of X, Y and target, for the iteration's
             first word, and from word to word, when it begins.
         instruction, number: the one whose elements enter, from a cycle after ``start`` on. scale: exponent field of its scalar s2.
@@ -94,7 +94,7 @@ class VectorSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         command, instruction = self.command.payload, self.instruction
-        m.submodules.set_up = set_up = SetUp(self._left)
+        m.submodules.set_up = set_up = VectorSetUp(self._left)
         running, remaining, last = Signal(), Signal(COUNT_BITS), Signal()
         failed, reading, reduces = Signal(), Signal(), Signal()
         halts, may_start, entered_last = Signal(), Signal(), Signal()
@@ -174,7 +174,7 @@ class VectorSequencer(wiring.Component):
             m.d.sync += inside.eq(inside - 1)
         return ~inside.any()
 
-    def _wait(self, m: Module, set_up: SetUp, running: Signal) -> Value:
+    def _wait(self, m: Module, set_up: VectorSetUp, running: Signal) -> Value:
         """Whether the next instruction may not start: constants of the one before it are in use, or what it reads is not written."""
         gap = Signal(range(LaneTiming.gap))
         with m.If(self.issue):
@@ -203,7 +203,7 @@ class VectorSequencer(wiring.Component):
             self._fail(m, failed, Code.VECTOR_RANGE, Check.NONE, Mux(self.range_fault, self.range_number, self.number))
             m.d.sync += seen.eq(1)
 
-    def _begin_instruction(self, m: Module, set_up: SetUp, remaining: Signal) -> None:
+    def _begin_instruction(self, m: Module, set_up: VectorSetUp, remaining: Signal) -> None:
         """What is set up goes to the registers of the instruction that runs."""
         connect(m, set_up.fetch, flipped(self.fetch))
         last_outer, begun = Signal(), Signal()
@@ -235,7 +235,7 @@ class VectorSequencer(wiring.Component):
         in_last = Mux(self.command.payload.partial_inner, (remaining == 1) & ~self.instruction.once, last_outer)
         m.d.comb += [self.partial.eq(in_last), self.first.eq(~begun)]
 
-    def _constants(self, m: Module, set_up: SetUp) -> None:
+    def _constants(self, m: Module, set_up: VectorSetUp) -> None:
         """X's constant in the cycle after ``start``, then those of the operands, one a cycle."""
         instruction = self.instruction
         loads = Signal(1 + len(CONSTANTS))

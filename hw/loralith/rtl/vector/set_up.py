@@ -13,7 +13,7 @@ from loralith.spec.vector.program import INSTRUCTION, REGIONS, SCALARS, Function
 
 from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 
-__all__ = ["WORDS", "FetchJob", "SetUp"]
+__all__ = ["WORDS", "FetchJob", "VectorSetUp"]
 
 WORDS = 2
 """Of 32 bits, in an instruction."""
@@ -34,7 +34,7 @@ class State(Enum, shape=2):
     READY = 3
 
 
-class SetUp(wiring.Component):
+class VectorSetUp(wiring.Component):
     """Sets up all instructions of a command in the order in which they run, each as soon as the one before it has started.
 
     Parameter: left, whether results may go to the left scratchpad.
