@@ -155,12 +155,8 @@ def _vector_latencies() -> list[Latency]:
     integer = VectorSetUp.fetch_delay + 1 + OutputMemory.delay + FIFO.delay  # a cycle to the request, which no earlier one holds up
     return [
         Latency("VECTOR_SET_UP", VectorSetUp.delay, "From the start of an instruction of a VECTOR to that of the next one, at least."),
-        Latency(
-            "VECTOR_ITERATION", VectorSetUp.delay_iteration - VectorSetUp.delay, "More, to the first instruction of an outer iteration."
-        ),
-        Latency(
-            "VECTOR_SCALARS_READ", VectorSetUp.scalar_delay, "From an instruction's start to the read of the next one's scalars, at least."
-        ),
+        Latency("VECTOR_ITERATION", VectorSetUp.delay_iteration - VectorSetUp.delay, "More, to the first one of an outer iteration."),
+        Latency("VECTOR_SCALARS_READ", VectorSetUp.scalar_delay, "From a start to the read of the next instruction's scalars, at least."),
         Latency("VECTOR_INTEGERS", integer - VectorSetUp.delay - 1, "More than the set-up, until the first word of OUT32 is there."),
         Latency("VECTOR_GAP", LaneTiming.gap, "From an instruction's last element to the next one's first, at least."),
         Latency("VECTOR_WORDS", VectorHazards.words, "From an element to the first one that reads what it writes in V0 or V1."),

@@ -65,10 +65,10 @@ VECTOR_SET_UP = 8
 """From the start of an instruction of a VECTOR to that of the next one, at least."""
 
 VECTOR_ITERATION = 2
-"""More, to the first instruction of an outer iteration."""
+"""More, to the first one of an outer iteration."""
 
 VECTOR_SCALARS_READ = 4
-"""From an instruction's start to the read of the next one's scalars, at least."""
+"""From a start to the read of the next instruction's scalars, at least."""
 
 VECTOR_INTEGERS = 1
 """More than the set-up, until the first word of OUT32 is there."""
@@ -86,7 +86,7 @@ VECTOR_SCALARS = 43
 """From an element to the first read of the scalar that it writes."""
 
 VECTOR_DRAIN = 43
-"""From the last element to the beginning of its reduction, or to a cycle before the end."""
+"""From the last element to its reduction, or to a cycle before the end."""
 
 VECTOR_REDUCTION = 7
 """From the beginning of a reduction to the first lane's word."""

@@ -34,9 +34,9 @@ class LaneGroup(wiring.Component):
         clear: lanes forget the sum or maximum that ``settings`` use.
         valid: a word enters. partial: only the lanes of ``mask`` are of the tensor. first: it is the first one of an instruction.
             iteration: and of an outer iteration other than the first one.
-        index_load: takes ``index``, while no word is inside: that of the first word. key0, key1, index_inner, index_outer: of the hash of
-            stochastic rounding, and what is added to the index with each word, and with each iteration to the one that its instructions
-            begin with.
+        index_load: takes ``index``, that of the first instruction's first word, while no word is inside. key0, key1, index_inner,
+            index_outer: of the hash of stochastic rounding, and what is added to the index with each word, and with each iteration to the
+            one that its instructions begin with.
         valid_o: ``words``, ``saturated`` and ``live_o``, the lanes of the tensor, are there, ``delay`` cycles after ``valid``.
         register_write: lanes whose register ``register_number`` takes its result, or without ``register_result`` ``register_word``.
         sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers, a cycle after its ``valid_o``.
@@ -167,19 +167,15 @@ class LaneGroup(wiring.Component):
         m.submodules.hash = unit = IndexHash(groups)
         start = LaneTiming.random - unit.delay
         index, outer, next_outer = (Signal(32, name=name, reset_less=True) for name in ("index", "outer", "next_outer"))
-        m.submodules.marks = marks = DelayLine(2, start - 1)
-        enters = Cat(self.first, self.iteration) & self.valid.replicate(2)
+        m.submodules.marks = marks = DelayLine(2, start - 2)
+        enters = Cat(self.first, self.first & self.iteration) & self.valid.replicate(2)
         m.d.comb += [marks.enable.eq(self.enable), marks.place.eq(place), marks.i.eq(enters)]
-        first, iteration = marks.o
-        m.d.sync += next_outer.eq(outer + self.index_outer)
-        with m.If(self.index_load):
-            m.d.sync += outer.eq(self.index)
-        with m.Elif(first & iteration):
-            m.d.sync += outer.eq(next_outer)
-        with m.If(self.index_load):
-            m.d.sync += index.eq(self.index)
-        with m.Elif(first):
-            m.d.sync += index.eq(Mux(iteration, next_outer, outer))
+        first = Signal()
+        m.d.sync += [first.eq(marks.o[0]), next_outer.eq(outer + self.index_outer)]
+        with m.If(self.index_load | marks.o[1]):
+            m.d.sync += outer.eq(Mux(self.index_load, self.index, next_outer))
+        with m.If(first):
+            m.d.sync += index.eq(outer)
         with m.Elif(valid[start - 1]):
             m.d.sync += index.eq(index + self.index_inner)
         # A constant of the command, so that it takes no adder's time.

@@ -238,7 +238,7 @@ struct Bench {
                         maxima[lane] = std::max(maxima[lane], expecteds[late % RING].magnitude[lane]);
             if (top.fault != fault[cycle % RING]) return "fault at cycle " + std::to_string(cycle);
             fault[cycle % RING] = 0;
-            top.valid = cycle < BLOCK;
+            top.valid = cycle < BLOCK, top.first = cycle == 0;
             if (cycle < BLOCK) {
                 Element& element = elements[cycle % RING] = draw_element(random, block);
                 const Expected& expected = expecteds[cycle % RING] = expect(block, element, cycle);

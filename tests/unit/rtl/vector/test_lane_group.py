@@ -141,6 +141,7 @@ def run(case: dict):
         wait = case["gaps"][0]
         while at < ELEMENTS or cycle < ends["last"] + dut.delay + 2:
             ctx.set(dut.valid, at < ELEMENTS and not wait)
+            ctx.set(dut.first, at == 0)
             if at < ELEMENTS and not wait:
                 ctx.set(dut.partial, case["partial"][at])
                 for lane in range(LANES):
