@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -58,9 +58,8 @@ class VectorHazards(wiring.Component):
         following, running = self.following, self.running
         waits = [self._memory(m, which) for which in range(2)]
         lanes = self._late(m, "lanes", self.issue & (running.target == Target.LANE), self.registers)
-        reads: Value = Const(0, 1)
-        for name in CONSTANTS:
-            reads = reads | following[name][-1]
+        reads = Signal()
+        m.d.sync += reads.eq(Cat(following[name][-1] for name in CONSTANTS).any())
         scalars = Signal(range(self.scalars))
         with m.If(self.issue & (running.target == Target.SCALAR)):
             m.d.sync += scalars.eq(self.scalars - 1)
@@ -93,5 +92,9 @@ class VectorHazards(wiring.Component):
         first = self._late(m, f"first{which}", writes, self.words + 1, self.stalled)
         # Another iteration has other addresses.
         from_x, from_y = following.x_source == source, following.y_source == source
-        same = in_order & ~self.opens & (Mux(from_x, following.x_region, following.y_region) == region)
-        return (from_x | from_y) & Mux(same, first, last)
+        same, reads = Signal(name=f"same{which}"), Signal(name=f"reads{which}")
+        m.d.sync += [
+            same.eq(in_order & ~self.opens & (Mux(from_x, following.x_region, following.y_region) == region)),
+            reads.eq(from_x | from_y),
+        ]
+        return reads & Mux(same, first, last)
