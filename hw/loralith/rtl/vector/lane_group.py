@@ -146,7 +146,7 @@ class LaneGroup(wiring.Component):
                 with m.If(entered[stop - 1]):
                     m.d.sync += register.eq(value)
                 value = register
-            m.d.comb += found[name].eq(value)
+            m.d.comb += getattr(found, name).eq(value)
         return found
 
     def _fault(self, m: Module, lanes: list[Lane]) -> Value:
