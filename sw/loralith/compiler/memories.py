@@ -115,7 +115,7 @@ class _Sdr16:
         return begin, end
 
     def _place(self, beat: int) -> tuple[int, int]:
-        """Bank and row, as `soc.sdram.split.place` has them."""
+        """Bank and row, as `soc.sdram.split.map_address` has them."""
         rest = beat // self._chip.row_beats
         row = rest // self._chip.banks
         return rest % self._chip.banks ^ row % self._chip.banks, row

@@ -16,7 +16,7 @@ from loralith.verif.mutation import Change
 from ..harness import Harness
 from ..line import Line
 from ..proof import Method, Mutant, Proof
-from .gate import in_one_line, in_window
+from .gate import in_one_page, in_window
 
 __all__ = ["PROOFS"]
 
@@ -42,13 +42,13 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     )
     h.always(
         f"{prefix}_form",
-        "bursts are INCR, of full bus words, at aligned addresses, and cross no 4 KB line",
+        "bursts are INCR, of full bus words, at aligned addresses, and cross no 4 KiB boundary",
         ~get["valid"]
         | (
             (get["burst"] == BurstType.INCR)
             & ((1 << get["size"]) == WIDTH)
             & (get["addr"] % WIDTH == 0)
-            & in_one_line(get["addr"], beats, WIDTH)
+            & in_one_page(get["addr"], beats, WIDTH)
         ),
     )
     # What the gate compares is what was asked.
@@ -56,13 +56,13 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     address, length = burst[:64], burst[64:73]
     h.invariant(~held | ((address % WIDTH == 0) & (length != 0) & (length <= 256)))
     window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
-    h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
-    h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
+    h.invariant(~held | (h.inside(dut, "gate.legal_length") == in_one_page(address, length, WIDTH)))
+    h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_page(address, length, WIDTH) & window)))
     spare = ~h.inside(dut, "gate.accepted.i__ready")
     for there, entry in ((h.inside(dut, "gate.accepted.o__valid"), "o__payload"), (spare, "spare")):
         passed = h.inside(dut, f"gate.accepted.{entry}")
         address, length = passed[:64], passed[64:73]
-        h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
+        h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_page(address, length, WIDTH)))
         h.invariant(~there | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
     h.always(
         f"{prefix}_window",
