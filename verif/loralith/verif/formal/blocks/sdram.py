@@ -28,7 +28,7 @@ TIMING = SdramTiming(100, cas=3, rc=7, ras=5, rp=2, rcd=2, wr=2, rrd=2, rfc=4, m
 DRAIN = 20
 """Cycles in which the controller drains once it is held: the real one takes at most 450 of 779."""
 SHORT, SHORT_DRAIN = replace(TIMING, interval=14, rfc=2), 4
-LATE = 160
+REFRESH_DEPTH = 160
 """Cycles: power-up, nine intervals, and the refreshes after them."""
 CHUNKS = 2
 BOUND = "times of 100 MHz"
@@ -99,7 +99,9 @@ def columns(h: Harness) -> None:
         m.d.sync += left.eq(left - 1)
     h.always("count", "a chunk has as many column commands as beats, and `done` comes with the last one", ~issue | (left != 0))
     h.always("done", "`done` comes with a chunk's last column command", dut.done == (issue & (left == 1)))
-    h.reach("turned", "a write follows a read", issue & write & (read == BURST + t.cas + 1) & ~h.past(dut.column.write) & (any_ == BURST))
+    h.reach(
+        "turnaround", "a write follows a read", issue & write & (read == BURST + t.cas + 1) & ~h.past(dut.column.write) & (any_ == BURST)
+    )
 
 
 def opener(h: Harness) -> None:
@@ -269,14 +271,14 @@ PROOFS = (
         "sdram_refresh",
         "sdram.maintenance",
         partial(maintenance, t=SHORT, drain=SHORT_DRAIN),
-        Method.bounded(LATE),
+        Method.bounded(REFRESH_DEPTH),
         (
             Mutant(
                 "late", Change("Maintenance", "if hold", "self.refreshes_due >= MOST_POSTPONED - 1", "0", "Only an idle chip is refreshed.")
             ),
         ),
         only=("late",),
-        search=LATE,
+        search=REFRESH_DEPTH,
         slow=True,
         bound=f"an interval of {SHORT.interval} cycles, drained within {SHORT_DRAIN}",
     ),
