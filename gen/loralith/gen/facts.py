@@ -105,15 +105,15 @@ def _bus_latencies() -> list[Latency]:
     from loralith.rtl.transfer_check import TransferCheck
 
     grant = 1
-    assert LoadUnit.ahead == StoreUnit.ahead
+    assert LoadUnit.max_in_flight == StoreUnit.max_in_flight
     return [
-        Latency("FETCH_AHEAD", Fetch.ahead, "Descriptors that the fetch asks for before the queues take them."),
+        Latency("FETCH_AHEAD", Fetch.max_prefetched, "Descriptors that the fetch requests before the queues take them."),
         Latency("QUEUE_LATENCY", SkidBuffer.delay + CommandQueue.delay, "From a descriptor's last word out of the fetch to its unit."),
         Latency("CHECK_LATENCY", TransferCheck.delay, "From a transfer taken from its queue to the end of its check."),
         Latency("CHECK_BOTH_LATENCY", TransferCheck.both_delay, "The same of a load into both scratchpads, which has two regions."),
         Latency("BURST_SPLIT_LATENCY", BurstSplitter.delay, "From a transfer's tokens taken to its bursts being prepared."),
         Latency("LOAD_DONE_LATENCY", LoadData.done_delay + OperandMemory.write_delay + grant, "From a load's last write to its tokens."),
-        Latency("TRANSFERS_IN_FLIGHT", LoadUnit.ahead, "Of each transfer unit."),
+        Latency("TRANSFERS_IN_FLIGHT", LoadUnit.max_in_flight, "Of each transfer unit."),
     ]
 
 

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 FETCH_AHEAD = 8
-"""Descriptors that the fetch asks for before the queues take them."""
+"""Descriptors that the fetch requests before the queues take them."""
 
 QUEUE_LATENCY = 5
 """From a descriptor's last word out of the fetch to its unit."""
