@@ -221,7 +221,7 @@ PROOFS = (
             Mutant("slot", Change("ColumnIssuer", "slot", "BURST - 1", "BURST - 2", "A column command comes a cycle early.")),
             Mutant(
                 "turn",
-                Change("ColumnIssuer", "turnaround", "BURST + self._timing.cas", "BURST + self._timing.cas - 1", "The bus turns at once.", nth=1),
+                Change("ColumnIssuer", "turnaround", "BURST + self._timing.cas", "BURST + self._timing.cas - 1", "No idle cycle.", nth=1),
             ),
             Mutant(
                 "allowed",
