@@ -1,9 +1,15 @@
-"""`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list."""
+"""`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list or from
+lists of its distinct blocks."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from loralith.reports import result_files as results
+
 HELP = "a whole training step: commands and cycles of each unit by kind of operator, by the cycle model"
+TITLE = "A training step"
+SUFFIXES = (".json", ".md")
 COLUMNS = ("commands", "elements", "macs", "load", "store", "array", "vector")
 
 
@@ -15,6 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
+    parser.add_argument(
+        "--by-block", action="store_true", help="compile each distinct block of the step as its own list; always so but for --model small"
+    )
+    parser.add_argument("--state", type=Path, metavar="FILE", help="blocks that are done; a call with the same file goes on from it")
+    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -23,6 +34,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.errors import LoralithError
     from loralith.methods.settings import choose_targets
     from loralith.spec.config import load_config
+    from loralith.step.step_page import step_page
     from loralith.step.step_work import step_work
 
     for name in ("rank", "batch"):
@@ -32,8 +44,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not config.vector_lanes:
         raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
     source = find_model(args.model)
+    by_block = args.by_block or args.model != "small"
+    if not by_block and (args.state or args.output):
+        raise LoralithError("--state and --output belong to a step that is compiled by block; add --by-block")
+    results.check(args.output, output.config_files(args))
+    output.show_progress()
     with output.plain_warnings():
-        return step_work(source, config, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)
+        targets = choose_targets(args.targets)
+        figures = step_work(source, config, targets=targets, rank=args.rank, batch=args.batch, by_block=by_block, state=args.state)
+    if args.output:
+        title = f"{TITLE} of {figures['model']}"
+        results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=False)
+    return figures
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["loralith bench step", f"--model {args.model}", f"--config {args.config}", f"--rank {args.rank}"]
+    words += [f"--targets {args.targets}"] * (args.targets != "all") + [f"--batch {args.batch}"] * (args.batch != 1)
+    return " ".join(words + ["--by-block"] * args.by_block)
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -50,6 +78,6 @@ def show(figures: dict[str, Any]) -> None:
     ]
     columns = ["unit", "works", *(f"tokens: {kind}" for kind in kinds), "list", "after"]
     output.table("what each unit does in the modelled cycles: works, waits for tokens of a command of a kind, for the list", columns, waits)
-    rest = ["list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one"]
-    rest += ["utilization_at_most", "utilization_modelled"]
-    output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest])
+    rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
+    rest += ("utilization_modelled", "cycles", "utilization", "measured_cycles_share", "pieces", "distinct_pieces")
+    output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest if name in figures])

@@ -18,7 +18,7 @@ from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.pending import PASSED, Chain
+from loralith.compiler.step.pending import PASSED, Chain, goes_on
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.rings import Rings, kernel_layout
 from loralith.compiler.step.schedule import scheduled
@@ -32,7 +32,7 @@ from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.vector.program import Reduce
 
-__all__ = ["CompiledStep", "compile_step"]
+__all__ = ["OPTIMIZER", "SOURCES", "CompiledStep", "StepCompiler", "compile_step"]
 
 OPTIMIZER = "AdamW"
 """Source of the nodes that an optimizer adds to a graph."""
@@ -47,10 +47,12 @@ def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int
     Parameters: ``seed`` of stochastic rounding; ``verify``: every tensor that is written stays where it is, and takes memory of its own.
     Raises LoralithError for what does not fit, with the numbers, and for a node that has no kernel, by name.
     """
-    return _Compiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
+    return StepCompiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
 
 
-class _Compiler:
+class StepCompiler:
+    """One compilation of a graph by ``e``, with the seed of stochastic rounding."""
+
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
         self.graph, self.e, self.seed = graph, e, seed
         self.rings = Rings(e)
@@ -65,6 +67,7 @@ class _Compiler:
                 if isinstance(name, str):
                     self.left[name] += 1
                     self.readers.setdefault(name, []).append(node)
+        self.results = set(graph.outputs.values())
         for name in graph.outputs.values():
             self.left[name] += 1
         self.bus = e.config.bus_bytes
@@ -234,10 +237,11 @@ class _Compiler:
 
     def _put_off(self, node: Node) -> bool:
         """Whether the node's one reader goes on with its value."""
-        if self.left[node.name] != 1 or node.name in self.graph.outputs.values():
-            return False
-        reader = self.readers[node.name][0]
-        return (reader.op in CHAINED and reader.shape == node.shape) or (reader.op in PASSED and self._put_off(reader))
+        return goes_on(node, self.readers, self.results)
+
+    def _across(self, node: Node) -> bool:
+        """Whether a product's rows lie along the lanes."""
+        return rows_along_lanes(node, self.readers)
 
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
@@ -299,7 +303,7 @@ class _Compiler:
         first, second = node.inputs
         if node.op is Op.MATMUL:
             a, b = (self._padded(self._view(x), node) for x in (first, second))
-            if not rows_along_lanes(node, self.readers):
+            if not self._across(node):
                 return matmul(self.e, name, a, b, epilogue)
             views = [_transposed(expand(view, node.shape)) for view in epilogue.views]
             return _transposed(matmul(self.e, name, _transposed(b), _transposed(a), Epilogue(epilogue.steps, views, epilogue.format)))
@@ -378,10 +382,10 @@ def _transposed(view: View) -> View:
     return permute(view, (*range(rank - 2), rank - 1, rank - 2))
 
 
-_REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {
-    Op.SUM: _Compiler._sum,
-    Op.COUNT: _Compiler._count,
-    Op.MAXIMUM: _Compiler._maximum,
-    Op.LARGEST: _Compiler._largest,
+_REDUCTIONS: dict[Op, Callable[[StepCompiler, Node], Any]] = {
+    Op.SUM: StepCompiler._sum,
+    Op.COUNT: StepCompiler._count,
+    Op.MAXIMUM: StepCompiler._maximum,
+    Op.LARGEST: StepCompiler._largest,
 }
 assert set(FUNCTIONS) <= {*CHAINED, Op.SCALE}

@@ -6,17 +6,27 @@ takes the way back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.chains import Step
+from loralith.compiler.step.layouts import CHAINED
 from loralith.compiler.step.views import View, expand, permute, reshape
 from loralith.spec.graph import Node, Op
 
-__all__ = ["PASSED", "Chain"]
+__all__ = ["PASSED", "Chain", "goes_on"]
 
 PASSED = (Op.RESHAPE, Op.PERMUTE)
 """Moves that a chain goes through."""
+
+
+def goes_on(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Container[str]) -> bool:
+    """Whether the one reader of ``node`` goes on with its value, so that it need not lie in memory."""
+    own = readers.get(node.name, ())
+    if len(own) != 1 or node.name in outputs:
+        return False
+    (reader,) = own
+    return (reader.op in CHAINED and reader.shape == node.shape) or (reader.op in PASSED and goes_on(reader, readers, outputs))
 
 
 @dataclass
