@@ -6,11 +6,13 @@ loads its scalars and programs anew.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,15 +110,29 @@ def _left(data: Mapping[str, Any]) -> Left:
 def _figures(structure: Structure, config: Config) -> dict[str, Any]:
     """A piece's figures as JSON values, those of one matrix of a batch that is taken apart."""
     began = time.monotonic()
-    step, left = compile_structure(structure.text, config)
-    commands = synchronize(step.commands, config, step.static)
+    with _uncollected():
+        step, left = compile_structure(structure.text, config)
+        commands = synchronize(step.commands, config, step.static)
+        work = _work(step, commands)
     return {
-        **_work(step, commands),
+        **work,
         "commands": len(commands.commands),
         "memory_bytes": step.peak,
         "seconds": round(time.monotonic() - began, 2),
         "left": {"stretches": [list(s) for s in left.stretches], "results": left.results},
     }
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which a fifth of the time would go to."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _work(step: CompiledStep, commands: CommandList) -> dict[str, Any]:

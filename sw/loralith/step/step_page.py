@@ -22,7 +22,8 @@ def step_page(figures: Mapping[str, Any]) -> list[str]:
         f"The step's graph is cut into {figures['pieces']} pieces, {figures['distinct_pieces']} of which differ; each of those was "
         "compiled as a list of its own, and its cycles are counted as often as the step has it. Nothing runs at the same time on both "
         "sides of a cut, so this is a bound from above. Large batches of matrices (heads of attention) run one after the other; that "
-        f"their largest magnitudes meet is not counted. {figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL.",
+        "their largest magnitudes meet is not counted. "
+        f"{figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL.",
         "",
         *_kinds(figures, cycles),
         *_waits(figures, cycles),

@@ -18,7 +18,8 @@ from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.pending import PASSED, Chain, goes_on
+from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes
+from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.rings import Rings, kernel_layout
 from loralith.compiler.step.schedule import scheduled
@@ -61,6 +62,7 @@ class StepCompiler:
         self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
         self.left: Counter[str] = Counter()
         self.readers: dict[str, list[Node]] = {}
+        self.maxima: dict[str, View] = {}
         self.pinned: set[Buffer] = set()
         for node in graph.nodes.values():
             for name in node.inputs:
@@ -211,9 +213,9 @@ class StepCompiler:
                     self._views(name)
             self.values[node.name] = Chain(node, node.shape, debts=reads)
             return
-        if node.op in CHAINED or node.op is Op.WORD or (node.op is Op.SCALE):
+        if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
-            if len(chain.steps) < LONGEST and self._put_off(node):
+            if len(chain.steps) < LONGEST and node.op is not Op.QUANTIZE and (self._put_off(node) or self._twice(node, chain)):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
@@ -238,6 +240,18 @@ class StepCompiler:
     def _put_off(self, node: Node) -> bool:
         """Whether the node's one reader goes on with its value."""
         return goes_on(node, self.readers, self.results)
+
+    def _twice(self, node: Node, chain: Chain) -> bool:
+        """Whether a product is made anew for a maximum of its rows, which is made now, and for the chain that goes on with it."""
+        c, source = self.e.config, chain.source
+        if not made_twice(node, self.graph, self.readers, c.vector_lanes) or node.name in self.results or c.rows != c.vector_lanes:
+            return False
+        if not isinstance(source, Node) or chain.moves or not self._across(source):
+            return False
+        a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
+        top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
+        self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
+        return True
 
     def _across(self, node: Node) -> bool:
         """Whether a product's rows lie along the lanes."""
@@ -275,7 +289,7 @@ class StepCompiler:
             chain.steps.append(Step(Op.SCALE))
             return chain
         if node.op not in BINARY:
-            chain.steps.append(Step(node.op))
+            chain.steps.append(Step(node.op, self._scalar(node.inputs[1]) if node.op is Op.QUANTIZE else None))
             return chain
         if other == name:
             chain.steps.append(Step(Op.MULTIPLY) if node.op is Op.MULTIPLY else Step(node.op, self._tile(chain, name)))
@@ -353,6 +367,8 @@ class StepCompiler:
         return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
 
     def _maximum(self, node: Node) -> View:
+        if node.name in self.maxima:
+            return self.maxima.pop(node.name)
         return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
 
     def _largest(self, node: Node) -> View:
