@@ -273,6 +273,23 @@ def test_softmax_with_rows_along_the_lanes(config: Config, shape: tuple[int, int
     assert compiled.tensors[z.name][0].strides[1] == 1
 
 
+@pytest.mark.parametrize("shape", [(2, 64, 300), (1, 48, 77), (3, 40, 24), (2, 16, 1040)], ids=str)
+def test_softmax_whose_scores_are_nowhere(config: Config, shape: tuple[int, int, int]) -> None:
+    """S is made once for its rows' maxima and once for P, where rows are whole words of as many lanes as the array has rows."""
+    case = Case()
+    b, (n, rows, columns) = case.b, shape
+    x, keys = (b.quantize(case.input(name, words(n, size, 40)), 0.03125, 127, False) for name, size in (("x", rows), ("k", columns)))
+    z = b.multiply(b.multiply(b.word(b.matmul(x, b.permute(keys, (0, 2, 1)))), b.largest(case.input("s", words(1)))), 0.000244140625)
+    log2e = 1.44268798828125
+    top = b.maximum(z, -1)
+    e = b.function(Op.EXP2, b.subtract(b.multiply(z, log2e), b.multiply(top, log2e)))
+    p = b.quantize(b.multiply(e, 127.0), 1.0, 127, stochastic=False)
+    case.run(config, b.function(Op.RECIPROCAL, b.count(p, -1)), b.word(p), top)
+    compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
+    twice = config.rows == config.vector_lanes and rows % config.rows == 0
+    assert (z.name not in compiled.tensors) == twice
+
+
 @pytest.mark.parametrize("width", [12, 10, 5])
 def test_heads_whose_rows_begin_within_bus_words(config: Config, width: int) -> None:
     """Words and integers are cut into heads, multiplied and put together again."""

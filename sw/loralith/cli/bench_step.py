@@ -24,6 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by-block", action="store_true", help="compile each distinct block of the step as its own list; always so but for --model small"
     )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a block with more than N commands compile and model parts of its long kernels, and go on in a line (default: all of it)",
+    )
     parser.add_argument("--state", type=Path, metavar="FILE", help="blocks that are done; a call with the same file goes on from it")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
@@ -37,6 +44,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.step.step_page import step_page
     from loralith.step.step_work import step_work
 
+    if args.sample < 0:
+        raise LoralithError(f"--sample must be at least 0, not {args.sample}")
     for name in ("rank", "batch"):
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
@@ -45,13 +54,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
     source = find_model(args.model)
     by_block = args.by_block or args.model != "small"
-    if not by_block and (args.state or args.output):
-        raise LoralithError("--state and --output belong to a step that is compiled by block; add --by-block")
+    if not by_block and (args.state or args.output or args.sample):
+        raise LoralithError("--state, --sample and --output belong to a step that is compiled by block; add --by-block")
     results.check(args.output, output.config_files(args))
     output.show_progress()
     with output.plain_warnings():
         targets = choose_targets(args.targets)
-        figures = step_work(source, config, targets=targets, rank=args.rank, batch=args.batch, by_block=by_block, state=args.state)
+        figures = step_work(
+            source, config, targets=targets, rank=args.rank, batch=args.batch, by_block=by_block, state=args.state, sample=args.sample
+        )
     if args.output:
         title = f"{TITLE} of {figures['model']}"
         results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=False)
@@ -61,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def _command(args: argparse.Namespace) -> str:
     words = ["loralith bench step", f"--model {args.model}", f"--config {args.config}", f"--rank {args.rank}"]
     words += [f"--targets {args.targets}"] * (args.targets != "all") + [f"--batch {args.batch}"] * (args.batch != 1)
-    return " ".join(words + ["--by-block"] * args.by_block)
+    return " ".join(words + ["--by-block"] * args.by_block + [f"--sample {args.sample}"] * bool(args.sample))
 
 
 def show(figures: dict[str, Any]) -> None:

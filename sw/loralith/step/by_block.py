@@ -19,11 +19,12 @@ from typing import Any
 
 import loralith.compiler
 import loralith.spec
-from loralith.compiler.lists.command_list import CommandList
+from loralith.compiler.cycles import Timeline
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.cuts import Piece, cut
 from loralith.compiler.step.estimate import estimate, modelled
-from loralith.compiler.step.pieces import Layouts, Left, Place, Stretch, Structure, compile_structure, copy_of, structure_of
+from loralith.compiler.step.pieces import Layouts, Left, Place, Stretch, Structure, copy_of, structure_of, written
+from loralith.compiler.step.samples import PARTS, sampled
 from loralith.compiler.step.waits import waits
 from loralith.compiler.tokens.sync import synchronize
 from loralith.errors import LoralithError
@@ -60,8 +61,11 @@ def graph_macs(graph: Graph) -> int:
     return total
 
 
-def blocks_of(graph: Graph, config: Config, known: Mapping[str, Any], done: Callable[[str, dict[str, Any]], None]) -> dict[str, Block]:
+def blocks_of(
+    graph: Graph, config: Config, known: Mapping[str, Any], done: Callable[[str, dict[str, Any]], None], sample: int = 0
+) -> dict[str, Block]:
     """The distinct pieces of ``graph`` by their keys. ``known``: figures of earlier calls by key; ``done`` takes new ones as they come.
+    ``sample``: see `step_by_block`.
 
     Raises LoralithError for a piece that does not fit, naming its operators.
     """
@@ -77,7 +81,7 @@ def blocks_of(graph: Graph, config: Config, known: Mapping[str, Any], done: Call
     def take(structure: Structure, number: int, where: str) -> Left:
         if structure.key not in figures:
             try:
-                figures[structure.key] = _figures(structure, config)
+                figures[structure.key] = _figures(structure, config, sample)
             except LoralithError as error:
                 raise type(error)(f"{where}: {error}") from None
             done(structure.key, figures[structure.key])
@@ -107,20 +111,31 @@ def _left(data: Mapping[str, Any]) -> Left:
     return Left([Stretch(*own) for own in data["stretches"]], results)
 
 
-def _figures(structure: Structure, config: Config) -> dict[str, Any]:
-    """A piece's figures as JSON values, those of one matrix of a batch that is taken apart."""
+def _figures(structure: Structure, config: Config, sample: int) -> dict[str, Any]:
+    """A piece's figures as JSON values, those of one matrix of a batch that is taken apart; of one with more than ``sample`` commands from
+    shorter lists (0: never)."""
     began = time.monotonic()
     with _uncollected():
-        step, left = compile_structure(structure.text, config)
-        commands = synchronize(step.commands, config, step.static)
-        work = _work(step, commands)
+        piece, left = written(structure.text, config)
+        tiles = piece.e.tiles
+        if sample and sum(len(tile.drafts) for tile in tiles) > sample:
+            work = _linear(*(_work(piece.listed(0, sampled(tiles, part))) for part in PARTS))
+        else:
+            work = _work(piece.listed(0, tiles))
     return {
         **work,
-        "commands": len(commands.commands),
-        "memory_bytes": step.peak,
+        "memory_bytes": piece.e.memory.peak,
         "seconds": round(time.monotonic() - began, 2),
         "left": {"stretches": [list(s) for s in left.stretches], "results": left.results},
     }
+
+
+def _linear(one: Any, other: Any) -> Any:
+    """What the whole gives, of what 1 / PARTS[0] and 1 / PARTS[1] of it give, number by number."""
+    if isinstance(other, Mapping):
+        return {name: _linear(one.get(name, 0), value) for name, value in other.items()}
+    small, large = PARTS
+    return max(other, round(one + (other - one) * (1 - 1 / small) / (1 / large - 1 / small)))
 
 
 @contextmanager
@@ -135,12 +150,15 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _work(step: CompiledStep, commands: CommandList) -> dict[str, Any]:
-    kinds = {name: vars(costs) for name, costs in estimate(step).kinds.items()}
-    if not commands.commands:
-        return {"cycles": 0, "kinds": kinds, "waits": {}}
-    timeline = modelled(commands, step)
-    return {"cycles": timeline.cycles, "kinds": kinds, "waits": {unit: vars(idle) for unit, idle in waits(timeline, step.works).items()}}
+def _work(step: CompiledStep) -> dict[str, Any]:
+    commands = synchronize(step.commands, step.config, step.static)
+    timeline = modelled(commands, step) if commands.commands else Timeline()
+    return {
+        "cycles": timeline.cycles,
+        "commands": len(commands.commands),
+        "kinds": {name: dict(vars(costs)) for name, costs in estimate(step).kinds.items()},
+        "waits": {unit: dict(vars(idle)) for unit, idle in waits(timeline, step.works).items()},
+    }
 
 
 def _code() -> str:
@@ -153,11 +171,12 @@ def _code() -> str:
 
 
 def step_by_block(
-    graph: Graph, config: Config, settings: Mapping[str, Any], state: Path | None = None
+    graph: Graph, config: Config, settings: Mapping[str, Any], state: Path | None = None, sample: int = 0
 ) -> tuple[dict[str, Any], dict[str, Block]]:
     """(JSON values of the whole step, its distinct blocks). ``settings`` of the model are those of ``state``, a file that the figures of
-    pieces go to as they come and from which a later call goes on."""
-    own = {**settings, "config": asdict(config), "nodes": len(graph.nodes), "code": _code()}
+    pieces go to as they come and from which a later call goes on. ``sample``: of a piece with more commands than that, long kernels are
+    compiled and modelled in parts, and the figures go on from there in a line (`loralith.compiler.step.samples`); 0: of none."""
+    own = {**settings, "config": asdict(config), "nodes": len(graph.nodes), "sample": sample, "code": _code()}
     kept = read_state(state, "`bench step`", own, {"pieces": dict}) or {**own, "pieces": {}}
 
     def done(key: str, figures: dict[str, Any]) -> None:
@@ -166,8 +185,8 @@ def step_by_block(
             write_json(kept, state)
 
     began = time.monotonic()
-    blocks = blocks_of(graph, config, kept["pieces"], done)
-    total = _total(blocks, config, graph_macs(graph))
+    blocks = blocks_of(graph, config, kept["pieces"], done, sample)
+    total = _total(blocks, config, graph_macs(graph)) | {"sample": sample}
     total["compile_seconds"] = round(time.monotonic() - began, 1)
     return total, blocks
 

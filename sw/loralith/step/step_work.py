@@ -54,17 +54,18 @@ def step_work(
     batch: int,
     by_block: bool = False,
     state: Path | None = None,
+    sample: int = 0,
 ) -> dict[str, Any]:
     """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each
-    unit does in them (`Idle`), the model's settings. ``by_block``: instead, what the step's distinct blocks give together, with ``state``,
-    a file to go on from (`loralith.step.by_block`).
+    unit does in them (`Idle`), the model's settings. ``by_block``: instead, what the step's distinct blocks give together, with ``state``
+    and ``sample`` as `loralith.step.by_block.step_by_block` has them.
 
     Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
     """
     graph = step_graph(source, targets=targets, rank=rank, batch=batch)
     figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
     if by_block:
-        total, blocks = step_by_block(graph, config, figures, state)
+        total, blocks = step_by_block(graph, config, figures, state, sample)
         return figures | total | {"blocks": rows_of(blocks, config)}
     began = time.monotonic()
     compiled = compile_step(graph, config, 0, MEMORY_BYTES, 0)

@@ -23,6 +23,7 @@ from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.rings import Rings, kernel_layout
 from loralith.compiler.step.schedule import scheduled
+from loralith.compiler.step.tiles import Tile as DraftTile
 from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.two_words import planes
 from loralith.compiler.step.views import Buffer, View, expand, permute
@@ -75,8 +76,13 @@ class StepCompiler:
         self.bus = e.config.bus_bytes
 
     def run(self, base: int) -> CompiledStep:
+        self.write()
+        return self.listed(base, self.e.tiles)
+
+    def write(self) -> None:
+        """The tiles of all nodes."""
         e = self.e
-        key = e.memory.take(8, "the step's key")
+        self.key = key = e.memory.take(8, "the step's key")
         for node in self.graph.nodes.values():
             if node.op in SOURCES:
                 self._source(node)
@@ -90,14 +96,18 @@ class StepCompiler:
                     self._node(node)
                 except LoralithError as error:
                     raise type(error)(f"{node.name} ({node.op} of {node.source}): {error}") from None
-        outputs = self._outputs()
+        self.outputs = self._outputs()
+        e.turn()
+
+    def listed(self, base: int, tiles: Sequence[DraftTile]) -> CompiledStep:
+        """``tiles`` as a list."""
+        e, outputs = self.e, self.outputs
         groups: dict[Op, dict[str, View]] = {op: {} for op in SOURCES}
         for node in self.graph.nodes.values():
             if node.op in SOURCES and node.name not in self.kernels:
                 groups[node.op][node.name] = self.tensors[node.name][0]
-        e.turn()
         kept = None if e.keep else [(view.buffer.address, view.buffer.address + view.buffer.nbytes) for view in self._left(outputs)]
-        tiles = fused(e.tiles, e.config, base, e.memory.peak, kept)
+        tiles = fused(tiles, e.config, base, e.memory.peak, kept)
         commands, drafts = scheduled(tiles, e.config, base, e.memory.peak, lambda code: e.constant(code, "a program"))
         return CompiledStep(
             self.graph,
@@ -110,7 +120,7 @@ class StepCompiler:
             self.kernels,
             outputs,
             self.tensors,
-            key,
+            self.key,
             base,
             e.memory.peak,
             tuple(draft.work for draft in drafts),

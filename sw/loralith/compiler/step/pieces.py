@@ -26,7 +26,7 @@ from loralith.spec.commands import FORMAT_BYTES, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 
-__all__ = ["Layouts", "Left", "Place", "Stretch", "Structure", "compile_structure", "copy_of", "graph_of", "structure_of"]
+__all__ = ["Layouts", "Left", "Place", "Stretch", "Structure", "compile_structure", "copy_of", "graph_of", "structure_of", "written"]
 
 PIECE_BYTES = 1 << 33
 """Device memory that a piece may take."""
@@ -266,14 +266,16 @@ def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
     return graph, data
 
 
-def compile_structure(text: str, config: Config, seed: int = 0, verify: bool = False) -> tuple[CompiledStep, Left]:
-    """The list of a piece in device memory of its own, from address 0 on, and how its results lie. Raises LoralithError for what does not
-    fit."""
+def written(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> tuple[StepCompiler, Left]:
+    """The tiles of a piece in device memory of its own, from address ``base`` on, before they are a list, and how its results lie.
+
+    Raises LoralithError for what does not fit.
+    """
     graph, data = graph_of(text)
-    e = Emitter(config, Memory(0, PIECE_BYTES), keep=verify)
+    e = Emitter(config, Memory(base, PIECE_BYTES), keep=verify)
     places = {f"given{i}": places for i, (_, _, places) in enumerate(data["given"])}
     piece = _Piece(graph, e, seed, places, data["stretches"])
-    step = piece.run(0)
+    piece.write()
     numbers = {buffer: i for i, buffer in enumerate(piece.buffers)}
     stretches: list[Stretch] = []
     results = []
@@ -286,4 +288,10 @@ def compile_structure(text: str, config: Config, seed: int = 0, verify: bool = F
                 stretches.append(Stretch(int(b.format), b.elements, b.run, b.pitch))
             own.append(Place(numbers[b], view.shape, view.strides, view.offset))
         results.append(tuple(own))
-    return step, Left(stretches, results)
+    return piece, Left(stretches, results)
+
+
+def compile_structure(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> CompiledStep:
+    """The list of what `written` gives. Raises LoralithError for what does not fit."""
+    piece, _ = written(text, config, base, seed, verify)
+    return piece.listed(base, piece.e.tiles)
