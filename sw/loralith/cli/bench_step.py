@@ -10,6 +10,8 @@ from loralith.reports import result_files as results
 HELP = "a whole training step: commands and cycles of each unit by kind of operator, by the cycle model"
 TITLE = "A training step"
 SUFFIXES = (".json", ".md")
+PUBLISHED = ("sd15", "sdxl")
+"""Models whose step is too long for one list."""
 COLUMNS = ("commands", "elements", "macs", "load", "store", "array", "vector")
 
 
@@ -22,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
     parser.add_argument(
-        "--by-block", action="store_true", help="compile each distinct block of the step as its own list; always so but for --model small"
+        "--by-block", action="store_true", help="compile each distinct block of the step as its own list; always so for sd15 and sdxl"
     )
     parser.add_argument(
         "--sample",
@@ -53,7 +55,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not config.vector_lanes:
         raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
     source = find_model(args.model)
-    by_block = args.by_block or args.model != "small"
+    by_block = args.by_block or args.model in PUBLISHED
     if not by_block and (args.state or args.output or args.sample):
         raise LoralithError("--state, --sample and --output belong to a step that is compiled by block; add --by-block")
     results.check(args.output, output.config_files(args))

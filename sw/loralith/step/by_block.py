@@ -23,6 +23,7 @@ from loralith.compiler.cycles import Timeline
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.cuts import Piece, cut
 from loralith.compiler.step.estimate import estimate, modelled
+from loralith.compiler.step.pending import readers_of
 from loralith.compiler.step.pieces import Layouts, Left, Place, Stretch, Structure, copy_of, structure_of, written
 from loralith.compiler.step.samples import PARTS, sampled
 from loralith.compiler.step.waits import waits
@@ -32,7 +33,7 @@ from loralith.files import write_json
 from loralith.progress import tell
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
-from loralith.spec.graph import Graph, Node, Op
+from loralith.spec.graph import Graph, Op
 from loralith.state_file import read_state
 
 __all__ = ["Block", "blocks_of", "graph_macs", "rows_of", "step_by_block"]
@@ -69,11 +70,7 @@ def blocks_of(
 
     Raises LoralithError for a piece that does not fit, naming its operators.
     """
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes.values():
-        for name in node.inputs:
-            if isinstance(name, str):
-                readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     layouts, found = Layouts(), {}
     figures = dict(known)
     pieces = cut(graph)

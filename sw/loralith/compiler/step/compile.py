@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,21 +11,22 @@ from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile, scalar_
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
-from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes
+from loralith.compiler.step.node_values import NodeValues
+from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes, readers_of
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
-from loralith.compiler.step.rings import Rings, kernel_layout
+from loralith.compiler.step.rings import Rings
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.tiles import Tile as DraftTile
 from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.two_words import planes
-from loralith.compiler.step.views import Buffer, View, expand, permute
+from loralith.compiler.step.views import View, expand, permute
 from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
@@ -52,28 +52,16 @@ def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int
     return StepCompiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
 
 
-class StepCompiler:
+class StepCompiler(NodeValues):
     """One compilation of a graph by ``e``, with the seed of stochastic rounding."""
 
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
-        self.graph, self.e, self.seed = graph, e, seed
+        super().__init__(graph, e)
+        self.seed = seed
         self.rings = Rings(e)
-        self.values: dict[str, tuple[View, ...] | Chain] = {}
-        self.tensors: dict[str, tuple[View, ...]] = {}
-        self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
-        self.left: Counter[str] = Counter()
-        self.readers: dict[str, list[Node]] = {}
+        self.readers = readers_of(graph)
         self.maxima: dict[str, View] = {}
-        self.pinned: set[Buffer] = set()
-        for node in graph.nodes.values():
-            for name in node.inputs:
-                if isinstance(name, str):
-                    self.left[name] += 1
-                    self.readers.setdefault(name, []).append(node)
         self.results = set(graph.outputs.values())
-        for name in graph.outputs.values():
-            self.left[name] += 1
-        self.bus = e.config.bus_bytes
 
     def run(self, base: int) -> CompiledStep:
         self.write()
@@ -125,73 +113,6 @@ class StepCompiler:
             e.memory.peak,
             tuple(draft.work for draft in drafts),
         )
-
-    # Values.
-
-    def _source(self, node: Node) -> None:
-        e, shape = self.e, node.shape
-        if node.kind is Kind.INT8 and len(shape) == 4:
-            layout = kernel_layout(self.bus, shape)
-            size = layout[0] * layout[1] * layout[2] * layout[3]
-            buffer = e.buffer(node.name, VectorFormat.INT8, size, shape[1], layout[3])
-            self.kernels[node.name] = (buffer, layout)
-            self.pinned.add(buffer)
-            return
-        if node.kind is Kind.INT8:
-            view = new_tensor(e, node.name, VectorFormat.INT8, shape, range(len(shape)), len(shape) - 1)
-        else:
-            view = new_tensor(e, node.name, VectorFormat.FP32, shape, range(len(shape)))
-        self.pinned.add(view.buffer)
-        self._keep(node.name, (view,))
-
-    def _keep(self, name: str, views: Sequence[View]) -> None:
-        """``name`` has its value; its buffers live as long as a value of them is needed."""
-        self.values[name] = self.tensors[name] = tuple(views)
-        for view in views:
-            view.buffer.users += 1
-        if not self.left[name]:
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        value = self.values.pop(name)
-        if isinstance(value, tuple):
-            for view in value:
-                view.buffer.users -= 1
-                if not view.buffer.users and view.buffer not in self.pinned:
-                    self.e.release(view.buffer)
-
-    def _paid(self, names: Sequence[str]) -> None:
-        """Nodes that were read."""
-        for name in names:
-            self.left[name] -= 1
-            if not self.left[name] and name in self.values:
-                self._drop(name)
-
-    def _views(self, name: str | float) -> tuple[View, ...]:
-        """The tensor of a node, computed if it was put off."""
-        assert isinstance(name, str)
-        value = self.values[name]
-        if isinstance(value, Chain):
-            view = self._realize(name, value)
-            self._keep(name, (view,))
-            self._paid(value.debts)
-            return (view,)
-        return value
-
-    def _view(self, name: str | float) -> View:
-        views = self._views(name)
-        if len(views) != 1:
-            raise LoralithError(f"{name} is an integer of two bytes, which only convolutions and moves read")
-        return views[0]
-
-    def _scalar(self, name: str | float) -> Scalar:
-        """A scalar node, or a number."""
-        if not isinstance(name, str):
-            return Scalar(float(name), self.e.number(float(name)))
-        found = as_scalar(self._view(name), self.bus)
-        if found is None:
-            raise LoralithError(f"{name} is no word at the beginning of a bus word")
-        return Scalar(name, found.address)
 
     def _realize(self, name: str, chain: Chain, draw: Draw | None = None) -> View:
         last = chain.steps[-1].op if chain.steps else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from loralith.compiler.step.compile import OPTIMIZER, SOURCES
 from loralith.compiler.step.layouts import CHAINED
-from loralith.compiler.step.pending import PASSED, goes_on
+from loralith.compiler.step.pending import PASSED, goes_on, readers_of
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 
 __all__ = ["LARGE", "Piece", "batch_of", "cut"]
@@ -93,11 +93,7 @@ def _kind(graph: Graph, node: Node) -> int | None:
 
 def _places(graph: Graph, runs: dict[str, int]) -> dict[str, int]:
     """The piece of each node, in the graph's order."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes.values():
-        for name in node.inputs:
-            if isinstance(name, str):
-                readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     outputs = set(graph.outputs.values())
     waits: set[str] = set()  # that lie in memory nowhere
     for node in graph.nodes.values():

@@ -15,7 +15,7 @@ from loralith.compiler.step.views import View, expand, permute, reshape
 from loralith.spec.graph import Graph, Node, Op
 from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["PASSED", "Chain", "goes_on", "made_twice", "quantizes"]
+__all__ = ["PASSED", "Chain", "goes_on", "made_twice", "quantizes", "readers_of"]
 
 FEW_TERMS = 160
 """Terms of a product that is made a second time rather than stored. An FP32 word crosses a bus of 16 bytes in a quarter of a cycle, once
@@ -23,6 +23,16 @@ stored and twice loaded; a term takes 1 / 256 of a cycle of 16 x 16."""
 
 PASSED = (Op.RESHAPE, Op.PERMUTE)
 """Moves that a chain goes through."""
+
+
+def readers_of(graph: Graph) -> dict[str, list[Node]]:
+    """Who reads each node, as often as it reads it."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes.values():
+        for name in node.inputs:
+            if isinstance(name, str):
+                found.setdefault(name, []).append(node)
+    return found
 
 
 def goes_on(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Container[str]) -> bool:
