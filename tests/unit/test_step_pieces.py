@@ -65,8 +65,9 @@ def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step
     for kind, costs in whole.kinds.items():
         assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.02)
         for unit in ("array", "vector", "store"):
-            assert total["kinds"][kind][unit] == pytest.approx(getattr(costs, unit), rel=0.05)
-        assert costs.load <= total["kinds"][kind]["load"] <= costs.load + 200 * total["pieces"]  # scalars and programs of each piece
+            assert total["kinds"][kind][unit] == pytest.approx(getattr(costs, unit), rel=0.05, abs=1500)
+        # Scalars and programs of each piece are loaded anew.
+        assert total["kinds"][kind]["load"] == pytest.approx(costs.load, rel=0.05, abs=200 * total["pieces"])
 
 
 def test_a_state_file_holds_what_is_done(graph: Graph, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_a_state_file_holds_what_is_done(graph: Graph, tmp_path: Any, monkeypatc
     def again(*arguments: object) -> None:
         raise AssertionError("a piece was compiled again")
 
-    monkeypatch.setattr("loralith.step.by_block.compile_structure", again)
+    monkeypatch.setattr("loralith.step.by_block.written", again)
     second, _ = step_by_block(graph, TINY, {"model": "tiny"}, state)
     assert first | {"compile_seconds": 0} == second | {"compile_seconds": 0}
     with pytest.raises(Exception, match="model 'tiny' \\(now 'other'\\)"):
