@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_text
+from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_config, usual_text
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
@@ -71,7 +71,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         default="reference",
         help="reference, direct, verilator, serial:<port> or pynq:<bitfile>, or fp32 for plain torch (default: reference)",
     )
-    parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
+    parser.add_argument(
+        "--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base, with --map step base-vector)"
+    )
     parser.add_argument(
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
     )
@@ -186,7 +188,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         start_from=args.start_from,
         unet_only=args.unet_only,
         device=args.device,
-        config=None if args.device == FP32 else args.config,
+        config=None if args.device == FP32 else args.config if "config" in getattr(args, "given", {}) else usual_config(args.modules),
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         rotation=args.rotation,
