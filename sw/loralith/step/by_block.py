@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import loralith.compiler
-import loralith.spec
 from loralith.compiler.cycles import Timeline
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.cuts import Piece, cut
@@ -161,8 +160,8 @@ def _work(step: CompiledStep) -> dict[str, Any]:
 def _code() -> str:
     """A hash of what writes and models lists, so that figures of another compiler are not taken for this one's."""
     found = hashlib.sha256()
-    for package in (loralith.compiler, loralith.spec):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+    for package in ("loralith.compiler", "loralith.spec"):
+        for path in sorted(Path(import_module(package).__path__[0]).rglob("*.py")):
             found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

@@ -142,20 +142,21 @@ def copy_of(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> list[tupl
     times = _independent(graph, piece)
     found = []
     for name in piece.given if times > 1 else ():
-        node, places = graph[name], layouts.places[name]
-        size = FORMAT_BYTES[VectorFormat(layouts.stretches[places[0].buffer].format)]
-        if batch_of(node) != times or len(places) > 1 or places[0].strides[0] * size % bus == 0:
+        node = graph[name]
+        place, *more = layouts.places[name]
+        size = FORMAT_BYTES[VectorFormat(layouts.stretches[place.buffer].format)]
+        if batch_of(node) != times or more or place.strides[0] * size % bus == 0:
             continue
-        _, shape, strides, offset = places[0]
+        number, shape, strides, offset = place
         data = {
             "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]]]],
-            "stretches": [list(layouts.stretches[places[0].buffer])],
+            "stretches": [list(layouts.stretches[number])],
             "sources": [],
             "nodes": [[Op.EXPAND.value, node.kind.value, list(shape), ["given0"], {"padded": 1}, ""]],
             "results": [["node0", ""]],
         }
         text = json.dumps(data, sort_keys=True)
-        found.append((name, Structure(text, _key(text), (places[0].buffer,), 1)))
+        found.append((name, Structure(text, _key(text), (number,), 1)))
     return found
 
 
