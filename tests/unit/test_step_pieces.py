@@ -57,6 +57,8 @@ def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step
     """The same work by kind, but for what each piece brings anew; more cycles, since nothing overlaps over a cut."""
     total, _ = step_by_block(graph, TINY, {})
     assert total["distinct_pieces"] == len(blocks) < total["pieces"]
+    updates = [block.count for block in blocks.values() if block.first == "AdamW"]
+    assert len(updates) < sum(updates) == sum(what.startswith("gradient.") for what in graph.outputs)
     compiled = compile_step(graph, TINY, 0, 1 << 26, 0)
     whole = estimate(compiled)
     cycles = modelled(synchronize(compiled.commands, TINY, compiled.static), compiled).cycles
