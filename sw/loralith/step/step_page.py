@@ -8,6 +8,8 @@ from typing import Any
 __all__ = ["step_page"]
 
 UNITS = ("load", "store", "array", "vector")
+GOALS = {"ecp5": (0.85, 0.915), "base": (0.90, 0.915), "large": (0.85, 0.862), "paper": (0.65, 0.715)}
+"""Of SD-1.5 by preset: the goal for the array's use, and what `loralith plan sd15 --map step` expects (docs/step.md)."""
 MOST_BLOCKS = 40
 
 
@@ -24,11 +26,27 @@ def step_page(figures: Mapping[str, Any]) -> list[str]:
         "sides of a cut, so this is a bound from above. Large batches of matrices (heads of attention) run one after the other; that "
         "their largest magnitudes meet is not counted. "
         f"{figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL.",
+        *_sample(figures),
+        *_goal(figures),
         "",
         *_kinds(figures, cycles),
         *_waits(figures, cycles),
         *_blocks(figures["blocks"], cycles),
     ]
+
+
+def _sample(figures: Mapping[str, Any]) -> list[str]:
+    if not figures["sample"]:
+        return []
+    text = f"Of pieces with more than {figures['sample']:,} commands long kernels were modelled in parts, and go on in a line from there."
+    return ["", text]
+
+
+def _goal(figures: Mapping[str, Any]) -> list[str]:
+    found = GOALS.get(figures["config"].removesuffix("-vector"))
+    if figures["model"] != "sd15" or found is None:
+        return []
+    return ["", f"The goal is {found[0]:.0%}, and the model of docs/step.md, which has no lists, expects {found[1]:.1%}."]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
