@@ -45,7 +45,7 @@ def settings(folder: Path, model: Path, method: str, **more: Any) -> FinetuneSet
     quick = EvaluationSettings(rounds=1, samples=1, sample_steps=1)
     given = {"steps": 3, "batch": 1, "lr": 0.01, "options": OPTIONS[method], **more}
     return FinetuneSettings(
-        folder, method=method, model=model, device="reference", config="base", modules="step", evaluation=quick, **given
+        folder, method=method, model=model, device="reference", config="base-vector", modules="step", evaluation=quick, **given
     )
 
 

@@ -46,9 +46,30 @@ def test_the_work_of_all_kinds_is_that_of_the_list(model, lanes, capsys):
     assert kinds["optimizer"]["vector"] < kinds["chain"]["vector"]
 
 
+def test_by_block_a_file_and_a_page_have_what_the_command_prints(model, lanes, capsys, tmp_path):
+    stem = tmp_path / "step"
+    options = ["bench", "step", "--model", model, "--config", lanes, "--rank", "2", "--targets", "kv", "--by-block"]
+    assert main([*options, "--json", "--output", str(stem), "--state", str(tmp_path / "state.json")]) == 0
+    out, err = capsys.readouterr()
+    figures = json.loads(out)
+    assert "piece 1 of" in err
+    assert figures["measured_cycles_share"] == 0.0
+    assert figures["utilization"] == figures["macs"] / (figures["cycles"] * 16)
+    assert sum(block["times"] * block["cycles"] for block in figures["blocks"]) == figures["cycles"]
+    assert figures["list_bytes"] == COMMAND_BYTES * figures["commands"]
+    for idle in figures["waits"].values():
+        assert idle["working"] + idle["list"] + idle["end"] + sum(idle["tokens"].values()) == figures["cycles"]
+    assert json.loads(stem.with_suffix(".json").read_text())["cycles"] == figures["cycles"]
+    page = stem.with_suffix(".md").read_text()
+    assert f"{figures['cycles']:,} cycles" in page
+    assert "--by-block" in page
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        (["--state", "state.json"], "--state, --sample and --output belong to a step that is compiled by block; add --by-block"),
+        (["--by-block", "--sample", "-1"], "--sample must be at least 0, not -1"),
         (["--config", "tiny"], "a step on the device needs vector lanes; the configuration tiny has none"),
         (["--rank", "0"], "rank must be at least 1, not 0"),
         (["--model", "nowhere"], "nowhere"),

@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loralith.cli import build_parser, finetune, main
+from loralith.cli.finetune_options import run_command
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
 from loralith.methods import make_method
@@ -22,7 +24,9 @@ CONFIG = replace(PRESETS["tiny"], name="tiny-lanes", vector_lanes=4)
 
 def settings(folder: Path, model: Path, **more: Any) -> FinetuneSettings:
     quick = EvaluationSettings(rounds=1, samples=1, sample_steps=1)
-    return FinetuneSettings(folder, model=model, batch=1, device="reference", config="tiny", modules="step", evaluation=quick, **more)
+    return FinetuneSettings(
+        folder, model=model, batch=1, device="reference", config="tiny-vector", modules="step", evaluation=quick, **more
+    )
 
 
 def test_a_model_that_changes_between_steps_is_refused(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +59,21 @@ def test_a_group_of_steps_is_what_the_session_counts(tmp_path: Path, small_model
     session.attachment = Three()  # type: ignore[assignment]
     assert session.take_steps(4, 8) == [4.0, 5.0, 6.0]
     assert session.take_steps(4, 2) == [4.0, 5.0]
+
+
+def test_a_whole_step_needs_a_vector_unit_and_takes_one_where_no_configuration_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before a device is opened, with what would do; without --config the usual one has lanes."""
+    monkeypatch.setattr("loralith.device.open_device", lambda *_, **__: pytest.fail("a device was opened"))
+    step = ["finetune", "--map", "step", "--device", "reference", "--output", str(tmp_path / "run")]
+    assert main([*step, "--config", "tiny"]) != 0
+    error = capsys.readouterr().err
+    assert "modules 'step' need a vector unit, which tiny has not: tiny-vector, base-vector, or a file with vector_lanes" in error
+    assert not (tmp_path / "run").exists()
+    parser = build_parser()
+    told = finetune.settings_of(parser.parse_args(step))
+    assert told.config == "base-vector"
+    args = parser.parse_args(["finetune"])
+    assert "--config" not in run_command(told, args.parser)
+    assert finetune.settings_of(args).config == "base"

@@ -133,6 +133,28 @@ def test_sums_maxima_and_counts(config: Config, shape: tuple[int, ...], dims: tu
     case.run(config, total, top, count, b.multiply(b.word(q), 2.0))
 
 
+@pytest.mark.parametrize(("shape", "across"), [((2, 20, 2304), False), ((2, 20, 2304), True), ((1, 33, 1100), True), ((2, 17000), False)])
+def test_maxima_and_counts_that_v0_does_not_hold(config: Config, shape: tuple[int, ...], across: bool) -> None:
+    """Of rows in memory, and of lanes where they lie across: as softmax has them of 4,096 keys."""
+    case = Case()
+    b, last = case.b, len(shape) - 1
+    x = case.input("x", words(*((*shape[:-2], shape[-1], shape[-2]) if across else shape)))
+    if across:
+        x = b.permute(x, (*range(last - 1), last, last - 1))
+    top = b.maximum(x, last)
+    q = b.quantize(x, b.scale(b.largest(x), 127), 127, stochastic=False)
+    case.run(config, top, b.count(q, last), b.word(q))
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((2, 5120), (1,)), ((1, 4, 12, 1024), (2, 3)), ((4100, 3), (0,))], ids=str)
+def test_long_sums(config: Config, shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(*shape))
+    total = b.sum(x, dims, b.largest(x))
+    assert len(list(b.graph.of(Op.SUM))) == 2
+    case.run(config, total)
+
+
 @pytest.mark.parametrize("lanes", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(3, 5, 8), (4, 1, 6), (2, 12, 1)], ids=str)
 def test_stochastic_rounding_along_each_dimension(config: Config, shape: tuple[int, ...], lanes: int) -> None:
@@ -251,6 +273,23 @@ def test_softmax_with_rows_along_the_lanes(config: Config, shape: tuple[int, int
     assert compiled.tensors[z.name][0].strides[1] == 1
 
 
+@pytest.mark.parametrize("shape", [(2, 64, 300), (1, 48, 77), (3, 40, 24), (2, 16, 1040)], ids=str)
+def test_softmax_whose_scores_are_nowhere(config: Config, shape: tuple[int, int, int]) -> None:
+    """S is made once for its rows' maxima and once for P, where rows are whole words of as many lanes as the array has rows."""
+    case = Case()
+    b, (n, rows, columns) = case.b, shape
+    x, keys = (b.quantize(case.input(name, words(n, size, 40)), 0.03125, 127, False) for name, size in (("x", rows), ("k", columns)))
+    z = b.multiply(b.multiply(b.word(b.matmul(x, b.permute(keys, (0, 2, 1)))), b.largest(case.input("s", words(1)))), 0.000244140625)
+    log2e = 1.44268798828125
+    top = b.maximum(z, -1)
+    e = b.function(Op.EXP2, b.subtract(b.multiply(z, log2e), b.multiply(top, log2e)))
+    p = b.quantize(b.multiply(e, 127.0), 1.0, 127, stochastic=False)
+    case.run(config, b.function(Op.RECIPROCAL, b.count(p, -1)), b.word(p), top)
+    compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
+    twice = config.rows == config.vector_lanes and rows % config.rows == 0
+    assert (z.name not in compiled.tensors) == twice
+
+
 @pytest.mark.parametrize("width", [12, 10, 5])
 def test_heads_whose_rows_begin_within_bus_words(config: Config, width: int) -> None:
     """Words and integers are cut into heads, multiplied and put together again."""
@@ -345,7 +384,7 @@ def test_a_configuration_without_vector_lanes_is_refused() -> None:
 def test_a_sum_that_no_command_holds_is_refused_by_name() -> None:
     case = Case()
     b, x = case.b, case.input("x", words(2, 5000))
-    b.graph.set_output("loss", b.sum(x, (1,), b.largest(x)).name)
+    b.graph.set_output("loss", b.node(Op.SUM, Kind.WORD, (2, 1), x, b.largest(x), dims=(1,)).name)
     with pytest.raises(LoralithError, match=r"n2 \(sum of .*a reduction over 5000 elements takes 1250 words of 4 lanes, and V0 has 1024"):
         compile_step(b.graph, CONFIGS["tiny"], BASE, SIZE, 0)
 

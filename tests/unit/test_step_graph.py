@@ -1,5 +1,6 @@
 """The step graph: torch's operators lowered and interpreted give the numbers that the eager mode computes on its own, bit for bit."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 from helpers.same_values import assert_same_values
 from loralith.diffusion.unet import UNET_CONFIG, new_unet
 from loralith.errors import LoralithError
-from loralith.spec.graph import Graph, GraphError, Kind, Node, Op
+from loralith.spec.graph import MOVES, Graph, GraphError, Kind, Node, Op
 from loralith.spec.numerics import hash32, hash_key
 from loralith.spec.step import StepScheme
 from loralith.step.capture import Capture, capture_forward, capture_step
@@ -148,19 +149,26 @@ def test_the_graph_holds_what_a_step_needs_and_nothing_else(step) -> None:
 
 
 def test_what_is_saved_is_enough_and_none_of_it_is_too_much(step) -> None:
-    """From saved tensors and what is resident, all that the backward pass reads follows without a product but softmax's own."""
+    """From saved tensors and what is resident, all that the backward pass reads follows without a product but softmax's own and those whose
+    result is at least four times their operand."""
     graph = step[4].graph
     plan = plan_memory(graph)
     names = list(graph.nodes)
     loss = names.index(graph.outputs["loss"])
     wanted = {x for name in names[loss + 1 :] for x in graph[name].inputs if isinstance(x, str) and names.index(x) <= loss}
     scores = {x for node in graph.of(Op.MAXIMUM) for x in chain_to_product(graph, node)}
+    large = {
+        node.name
+        for node in graph.of(Op.MATMUL)
+        for tokens in [[n for n in operands(graph, node) if n.op not in (Op.FROZEN, Op.STATE, Op.INPUT)]]
+        if len(tokens) == 1 and math.prod(node.shape) >= 4 * math.prod(tokens[0].shape)
+    }
 
     def missing(saved: set[str]) -> set[str]:
         there: set[str] = set()
         for name in names[: loss + 1]:
             node = graph[name]
-            barred = node.op in (Op.CONVOLUTION, Op.LARGEST, Op.SUM) or (node.op is Op.MATMUL and name not in scores)
+            barred = node.op in (Op.CONVOLUTION, Op.LARGEST, Op.SUM) or (node.op is Op.MATMUL and name not in scores | large)
             resident = node.op in (Op.INPUT, Op.FROZEN, Op.STATE)
             if name in saved or resident or (not barred and all(x in there for x in node.inputs if isinstance(x, str))):
                 there.add(name)
@@ -172,6 +180,14 @@ def test_what_is_saved_is_enough_and_none_of_it_is_too_much(step) -> None:
     brain = sum(tensor_bytes(graph, node) for node in graph.of(Op.BRAIN) if names.index(node.name) <= loss)
     assert 0 < plan.saved_bytes < brain / 2
     assert plan.resident < plan.forward_peak < plan.peak < plan.resident + brain
+
+
+def operands(graph: Graph, node: Node) -> list[Node]:
+    """What a product reads, without views."""
+    found = [graph[x] for x in node.inputs if isinstance(x, str)]
+    while any(n.op in MOVES and n.op is not Op.CONCAT for n in found):
+        found = [graph[n.inputs[0]] if n.op in MOVES and n.op is not Op.CONCAT else n for n in found]
+    return found
 
 
 def chain_to_product(graph: Graph, node: Node) -> Iterator[str]:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.same_values import assert_same_values
+from loralith.spec.graph import Kind, Op
 from loralith.spec.scheme import SchemeError
 from loralith.spec.step import StepScheme
+from loralith.step.builder import Builder
+from loralith.verif.graph import interpret
 from loralith.verif.step import programs
 from loralith.verif.step.mode import StepMode
 from loralith.verif.step.optimizer import StepAdamW
@@ -241,3 +244,18 @@ def test_softmax_rows_are_integers_over_their_sum() -> None:
     q, total = programs.softmax(VectorFormat(16), torch.tensor([[0.0, -1.0, -100.0]]))
     assert q.tolist() == [[127.0, 47.0, 0.0]]
     assert total.tolist() == [[174.0]]
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((5120,), (0,)), ((2, 12, 1024), (1, 2)), ((4099, 2), (0,)), ((3, 64), (1,))], ids=str)
+def test_a_long_sum_is_that_of_its_parts_sums(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
+    """The graph's sums are those of the eager mode, and within the parts' roundings of the exact one. 4,099 is prime."""
+    v = VectorFormat(16)
+    x = v.round(torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    bound = programs.largest(x)
+    b = Builder()
+    b.graph.set_output("loss", b.sum(b.node(Op.INPUT, Kind.WORD, shape, name="x"), dims, b.node(Op.INPUT, Kind.WORD, (), name="m")).name)
+    values = {node.name: value for node, value in interpret(b.graph, {"x": x, "m": bound}, 0, 0)}
+    got = programs.total(v, x, dims, bound)
+    assert_same_values(values[b.graph.outputs["loss"]], got)
+    parts = math.prod(shape[d] for d in dims) / 256
+    assert float((got - x.double().sum(dims, keepdim=True)).abs().amax()) <= max(parts, 1) * 2.0**-16 * 256 * float(bound)

@@ -40,7 +40,7 @@ class Config:
         acc_bytes: INT32 accumulate buffer, for sums over blocks. 4 x ``rows`` times a power of two in 4..32768.
         scale_bytes: vectors of per-row or per-column requantization scales, 4 bytes each. As ``acc_bytes``.
         stat_slots: slots that hold a maximum and a saturation count each, 16 bytes in DRAM. Power of two, 8..256.
-        queue_depth: commands that wait in each of the three queues, 2..64.
+        queue_depth: commands that wait in each queue, 2..64.
         outstanding_reads: read bursts in flight, 1..128.
         outstanding_writes: write bursts in flight, 1..128.
         max_burst: beats per AXI burst at most, 1..256.

@@ -5,16 +5,31 @@ Standard library only, like the rest of `loralith.spec`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "STORAGE", "StepScheme"]
+__all__ = ["BATCH_MAX", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
+WHOLE_TERMS = 4096
+"""Terms of a sum that is made at once, at most."""
+PART_TERMS = 256
+"""Terms of a part of a longer sum, at most."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
+
+
+def sum_parts(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, int] | None:
+    """How a sum over ``dims`` (each at least 0) of a tensor of ``shape`` is made: at once (None), or first of parts, as (the dimension
+    that is cut, terms of each part): of the longest one, the last of equals."""
+    terms, long = math.prod(shape[d] for d in dims), max(dims, key=lambda d: (shape[d], d), default=0)
+    if terms <= WHOLE_TERMS:
+        return None
+    part = next(n for n in range(min(PART_TERMS, shape[long]), 0, -1) if shape[long] % n == 0)
+    return None if part == 1 else (long, part)
 
 
 @dataclass(frozen=True)

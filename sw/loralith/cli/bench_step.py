@@ -1,9 +1,17 @@
-"""`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list."""
+"""`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list or from
+lists of its distinct blocks."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from loralith.reports import result_files as results
+
 HELP = "a whole training step: commands and cycles of each unit by kind of operator, by the cycle model"
+TITLE = "A training step"
+SUFFIXES = (".json", ".md")
+PUBLISHED = ("sd15", "sdxl")
+"""Models whose step is too long for one list."""
 COLUMNS = ("commands", "elements", "macs", "load", "store", "array", "vector")
 
 
@@ -15,6 +23,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=4, help="LoRA rank (default: 4)")
     parser.add_argument("--targets", default="all", help="projections with an adapter: all, kv, or names with commas (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: 1)")
+    parser.add_argument(
+        "--by-block", action="store_true", help="compile each distinct block of the step as its own list; always so for sd15 and sdxl"
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a block with more than N commands compile and model parts of its long kernels, and go on in a line (default: all of it)",
+    )
+    parser.add_argument("--state", type=Path, metavar="FILE", help="blocks that are done; a call with the same file goes on from it")
+    parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -23,8 +43,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.errors import LoralithError
     from loralith.methods.settings import choose_targets
     from loralith.spec.config import load_config
+    from loralith.step.step_page import step_page
     from loralith.step.step_work import step_work
 
+    if args.sample < 0:
+        raise LoralithError(f"--sample must be at least 0, not {args.sample}")
     for name in ("rank", "batch"):
         if getattr(args, name) < 1:
             raise LoralithError(f"{name} must be at least 1, not {getattr(args, name)}")
@@ -32,8 +55,26 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not config.vector_lanes:
         raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
     source = find_model(args.model)
+    by_block = args.by_block or args.model in PUBLISHED
+    if not by_block and (args.state or args.output or args.sample):
+        raise LoralithError("--state, --sample and --output belong to a step that is compiled by block; add --by-block")
+    results.check(args.output, output.config_files(args))
+    output.show_progress()
     with output.plain_warnings():
-        return step_work(source, config, targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)
+        targets = choose_targets(args.targets)
+        figures = step_work(
+            source, config, targets=targets, rank=args.rank, batch=args.batch, by_block=by_block, state=args.state, sample=args.sample
+        )
+    if args.output:
+        title = f"{TITLE} of {figures['model']}"
+        results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=False)
+    return figures
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["loralith bench step", f"--model {args.model}", f"--config {args.config}", f"--rank {args.rank}"]
+    words += [f"--targets {args.targets}"] * (args.targets != "all") + [f"--batch {args.batch}"] * (args.batch != 1)
+    return " ".join(words + ["--by-block"] * args.by_block + [f"--sample {args.sample}"] * bool(args.sample))
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -50,6 +91,6 @@ def show(figures: dict[str, Any]) -> None:
     ]
     columns = ["unit", "works", *(f"tokens: {kind}" for kind in kinds), "list", "after"]
     output.table("what each unit does in the modelled cycles: works, waits for tokens of a command of a kind, for the list", columns, waits)
-    rest = ["list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one"]
-    rest += ["utilization_at_most", "utilization_modelled"]
-    output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest])
+    rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
+    rest += ("utilization_modelled", "cycles", "utilization", "measured_cycles_share", "pieces", "distinct_pieces")
+    output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest if name in figures])

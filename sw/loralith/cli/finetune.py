@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
-from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_text
+from loralith.cli.finetune_options import method_arguments, options_of, record_given, run_command, usual_config, usual_text
 from loralith.cli.patterns import pattern
 from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
 from loralith.emoji.shipped import shipped_or_folder
 from loralith.methods.options import OPTIONS
-from loralith.reports.result_files import made
+from loralith.reports.result_files import provenance
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         default="reference",
         help="reference, direct, verilator, serial:<port> or pynq:<bitfile>, or fp32 for plain torch (default: reference)",
     )
-    parser.add_argument("--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base)")
+    parser.add_argument(
+        "--config", default="base", help=f"{', '.join(PRESETS)} or a JSON file (default: base, with --map step base-vector)"
+    )
     parser.add_argument(
         "--weight-bits", type=int, choices=(8, 4), default=8, help="of frozen W on the device; 4: two to a byte (default: 8)"
     )
@@ -186,7 +188,7 @@ def settings_of(args: argparse.Namespace) -> FinetuneSettings:
         start_from=args.start_from,
         unet_only=args.unet_only,
         device=args.device,
-        config=None if args.device == FP32 else args.config,
+        config=None if args.device == FP32 else args.config if "config" in getattr(args, "given", {}) else usual_config(args.modules),
         adapter_scales=args.adapter_scales,
         weight_bits=args.weight_bits,
         rotation=args.rotation,
@@ -214,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
     settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
     check_folder(settings.output, resume=args.resume)
     check_sizes(settings)
-    origin = made(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
+    origin = provenance(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
     name = settings.data.name if settings.data else f"digit {settings.digit}"
     with output.plain_warnings(), ExitStack() as stack:
         attach = None

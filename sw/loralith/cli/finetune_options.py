@@ -13,7 +13,7 @@ from loralith.methods.options import OPTIONS, Options, SettingsError
 if TYPE_CHECKING:
     from loralith.methods.settings import FinetuneSettings
 
-__all__ = ["OWN", "field_of", "method_arguments", "options_of", "record_given", "run_command", "usual_text"]
+__all__ = ["OWN", "field_of", "method_arguments", "options_of", "record_given", "run_command", "usual_config", "usual_text"]
 
 OWN: Mapping[str, Mapping[str, str]] = {
     "hollowed-net": {"hollow": "--hollow", "samples_stored": "--boundary-samples", "boundary": "--boundary", "train": "--train"},
@@ -101,6 +101,11 @@ def record_given(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(given={})
 
 
+def usual_config(modules: str) -> str:
+    """The configuration of a run that names none: a whole step takes one with a vector unit."""
+    return "base-vector" if modules == "step" else "base"
+
+
 def run_command(settings: FinetuneSettings, parser: argparse.ArgumentParser) -> str:
     """The command that repeats a fine-tune; what is as usual is left out.
 
@@ -112,6 +117,8 @@ def run_command(settings: FinetuneSettings, parser: argparse.ArgumentParser) -> 
             continue
         value = _value(settings, action.dest)
         usual = settings.options.usual.get(action.dest, action.default) if settings.options else action.default
+        if action.dest == "config":
+            usual = usual_config(settings.modules)
         if value is None or _text(value) == _text(usual) or (action.dest == "targets" and value == "all"):
             continue
         words += [action.option_strings[0], *([] if action.nargs == 0 else [_text(value)])]

@@ -48,7 +48,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     if args.model:
         from loralith.diffusion.published import find_model
         from loralith.methods.settings import choose_targets
-        from loralith.step.memory import memory_figures
+        from loralith.training.planned_memory.figures import memory_figures
 
         with output.plain_warnings():
             return memory_figures(find_model(args.model), targets=choose_targets(args.targets), rank=args.rank, batch=args.batch)

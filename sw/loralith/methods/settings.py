@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loralith.diffusion.digits import HELD_OUT, TRAINING_IMAGES
 from loralith.methods.options import OPTIONS, Options, SettingsError, TuneqdmOptions, real, whole
+from loralith.spec.config import load_config
 from loralith.spec.scheme import FQT, SchemeError
 
 if TYPE_CHECKING:
@@ -182,6 +183,10 @@ class FinetuneSettings:
                 if getattr(self, name) != usual:
                     raise SettingsError(f"{name} goes with modules 'step', not with {self.modules!r}")
             return
+        if self.config is not None and not load_config(self.config).vector_lanes:
+            raise SettingsError(
+                f"modules 'step' need a vector unit, which {self.config} has not: tiny-vector, base-vector, or a file with vector_lanes"
+            )
         if isinstance(self.options, TuneqdmOptions) and self.options.bits != 4:
             raise SettingsError(f"bits must be 4 for a whole step, whose codes less their zero point are INT8, not {self.options.bits}")
         if self.device == "direct":

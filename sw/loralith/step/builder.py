@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loralith.spec.graph import Graph, Kind, Node, Op
+from loralith.spec.step import sum_parts
 
 __all__ = ["Builder", "Term"]
 
@@ -50,8 +51,15 @@ class Builder:
         return self._words(Op.BRAIN, x)
 
     def sum(self, x: Node, dims: Sequence[int], bound: Term) -> Node:
+        """Over ``dims``, which stay with size 1; a long one in two stages, first its parts (`loralith.spec.step.sum_parts`)."""
         dims = tuple(d % len(x.shape) for d in dims)
-        return self.node(Op.SUM, Kind.WORD, _kept(x.shape, dims), x, bound, dims=dims)
+        cut = sum_parts(x.shape, dims)
+        if cut is None:
+            return self.node(Op.SUM, Kind.WORD, _kept(x.shape, dims), x, bound, dims=dims)
+        d, part = cut
+        parted = self.reshape(x, (*x.shape[:d], x.shape[d] // part, part, *x.shape[d + 1 :]))
+        parts = self.node(Op.SUM, Kind.WORD, _kept(parted.shape, (d + 1,)), parted, bound, dims=(d + 1,))
+        return self.sum(self.reshape(parts, (*x.shape[:d], x.shape[d] // part, *x.shape[d + 1 :])), dims, self.multiply(bound, float(part)))
 
     def largest(self, x: Node) -> Node:
         return self.node(Op.LARGEST, Kind.WORD, (), x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
 from loralith.spec.graph import Graph
 from loralith.spec.step import StepScheme
+from loralith.step.by_block import rows_of, step_by_block
 from loralith.step.capture import capture_step
 from loralith.step.lowering import lower
 from loralith.step.operators import plain_attention
@@ -43,16 +45,30 @@ def step_graph(source: Source, *, targets: tuple[str, ...], rank: int, batch: in
     return with_adamw(graph, AdamW(1e-3))
 
 
-def step_work(source: Source, config: Config, *, targets: tuple[str, ...], rank: int, batch: int) -> dict[str, Any]:
+def step_work(
+    source: Source,
+    config: Config,
+    *,
+    targets: tuple[str, ...],
+    rank: int,
+    batch: int,
+    by_block: bool = False,
+    state: Path | None = None,
+    sample: int = 0,
+) -> dict[str, Any]:
     """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each
-    unit does in them (`Idle`), the model's settings.
+    unit does in them (`Idle`), the model's settings. ``by_block``: instead, what the step's distinct blocks give together, with ``state``
+    and ``sample`` as `loralith.step.by_block.step_by_block` has them.
 
     Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
     """
     graph = step_graph(source, targets=targets, rank=rank, batch=batch)
+    figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
+    if by_block:
+        total, blocks = step_by_block(graph, config, figures, state, sample)
+        return figures | total | {"blocks": rows_of(blocks, config)}
     began = time.monotonic()
     compiled = compile_step(graph, config, 0, MEMORY_BYTES, 0)
-    figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
     figures |= estimate(compiled).figures()
     figures["list_bytes"] = COMMAND_BYTES * len(compiled.commands.commands)
     figures["memory_bytes"] = compiled.peak

@@ -13,8 +13,8 @@ from loralith.mapping.planning.saved_memory import PARTS
 from loralith.methods.settings import FinetuneSettings
 from loralith.progress import tell
 from loralith.spec.config import Config
-from loralith.step.memory import memory_page
 from loralith.training.method_memory import BASELINE, METHODS, measure_method
+from loralith.training.planned_memory.figures import memory_page
 from loralith.training.sizes import check_sizes
 
 __all__ = ["figures", "page", "saved_ratio", "title"]

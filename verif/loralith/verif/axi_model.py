@@ -98,7 +98,7 @@ class AxiMemory:
             (values[prefix + "burst"] != 1, "bursts are INCR"),
             (1 << values[prefix + "size"] != self.W, "size is the bus's width"),
             (address % self.W, "addresses are multiples of the bus's width"),
-            (address // 4096 != (end - 1) // 4096, "no burst crosses a 4 KB line"),
+            (address // 4096 != (end - 1) // 4096, "no burst crosses a 4 KiB boundary"),
             (address < first or last_word >= limit, f"no burst leaves the window {first:#x}..{limit:#x}"),
         ):
             if broken:
@@ -183,7 +183,6 @@ class AxiMemory:
                 self.writes.append((pending[-1].address, pending[-1].beats))
                 presented = False
                 taken += 1
-            w_seen = bool(values["wvalid"]) or not stalls.aw_after_w
             if values["wvalid"] and w_ready:
                 open_ = next((burst for burst in pending if len(burst.data) < burst.beats), None)
                 if open_ is None:
@@ -192,6 +191,8 @@ class AxiMemory:
                 open_.data.append((values["wdata"].to_bytes(self.W, "little"), values["wstrb"]))
                 if values["wlast"] != (len(open_.data) == open_.beats):
                     raise AxiRuleError(f"wlast is {values['wlast']} on beat {len(open_.data)} of {open_.beats}")
+            # All beats of the presented burst may have been taken already.
+            w_seen = bool(values["wvalid"] or (presented and pending and pending[-1].data)) or not stalls.aw_after_w
             while taken and pending and len(pending[0].data) == pending[0].beats:
                 burst = pending.popleft()
                 taken -= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,19 +11,22 @@ from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile, scalar_
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
-from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, new_tensor
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.pending import PASSED, Chain
+from loralith.compiler.step.node_values import NodeValues
+from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes, readers_of
+from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
-from loralith.compiler.step.rings import Rings, kernel_layout
+from loralith.compiler.step.rings import Rings
 from loralith.compiler.step.schedule import scheduled
+from loralith.compiler.step.tiles import Tile as DraftTile
 from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.two_words import planes
-from loralith.compiler.step.views import Buffer, View, expand, permute
+from loralith.compiler.step.views import View, expand, permute
 from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
@@ -32,7 +34,7 @@ from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.vector.program import Reduce
 
-__all__ = ["CompiledStep", "compile_step"]
+__all__ = ["OPTIMIZER", "SOURCES", "CompiledStep", "StepCompiler", "compile_step"]
 
 OPTIMIZER = "AdamW"
 """Source of the nodes that an optimizer adds to a graph."""
@@ -47,31 +49,28 @@ def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int
     Parameters: ``seed`` of stochastic rounding; ``verify``: every tensor that is written stays where it is, and takes memory of its own.
     Raises LoralithError for what does not fit, with the numbers, and for a node that has no kernel, by name.
     """
-    return _Compiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
+    return StepCompiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
 
 
-class _Compiler:
+class StepCompiler(NodeValues):
+    """One compilation of a graph by ``e``, with the seed of stochastic rounding."""
+
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
-        self.graph, self.e, self.seed = graph, e, seed
+        super().__init__(graph, e)
+        self.seed = seed
         self.rings = Rings(e)
-        self.values: dict[str, tuple[View, ...] | Chain] = {}
-        self.tensors: dict[str, tuple[View, ...]] = {}
-        self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
-        self.left: Counter[str] = Counter()
-        self.readers: dict[str, list[Node]] = {}
-        self.pinned: set[Buffer] = set()
-        for node in graph.nodes.values():
-            for name in node.inputs:
-                if isinstance(name, str):
-                    self.left[name] += 1
-                    self.readers.setdefault(name, []).append(node)
-        for name in graph.outputs.values():
-            self.left[name] += 1
-        self.bus = e.config.bus_bytes
+        self.readers = readers_of(graph)
+        self.maxima: dict[str, View] = {}
+        self.results = set(graph.outputs.values())
 
     def run(self, base: int) -> CompiledStep:
+        self.write()
+        return self.listed(base, self.e.tiles)
+
+    def write(self) -> None:
+        """The tiles of all nodes."""
         e = self.e
-        key = e.memory.take(8, "the step's key")
+        self.key = key = e.memory.take(8, "the step's key")
         for node in self.graph.nodes.values():
             if node.op in SOURCES:
                 self._source(node)
@@ -85,14 +84,18 @@ class _Compiler:
                     self._node(node)
                 except LoralithError as error:
                     raise type(error)(f"{node.name} ({node.op} of {node.source}): {error}") from None
-        outputs = self._outputs()
+        self.outputs = self._outputs()
+        e.turn()
+
+    def listed(self, base: int, tiles: Sequence[DraftTile]) -> CompiledStep:
+        """``tiles`` as a list."""
+        e, outputs = self.e, self.outputs
         groups: dict[Op, dict[str, View]] = {op: {} for op in SOURCES}
         for node in self.graph.nodes.values():
             if node.op in SOURCES and node.name not in self.kernels:
                 groups[node.op][node.name] = self.tensors[node.name][0]
-        e.turn()
         kept = None if e.keep else [(view.buffer.address, view.buffer.address + view.buffer.nbytes) for view in self._left(outputs)]
-        tiles = fused(e.tiles, e.config, base, e.memory.peak, kept)
+        tiles = fused(tiles, e.config, base, e.memory.peak, kept)
         commands, drafts = scheduled(tiles, e.config, base, e.memory.peak, lambda code: e.constant(code, "a program"))
         return CompiledStep(
             self.graph,
@@ -105,78 +108,11 @@ class _Compiler:
             self.kernels,
             outputs,
             self.tensors,
-            key,
+            self.key,
             base,
             e.memory.peak,
             tuple(draft.work for draft in drafts),
         )
-
-    # Values.
-
-    def _source(self, node: Node) -> None:
-        e, shape = self.e, node.shape
-        if node.kind is Kind.INT8 and len(shape) == 4:
-            layout = kernel_layout(self.bus, shape)
-            size = layout[0] * layout[1] * layout[2] * layout[3]
-            buffer = e.buffer(node.name, VectorFormat.INT8, size, shape[1], layout[3])
-            self.kernels[node.name] = (buffer, layout)
-            self.pinned.add(buffer)
-            return
-        if node.kind is Kind.INT8:
-            view = new_tensor(e, node.name, VectorFormat.INT8, shape, range(len(shape)), len(shape) - 1)
-        else:
-            view = new_tensor(e, node.name, VectorFormat.FP32, shape, range(len(shape)))
-        self.pinned.add(view.buffer)
-        self._keep(node.name, (view,))
-
-    def _keep(self, name: str, views: Sequence[View]) -> None:
-        """``name`` has its value; its buffers live as long as a value of them is needed."""
-        self.values[name] = self.tensors[name] = tuple(views)
-        for view in views:
-            view.buffer.users += 1
-        if not self.left[name]:
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        value = self.values.pop(name)
-        if isinstance(value, tuple):
-            for view in value:
-                view.buffer.users -= 1
-                if not view.buffer.users and view.buffer not in self.pinned:
-                    self.e.release(view.buffer)
-
-    def _paid(self, names: Sequence[str]) -> None:
-        """Nodes that were read."""
-        for name in names:
-            self.left[name] -= 1
-            if not self.left[name] and name in self.values:
-                self._drop(name)
-
-    def _views(self, name: str | float) -> tuple[View, ...]:
-        """The tensor of a node, computed if it was put off."""
-        assert isinstance(name, str)
-        value = self.values[name]
-        if isinstance(value, Chain):
-            view = self._realize(name, value)
-            self._keep(name, (view,))
-            self._paid(value.debts)
-            return (view,)
-        return value
-
-    def _view(self, name: str | float) -> View:
-        views = self._views(name)
-        if len(views) != 1:
-            raise LoralithError(f"{name} is an integer of two bytes, which only convolutions and moves read")
-        return views[0]
-
-    def _scalar(self, name: str | float) -> Scalar:
-        """A scalar node, or a number."""
-        if not isinstance(name, str):
-            return Scalar(float(name), self.e.number(float(name)))
-        found = as_scalar(self._view(name), self.bus)
-        if found is None:
-            raise LoralithError(f"{name} is no word at the beginning of a bus word")
-        return Scalar(name, found.address)
 
     def _realize(self, name: str, chain: Chain, draw: Draw | None = None) -> View:
         last = chain.steps[-1].op if chain.steps else None
@@ -208,9 +144,9 @@ class _Compiler:
                     self._views(name)
             self.values[node.name] = Chain(node, node.shape, debts=reads)
             return
-        if node.op in CHAINED or node.op is Op.WORD or (node.op is Op.SCALE):
+        if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
-            if len(chain.steps) < LONGEST and self._put_off(node):
+            if len(chain.steps) < LONGEST and node.op is not Op.QUANTIZE and (self._put_off(node) or self._twice(node, chain)):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
@@ -234,10 +170,23 @@ class _Compiler:
 
     def _put_off(self, node: Node) -> bool:
         """Whether the node's one reader goes on with its value."""
-        if self.left[node.name] != 1 or node.name in self.graph.outputs.values():
+        return goes_on(node, self.readers, self.results)
+
+    def _twice(self, node: Node, chain: Chain) -> bool:
+        """Whether a product is made anew for a maximum of its rows, which is made now, and for the chain that goes on with it."""
+        c, source = self.e.config, chain.source
+        if not made_twice(node, self.graph, self.readers, c.vector_lanes) or node.name in self.results or c.rows != c.vector_lanes:
             return False
-        reader = self.readers[node.name][0]
-        return (reader.op in CHAINED and reader.shape == node.shape) or (reader.op in PASSED and self._put_off(reader))
+        if not isinstance(source, Node) or chain.moves or not self._across(source):
+            return False
+        a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
+        top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
+        self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
+        return True
+
+    def _across(self, node: Node) -> bool:
+        """Whether a product's rows lie along the lanes."""
+        return rows_along_lanes(node, self.readers)
 
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
@@ -271,7 +220,7 @@ class _Compiler:
             chain.steps.append(Step(Op.SCALE))
             return chain
         if node.op not in BINARY:
-            chain.steps.append(Step(node.op))
+            chain.steps.append(Step(node.op, self._scalar(node.inputs[1]) if node.op is Op.QUANTIZE else None))
             return chain
         if other == name:
             chain.steps.append(Step(Op.MULTIPLY) if node.op is Op.MULTIPLY else Step(node.op, self._tile(chain, name)))
@@ -299,7 +248,7 @@ class _Compiler:
         first, second = node.inputs
         if node.op is Op.MATMUL:
             a, b = (self._padded(self._view(x), node) for x in (first, second))
-            if not rows_along_lanes(node, self.readers):
+            if not self._across(node):
                 return matmul(self.e, name, a, b, epilogue)
             views = [_transposed(expand(view, node.shape)) for view in epilogue.views]
             return _transposed(matmul(self.e, name, _transposed(b), _transposed(a), Epilogue(epilogue.steps, views, epilogue.format)))
@@ -349,6 +298,8 @@ class _Compiler:
         return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
 
     def _maximum(self, node: Node) -> View:
+        if node.name in self.maxima:
+            return self.maxima.pop(node.name)
         return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
 
     def _largest(self, node: Node) -> View:
@@ -378,10 +329,10 @@ def _transposed(view: View) -> View:
     return permute(view, (*range(rank - 2), rank - 1, rank - 2))
 
 
-_REDUCTIONS: dict[Op, Callable[[_Compiler, Node], Any]] = {
-    Op.SUM: _Compiler._sum,
-    Op.COUNT: _Compiler._count,
-    Op.MAXIMUM: _Compiler._maximum,
-    Op.LARGEST: _Compiler._largest,
+_REDUCTIONS: dict[Op, Callable[[StepCompiler, Node], Any]] = {
+    Op.SUM: StepCompiler._sum,
+    Op.COUNT: StepCompiler._count,
+    Op.MAXIMUM: StepCompiler._maximum,
+    Op.LARGEST: StepCompiler._largest,
 }
 assert set(FUNCTIONS) <= {*CHAINED, Op.SCALE}

@@ -3,7 +3,7 @@ row is loaded into all lanes, and everything else is copied into the layout firs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,12 @@ def _spread(view: View, main: View, order: Sequence[int]) -> list[int]:
             return found if len(found) > 1 and elements * SPREAD <= distinct(main) else []
         elements *= view.shape[d]
     return []
+
+
+SHARING = 4
+"""Rows of a tile that share words, at least where there is room."""
+NARROW = 32
+"""Words of such a row at least: each row is an outer iteration of its VECTOR."""
 
 
 @dataclass
@@ -278,10 +284,22 @@ class _Kernel:
             width = -(-width // 2 // step) * step
         if not fits(1, width):
             raise LoralithError(f"{self.views[0].buffer.name}: {len(self.views)} operands do not fit into V0 and V1")
+        count = self._most(rows, width, fits)
+        # Words that all rows share are loaded for each tile: of shorter rows a tile has more.
+        shared = any(self.kind(i) == "row" for i in range(1, len(self.views)))
+        while shared and count < SHARING and width > NARROW and width // 2 % step == 0:
+            more = self._most(rows, width // 2, fits)
+            if more <= count:
+                break
+            width, count = width // 2, more
+        return min(width * lanes, self.run), count
+
+    @staticmethod
+    def _most(rows: int, width: int, fits: Callable[[int, int], bool]) -> int:
         count = rows
         while not fits(count, width):
-            count = -(-count // 2)
-        return min(width * lanes, self.run), count
+            count -= 1 if count <= SHARING else count // 2
+        return count
 
     def whole_x(self, rows: int) -> bool:
         return self.kind(0) == "whole" or (self.kind(0) == "row" and rows == 1)

@@ -6,17 +6,73 @@ takes the way back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.chains import Step
+from loralith.compiler.step.layouts import CHAINED
 from loralith.compiler.step.views import View, expand, permute, reshape
-from loralith.spec.graph import Node, Op
+from loralith.spec.graph import Graph, Node, Op
+from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["PASSED", "Chain"]
+__all__ = ["PASSED", "Chain", "goes_on", "made_twice", "quantizes", "readers_of"]
+
+FEW_TERMS = 160
+"""Terms of a product that is made a second time rather than stored. An FP32 word crosses a bus of 16 bytes in a quarter of a cycle, once
+stored and twice loaded; a term takes 1 / 256 of a cycle of 16 x 16."""
 
 PASSED = (Op.RESHAPE, Op.PERMUTE)
 """Moves that a chain goes through."""
+
+
+def readers_of(graph: Graph) -> dict[str, list[Node]]:
+    """Who reads each node, as often as it reads it."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes.values():
+        for name in node.inputs:
+            if isinstance(name, str):
+                found.setdefault(name, []).append(node)
+    return found
+
+
+def goes_on(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Container[str]) -> bool:
+    """Whether the one reader of ``node`` goes on with its value, so that it need not lie in memory."""
+    own = readers.get(node.name, ())
+    if len(own) != 1 or node.name in outputs:
+        return False
+    (reader,) = own
+    if reader.op in CHAINED or quantizes(reader):
+        return reader.shape == node.shape
+    return reader.op in PASSED and goes_on(reader, readers, outputs)
+
+
+def quantizes(node: Node) -> bool:
+    """Whether a chain ends in ``node``: integers of one byte, half to even, with a scale that waits for no maximum."""
+    a = node.attributes
+    return node.op is Op.QUANTIZE and not isinstance(node.inputs[1], str) and not a["draw"] and a["limit"] <= Q8_MAX
+
+
+def made_twice(node: Node, graph: Graph, readers: Mapping[str, Sequence[Node]], lanes: int) -> bool:
+    """Whether a product's words are made anew for each of their two readers, a maximum of rows and a chain: it has so few terms that this
+    takes less than to store them and to load them twice. ``lanes``: of the vector unit."""
+    own = readers.get(node.name, ())
+    if len(own) != 2 or len(node.shape) < 2:
+        return False
+    top = [r for r in own if r.op is Op.MAXIMUM and r.attributes["dims"] == (len(node.shape) - 1,)]
+    rest = [r for r in own if r.op in CHAINED and r.shape == node.shape]
+    if len(top) != 1 or len(rest) != 1 or node.shape[-2] % lanes:
+        return False
+    steps = 0
+    while node.op is Op.MULTIPLY and steps < 2:  # what one instruction does
+        tensors = [x for x in node.inputs if isinstance(x, str) and graph[x].shape == node.shape]
+        scalars = [x for x in node.inputs if not isinstance(x, str) or graph[x].shape == ()]
+        if len(tensors) != 1 or len(scalars) != 1 or (steps and len(readers[node.name]) != 1):
+            return False
+        node, steps = graph[tensors[0]], steps + 1
+    if node.op is not Op.WORD or len(readers[node.name]) != 1:
+        return False
+    product = graph[node.inputs[0]]
+    return product.op is Op.MATMUL and graph[product.inputs[0]].shape[-1] <= FEW_TERMS
 
 
 @dataclass

@@ -18,11 +18,13 @@ from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
 from loralith.spec.vector.program import Source
 
-__all__ = ["Epilogue", "Operands", "matmul"]
+__all__ = ["Epilogue", "Matmul", "Operands", "matmul", "operands_of"]
 
 
 TILE = 300
 """Cycles that a tile costs beside its words, about: checks, latencies and set-ups that others only partly hide."""
+INSTRUCTION = 60
+"""Cycles of an instruction's outer iteration beside its words, about."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,34 @@ def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
     return made, not across, made
 
 
-@kernel(Work.PRODUCT)
-def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
-    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous."""
+@dataclass(frozen=True)
+class Sides:
+    """A product's operands as LOADs bring them, ``left`` [..., N, K] and ``right`` [..., M, K]; whether transposed; copies made for it."""
+
+    left: View
+    left_turned: bool
+    right: View
+    right_turned: bool
+    copies: list[View]
+
+
+def operands_of(e: Emitter, a: View, b: View) -> Sides:
+    """Of ``a`` [..., M, K] ``b`` [..., K, N], copied where no LOAD brings them as they lie."""
     batch = tuple(max(x, y) for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True))
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     turned = View(b.buffer, (*b.shape[:-2], n, k), (*b.strides[:-2], b.strides[-1], b.strides[-2]), b.offset)
     left, left_turned, left_copy = _side(e, turned)
     right, right_turned, right_copy = _side(e, a)
-    shape = (*batch, m, n)
+    copies = [view for view in (left_copy, right_copy) if view is not None]
+    return Sides(expand(left, (*batch, n, k)), left_turned, expand(right, (*batch, m, k)), right_turned, copies)
+
+
+@kernel(Work.PRODUCT)
+def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
+    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous."""
+    sides = operands_of(e, a, b)
+    shape = (*sides.left.shape[:-2], sides.right.shape[-2], sides.left.shape[-2])
+    m = shape[-2]
     result = new_tensor(e, name, epilogue.format, shape, range(len(shape)), len(shape) - 1)
     views, copies = [], []
     for view in epilogue.views:
@@ -132,15 +153,15 @@ def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
                 view.offset,
             )
         )
-    left, right = expand(left, (*batch, n, k)), expand(right, (*batch, m, k))
-    _Matmul(e, left, left_turned, right, right_turned, views, epilogue, result).run()
-    for copy in (left_copy, right_copy, *copies):
-        if copy is not None:
-            e.release(copy.buffer)
+    Matmul(e, sides.left, sides.left_turned, sides.right, sides.right_turned, views, epilogue, result).run()
+    for copy in (*sides.copies, *copies):
+        e.release(copy.buffer)
     return result
 
 
-class _Matmul:
+class Matmul:
+    """The blocks of a product, their sums through the epilogue to ``result``."""
+
     def __init__(
         self,
         e: Emitter,
@@ -176,9 +197,15 @@ class _Matmul:
         self.row_blocks = self.lanes // c.rows
 
     def _cost(self, lanes: int, columns: int) -> int:
-        """Cycles of the LOADs, about."""
+        """Cycles of the unit that takes most, about."""
+        c = self.e.config
+        lanes, columns = min(lanes, self.n), min(columns, self.m)
         tiles = -(-self.n // lanes) * -(-self.m // columns)
-        return tiles * ((min(lanes, self.n) + min(columns, self.m)) * -(-self.k // self.e.config.bus_bytes) + TILE)
+        width = -(-lanes // c.vector_lanes)
+        load = (lanes + columns) * -(-self.k // c.bus_bytes)
+        array = -(-lanes // c.rows) * -(-columns // c.cols) * max(self.k, c.cols)
+        vector = len(self.chain) * (width * columns + INSTRUCTION * min(width, columns))
+        return tiles * (max(load, array, vector) + TILE)
 
     def _block_of(self, lanes: int) -> tuple[int, int] | None:
         """(columns, rows of the scratchpads that K takes) of a block that fits."""

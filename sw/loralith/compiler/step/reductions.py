@@ -15,9 +15,15 @@ from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, ro
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
+from loralith.spec.numerics import Q8_MAX
 from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
 __all__ = ["largest", "reduce_rows"]
+
+PART = 256
+"""Elements of a part of a reduction, at most."""
+PART_COUNT = float(Q8_MAX * PART)
+"""What a part's count is at most: below 2^17, so that a word holds it exactly."""
 
 
 @kernel(Work.REDUCTION)
@@ -26,8 +32,11 @@ def reduce_rows(
 ) -> View:
     """``reduce`` (SUM_ALL, TOP_ALL, MAX_ALL) over ``dims``, which stay with size 1. ``count``: the sum of integers.
 
-    Raises LoralithError where a row does not fit into V0: a sum is made by one command.
+    Raises LoralithError where a sum with a bound does not fit into V0: it is made by one command. Maxima and counts are made of parts.
     """
+    cut = _cut(e, view, dims) if bound is None else None
+    if cut is not None:
+        return _in_parts(e, name, view, dims, *cut, reduce, count)
     kept = [d for d in layout_order(view) if d not in dims and view.shape[d] > 1]
     over = [d for d in layout_order(view) if d in dims and view.shape[d] > 1]
     if along_lanes(e, view, kept, over):
@@ -56,6 +65,35 @@ def reduce_rows(
     _reduce(e, name, source, sizes[-1], rows, row_strides, result, reduce, bound, count)
     if temporary is not None:
         e.release(temporary.buffer)
+    return result
+
+
+def _cut(e: Emitter, view: View, dims: Sequence[int]) -> tuple[int, int] | None:
+    """(dimension, elements of a part) of a maximum or a count that V0 does not hold at once; None for one that it holds."""
+    lanes = e.config.vector_lanes
+    kept = [d for d in layout_order(view) if d not in dims and view.shape[d] > 1]
+    across = bool(kept) and view.strides[kept[-1]] == 1
+    words = math.prod(view.shape[d] for d in dims) * (max(lanes, e.config.bus_bytes) if across else 1) // lanes
+    if words <= e.config.v0_words:
+        return None
+    long = max(dims, key=lambda d: view.shape[d])
+    part = max(n for n in range(1, PART + 1) if view.shape[long] % n == 0)
+    return None if part == 1 else (long, part)
+
+
+def _in_parts(e: Emitter, name: str, view: View, dims: Sequence[int], d: int, part: int, reduce: Reduce, count: bool) -> View:
+    """Of parts of dimension ``d``, then of what they gave. A part's count is a word exactly, and so the total is rounded once."""
+
+    def cut(own: Sequence[int], *sizes: int) -> tuple[int, ...]:
+        return (*own[:d], *sizes, *own[d + 1 :])
+
+    stride = view.strides[d]
+    inside = View(view.buffer, cut(view.shape, view.shape[d] // part, part), cut(view.strides, stride * part, stride), view.offset)
+    parts = reduce_rows(e, f"{name}, of parts", inside, (d + 1,), reduce, None, count)
+    left = View(parts.buffer, cut(view.shape, view.shape[d] // part), (*parts.strides[: d + 1], *parts.strides[d + 2 :]), parts.offset)
+    bound = Scalar(PART_COUNT, e.number(PART_COUNT)) if count else None
+    result = reduce_rows(e, name, left, dims, reduce, bound)
+    e.release(parts.buffer)
     return result
 
 

@@ -23,12 +23,12 @@ from loralith.step.optimizer import AdamW, moments_of
 from loralith.step.scale_tables import EXPERTS, FIXED, RELATIVE, SCALES, Layout, expert_scalars, with_tables
 from loralith.training.step_plans.plan import StepPlan
 
-__all__ = ["ScalesPlan"]
+__all__ = ["ScalesPlan", "scaled_forward"]
 
 KINDS = ("s_out", "s_in")
 
 
-def _forward(layer: nn.Module, x: Tensor) -> Tensor:
+def scaled_forward(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer of codes whose scales are those of each image: ``s_out`` [N, O], ``s_in`` [N, I]."""
     module: Any = layer
     if isinstance(layer, nn.Conv2d):
@@ -52,7 +52,7 @@ def _of_images(method: TuneQDM) -> UNet2DConditionModel:
             first = getattr(tuned, kind)[0]
             own = nn.Parameter(first.detach().expand(images, -1).clone(), requires_grad=first.requires_grad)
             module.register_parameter(kind, own)
-        module.forward = MethodType(_forward, module)
+        module.forward = MethodType(scaled_forward, module)
     return unet.eval()
 
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from loralith.spec.step import PART_TERMS, WHOLE_TERMS
 from loralith.verif.vector.format import VectorFormat
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "softmax_words",
+    "total",
 ]
 
 
@@ -76,13 +78,27 @@ def softmax_words(v: VectorFormat, z: Tensor) -> Tensor:
     """P over the last dimension, where operands have two INT8 tensors: exponentials as they are, over their sum, bounded by 1 for each."""
     scaled = v.mul(z, _constant(v, LOG2E))
     e = v.exp2(v.sub(scaled, scaled.amax(-1, keepdim=True)))
-    return v.mul(e, v.reciprocal(v.sum(e, (-1,), 1.0)))
+    return v.mul(e, v.reciprocal(total(v, e, (-1,), 1.0)))
 
 
 def softmax_backward(v: VectorFormat, grad: Tensor, p: Tensor, out: Tensor, grad_out: Tensor) -> Tensor:
     """P (dP - D), D the row's sum of dO O, which is that of P dP: O = P V [..., T, d] and its gradient are smaller than P."""
     bound = v.mul(v.mul(largest(out), largest(grad_out)), 2.0)
-    return v.mul(p, v.sub(grad, v.sum(v.mul(out, grad_out), (-1,), bound)))
+    return v.mul(p, v.sub(grad, total(v, v.mul(out, grad_out), (-1,), bound)))
+
+
+def total(v: VectorFormat, x: Tensor, dims: tuple[int, ...], bound: Tensor | float) -> Tensor:
+    """The sum over ``dims``, which stay with size 1. One of more than `WHOLE_TERMS` terms is first made of parts along its longest
+    dimension, whose sums are terms of at most so many times the bound."""
+    dims = tuple(d % x.ndim for d in dims)
+    if math.prod(x.shape[d] for d in dims) <= WHOLE_TERMS:
+        return v.sum(x, dims, bound)
+    long = max(sorted(dims, reverse=True), key=lambda d: x.shape[d])
+    divisors = [n for n in range(1, PART_TERMS + 1) if x.shape[long] % n == 0]
+    if divisors[-1] == 1:
+        return v.sum(x, dims, bound)
+    parts = v.sum(x.unflatten(long, (-1, divisors[-1])), (long + 1,), bound).squeeze(long + 1)
+    return total(v, parts, dims, v.mul(torch.as_tensor(bound), float(divisors[-1])))
 
 
 def largest(x: Tensor) -> Tensor:
@@ -96,9 +112,9 @@ def norm(
     """(y, mean, 1 / standard deviation) over ``dims`` of x; weight and bias broadcast. Mean first, then the squares of what is left."""
     count = _constant(v, 1.0 / math.prod(x.shape[d] for d in dims))
     m = largest(x)
-    mean = v.mul(v.sum(x, dims, m), count)
+    mean = v.mul(total(v, x, dims, m), count)
     centred = v.sub(x, mean)
-    variance = v.mul(v.sum(v.mul(centred, centred), dims, v.mul(v.mul(m, m), 8.0)), count)
+    variance = v.mul(total(v, v.mul(centred, centred), dims, v.mul(v.mul(m, m), 8.0)), count)
     rstd = v.rsqrt(v.add(variance, _constant(v, eps)))
     y = v.mul(centred, rstd)
     if weight is not None:
@@ -117,8 +133,8 @@ def norm_backward(
     g = grad if weight is None else v.mul(grad, weight)
     bound = largest(grad) if weight is None else v.mul(v.mul(largest(grad), largest(weight)), 2.0)
     xhat = v.mul(v.sub(x, mean), rstd)
-    of_g = v.mul(v.sum(g, dims, bound), count)
-    of_gx = v.mul(v.sum(v.mul(g, xhat), dims, v.mul(bound, _constant(v, 2.0 * math.sqrt(size)))), count)
+    of_g = v.mul(total(v, g, dims, bound), count)
+    of_gx = v.mul(total(v, v.mul(g, xhat), dims, v.mul(bound, _constant(v, 2.0 * math.sqrt(size)))), count)
     return v.mul(rstd, v.sub(v.sub(g, of_g), v.mul(xhat, of_gx)))
 
 
@@ -126,8 +142,8 @@ def mse(v: VectorFormat, x: Tensor, target: Tensor) -> Tensor:
     """A scalar: the mean of the squared differences."""
     difference = v.sub(x, target)
     m = v.add(largest(x), largest(target))
-    total = v.sum(v.mul(difference, difference).flatten(), (0,), v.mul(v.mul(m, m), 2.0))
-    return v.mul(total, _constant(v, 1.0 / x.numel())).reshape(())
+    squares = total(v, v.mul(difference, difference).flatten(), (0,), v.mul(v.mul(m, m), 2.0))
+    return v.mul(squares, _constant(v, 1.0 / x.numel())).reshape(())
 
 
 def upsample_backward(v: VectorFormat, grad: Tensor, rows: int, cols: int) -> Tensor:

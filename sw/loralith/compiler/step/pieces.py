@@ -1,0 +1,298 @@
+"""A piece of a step as a list of its own: its structure, by which equal pieces are known, and its compilation.
+
+A structure names nothing: operators, shapes, formats, and how the tensors that it is given lie in memory. So each one is compiled once,
+and what it leaves (`Outcome`) holds for all pieces that have it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from loralith.compiler.step.compile import OPTIMIZER, StepCompiler
+from loralith.compiler.step.compiled_step import CompiledStep
+from loralith.compiler.step.copies import copy
+from loralith.compiler.step.cuts import LARGE, Piece, batch_of
+from loralith.compiler.step.elementwise import materialize
+from loralith.compiler.step.emitter import Emitter, Work
+from loralith.compiler.step.layouts import rows_along_lanes
+from loralith.compiler.step.memory import Memory
+from loralith.compiler.step.views import Buffer, View
+from loralith.spec.commands import FORMAT_BYTES, VectorFormat
+from loralith.spec.config import Config
+from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
+
+__all__ = ["Layouts", "Left", "Place", "Stretch", "Structure", "compile_structure", "copy_of", "graph_of", "structure_of", "written"]
+
+PIECE_BYTES = 1 << 33
+"""Device memory that a piece may take."""
+
+
+class Stretch(NamedTuple):
+    """A buffer: its format, elements, and how many of each ``pitch`` are valid."""
+
+    format: int
+    elements: int
+    run: int
+    pitch: int
+
+
+class Place(NamedTuple):
+    """A view: the number of its buffer, shape, strides, offset."""
+
+    buffer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+
+@dataclass
+class Layouts:
+    """Where the tensors between pieces lie: ``places`` by node (several of an integer in several bytes), in ``stretches`` by number."""
+
+    places: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    stretches: list[Stretch] = field(default_factory=list)
+
+    def keep(self, names: Sequence[str], left: Left, structure: Structure) -> None:
+        """The results ``names`` of a piece lie as ``left`` says; those of a batch one after the other."""
+        times, first = structure.times, len(self.stretches)
+        for own in left.stretches:
+            whole = own.run == own.elements
+            elements = own.elements * times
+            self.stretches.append(Stretch(own.format, elements, elements if whole else own.run, elements if whole else own.pitch))
+        for name, places in zip(names, left.results, strict=True):
+            found = []
+            for p in places:
+                made = p.buffer - len(structure.buffers)
+                shape, strides = tuple(p.shape), tuple(p.strides)
+                if times > 1 and len(shape) == 3:
+                    shape, strides = (times, *shape[1:]), (left.stretches[made].elements, *strides[1:])
+                number = structure.buffers[p.buffer] if made < 0 else first + made
+                found.append(Place(number, shape, strides, p.offset))
+            self.places[name] = tuple(found)
+
+    def forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.places.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What of a piece decides its list, as JSON values.
+
+    Attributes:
+        text: all of it. key: its hash.
+        buffers: the numbers of the stretches that it is given, in its own order.
+        times: how many matrices of a batch there are, of which ``text`` has one; they are independent, and take as many times its cycles.
+    """
+
+    text: str
+    key: str
+    buffers: tuple[int, ...]
+    times: int
+
+
+def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Piece, layouts: Layouts) -> Structure:
+    """The structure of ``piece`` where what it is given lies as ``layouts`` says."""
+    times = _independent(graph, piece)
+    names: dict[str, str] = {}
+    buffers: dict[int, int] = {}
+    given, sources, nodes = [], [], []
+    for i, name in enumerate(piece.given):
+        names[name] = f"given{i}"
+        places = [
+            [buffers.setdefault(p.buffer, len(buffers)), _one(p.shape, times), list(p.strides), p.offset] for p in layouts.places[name]
+        ]
+        given.append([graph[name].kind.value, _one(graph[name].shape, times), places])
+    for i, name in enumerate(piece.sources):
+        names[name] = f"source{i}"
+        sources.append([graph[name].op.value, graph[name].kind.value, list(graph[name].shape)])
+    for i, node in enumerate(piece.nodes):
+        names[node.name] = f"node{i}"
+        more: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in node.attributes.items()}
+        if more.get("draw"):
+            more["draw"] = 1
+        if node.op is Op.MATMUL:
+            more["across"] = rows_along_lanes(node, readers)
+        inputs = [names[x] if isinstance(x, str) else x for x in node.inputs]
+        kind = "optimizer" if node.source == OPTIMIZER else ""
+        nodes.append([node.op.value, node.kind.value, _one(node.shape, times), inputs, more, kind])
+    states = {node: what for what, node in graph.outputs.items() if what.startswith("state.")}
+    results = []
+    for name in piece.results:
+        state = states.get(name, "").removeprefix("state.")
+        results.append([names[name], f"state.{names[state]}" if state in names else ""])
+    data = {
+        "given": given,
+        "stretches": [list(layouts.stretches[b]) for b in buffers],
+        "sources": sources,
+        "nodes": nodes,
+        "results": results,
+    }
+    text = json.dumps(data, sort_keys=True)
+    return Structure(text, _key(text), tuple(buffers), times)
+
+
+def copy_of(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> list[tuple[str, Structure]]:
+    """Of a piece whose batch is taken apart: copies that it needs first, of what it is given, since matrices begin within bus words."""
+    times = _independent(graph, piece)
+    found = []
+    for name in piece.given if times > 1 else ():
+        node = graph[name]
+        place, *more = layouts.places[name]
+        size = FORMAT_BYTES[VectorFormat(layouts.stretches[place.buffer].format)]
+        if batch_of(node) != times or more or place.strides[0] * size % bus == 0:
+            continue
+        number, shape, strides, offset = place
+        data = {
+            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]]]],
+            "stretches": [list(layouts.stretches[number])],
+            "sources": [],
+            "nodes": [[Op.EXPAND.value, node.kind.value, list(shape), ["given0"], {"padded": 1}, ""]],
+            "results": [["node0", ""]],
+        }
+        text = json.dumps(data, sort_keys=True)
+        found.append((name, Structure(text, _key(text), (number,), 1)))
+    return found
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _one(shape: Sequence[int], times: int) -> list[int]:
+    """The shape of one matrix of a batch of ``times``."""
+    return [1, *shape[1:]] if times > 1 and len(shape) == 3 and shape[0] == times else list(shape)
+
+
+def _independent(graph: Graph, piece: Piece) -> int:
+    """The batch that all of a large piece's tensors have or share, where nothing goes from one matrix to another but a largest magnitude;
+    1 for any other piece."""
+    batches = {batch_of(node) for node in piece.nodes if math.prod(node.shape) >= LARGE}
+    if len(batches) != 1 or (batch := batches.pop()) == 1:
+        return 1
+    tensors = [*piece.nodes, *(graph[x] for x in piece.given)]
+    if any(math.prod(n.shape) > 1 and len(n.shape) == 3 and n.shape[0] not in (1, batch) for n in tensors):
+        return 1
+    own = {node.name for node in piece.nodes}
+    for name in piece.results:
+        node = graph[name]
+        if math.prod(node.shape) > 1 and batch_of(node) != batch:
+            return 1
+        while node.op in MOVES:
+            node = graph[node.inputs[0]]
+        if node.name not in own:
+            return 1
+    for node in piece.nodes:
+        if math.prod(node.shape) > 1 and len(node.shape) != 3:
+            return 1
+        if 0 in node.attributes.get("dims", ()) or node.attributes.get("dim") == 0:
+            return 1
+        if node.op is Op.PERMUTE and node.attributes["order"][0] != 0:
+            return 1
+        if node.op in MOVES and batch_of(graph[node.inputs[0]]) != batch_of(node) and node.op is not Op.EXPAND:
+            return 1
+    return batch
+
+
+class Left(NamedTuple):
+    """How a structure's results lie: ``stretches`` that it made, and each result's views, whose buffers are numbers of those that it was
+    given and then of its own."""
+
+    stretches: list[Stretch]
+    results: list[tuple[Place, ...]]
+
+
+class _Piece(StepCompiler):
+    """Compiles a structure: what it is given lies where ``places`` says."""
+
+    def __init__(
+        self, graph: Graph, e: Emitter, seed: int, places: Mapping[str, Sequence[Any]], stretches: Sequence[Sequence[int]]
+    ) -> None:
+        super().__init__(graph, e, seed)
+        self.given = places
+        self.buffers: list[Buffer] = []
+        for i, (format, elements, run, pitch) in enumerate(stretches):
+            self.buffers.append(e.buffer(f"buffer{i}", VectorFormat(format), elements, run, pitch, fresh=True))
+        self.pinned.update(self.buffers)
+
+    def _source(self, node: Node) -> None:
+        if node.name not in self.given:
+            super()._source(node)
+            return
+        views = [View(self.buffers[b], tuple(shape), tuple(strides), offset) for b, shape, strides, offset in self.given[node.name]]
+        self._keep(node.name, views)
+
+    def _across(self, node: Node) -> bool:
+        return node.attributes["across"]
+
+    def _node(self, node: Node) -> None:
+        if "padded" not in node.attributes:
+            super()._node(node)
+            return
+        view = self._view(node.inputs[0])
+        self._keep(node.name, (materialize(self.e, view, range(len(view.shape)), padded=True),))
+
+    def _outputs(self) -> dict[str, View]:
+        found = {}
+        for what, name in self.graph.outputs.items():
+            if what.startswith("state."):
+                self.e.note, self.e.work = what, Work.OPTIMIZER
+                copy(self.e, self._view(name), self.tensors[what.removeprefix("state.")][0])
+            for i, view in enumerate(self._views(name)):
+                found[f"{what}.{i}" if i else what] = view
+        return found
+
+
+def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a structure, and the structure itself."""
+    data = json.loads(text)
+    graph = Graph()
+    for i, (kind, shape, _) in enumerate(data["given"]):
+        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape)))
+    for i, (op, kind, shape) in enumerate(data["sources"]):
+        graph.add(Node(f"source{i}", Op(op), Kind(kind), tuple(shape)))
+    draws = 0
+    for i, (op, kind, shape, inputs, more, of) in enumerate(data["nodes"]):
+        attributes = {k: tuple(v) if isinstance(v, list) else v for k, v in more.items()}
+        if attributes.get("draw"):
+            attributes["draw"] = draws = draws + 1
+        graph.add(Node(f"node{i}", Op(op), Kind(kind), tuple(shape), tuple(inputs), attributes, OPTIMIZER if of else "piece"))
+    for i, (name, state) in enumerate(data["results"]):
+        graph.set_output(state or f"result{i}", name)
+    return graph, data
+
+
+def written(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> tuple[StepCompiler, Left]:
+    """The tiles of a piece in device memory of its own, from address ``base`` on, before they are a list, and how its results lie.
+
+    Raises LoralithError for what does not fit.
+    """
+    graph, data = graph_of(text)
+    e = Emitter(config, Memory(base, PIECE_BYTES), keep=verify)
+    places = {f"given{i}": places for i, (_, _, places) in enumerate(data["given"])}
+    piece = _Piece(graph, e, seed, places, data["stretches"])
+    piece.write()
+    numbers = {buffer: i for i, buffer in enumerate(piece.buffers)}
+    stretches: list[Stretch] = []
+    results = []
+    for name, _ in data["results"]:
+        own = []
+        for view in piece.tensors[name]:
+            b = view.buffer
+            if b not in numbers:
+                numbers[b] = len(numbers)
+                stretches.append(Stretch(int(b.format), b.elements, b.run, b.pitch))
+            own.append(Place(numbers[b], view.shape, view.strides, view.offset))
+        results.append(tuple(own))
+    return piece, Left(stretches, results)
+
+
+def compile_structure(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> CompiledStep:
+    """The list of what `written` gives. Raises LoralithError for what does not fit."""
+    piece, _ = written(text, config, base, seed, verify)
+    return piece.listed(base, piece.e.tiles)
