@@ -16,7 +16,7 @@ from loralith.verif.axi_model import AxiLiteHost, AxiMemory, Stalls
 from loralith.verif.block_test import design
 
 BASE, SIZE = 0x1_0000_0000, 1 << 17
-LIST = BASE + SIZE - 0x4000 - 0x40  # so that lists cross 4 KB lines
+LIST = BASE + SIZE - 0x4000 - 0x40  # so that lists cross 4 KiB boundaries
 TARGET = BASE + SIZE // 2
 OUT_DELAY, STAT_DELAY = OutputMemory.delay, Statistics.delay
 TINY = PRESETS["tiny"]

@@ -196,6 +196,34 @@ def draw_instruction(rng: random.Random, plain: bool) -> dict:
     return code
 
 
+def follow(rng: random.Random, code: dict, before: dict) -> dict:
+    """``code``, which likely reads what the instruction before it leaves: words of the same region or of any, a lane register, a scalar."""
+    code = dict(code)
+    if before["target"] in (Target.V0, Target.V1) and rng.random() < 0.7:
+        source, region = Source(before["target"]), before["target_region"] if rng.random() < 0.7 else rng.randrange(4)
+        stream = "x" if code["y_source"] != source and rng.random() < 0.6 else "y"
+        if stream == "x" or code["x_source"] != source:
+            code |= {f"{stream}_source": source, f"{stream}_region": region}
+    if (before["target"] == Target.LANE or (before["reduce"] and not before["reduce_to"])) and rng.random() < 0.7:
+        code[rng.choice("abcd")] = Operand.L0 + before["lane"]
+    if (before["target"] == Target.SCALAR or (before["reduce"] and before["reduce_to"])) and rng.random() < 0.7:
+        code |= {rng.choice("ab"): Operand.SCALAR, "s0": before["s3"], "s3": 16 + (before["s3"] - 15) % 8}  # not one that it writes itself
+    return code
+
+
+def chain(rng: random.Random, count: int) -> list[dict]:
+    """Instructions of which each likely reads what the one before it or the one before that leaves."""
+    program: list[dict] = []
+    for _ in range(count):
+        code = draw_instruction(rng, rng.random() < 0.7)
+        if program:
+            code = follow(rng, code, program[-1 if len(program) < 2 or rng.random() < 0.7 else -2])
+        if code["target_region"] in (code["x_region"], code["y_region"]):
+            code["target_region"] = min({0, 1, 2, 3} - {code["x_region"], code["y_region"]})
+        program.append(code)
+    return program
+
+
 def draw_command(rng: random.Random, count: int) -> dict:
     return {
         "first": rng.randrange(8),
@@ -213,9 +241,9 @@ def word(rng: random.Random) -> int:
     return rng.getrandbits(1) << 24 | rng.randint(118, 128) << 16 | rng.getrandbits(16)
 
 
-def machine(rng: random.Random) -> Machine:
+def machine(rng: random.Random, depths: tuple[int, int] = DEPTHS) -> Machine:
     """Small numbers everywhere; the last eight scalars are bounds of sums' terms."""
-    memories = [[[word(rng) for _ in range(LANES)] for _ in range(depth)] for depth in DEPTHS]
+    memories = [[[word(rng) for _ in range(LANES)] for _ in range(depth)] for depth in depths]
     scalars = [word(rng) for _ in range(24)] + [rng.randint(130, 150) << 16 for _ in range(8)]
     return Machine(memories, scalars, [[word(rng) for _ in range(LANES)] for _ in range(4)])
 
@@ -227,18 +255,26 @@ def assert_same_words(found: list[list[int]], wanted: list[list[int | None]], no
             assert want is None or got == want, f"word {number}, lane {lane}: {got:#x} instead of {want:#x}, of {note}"
 
 
-def legal(rng: random.Random) -> tuple[Machine, list[dict], dict, list[list[int]], Machine]:
-    """A state, a program, a command, its integers, and the state after it; drawn until nothing leaves the range of numbers."""
+def legal(rng: random.Random, dependent: bool = False, integers: bool = True) -> tuple[Machine, list[dict], dict, list[list[int]], Machine]:
+    """A state, a program, a command, its integers, and the state after it; drawn until nothing leaves the range of numbers.
+
+    ``dependent``: see ``chain``; two regions may be the same words then. Without ``integers`` X is never the output buffer's.
+    """
     while True:
         before, count = machine(rng), rng.randint(1, 4)
-        program = [draw_instruction(rng, rng.random() < 0.5) for _ in range(count)]
+        program = chain(rng, count) if dependent else [draw_instruction(rng, rng.random() < 0.5) for _ in range(count)]
+        if not integers and any(code["x_source"] == Source.OUT32 for code in program):
+            continue
         command = draw_command(rng, count)
-        integers = [[rng.randrange(-300, 300) for _ in range(LANES)] for _ in range(200)]
+        if dependent and rng.random() < 0.3:
+            one, other = rng.sample(range(4), 2)
+            command["regions"][one] = command["regions"][other]
+        words = [[rng.randrange(-300, 300) for _ in range(LANES)] for _ in range(200)]
         after = copy.deepcopy(before)
-        after.integers, after.key = [list(row) for row in integers], (command["key0"], command["key1"])
+        after.integers, after.key = [list(row) for row in words], (command["key0"], command["key1"])
         try:
             fault = after.run([{}] * command["first"] + program, command)
         except UnknownError:
             continue
         if fault is None and None not in after.scalars:
-            return before, program, command, integers, after
+            return before, program, command, words, after

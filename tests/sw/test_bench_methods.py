@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 from loralith.cli import main
-from loralith.cli.bench_methods import where
+from loralith.cli.bench_methods import opened_backend
 from loralith.methods.settings import KEYS_AND_VALUES
 from loralith.study import methods
 
@@ -27,7 +27,7 @@ def short(monkeypatch, small_model):
 
 
 def kept(folder: Path, variant: str) -> dict:
-    point = methods.load_point(folder, "quick", variant, 0, methods.Where())
+    point = methods.load_point(folder, "quick", variant, 0, methods.Backend())
     assert point is not None
     return point
 
@@ -44,13 +44,13 @@ def test_points_are_computed_once_and_controls_differ(short, tmp_path, capsys):
     assert main([*told, "--only", "quick"]) == 0
     assert "held-out loss 0" not in capsys.readouterr().err, "nothing was computed again"
     short["quick"] = replace(short["quick"], rounds=2)
-    assert len(methods.pending(tmp_path, ("quick",), 1, methods.Where())) == 4
+    assert len(methods.pending(tmp_path, ("quick",), 1, methods.Backend())) == 4
     assert main(["bench", "methods", "--only", "magic"]) == 2
     assert "there is no study 'magic'; there are quick" in capsys.readouterr().err
 
 
 def trained(device: str, config: str, folder: Path) -> dict:
-    with where(device, config) as place:
+    with opened_backend(device, config) as place:
         return methods.run_point("quick", "lora on the same layers", 0, folder, place, lambda step: None, lambda: False)
 
 
@@ -65,11 +65,11 @@ def test_a_device_trains_with_its_own_numbers_whatever_its_configuration(short, 
 
 def test_points_of_a_device_are_not_those_of_another(short, tmp_path):
     told = ["bench", "methods", "--output", str(tmp_path), "--seeds", "1"]
-    point = methods.run_point("quick", "hollowed", 0, tmp_path, methods.Where(), lambda step: None, lambda: False)
+    point = methods.run_point("quick", "hollowed", 0, tmp_path, methods.Backend(), lambda step: None, lambda: False)
     short["quick"] = replace(short["quick"], variants=("hollowed",))
-    with where("direct", "tiny") as place:
+    with opened_backend("direct", "tiny") as place:
         assert [key[:2] for key in methods.pending(tmp_path, ("quick",), 1, place)] == [("quick", "hollowed")]
     assert main([*told, "--device", "fp32"]) == 0
     assert kept(tmp_path, "hollowed")["losses"] == point["losses"]
-    with where("direct", "tiny") as place:
+    with opened_backend("direct", "tiny") as place:
         assert methods.load_point(tmp_path, "quick", "hollowed", 0, place) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from loralith.compiler.schedules.gradient import plan_gradient
-from loralith.compiler.schedules.training_step import APART, Linear, compile_step, parts_for, place, tried_plans
+from loralith.compiler.schedules.training_step import ALTERNATING, Linear, compile_step, parts_for, place, tried_plans
 from loralith.spec.commands import Opcode
 from loralith.spec.config import load_config
 
@@ -12,7 +12,7 @@ from loralith.spec.config import load_config
 def test_sums_of_a_low_rank_take_the_columns_that_they_fill(rank: int) -> None:
     """Two blocks of INT32 [m, 4] in an eighth of the output buffer; as wide as the array, m = 32 would be the most."""
     config = load_config("base")
-    assert plan_gradient(1024, 640, rank, config, APART.gradients[0]).m > 32
+    assert plan_gradient(1024, 640, rank, config, ALTERNATING.gradients[0]).m > 32
 
 
 def test_operands_of_the_next_block_stand_before_the_loads_of_the_work_in_between() -> None:

@@ -13,7 +13,7 @@ from loralith.compiler.schedules.pass_plan import PassPlan, plan_passes
 from loralith.compiler.schedules.passes import PassSteps
 from loralith.compiler.schedules.training_step import SHARED, Linear, Tensors, _backward, _forward, compile_step, place
 from loralith.compiler.storage.layout import skinny_shape
-from loralith.compiler.tokens.order import AHEAD
+from loralith.compiler.tokens.order import LOOKAHEAD
 from loralith.device.device import Device
 from loralith.shapes.linear_operands import check_results, fill
 from loralith.spec.commands import STAT_BYTES
@@ -30,7 +30,7 @@ def _pass(device: Device, tensors: Tensors, plan: PassPlan, backward: bool) -> d
     emitter = Emitter(device.config)
     for _ in PassSteps(emitter, work, LINEAR.rank, plan=plan).steps():
         pass
-    commands = emitter.finish(AHEAD)
+    commands = emitter.finish(LOOKAHEAD)
     check(commands, device.config, (device.memory_base, device.memory_base + device.memory_bytes))
     device.run(commands, 60)
     assert work.skinny is not None
@@ -69,7 +69,7 @@ def test_a_gradient_whose_left_operand_comes_again_gives_the_same_sums(k: int) -
         plan = GradientPlan(m=24, k=k, n=16, reread_left=True)
         steps = GradientSteps(emitter, Gradient(tensors.dy, right, tensors.db), LINEAR.rank, "dB", plan=plan)
         assert len(list(steps.steps())) == steps.units
-        device.run(emitter.finish(AHEAD), 60)
+        device.run(emitter.finish(LOOKAHEAD), 60)
         dy = tensors.dy.unpack(device.read(tensors.dy.address, tensors.dy.nbytes), np.int8)
         db = tensors.db.unpack(device.read(tensors.db.address, tensors.db.nbytes), np.int32)
     np.testing.assert_array_equal(db, (dy.astype(np.int64).T @ h.astype(np.int64))[:, : LINEAR.rank])

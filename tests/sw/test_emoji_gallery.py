@@ -95,7 +95,7 @@ def test_figures_are_of_the_pictures_after_training(monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setattr(gallery, "subject_fidelity", lambda judge, made, real: float(made.mean() - real.mean()))
     white, black = np.full((6, 4, 4, 3), 255, np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
-    assert gallery.judged(None, white, black, "owl") == {"subject_cosine": 2.0, "prompt_cosine": 1.0, "other_cosine": 6.0}  # type: ignore[arg-type]
+    assert gallery.fidelity_scores(None, white, black, "owl") == {"subject_cosine": 2.0, "prompt_cosine": 1.0, "other_cosine": 6.0}  # type: ignore[arg-type]
 
 
 def test_a_row_or_subject_that_does_not_exist_is_named(

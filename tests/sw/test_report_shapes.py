@@ -82,7 +82,7 @@ def test_page_and_pictures(runs: list[dict], tmp_path: Path, capsys: pytest.Capt
 )
 def test_closed_forms_are_what_scalesim_said(sizes: tuple[int, int, int], side: int, cycles: tuple[int, int, int]) -> None:
     """Cycles that SCALE-Sim 3.0.0 reported."""
-    product = peers.Product("p", *sizes)
+    product = peers.Gemm("p", *sizes)
     assert tuple(peers.scalesim_cycles(product, side, side, dataflow) for dataflow in peers.SYSTEMS) == cycles
 
 
@@ -90,7 +90,7 @@ def test_scalesim_that_is_not_there_is_named() -> None:
     if find_spec("scalesim"):
         pytest.skip("scalesim is installed")
     with pytest.raises(LoralithError, match=r"pip install scalesim==3\.0\.0"):
-        peers.run_scalesim(peers.Product("p", 1, 1, 1), 4, "OS")
+        peers.run_scalesim(peers.Gemm("p", 1, 1, 1), 4, "OS")
 
 
 def test_a_picture_follows_its_figures(runs: list[dict]) -> None:

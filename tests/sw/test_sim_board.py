@@ -50,7 +50,7 @@ def test_the_estimate_takes_the_steps_after_the_first() -> None:
 def test_a_whole_step_s_estimate_leaves_out_the_checkpoint_after_the_last_one() -> None:
     done = [row(1, 1) | {"bytes_to_board": 50_000}, row(2, 3) | {"bytes_to_board": 900_000}]
     starts = [{"bytes_to_board": 40_000, "bytes_from_board": 0}, {"bytes_to_board": 70_000, "bytes_from_board": 30_000}]
-    about = board_run.estimate(board_run._between(starts, done), 80)
+    about = board_run.estimate(board_run._start_to_start(starts, done), 80)
     assert about is not None
     assert about["link_seconds_per_step"] == pytest.approx(0.2)
     assert about["accelerator_seconds_per_step"] == pytest.approx(0.001)

@@ -55,7 +55,7 @@ def test_the_numbers_of_zoodip_follow_the_derivative_and_those_of_training_do_no
         for mu in CANDIDATES:
             slopes: dict[str, dict[int, torch.Tensor]] = {way: {} for way in rows}
             for probe in found:
-                given = {**plan.frozen, **plan.states, **plan.given(probe.draw, probe.u, mu)}
+                given = {**plan.frozen, **plan.states, **plan.evaluation_inputs(probe.draw, probe.u, mu)}
                 values = {node.name: value for node, value in interpret(plan.graph, given, 0, 0) if node.name in (difference, prediction)}
                 errors = values[prediction].reshape(3, -1).double() - given[TARGET].reshape(1, -1).double()
                 losses = to_words(errors.square().mean(1).float()).double()

@@ -11,7 +11,7 @@ from loralith.lora.rotation import rotate
 from loralith.lora.two_words import WideLinear
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, SchemeError
-from loralith.verif.torch_quantize import turned, turned_channels
+from loralith.verif.torch_quantize import rotate_blocks, rotate_channel_blocks
 
 H4 = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]])
 
@@ -35,7 +35,7 @@ def test_a_rotation_is_the_product_with_the_blocks(block):
     assert np.array_equal(r, r.T)
     assert np.allclose(r @ r, np.eye(3 * block), atol=1e-12)
     assert len(set(r.sum(axis=1).round(9))) == 1, "rows of a regular matrix have one sum"
-    for y in (rotate(x, block), turned(torch.from_numpy(x), block).numpy()):
+    for y in (rotate(x, block), rotate_blocks(torch.from_numpy(x), block).numpy()):
         assert np.abs(y - x.astype(np.float64) @ r).max() < 4e-6
     assert np.abs(rotate(rotate(x, block), block) - x).max() < 4e-6
 
@@ -45,7 +45,7 @@ def test_a_rotation_is_the_product_with_the_blocks(block):
 def test_channels_of_an_image_are_rotated_place_by_place(block, inner):
     """More elements than are rotated at a time, too: 200 images."""
     x = normal(200, 2 * block, *inner)
-    assert np.array_equal(rotate(x, block, 1), turned_channels(torch.from_numpy(x), block).numpy())
+    assert np.array_equal(rotate(x, block, 1), rotate_channel_blocks(torch.from_numpy(x), block).numpy())
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from loralith.verif import second_layers
 from loralith.verif import second_numerics as second
 from loralith.verif.fqt import LoraLayer
 from loralith.verif.torch_frozen import Attention, FrozenLinear
-from loralith.verif.torch_quantize import quantize_weight, turned
+from loralith.verif.torch_quantize import quantize_weight, rotate_blocks
 from loralith.verif.torch_tuned import Layer
 
 CASES = int(os.environ.get("LORALITH_SECOND_CASES", "600"))
@@ -224,7 +224,7 @@ def test_rotations() -> None:
         size = scales.rotation_block(rotation, length)
         assert second.rotation_size(rotation, length) == size
         x = some_tensor(rng, rng.randint(1, 3), length, 2.0 ** rng.randint(-20, 20))
-        same("X R", second.rotate(x, size), turned(tensor(x), size))
+        same("X R", second.rotate(x, size), rotate_blocks(tensor(x), size))
         same("X R", second.rotate(x, size), rotate(np.array(x, np.float32), size))
 
 

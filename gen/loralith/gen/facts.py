@@ -90,7 +90,7 @@ class Latency(NamedTuple):
 
 def latencies() -> list[Latency]:
     """From the attributes of the RTL's blocks, which their tests measure. A semaphore's grant takes a cycle more."""
-    return _bus_latencies() + _compute_latencies()
+    return _bus_latencies() + _compute_latencies() + _vector_latencies()
 
 
 def _bus_latencies() -> list[Latency]:
@@ -105,15 +105,15 @@ def _bus_latencies() -> list[Latency]:
     from loralith.rtl.transfer_check import TransferCheck
 
     grant = 1
-    assert LoadUnit.ahead == StoreUnit.ahead
+    assert LoadUnit.max_in_flight == StoreUnit.max_in_flight
     return [
-        Latency("FETCH_AHEAD", Fetch.ahead, "Descriptors that the fetch asks for before the queues take them."),
+        Latency("FETCH_AHEAD", Fetch.max_prefetched, "Descriptors that the fetch requests before the queues take them."),
         Latency("QUEUE_LATENCY", SkidBuffer.delay + CommandQueue.delay, "From a descriptor's last word out of the fetch to its unit."),
         Latency("CHECK_LATENCY", TransferCheck.delay, "From a transfer taken from its queue to the end of its check."),
         Latency("CHECK_BOTH_LATENCY", TransferCheck.both_delay, "The same of a load into both scratchpads, which has two regions."),
         Latency("BURST_SPLIT_LATENCY", BurstSplitter.delay, "From a transfer's tokens taken to its bursts being prepared."),
         Latency("LOAD_DONE_LATENCY", LoadData.done_delay + OperandMemory.write_delay + grant, "From a load's last write to its tokens."),
-        Latency("TRANSFERS_IN_FLIGHT", LoadUnit.ahead, "Of each transfer unit."),
+        Latency("TRANSFERS_IN_FLIGHT", LoadUnit.max_in_flight, "Of each transfer unit."),
     ]
 
 
@@ -140,6 +140,30 @@ def _compute_latencies() -> list[Latency]:
         Latency(
             "PIPELINE_LATENCY", pipeline, f"From a command's last step to its tokens, less the columns of its last tile; of {rows} rows."
         ),
+    ]
+
+
+def _vector_latencies() -> list[Latency]:
+    from loralith.rtl.memories import OutputMemory
+    from loralith.rtl.queue import FIFO
+    from loralith.rtl.vector.hazards import VectorHazards
+    from loralith.rtl.vector.lane import LaneTiming
+    from loralith.rtl.vector.lane_group import LaneGroup
+    from loralith.rtl.vector.reduction import ReductionReader
+    from loralith.rtl.vector.set_up import VectorSetUp
+
+    integer = VectorSetUp.fetch_delay + 1 + OutputMemory.delay + FIFO.delay  # a cycle to the request, which no earlier one holds up
+    return [
+        Latency("VECTOR_SET_UP", VectorSetUp.delay, "From the start of an instruction of a VECTOR to that of the next one, at least."),
+        Latency("VECTOR_ITERATION", VectorSetUp.delay_iteration - VectorSetUp.delay, "More, to the first one of an outer iteration."),
+        Latency("VECTOR_SCALARS_READ", VectorSetUp.scalar_delay, "From a start to the read of the next instruction's scalars, at least."),
+        Latency("VECTOR_INTEGERS", integer - VectorSetUp.delay - 1, "More than the set-up, until the first word of OUT32 is there."),
+        Latency("VECTOR_GAP", LaneTiming.gap, "From an instruction's last element to the next one's first, at least."),
+        Latency("VECTOR_WORDS", VectorHazards.words, "From an element to the first one that reads what it writes in V0 or V1."),
+        Latency("VECTOR_REGISTERS", VectorHazards.registers, "Likewise of a lane register."),
+        Latency("VECTOR_SCALARS", VectorHazards.scalars, "From an element to the first read of the scalar that it writes."),
+        Latency("VECTOR_DRAIN", LaneGroup.delay + 1, "From the last element to its reduction, or to a cycle before the end."),
+        Latency("VECTOR_REDUCTION", ReductionReader.delay, "From the beginning of a reduction to the first lane's word."),
     ]
 
 

@@ -205,7 +205,7 @@ def _lanes_as_loops(verilog: str) -> str:
     def loop(match: re.Match[str]) -> str:
         indent, enable, memory, address, width, data = match.group(1, 2, 3, 4, 5, 6)
         lanes, width = match[0].count("<="), int(width) + 1
-        # Lane l takes part first + l, modulo as many as there are: a memory's bytes may be turned.
+        # Lane l takes part first + l, modulo as many as there are: a memory's bytes may be rotated.
         parts = [int(low) // width for low in re.findall(r":(\d+)\];\n", match[0])]
         period = max(parts) + 1
         for lane, part in enumerate(parts):
@@ -213,11 +213,11 @@ def _lanes_as_loops(verilog: str) -> str:
             line = f"if ({enable}[{lane}])\n{indent}  {memory}[{address}]{into} <= {data}{given};\n"
             if part != (parts[0] + lane) % period or line not in match[0]:
                 return match[0]
-        i, turned = f"{width}*lane +: {width}", f"{width}*((lane + {parts[0]}) % {period}) +: {width}"
+        i, rotated = f"{width}*lane +: {width}", f"{width}*((lane + {parts[0]}) % {period}) +: {width}"
         return (
             f"{indent}if (|{enable}) begin : lanes{next(blocks)}\n{indent}  integer lane;\n{indent}  /* verilator unroll_disable */\n"
             f"{indent}  for (lane = 0; lane < {lanes}; lane = lane + 1)\n"
-            f"{indent}    if ({enable}[lane]) {memory}[{address}][{i}] <= {data}[{i if parts == list(range(lanes)) else turned}];\n"
+            f"{indent}    if ({enable}[lane]) {memory}[{address}][{i}] <= {data}[{i if parts == list(range(lanes)) else rotated}];\n"
             f"{indent}end\n"
         )
 

@@ -45,7 +45,7 @@ class FloatArray(wiring.Component):
         left, right: an operand of each row and of each column.
         valid: the operands are a step; ``clear`` with it: the first one of a tile.
         capture, shift: the next cycle copies the accumulators to the shadow set, or moves it one column to the left.
-        heads: the shadow values of the first column, FP32 bit patterns.
+        drain_out: the shadow values of the first column, FP32 bit patterns.
 
     Attributes:
         delay: cycles from ``valid`` to the sum in the accumulator.
@@ -59,7 +59,7 @@ class FloatArray(wiring.Component):
             {
                 "left": In(data.ArrayLayout(form.bits, rows)),
                 "right": In(data.ArrayLayout(form.bits, cols)),
-                "heads": Out(data.ArrayLayout(FP32.bits, rows)),
+                "drain_out": Out(data.ArrayLayout(FP32.bits, rows)),
             }
             | {name: In(1) for name in ("valid", "clear", "capture", "shift")}
         )
@@ -86,7 +86,7 @@ class FloatArray(wiring.Component):
                     m.d.sync += shadow.eq(element.sum)
                 with m.Elif(self.shift):
                     m.d.sync += shadow.eq(shadows[j + 1] if j + 1 < self._cols else 0)
-            m.d.comb += self.heads[i].eq(shadows[0])
+            m.d.comb += self.drain_out[i].eq(shadows[0])
         return m
 
 
@@ -105,7 +105,7 @@ class _Element(wiring.Component):
         f, e = self._form.fraction, self._form.exponent
         fields = [(v[:f], v[f : f + e], v[-1]) for v in (self.left, self.right)]
         (lf, le, ls), (rf, re, rs) = fields
-        none = (le == 0) | (re == 0)
+        is_zero = (le == 0) | (re == 0)
 
         # The product: 2 f fraction bits below 1 <= x < 4, its exponent biased as FP32's; zero has no significand.
         significand = Signal(2 * f + 2, reset_less=True)
@@ -113,7 +113,7 @@ class _Element(wiring.Component):
         sign = Signal(reset_less=True)
         with m.If(self.step):
             m.d.sync += [
-                significand.eq(Mux(none, 0, Cat(lf, C(1, 1)) * Cat(rf, C(1, 1)))),
+                significand.eq(Mux(is_zero, 0, Cat(lf, C(1, 1)) * Cat(rf, C(1, 1)))),
                 exponent.eq(le + re + (FP32.bias - 2 * self._form.bias)),
                 sign.eq(ls ^ rs),
             ]
@@ -128,57 +128,57 @@ class _Element(wiring.Component):
         f = 2 * self._form.fraction
         # Two bits below the longer operand: whatever else a shift drops is one sticky bit, and a sum that loses its leading bits
         # came from operands too near to each other to drop any.
-        wide = max(f, FP32.fraction) + 2
+        aligned_bits = max(f, FP32.fraction) + 2
         old_exponent = Signal(8)
         old_sign = acc[-1]
-        full = Signal(wide + 2)
-        old = Signal(wide + 2)
+        full = Signal(aligned_bits + 2)
+        old = Signal(aligned_bits + 2)
         m.d.comb += [
             old_exponent.eq(acc[FP32.fraction : FP32.bits - 1]),
-            full.eq(significand << (wide - f)),
-            old.eq(Mux(old_exponent == 0, 0, Cat(acc[: FP32.fraction], C(1, 1)) << (wide - FP32.fraction))),
+            full.eq(significand << (aligned_bits - f)),
+            old.eq(Mux(old_exponent == 0, 0, Cat(acc[: FP32.fraction], C(1, 1)) << (aligned_bits - FP32.fraction))),
         ]
         gap = Signal(signed(12))
         m.d.comb += gap.eq(exponent - old_exponent)
-        ahead = Signal()  # the product's exponent counts
-        m.d.comb += ahead.eq((old_exponent == 0) | ((gap >= 0) & (significand != 0)))
-        distance = Signal(range(wide + 4))
+        product_leads = Signal()  # the product's exponent counts
+        m.d.comb += product_leads.eq((old_exponent == 0) | ((gap >= 0) & (significand != 0)))
+        distance = Signal(range(aligned_bits + 4))
         size = Mux(gap < 0, -gap, gap)
-        m.d.comb += distance.eq(Mux(size > wide + 3, wide + 3, size))
-        big = Mux(ahead, full, old)
-        small = Signal(wide + 2)
-        m.d.comb += small.eq(Mux(ahead, old, full))
-        moved = Signal(wide + 2)
+        m.d.comb += distance.eq(Mux(size > aligned_bits + 3, aligned_bits + 3, size))
+        big = Mux(product_leads, full, old)
+        small = Signal(aligned_bits + 2)
+        m.d.comb += small.eq(Mux(product_leads, old, full))
+        moved = Signal(aligned_bits + 2)
         m.d.comb += moved.eq(small >> distance)
-        lost = Array([C(0, 1), *(small[:n].any() for n in range(1, wide + 4))])[distance]
+        sticky = Array([C(0, 1), *(small[:n].any() for n in range(1, aligned_bits + 4))])[distance]
 
-        total = Signal(signed(wide + 5))
-        signs = Mux(ahead, sign, old_sign), Mux(ahead, old_sign, sign)
-        one, two = Cat(C(0, 1), big), Cat(lost, moved)
+        total = Signal(signed(aligned_bits + 5))
+        signs = Mux(product_leads, sign, old_sign), Mux(product_leads, old_sign, sign)
+        one, two = Cat(C(0, 1), big), Cat(sticky, moved)
         m.d.comb += total.eq(Mux(signs[0] == signs[1], one + two, one - two))
         negative = total[-1]
-        size_of = Signal(wide + 4)
+        size_of = Signal(aligned_bits + 4)
         m.d.comb += size_of.eq(Mux(negative, -total, total))
 
         # The leading one to the top bit; its weight there is 2**2 of the exponent that counts.
-        places = Signal(range(wide + 5))
+        places = Signal(range(aligned_bits + 5))
         level: Value = size_of
         count: Value = C(0)
-        width = wide + 4
-        for power in reversed(range((width - 1).bit_length())):
-            if (1 << power) < width:
-                empty = ~level[width - (1 << power) :].any()
-                level = Mux(empty, (level << (1 << power))[:width], level)
+        sum_bits = aligned_bits + 4
+        for power in reversed(range((sum_bits - 1).bit_length())):
+            if (1 << power) < sum_bits:
+                empty = ~level[sum_bits - (1 << power) :].any()
+                level = Mux(empty, (level << (1 << power))[:sum_bits], level)
                 count = count + (empty << power)
         m.d.comb += places.eq(count)
-        top = Signal(width)
+        top = Signal(sum_bits)
         m.d.comb += top.eq(level)
-        kept, rest = top[width - 24 :], top[: width - 24]
-        up = rest[-1] & (rest[:-1].any() | kept[0])
+        truncated, rest = top[sum_bits - 24 :], top[: sum_bits - 24]
+        up = rest[-1] & (rest[:-1].any() | truncated[0])
         rounded = Signal(25)
-        m.d.comb += rounded.eq(kept + up)
+        m.d.comb += rounded.eq(truncated + up)
         result = Signal(signed(13))
-        m.d.comb += result.eq(Mux(ahead, exponent, old_exponent) + 2 - places + rounded[-1])
+        m.d.comb += result.eq(Mux(product_leads, exponent, old_exponent) + 2 - places + rounded[-1])
         fraction = Mux(rounded[-1], 0, rounded[: FP32.fraction])
         negative_sum = Mux(negative, ~signs[0], signs[0])
         finite = Mux(

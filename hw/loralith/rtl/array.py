@@ -13,22 +13,20 @@ from loralith.spec.config import Config
 
 from .pipeline import delayed, valid_bits
 
-__all__ = ["Base", "Columns", "ProcessingArray"]
+__all__ = ["AccumulateMode", "Columns", "ProcessingArray"]
 
 
-class Base(IntEnum):
-    """What a step adds its product to."""
+class AccumulateMode(IntEnum):
+    """What a step adds its product to: the accumulator, zero, or the accumulator shifted left by one or by four bits."""
 
     KEEP = 0
     CLEAR = 1
     SHIFT1 = 2
-    """The accumulator shifted left by one."""
     SHIFT4 = 3
-    """By four."""
 
 
 class Columns(wiring.Component):
-    """Columns of elements that lie together, with registers of their own for what all of them do.
+    """Neighbouring columns of elements, with their own copy of the control registers (fan-out).
 
     Operands and products are registered without enable or reset so that they pack into the DSP block's pipeline registers
     (`placement/register_packing.py`). Verilator keeps this a module of its own, whose code serves all instances (`native/modules.vlt`).
@@ -36,7 +34,7 @@ class Columns(wiring.Component):
     Parameters: rows, columns; lanes: how many left operands there are, each for columns / lanes of the columns.
 
     Members:
-        left: [lanes][R] INT8; right: [columns] INT8; valid, base, capture, shift: the array's.
+        left: [lanes][R] INT8; right: [columns] INT8; valid, accumulate_mode, capture, shift: the array's.
         neighbour: [R] INT32, the shadow set of the column on the right; shadow: [columns][R], those of these.
     """
 
@@ -47,7 +45,7 @@ class Columns(wiring.Component):
                 "left": In(data.ArrayLayout(8 * rows, lanes)),
                 "right": In(data.ArrayLayout(8, columns)),
                 "valid": In(1),
-                "base": In(2),
+                "accumulate_mode": In(2),
                 "capture": In(1),
                 "shift": In(1),
                 "neighbour": In(32).array(rows),
@@ -57,17 +55,21 @@ class Columns(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        # Three cycles later: add the product, to the sum as it is, or shifted up by one or by four, else to zero. A register for each,
-        # so that an element's adder and one level of logic do.
+        # Three cycles later the product is added. One-hot registers select the start value, so that an element has one level of logic in
+        # front of its adder.
         valid = valid_bits(m, self.valid, 3)
-        base = delayed(m, self.base, 2, name="base", enables=valid)[-1]
+        accumulate_mode = delayed(m, self.accumulate_mode, 2, name="accumulate_mode", enables=valid)[-1]
         accumulate = valid[3]
         keep = Signal()
-        up1 = Signal()
-        up4 = Signal()
+        shift1 = Signal()
+        shift4 = Signal()
         with m.If(valid[2]):
-            m.d.sync += [keep.eq(base == Base.KEEP), up1.eq(base == Base.SHIFT1), up4.eq(base == Base.SHIFT4)]
-        # In the next cycle: the shadow set changes; to the accumulators, else to the columns on its right.
+            m.d.sync += [
+                keep.eq(accumulate_mode == AccumulateMode.KEEP),
+                shift1.eq(accumulate_mode == AccumulateMode.SHIFT1),
+                shift4.eq(accumulate_mode == AccumulateMode.SHIFT4),
+            ]
+        # In the next cycle the shadow set takes the accumulators, or the shadow set of the columns on its right.
         move = Signal()
         load = Signal()
         m.d.sync += [move.eq(self.capture | self.shift), load.eq(self.capture)]
@@ -89,7 +91,7 @@ class Columns(wiring.Component):
                 for i in reversed(rows):
                     # 32-bit words throughout: wider intermediates cost time in simulation and buy nothing.
                     old = acc[j][i]
-                    starts = ((keep, old), (up1, Cat(Const(0, 1), old[:31])), (up4, Cat(Const(0, 4), old[:28])))
+                    starts = ((keep, old), (shift1, Cat(Const(0, 1), old[:31])), (shift4, Cat(Const(0, 4), old[:28])))
                     start = reduce(or_, (Mux(chosen, value, Const(0, 32)) for chosen, value in starts))
                     m.d.sync += old.eq(start.as_signed() + product[j][i])
         with m.If(move):
@@ -102,18 +104,18 @@ class Columns(wiring.Component):
 
 
 class ProcessingArray(wiring.Component):
-    """R x C elements, each acc = base(acc) + left * right in one step per cycle.
+    """R x C elements, each acc = start + left * right in one step per cycle, where the step's ``AccumulateMode`` says what start is.
 
     The columns form ``max_fold`` lane groups of C / max_fold columns; group l takes the left operand ``left[l]``, R bytes.
     All elements of a column take byte j of ``right``. Operands are INT8, sums INT32 modulo 2**32.
 
     Members:
         valid: a step is on the operand ports in the next cycle.
-        base: ``Base`` of the step, sampled with ``valid``.
+        accumulate_mode: ``AccumulateMode`` of the step, sampled with ``valid``.
         capture: ``accumulate_delay`` cycles after the ``valid`` of a tile's last step: the next cycle copies the accumulators to the
             shadow set, in the very cycle in which the next tile's first product may overwrite them.
         shift: the next cycle moves the shadow set one column to the left; ``capture`` goes before it.
-        heads: the shadow values of the first column of each lane group, [max_fold][R] INT32 bit patterns.
+        drain_out: the shadow values of the first column of each lane group, [max_fold][R] INT32 bit patterns.
     """
 
     accumulate_delay = 3
@@ -126,10 +128,10 @@ class ProcessingArray(wiring.Component):
                 "left": In(data.ArrayLayout(8 * config.rows, config.max_fold)),
                 "right": In(data.ArrayLayout(8, config.cols)),
                 "valid": In(1),
-                "base": In(2),
+                "accumulate_mode": In(2),
                 "capture": In(1),
                 "shift": In(1),
-                "heads": Out(data.ArrayLayout(32 * config.rows, config.max_fold)),
+                "drain_out": Out(data.ArrayLayout(32 * config.rows, config.max_fold)),
             }
         )
 
@@ -137,19 +139,19 @@ class ProcessingArray(wiring.Component):
         m = Module()
         config = self.config
         group = config.cols // config.max_fold
-        heads: dict[int, Value] = {}
+        drain_out: dict[int, Value] = {}
         neighbour: Sequence[ValueLike] = [Const(0, 32)] * config.rows
         for first in reversed(range(0, config.cols, self.columns_together)):
             at = range(first, min(first + self.columns_together, config.cols))
             left = self.left[at[0] // group : at[-1] // group + 1]
             m.submodules[f"columns{first}"] = columns = Columns(config.rows, len(at), len(left))
-            m.d.comb += [getattr(columns, name).eq(getattr(self, name)) for name in ("valid", "base", "capture", "shift")]
+            m.d.comb += [getattr(columns, name).eq(getattr(self, name)) for name in ("valid", "accumulate_mode", "capture", "shift")]
             m.d.comb += [
                 columns.left.eq(left),
                 columns.right.eq(self.right[at.start : at.stop]),
                 *(port.eq(value) for port, value in zip(columns.neighbour, neighbour, strict=True)),
             ]
-            heads |= {j // group: columns.shadow[j - first].as_value() for j in at if j % group == 0}
+            drain_out |= {j // group: columns.shadow[j - first].as_value() for j in at if j % group == 0}
             neighbour = [columns.shadow[0][i] for i in range(config.rows)]
-        m.d.comb += [self.heads[g].eq(head) for g, head in heads.items()]
+        m.d.comb += [self.drain_out[g].eq(column) for g, column in drain_out.items()]
         return m

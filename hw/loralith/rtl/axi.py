@@ -16,8 +16,8 @@ __all__ = [
     "port_names",
 ]
 
-LINE = 4096
-"""No burst crosses a multiple of this many bytes."""
+BOUNDARY = 4096
+"""AXI: no burst crosses a multiple of this many bytes."""
 CACHE = 0b0011
 """Normal, non-cacheable, bufferable memory."""
 

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from loralith.spec.config import Config
 
-from .axi import LINE
+from .axi import BOUNDARY
 
 __all__ = ["BEAT_BITS", "Burst", "BurstSplitter", "Transfer"]
 
@@ -33,7 +33,7 @@ class Burst(data.Struct):
 
 
 class BurstSplitter(wiring.Component):
-    """Each row by itself, cut at every 4 KB line and into at most ``max_burst`` beats from its start or line.
+    """Splits each row at every 4 KiB boundary and into bursts of at most ``max_burst`` beats.
 
     One burst per cycle while each row fits one burst; a row that does not fit takes two cycles per burst.
 
@@ -57,8 +57,8 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shift = self._word_bits
-        line = LINE >> shift
-        longest = min(self._max_burst, line)
+        boundary = BOUNDARY >> shift
+        longest = min(self._max_burst, boundary)
 
         # Rows: one address per cycle.
         active = Signal()
@@ -97,7 +97,7 @@ class BurstSplitter(wiring.Component):
                 address.eq(row.address),
                 remaining.eq(row.beats),
                 final.eq(rows == 1),
-                single_burst.eq(short & (row.address[shift:12] + row.beats[:10] <= line)),
+                single_burst.eq(short & (row.address[shift:12] + row.beats[:10] <= boundary)),
                 sized.eq(0),
             ]
 
@@ -112,9 +112,9 @@ class BurstSplitter(wiring.Component):
                 ]
                 with m.If(~active):
                     m.d.sync += valid.eq(0)
-        with m.Elif(valid & ~sized):  # beats to the line, at most a burst
-            to_line = line - address[shift:12]
-            m.d.sync += [cap.eq(Mux(to_line < longest, to_line, longest)), sized.eq(1)]
+        with m.Elif(valid & ~sized):  # beats to the boundary, at most a burst
+            beats_to_boundary = boundary - address[shift:12]
+            m.d.sync += [cap.eq(Mux(beats_to_boundary < longest, beats_to_boundary, longest)), sized.eq(1)]
         with m.Elif(valid):
             ends = remaining <= cap
             with m.If(advance):

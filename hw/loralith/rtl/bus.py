@@ -144,7 +144,7 @@ class BusSide(wiring.Component):
         connect(m, flipped(self.compute_fault), b.controller.compute_fault)
         for block in (b.reads, b.writes, b.counters):
             m.d.comb += block.clear.eq(b.controller.clear)
-        # In the next cycle no unit has a token to give or to ask for yet.
+        # In the next cycle no unit gives or requests a token yet.
         m.d.sync += b.tokens.clear.eq(b.controller.clear)
         for block in (b.fetch, b.load, b.store, b.reads, b.writes):
             m.d.comb += [block.window_base.eq(b.registers.window_base), block.window_limit.eq(b.registers.window_limit)]

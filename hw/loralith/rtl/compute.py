@@ -15,7 +15,7 @@ from .operands import OperandPath
 from .ppu import IndexHash, PostProcessor
 from .reset import LocalReset
 from .results import Results
-from .scratchpad_writes import ScratchpadWrites
+from .scratchpad_write_arbiter import ScratchpadWriteArbiter
 from .sequencer import Sequencer
 
 __all__ = ["ComputeUnit"]
@@ -72,7 +72,7 @@ class ComputeUnit(wiring.Component):
         config = self.config
         m.submodules.left = left = OperandMemory(config.rows, config.left_depth, config.banks)
         m.submodules.right = right = OperandMemory(config.cols, config.right_depth, config.banks, config.banks)
-        m.submodules.writes = writes = ScratchpadWrites(config)
+        m.submodules.writes = writes = ScratchpadWriteArbiter(config)
         connect(m, flipped(self.operand), writes.loads)
         connect(m, writes.left, left.write)
         connect(m, writes.right, right.write)
@@ -90,7 +90,7 @@ class ComputeUnit(wiring.Component):
             array.left.eq(operands.left),
             array.right.eq(operands.right),
             array.valid.eq(operands.array_valid),
-            array.base.eq(operands.base),
+            array.accumulate_mode.eq(operands.accumulate_mode),
             self.macs.eq(operands.macs),
         ]
 
@@ -193,6 +193,6 @@ class ComputeUnit(wiring.Component):
             array.shift.eq(drain.shift),
             drain.capture.eq(last[-1]),
             drain.tile.eq(tile),
-            drain.heads.eq(array.heads),
+            drain.array_out.eq(array.drain_out),
         ]
         return m

@@ -86,7 +86,7 @@ class Registers(wiring.Component):
         with m.Elif(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
 
-        # Writes, taken when address and data are both there; judged in the next cycle and done in the one after.
+        # Writes, taken when address and data are both there; checked in the next cycle and performed in the one after.
         take = Signal()
         write = Signal()
         done = Signal()

@@ -1,4 +1,4 @@
-"""Checks a COMPUTE command before it runs, takes its tokens, and hands it to the sequencer."""
+"""Checks a COMPUTE command before it runs, takes its tokens, and issues it to the sequencer."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -27,7 +27,7 @@ class ComputeDecoder(wiring.Component):
     Attributes:
         check_delay: cycles from a command without an error taken from its queue to its first ``wait``.
         offer_delay: from its tokens taken to its plan, where the device sets no shift.
-        most_unrecorded: commands that may be handed on and not recorded: those that `Results` can queue, and two in the sequencer.
+        max_unrecorded: commands that may be issued and not yet recorded: those that `Results` can queue, and two in the sequencer.
 
     Members:
         commands: the compute queue.
@@ -38,12 +38,12 @@ class ComputeDecoder(wiring.Component):
         recorded: pulse: a command's record is in its slot from the next cycle but one on.
         fault: the first bad command; nothing more is taken.
         stop: take no command and no token.
-        active: a command is taken and not yet handed on.
+        active: a command is taken and not yet issued.
     """
 
     check_delay = 1 + RegionCheck.delay + 1
     offer_delay = 1
-    most_unrecorded = Results.queue_depth + 2
+    max_unrecorded = Results.queue_depth + 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -80,20 +80,20 @@ class ComputeDecoder(wiring.Component):
         m.submodules.fields = fields = FieldCheck(self.config)
         m.submodules.regions = regions = RegionCheck(self.config)
         m.submodules.search = search = ShiftSearch()
-        m.submodules.slots = slots = SlotScoreboard(self.config, self.most_unrecorded)
+        m.submodules.slots = slots = SlotScoreboard(self.config, self.max_unrecorded)
         self._plan(m, command, regions, search)
         connect(m, search.exponent, flipped(self.exponent))
-        waiting = Signal()  # in state WAIT: a register of its own, as the semaphores are far away
-        contended = Signal()  # falls at most while a command is here: the one before it was handed on earlier
+        waiting = Signal()  # in state WAIT: registered, since the semaphores are far away
+        contended = Signal()  # can only fall while a command is here: the one before it was issued earlier
         m.d.comb += [
             fields.command.eq(command),
             regions.command.eq(command),
             search.command.eq(command),
             search.pending.eq(slots.pending),
-            slots.handed_on.eq(self.plans.valid & self.plans.ready & command.stat_enable),
+            slots.issued.eq(self.plans.valid & self.plans.ready & command.stat_enable),
             slots.slot.eq(command.stat_slot),
             slots.recorded.eq(self.recorded),
-            slots.asked.eq(command.exponent_slot),
+            slots.lookup_slot.eq(command.exponent_slot),
             self.wait.mask.eq(command.wait),
             self.wait.valid.eq(waiting),
             self.fault.command.eq(index),
@@ -108,18 +108,18 @@ class ComputeDecoder(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.active.eq(0), self.commands.ready.eq(~self.stop)]
-                # Whatever is there: what enables so many registers should be one.
+                # Enabled whatever is there, so that so many registers need no clock enable of their own.
                 m.d.sync += [command.eq(self.commands.payload.bits), index.eq(self.commands.payload.index)]
                 with m.If(self.commands.valid & ~self.stop):
                     m.next = "SIZES"
             with m.State("SIZES"):
-                m.d.comb += [fields.first.eq(1), regions.first.eq(1)]
+                m.d.comb += [fields.stage0.eq(1), regions.stage0.eq(1)]
                 m.next = "LENGTHS"
             with m.State("LENGTHS"):
-                m.d.comb += [fields.second.eq(1), regions.second.eq(1)]
+                m.d.comb += [fields.stage1.eq(1), regions.stage1.eq(1)]
                 m.next = "FIELDS"
             with m.State("FIELDS"):
-                m.d.comb += regions.third.eq(1)
+                m.d.comb += regions.stage2.eq(1)
                 with m.If(~fields.reserved_ok):
                     fail(Code.BAD_FIELD, Check.RESERVED)
                 with m.Elif(~fields.values_ok):

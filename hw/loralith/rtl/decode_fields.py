@@ -17,12 +17,12 @@ SHIFT_LIMIT = 16
 
 
 class FieldCheck(wiring.Component):
-    """Checks reserved bits, values and sizes in two cycles, as the command's bits are far apart.
+    """Checks reserved bits, values and sizes in two cycles, since the command's bits are placed far apart.
 
     Members:
-        command: held from ``first`` on.
-        first, second: the first, the second cycle of the check.
-        reserved_ok, values_ok, sizes_ok: from the cycle after ``second`` on: reserved bits are zero; each value is one that the field can
+        command: held from ``stage0`` on.
+        stage0, stage1: the first and the second cycle of the check.
+        reserved_ok, values_ok, sizes_ok: from the cycle after ``stage1`` on: reserved bits are zero; each value is one that the field can
             have; lengths and the scale are in range.
     """
 
@@ -31,8 +31,8 @@ class FieldCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(record_layout(COMPUTE)),
-                "first": In(1),
-                "second": In(1),
+                "stage0": In(1),
+                "stage1": In(1),
                 "reserved_ok": Out(1),
                 "values_ok": Out(1),
                 "sizes_ok": Out(1),
@@ -59,7 +59,7 @@ class FieldCheck(wiring.Component):
         shifted = Signal(34)
         span = Signal.like(command.t_high)
         bounds_ok = Signal()
-        with m.If(self.first):
+        with m.If(self.stage0):
             m.d.sync += [
                 reserved_zero.eq(Cat(~Cat(reserved[at : at + 16]).any() for at in range(0, len(reserved), 16))),
                 legal_r.eq(Cat(legal)),
@@ -71,7 +71,7 @@ class FieldCheck(wiring.Component):
         legal_ok = Signal()
         span_ok = Signal()
         counts_ok = Signal()
-        with m.If(self.second):
+        with m.If(self.stage1):
             m.d.sync += [
                 self.reserved_ok.eq(reserved_zero.all()),
                 legal_ok.eq(legal_r.all()),

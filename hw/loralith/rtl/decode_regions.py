@@ -37,10 +37,10 @@ class RegionCheck(wiring.Component):
     """Counts blocks and steps, then words, and adds them up in an ``Extent`` for each region; checks the numbers of slots too.
 
     Members:
-        command: without an error in its fields, held from ``first`` on.
-        first, second, third: cycles of the check, one after the other.
-        steps: of the array in each segment, from the cycle after ``first`` on.
-        done: ``delay`` cycles after ``first``: ``ok`` and ``detail`` are valid, until the next ``third``.
+        command: without an error in its fields, held from ``stage0`` on.
+        stage0, stage1, stage2: the first, second and third cycle of the check.
+        steps: of the array in each segment, from the cycle after ``stage0`` on.
+        done: ``delay`` cycles after ``stage0``: ``ok`` and ``detail`` are valid, until the next ``stage2``.
         ok: no region and no slot is out of its memory. detail: the first one that is, in the order of docs/machine.md.
     """
 
@@ -51,9 +51,9 @@ class RegionCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(record_layout(COMPUTE)),
-                "first": In(1),
-                "second": In(1),
-                "third": In(1),
+                "stage0": In(1),
+                "stage1": In(1),
+                "stage2": In(1),
                 "steps": Out(data.ArrayLayout(field("k0"), 2)),
                 "done": Out(1),
                 "ok": Out(1),
@@ -69,7 +69,7 @@ class RegionCheck(wiring.Component):
         def rows_of(positions: Value) -> Value:
             return (positions + (config.banks - 1)) >> log_banks
 
-        vector = (c.out_mode == OutMode.INT8) & (c.scale_mode != ScaleMode.TENSOR)
+        has_scale_vector = (c.out_mode == OutMode.INT8) & (c.scale_mode != ScaleMode.TENSOR)
         col_words = (c.n_cols + (config.rows - 1)) >> ceil_log2(config.rows)
         scale_words = Mux(c.scale_mode == ScaleMode.ROW, row_blocks, col_words)
         return (
@@ -80,7 +80,7 @@ class RegionCheck(wiring.Component):
             _Region(Check.OUT, c.to_out, c.out_base, row_blocks, c.out_stride, rows_of(out_cols), "out"),
             _Region(Check.LEFT_RESULT, c.to_left, c.result_base, row_blocks, c.result_stride, rows_of(c.n_cols), "left"),
             _Region(Check.ACC, c.acc_read | c.acc_write, c.acc_base, row_blocks, c.acc_stride, c.n_cols, "acc"),
-            _Region(Check.SCALE, vector, c.scale_base, 1, 0, scale_words, "scale"),
+            _Region(Check.SCALE, has_scale_vector, c.scale_base, 1, 0, scale_words, "scale"),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -93,7 +93,7 @@ class RegionCheck(wiring.Component):
         fold_log2 = command.fold_log2[: ceil_log2(config.max_fold).bit_length()]  # of a command that is no error
         fold_mask = Signal(FOLD_BITS - 1)
         m.d.comb += fold_mask.eq((1 << fold_log2) - 1)
-        with m.If(self.first):
+        with m.If(self.stage0):
             m.d.sync += [
                 row_blocks.eq((command.m_rows + (config.rows - 1)) >> log_rows),
                 col_blocks.eq(((command.n_cols + (Const(config.cols - 1, log_cols) >> fold_log2)) << fold_log2) >> log_cols),
@@ -102,17 +102,17 @@ class RegionCheck(wiring.Component):
             ]
 
         done: list[Value] = []
-        verdicts: list[tuple[Check, Value]] = []
+        checks: list[tuple[Check, Value]] = []
         for region in self._regions(row_blocks, col_blocks, out_cols):
             name = region.check.name.lower()
             words = Signal(len(out_cols), name=f"words_{name}")
-            with m.If(self.second):
+            with m.If(self.stage1):
                 m.d.sync += words.eq(region.words)
             widths = {"base": len(region.base), "stride": len(command.left0_stride), "length": len(words)}
             extent = Extent(count=len(Value.cast(region.blocks)), limit=len(region.base) + 1, **widths)
             m.submodules[f"extent_{name}"] = extent
             m.d.comb += [
-                extent.start.eq(self.third),
+                extent.start.eq(self.stage2),
                 extent.base.eq(region.base),
                 extent.count.eq(region.blocks),
                 extent.stride.eq(region.stride),
@@ -120,17 +120,17 @@ class RegionCheck(wiring.Component):
                 extent.limit.eq(config.depth(region.memory)),
             ]
             done.append(extent.done)
-            verdicts.append((region.check, extent.ok | ~Value.cast(region.needed).bool()))
+            checks.append((region.check, extent.ok | ~Value.cast(region.needed).bool()))
         slot_ok = Signal()
         exponent_ok = Signal()
         m.d.comb += [
             slot_ok.eq(~command.stat_enable | (command.stat_slot < config.stat_slots)),
             exponent_ok.eq(~command.device_shift | (command.exponent_slot < config.stat_slots)),
             self.done.eq(Cat(done).all()),
-            self.ok.eq(Cat(ok for _, ok in verdicts).all() & slot_ok & exponent_ok),
+            self.ok.eq(Cat(ok for _, ok in checks).all() & slot_ok & exponent_ok),
             self.detail.eq(Check.STAT),
         ]
-        for check, ok in reversed(verdicts):
+        for check, ok in reversed(checks):
             with m.If(~ok):
                 m.d.comb += self.detail.eq(check)
         return m

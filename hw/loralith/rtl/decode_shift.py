@@ -15,24 +15,24 @@ __all__ = ["ShiftSearch", "SlotScoreboard"]
 
 
 class SlotScoreboard(wiring.Component):
-    """Slots that commands handed on may still record in: all that were named, until none of them is under way.
+    """Slots that issued commands may still record in: all slots that they name, until none of them is in flight.
 
     Members:
-        handed_on, slot: pulse: a command that records in ``slot`` is handed on.
+        issued, slot: pulse: a command that records in ``slot`` is issued.
         recorded: pulse: a command's record is in its slot from the next cycle but one on.
-        asked: a slot. pending: a record may still come to it, of those handed on up to two cycles ago.
+        lookup_slot: a slot. pending: a record may still come to it, of commands issued up to two cycles ago.
 
-    Parameters: config; most: commands that may be handed on and not recorded.
+    Parameters: config; max_in_flight: commands that may be issued and not yet recorded.
     """
 
-    def __init__(self, config: Config, most: int) -> None:
-        self.config, self.most = config, most
+    def __init__(self, config: Config, max_in_flight: int) -> None:
+        self.config, self.max_in_flight = config, max_in_flight
         super().__init__(
             {
-                "handed_on": In(1),
+                "issued": In(1),
                 "slot": In(field("stat_slot")),
                 "recorded": In(1),
-                "asked": In(field("exponent_slot")),
+                "lookup_slot": In(field("exponent_slot")),
                 "pending": Out(1),
             }
         )
@@ -40,15 +40,15 @@ class SlotScoreboard(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = ceil_log2(self.config.stat_slots)
-        unrecorded = Signal(range(self.most + 1))
+        unrecorded = Signal(range(self.max_in_flight + 1))
         dirty = Signal(self.config.stat_slots)
         m.d.sync += [
-            self.pending.eq(dirty.bit_select(self.asked[:bits], 1)),
-            unrecorded.eq(unrecorded + self.handed_on - (self.recorded & (unrecorded != 0))),
+            self.pending.eq(dirty.bit_select(self.lookup_slot[:bits], 1)),
+            unrecorded.eq(unrecorded + self.issued - (self.recorded & (unrecorded != 0))),
         ]
         with m.If(unrecorded == 0):
             m.d.sync += dirty.eq(0)
-        with m.If(self.handed_on):
+        with m.If(self.issued):
             m.d.sync += dirty.bit_select(self.slot[:bits], 1).eq(1)
         return m
 
@@ -56,7 +56,7 @@ class SlotScoreboard(wiring.Component):
 class ShiftSearch(wiring.Component):
     """Finds t, the least number in t_low..t_high with the slot's maximum at most 127 * 2**t, or t_high.
 
-    The maximum is shifted right by four or by one until it is at most 127, all that falls out kept as one bit.
+    The maximum is shifted right by four or by one until it is at most 127, with one sticky bit for what is shifted out.
 
     Members:
         command: held from ``start`` to ``done``.
@@ -82,8 +82,8 @@ class ShiftSearch(wiring.Component):
         m = Module()
         command, t = self.command, self.t
         maximum = Signal(48)
-        dropped = Signal()
-        # In states MAXIMUM and SHIFT: registers of their own, as a slot's word comes from far away.
+        sticky = Signal()
+        # In states MAXIMUM and SHIFT: registered enables, since a slot's word arrives late.
         capture = Signal()
         shift_en = Signal()
         large = Signal()
@@ -96,7 +96,7 @@ class ShiftSearch(wiring.Component):
         with m.If(capture):
             m.d.sync += maximum.eq(self.exponent.data[:48])
         with m.Elif(shift_en):
-            # Once too often at the end, when nothing looks at it again: its registers would wait for a late verdict.
+            # Also once after the last comparison, when nothing reads it: gating that would put the comparison on the enable's path.
             m.d.sync += maximum.eq(Mux(by_four, maximum >> 4, maximum >> 1))
         with m.FSM():
             with m.State("IDLE"):
@@ -108,11 +108,11 @@ class ShiftSearch(wiring.Component):
                     m.d.sync += capture.eq(1)
                     m.next = "MAXIMUM"
             with m.State("MAXIMUM"):
-                m.d.sync += [dropped.eq(0), t.eq(0)]
-                m.next = "LOOK"
-            with m.State("LOOK"):
+                m.d.sync += [sticky.eq(0), t.eq(0)]
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
                 m.d.sync += [
-                    large.eq(maximum[7:].any() | (maximum[:7].all() & dropped)),
+                    large.eq(maximum[7:].any() | (maximum[:7].all() & sticky)),
                     below_low.eq(t < command.t_low),
                     by_four.eq(maximum[11:].any() & (command.t_high >= t + 4)),
                     delta.eq(command.t_high - t),
@@ -122,11 +122,11 @@ class ShiftSearch(wiring.Component):
                 m.next = "SHIFT"
             with m.State("SHIFT"):
                 with m.If(below_low | (large & below_high)):
-                    m.next = "LOOK"
+                    m.next = "COMPARE"
                     with m.If(by_four):
-                        m.d.sync += [dropped.eq(dropped | maximum[:4].any()), t.eq(t + 4)]
+                        m.d.sync += [sticky.eq(sticky | maximum[:4].any()), t.eq(t + 4)]
                     with m.Else():
-                        m.d.sync += [dropped.eq(dropped | maximum[0]), t.eq(t + 1)]
+                        m.d.sync += [sticky.eq(sticky | maximum[0]), t.eq(t + 1)]
                 with m.Else():
                     m.next = "SPAN"
             with m.State("SPAN"):

@@ -22,7 +22,7 @@ class Drain(wiring.Component):
     Members:
         capture, tile: the array copies its accumulators in this cycle; ``tile`` says what they are, and has done so for ``LaneKeys.delay``
             cycles.
-        heads, shift: the array's shadow accumulators, and whether they move in the next cycle.
+        array_out, shift: the array's shadow accumulators, and whether they move in the next cycle.
         acc_*: the accumulate buffer's ports; scale_*: the scale memory's read port.
         valid, column, values, scales, mask: a column of R sums, to the post-processing unit.
         hash_valid, hash_keyed, hash_column, hash_key1: to the index hash, ``hash_lead`` cycles before ``valid``; key1 at
@@ -41,7 +41,7 @@ class Drain(wiring.Component):
             {
                 "capture": In(1),
                 "tile": In(Tile),
-                "heads": In(data.ArrayLayout(width, config.max_fold)),
+                "array_out": In(data.ArrayLayout(width, config.max_fold)),
                 "shift": Out(1),
                 "acc_read_en": Out(1),
                 "acc_read_row": Out(field("acc_base")),
@@ -155,7 +155,7 @@ class Drain(wiring.Component):
             m.submodules[f"sum{lane}"] = total = FoldSum(self.config.max_fold)
             m.d.comb += [
                 total.enables.eq(valid),
-                *(port.eq(head.word_select(lane, 32)) for port, head in zip(total.heads, self.heads, strict=True)),
+                *(port.eq(head.word_select(lane, 32)) for port, head in zip(total.sums, self.array_out, strict=True)),
                 *(port.eq(skip) for port, skip in zip(total.skips, skips, strict=True)),
             ]
             old = Signal(32, name=f"old_{lane}", reset_less=True)

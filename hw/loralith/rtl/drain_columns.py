@@ -93,7 +93,7 @@ class FoldSum(wiring.Component):
     """The sum of one lane's groups, a tree over ``stages`` registers.
 
     Members:
-        heads: the groups' values, modulo 2**32. enables: bit s: stage s takes a column.
+        sums: of the groups, modulo 2**32. enables: bit s: stage s takes a column.
         skips: for each stage, of the column that it takes, the groups that are not to be added.
         sum: ``stages`` cycles later.
     """
@@ -104,7 +104,7 @@ class FoldSum(wiring.Component):
         self.groups = groups
         super().__init__(
             {
-                "heads": In(data.ArrayLayout(32, groups)),
+                "sums": In(data.ArrayLayout(32, groups)),
                 "enables": In(self.stages),
                 "skips": In(data.ArrayLayout(groups, self.stages)),
                 "sum": Out(32),
@@ -115,7 +115,7 @@ class FoldSum(wiring.Component):
         m = Module()
         width = ceil_log2(self.groups)
         arities = [1 << (width + stage) // self.stages for stage in reversed(range(self.stages))]
-        nodes: list[Value] = [Mux(self.skips[0][i], 0, head) if i % arities[0] else head for i, head in enumerate(self.heads)]
+        nodes: list[Value] = [Mux(self.skips[0][i], 0, head) if i % arities[0] else head for i, head in enumerate(self.sums)]
         span = 1
         for stage, (arity, following) in enumerate(pairwise([*arities, 1])):
             span *= arity

@@ -12,7 +12,7 @@ __all__ = ["Extent"]
 
 
 class Extent(wiring.Component):
-    """ok = (base + (count - 1) * stride + length <= limit), in whole numbers: nothing wraps.
+    """ok = (base + (count - 1) * stride + length <= limit), without overflow.
 
     Parameters: the widths of base, count, stride, length and limit in bits.
 
@@ -54,7 +54,7 @@ class Extent(wiring.Component):
         bits = Signal(width)
         product = Signal(self._product_width)
         total = Signal(self._sum_width)
-        headroom = Signal(signed(max(len(self.base), len(self.limit)) + 1))
+        space = Signal(signed(max(len(self.base), len(self.limit)) + 1))
         m.submodules.too_long = too_long = LessThan(self._sum_width)
         phase = Signal(range(width + 4))
 
@@ -70,7 +70,7 @@ class Extent(wiring.Component):
             with m.If(phase == 3):
                 m.d.sync += total.eq(product + self.length)
             with m.If(phase == 1):
-                m.d.sync += [self.ok.eq(~headroom[-1] & ~too_long.less), self.done.eq(1)]
-        m.d.sync += headroom.eq(self.limit - self.base)
-        m.d.comb += [too_long.a.eq(headroom), too_long.b.eq(total), too_long.enable.eq(phase == 2)]
+                m.d.sync += [self.ok.eq(~space[-1] & ~too_long.less), self.done.eq(1)]
+        m.d.sync += space.eq(self.limit - self.base)
+        m.d.comb += [too_long.a.eq(space), too_long.b.eq(total), too_long.enable.eq(phase == 2)]
         return m

@@ -1,4 +1,4 @@
-"""The first of several faults, kept."""
+"""Latches the first of several faults."""
 
 from __future__ import annotations
 

@@ -30,21 +30,21 @@ class State(Enum, shape=2):
 
 
 class Fetch(wiring.Component):
-    """Checks the list, then reads its descriptors in order, up to ``ahead`` of them before the queues take them.
+    """Checks the list, then reads its descriptors in order, up to ``max_prefetched`` ahead of the queues.
 
-    Each descriptor is read by itself, cut at 4 KB lines and into bursts of at most ``max_burst`` beats.
+    Each descriptor is a transfer of its own, split at 4 KiB boundaries and into bursts of at most ``max_burst`` beats.
 
     Members:
         start: one-cycle pulse, at least one cycle after ``control.clear``: read the list.
         list_base, list_length: where and how long it is; must hold while ``control.busy``.
         control, fault: see interfaces; ``control.complete`` stays low.
-        bursts, beats: to and from the read master; beats are always taken. refused, refused_address: its veto.
+        bursts, beats: to and from the read master; beats are always taken. refused, refused_address: a burst outside the window.
         window_base, window_limit: DRAM that may be reached.
         load, compute, store, and with vector lanes vector: the words of the commands of each kind.
         active: descriptors are being read or put together (for the cycle counters).
     """
 
-    ahead = 8
+    max_prefetched = 8
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -71,10 +71,10 @@ class Fetch(wiring.Component):
         m = Module()
         config, control = self._config, self.control
         m.submodules.check = check = ListCheck(config)
-        m.submodules.requests = requests = DescriptorRequests(config, self.ahead)
+        m.submodules.requests = requests = DescriptorRequests(config, self.max_prefetched)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
-        m.submodules.words = words = BlockFIFO(ReadBeat(config), self.ahead * COMMAND_BYTES // config.bus_bytes)
+        m.submodules.words = words = BlockFIFO(ReadBeat(config), self.max_prefetched * COMMAND_BYTES // config.bus_bytes)
         m.submodules.dispatcher = dispatcher = Dispatcher(config)
         connect(m, requests.o, splitter.i)
         connect(m, splitter.o, burst_skid.i)

@@ -18,7 +18,7 @@ __all__ = ["DescriptorRequests", "ListCheck"]
 
 
 class ListCheck(wiring.Component):
-    """Checks where a list lies and how long it is, docs/machine.md's checks in its order.
+    """Checks a list's address and length, in the order of docs/machine.md.
 
     Members:
         start: begin a check; one cycle.
@@ -72,21 +72,21 @@ class ListCheck(wiring.Component):
 
 
 class DescriptorRequests(wiring.Component):
-    """Asks for the descriptors of a list in order, each as a transfer of its own, while it has credits.
+    """Requests the descriptors of a list in order, each as a transfer of its own, while it has credits.
 
-    Parameters: config; ahead, the number of credits.
+    Parameters: config; max_credits, the number of credits.
 
     Members:
-        start: one-cycle pulse: a new list. base, length: the list, in commands; must hold while it is asked for.
-        enable: ask; the request of the cycle after it falls is still made.
-        credit: one-cycle pulse: one more descriptor may be asked for.
+        start: one-cycle pulse: a new list. base, length: the list, in commands; must hold while it is requested.
+        enable: request; in the cycle after it falls one more request may still be made.
+        credit: one-cycle pulse: one more descriptor may be requested.
         o: the transfers.
         requested: how many transfers were taken.
         clear: all credits are there.
     """
 
-    def __init__(self, config: Config, ahead: int) -> None:
-        self._config, self._ahead = config, ahead
+    def __init__(self, config: Config, max_credits: int) -> None:
+        self._config, self._max_credits = config, max_credits
         super().__init__(
             {
                 "start": In(1),
@@ -102,15 +102,15 @@ class DescriptorRequests(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        credits = Signal(range(self._ahead + 1))
-        more = Signal()
+        credits = Signal(range(self._max_credits + 1))
+        remaining = Signal()
         address = Signal(64)
         request = Signal()
-        request_r = Signal()  # ``more`` and ``credits`` do not count it yet
+        request_r = Signal()  # ``remaining`` and ``credits`` do not count it yet
         m.d.sync += [
-            more.eq(self.requested != self.length),
+            remaining.eq(self.requested != self.length),
             request_r.eq(request),
-            self.o.valid.eq(self.enable & more & (credits != 0) & ~request & ~request_r),
+            self.o.valid.eq(self.enable & remaining & (credits != 0) & ~request & ~request_r),
         ]
         m.d.comb += [
             request.eq(self.o.valid & self.o.ready),
@@ -125,5 +125,5 @@ class DescriptorRequests(wiring.Component):
         with m.If(self.start):
             m.d.sync += [self.requested.eq(0), address.eq(self.base)]
         with m.If(self.clear):
-            m.d.sync += credits.eq(self._ahead)
+            m.d.sync += credits.eq(self._max_credits)
         return m

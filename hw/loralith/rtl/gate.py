@@ -1,4 +1,4 @@
-"""The last gate before a bus address leaves the chip."""
+"""Window and 4 KiB check of bursts, before their addresses leave the chip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amaranth.utils import exact_log2
 
 from loralith.spec.config import Config
 
-from .axi import LINE
+from .axi import BOUNDARY
 from .bursts import Burst
 from .compare import LessThan
 from .queue import SkidBuffer
@@ -18,13 +18,13 @@ __all__ = ["BurstGate"]
 
 
 class BurstGate(wiring.Component):
-    """Passes the bursts that lie in the window and in one 4 KB line; the first other one, and all after it, stay here.
+    """Passes bursts that lie in the window and cross no 4 KiB boundary; the first other one is refused, and it and all after it are held.
 
-    The window is looked at in bus words: a burst passes if its first byte is not below ``window_base`` and its last word
+    The window is compared in bus words: a burst passes if its first byte is not below ``window_base`` and its last word
     begins below ``window_limit``.
 
     Members:
-        i: bursts to issue, with ``source`` (1 bit) who asks.
+        i: bursts to issue, with ``source`` (1 bit), the requester.
         o: bursts that may be issued, two cycles later at the soonest; may be withdrawn by ``stop`` and a refusal.
         window_base, window_limit: the window; it must not change while a burst is here.
         stop: take nothing in, pass nothing on.
@@ -63,13 +63,13 @@ class BurstGate(wiring.Component):
         # The comparisons are registered with the burst; only their conjunction is left for the next cycle.
         m.submodules.below_base = below_base = LessThan(64)
         m.submodules.below_limit = below_limit = LessThan(64)
-        shaped = Signal()
+        legal_length = Signal()
         fits = Signal()
         first_byte = self.i.payload.address
-        # Words from the line's start: a longest burst from a line's last word must not wrap round, on any bus.
+        # In words from the boundary below: wide enough for a longest burst that starts at the last word before a boundary, on any bus.
         last_word = Signal(10)
-        in_line, past_line = last_word[: 12 - shift], last_word[12 - shift :]
-        last = Cat(Const(0, shift), in_line, first_byte[12:])
+        in_page, past_page = last_word[: 12 - shift], last_word[12 - shift :]
+        last = Cat(Const(0, shift), in_page, first_byte[12:])
         m.d.comb += [
             below_base.a.eq(first_byte),
             below_base.b.eq(self.window_base),
@@ -77,7 +77,7 @@ class BurstGate(wiring.Component):
             below_limit.b.eq(self.window_limit),
             below_base.enable.eq(self.i.ready),
             below_limit.enable.eq(self.i.ready),
-            fits.eq(shaped & ~below_base.less & below_limit.less),
+            fits.eq(legal_length & ~below_base.less & below_limit.less),
             last_word.eq(first_byte[shift:12] + self.i.payload.beats - 1),
             accepted.i.valid.eq(valid & fits & ~self.stop & ~self.refused),
             accepted.i.payload.burst.eq(burst),
@@ -97,7 +97,7 @@ class BurstGate(wiring.Component):
                 valid.eq(self.i.valid),
                 burst.eq(self.i.payload),
                 source.eq(self.i_source),
-                shaped.eq(~past_line.any() & (self.i.payload.beats != 0)),
+                legal_length.eq(~past_page.any() & (self.i.payload.beats != 0)),
             ]
         with m.If(valid & ~fits & ~self.stop):
             m.d.sync += self.refused.eq(1)
@@ -105,5 +105,5 @@ class BurstGate(wiring.Component):
             m.d.sync += valid.eq(0)
         with m.If(self.clear):
             m.d.sync += [valid.eq(0), self.refused.eq(0)]
-        assert LINE == 1 << 12
+        assert BOUNDARY == 1 << 12
         return m

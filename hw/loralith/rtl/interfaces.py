@@ -221,7 +221,7 @@ def vector_ports(config: Config) -> dict[str, Member]:
     vector_load: LOAD's words for V0 and V1; not ready in a cycle in which the unit writes that memory.
     program_write, key_write: LOAD's, always taken. scalar_write: not ready in a cycle in which the unit writes a scalar.
     vector_store: words of V0 and V1 that STORE wants; not ready in a cycle in which the unit reads that memory. vector_stored: they, in
-        the order in which they were asked for, ``VectorSide.store_delay`` cycles later.
+        the order in which they were requested, ``VectorSide.store_delay`` cycles later.
     scalar_read: STORE's.
     """
     if not config.vector_lanes:

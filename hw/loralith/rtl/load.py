@@ -36,22 +36,22 @@ VECTOR_WRITES = ("vector_load", "program_write", "scalar_write", "key_write")
 
 
 class LoadUnit(wiring.Component):
-    """Checks a load, takes its tokens, asks for its bursts and writes the beats; these four work on different commands.
+    """Checks a load, takes its tokens, requests its bursts and writes the beats: a pipeline of four stages, each on a command of its own.
 
-    Up to ``ahead`` loads are in flight, so that memory latency shows once and not per command.
+    Up to ``max_in_flight`` loads are in flight, so that memory latency shows once and not per command.
 
     Parameters: config; write_delay: cycles from taking a write to its byte being readable.
 
     Members:
         commands: from the queue. control, fault, wait, signal: see interfaces.
-        bursts, beats: to and from the read master. refused, refused_address: its veto.
+        bursts, beats: to and from the read master. refused, refused_address: a burst outside the window.
         window_base, window_limit: DRAM that may be reached.
         operand, scale: writes; either may be stalled.
         vector_load, program_write, scalar_write, key_write: of a configuration with vector lanes, see ``vector_ports``.
         active: a load has its tokens and is not complete (for the cycle counters).
     """
 
-    ahead = 8
+    max_in_flight = 8
 
     def __init__(self, config: Config, write_delay: int) -> None:
         self._config, self._write_delay = config, write_delay
@@ -81,10 +81,9 @@ class LoadUnit(wiring.Component):
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
-        m.submodules.flight = flight = FIFO(TransferDescriptor(Opcode.LOAD), self.ahead - 2)
-        m.submodules.next_transfer = next_transfer = SkidBuffer(
-            TransferDescriptor(Opcode.LOAD)
-        )  # last two of ``ahead``: registers, since a memory's output is late
+        m.submodules.flight = flight = FIFO(TransferDescriptor(Opcode.LOAD), self.max_in_flight - 2)
+        # The last two of ``max_in_flight`` are registers, since a memory's output is late.
+        m.submodules.next_transfer = next_transfer = SkidBuffer(TransferDescriptor(Opcode.LOAD))
         m.submodules.data = data = LoadData(config)
         m.submodules.completion = completion = Completion(self._write_delay - LoadData.done_delay)
         m.submodules.faults = faults = FaultLatch(3 + bool(config.vector_lanes))
@@ -138,7 +137,7 @@ class LoadUnit(wiring.Component):
             faults.sources[2].address.eq(self.refused_address),
         ]
 
-        vector_data = self._to_units(m, next_transfer, data, completion, faults) if config.vector_lanes else None
+        vector_data = self._route(m, next_transfer, data, completion, faults) if config.vector_lanes else None
         if vector_data is None:
             connect(m, next_transfer.o, data.transfers)
             connect(m, flipped(self.beats), data.beats)
@@ -162,9 +161,9 @@ class LoadUnit(wiring.Component):
         m.d.sync += control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready))
         return m
 
-    def _to_units(self, m: Module, transfer: SkidBuffer, data: LoadData, completion: Completion, faults: FaultLatch) -> VectorLoadData:
-        """Transfers, with their bus words, to the scratchpads or to the vector unit, one after the other: a load begins on the other side
-        only when all before it are done."""
+    def _route(self, m: Module, transfer: SkidBuffer, data: LoadData, completion: Completion, faults: FaultLatch) -> VectorLoadData:
+        """Routes transfers and their bus words to the scratchpads or to the vector unit. A load to the other side begins only when all
+        before it are done."""
         m.submodules.vector_data = vector_data = VectorLoadData(self._config)
         load, to_vector = transfer.o, Signal()
         beats_to_vector = Mux(data.fault.valid, 0, to_vector | vector_data.fault.valid)

@@ -167,7 +167,7 @@ class BeatErrors(wiring.Component):
 
 
 class LoadData(wiring.Component):
-    """Writes the beats of one load after the other where docs/machine.md says, with the zeros that it asks for.
+    """Writes the beats of one load after the other where docs/machine.md says, with its zero padding.
 
     One write per cycle, one beat per write but where a beat spans several blocks of lanes (natural, lanes < bus_bytes). One
     cycle passes between loads.

@@ -1,7 +1,7 @@
 """On-chip memories: operand scratchpads, output buffer, accumulate buffer, scale vectors and statistics.
 
 Every memory has one write and one read port and keeps its content from list to list. Reading and writing one word in the
-same cycle is never asked for by a legal list; what is read then is unspecified.
+same cycle is never needed by a legal list; what is read then is unspecified.
 """
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
@@ -87,12 +87,12 @@ class OperandMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         bits, rotations = ceil_log2(self.depth), ceil_log2(self.period)
-        # Three stages of registers, as writes come from far away: take the bytes, rotate them, write. Clock enables let a simulator skip
-        # most cycles.
+        # Three pipeline stages, since writes come from far away: register the bytes, rotate them, write. Clock enables let a simulator
+        # skip most cycles.
         row_r = Signal(bits, reset_less=True)
         row = Signal(bits, reset_less=True)
         bytes_r, rotated = (Signal(8 * self.period, name=name, reset_less=True) for name in ("bytes_r", "rotated"))
-        amount = Signal(rotations, reset_less=True)
+        rotation = Signal(rotations, reset_less=True)
         bank_mask = Signal(self.banks)
         lane_mask = Signal(self.lanes, reset_less=True)
         write_r = Signal()
@@ -102,12 +102,12 @@ class OperandMemory(wiring.Component):
             m.d.sync += [
                 row_r.eq(write.row[:bits]),
                 bytes_r.eq(Mux(write.transpose, write.seq.as_value(), write.word.as_value())),
-                amount.eq(Mux(write.transpose, self._number(write.lane_mask, rotations), self._number(write.bank_mask, rotations))),
+                rotation.eq(Mux(write.transpose, self._number(write.lane_mask, rotations), self._number(write.bank_mask, rotations))),
                 lane_mask.eq(write.lane_mask),
             ]
         with m.If(write_r):
             m.d.sync += [row.eq(row_r), rotated.eq(bytes_r)]
-            with m.Switch(amount):
+            with m.Switch(rotation):
                 for by in range(1, self.period):
                     with m.Case(by):
                         m.d.sync += rotated.eq(bytes_r.rotate_left(8 * by))
@@ -160,12 +160,12 @@ class OutputMemory(wiring.Component):
         """Whether to read an INT32 word, and its row; it comes from four of ``banks``, two cycles after the read."""
         config, port = self.config, self.integers
         part_bits, group_bits = ceil_log2(config.rows // config.vector_lanes), ceil_log2(config.banks // 4)
-        where = Signal(data.StructLayout({"part": part_bits, "group": group_bits}))
+        request = Signal(data.StructLayout({"part": part_bits, "group": group_bits}))
         row = port.request.payload >> part_bits + group_bits
-        m.d.comb += [port.request.ready.eq(~self.read.en), where.as_value().eq(port.request.payload)]
+        m.d.comb += [port.request.ready.eq(~self.read.en), request.as_value().eq(port.request.payload)]
         enable = port.request.valid & port.request.ready
         valid = valid_bits(m, enable, self.delay, name="integers_valid")
-        where = delayed(m, where, 2, name="where", enables=valid)[-1]
+        select = delayed(m, request, 2, name="integers_select", enables=valid)[-1]
         lane_bytes = config.vector_lanes
         groups = [
             Cat(
@@ -176,7 +176,7 @@ class OutputMemory(wiring.Component):
             for group in range(config.banks // 4)
         ]
         with m.If(valid[2]):
-            m.d.sync += port.data.eq(Array(groups)[where.group].word_select(where.part, 32 * lane_bytes))
+            m.d.sync += port.data.eq(Array(groups)[select.group].word_select(select.part, 32 * lane_bytes))
         m.d.comb += port.valid.eq(valid[self.delay])
         return enable, row
 
@@ -207,14 +207,14 @@ class OutputMemory(wiring.Component):
             ]
             m.d.sync += banks[b].eq(read.data)
         log_rows, log_banks = ceil_log2(config.rows), ceil_log2(config.banks)
-        which = Signal(data.StructLayout({"lane": log_rows, "bank": log_banks}))
-        m.d.comb += [which.lane.eq(self.read.lane), which.bank.eq(self.read.bank)]
+        select = Signal(data.StructLayout({"lane": log_rows, "bank": log_banks}))
+        m.d.comb += [select.lane.eq(self.read.lane), select.bank.eq(self.read.bank)]
         enables = valid_bits(m, self.read.en, 2, name="read_r")
-        which = delayed(m, which, 2, name="which", enables=enables)[-1]
+        select_r = delayed(m, select, 2, name="select", enables=enables)[-1]
         with m.If(enables[2]):
             m.d.sync += [
-                self.read.lane_data.eq(Cat(word.word_select(which.lane, 8) for word in banks)),
-                self.read.word.eq(Array(banks)[which.bank]),
+                self.read.lane_data.eq(Cat(word.word_select(select_r.lane, 8) for word in banks)),
+                self.read.word.eq(Array(banks)[select_r.bank]),
             ]
         return m
 
@@ -334,7 +334,7 @@ class Statistics(wiring.Component):
         bits = ceil_log2(slots)
         m.submodules.memory = memory = block_memory(80, slots)
         write = memory.write_port()
-        merge, host, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
+        merge, store_port, decoder = (memory.read_port(transparent_for=()) for _ in range(3))
         # Three stages: read the slot, register its content, merge and write.
         stage = Signal(3)
         clear = Signal()
@@ -368,7 +368,7 @@ class Statistics(wiring.Component):
             write.addr.eq(slot),
             write.data.eq(Cat(maximum, saturations)),
         ]
-        for port, reader in ((host, self.read), (decoder, self.exponent)):
+        for port, reader in ((store_port, self.read), (decoder, self.exponent)):
             m.d.comb += [
                 port.addr.eq(reader.slot[:bits]),
                 port.en.eq(reader.en),

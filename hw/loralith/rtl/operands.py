@@ -93,7 +93,7 @@ class OperandPath(wiring.Component):
                 "left": Out(data.ArrayLayout(8 * config.rows, config.max_fold)),
                 "right": Out(data.ArrayLayout(8, config.cols)),
                 "array_valid": Out(1),
-                "base": Out(Step["base"].shape),
+                "accumulate_mode": Out(Step["accumulate_mode"].shape),
                 "last": Out(1),
                 "macs": Out(MacCounter.width),
             }
@@ -133,14 +133,14 @@ class OperandPath(wiring.Component):
                 {
                     "reads": 1,
                     "last": 1,
-                    "base": Step["base"].shape,
+                    "accumulate_mode": Step["accumulate_mode"].shape,
                     "fold_log2": Step["fold_log2"].shape,
                     "left_bank": log_banks,
                     "right_bank": log_banks,
                 }
             )
         )
-        m.d.comb += [control[name].eq(step[name]) for name in ("reads", "last", "base", "fold_log2")]
+        m.d.comb += [control[name].eq(step[name]) for name in ("reads", "last", "accumulate_mode", "fold_log2")]
         m.d.comb += [control.left_bank.eq(left_bank), control.right_bank.eq(right_bank)]
         stages = delayed(m, control, self.delay - 2, name="control", enables=valid[1:])
         words = OperandMemory.delay
@@ -168,7 +168,11 @@ class OperandPath(wiring.Component):
         right = select("right_word", needed[0], list(self.right_data), select_group.right_bank, select_word.right_bank)
 
         # Operand registers: each lane group chooses among the slices, beside its elements, which lie all over the part.
-        m.d.comb += [self.array_valid.eq(valid[-1]), self.last.eq(valid[-1] & operands.last), self.base.eq(operands.base)]
+        m.d.comb += [
+            self.array_valid.eq(valid[-1]),
+            self.last.eq(valid[-1] & operands.last),
+            self.accumulate_mode.eq(operands.accumulate_mode),
+        ]
         with m.If(valid[-1]):
             m.d.sync += self.right.as_value().eq(Mux(reads[2], right, 0))
         with m.If(reads[2]):

@@ -67,9 +67,9 @@ class IndexHash(wiring.Component):
                 return register
 
             def wire(name: str, value: Value, lane: int = i) -> Signal:
-                found = Signal(32, name=f"{name}_{lane}")
-                m.d.comb += found.eq(value)
-                return found
+                signal = Signal(32, name=f"{name}_{lane}")
+                m.d.comb += signal.eq(value)
+                return signal
 
             # One addition per stage.
             x = stage(0, x + self.column)
@@ -129,9 +129,9 @@ class RequantizeLane(wiring.Component):
             return register
 
         def wire(name: str, shape: int, value: Value) -> Signal:
-            found = Signal(shape, name=name)
-            m.d.comb += found.eq(value)
-            return found
+            signal = Signal(shape, name=name)
+            m.d.comb += signal.eq(value)
+            return signal
 
         shifts = delayed(m, self.scale.n, 3, name="n", enables=self.enables, reset_less=True)
         # One multiplier block each for the two halves of the sum; products without enable or reset so that they are its own registers.
@@ -221,11 +221,11 @@ class MaximumTree(wiring.Component):
                     m.d.sync += register.eq(Mux((keys[at] - other)[PRODUCT_BITS], other, keys[at]))
                 larger.append(register)
             keys, number = larger, number + 1
-        found = Signal(PRODUCT_BITS, reset_less=True)
+        maximum = Signal(PRODUCT_BITS, reset_less=True)
         with m.If(self.enables[number]):
-            m.d.sync += found.eq(keys[0][1:] + keys[0][0])
+            m.d.sync += maximum.eq(keys[0][1:] + keys[0][0])
         remaining = self.enables[number + 1 :]
-        m.d.comb += self.maximum.eq(delayed(m, found, len(remaining), name="found", enables=remaining, reset_less=True)[-1])
+        m.d.comb += self.maximum.eq(delayed(m, maximum, len(remaining), name="maximum_r", enables=remaining, reset_less=True)[-1])
         return m
 
 

@@ -26,7 +26,7 @@ class ReadBeat(data.StructLayout):
 
 
 class ReadMaster(wiring.Component):
-    """Issues bursts with id 0 for ``load`` and 1 for ``fetch`` (which goes first) and routes the beats by id.
+    """Issues bursts with id 0 for ``load`` and 1 for ``fetch`` (which has priority) and routes the beats by id.
 
     One address and one beat per cycle, also for bursts of one beat. At most ``outstanding_reads`` bursts are in flight. A burst
     outside the window is not issued, see ``BurstGate``.
@@ -88,9 +88,9 @@ class ReadMaster(wiring.Component):
             self.refused_address.eq(gate.refused_address),
         ]
 
-        most = config.outstanding_reads
-        outstanding = Signal(range(most + 1))
-        has_credit = Signal(init=1)  # registered for timing: outstanding != most
+        max_outstanding = config.outstanding_reads
+        outstanding = Signal(range(max_outstanding + 1))
+        has_credit = Signal(init=1)  # registered for timing: outstanding != max_outstanding
         issue = Signal()
         ended = Signal()
         m.d.comb += [
@@ -115,7 +115,7 @@ class ReadMaster(wiring.Component):
             m.d.sync += axi.arvalid.eq(0)
         with m.If(issue ^ ended):
             m.d.sync += outstanding.eq(Mux(issue, outstanding + 1, outstanding - 1))
-        m.d.sync += has_credit.eq(ended | (outstanding < most - 1) | ((outstanding == most - 1) & ~issue))
+        m.d.sync += has_credit.eq(ended | (outstanding < max_outstanding - 1) | ((outstanding == max_outstanding - 1) & ~issue))
 
         error = axi.rresp.any()
         m.d.comb += [

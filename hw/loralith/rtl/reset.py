@@ -1,4 +1,4 @@
-"""Resets that are registers beside what they reset: a single one would be far from most of the chip."""
+"""Local copies of the reset, registered: a single one would be far from most of the chip."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -15,7 +15,7 @@ class LocalReset(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        later = Signal()
-        m.d.sync += later.eq(self.i)
-        m.d.comb += self.o.eq(later)
+        reset_r = Signal()
+        m.d.sync += reset_r.eq(self.i)
+        m.d.comb += self.o.eq(reset_r)
         return m

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from loralith.spec.config import Config
 
-from .array import Base
+from .array import AccumulateMode
 from .interfaces import SignalSignature, WaitSignature
 from .pipeline import valid_bits
 from .sequencer_control import Decision, StepControl
@@ -58,13 +58,13 @@ class StepRegister(wiring.Component):
         depth = Mux(decision.last, Mux(decision.segment, decision.last_depth[1], decision.last_depth[0]), 1 << decision.fold_log2)
         m.d.sync += self.step.depth.eq(Mux(decision.shifts, 0, depth))
         with m.If(~decision.first):
-            m.d.sync += self.step.base.eq(Base.KEEP)
+            m.d.sync += self.step.accumulate_mode.eq(AccumulateMode.KEEP)
         with m.Elif(~decision.segment):
-            m.d.sync += self.step.base.eq(Base.CLEAR)
+            m.d.sync += self.step.accumulate_mode.eq(AccumulateMode.CLEAR)
         with m.Elif(decision.shift == 0):
-            m.d.sync += self.step.base.eq(Base.KEEP)
+            m.d.sync += self.step.accumulate_mode.eq(AccumulateMode.KEEP)
         with m.Else():
-            m.d.sync += self.step.base.eq(Mux(decision.shift >= 4, Base.SHIFT4, Base.SHIFT1))
+            m.d.sync += self.step.accumulate_mode.eq(Mux(decision.shift >= 4, AccumulateMode.SHIFT4, AccumulateMode.SHIFT1))
         return m
 
 
@@ -168,7 +168,7 @@ class Sequencer(wiring.Component):
         ]
 
         # The read signal rises one cycle after the last step, whose operands are read two cycles later (`operands.py`): a load that waits
-        # for it asks the bus first, and writes far later than that.
+        # for it requests the bus first, and writes far later than that.
         with m.If(self.read_signal.valid & self.read_signal.ready):
             m.d.sync += self.read_signal.valid.eq(0)
         with m.If(leaving.final):

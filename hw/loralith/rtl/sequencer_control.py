@@ -161,7 +161,7 @@ class StepControl(wiring.Component):
                 first_tile.eq(1),
                 last_tile.eq(facts.one_row_block & facts.one_col_block),
             ]
-        # What every step depends on does not look at ``stop`` itself.
+        # The signals that every step waits for do not depend on ``stop`` itself.
         with m.If(self.stop):
             m.d.sync += [self.active.eq(0), waiting.eq(0)]
         return m

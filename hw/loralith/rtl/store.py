@@ -48,7 +48,7 @@ class StoreResponses(wiring.Component):
 
     Responses are counted, so that they are accepted even while the semaphores are full.
 
-    Parameter: ahead, how many stores are in flight at most.
+    Parameter: max_in_flight, the most stores that are in flight.
 
     Members:
         i: stores that start.
@@ -58,8 +58,8 @@ class StoreResponses(wiring.Component):
         clear: forget everything.
     """
 
-    def __init__(self, ahead: int) -> None:
-        self._ahead = ahead
+    def __init__(self, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
         super().__init__(
             {
                 "i": In(stream.Signature(StartedStore())),
@@ -74,13 +74,13 @@ class StoreResponses(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.signals = signals = FIFO(SEMAPHORES, self._ahead)  # of stores that are not complete
-        m.submodules.indices = indices = FIFO(32, self._ahead)  # of stores whose responses are not all in
+        m.submodules.signals = signals = FIFO(SEMAPHORES, self._max_in_flight)  # of stores that are not complete
+        m.submodules.indices = indices = FIFO(32, self._max_in_flight)  # of stores whose responses are not all in
         m.submodules.completion = completion = Completion()
         connect(m, completion.signal, flipped(self.signal))
         for block in (signals, indices, completion):
             m.d.comb += block.clear.eq(self.clear)
-        answered = Signal(range(self._ahead + 1))
+        answered = Signal(range(self._max_in_flight + 1))
         m.d.comb += [
             self.i.ready.eq(signals.i.ready & indices.i.ready),
             signals.i.valid.eq(self.i.valid & self.i.ready),
@@ -105,7 +105,7 @@ class StoreResponses(wiring.Component):
 class StoreUnit(wiring.Component):
     """Checks a store, takes its tokens, issues its bursts and sends the beats; a store is complete with its last response.
 
-    The following stores go on while responses are outstanding; up to ``ahead`` stores are in flight. Packed rows go out as one
+    The following stores go on while responses are outstanding; up to ``max_in_flight`` stores are in flight. Packed rows go out as one
     contiguous stretch.
 
     Parameters: config; out_delay, stat_delay: cycles from a read's ``en`` to its data.
@@ -120,7 +120,7 @@ class StoreUnit(wiring.Component):
         active: a store has its tokens and is not complete (for the cycle counters).
     """
 
-    ahead = 8
+    max_in_flight = 8
 
     def __init__(self, config: Config, out_delay: int, stat_delay: int) -> None:
         self._config, self._delays = config, (out_delay, stat_delay)
@@ -155,11 +155,11 @@ class StoreUnit(wiring.Component):
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
         m.submodules.flight = flight = SkidBuffer(TransferDescriptor(Opcode.STORE))
         m.submodules.data = store_data = StoreData(config, *self._delays)
-        m.submodules.responses = responses = StoreResponses(self.ahead)
+        m.submodules.responses = responses = StoreResponses(self.max_in_flight)
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        reads = self._to_units(m, flight, store_data)
+        reads = self._route(m, flight, store_data)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, store_data.out_read, flipped(self.out_read))
@@ -235,9 +235,9 @@ class StoreUnit(wiring.Component):
         m.d.sync += control.progress.eq(reads | responses.complete | (self.wait.valid & self.wait.ready))
         return m
 
-    def _to_units(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> Value:
-        """Stores to the output buffer's side or to the vector unit's, one after the other: one begins on the other side only when all bus
-        words before it are out. Whether a memory is read."""
+    def _route(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> Value:
+        """Routes stores to the output buffer's side or to the vector unit's. A store on the other side begins only when all bus words
+        before it are out. Returns whether a memory is read."""
         reads = store_data.out_read.en | store_data.stat_read.en
         if not self._config.vector_lanes:
             connect(m, flight.o, store_data.transfers)

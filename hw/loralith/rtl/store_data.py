@@ -28,7 +28,7 @@ class FIFOCredits(wiring.Component):
     Members:
         put: a word is on its way, one cycle after its start. get: one left the FIFO.
         all: nothing is in the FIFO or on its way to it, but for a word started in the last cycle.
-        available: a word may be started. It is a register, and so asks for two credits: one word may have been started which is not
+        available: a word may be started. It is a register, and so needs two credits: one word may have been started which is not
             counted yet.
         clear: the FIFO is empty, and nothing is on its way.
     """
@@ -96,14 +96,14 @@ class WordGatherer(wiring.Component):
         read_data = Signal(8 * W)
         repeats = Signal(word_bits)
         mask = Signal(word_bits)
-        here = Signal(W)  # the bytes of the bus word that the piece holds
+        byte_mask = Signal(W)  # the bytes of the bus word that the piece holds
         last_strobe = Signal(W)
         m.d.sync += [
             self.busy.eq(self.valid & ~self.clear),
             piece.eq(self.piece),
             repeats.eq(Cat(self.log2 <= level for level in range(word_bits))),
             mask.eq(Const(-1, word_bits) << self.log2),
-            here.eq(Cat((Const(i, word_bits) & mask) == self.piece.offset for i in range(W))),
+            byte_mask.eq(Cat((Const(i, word_bits) & mask) == self.piece.offset for i in range(W))),
             last_strobe.eq(Mux(self.tail == 0, -1, (Const(1, W + 1) << self.tail) - 1)),
         ]
         with m.If(self.stats):
@@ -112,11 +112,11 @@ class WordGatherer(wiring.Component):
             m.d.sync += read_data.eq(Mux(self.transpose, self._fit(self.word.as_value(), self.piece.part), self.lane_data.as_value()))
         repeated = self._repeated(m, read_data, repeats)
 
-        # Pieces accumulate in ``kept``; the one that completes the bus word bypasses it.
-        kept = Signal(8 * W)
-        gathered = Cat(Mux(here[i], repeated.word_select(i, 8), kept.word_select(i, 8)) for i in range(W))
+        # Pieces accumulate in ``partial_beat``; the one that completes the bus word bypasses it.
+        partial_beat = Signal(8 * W)
+        gathered = Cat(Mux(byte_mask[i], repeated.word_select(i, 8), partial_beat.word_select(i, 8)) for i in range(W))
         with m.If(self.busy):
-            m.d.sync += kept.eq(gathered)
+            m.d.sync += partial_beat.eq(gathered)
         m.d.comb += [
             self.beat_valid.eq(self.busy & piece.word_ends),
             self.beat.data.eq(gathered),

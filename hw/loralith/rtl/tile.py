@@ -8,7 +8,7 @@ from amaranth.lib import data
 
 from loralith.spec.commands import COMPUTE
 
-from .array import Base
+from .array import AccumulateMode
 
 __all__ = ["COUNT_BITS", "FOLD_BITS", "Column", "CommandFlags", "Plan", "ResultFlags", "Step", "Tile", "field"]
 
@@ -98,7 +98,7 @@ Members:
 Step = data.StructLayout(
     {
         "reads": 1,
-        "base": Shape.cast(Base),
+        "accumulate_mode": Shape.cast(AccumulateMode),
         "fold_log2": field("fold_log2"),
         "left_row": field("left0_base"),
         "left_position": field("k0"),
@@ -114,7 +114,7 @@ Step = data.StructLayout(
 
 Members:
     reads: operands are read (a step that only shifts reads none).
-    base: ``array.Base`` of the step.
+    accumulate_mode: ``array.AccumulateMode`` of the step.
     fold_log2: of its command.
     left_row, right_row: memory row of seq position 0 of the block.
     left_position, right_position: seq position of the first element read.

@@ -27,7 +27,7 @@ class Tokens(wiring.Component):
     Parameter: vector, whether there is a vector unit.
 
     Who goes is decided in one cycle and done in the next, the counters meanwhile unchanged; that cycle decides nothing. So a
-    waiter or signaller holds ``valid`` and ``mask`` until ``ready``; one that withdraws ``valid`` loses its turn and no more.
+    waiter or signaller holds ``valid`` and ``mask`` until ``ready``; one that withdraws ``valid`` loses its arbitration slot and no more.
 
     Members:
         load, compute, segment, store: the waiters (segment: a chained product's second operands); vector, with a vector unit.

@@ -22,11 +22,11 @@ __all__ = ["TransferFieldCheck", "TransferRegionCheck", "TransferCheck", "Transf
 
 
 class State(Enum, shape=3):
-    LOOK = 0
+    DECODE = 0
     SIZE = 1
     START = 2
     WAIT = 3
-    JUDGE = 4
+    RESOLVE = 4
 
 
 class TransferDescriptor(data.StructLayout):
@@ -42,16 +42,16 @@ class TransferFieldCheck(wiring.Component):
     """The checks of single fields, and of those that name choices.
 
     Members:
-        next_command, command: the bits of the command in ``look``, and from the cycle after it on.
-        look, size: the command's first and second cycle.
-        reserved, choice, count, address, stride: which checks fail; ``choice`` two cycles after ``look``, the others one.
+        next_command, command: the bits of the command in ``decode``, and from the cycle after it on.
+        decode, size: the command's first and second cycle.
+        reserved, choice, count, address, stride: which checks fail; ``choice`` two cycles after ``decode``, the others one.
     """
 
     def __init__(self, config: Config, opcode: Opcode) -> None:
         self._config, self._opcode = config, opcode
         bits = In(8 * COMMANDS[opcode].size)
-        verdicts = ("reserved", "choice", "count", "address", "stride")
-        super().__init__({"next_command": bits, "command": bits, "look": In(1), "size": In(1)} | {name: Out(1) for name in verdicts})
+        checks = ("reserved", "choice", "count", "address", "stride")
+        super().__init__({"next_command": bits, "command": bits, "decode": In(1), "size": In(1)} | {name: Out(1) for name in checks})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -60,7 +60,7 @@ class TransferFieldCheck(wiring.Component):
         fields, command = (data.View(record_layout(record), bits) for bits in (self.next_command, self.command))
         packed = fields.packed if self._opcode is Opcode.STORE else 0
         flags = Signal(len(rules.flags(fields)))
-        with m.If(self.look):
+        with m.If(self.decode):
             m.d.sync += [
                 flags.eq(Cat(rules.flags(fields))),
                 self.reserved.eq((self.next_command & record.reserved_mask).any()),
@@ -77,10 +77,10 @@ class TransferRegionCheck(wiring.Component):
     """Whether the on-chip regions of a command end inside their memory: one, and of a load into both scratchpads the right one after it.
 
     Members:
-        next_command, command, look, size: see ``TransferFieldCheck``. ``size`` comes once for each region.
+        next_command, command, decode, size: see ``TransferFieldCheck``. ``size`` comes once for each region.
         start: begin a region's check, in the cycle after its ``size``.
         done: the result is there, see ``Extent``.
-        more: it is that of the left region of a load into both. go_on: turn to the right one.
+        right_pending: the result is of the left region of a load into both, and the right one follows. start_right: begin with it.
         left_fails, fails, detail: the left region of a load into both does not fit; the last one does not, and which it is.
 
     Attributes:
@@ -96,7 +96,7 @@ class TransferRegionCheck(wiring.Component):
         self._length = 24 if config.vector_lanes else 22
         self._extent = Extent(base=16, count=self.count, stride=16, length=self._length, limit=17)
         bits = In(8 * COMMANDS[opcode].size)
-        inputs, outputs = ("look", "size", "start", "go_on"), ("done", "more", "left_fails", "fails")
+        inputs, outputs = ("decode", "size", "start", "start_right"), ("done", "right_pending", "left_fails", "fails")
         super().__init__(
             {"next_command": bits, "command": bits, "detail": Out(8)}
             | {name: In(1) for name in inputs}
@@ -126,17 +126,17 @@ class TransferRegionCheck(wiring.Component):
             extent.limit.eq(limit),
             extent.start.eq(self.start),
             self.done.eq(extent.done),
-            self.more.eq(both & ~second),
+            self.right_pending.eq(both & ~second),
             self.left_fails.eq(second & left_failed),
             self.fails.eq(~extent.ok),
             self.detail.eq(region.detail),
         ]
-        with m.If(self.look):
+        with m.If(self.decode):
             along_lanes, along_seq = rules.shape(fields)
             m.d.sync += [lanes.eq(along_lanes), seqs.eq(along_seq), second.eq(0)]
         with m.If(self.size):
             m.d.sync += [blocks.eq(region.blocks), length.eq(region.length), limit.eq(region.limit)]
-        with m.If(self.go_on):
+        with m.If(self.start_right):
             m.d.sync += [second.eq(1), left_failed.eq(~extent.ok), lanes.eq(command.row_bytes), seqs.eq(command.rows)]
         return m
 
@@ -144,7 +144,7 @@ class TransferRegionCheck(wiring.Component):
 class TransferCheck(wiring.Component):
     """Takes commands from a queue, checks them, and passes those that may run.
 
-    A check goes on while the previous command waits in ``o``.
+    The next command is checked while the previous one waits in ``o``.
 
     Parameters: config; opcode, LOAD or STORE.
 
@@ -198,25 +198,25 @@ class TransferCheck(wiring.Component):
             dram.length.eq(row_bytes),
             dram.limit.eq(self.window_limit),
             dram.start.eq(state == State.START),
-            # Ready long before its use: the command stays for many cycles.
+            # Valid long before its use: the command is held for many cycles.
             below_base.a.eq(command.address),
             below_base.b.eq(self.window_base),
             below_base.enable.eq(1),
             regions.start.eq(state == State.START),
-            regions.go_on.eq((state == State.WAIT) & regions.done & dram.done & regions.more),
+            regions.start_right.eq((state == State.WAIT) & regions.done & dram.done & regions.right_pending),
         ]
         for block in (checked, regions):
             m.d.comb += [block.next_command.eq(self.i.payload.bits), block.command.eq(bits)]
-            m.d.comb += [block.look.eq(state == State.LOOK), block.size.eq(state == State.SIZE)]
+            m.d.comb += [block.decode.eq(state == State.DECODE), block.size.eq(state == State.SIZE)]
         if load:
-            with m.If(state == State.LOOK):
+            with m.If(state == State.DECODE):
                 m.d.sync += row_bytes.eq(rules.row_bytes(data.View(record_layout(record), self.i.payload.bits)))
         else:
             m.d.comb += row_bytes.eq(rules.row_bytes(command))
 
-        passes = Signal()
+        accept = Signal()
         with m.Switch(state):
-            with m.Case(State.LOOK):
+            with m.Case(State.DECODE):
                 m.d.sync += [bits.eq(self.i.payload.bits), index.eq(self.i.payload.index)]
                 m.d.comb += self.i.ready.eq(~self.stop & ~self.fault.valid)
                 with m.If(self.i.valid & self.i.ready):
@@ -227,9 +227,9 @@ class TransferCheck(wiring.Component):
                 m.d.sync += state.eq(State.WAIT)
             with m.Case(State.WAIT):
                 with m.If(regions.done & dram.done):
-                    m.d.sync += state.eq(Mux(regions.more, State.SIZE, State.JUDGE))
-            with m.Case(State.JUDGE):
-                verdicts = (
+                    m.d.sync += state.eq(Mux(regions.right_pending, State.SIZE, State.RESOLVE))
+            with m.Case(State.RESOLVE):
+                checks = (
                     (checked.reserved, Code.BAD_FIELD, Check.RESERVED, 0),
                     (checked.choice, Code.BAD_FIELD, Check.ENUM, 0),
                     (checked.count, Code.BAD_FIELD, Check.SIZE, 0),
@@ -239,22 +239,22 @@ class TransferCheck(wiring.Component):
                     (regions.fails, Code.SCRATCHPAD_BOUNDS, regions.detail, 0),
                     (below_base.less | ~dram.ok, Code.DRAM_WINDOW, Check.ADDRESS, command.address),
                 )
-                with m.If(Cat(fails for fails, *_ in verdicts).any()):
-                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index), state.eq(State.LOOK)]
-                    for fails, code, detail, where in reversed(verdicts):
+                with m.If(Cat(fails for fails, *_ in checks).any()):
+                    m.d.sync += [self.fault.valid.eq(1), self.fault.command.eq(index), state.eq(State.DECODE)]
+                    for fails, code, detail, fault_address in reversed(checks):
                         with m.If(fails):
-                            m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(where)]
+                            m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail), self.fault.address.eq(fault_address)]
                 with m.Elif(~self.o.valid):
-                    m.d.comb += passes.eq(~self.stop)
-                    m.d.sync += state.eq(State.LOOK)
+                    m.d.comb += accept.eq(~self.stop)
+                    m.d.sync += state.eq(State.DECODE)
         with m.If(self.stop | self.clear):
-            m.d.sync += state.eq(State.LOOK)
+            m.d.sync += state.eq(State.DECODE)
 
-        with m.If(passes):
+        with m.If(accept):
             m.d.sync += self.o.valid.eq(1)
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        # Enabled whatever is there: a clock enable of so many registers is one signal.
+        # Enabled whatever is there, so that one signal is the clock enable of so many registers.
         with m.If(~self.o.valid):
             m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(words(command.row_bytes, self._config.bus_bytes))]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]

@@ -15,17 +15,17 @@ MASTERS = 2
 WRITES_IN_FLIGHT = 16
 
 
-class _Turn:
-    """Which of two requests goes on: the other one than last time where both want to; it stays until it is taken.
+class _RoundRobin:
+    """Round-robin choice between two requests; it is held until it is taken.
 
     Attributes: choice. taken: for the caller to drive.
     """
 
     def __init__(self, m: Module, first, second) -> None:
         self.choice, self.taken = Signal(), Signal()
-        last, locked, kept = Signal(), Signal(), Signal()
-        m.d.comb += self.choice.eq(Mux(locked, kept, second & (~first | ~last)))
-        m.d.sync += [locked.eq((first | second) & ~self.taken), kept.eq(self.choice)]
+        last, locked, choice_r = Signal(), Signal(), Signal()
+        m.d.comb += self.choice.eq(Mux(locked, choice_r, second & (~first | ~last)))
+        m.d.sync += [locked.eq((first | second) & ~self.taken), choice_r.eq(self.choice)]
         with m.If(self.taken):
             m.d.sync += last.eq(self.choice)
 
@@ -33,18 +33,18 @@ class _Turn:
 def _address(m: Module, prefix: str, masters: list, o, allowed) -> Signal:
     """Passes an address channel on, the master's number in front of its id; returns the cycle's handshake's master."""
     valid = f"{prefix}valid"
-    turn = _Turn(m, getattr(masters[0], valid), getattr(masters[1], valid))
+    arbiter = _RoundRobin(m, getattr(masters[0], valid), getattr(masters[1], valid))
     names = [name for name in o.signature.members if name.startswith(prefix) and name[2:] not in ("valid", "ready", "id")]
     for name in names:
-        m.d.comb += getattr(o, name).eq(Array(getattr(master, name) for master in masters)[turn.choice])
+        m.d.comb += getattr(o, name).eq(Array(getattr(master, name) for master in masters)[arbiter.choice])
     m.d.comb += [
-        getattr(o, f"{prefix}id").eq(Cat(Array(getattr(master, f"{prefix}id") for master in masters)[turn.choice], turn.choice)),
-        getattr(o, valid).eq(Array(getattr(master, valid) for master in masters)[turn.choice] & allowed),
-        turn.taken.eq(getattr(o, valid) & getattr(o, f"{prefix}ready")),
+        getattr(o, f"{prefix}id").eq(Cat(Array(getattr(master, f"{prefix}id") for master in masters)[arbiter.choice], arbiter.choice)),
+        getattr(o, valid).eq(Array(getattr(master, valid) for master in masters)[arbiter.choice] & allowed),
+        arbiter.taken.eq(getattr(o, valid) & getattr(o, f"{prefix}ready")),
     ]
     for i, master in enumerate(masters):
-        m.d.comb += getattr(master, f"{prefix}ready").eq(getattr(o, f"{prefix}ready") & (turn.choice == i) & allowed)
-    return turn.choice
+        m.d.comb += getattr(master, f"{prefix}ready").eq(getattr(o, f"{prefix}ready") & (arbiter.choice == i) & allowed)
+    return arbiter.choice
 
 
 class ReadArbiter(wiring.Component):

@@ -83,8 +83,8 @@ class BringUp:
         self._raw: RawLink | None = None
         self._identity: dict[str, int] = {}
 
-    def run(self, told: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
-        """All checks up to the first that fails; ``told`` gets each as it ends."""
+    def run(self, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+        """All checks up to the first that fails; ``on_outcome`` gets each as it ends."""
         work = (self._link, self._clock, self._memory, self._check_identity, self._self_test, self._training_step)
         outcomes: list[Outcome] = []
         failed = False
@@ -92,7 +92,7 @@ class BringUp:
             for name, check in zip(CHECKS, work, strict=True):
                 outcomes.append(Outcome(name, None) if failed else self._one(name, check))
                 failed = failed or not outcomes[-1].ok
-                told(outcomes[-1])
+                on_outcome(outcomes[-1])
         finally:
             self._release()
         return outcomes
@@ -134,29 +134,29 @@ class BringUp:
         )
 
     def _clock(self) -> str:
-        told = self._identity["clock_hz"]
+        stated_hz = self._identity["clock_hz"]
 
-        def look() -> tuple[float, float, int]:
+        def sample() -> tuple[float, float, int]:
             before = time.monotonic()
             cycles = self.raw.read_register(OFFSETS["CYCLES"])
             return before, time.monotonic(), cycles
 
-        first = look()
+        first = sample()
         time.sleep(CLOCK_SECONDS)
-        last = look()
+        last = sample()
         passed = (last[2] - first[2]) & 0xFFFF_FFFF
         if passed == 0:
             raise Failed("the cycle counter stands still", "the PLL or the reset does not work: load the bitstream again")
         if is_simulated(self._path):
-            return f"{told / 1e6:g} MHz by its identity; the counter runs, a simulated board not in the host's time"
+            return f"{stated_hz / 1e6:g} MHz by its identity; the counter runs, a simulated board not in the host's time"
         longest, shortest = last[1] - first[0], last[0] - first[1]
         slowest, fastest = passed / longest, passed / shortest
-        if fastest < told * (1 - CLOCK_TOLERANCE) or slowest > told * (1 + CLOCK_TOLERANCE):
+        if fastest < stated_hz * (1 - CLOCK_TOLERANCE) or slowest > stated_hz * (1 + CLOCK_TOLERANCE):
             raise Failed(
-                f"the clock runs at {slowest / 1e6:.1f} to {fastest / 1e6:.1f} MHz, and its identity says {told / 1e6:g}",
+                f"the clock runs at {slowest / 1e6:.1f} to {fastest / 1e6:.1f} MHz, and its identity says {stated_hz / 1e6:g}",
                 "the bitstream is for another oscillator than this board's 25 MHz: build it for this board",
             )
-        return f"{told / 1e6:g} MHz by its identity, {(slowest + fastest) / 2e6:.1f} measured"
+        return f"{stated_hz / 1e6:g} MHz by its identity, {(slowest + fastest) / 2e6:.1f} measured"
 
     def _memory(self) -> str:
         base, nbytes = self._identity["memory_base"], self._identity["memory_bytes"]
@@ -191,11 +191,11 @@ class BringUp:
     def _self_test(self) -> str:
         with self._open() as device:
             test = example(self._config, device.memory_base + 8192)
-            wanted = _on_reference(device, {test.address: test.image}, test.commands.pack(), [test.results])[0]
+            reference = _on_reference(device, {test.address: test.image}, test.commands.pack(), [test.results])[0]
             device.write(test.address, test.image)
             device.write(test.results[0], bytes(test.results[1]))
             device.run(test.commands, LIST_SECONDS)
-            _compare("the self-test list", test.results[0], device.read(*test.results), wanted)
+            _compare("the self-test list", test.results[0], device.read(*test.results), reference)
             return f"{len(test.commands.commands)} commands, {device.last_counters.cycles:,} cycles, {test.results[1]:,} bytes bit-exact"
 
     def _training_step(self) -> str:
@@ -212,11 +212,11 @@ class BringUp:
             for layout in results:
                 images[layout.address] = np.zeros(layout.nbytes, np.uint8)  # what they were before must not matter
             stretches = [(layout.address, layout.nbytes) for layout in results]
-            wanted = _on_reference(device, images, commands, stretches)
+            reference = _on_reference(device, images, commands, stretches)
             for address, image in images.items():
                 device.write(address, image)
             device.run(commands, LIST_SECONDS)
-            for (address, nbytes), expected in zip(stretches, wanted, strict=True):
+            for (address, nbytes), expected in zip(stretches, reference, strict=True):
                 _compare("the training step", address, device.read(address, nbytes), expected)
             compared = sum(nbytes for _, nbytes in stretches)
             return f"forward, backward and gradients of a layer, {device.last_counters.cycles:,} cycles, {compared:,} bytes bit-exact"
@@ -244,13 +244,13 @@ def _on_reference(device: Device, images: dict[int, np.ndarray], commands: bytes
         return [reference.read(*stretch) for stretch in results]
 
 
-def _compare(what: str, address: int, found: np.ndarray, wanted: np.ndarray) -> None:
-    wrong = np.flatnonzero(found != wanted)
+def _compare(what: str, address: int, found: np.ndarray, expected: np.ndarray) -> None:
+    wrong = np.flatnonzero(found != expected)
     if len(wrong):
         at = int(wrong[0])
         raise Failed(
-            f"{what} left {found[at]:#04x} at {address + at:#x}, where the reference has {wanted[at]:#04x}; {len(wrong):,} of "
-            f"{wanted.size:,} bytes differ",
+            f"{what} left {found[at]:#04x} at {address + at:#x}, where the reference has {expected[at]:#04x}; {len(wrong):,} of "
+            f"{expected.size:,} bytes differ",
             "the logic does not keep up with its clock, or its supply is weak: build the bitstream at a lower --frequency and try again; "
             "if the same byte differs each time, report it, with the bitstream's seed and the output of this command with --json",
         )

@@ -88,17 +88,17 @@ def find_loader() -> str:
     return found
 
 
-def load(path: Path, board: str, *, keep: bool, timeout: float, told: Callable[[str], None]) -> str:
+def load(path: Path, board: str, *, keep: bool, timeout: float, log: Callable[[str], None]) -> str:
     """Load the bitstream; returns what openFPGALoader has said.
 
     Parameters: keep: into the board's flash, so that it is there after power-up; otherwise until power is off. timeout: seconds.
-    told: gets the command.
+    log: gets the command.
 
     Raises LoaderError.
     """
     check_bitstream(path, board)
     command = [find_loader(), "--board", BOARDS[board][0], *(["--write-flash"] if keep else []), str(path)]
-    told(" ".join(command))
+    log(" ".join(command))
     try:
         done = subprocess.run(
             command,
@@ -113,14 +113,16 @@ def load(path: Path, board: str, *, keep: bool, timeout: float, told: Callable[[
         raise LoaderError(f"{PROGRAM} has not ended within {timeout:g} s: plug the board in again; --timeout allows more") from None
     except OSError as error:
         raise LoaderError(f"{command[0]} does not start: {error.strerror}") from None
-    said = done.stdout.strip()
+    text = done.stdout.strip()
     if done.returncode:
-        raise LoaderError(decode(said, done.returncode))
-    return said
+        raise LoaderError(decode(text, done.returncode))
+    return text
 
 
-def decode(said: str, status: int) -> str:
+def decode(text: str, status: int) -> str:
     """The message of a failure, from what the program has said."""
-    what = next((told for pattern, told in PROBLEMS if re.search(pattern, said, re.IGNORECASE)), f"{PROGRAM} ended with status {status}")
-    last = "\n".join(said.splitlines()[-8:])
+    what = next(
+        (message for pattern, message in PROBLEMS if re.search(pattern, text, re.IGNORECASE)), f"{PROGRAM} ended with status {status}"
+    )
+    last = "\n".join(text.splitlines()[-8:])
     return f"{what}\n{PROGRAM} says: {last or 'nothing'}"

@@ -85,15 +85,15 @@ def byte_masks(raw: RawLink, base: int) -> str:
 
 @dataclass(frozen=True)
 class Alias:
-    """What was written to one place is found at another."""
+    """What was written to one address is read at another."""
 
-    place: int
-    other: int
+    read_at: int
+    written_at: int
 
     @property
     def bit(self) -> int:
-        """The highest bit in which they differ: lower ones differ too where the controller turns the banks by a row's number."""
-        return (self.place ^ self.other).bit_length() - 1
+        """The highest bit in which they differ: lower ones differ too, as the controller XORs bank bits with row bits."""
+        return (self.read_at ^ self.written_at).bit_length() - 1
 
 
 def address_lines(raw: RawLink, base: int, nbytes: int, chip: SdramChip = ULX3S) -> str:
@@ -103,23 +103,25 @@ def address_lines(raw: RawLink, base: int, nbytes: int, chip: SdramChip = ULX3S)
     """
     bits = range(1, (nbytes - 1).bit_length())
     places = [0, *(1 << bit for bit in bits)]
-    marks = {place: (0x5A01 + 0x0337 * i) & 0xFFFF for i, place in enumerate(places)}
-    for place, mark in marks.items():
-        raw.write(base + place, mark.to_bytes(2, "little"))
+    patterns = {place: (0x5A01 + 0x0337 * i) & 0xFFFF for i, place in enumerate(places)}
+    for place, pattern in patterns.items():
+        raw.write(base + place, pattern.to_bytes(2, "little"))
     found = {place: int.from_bytes(raw.read(base + place, 2), "little") for place in places}
-    wrong = [place for place in places if found[place] != marks[place]]
+    wrong = [place for place in places if found[place] != patterns[place]]
     if not wrong:
         return f"{len(bits)} address lines, bits 1 to {bits[-1]} of an address"
-    of_mark = {mark: place for place, mark in marks.items()}
-    aliases = [Alias(place, of_mark[found[place]]) for place in wrong if found[place] in of_mark]
+    written_at = {pattern: place for place, pattern in patterns.items()}
+    aliases = [Alias(place, written_at[found[place]]) for place in wrong if found[place] in written_at]
     if len(aliases) < len(wrong):
-        place = next(place for place in wrong if found[place] not in of_mark)
-        raise MemoryFailure(f"at {base + place:#x} {marks[place]:#06x} was written and {found[place]:#06x} read", CLOCK)
+        place = next(place for place in wrong if found[place] not in written_at)
+        raise MemoryFailure(f"at {base + place:#x} {patterns[place]:#06x} was written and {found[place]:#06x} read", CLOCK)
     lines = sorted({alias.bit for alias in aliases})
     first = aliases[0]
-    told = ", ".join(f"bit {bit}, pin {address_pin(bit, chip)}" for bit in lines)
+    names = ", ".join(f"bit {bit}, pin {address_pin(bit, chip)}" for bit in lines)
     raise MemoryFailure(
-        f"address lines without effect: {told}; what was written to {base + first.other:#x} is found at {base + first.place:#x} too", SOLDER
+        f"address lines without effect: {names}; what was written to {base + first.written_at:#x} is found at "
+        f"{base + first.read_at:#x} too",
+        SOLDER,
     )
 
 

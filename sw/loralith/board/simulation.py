@@ -59,7 +59,7 @@ def build_pins(config: Config, *, mhz: float = 80, cas: int = 3, baud: float = B
         native, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
         tell(f"compiling the board with configuration {config.name}, once: from half a minute (tiny) on")
         verilator.run(
-            *("--cc", *VERILATOR_FLAGS, "--top-module", TOP, "-Mdir", output / "obj", "--compiler-include", native / "arithmetic.h"),
+            *("--cc", *VERILATOR_FLAGS, "--top-module", TOP, "-Mdir", output / "obj", "--compiler-include", native / "sign_extension.h"),
             *(native / "modules.vlt", without_spaces(source.parent) / source.name),
         )
         program, flags = [without_spaces(chip) / "board.cpp"], f"{CXX_FLAGS} -I{native / 'board'}"

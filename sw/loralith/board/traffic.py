@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loralith.compiler.lists.command_list import CommandList, Fields, bytes_in_dram
 from loralith.compiler.schedules.training_step import Linear, compile_step, place
-from loralith.device.interpreter.axi_bursts import AXI_LINE
+from loralith.device.interpreter.axi_bursts import AXI_BOUNDARY
 from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.config import Config
 
@@ -33,7 +33,7 @@ def list_bursts(commands: CommandList, config: Config, *, list_address: int) -> 
     def add(write: bool, address: int, nbytes: int, id: int) -> None:
         beat, left = address // bus, -(-nbytes // bus)
         while left:
-            beats = min(left, config.max_burst, AXI_LINE // bus - beat % (AXI_LINE // bus))
+            beats = min(left, config.max_burst, AXI_BOUNDARY // bus - beat % (AXI_BOUNDARY // bus))
             found.append(Burst(write, beat, beats, id))
             beat, left = beat + beats, left - beats
 

@@ -91,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_stdout()  # its reader has gone (`| head`)
         return 141
     except Exception as error:
-        told = outside.reason(error)
-        if told is None:
+        message = outside.reason(error)
+        if message is None:
             raise
-        output.error(told)
+        output.error(message)
         _drop_stdout()
         return 2
 

@@ -30,7 +30,7 @@ __all__ = ["FP32", "check"]
 FP32 = "fp32"
 """The name of no device: plain torch."""
 
-LEAST = {
+MINIMUM = {
     **dict.fromkeys(
         ("steps", "rank", "batch", "images", "samples", "products", "size", "vector", "repeat", "seeds", "rows", "cols", "first", "kills"),
         1,
@@ -45,8 +45,8 @@ ABOVE_ZERO = ("seconds", "timeout", "alpha", "lr")
 def check(args: argparse.Namespace) -> None:
     """Raises LoralithError (ConfigError for a configuration) that names the option, its value and what would be right."""
     for name, value in vars(args).items():
-        if name in LEAST and isinstance(value, int) and value < LEAST[name]:
-            raise LoralithError(f"{name.replace('_', '-')} must be at least {LEAST[name]}, not {value}")
+        if name in MINIMUM and isinstance(value, int) and value < MINIMUM[name]:
+            raise LoralithError(f"{name.replace('_', '-')} must be at least {MINIMUM[name]}, not {value}")
         if name in ABOVE_ZERO and isinstance(value, float) and not (0 < value < math.inf):
             raise LoralithError(f"{name} must be above 0 and finite, not {value:g}")
     if getattr(args, "device", None) is not None:
@@ -76,7 +76,7 @@ def _device(args: argparse.Namespace) -> None:
             raise LoralithError(f"device must be {DEVICES}{', or fp32 for plain torch' if takes_fp32 else ''}, not {name!r}")
 
 
-def _idle(args: argparse.Namespace, names: str, why: str) -> None:
+def _refuse_unused(args: argparse.Namespace, names: str, why: str) -> None:
     """Raises LoralithError for the first of `names` that has another value than its default."""
     for name in names.split():
         if getattr(args, name) != args.parser.get_default(name):
@@ -89,12 +89,12 @@ def _finetune(args: argparse.Namespace) -> None:
         return
     refuse_without_pipeline(args)
     if args.device == FP32:
-        _idle(args, "verify config", "with --device fp32, which trains in plain torch")
+        _refuse_unused(args, "verify config", "with --device fp32, which trains in plain torch")
     if args.data is not None:
-        _idle(args, "digit images", "with --data, whose images are learned instead")
+        _refuse_unused(args, "digit images", "with --data, whose images are learned instead")
     if not OPTIONS[args.method].adapter:
         adapter = "rank alpha targets rank_pattern alpha_pattern rslora"
-        _idle(args, adapter, f"with --method {args.method}, which trains no adapter")
+        _refuse_unused(args, adapter, f"with --method {args.method}, which trains no adapter")
     paths = {"data": (Path.is_dir, "a folder"), "model": (Path.is_dir, "a folder"), "start_from": (Path.exists, "there")}
     for name, (is_right, what) in paths.items():
         path = getattr(args, name)
@@ -113,7 +113,7 @@ def _sim(args: argparse.Namespace) -> None:
 def _sim_board(args: argparse.Namespace) -> None:
     sim_board.check(args)
     if args.listen:
-        _idle(args, "output map steps batch targets digit rank seed", "with --listen, which trains nothing")
+        _refuse_unused(args, "output map steps batch targets digit rank seed", "with --listen, which trains nothing")
     else:
         sim_board.settings_of(args)
         check_output_folder(args.output)
@@ -133,11 +133,11 @@ def _emoji(args: argparse.Namespace) -> None:
         if (args.pipeline is None) == (args.pictures is None):
             raise LoralithError("give --pipeline, or --pictures with --references")
         if args.pictures is not None:
-            _idle_of(args, {"count": 256, "steps": 25, "guidance": 3.0, "seed": 0}, "with --pictures, which are there already")
+            _refuse_unused_of(args, {"count": 256, "steps": 25, "guidance": 3.0, "seed": 0}, "with --pictures, which are there already")
 
 
-def _idle_of(args: argparse.Namespace, defaults: dict[str, float], why: str) -> None:
-    """`_idle` for a command with subcommands, whose parser knows no defaults of theirs."""
+def _refuse_unused_of(args: argparse.Namespace, defaults: dict[str, float], why: str) -> None:
+    """`_refuse_unused` for a command with subcommands, whose parser knows no defaults of theirs."""
     for name, default in defaults.items():
         if getattr(args, name) != default:
             raise LoralithError(f"--{name} does nothing {why}; leave it out")
@@ -169,45 +169,51 @@ def _bench(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     if args.results:
-        _idle(args, "output schemes seeds steps samples publish finished seed device config", "with --results, which computes nothing")
+        _refuse_unused(
+            args, "output schemes seeds steps samples publish finished seed device config", "with --results, which computes nothing"
+        )
     elif args.rerun:
-        _idle(args, "output schemes seeds samples publish finished", "with --rerun, which computes one point as it was")
+        _refuse_unused(args, "output schemes seeds samples publish finished", "with --rerun, which computes one point as it was")
     else:
-        _idle(args, "seed", "without --rerun: a study takes seeds 0 to --seeds less 1")
+        _refuse_unused(args, "seed", "without --rerun: a study takes seeds 0 to --seeds less 1")
     if args.finished:
-        _idle(args, "device config", "with --finished, which computes nothing")
+        _refuse_unused(args, "device config", "with --finished, which computes nothing")
     for name in args.schemes.split(",") if args.schemes else ([args.rerun] if args.rerun else []):
         scheme_named(name)
     if not args.results and not args.rerun:
         check_output_folder(args.output)
     if args.device is None:
-        _idle(args, "config", "without --device: the torch reference has no configuration")
+        _refuse_unused(args, "config", "without --device: the torch reference has no configuration")
 
 
 def _soak(args: argparse.Namespace) -> None:
     if args.replay:
-        _idle(args, "products seed stall output commands seconds configs state failure kills", "with --replay, which runs one case")
+        _refuse_unused(
+            args, "products seed stall output commands seconds configs state failure kills", "with --replay, which runs one case"
+        )
     elif args.kills is not None:
-        _idle(args, "products stall commands configs failure lists vector", "with --kills, which kills fine-tunes")
+        _refuse_unused(args, "products stall commands configs failure lists vector", "with --kills, which kills fine-tunes")
     elif args.vector is not None:
-        _idle(args, "products stall output commands seconds configs failure lists config device", "with --vector, which runs lanes alone")
+        _refuse_unused(
+            args, "products stall output commands seconds configs failure lists config device", "with --vector, which runs lanes alone"
+        )
     elif args.lists:
-        _idle(args, "products stall", "with --lists, whose cases have stalls of their own")
+        _refuse_unused(args, "products stall", "with --lists, whose cases have stalls of their own")
     else:
-        _idle(args, "commands seconds configs failure", "without --lists")
+        _refuse_unused(args, "commands seconds configs failure", "without --lists")
     if args.device not in (None, "verilator"):
-        _idle(args, "stall", "but with --device verilator, the only one with a bus")
+        _refuse_unused(args, "stall", "but with --device verilator, the only one with a bus")
     if not 0 <= args.stall < 1:
         raise LoralithError(f"stall must be a probability of at least 0 and below 1, not {args.stall:g}")
 
 
 def _mutate(args: argparse.Namespace) -> None:
     if args.list:
-        _idle(args, "stages output fresh", "with --list, which runs nothing")
+        _refuse_unused(args, "stages output fresh", "with --list, which runs nothing")
     if args.generic:
-        _idle(args, "catalogue", "with --generic, which draws mutants instead")
+        _refuse_unused(args, "catalogue", "with --generic, which draws mutants instead")
     else:
-        _idle(args, "count seed", "without --generic")
+        _refuse_unused(args, "count seed", "without --generic")
 
 
 def _lanes(args: argparse.Namespace) -> None:
@@ -230,15 +236,15 @@ def _synth(args: argparse.Namespace) -> None:
     from loralith.synth import FLOWS, load_board
 
     if args.part == "smoke":
-        _idle(args, "config", "with --part smoke, which has a configuration of its own")
+        _refuse_unused(args, "config", "with --part smoke, which has a configuration of its own")
     board = load_board(args.board)
     if not FLOWS[board.tool].places:
         why = f"with --board {args.board}: its counts are Yosys's estimate, and Vivado places it (docs/fpga.md)"
-        _idle(args, "place_only seed seeds frequency", why)
+        _refuse_unused(args, "place_only seed seeds frequency", why)
     if args.frequency is not None and not 1 <= args.frequency <= 1000:
         raise LoralithError(f"frequency must be in 1..1000 MHz, not {args.frequency:g}")
     if args.synth_only:
-        _idle(args, "seed seeds frequency", "with --synth-only, which places nothing")
+        _refuse_unused(args, "seed seeds frequency", "with --synth-only, which places nothing")
 
 
 def _gen(args: argparse.Namespace) -> None:

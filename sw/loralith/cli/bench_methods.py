@@ -15,7 +15,7 @@ from loralith.places import data
 from loralith.reports.result_files import write
 
 if TYPE_CHECKING:
-    from loralith.study.methods import Where
+    from loralith.study.methods import Backend
 
 HELP = "held-out losses of the training methods beside their controls, over seeds; resumable"
 RESULTS = data("docs/results/methods")
@@ -55,13 +55,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if step % 100 == 0:
             output.log(f"{name}: {variant}, seed {seed}, step {step}/{STUDIES[name].settings['steps']}")
 
-    with where(args.device, args.config) as place, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
-        total = len(pending(args.output, names, args.seeds, place))
-        missing = () if args.finished else run(args.output, names, args.seeds, place, progress, stop)
+    with opened_backend(args.device, args.config) as backend, stop_on_interrupt() as stop:  # Ctrl-C ends the device's build at once
+        total = len(pending(args.output, names, args.seeds, backend))
+        missing = () if args.finished else run(args.output, names, args.seeds, backend, progress, stop)
         for done, point in enumerate(missing, 1):
             output.log(f"{done}/{total}  {point['study']}: {point['variant']}, seed {point['seed']}: held-out loss {point['after']:.5f}")
         keys = [(name, variant, seed) for name in names for variant in STUDIES[name].variants for seed in range(args.seeds)]
-        points = [point for key in keys if (point := load_point(args.output, *key, place)) is not None]
+        points = [point for key in keys if (point := load_point(args.output, *key, backend)) is not None]
     figures = summarize(points)
     if args.publish:
         told = {"--device": (args.device, DEVICE), "--seeds": (args.seeds, 3), "--only": (args.only and f"'{args.only}'", None)}
@@ -75,18 +75,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def where(name: str, config: str) -> Iterator[Where]:
+def opened_backend(name: str, config: str) -> Iterator[Backend]:
     """The device of this name, open inside; FP32 in plain torch for `fp32`. Raises LoralithError for one that does not exist."""
     from loralith.device import open_device
     from loralith.methods.settings import FP32
-    from loralith.study.methods import Where
+    from loralith.study.methods import Backend
     from loralith.training.attaching import attacher
 
     if name == FP32:
-        yield Where()
+        yield Backend()
         return
     with open_device(name, config) as device:
-        yield Where(name, config, attacher(device, verify=False))
+        yield Backend(name, config, attacher(device, verify=False))
 
 
 def page(figures: dict[str, Any]) -> list[str]:

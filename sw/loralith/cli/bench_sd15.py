@@ -25,7 +25,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.shapes.published_shapes import sd15_page, sd15_step
 
     command = f"loralith bench sd15 --config {args.config} --rank {args.rank}" + " --rtl" * args.rtl
-    origin = results.made(command + (f" --first {args.first}" if args.first else ""), on_rtl=args.rtl)
+    origin = results.provenance(command + (f" --first {args.first}" if args.first else ""), on_rtl=args.rtl)
     figures = sd15_step(args.config, args.rank, args.first, origin, on_rtl=args.rtl, say=output.log)
     if args.output:
         results.write(args.output, TITLE, figures["command"], figures, sd15_page(figures), on_rtl=args.rtl)

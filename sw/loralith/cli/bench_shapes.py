@@ -30,10 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.shapes.published_shapes import published_shapes
 
-    if args.rank < 1:
-        raise argparse.ArgumentTypeError(f"--rank must be at least 1, not {args.rank}")
     on_rtl = not args.modelled and args.dataflow == "flexible"
-    origin = results.made(_command(args), on_rtl=on_rtl)
+    origin = results.provenance(_command(args), on_rtl=on_rtl)
     figures = published_shapes(args.config, args.model, args.rank, args.subset, args.dataflow, origin, on_rtl=on_rtl, say=output.log)
     if args.output:
         _write(args.output, figures)

@@ -93,7 +93,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from loralith.emoji.catalogue import load_catalogue, load_other_pictures
-    from loralith.emoji.run import Told
+    from loralith.emoji.run import StageProgress
     from loralith.emoji.settings import PRESETS
     from loralith.emoji.training import SOURCE, begin, train_measuring_encoder, train_stages
     from loralith.errors import INTERRUPTED, LoralithError
@@ -102,10 +102,10 @@ def _train(args: argparse.Namespace) -> int:
 
     last: dict[str, float] = {}
 
-    def progress(stage: str, told: Told) -> None:
-        last.update(step=told.step, loss=told.loss)
-        saved = "  checkpoint" if told.saved else ""
-        output.log(f"{stage}: step {told.step}  loss {told.loss:.4f}  {told.steps_per_second:.2f} steps/s{saved}")
+    def progress(stage: str, state: StageProgress) -> None:
+        last.update(step=state.step, loss=state.loss)
+        saved = "  checkpoint" if state.saved else ""
+        output.log(f"{stage}: step {state.step}  loss {state.loss:.4f}  {state.steps_per_second:.2f} steps/s{saved}")
 
     catalogue = load_catalogue(args.folder / SOURCE)
     output.log(f"{len(catalogue.known)} pictures to learn, {len(catalogue.held_out)} subjects held out")

@@ -15,7 +15,7 @@ from loralith.cli.pipeline_options import pipeline_arguments
 from loralith.cli.resumed_settings import resumed
 from loralith.emoji.shipped import shipped_or_folder
 from loralith.methods.options import OPTIONS
-from loralith.reports.result_files import made
+from loralith.reports.result_files import provenance
 from loralith.spec.config import PRESETS
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
     settings = (resumed(args, readers()) if args.resume else None) or settings_of(args)
     check_folder(settings.output, resume=args.resume)
     check_sizes(settings)
-    origin = made(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
+    origin = provenance(run_command(settings, args.parser), on_rtl=settings.device == "verilator")
     name = settings.data.name if settings.data else f"digit {settings.digit}"
     with output.plain_warnings(), ExitStack() as stack:
         attach = None

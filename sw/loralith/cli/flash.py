@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from loralith.board.loader import latest_bitstream, load
 
     path = args.bitstream or latest_bitstream()
-    said = load(path, args.board, keep=args.keep, timeout=args.timeout, told=output.log)
+    said = load(path, args.board, keep=args.keep, timeout=args.timeout, log=output.log)
     if args.json:
         output.emit_json({"bitstream": str(path), "board": args.board, "kept": args.keep, "said": said})
     else:

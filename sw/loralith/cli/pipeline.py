@@ -18,7 +18,7 @@ from loralith.errors import LoralithError
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT, check_folder
 from loralith.pipeline.model_folder import ModelFolder, is_pipeline
 from loralith.pipeline.settings import ADAPTERS, PipelineSettings
-from loralith.reports.result_files import made
+from loralith.reports.result_files import provenance
 
 if TYPE_CHECKING:
     from loralith.training.loop import Progress
@@ -136,7 +136,7 @@ def run_pipeline(args: argparse.Namespace, bar: Callable[[str, int], Any]) -> in
     from loralith.progress import stop_on_interrupt
 
     settings = _resumed(args) if args.resume else pipeline_settings(args)
-    origin = made(command_of(settings), on_rtl=settings.device == "verilator")
+    origin = provenance(command_of(settings), on_rtl=settings.device == "verilator")
     with output.plain_warnings(), ExitStack() as stack:
         attach = None
         if settings.device != FP32:

@@ -10,7 +10,7 @@ from typing import Any
 
 from loralith.cli import output
 from loralith.cli.finetune import Bar
-from loralith.reports.result_files import made
+from loralith.reports.result_files import provenance
 
 MOST_STEPS = 200
 RECOGNIZED_FROM = 30
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
             settings = replace(settings, steps=max(1, min(MOST_STEPS, int(args.seconds / each))))
             output.log(f"{each:.2f} s per step: {settings.steps} steps")
         with Bar(f"digit {args.digit} on RTL", settings.steps) as bar:
-            rtl = finetune(settings, attach, bar, stop, origin=made(_command(args, settings.steps)))
+            rtl = finetune(settings, attach, bar, stop, origin=provenance(_command(args, settings.steps)))
         plain = replace(settings, output=args.output / "fp32", device=FP32, config=None, verify=False)
         with Bar(f"digit {args.digit} in FP32", settings.steps) as bar:
-            fp32 = finetune(plain, None, bar, stop, origin=made(_command(args, settings.steps), on_rtl=False))
+            fp32 = finetune(plain, None, bar, stop, origin=provenance(_command(args, settings.steps), on_rtl=False))
     result = summarize(rtl.report, fp32.report, args, settings.steps, time.monotonic() - started)
     if args.json:
         output.emit_json(result)

@@ -62,7 +62,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where the adapter is not the reference device's, bit for bit."""
     from loralith.board.simulation import PinSimulation
-    from loralith.reports.result_files import made
+    from loralith.reports.result_files import provenance
     from loralith.spec.config import load_config
 
     config = load_config(_config(args))
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         mhz=args.mhz,
         baud=args.baud,
         folder=args.output / "reference",
-        origin=made(_command(args)),
+        origin=provenance(_command(args)),
         say=output.log,
     )
     if args.json:

@@ -13,10 +13,20 @@ __all__ = [
     "START_LATENCY",
     "TILE_INTERVAL",
     "TRANSFERS_IN_FLIGHT",
+    "VECTOR_DRAIN",
+    "VECTOR_GAP",
+    "VECTOR_INTEGERS",
+    "VECTOR_ITERATION",
+    "VECTOR_REDUCTION",
+    "VECTOR_REGISTERS",
+    "VECTOR_SCALARS",
+    "VECTOR_SCALARS_READ",
+    "VECTOR_SET_UP",
+    "VECTOR_WORDS",
 ]
 
 FETCH_AHEAD = 8
-"""Descriptors that the fetch asks for before the queues take them."""
+"""Descriptors that the fetch requests before the queues take them."""
 
 QUEUE_LATENCY = 5
 """From a descriptor's last word out of the fetch to its unit."""
@@ -50,3 +60,33 @@ TILE_INTERVAL = 5
 
 PIPELINE_LATENCY = 27
 """From a command's last step to its tokens, less the columns of its last tile; of 8 rows."""
+
+VECTOR_SET_UP = 8
+"""From the start of an instruction of a VECTOR to that of the next one, at least."""
+
+VECTOR_ITERATION = 2
+"""More, to the first one of an outer iteration."""
+
+VECTOR_SCALARS_READ = 4
+"""From a start to the read of the next instruction's scalars, at least."""
+
+VECTOR_INTEGERS = 1
+"""More than the set-up, until the first word of OUT32 is there."""
+
+VECTOR_GAP = 4
+"""From an instruction's last element to the next one's first, at least."""
+
+VECTOR_WORDS = 41
+"""From an element to the first one that reads what it writes in V0 or V1."""
+
+VECTOR_REGISTERS = 42
+"""Likewise of a lane register."""
+
+VECTOR_SCALARS = 43
+"""From an element to the first read of the scalar that it writes."""
+
+VECTOR_DRAIN = 43
+"""From the last element to its reduction, or to a cycle before the end."""
+
+VECTOR_REDUCTION = 7
+"""From the beginning of a reduction to the first lane's word."""

@@ -31,10 +31,10 @@ class Memory:
     write_latency: int = 20
 
     def server(self, config: Config) -> Server:
-        return _Even(self)
+        return _FixedLatency(self)
 
 
-class _Even:
+class _FixedLatency:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
@@ -74,9 +74,9 @@ class _Sdr16:
     def __init__(self, memory: Sdr16) -> None:
         self._chip, self._timing = memory.chip, memory.timing
         self._rows: dict[int, int] = {}
-        self._free = 0  # of the data bus
+        self._bus_free_at = 0
         self._writing = False
-        self._opened = -1  # the bank that was used last
+        self._last_bank = -1
         self._batch = (MOST_POSTPONED - 1) * self._timing.interval
         self._refresh = self._batch
 
@@ -94,7 +94,7 @@ class _Sdr16:
     def _move(self, ready: int, address: int, beats: int, *, write: bool) -> tuple[int, int]:
         """Begin and end on the data bus."""
         timing, chip = self._timing, self._chip
-        begin = max(ready, self._free + (timing.cas + 1 if write and not self._writing else 0))
+        begin = max(ready, self._bus_free_at + (timing.cas + 1 if write and not self._writing else 0))
         if begin >= self._refresh:
             begin += timing.rp + (MOST_POSTPONED - 1) * timing.rfc + DRAINED
             self._refresh = begin + self._batch
@@ -102,20 +102,20 @@ class _Sdr16:
         end, beat = begin, address // BEAT_BYTES
         while beats:
             part = min(beats, chip.row_beats - beat % chip.row_beats)
-            bank, row = self._place(beat)
+            bank, row = self._map_address(beat)
             if self._rows.get(bank) != row:
                 closes = timing.rp if bank in self._rows else 0
-                hidden = end - ready if bank != self._opened else 0
+                hidden = end - ready if bank != self._last_bank else 0
                 end += max(closes + timing.rcd - max(hidden, 0), 0)
                 self._rows[bank] = row
-            self._opened = bank
+            self._last_bank = bank
             end += BURST * part
             beat, beats = beat + part, beats - part
-        self._free, self._writing = end, write
+        self._bus_free_at, self._writing = end, write
         return begin, end
 
-    def _place(self, beat: int) -> tuple[int, int]:
-        """Bank and row, as `soc.sdram.split.place` has them."""
+    def _map_address(self, beat: int) -> tuple[int, int]:
+        """Bank and row, as `soc.sdram.split.map_address` has them."""
         rest = beat // self._chip.row_beats
         row = rest // self._chip.banks
         return rest % self._chip.banks ^ row % self._chip.banks, row

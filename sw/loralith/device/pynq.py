@@ -45,15 +45,15 @@ class PynqDevice(Device):
             cores = sorted(overlay.ip_dict)
             self._mmio: Any = getattr(overlay, core).mmio if core in cores else None
         except Exception as error:  # of PYNQ, its libraries and the kernel's drivers: no common class
-            raise DeviceError(f"{bitfile} cannot be loaded: {_told(error)}") from error
+            raise DeviceError(f"{bitfile} cannot be loaded: {_one_line(error)}") from error
         if self._mmio is None:
             raise DeviceError(f"{bitfile} has no core {core!r}; it has {', '.join(cores) or 'none'}")
         try:
             self._buffer = pynq.allocate(shape=(memory_bytes,), dtype=np.uint8)
         except Exception as error:
             raise OutOfMemory(
-                f"{memory_bytes:,} bytes of contiguous memory cannot be had: {_told(error)}; give a smaller memory_bytes, or boot with a "
-                "larger CMA area (cma=256M)"
+                f"{memory_bytes:,} bytes of contiguous memory cannot be had: {_one_line(error)}; give a smaller memory_bytes, or boot with "
+                "a larger CMA area (cma=256M)"
             ) from error
         try:
             super().__init__(config, int(self._buffer.device_address), memory_bytes)
@@ -119,11 +119,11 @@ def _import_pynq() -> Any:
             raise DeviceError(f"pynq is installed, but {error.name}, which it needs, is not: install that") from error
         raise DeviceError("the pynq package is missing: this device works on a board with a PYNQ image only") from None
     except Exception as error:  # pynq looks for the board as it is imported
-        raise DeviceError(f"pynq is installed, but does not start: {_told(error)}") from error
+        raise DeviceError(f"pynq is installed, but does not start: {_one_line(error)}") from error
     return pynq
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error of another's in one line; what a person can do about the usual one."""
     text = " ".join(str(error).split()) or type(error).__name__
     denied = isinstance(error, PermissionError) or "root" in text.lower()

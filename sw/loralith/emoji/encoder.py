@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from loralith.diffusion.determinism import generator, repeatable, seed_global
 from loralith.emoji.catalogue import Concept, concepts_digest
-from loralith.emoji.run import Told, Weights, train
+from loralith.emoji.run import StageProgress, Weights, train
 from loralith.emoji.scenes import (
     BACKGROUNDS,
     Scene,
@@ -147,7 +147,7 @@ def train_encoder(
     concepts: Sequence[Concept],
     unseen: Sequence[Concept],
     path: Path,
-    progress: Callable[[Told], None] | None,
+    progress: Callable[[StageProgress], None] | None,
     stop: Callable[[], bool],
 ) -> Judge | None:
     """The trained encoder; None where ``stop`` ended it. concepts: another vendor's; unseen: the pipeline's, for the measures alone."""

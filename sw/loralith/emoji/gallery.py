@@ -121,14 +121,14 @@ def photos_of(concepts: Sequence[Concept], subject: str, folder: Path, word: str
     return folder
 
 
-def judged(judge: Judge, pictures: NDArray[np.uint8], references: NDArray[np.uint8], subject: str) -> dict[str, float]:
+def fidelity_scores(judge: Judge, pictures: NDArray[np.uint8], references: NDArray[np.uint8], subject: str) -> dict[str, float]:
     """`subject_cosine` with the references, `prompt_cosine` with each picture's own prompt, `other_cosine` with the others' prompts."""
-    made = as_tensor(pictures)
-    said = prompt_fidelity(judge, made, prompts_for(subject))
+    images = as_tensor(pictures)
+    prompts = prompt_fidelity(judge, images, prompts_for(subject))
     return {
-        "subject_cosine": subject_fidelity(judge, made, as_tensor(references)),
-        "prompt_cosine": said["cosine"],
-        "other_cosine": said["other"],
+        "subject_cosine": subject_fidelity(judge, images, as_tensor(references)),
+        "prompt_cosine": prompts["cosine"],
+        "other_cosine": prompts["other"],
     }
 
 
@@ -181,7 +181,7 @@ def compute(
         real = real_pictures(named, next(iter(made.values())).shape[1])
         pictures[subject] = {f"{len(real)} pictures": real, **made}
         for name, own in made.items():
-            scores.setdefault(name, []).append(judged(judge, own, real, subject))
+            scores.setdefault(name, []).append(fidelity_scores(judge, own, real, subject))
     figures = {
         "subjects": list(subjects),
         "prompts": list(PROMPTS),

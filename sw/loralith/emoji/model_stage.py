@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from loralith.diffusion.determinism import generator, repeatable, seed_global
 from loralith.emoji.catalogue import Catalogue, Concept, concepts_digest
 from loralith.emoji.models import TRAIN_TIMESTEPS, initialize, new_scheduler, new_text_encoder, new_unet
-from loralith.emoji.run import Told, Weights, train
+from loralith.emoji.run import StageProgress, Weights, train
 from loralith.emoji.scenes import caption, concept_weights, draw_scene, draws
 from loralith.emoji.settings import Settings
 from loralith.emoji.vae_stage import autocast, pictures
@@ -152,7 +152,7 @@ def train_model(
     *,
     steps: int,
     start: Mapping[str, Tensor] | None,
-    progress: Callable[[Told], None] | None,
+    progress: Callable[[StageProgress], None] | None,
     stop: Callable[[], bool],
     every: float,
 ) -> tuple[int, list[dict[str, float]]]:

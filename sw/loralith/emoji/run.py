@@ -21,7 +21,7 @@ CLIP = 1.0
 
 
 @dataclass(frozen=True)
-class Told:
+class StageProgress:
     """What the loop says after a step: losses are means over the steps since the last time."""
 
     step: int
@@ -89,7 +89,7 @@ def train(
     path: Path,
     settings: Mapping[str, Any],
     measure: Callable[[], dict[str, float]] | None = None,
-    progress: Callable[[Told], None] | None = None,
+    progress: Callable[[StageProgress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     every: float = CHECKPOINT_SECONDS,
 ) -> tuple[int, list[dict[str, float]]]:
@@ -124,7 +124,7 @@ def train(
                 save_checkpoint(weights.state(step + 1, {"history": history}), settings, path)
                 saved = time.monotonic()
             if progress and (saves or (step + 1) % 100 == 0):
-                progress(Told(step + 1, total / count, (step + 1 - first) / (now - start), saves))
+                progress(StageProgress(step + 1, total / count, (step + 1 - first) / (now - start), saves))
             if saves:
                 total, count = 0.0, 0
             if ends:

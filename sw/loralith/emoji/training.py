@@ -17,7 +17,7 @@ from loralith.emoji.encoder import Judge, new_judge, train_encoder
 from loralith.emoji.export import ABOUT, export
 from loralith.emoji.model_stage import TrainingLatents, train_model, trained_model
 from loralith.emoji.models import new_vae
-from loralith.emoji.run import CHECKPOINT_SECONDS, Told
+from loralith.emoji.run import CHECKPOINT_SECONDS, StageProgress
 from loralith.emoji.settings import Settings, Sizes
 from loralith.emoji.vae_stage import refine_decoder, train_vae
 from loralith.errors import LoralithError
@@ -38,7 +38,7 @@ ENCODER = "encoder.safetensors"
 CHECKPOINTS = {"vae": "vae.ckpt", "decoder": "decoder.ckpt", "model": "model.ckpt", "encoder": "encoder.ckpt"}
 STAGES = ("vae", "model", "decoder", "encoder")
 
-Progress = Callable[[str, Told], None]
+Progress = Callable[[str, StageProgress], None]
 
 
 def begin(folder: Path, settings: Settings | None, *, resume: bool, start: Path | None = None) -> Settings:
@@ -111,19 +111,19 @@ def train_stages(
     every: float = CHECKPOINT_SECONDS,
 ) -> bool:
     """Runs the stages up to step ``steps`` of the model; False where ``stop`` ended it. Each begins where it was left."""
-    told: dict[str, Callable[[Told], None]] = {
-        stage: (lambda one, stage=stage: progress(stage, one) if progress else None) for stage in STAGES
+    callbacks: dict[str, Callable[[StageProgress], None]] = {
+        stage: (lambda state, stage=stage: progress(stage, state) if progress else None) for stage in STAGES
     }
     if not (folder / VAE).is_file():
         tell("stage vae")
-        vae = train_vae(settings, catalogue.known, folder / CHECKPOINTS["vae"], told["vae"], stop)
+        vae = train_vae(settings, catalogue.known, folder / CHECKPOINTS["vae"], callbacks["vae"], stop)
         if vae is None:
             return False
         write_tensors(vae.state_dict(), folder / VAE)
     if "decoder" in stages:
         tell("stage decoder")
         vae = load_vae(settings, folder, refined=False)
-        if not refine_decoder(vae, settings, catalogue.known, folder / CHECKPOINTS["decoder"], told["decoder"], stop):
+        if not refine_decoder(vae, settings, catalogue.known, folder / CHECKPOINTS["decoder"], callbacks["decoder"], stop):
             return False
         write_tensors(vae.state_dict(), folder / DECODER)
     if "model" not in stages:
@@ -134,7 +134,7 @@ def train_stages(
     path = folder / CHECKPOINTS["model"]
     start = load_file(folder / START) if settings.start else None
     reached, _ = train_model(
-        vae, latents, settings, catalogue, path, steps=steps, start=start, progress=told["model"], stop=stop, every=every
+        vae, latents, settings, catalogue, path, steps=steps, start=start, progress=callbacks["model"], stop=stop, every=every
     )
     return reached >= steps
 
@@ -168,7 +168,7 @@ def train_measuring_encoder(
         encoder_concepts(other),
         (*catalogue.known, *catalogue.held_out),
         folder / CHECKPOINTS["encoder"],
-        (lambda told: progress("encoder", told)) if progress else None,
+        (lambda state: progress("encoder", state)) if progress else None,
         stop,
     )
     if judge is None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from loralith.diffusion.determinism import generator, repeatable, seed_global
 from loralith.emoji.catalogue import Concept, concepts_digest
 from loralith.emoji.models import initialize, new_vae
-from loralith.emoji.run import Told, Weights, train
+from loralith.emoji.run import StageProgress, Weights, train
 from loralith.emoji.scenes import concept_weights, draw_scene, render
 from loralith.emoji.settings import Settings
 
@@ -42,7 +42,7 @@ def cosine(highest: float, steps: int, warmup: int) -> Callable[[int], float]:
 
 
 def train_vae(
-    settings: Settings, concepts: Sequence[Concept], path: Path, progress: Callable[[Told], None] | None, stop: Callable[[], bool]
+    settings: Settings, concepts: Sequence[Concept], path: Path, progress: Callable[[StageProgress], None] | None, stop: Callable[[], bool]
 ) -> AutoencoderKL | None:
     """The trained VAE, its latents standardized; None where ``stop`` ended it. ``path``: its checkpoint."""
     size = settings.sizes.image
@@ -138,7 +138,7 @@ def refine_decoder(
     settings: Settings,
     concepts: Sequence[Concept],
     path: Path,
-    progress: Callable[[Told], None] | None,
+    progress: Callable[[StageProgress], None] | None,
     stop: Callable[[], bool],
 ) -> bool:
     """Trains the decoder of a trained VAE further, in place; whether it came to the end. The encoder, so all latents, stay."""

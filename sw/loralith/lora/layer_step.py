@@ -92,7 +92,7 @@ class BackwardPlan:
 
     Attributes: ``h_prime`` exponent of dH's scale; ``requantization`` and ``dh_stream`` as for H; ``chain`` of dX, (O, r) long,
     ``a_chain`` int8 [r, I], the copy of A that dX reads (both None without dX); scales of the INT32 results: ``dx_scale``, ``db_scale``
-    float64 [O], ``da_scale``; ``block`` of the rotation of X and A, from which dX and dA are turned back.
+    float64 [O], ``da_scale``; ``block`` of the rotation of X and A, from which dX and dA are rotated back.
     """
 
     operands: BackwardOperands

@@ -91,7 +91,7 @@ class TrainedLinear:
     axis = -1
     """Of X's and W's channels."""
 
-    def turn(self, tensor: Float32, channels: int, name: str = "") -> Float32:
+    def rotated(self, tensor: Float32, channels: int, name: str = "") -> Float32:
         """X, W, dX or dW rotated along the channels, as the scheme has it; ``channels`` of W."""
         return rotate(tensor, rotation_block(self.scheme.rotation, channels), self.axis, name)
 
@@ -128,10 +128,10 @@ class TrainedLinear:
         """Y of x [T, I] and w [O, I], float32. ``shared``: INT8 X, where it is on the device already. `release` frees what it keeps."""
         self.check(x.shape, w.shape)
         if shared is None:
-            xq, sx, clipped = quantize(self.turn(finite32(x, "X"), w.shape[1], "X"), stream=self._stream(Role.X, step, call))
+            xq, sx, clipped = quantize(self.rotated(finite32(x, "X"), w.shape[1], "X"), stream=self._stream(Role.X, step, call))
         else:
             xq, sx, clipped = shared.quantized.q.reshape(x.shape), shared.scale, shared.clipped
-        wq, sw, clipped_w = quantize(self.turn(finite32(w, "W"), w.shape[1], "W"), stream=self._stream(Role.A, step, call))
+        wq, sw, clipped_w = quantize(self.rotated(finite32(w, "W"), w.shape[1], "W"), stream=self._stream(Role.A, step, call))
         wq = wq.reshape(len(wq), -1)
         activation = shared.hold() if shared else Activation.place(self.device, Quantized(xq.reshape(-1, x.shape[-1]), sx, clipped))
         resident = None
@@ -146,39 +146,39 @@ class TrainedLinear:
         y = self.shaped(dequantize(acc, sx * sw), x.shape)
         return TrainedPass(activation, resident, sw, x.shape, step, call, {"X": clipped, "W": clipped_w}, xq, wq, acc, y)
 
-    def release(self, one: TrainedPass) -> None:
+    def release(self, saved: TrainedPass) -> None:
         """Free what a forward pass keeps."""
-        one.x.release()
-        one.w.free(self.device)
+        saved.x.release()
+        saved.w.free(self.device)
 
-    def backward(self, one: TrainedPass, dy: NDArray, w_shape: tuple[int, ...], *, need_x: bool, need_w: bool) -> TrainedGradients:
+    def backward(self, saved: TrainedPass, dy: NDArray, w_shape: tuple[int, ...], *, need_x: bool, need_w: bool) -> TrainedGradients:
         """dX and dW, where they are asked for, from dY in Y's shape."""
-        dyq, g, clipped = quantize(finite32(dy, "dY"), stream=self._stream(Role.DY, one.step, one.call))
+        dyq, g, clipped = quantize(finite32(dy, "dY"), stream=self._stream(Role.DY, saved.step, saved.call))
         rows = self.flat(dyq)
         dx_acc = dx = dw_acc = dw = None
         if need_x:
-            dx_acc = self.image(product(self.device, rows, one.w), one.shape)
-            dx = self.turn(dequantize(dx_acc, g * one.sw), w_shape[1])
+            dx_acc = self.image(product(self.device, rows, saved.w), saved.shape)
+            dx = self.rotated(dequantize(dx_acc, g * saved.sw), w_shape[1])
         if need_w:
-            dw_acc = self.weight_sums(rows, one)
-            dw = self.turn(dequantize(dw_acc, g * one.x.scale).reshape(w_shape), w_shape[1])
+            dw_acc = self.weight_sums(rows, saved)
+            dw = self.rotated(dequantize(dw_acc, g * saved.x.scale).reshape(w_shape), w_shape[1])
         return TrainedGradients(dyq, g, clipped, dx_acc, dx, dw_acc, dw)
 
-    def weight_sums(self, rows: Int8, one: TrainedPass) -> NDArray:
+    def weight_sums(self, rows: Int8, saved: TrainedPass) -> NDArray:
         """dY^T X. A reduction that INT32 does not hold is made in parts, which the host adds."""
         length = rows.shape[1]
         if length <= K_LIMIT:
-            sums = product(self.device, rows, self.kept(one), left_transposed=True)
+            sums = product(self.device, rows, self.kept(saved), left_transposed=True)
         else:
-            x = self.rows(one.x.quantized.q.reshape(one.shape))
+            x = self.rows(saved.x.quantized.q.reshape(saved.shape))
             starts = range(0, length, K_LIMIT)
             parts = [product(self.device, rows[:, i : i + K_LIMIT], x[:, i : i + K_LIMIT], left_transposed=True) for i in starts]
             sums = np.stack(parts).sum(axis=0, dtype=np.int64)
         return sums.reshape(-1, sums.shape[2])
 
-    def kept(self, one: TrainedPass) -> Resident | Int8:
+    def kept(self, saved: TrainedPass) -> Resident | Int8:
         """INT8 X of a pass as [1, T, K]."""
-        layout = one.x.layout
+        layout = saved.x.layout
         return Resident(layout.address, 1, layout.rows, layout.cols)
 
 
@@ -215,5 +215,5 @@ class TrainedConv(TrainedLinear):
     def image(self, sums: NDArray, shape: tuple[int, ...]) -> NDArray:
         return self.window.image(self.window.joined(sums), shape)
 
-    def kept(self, one: TrainedPass) -> Resident | Int8:
-        return self.rows(one.x.quantized.q.reshape(one.shape))
+    def kept(self, saved: TrainedPass) -> Resident | Int8:
+        return self.rows(saved.x.quantized.q.reshape(saved.shape))

@@ -102,7 +102,7 @@ class TunedLinear:
         """u as the product's left operand [T, I]."""
         return uq
 
-    def _back(self, acc: NDArray, shape: tuple[int, ...]) -> NDArray:
+    def _in_input_shape(self, acc: NDArray, shape: tuple[int, ...]) -> NDArray:
         """Sums of du [T, I] in X's shape, integers."""
         return acc
 
@@ -157,7 +157,7 @@ class TunedLinear:
         acc = product(self.device, np.ascontiguousarray(self._tokens(vq))[None], self.weight)[0]
         if self.corrected:
             acc = acc[:, :-1] - acc[:, -1:].astype(np.int64)
-        du = dequantize(self._back(acc, saved.shape), gv)
+        du = dequantize(self._in_input_shape(acc, saved.shape), gv)
         dq, gd = self._quantize(du, "du", Role.DS, *at)
         sums = column_sums(self.device, tall_blocks(self._tokens(dq), self.device.config), saved.u)[: len(s_in)]
         inverse = np.divide(saved.su * gd, s_in.astype(np.float64), out=np.zeros(len(s_in)), where=s_in != 0)
@@ -174,7 +174,7 @@ class TunedConv(TunedLinear):
     def _rows(self, uq: Int8) -> Int8:
         return self.window.columns(uq)
 
-    def _back(self, acc: NDArray, shape: tuple[int, ...]) -> NDArray:
+    def _in_input_shape(self, acc: NDArray, shape: tuple[int, ...]) -> NDArray:
         return self.window.image(acc, shape)  # type: ignore[arg-type]
 
     def _tokens(self, x: NDArray) -> NDArray:

@@ -15,25 +15,25 @@ from loralith.lora.rotation import rotate
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, SchemeError
 
-__all__ = ["given_weight", "use_convrot"]
+__all__ = ["file_weight", "use_convrot"]
 
 
 @dataclass(frozen=True)
-class _Given:
+class _FileWeight:
     """INT8 of a parameter's value, while ``version`` is torch's count of its changes."""
 
     weight: ConvrotWeight
     version: int
 
 
-_GIVEN = WeakTensorKeyDictionary()
-"""`_Given` by parameter."""
+_FILE_WEIGHTS = WeakTensorKeyDictionary()
+"""`_FileWeight` by parameter."""
 
 
 def use_convrot(model: nn.Module, path: str | Path) -> list[str]:
     """Puts the quantized layers of an INT8 ConvRot file (`formats.convrot_file`) into ``model``; their names.
 
-    Torch's weights become the file's values, turned back, in FP32 arithmetic; `loralith.attach` with ``FQT(rotation=...)`` of the file's
+    Torch's weights become the file's values, rotated back, in FP32 arithmetic; `loralith.attach` with ``FQT(rotation=...)`` of the file's
     blocks puts the file's own integers and scales on the device. What the file has not quantized stays as the model has it. To be called
     before `attach`. Raises ConvrotError, before anything is changed, for what `read_convrot` refuses.
     """
@@ -45,16 +45,16 @@ def use_convrot(model: nn.Module, path: str | Path) -> list[str]:
         values = rotate((one.q.float() * one.scale[:, None]).numpy(), one.block)
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(values))
-        _GIVEN[parameter] = _Given(one, parameter._version)
+        _FILE_WEIGHTS[parameter] = _FileWeight(one, parameter._version)
     return sorted(found)
 
 
-def given_weight(parameter: Tensor, scheme: FQT) -> QuantizedWeight | None:
+def file_weight(parameter: Tensor, scheme: FQT) -> QuantizedWeight | None:
     """The file's integers and scales for a parameter that still has its value; None where there are none.
 
     Raises SchemeError for a scheme under which the layer would be rotated in other blocks, or has other bits.
     """
-    given = _GIVEN.get(parameter)
+    given = _FILE_WEIGHTS.get(parameter)
     if given is None or parameter._version != given.version:
         return None
     block = rotation_block(scheme.rotation, parameter.shape[1])

@@ -16,7 +16,7 @@ __all__ = ["attends", "reason"]
 
 FUNCTIONS = frozenset(
     {"linear", "bilinear", "multi_head_attention_forward", "scaled_dot_product_attention"}
-    | {f"conv{turned}{n}d" for turned in ("", "_transpose") for n in (1, 2, 3)}
+    | {f"conv{transpose_suffix}{n}d" for transpose_suffix in ("", "_transpose") for n in (1, 2, 3)}
 )
 """Functions of torch.nn.functional that multiply matrices."""
 OPERATIONS = frozenset(
@@ -30,7 +30,7 @@ PROJECTIONS = frozenset(
 )
 """Names of the layers that make queries."""
 ATTEND = frozenset({"scaled_dot_product_attention", "dispatch_attention_fn"})
-"""Torch's function of attention, and diffusers' way to it."""
+"""Torch's function of attention, and diffusers' dispatcher of it."""
 INTERFACES = "ALL_ATTENTION_FUNCTIONS"
 """transformers' table of attention functions, of which the configuration chooses one."""
 LIBRARY = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)

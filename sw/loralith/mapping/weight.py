@@ -12,7 +12,7 @@ from torch import Tensor
 from loralith.lora.loss import NOTHING, row_loss
 from loralith.lora.quantize import QuantizedWeight, quantize_weight
 from loralith.lora.rotation import rotate
-from loralith.mapping.base_files import given_weight
+from loralith.mapping.base_files import file_weight
 from loralith.mapping.pass_records import fingerprint
 from loralith.mapping.select import AttachError
 from loralith.mapping.tensors import float32
@@ -43,7 +43,7 @@ class FrozenWeight:
         original = self.read()
         weight, kernel = float32(original).reshape(len(original), -1), math.prod(original.shape[2:])
         try:
-            quantized = given_weight(original, self.scheme) or quantize_weight(weight, self.scheme, kernel)
+            quantized = file_weight(original, self.scheme) or quantize_weight(weight, self.scheme, kernel)
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
         block = rotation_block(self.scheme.rotation, original.shape[1])

@@ -58,7 +58,7 @@ class Lora(Method):
         return batch_loss(self.model, **batch)
 
     @torch.no_grad()
-    def judged(self) -> tuple[PeftModel, PromptEncoder]:
+    def evaluation_model(self) -> tuple[PeftModel, PromptEncoder]:
         state = torch.get_rng_state()
         unet, encoder = load_model(self.settings.model)
         model = self.adapted(self.settings, unet).eval()
@@ -71,7 +71,7 @@ class Lora(Method):
         save_adapter(self.model, folder, self.settings.rotation)
 
     def figures(self) -> dict[str, Any]:
-        shapes = lora_shapes(self.judged()[0], self.settings.batch)
+        shapes = lora_shapes(self.evaluation_model()[0], self.settings.batch)
         return {
             "lora": {
                 "layers": len(shapes),

@@ -154,7 +154,7 @@ class Method(ABC):
         return
 
     @abstractmethod
-    def judged(self) -> tuple[Denoiser, PromptEncoder]:
+    def evaluation_model(self) -> tuple[Denoiser, PromptEncoder]:
         """The model as trained so far, in plain FP32 torch, and its prompts' embeddings: of their own, so that a run is not touched."""
 
     @abstractmethod

@@ -30,11 +30,11 @@ from loralith.pipeline.families.base import Family
 from loralith.pipeline.hollow import HollowedNet
 from loralith.pipeline.load import check_prompts, load_family
 from loralith.pipeline.memory import check_activations, check_weights
-from loralith.pipeline.methods import Lora, PipelineMethod
 from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.objective import Objective, objective_of
 from loralith.pipeline.optimizer import check_optimizer
 from loralith.pipeline.photos import Photo, check_sizes, photos_digest, read_photos
+from loralith.pipeline.pipeline_method import Lora, PipelineMethod
 from loralith.pipeline.report import build_html, build_report, with_settings
 from loralith.pipeline.run import Attach, Run, checkpoint_of
 from loralith.pipeline.samples import class_pictures, draw
@@ -244,7 +244,7 @@ class _Loop:
         """Draws the validation prompts, without the device."""
         run, settings = self._run, self._run.settings
         if settings.validation_prompts and run.step not in run.pictures:
-            with run.method.judged():
+            with run.method.result_weights():
                 drawn = [
                     draw(self.sampler.family, settings, prompt, self.resolution, "validation", number)
                     for number, prompt in enumerate(settings.validation_prompts)

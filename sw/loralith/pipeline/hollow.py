@@ -18,7 +18,7 @@ from loralith.methods.options import HollowOptions, SettingsError
 from loralith.methods.training_method import Interrupted
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
-from loralith.pipeline.methods import Lora
+from loralith.pipeline.pipeline_method import Lora
 from loralith.pipeline.settings import PipelineSettings
 from loralith.progress import Steps
 
@@ -26,7 +26,7 @@ __all__ = ["HollowedNet"]
 
 
 class HollowedNet(Lora):
-    """``model`` is the hollowed U-Net while it trains; `judged` puts the inner blocks back, which stay in the host's memory.
+    """``model`` is the hollowed U-Net while it trains; `result_weights` puts the inner blocks back, which stay in the host's memory.
 
     A stored batch is the batch of step 0, 1, ... of LoRA on the same settings; where there are more steps than batches, later rounds take
     them in orders of their own. Boundary tensors are computed in torch, in FP32.
@@ -68,10 +68,10 @@ class HollowedNet(Lora):
             setattr(self.model.get_submodule(parent), last, block)
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def result_weights(self) -> Iterator[None]:
         self._put_back()
         try:
-            with super().judged():
+            with super().result_weights():
                 yield
         finally:
             self._leave_out()

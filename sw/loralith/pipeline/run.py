@@ -14,7 +14,7 @@ from loralith.formats.checkpoint import Checkpoint, CheckpointError, load_checkp
 from loralith.formats.run_folder import PIPELINE_CHECKPOINT
 from loralith.methods.options import HollowOptions
 from loralith.methods.training_method import Attachment
-from loralith.pipeline.methods import PipelineMethod
+from loralith.pipeline.pipeline_method import PipelineMethod
 from loralith.pipeline.settings import PipelineSettings
 from loralith.training.session import merge_counters, split_state
 

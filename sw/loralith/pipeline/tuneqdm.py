@@ -15,7 +15,7 @@ from loralith.methods.tuneqdm.mapped_codes import MappedTuned, MappedTunedConv
 from loralith.methods.tuneqdm.scales_file import load_scales, read_header, save_scales
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
-from loralith.pipeline.methods import PipelineMethod
+from loralith.pipeline.pipeline_method import PipelineMethod
 from loralith.pipeline.settings import PipelineSettings
 
 __all__ = ["TuneQDM", "apply_scales"]
@@ -71,7 +71,7 @@ class TuneQDM(PipelineMethod):
         return torch.cat([sampler.losses(self.model, pictures.rows(part)) for part in parts])
 
     def save(self, folder: Path) -> list[str]:
-        with self.judged():
+        with self.result_weights():
             save_scales(self.layers, self.digest, folder / SCALES)
         return [SCALES]
 

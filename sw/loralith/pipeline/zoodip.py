@@ -19,7 +19,7 @@ from loralith.methods.zoodip.finite_differences import FIRST, PAST, directions, 
 from loralith.methods.zoodip.subspace import Subspace
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.families.base import Family
-from loralith.pipeline.methods import PipelineMethod
+from loralith.pipeline.pipeline_method import PipelineMethod
 from loralith.pipeline.settings import PipelineSettings
 
 __all__ = ["Zoodip"]
@@ -100,7 +100,7 @@ class Zoodip(PipelineMethod):
         return float(found[0])
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def result_weights(self) -> Iterator[None]:
         with torch.no_grad():
             self.table.weight[self.id] = self.token
         yield

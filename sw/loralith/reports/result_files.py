@@ -34,7 +34,7 @@ def check(stem: Path | None, inputs: Iterable[Path] = (), suffixes: Sequence[str
             check_output(path, sources)
 
 
-def made(command: str, *, on_rtl: bool = True) -> dict[str, str]:
+def provenance(command: str, *, on_rtl: bool = True) -> dict[str, str]:
     """What says where figures come from: date, commit, the hash of the RTL that they were measured on, if any, and the command."""
     rtl = {"rtl": rtl_hash()} if on_rtl else {}
     return {"date": date.today().isoformat(), "commit": commit("hw", "gen", "sw"), **rtl, "command": command}
@@ -53,7 +53,7 @@ def rtl_text(figures: Mapping[str, Any]) -> str:
 
 def write(stem: Path, title: str, command: str, figures: Mapping[str, Any], page: Sequence[str], *, on_rtl: bool = True) -> None:
     """Write STEM.json, the figures with date, commit, RTL and the command that repeats them, and STEM.md, `page` below the same."""
-    context = made(command, on_rtl=on_rtl)
+    context = provenance(command, on_rtl=on_rtl)
     data, text = named(stem, ".json", ".md")
     write_json({**context, **figures}, data)
     head = [f"# {title}", "", f"{origin(context)}.", "", "```", command, "```", ""]

@@ -23,7 +23,7 @@ from loralith.compiler.schedules.shared_text import compile_text, place_text
 from loralith.compiler.schedules.training_step import PAGE, Linear, Tensors, compile_step, place, step_macs
 from loralith.device.device import Device
 from loralith.shapes.linear_operands import check_results, fill, random_matrix, write_matrix
-from loralith.shapes.peers import Product, products
+from loralith.shapes.peers import Gemm, products
 from loralith.spec.config import Config
 
 __all__ = [
@@ -287,7 +287,7 @@ def fixed_os_cycles(linear: Linear, config: Config) -> int:
     return sum(-(-M // config.rows) * -(-N // config.cols) * max(K, config.cols) for M, N, K in map(_sizes, products(linear)))
 
 
-def _sizes(product: Product) -> tuple[int, int, int]:
+def _sizes(product: Gemm) -> tuple[int, int, int]:
     return product.M, product.N, product.K
 
 

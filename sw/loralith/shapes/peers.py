@@ -17,7 +17,7 @@ from loralith.compiler.schedules.training_step import Linear
 from loralith.errors import LoralithError
 from loralith.toolchain import python_module
 
-__all__ = ["SYSTEMS", "REDMULE_ARRAY", "Product", "about", "products", "redmule_cycles", "run_scalesim", "scalesim_cycles"]
+__all__ = ["SYSTEMS", "REDMULE_ARRAY", "Gemm", "sources", "products", "redmule_cycles", "run_scalesim", "scalesim_cycles"]
 
 SYSTEMS = ("OS", "WS", "IS")
 """SCALE-Sim's dataflows: the result, the weights or the inputs stay in the array."""
@@ -58,13 +58,13 @@ RandomNumberGeneratorSeed = 40
 """
 
 
-def about() -> dict[str, dict[str, dict[str, str]]]:
+def sources() -> dict[str, dict[str, dict[str, str]]]:
     """`peers.json`: of each system its version, and how its cycles were found."""
     return json.loads((Path(__file__).parent / "peers.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
-class Product:
+class Gemm:
     """A product of a LoRA layer's step: an M x N result, summed over K."""
 
     name: str
@@ -77,28 +77,28 @@ class Product:
         return self.M * self.N * self.K
 
 
-def products(linear: Linear) -> list[Product]:
+def products(linear: Linear) -> list[Gemm]:
     """H, XW, HB, dH, dB, dA, and where dX is needed dYW and dHA."""
     T, I, O, r = linear.T, linear.I, linear.O, linear.rank
     found = [("H", T, r, I), ("XW", T, O, I), ("HB", T, O, r), ("dH", T, r, O), ("dB", O, r, T), ("dA", r, I, T)]
     found += [("dYW", T, I, O), ("dHA", T, I, r)] if linear.dx else []
-    return [Product(*entry) for entry in found]
+    return [Gemm(*entry) for entry in found]
 
 
-def scalesim_cycles(product: Product, rows: int, cols: int, dataflow: str) -> int:
+def scalesim_cycles(product: Gemm, rows: int, cols: int, dataflow: str) -> int:
     """ "Total Cycles" of SCALE-Sim 3.0.0 on a rows x cols array: each tile fills and drains the array, and nothing waits for a memory."""
     M, N, K = product.M, product.N, product.K
-    tall, wide, streamed = {"OS": (M, N, K), "WS": (K, N, M), "IS": (K, M, N)}[dataflow]
+    rows_dim, cols_dim, streamed = {"OS": (M, N, K), "WS": (K, N, M), "IS": (K, M, N)}[dataflow]
     load = 0 if dataflow == "OS" else rows
-    return -(-tall // rows) * -(-wide // cols) * (load + streamed + rows + cols - 2) - 1
+    return -(-rows_dim // rows) * -(-cols_dim // cols) * (load + streamed + rows + cols - 2) - 1
 
 
-def redmule_cycles(product: Product) -> int:
+def redmule_cycles(product: Gemm) -> int:
     """RedMulE's 12 x 4 FP16 engine, by a formula fitted to 53 runs of its RTL."""
     return -(-product.M // 12) * -(-product.N // 16) * max(16 * -(-product.K // 4), 46) + 100
 
 
-def run_scalesim(product: Product, side: int, dataflow: str) -> int:
+def run_scalesim(product: Gemm, side: int, dataflow: str) -> int:
     """The same from SCALE-Sim itself, on a side x side array. Raises LoralithError where it is not installed or fails."""
     if find_spec("scalesim") is None:
         raise LoralithError("scalesim is not installed; `pip install scalesim==3.0.0 'numpy<2.4'` in an environment of its own has it")

@@ -82,7 +82,7 @@ def figures(folder: Path, output: Path | None, *, scalesim: bool) -> dict[str, A
             write_bytes(plots.png(figure), files[name])
             tell(f"wrote {files[name]}")
     by_product = published_systems.by_product(runs, scalesim=scalesim)
-    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.about(), "others": published_systems.totals(runs), "by_product": by_product}
+    return {"rtl": rtl_hash(), "runs": runs, "peers": peers.sources(), "others": published_systems.totals(runs), "by_product": by_product}
 
 
 RUN = ("rows", "cols", "model", "subset", "rank", "macs", "cycles", "utilization", "fixed_os_utilization", "speedup_over_fixed_os")

@@ -29,7 +29,7 @@ SHRINK = 600
 """Most runs that make a failing case smaller."""
 
 
-EVERY = 20.0
+PROGRESS_SECONDS = 20.0
 """Seconds between two lines of progress."""
 
 
@@ -105,7 +105,7 @@ class ListSoak:
                 tally["difference"] = str(difference)
                 self._keep(case, difference, machines[at])
                 break
-            if now - shown >= EVERY:
+            if now - shown >= PROGRESS_SECONDS:
                 shown = now
                 tell(f"{tally['commands']} of {commands} commands, {tally['seconds']:.0f} s")
                 self._save()

@@ -20,7 +20,7 @@ from loralith.state_file import read_state
 
 __all__ = ["ProductSoak", "stall_bus"]
 
-EVERY = 20.0
+PROGRESS_SECONDS = 20.0
 """Seconds between two lines of progress, and between two times that the state is kept."""
 FIGURES = ("products", "lists", "mismatches", "cycles", "seconds", "cpu_seconds")
 
@@ -54,7 +54,7 @@ class ProductSoak:
             result["cycles"] = before["cycles"] + device.counters().cycles - cycles
             result["seconds"] = round(before["seconds"] + time.monotonic() - started, 1)
             result["cpu_seconds"] = round(before["cpu_seconds"] + time.process_time() - cpu, 1)
-            if time.monotonic() - shown >= EVERY:
+            if time.monotonic() - shown >= PROGRESS_SECONDS:
                 shown = time.monotonic()
                 say(f"{result['products']} of {products} products, {result['seconds']:.0f} s")
                 self._save()

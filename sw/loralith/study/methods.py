@@ -35,11 +35,11 @@ from loralith.methods.zoodip.zoodip_method import Zoodip
 from loralith.study.point import Stopped
 from loralith.training.session import Session
 
-__all__ = ["STUDIES", "OnKept", "Study", "Where", "baselines", "load_point", "pending", "run_point"]
+__all__ = ["STUDIES", "OnKept", "Study", "Backend", "baselines", "load_point", "pending", "run_point"]
 
 
 @dataclass(frozen=True)
-class Where:
+class Backend:
     """What trains: a device by its name, its configuration, and what puts a model on it; FP32 in plain torch where ``attach`` is None."""
 
     device: str = FP32
@@ -56,12 +56,12 @@ class Study:
     variants: tuple[str, ...]
     rounds: int
 
-    def told(self, seed: int, folder: Path, where: Where) -> FinetuneSettings:
+    def settings_for(self, seed: int, folder: Path, backend: Backend) -> FinetuneSettings:
         """The settings of one seed. On a device it runs what `finetune` has it run for the method."""
-        if where.attach is None:
+        if backend.attach is None:
             return FinetuneSettings(folder, seed=seed, **self.settings)
         modules = OPTIONS[self.settings["method"]].usual["modules"]
-        return FinetuneSettings(folder, seed=seed, device=where.device, config=where.config, modules=modules, **self.settings)
+        return FinetuneSettings(folder, seed=seed, device=backend.device, config=backend.config, modules=modules, **self.settings)
 
 
 def _hollow(part: str, train: str = "kept") -> Study:
@@ -107,7 +107,7 @@ TUNEQDM: Mapping[str, Options] = {
 }
 
 
-def _made(settings: FinetuneSettings, variant: str) -> Method:
+def _make_method(settings: FinetuneSettings, variant: str) -> Method:
     subject = settings.subject()
     if variant in HOLLOW:
         return HOLLOW[variant](settings, subject)
@@ -117,8 +117,8 @@ def _made(settings: FinetuneSettings, variant: str) -> Method:
 
 
 @torch.no_grad()
-def _judged(method: Method, rounds: int, prompt: str | None = None) -> float:
-    model, encoder = method.judged()
+def _evaluate(method: Method, rounds: int, prompt: str | None = None) -> float:
+    model, encoder = method.evaluation_model()
     subject = method.subject
     condition = torch.cat([encoder.encode(caption if prompt is None else prompt) for caption in subject.held_captions])
     return held_out_loss(model, noise_schedule(), subject.held_out, condition, rounds=rounds)
@@ -138,24 +138,24 @@ def baselines(rounds: int) -> dict[str, float]:
 
 
 def run_point(
-    name: str, variant: str, seed: int, folder: Path, where: Where, progress: Callable[[int], None], stop: Callable[[], bool]
+    name: str, variant: str, seed: int, folder: Path, backend: Backend, progress: Callable[[int], None], stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """Trains and judges one point; JSON values. ``folder`` holds boundary tensors. Raises Stopped."""
     study = STUDIES[name]
-    settings = study.told(seed, folder / f"store-{name.replace(' ', '')}-{seed}", where)
+    settings = study.settings_for(seed, folder / f"store-{name.replace(' ', '')}-{seed}", backend)
     began = time.monotonic()
     with repeatable():
-        method = _made(settings, variant)
+        method = _make_method(settings, variant)
         session = Session(settings, method)
-        bench = Bench(lambda model: session.attached(model, where.attach), lambda note: None, stop)
+        bench = Bench(lambda model: session.attached(model, backend.attach), lambda note: None, stop)
         extra: dict[str, Any] = {}
         if isinstance(method, Zoodip):
             method.begin(bench)
             extra["correlation"] = dict(method.measured)
-        before = None if isinstance(method, Lora) else _judged(method, study.rounds)
+        before = None if isinstance(method, Lora) else _evaluate(method, study.rounds)
         method.prepare(bench)
         method.model.train()
-        with session.attached(method.model, where.attach) as attachment:
+        with session.attached(method.model, backend.attach) as attachment:
             for step in range(settings.steps):
                 if stop():
                     raise Stopped(f"stopped at step {step} of {variant}, seed {seed}; run the same command to go on")
@@ -163,7 +163,7 @@ def run_point(
                     attachment.step_begin(step)
                 session.losses.append(method.step(step))
                 progress(step + 1)
-        after = _judged(method, study.rounds)
+        after = _evaluate(method, study.rounds)
     return {
         "study": name,
         "variant": variant,
@@ -181,7 +181,7 @@ def _path(folder: Path, name: str, variant: str, seed: int) -> Path:
     return folder / f"{plain}.json"
 
 
-def load_point(folder: Path, name: str, variant: str, seed: int, where: Where) -> dict[str, Any] | None:
+def load_point(folder: Path, name: str, variant: str, seed: int, backend: Backend) -> dict[str, Any] | None:
     """A finished point of the same settings, or None. Raises FileError and LoralithError for a file that holds none."""
     path = _path(folder, name, variant, seed)
     if not path.exists():
@@ -189,31 +189,31 @@ def load_point(folder: Path, name: str, variant: str, seed: int, where: Where) -
     point = read_json(path)
     if not isinstance(point, dict) or "settings" not in point:
         raise LoralithError(f"{path} is no point of this command; remove it or give another --output")
-    return point if point["settings"] == _identity(name, seed, where) else None
+    return point if point["settings"] == _identity(name, seed, backend) else None
 
 
-def _identity(name: str, seed: int, where: Where) -> dict[str, Any]:
+def _identity(name: str, seed: int, backend: Backend) -> dict[str, Any]:
     study = STUDIES[name]
-    return json.loads(json.dumps({**study.told(seed, Path("."), where).identity(), "rounds": study.rounds}))
+    return json.loads(json.dumps({**study.settings_for(seed, Path("."), backend).identity(), "rounds": study.rounds}))
 
 
-def pending(folder: Path, names: tuple[str, ...], seeds: int, where: Where) -> list[tuple[str, str, int]]:
+def pending(folder: Path, names: tuple[str, ...], seeds: int, backend: Backend) -> list[tuple[str, str, int]]:
     """(study, variant, seed) of the points that are missing, seed by seed."""
     every = [(name, variant, seed) for seed in range(seeds) for name in names for variant in STUDIES[name].variants]
-    return [key for key in every if load_point(folder, *key, where) is None]
+    return [key for key in every if load_point(folder, *key, backend) is None]
 
 
 def run(
     folder: Path,
     names: tuple[str, ...],
     seeds: int,
-    where: Where,
+    backend: Backend,
     progress: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
     """Computes what is missing and gives each point when it is saved."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, variant, seed in pending(folder, names, seeds, where):
-        point = run_point(name, variant, seed, folder, where, partial(progress, name, variant, seed), stop)
-        write_json({**point, "settings": _identity(name, seed, where)}, _path(folder, name, variant, seed))
+    for name, variant, seed in pending(folder, names, seeds, backend):
+        point = run_point(name, variant, seed, folder, backend, partial(progress, name, variant, seed), stop)
+        write_json({**point, "settings": _identity(name, seed, backend)}, _path(folder, name, variant, seed))
         yield point

@@ -118,7 +118,7 @@ class Task:
             hook.remove()
         return found
 
-    def judged(self) -> float:
+    def mean_held_out_loss(self) -> float:
         """The mean held-out loss."""
         with torch.no_grad():
             return statistics.fmean((self.model(x) - y).square().mean().item() for x, y in self.held_out)
@@ -157,10 +157,10 @@ def _train(task: Task, steps: int, device: Device | None, scheme: FQT) -> tuple[
         optimizer.zero_grad()
         (task.model(x) - y).square().mean().backward()
         optimizer.step()
-    own = task.judged()
+    own = task.mean_held_out_loss()
     if attachment is not None:
         attachment.detach()
-    return own, task.judged()
+    return own, task.mean_held_out_loss()
 
 
 SCHEMES: Mapping[str, Callable[[int, int], FQT]] = {
@@ -218,7 +218,7 @@ def _row(device: Device, seed: int, steps: int, rotation: int, own_gain: float) 
     """The figures of one seed."""
     row: dict[str, Any] = {"seed": seed, "error_without": product_error(device, FQT(), Task(seed, False, own_gain).inputs())}
     task = Task(seed, True, own_gain)
-    pairs, row["loss_before"] = task.inputs(), task.judged()
+    pairs, row["loss_before"] = task.inputs(), task.mean_held_out_loss()
     row["loss_fp32"] = _train(task, steps, None, FQT())[1]
     for name, scheme in SCHEMES.items():
         row[f"error_{name}"] = product_error(device, scheme(seed, rotation), pairs)

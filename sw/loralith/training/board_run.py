@@ -27,7 +27,7 @@ BOARD_BAUD = 3e6
 ESTIMATED_STEPS = 200
 BITS = 10
 """Of a byte on the line."""
-TELL_EVERY = 10.0
+PROGRESS_SECONDS = 10.0
 THROUGH_PINS = 64 * 1024
 """Bytes of a whole step's set-up that go over the line; the rest is in the simulated memory ahead, and is hashed over the line."""
 
@@ -52,9 +52,9 @@ def train_on_board(
     minutes of line. For the same reason most of the set-up is put into the simulated memory (`PreloadedDevice`).
     """
     check_sizes(settings)
-    whole = settings.modules == "step"
-    settings = replace(settings, verify=not whole)
-    plain = replace(settings, output=folder, device="reference", verify=whole)
+    whole_step = settings.modules == "step"
+    settings = replace(settings, verify=not whole_step)
+    plain = replace(settings, output=folder, device="reference", verify=whole_step)
     clear_folders(settings.output, plain.output)
     rows: list[dict[str, Any]] = []
     with PinSimulation(config, mhz=mhz, baud=baud) as board:
@@ -65,10 +65,10 @@ def train_on_board(
                 say(f"step {state.step}/{state.steps}: loss {state.loss:.4f}, {_so_far(board)}")
 
         try:
-            with _opened(config, board, whole) as device:
+            with _opened(config, board, whole_step) as device:
                 shape = (device.memory_bytes, device.memory_base)
                 say(f"training {settings.steps} steps on the simulated board; one takes about a minute with the usual settings")
-                with every(TELL_EVERY, lambda seconds: f"{seconds:.0f} s: {_so_far(board)}"):
+                with every(PROGRESS_SECONDS, lambda seconds: f"{seconds:.0f} s: {_so_far(board)}"):
                     trained = finetune(settings, attacher(device, verify=settings.verify), after_step, origin=origin)
                 resent = device.link.resent
                 starts, preloaded = (device.starts, device.preloaded) if isinstance(device, PreloadedDevice) else ([], 0)
@@ -78,22 +78,22 @@ def train_on_board(
             raise
     say("the same on the reference device")
     with open_device("reference", config, memory_bytes=shape[0], memory_base=shape[1]) as reference:
-        beside = finetune(plain, attacher(reference, verify=whole), origin=origin)
+        beside = finetune(plain, attacher(reference, verify=whole_step), origin=origin)
     adapters = [(run.folder / trained.report["result"]).read_bytes() for run in (trained, beside)]
-    losses_equal, verified = trained.report["losses"] == beside.report["losses"], beside if whole else trained
+    losses_equal, verified = trained.report["losses"] == beside.report["losses"], beside if whole_step else trained
     exact = adapters[0] == adapters[1] and losses_equal
     figures = summarize(trained.report, verified.report["counters"], rows, config=config.name, mhz=mhz, baud=baud, exact=exact)
     return figures | {
         "reference_losses_equal": losses_equal,
         "resent": resent,
         "preloaded_bytes": preloaded,
-        "estimate": estimate(_between(starts, rows) if whole else rows, mhz, preloaded),
+        "estimate": estimate(_start_to_start(starts, rows) if whole_step else rows, mhz, preloaded),
         "adapter": str(trained.folder / trained.report["result"]),
     }
 
 
-def _opened(config: Config, board: PinSimulation, whole: bool) -> SerialDevice:
-    if whole:
+def _opened(config: Config, board: PinSimulation, whole_step: bool) -> SerialDevice:
+    if whole_step:
         return PreloadedDevice(config, board, through_pins=THROUGH_PINS, patience=PATIENCE)
     return SerialDevice(config, board.port, patience=PATIENCE)
 
@@ -140,7 +140,7 @@ def summarize(
     }
 
 
-def _between(starts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _start_to_start(starts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows for `estimate` from one list's start to the next, which leave out the checkpoint after the last step."""
     return [
         {**start, "accelerator_cycles": cycles}
@@ -160,8 +160,8 @@ def estimate(rows: list[dict[str, Any]], mhz: float, preloaded: int = 0) -> dict
     def per_step(name: str) -> float:
         return (rows[-1][name] - rows[0][name]) / (len(rows) - 1)
 
-    line = {way: per_step(f"bytes_{way}_board") for way in ("to", "from")}
-    set_up = BITS / BOARD_BAUD * (preloaded + sum(rows[0][f"bytes_{way}_board"] - line[way] for way in line))
+    line = {direction: per_step(f"bytes_{direction}_board") for direction in ("to", "from")}
+    set_up = BITS / BOARD_BAUD * (preloaded + sum(rows[0][f"bytes_{direction}_board"] - line[direction] for direction in line))
     link = BITS / BOARD_BAUD * sum(line.values())
     accelerator = per_step("accelerator_cycles") / (1e6 * mhz)
     return {

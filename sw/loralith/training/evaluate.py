@@ -56,7 +56,7 @@ LOOK_SAMPLES = 8
 @torch.no_grad()
 def look(method: Method, step: int) -> Look:
     """The result as it is now, after ``step`` steps."""
-    model, encoder = method.judged()
+    model, encoder = method.evaluation_model()
     subject, evaluation = method.subject, method.settings.evaluation
     condition = torch.cat([encoder.encode(caption) for caption in subject.held_captions])
     loss = held_out_loss(model, noise_schedule(), subject.held_out, condition, rounds=evaluation.rounds)

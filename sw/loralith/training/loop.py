@@ -125,7 +125,7 @@ def finetune(
 
 
 def _judge(method: Method) -> Evaluation:
-    model, encoder = method.judged()
+    model, encoder = method.evaluation_model()
     settings = method.settings
     found = evaluate(model, encoder, load_classifier(), settings.digit, settings.evaluation, method.subject)
     method.finite(found.held_out_loss, "the held-out loss")

@@ -38,7 +38,7 @@ class StepObserver(Protocol):
     def counters(self) -> Mapping[str, Any]: ...
 
 
-TOLD = 10.0
+PROGRESS_SECONDS = 10.0
 """Seconds between two messages while a submission runs."""
 
 
@@ -82,19 +82,19 @@ class StepTraining:
         assert self.program is not None
         self._same_graph(method)
         given, arrays = [], []
-        for i in range(min(count, self.most, self.plan.most(step))):
+        for i in range(min(count, self.most, self.plan.steps_left(step))):
             inputs = self.plan.inputs(step + i)
             given.append({name: inputs[name] for name in self.program.compiled.inputs})
             picked = {name: np.array(entry) for name, entry in self.plan.entries(step + i).items()}
             arrays.append({name: value.numpy() for name, value in given[-1].items()} | picked)
         states = self._states() if self.observer else {}
-        with every(TOLD, lambda seconds: self._told(step, len(given), seconds)):
+        with every(PROGRESS_SECONDS, lambda seconds: self._progress_line(step, len(given), seconds)):
             losses = self.program.steps(arrays, step)
         self._steps = step + len(given)
         if self.observer:
             seen = [{**self.plan.frozen, **inputs} for inputs in given]
             self.observer.submission(self.program, [seen[0] | states, *seen[1:]], self.seed, step, losses)
-        self.plan.between(self.program, self._steps)
+        self.plan.after_submission(self.program, self._steps)
         return losses
 
     def slopes(self, method: Zoodip, probe: Probe, mu: float) -> Tensor:
@@ -103,7 +103,7 @@ class StepTraining:
             self._slopes = Slopes(self.seed)
         return self._slopes(method, probe, mu)
 
-    def _told(self, step: int, count: int, seconds: float) -> str:
+    def _progress_line(self, step: int, count: int, seconds: float) -> str:
         steps = f"step {step}" if count == 1 else f"steps {step} to {step + count - 1}"
         return f"{steps} on the device: {seconds:.0f} s so far; Ctrl-C ends the run after the submission, a second one at once"
 

@@ -25,11 +25,11 @@ from loralith.pipeline.cache import Cache
 from loralith.pipeline.draws import Pictures, Sampler
 from loralith.pipeline.encode import Encoder, batch_text
 from loralith.pipeline.load import load_family
-from loralith.pipeline.methods import Lora
 from loralith.pipeline.model_folder import ModelFolder
 from loralith.pipeline.objective import objective_of
 from loralith.pipeline.optimizer import learning_rate
 from loralith.pipeline.photos import read_photos
+from loralith.pipeline.pipeline_method import Lora
 from loralith.pipeline.settings import PipelineSettings
 
 Run = Callable[..., Any]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from loralith.rtl.array import Base, Columns, ProcessingArray
+from loralith.rtl.array import AccumulateMode, Columns, ProcessingArray
 from loralith.spec.config import PRESETS
 from loralith.verif.block_test import assert_each_equal, simulate
 
@@ -26,7 +26,12 @@ class Elements:
         """``lefts``: of each column the rows' operands."""
         for j, right in enumerate(rights):
             for i, left in enumerate(lefts[j]):
-                start = {Base.KEEP: self.acc[j][i], Base.CLEAR: 0, Base.SHIFT1: self.acc[j][i] << 1, Base.SHIFT4: self.acc[j][i] << 4}[base]
+                start = {
+                    AccumulateMode.KEEP: self.acc[j][i],
+                    AccumulateMode.CLEAR: 0,
+                    AccumulateMode.SHIFT1: self.acc[j][i] << 1,
+                    AccumulateMode.SHIFT4: self.acc[j][i] << 4,
+                }[base]
                 self.acc[j][i] = start + signed8(left) * signed8(right) & MASK32
 
     def capture(self):
@@ -45,13 +50,13 @@ def test_tiles_of_random_steps_leave_column_by_column(preset):
 
     async def bench(ctx):
         for tile in range(3):
-            steps = [(rng.choice(list(Base)) if number else Base.CLEAR) for number in range(rng.randint(1, 5))]
+            steps = [(rng.choice(list(AccumulateMode)) if number else AccumulateMode.CLEAR) for number in range(rng.randint(1, 5))]
             for base in steps:
                 ctx.set(dut.valid, 1)
-                ctx.set(dut.base, base)
+                ctx.set(dut.accumulate_mode, base)
                 await ctx.tick()
                 ctx.set(dut.valid, 0)
-                ctx.set(dut.base, rng.randrange(4))
+                ctx.set(dut.accumulate_mode, rng.randrange(4))
                 left = [[rng.randrange(256) for _ in range(R)] for _ in range(groups)]
                 right = [rng.randrange(256) for _ in range(C)]
                 ctx.set(dut.left, [int.from_bytes(bytes(lane), "little") for lane in left])
@@ -68,7 +73,7 @@ def test_tiles_of_random_steps_leave_column_by_column(preset):
             elements.capture()
             await ctx.tick()
             for column in range(C):
-                got.append([ctx.get(head) for head in dut.heads])
+                got.append([ctx.get(value) for value in dut.drain_out])
                 columns = [elements.shadow[group * (C // groups)] for group in range(groups)]
                 want.append([sum(value << 32 * i for i, value in enumerate(values)) for values in columns])
                 stimuli.append((tile, column, [base.name for base in steps]))
@@ -92,23 +97,23 @@ def test_a_capture_takes_the_sums_in_the_cycle_in_which_the_next_tile_begins():
         for cycle in range(60):
             ends = cycle % 6 == 5
             ctx.set(dut.valid, cycle < 48)
-            ctx.set(dut.base, Base.CLEAR if cycle % 6 == 0 else Base.KEEP)
+            ctx.set(dut.accumulate_mode, AccumulateMode.CLEAR if cycle % 6 == 0 else AccumulateMode.KEEP)
             ctx.set(dut.capture, last == cycle - dut.accumulate_delay)
             if ends:
                 last = cycle
             if pending and pending[0][0] == cycle:
-                got.append([ctx.get(head) for head in dut.heads])
+                got.append([ctx.get(value) for value in dut.drain_out])
                 want.append(pending.pop(0)[1])
             if 0 < cycle <= 48:
                 left = [[rng.randrange(256) for _ in range(config.rows)] for _ in range(config.max_fold)]
                 right = [rng.randrange(256) for _ in range(config.cols)]
                 ctx.set(dut.left, [int.from_bytes(bytes(lane), "little") for lane in left])
                 ctx.set(dut.right, right)
-                base = Base.CLEAR if (cycle - 1) % 6 == 0 else Base.KEEP
+                base = AccumulateMode.CLEAR if (cycle - 1) % 6 == 0 else AccumulateMode.KEEP
                 elements.step(base, [left[j * config.max_fold // config.cols] for j in range(config.cols)], right)
                 if (cycle - 1) % 6 == 5:
-                    heads = [elements.acc[group * config.cols // config.max_fold] for group in range(config.max_fold)]
-                    pending.append((cycle - 1 + dut.accumulate_delay + 2, [sum(v << 32 * i for i, v in enumerate(h)) for h in heads]))
+                    drain_out = [elements.acc[group * config.cols // config.max_fold] for group in range(config.max_fold)]
+                    pending.append((cycle - 1 + dut.accumulate_delay + 2, [sum(v << 32 * i for i, v in enumerate(h)) for h in drain_out]))
             await ctx.tick()
 
     simulate(dut, bench)

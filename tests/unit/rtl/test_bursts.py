@@ -16,7 +16,7 @@ def config(bus_bytes: int, max_burst: int) -> Config:
 
 
 def model(transfer: dict, bus_bytes: int, max_burst: int) -> list[tuple[int, int, int]]:
-    """Word by word: a new burst where a row begins, a 4 KB line begins or the burst is full."""
+    """Word by word: a new burst where a row begins, a 4 KiB boundary begins or the burst is full."""
     bursts = []
     for row in range(transfer["rows"]):
         for i in range(transfer["beats"]):

@@ -201,7 +201,7 @@ def test_fields_are_checked_as_the_oracle_does():
             bits = draw(rng, broken=1)
             commands.append(COMPUTE.unpack(bits.to_bytes(COMPUTE.size, "little")))
             ctx.set(dut.command.as_value(), bits)
-            for port in (dut.first, dut.second):
+            for port in (dut.stage0, dut.stage1):
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
@@ -225,7 +225,7 @@ def test_regions_are_checked_as_the_oracle_does():
             if fault and fault[0] is Code.BAD_FIELD:
                 continue
             ctx.set(dut.command.as_value(), bits)
-            for port in (dut.first, dut.second, dut.third):
+            for port in (dut.stage0, dut.stage1, dut.stage2):
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
@@ -279,24 +279,24 @@ def test_the_shift_that_the_device_sets(shift_up):
 
 
 def test_a_slot_is_pending_until_no_record_is_under_way():
-    rng, dut, got, want = random.Random(5), SlotScoreboard(CONFIG, ComputeDecoder.most_unrecorded), [], []
+    rng, dut, got, want = random.Random(5), SlotScoreboard(CONFIG, ComputeDecoder.max_unrecorded), [], []
 
     async def bench(ctx):
         under_way, slots, delayed = 0, set(), 0
         for _ in range(600):
-            handed_on = under_way < ComputeDecoder.most_unrecorded and rng.random() < 0.3
+            issued = under_way < ComputeDecoder.max_unrecorded and rng.random() < 0.3
             recorded = under_way > 0 and rng.random() < 0.4
-            slot, asked = rng.randrange(CONFIG.stat_slots), rng.randrange(CONFIG.stat_slots)
-            for port, value in ((dut.handed_on, handed_on), (dut.recorded, recorded), (dut.slot, slot), (dut.asked, asked)):
+            slot, lookup_slot = rng.randrange(CONFIG.stat_slots), rng.randrange(CONFIG.stat_slots)
+            for port, value in ((dut.issued, issued), (dut.recorded, recorded), (dut.slot, slot), (dut.lookup_slot, lookup_slot)):
                 ctx.set(port, value)
             got.append(ctx.get(dut.pending))
             want.append(delayed)
-            delayed = int(asked in slots)
+            delayed = int(lookup_slot in slots)
             if under_way == 0:
                 slots = set()
-            if handed_on:
+            if issued:
                 slots = slots | {slot}
-            under_way += handed_on - recorded
+            under_way += issued - recorded
             await ctx.tick()
 
     simulate(dut, bench)

@@ -86,7 +86,7 @@ def test_columns_of_tiles(preset):
                 if cycle in answers:
                     ctx.set(port, answers[cycle])
             for group in range(G):
-                ctx.set(dut.heads[group], sum(v << 32 * i for i, v in enumerate(shadow[group * C // G])))
+                ctx.set(dut.array_out[group], sum(v << 32 * i for i, v in enumerate(shadow[group * C // G])))
             for kind, en, row, answers, delay in (
                 ("acc", dut.acc_read_en, dut.acc_read_row, reads[0], AccumulateMemory.delay),
                 ("scale", dut.scale_en, dut.scale_row, reads[1], ScaleMemory.delay),
@@ -173,15 +173,15 @@ def test_sums_of_a_fold(groups):
         ctx.set(dut.enables, -1)
         for _ in range(30):
             fold = 1 << rng.randrange(groups.bit_length())
-            heads = [rng.getrandbits(32) for _ in range(groups)]
+            sums = [rng.getrandbits(32) for _ in range(groups)]
             skips = sum(1 << group for group in range(groups) if group % (groups // fold))
-            ctx.set(dut.heads, heads)
+            ctx.set(dut.sums, sums)
             for stage in range(dut.stages):
                 ctx.set(dut.skips[stage], skips)
             await ctx.tick().repeat(dut.stages)
             got.append(ctx.get(dut.sum))
-            want.append(sum(head for group, head in enumerate(heads) if not skips >> group & 1) & MASK32)
-            stimuli.append((fold, heads))
+            want.append(sum(value for group, value in enumerate(sums) if not skips >> group & 1) & MASK32)
+            stimuli.append((fold, sums))
 
     simulate(dut, bench)
     assert_each_equal("sum", got, want, stimuli)

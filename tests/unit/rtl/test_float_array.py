@@ -74,7 +74,7 @@ def test_sums_are_the_exact_ones_rounded_once(form, near):
             infinite = before >> 23 & 255 == 255
             total = before if infinite else fp32(value(FP32, before) + value(form, left) * value(form, right))
             kinds.add("infinite" if total >> 23 & 255 == 255 else "zero" if total == 0 else "finite")
-            assert ctx.get(array.heads[0]) == total, f"{before:08x} + {left:x} * {right:x}"
+            assert ctx.get(array.drain_out[0]) == total, f"{before:08x} + {left:x} * {right:x}"
 
     simulate(array, testbench)
     assert kinds >= ({"finite", "zero"} if near or form is FP16 else {"finite", "zero", "infinite"})
@@ -115,7 +115,7 @@ def test_steps_follow_each_other_and_shadows_move_to_the_left():
             ctx.set(array.shift, 0 < moves < cols)
             await ctx.tick()
             if moves < cols:
-                got.append([ctx.get(array.heads[i]) for i in range(rows)])
+                got.append([ctx.get(array.drain_out[i]) for i in range(rows)])
 
     simulate(array, testbench)
     for number, tile in enumerate(tiles):

@@ -33,7 +33,7 @@ def draw_step(rng, config):
     fold_log2 = rng.randrange(config.max_fold.bit_length())
     return {
         "reads": int(rng.random() < 0.8),
-        "base": rng.randrange(4),
+        "accumulate_mode": rng.randrange(4),
         "fold_log2": fold_log2,
         "left_row": rng.randrange(100),
         "left_position": rng.randrange(200) << fold_log2,
@@ -65,7 +65,7 @@ def test_each_lane_group_gets_its_slice_of_the_fold(preset):
             before = steps.get(cycle - dut.delay + 1)
             assert ctx.get(dut.array_valid) == (before is not None), f"cycle {cycle}"
             if before is not None:
-                controls.append((before, ctx.get(dut.base), ctx.get(dut.last)))
+                controls.append((before, ctx.get(dut.accumulate_mode), ctx.get(dut.last)))
             now = steps.get(cycle - dut.delay)
             if now is not None:
                 want.append(model(now))
@@ -87,7 +87,9 @@ def test_each_lane_group_gets_its_slice_of_the_fold(preset):
 
     simulate(dut, bench)
     assert_each_equal("operands of step", got, want, list(steps.values()))
-    assert_each_equal("control of step", [(base, last) for _, base, last in controls], [(s["base"], s["last"]) for s, _, _ in controls])
+    assert_each_equal(
+        "control of step", [(base, last) for _, base, last in controls], [(s["accumulate_mode"], s["last"]) for s, _, _ in controls]
+    )
     assert len(got) > 60
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.lib import data
 
-from loralith.rtl.array import Base
+from loralith.rtl.array import AccumulateMode
 from loralith.rtl.sequencer import Sequencer
 from loralith.rtl.tile import CommandFlags, Plan
 from loralith.spec.commands import ScaleMode
@@ -35,16 +35,16 @@ def draw_plan(rng: random.Random, config: Config, **fixed: int) -> dict:
 def model_steps(plan: dict, segment: int) -> list[dict]:
     """The steps of one segment, whichever tile: what the array does, and positions."""
     fold, k = 1 << plan["fold_log2"], plan[f"k{segment}"]
-    steps, base = [], Base.CLEAR
+    steps, mode = [], AccumulateMode.CLEAR
     if segment:
         stages = [4] * (plan["shift"] // 4) + [1] * (plan["shift"] % 4)
-        bases = [Base.SHIFT4 if stage == 4 else Base.SHIFT1 for stage in stages] or [Base.KEEP]
-        steps = [{"reads": 0, "base": one, "depth": 0, "last": 0} for one in bases[:-1]]
-        base = bases[-1]
+        modes = [AccumulateMode.SHIFT4 if stage == 4 else AccumulateMode.SHIFT1 for stage in stages] or [AccumulateMode.KEEP]
+        steps = [{"reads": 0, "accumulate_mode": one, "depth": 0, "last": 0} for one in modes[:-1]]
+        mode = modes[-1]
     for number, at in enumerate(range(0, k, fold)):
-        step = {"reads": 1, "base": base, "depth": min(fold, k - at), "last": 0, "left_position": at, "right_position": number}
+        step = {"reads": 1, "accumulate_mode": mode, "depth": min(fold, k - at), "last": 0, "left_position": at, "right_position": number}
         steps.append(step)
-        base = Base.KEEP
+        mode = AccumulateMode.KEEP
     return steps
 
 
@@ -159,7 +159,7 @@ class Run:
 
 def relevant(steps: list[dict]) -> list[dict]:
     """``steps`` without the addresses of those that read nothing."""
-    return [step if step["reads"] else {name: step[name] for name in ("reads", "base", "last", "depth")} for step in steps]
+    return [step if step["reads"] else {name: step[name] for name in ("reads", "accumulate_mode", "last", "depth")} for step in steps]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "ecp5"])

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from loralith.rtl.array import Base
+from loralith.rtl.array import AccumulateMode
 from loralith.rtl.sequencer import StepRegister
 from loralith.rtl.sequencer_control import StepControl
 from loralith.rtl.sequencer_lookahead import PlanLookahead
@@ -283,7 +283,7 @@ def test_addresses_of_a_command_s_tiles(preset):
 
 def test_the_step_that_leaves_is_the_decision_of_the_cycle_before():
     rng, dut, got, want, stimuli = random.Random(6), StepRegister(), [], [], []
-    names = ("reads", "base", "fold_log2", "left_position", "right_position", "last", "depth")
+    names = ("reads", "accumulate_mode", "fold_log2", "left_position", "right_position", "last", "depth")
 
     async def bench(ctx):
         for _ in range(200):
@@ -295,11 +295,12 @@ def test_the_step_that_leaves_is_the_decision_of_the_cycle_before():
                 ctx.set(port, value)
             await ctx.tick()
             depth = 0 if d["shifts"] else d["last_depth"][d["segment"]] if d["last"] else 1 << d["fold_log2"]
-            base = Base.KEEP
+            mode = AccumulateMode.KEEP
             if d["first"]:
-                base = Base.CLEAR if not d["segment"] else Base.KEEP if d["shift"] == 0 else Base.SHIFT4 if d["shift"] >= 4 else Base.SHIFT1
+                shifted = AccumulateMode.SHIFT4 if d["shift"] >= 4 else AccumulateMode.SHIFT1
+                mode = AccumulateMode.CLEAR if not d["segment"] else shifted if d["shift"] else AccumulateMode.KEEP
             positions = (0, 0) if d["first"] else (d["left_position"], d["right_position"])
-            want.append((issue, tile_ends, command_ends, d["segment"], 1 - d["shifts"], base, d["fold_log2"], *positions, d["ends"], depth))
+            want.append((issue, tile_ends, command_ends, d["segment"], 1 - d["shifts"], mode, d["fold_log2"], *positions, d["ends"], depth))
             seen = [ctx.get(port) for port in (dut.valid, dut.last, dut.final, dut.segment)]
             got.append((*seen, *(ctx.get(getattr(dut.step, name)) for name in names)))
             stimuli.append(d)

@@ -117,10 +117,10 @@ def test_the_fields_that_name_choices_are_told_apart_from_counts(opcode):
         for _ in range(150):
             text = draw(config, opcode, rng)
             bits = int.from_bytes(text, "little") & ~record.reserved_mask
-            for name, value in (("next_command", bits), ("look", 1), ("size", 0)):
+            for name, value in (("next_command", bits), ("decode", 1), ("size", 0)):
                 ctx.set(getattr(dut, name), value)
             await ctx.tick()
-            for name, value in (("next_command", rng.getrandbits(8 * record.size)), ("command", bits), ("look", 0), ("size", 1)):
+            for name, value in (("next_command", rng.getrandbits(8 * record.size)), ("command", bits), ("decode", 0), ("size", 1)):
                 ctx.set(getattr(dut, name), value)
             await ctx.tick()
             want = check_command(bits.to_bytes(record.size, "little"), config, (0, 1 << 65))
@@ -154,7 +154,7 @@ def test_regions_end_inside_their_memory_or_are_named(config, opcode):
             checked += 1
             bits = int.from_bytes(text, "little")
             ctx.set(dut.next_command, bits)
-            await pulse(ctx, "look")
+            await pulse(ctx, "decode")
             ctx.set(dut.command, bits)
             ctx.set(dut.next_command, rng.getrandbits(8 * record.size))
             more = True
@@ -163,9 +163,9 @@ def test_regions_end_inside_their_memory_or_are_named(config, opcode):
                 await pulse(ctx, "start")
                 await ctx.tick().repeat(dut.delay - 1)
                 assert ctx.get(dut.done)
-                more = ctx.get(dut.more)
+                more = ctx.get(dut.right_pending)
                 if more:
-                    await pulse(ctx, "go_on")
+                    await pulse(ctx, "start_right")
             found = Check.LEFT if ctx.get(dut.left_fails) else Check(ctx.get(dut.detail)) if ctx.get(dut.fails) else None
             assert found == (want and want.detail), record.unpack(text)
 

@@ -105,7 +105,7 @@ def test_the_gate_passes_a_chunk_when_there_are_credits_for_all_its_beats(credit
         nonlocal level
         while True:
             add = level < 32 and rng.random() < 0.4
-            ctx.set(dut.add, add)
+            ctx.set(dut.credit, add)
             _, _, valid, ready, beats = await ctx.tick().sample(dut.o.valid, dut.o.ready, dut.o.payload.beats)
             if valid and ready:
                 assert level >= beats + 1, "a chunk went ahead of its credits"
@@ -148,7 +148,7 @@ def test_a_bank_takes_each_command_at_its_time_and_not_before() -> None:
                 "can_activate": not is_open and now >= precharge + timing.rp,
                 "can_column": is_open and now >= active + timing.rcd,
                 "can_precharge": is_open and can_precharge,
-                "quiet": can_precharge,
+                "drained": can_precharge,
             }
             assert {name: bool(ctx.get(getattr(dut, name))) for name in expected} == expected, now
             choice = rng.choice(["activate", "precharge", "read", "write", "push", "none"])

@@ -98,7 +98,7 @@ class AxiMemory:
             (values[prefix + "burst"] != 1, "bursts are INCR"),
             (1 << values[prefix + "size"] != self.W, "size is the bus's width"),
             (address % self.W, "addresses are multiples of the bus's width"),
-            (address // 4096 != (end - 1) // 4096, "no burst crosses a 4 KB line"),
+            (address // 4096 != (end - 1) // 4096, "no burst crosses a 4 KiB boundary"),
             (address < first or last_word >= limit, f"no burst leaves the window {first:#x}..{limit:#x}"),
         ):
             if broken:

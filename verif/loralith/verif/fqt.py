@@ -19,7 +19,7 @@ from loralith.spec.numerics import ACC_MAX, ACC_MIN, K_LIMIT, Requantization, le
 from loralith.spec.scales import Chain
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize, rotated, turned
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_power, requantize, rotate_blocks, rotated
 
 __all__ = ["Backward", "Forward", "LoraLayer"]
 
@@ -265,7 +265,7 @@ class LoraLayer:
                 a_chain, _, _ = quantize_power(units, chain.drop, self._stream(step, Role.A_CHAIN, call), self.scheme.activation_qmax)
             dx_acc = _chained(matmul(dyq, self._w), matmul(dhq, a_chain), chain)
             dx_scale = math.ldexp(g, chain.exponent)
-            dx = turned((dx_acc.double() * dx_scale).float(), self.block)
+            dx = rotate_blocks((dx_acc.double() * dx_scale).float(), self.block)
 
         db_acc = matmul(dyq.T, saved.hq)
         db_scale = torch.tensor([spec.db_scale(g, saved.sx, sw, saved.h) for sw in self._sw_list], dtype=torch.float64)
@@ -289,7 +289,7 @@ class LoraLayer:
             db=(db_acc.double() * db_scale[:, None]).float(),
             da_acc=da_acc,
             da_scale=da_scale,
-            da=turned((da_acc.double() * da_scale).float(), self.block),
+            da=rotate_blocks((da_acc.double() * da_scale).float(), self.block),
             measured=measured,
             saturated={"dY": dy_clipped, "dH": dh_clipped},
         )

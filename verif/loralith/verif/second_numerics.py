@@ -295,7 +295,7 @@ class Step:
     def run(self) -> dict:
         return self.numbers if self.numbers else self.backward(self.forward())
 
-    def turned(self, values: Matrix) -> Matrix:
+    def rotated(self, values: Matrix) -> Matrix:
         """X, W, A, dX or dA times R. Raises ValueError where a LoRA layer's I cannot be rotated."""
         b = rotation_size(self.rotation, len(values[0]))
         if self.rotation and b == 1:
@@ -304,7 +304,7 @@ class Step:
 
     def weights(self) -> Weights:
         qmax = 127 if self.weight_bits == 8 else 7
-        W = self.turned(self.W)
+        W = self.rotated(self.W)
         if self.weight_scales == "block":
             return quantize_squares(W, self.weight_block, qmax, self.weight_scale_range, self.power_of_two)
         return quantize_weights(W, qmax, self.weight_scales == "channel", self.weight_scale_range, self.power_of_two)
@@ -317,8 +317,8 @@ class Step:
         qa = 127 if self.activation_bits == 8 else 7
         r = len(self.A)
         s = self.alpha / r
-        X = quantize(self.turned(self.X), qa, self.hashes("X", "X"), self.power_of_two)
-        A = quantize(self.turned(self.A), qa, self.hashes("A", "A"), self.power_of_two)
+        X = quantize(self.rotated(self.X), qa, self.hashes("X", "X"), self.power_of_two)
+        A = quantize(self.rotated(self.A), qa, self.hashes("A", "A"), self.power_of_two)
         W = self.weights()
         quotients = [[quotient(x, scale) for x in row] for row, scale in zip(self.B, W.sw, strict=True)]
         b = power_exponent(quotients, qa)
@@ -345,7 +345,7 @@ class Step:
         order = chain(self.length(len(self.W)), len(self.A), h_)
         Aq = n["Aq"]
         if order.d:
-            quotients = [[quotient(x, sa) for x in row] for row in self.turned(self.A)]
+            quotients = [[quotient(x, sa) for x in row] for row in self.rotated(self.A)]
             Aq = quantize_power(quotients, order.d, qa, self.hashes("coarse A", "A")).q
         acc_dX = chained(times_transposed(dY.q, transposed(n["Wq"])), times_transposed(dH, transposed(Aq)), order)
         acc_dB = times_transposed(transposed(dY.q), transposed(n["Hq"]))
@@ -353,9 +353,9 @@ class Step:
         self.numbers = n | {
             "g": g, "dYq": dY.q, "acc dH": acc_dH, "h'": h_, "dHq": dH, "chain dX": order, "acc dX": acc_dX, "acc dB": acc_dB,
             "acc dA": acc_dA,
-            "dX": self.turned([[fl(x * (g * 2.0**order.k)) for x in row] for row in acc_dX]),
+            "dX": self.rotated([[fl(x * (g * 2.0**order.k)) for x in row] for row in acc_dX]),
             "dB": [[fl(x * (((g * sx) * 2.0 ** n["h"]) / sw)) for x in row] for row, sw in zip(acc_dB, n["sw"], strict=True)],
-            "dA": self.turned([[fl(x * (((g * sx) * 2.0**h_) / sa)) for x in row] for row in acc_dA]),
+            "dA": self.rotated([[fl(x * (((g * sx) * 2.0**h_) / sa)) for x in row] for row in acc_dA]),
         }  # fmt: skip
         return self.numbers
 

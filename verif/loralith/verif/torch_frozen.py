@@ -18,7 +18,7 @@ from torch.nn import functional
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
-from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight, turned, turned_channels
+from .torch_quantize import QuantizedWeight, Stream, as_float32, matmul, quantize, quantize_weight, rotate_blocks, rotate_channel_blocks
 
 __all__ = ["Attention", "FrozenConv", "FrozenLinear", "Result", "Trained", "places"]
 
@@ -70,7 +70,7 @@ class FrozenLinear(_Layer):
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
         """x [T, I]; sums [T, O]."""
-        xq, sx = self._quantize(turned(x, self.block), "X", Role.X, step, call)
+        xq, sx = self._quantize(rotate_blocks(x, self.block), "X", Role.X, step, call)
         acc = matmul(xq, self.weight.q.T)
         return Result(xq, acc, _dequantized(acc, self.weight.scale.double() * sx))
 
@@ -78,7 +78,7 @@ class FrozenLinear(_Layer):
         """dy [T, O]; sums [T, I]. ``shape`` of X, which a convolution needs."""
         dyq, g = self._quantize(dy * self.weight.scale, "dY * sw", Role.DY, step, call)
         acc = matmul(dyq, self.weight.q)
-        return Result(dyq, acc, turned(_dequantized(acc, g), self.block))
+        return Result(dyq, acc, rotate_blocks(_dequantized(acc, g), self.block))
 
 
 class FrozenConv(FrozenLinear):
@@ -94,14 +94,14 @@ class FrozenConv(FrozenLinear):
         self.row_scales = self.weight.scale.reshape(-1, *[1] * self.dimensions)
 
     def forward(self, x: Tensor, *, step: int, call: int) -> Result:
-        xq, sx = self._quantize(turned_channels(x, self.block), "X", Role.X, step, call)
+        xq, sx = self._quantize(rotate_channel_blocks(x, self.block), "X", Role.X, step, call)
         acc = CONVOLVE[self.dimensions](xq.double(), self.kernel, **self.places).to(torch.int64)
         return Result(xq, acc, _dequantized(acc, self.row_scales.double() * sx))
 
     def backward(self, dy: Tensor, shape: tuple[int, ...], *, step: int, call: int) -> Result:
         dyq, g = self._quantize(dy * self.row_scales, "dY * sw", Role.DY, step, call)
         acc = INPUT[self.dimensions](shape, self.kernel, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, turned_channels(_dequantized(acc, g), self.block))
+        return Result(dyq, acc, rotate_channel_blocks(_dequantized(acc, g), self.block))
 
 
 class Trained(_Layer):
@@ -115,15 +115,15 @@ class Trained(_Layer):
         self.places = places
         self._waiting: dict[tuple[int, int], tuple[Tensor, float, Tensor, float]] = {}
 
-    def _turn(self, tensor: Tensor, channels: int) -> Tensor:
+    def _rotated(self, tensor: Tensor, channels: int) -> Tensor:
         """X, W, dX or dW times R; ``channels`` of W."""
-        return (turned if self.places is None else turned_channels)(tensor, rotation_block(self.scheme.rotation, channels))
+        return (rotate_blocks if self.places is None else rotate_channel_blocks)(tensor, rotation_block(self.scheme.rotation, channels))
 
     def forward(self, x: Tensor, w: Tensor, *, step: int, call: int) -> tuple[Tensor, Result]:
         """(INT8 W, Y); x [T, I] or [N, C, H, W]."""
         if any(key[0] != step for key in self._waiting):
             self._waiting.clear()
-        x, w = self._turn(x, w.shape[1]), self._turn(w, w.shape[1])
+        x, w = self._rotated(x, w.shape[1]), self._rotated(w, w.shape[1])
         (xq, sx), (wq, sw) = self._quantize(x, "X", Role.X, step, call), self._quantize(w, "W", Role.A, step, call)
         self._waiting[step, call] = xq, sx, wq, sw
         acc = matmul(xq, wq.T) if self.places is None else CONVOLVE[w.dim() - 2](xq.double(), wq.double(), **self.places).to(torch.int64)
@@ -139,7 +139,7 @@ class Trained(_Layer):
             acc = INPUT[wq.dim() - 2](xq.shape, wq.double(), dyq.double(), **self.places).to(torch.int64)
         else:
             acc = WEIGHT[wq.dim() - 2](xq.double(), wq.shape, dyq.double(), **self.places).to(torch.int64)
-        return Result(dyq, acc, self._turn(_dequantized(acc, g * (sw if name == "dX" else sx)), wq.shape[1]))
+        return Result(dyq, acc, self._rotated(_dequantized(acc, g * (sw if name == "dX" else sx)), wq.shape[1]))
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ __all__ = [
     "quantize_weight",
     "requantize",
     "rotated",
-    "turned",
-    "turned_channels",
+    "rotate_blocks",
+    "rotate_channel_blocks",
 ]
 
 
@@ -133,7 +133,7 @@ def quantize_power(v: Tensor, exponent: int | None = None, stream: Stream | None
     return q, exponent, clipped
 
 
-def turned(x: Tensor, block: int) -> Tensor:
+def rotate_blocks(x: Tensor, block: int) -> Tensor:
     """``x`` [..., n] times R, float32, stage by stage as docs/numerics.md has it; what FP32 does not hold is not finite."""
     distance, halvings = 1, 0
     while distance < block:
@@ -147,12 +147,12 @@ def turned(x: Tensor, block: int) -> Tensor:
 def rotated(x: Tensor, block: int, name: str) -> Tensor:
     """``x`` [..., n] times R. Raises SchemeError, with ``name``, where a value is not finite, or is so no longer."""
     x = as_float32(x, name)
-    return as_float32(turned(x, block), f"{name} after its rotation") if block > 1 else x
+    return as_float32(rotate_blocks(x, block), f"{name} after its rotation") if block > 1 else x
 
 
-def turned_channels(x: Tensor, block: int) -> Tensor:
+def rotate_channel_blocks(x: Tensor, block: int) -> Tensor:
     """``x`` [N, C, ...] times R along C."""
-    return turned(x.movedim(1, -1), block).movedim(-1, 1).contiguous()
+    return rotate_blocks(x.movedim(1, -1), block).movedim(-1, 1).contiguous()
 
 
 def quantize_weight(weight: Tensor, scheme: FQT, kernel: int = 1) -> QuantizedWeight:
@@ -161,7 +161,7 @@ def quantize_weight(weight: Tensor, scheme: FQT, kernel: int = 1) -> QuantizedWe
     weight = as_float32(weight, "W")
     columns = weight.reshape(len(weight), -1, kernel)
     block = rotation_block(scheme.rotation, columns.shape[1])
-    weight = as_float32(turned_channels(columns, block), "W after its rotation").reshape(weight.shape)
+    weight = as_float32(rotate_channel_blocks(columns, block), "W after its rotation").reshape(weight.shape)
     scales = torch.tensor(weight_scales(weight.abs().amax(dim=1).tolist(), scheme), dtype=torch.float32)
     if vanishes(largest(weight), scheme.weight_qmax):
         return QuantizedWeight(torch.zeros_like(weight, dtype=torch.int8), scales)

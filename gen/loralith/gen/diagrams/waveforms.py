@@ -8,7 +8,7 @@ from typing import Any
 from amaranth.hdl import unsigned
 from amaranth.sim import Simulator
 
-from loralith.rtl.array import Base
+from loralith.rtl.array import AccumulateMode
 from loralith.rtl.queue import SkidBuffer
 from loralith.rtl.sequencer import Sequencer
 from loralith.spec.config import PRESETS
@@ -60,7 +60,7 @@ def folded_tile() -> Waves:
 
     async def bench(ctx: Any) -> None:
         queue = list(plans)
-        ports = (dut.valid, dut.step.left_position, dut.step.right_position, dut.step.depth, dut.step.base, dut.step.last)
+        ports = (dut.valid, dut.step.left_position, dut.step.right_position, dut.step.depth, dut.step.accumulate_mode, dut.step.last)
         for _ in range(40):
             if queue:
                 ctx.set(dut.plans.payload, queue[0])
@@ -74,7 +74,7 @@ def folded_tile() -> Waves:
     _run(dut, bench)
     steps = [i for i, row in enumerate(seen) if row[0]]
     shown = seen[steps[0] - 1 : steps[-1] + 2]
-    valid, left, right, depths, base, last = (list(column) for column in zip(*shown, strict=True))
+    valid, left, right, depths, modes, last = (list(column) for column in zip(*shown, strict=True))
 
     def where(values: list[str]) -> list[str | None]:
         return [value if one else None for one, value in zip(valid, values, strict=True)]
@@ -84,7 +84,7 @@ def folded_tile() -> Waves:
         Wave("left_position", where([str(value) for value in left]), bus=True),
         Wave("right_position", where([str(value) for value in right]), bus=True),
         Wave("depth", where([str(value) for value in depths]), bus=True),
-        Wave("base", where([Base(value).name for value in base]), bus=True),
+        Wave("accumulate mode", where([AccumulateMode(value).name for value in modes]), bus=True),
         Wave("last", [a & b for a, b in zip(valid, last, strict=True)]),
     ]
     notes = (

@@ -21,7 +21,7 @@ class Add(wiring.Component):
 
     Members:
         enable: see ``StageRegisters``.
-        x, y: the terms. negate: y is subtracted; a constant for as long as terms are inside.
+        x, y: the terms. negate: y is subtracted.
         word, fault: ``delay`` cycles later.
     """
 

@@ -21,11 +21,11 @@ class VectorAddresses(wiring.Component):
     Parameters: depths: words of V0, of V1 and of the output buffer's INT32, powers of two; read_delay: cycles from ``issue`` to a read.
 
     Members:
-        instruction: the running one; rests from two cycles before ``start`` on.
-        start: take ``firsts``, the first addresses of X, Y and target; strides: from word to word.
+        start: from now on those of ``instruction``: firsts, the first addresses of X, Y and target; strides: from word to word.
         issue: an element enters.
         beyond, detail: the next element has a word beyond its memory; of several X's is named, then Y's. From a cycle after ``start`` on.
-        reads: of X and Y, ``read_delay`` cycles after the element enters.
+        target: where the element's result goes.
+        read, reads: of V0 and V1: read that word, ``read_delay`` cycles after the element enters.
     """
 
     def __init__(self, depths: tuple[int, int, int], read_delay: int) -> None:
@@ -39,6 +39,8 @@ class VectorAddresses(wiring.Component):
                 "issue": In(1),
                 "beyond": Out(1),
                 "detail": Out(8),
+                "target": Out(ADDRESS_BITS),
+                "read": Out(2),
                 "reads": Out(ADDRESS_BITS).array(2),
             }
         )
@@ -49,13 +51,9 @@ class VectorAddresses(wiring.Component):
         fields = (instruction.x_source, instruction.y_source, instruction.target)
         memories = ((Source.V0, Source.V1, Source.OUT32), (Source.V0, Source.V1), (Target.V0, Target.V1))
         details = (Check.V0, Check.V1, Check.OUT)
-        outside, which = [], []
+        outside, which, addresses = [], [], []
         for at, (name, field, numbers) in enumerate(zip(("x", "y", "target"), fields, memories, strict=True)):
-            address = Signal(ADDRESS_BITS, name=f"{name}_address")
-            with m.If(self.start):
-                m.d.sync += address.eq(self.firsts[at])
-            with m.Elif(self.issue):
-                m.d.sync += address.eq(address + self.strides[at])
+            address, stride = Signal(ADDRESS_BITS, name=f"{name}_address"), Signal(ADDRESS_BITS, name=f"{name}_stride")
             # The address bits that must be zero, so that the check is one level of logic deep.
             above, detail = Signal(ADDRESS_BITS, name=f"{name}_above"), Signal(8, name=f"{name}_detail")
             mask: Value | int = 0
@@ -63,18 +61,31 @@ class VectorAddresses(wiring.Component):
             for number, depth, check in zip(numbers, self._depths, details, strict=False):
                 mask = Mux(field == number, (1 << ADDRESS_BITS) - min(depth, 1 << ADDRESS_BITS), mask)
                 named = Mux(field == number, check, named)
-            m.d.sync += [above.eq(mask), detail.eq(named)]
+            with m.If(self.start):
+                m.d.sync += [address.eq(self.firsts[at]), stride.eq(self.strides[at]), above.eq(mask), detail.eq(named)]
+            with m.Elif(self.issue):
+                m.d.sync += address.eq(address + stride)
             outside.append((address & above).any())
             which.append(detail)
-            if at < 2:
-                later: Value = address
-                for stage in range(self._read_delay):
-                    register = Signal(ADDRESS_BITS, name=f"{name}_read{stage}", reset_less=True)
-                    m.d.sync += register.eq(later)
-                    later = register
-                m.d.comb += self.reads[at].eq(later)
+            addresses.append(address)
+        self._read(m, addresses)
         m.d.comb += [
             self.beyond.eq(outside[0] | outside[1] | outside[2]),
             self.detail.eq(Mux(outside[0], which[0], Mux(outside[1], which[1], which[2]))),
+            self.target.eq(addresses[2]),
         ]
         return m
+
+    def _read(self, m: Module, addresses: list[Signal]) -> None:
+        """Of each memory the address of X or Y, whichever is read there."""
+        for memory, source in enumerate((Source.V0, Source.V1)):
+            from_x, from_y = Signal(name=f"x_from{memory}"), Signal(name=f"y_from{memory}")
+            with m.If(self.start):
+                m.d.sync += [from_x.eq(self.instruction.x_source == source), from_y.eq(self.instruction.y_source == source)]
+            read: Value = self.issue & (from_x | from_y)
+            address: Value = Mux(from_x, addresses[0], addresses[1])
+            for stage in range(self._read_delay):
+                registers = Signal(name=f"read{memory}_{stage}"), Signal(ADDRESS_BITS, name=f"address{memory}_{stage}", reset_less=True)
+                m.d.sync += [registers[0].eq(read), registers[1].eq(address)]
+                read, address = registers
+            m.d.comb += [self.read[memory].eq(read), self.reads[memory].eq(address)]

@@ -16,7 +16,7 @@ RING = 16
 
 
 class DelayLine(wiring.Component):
-    """``o`` is ``i`` ``delay`` cycles earlier: registers, and for the first RING + 1 cycles of a long delay a ring in LUT RAM.
+    """``o`` is ``i`` ``delay`` cycles earlier: rings in LUT RAM, of RING + 1 cycles each, as long as they fit, then registers.
 
     Members:
         enable: see ``StageRegisters``; cycles without it do not count.
@@ -31,11 +31,13 @@ class DelayLine(wiring.Component):
         m = Module()
         registers = StageRegisters(m, self.enable)
         value, stages = self.i, self.delay
-        if stages > RING:
-            m.submodules.ring = ring = Memory(shape=self.width, depth=RING, init=[])
+        rings = 0
+        while stages > RING:
+            m.submodules[f"ring{rings}"] = ring = Memory(shape=self.width, depth=RING, init=[])
             write, read = ring.write_port(), ring.read_port(domain="comb")
-            m.d.comb += [write.en.eq(self.enable), write.addr.eq(self.place), write.data.eq(self.i), read.addr.eq(self.place)]
-            value, stages = registers("from_ring", read.data), stages - RING - 1
+            m.d.comb += [write.en.eq(self.enable), write.addr.eq(self.place), write.data.eq(value), read.addr.eq(self.place)]
+            value, stages = registers(f"from_ring{rings}", read.data), stages - RING - 1
+            rings += 1
         m.d.comb += self.o.eq(registers("o", value, stages) if stages else value)
         return m
 

@@ -44,7 +44,7 @@ class FunctionUnit(wiring.Component):
 
     Members:
         enable: see ``StageRegisters``.
-        function: which one; a constant for as long as an argument is inside.
+        function: which one, of the argument that comes a cycle later.
         x: the argument. table: see ``TableSignature``.
         word, fault: ``delay`` cycles later.
     """
@@ -66,28 +66,37 @@ class FunctionUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         registers = StageRegisters(m, self.enable)
-        kind = {function: Signal(name=f"is_{function.name.lower()}") for function in Function}
-        m.d.sync += [signal.eq(self.function == function) for function, signal in kind.items()]
-        fixed, early, x = self._fixed(registers, kind)
-        position, early = self._look_up(m, registers, kind, fixed, early, x)
-        line = self._line(registers, kind, position)
-        self._round(registers, kind, line, early)
+        kinds = self._kinds(m)
+        fixed, early, x = self._fixed(registers, kinds)
+        position, early = self._look_up(m, registers, kinds[3], fixed, early, x)
+        line = self._line(registers, kinds[6], position)
+        self._round(registers, kinds, line, early)
         m.d.comb += self.fault.eq(early.fault)
         return m
 
-    def _fixed(self, registers: StageRegisters, kind: dict[Function, Signal]) -> tuple[Value, _Early, Value]:
+    def _kinds(self, m: Module) -> list[dict[Function, Signal]]:
+        """For each cycle, whether the argument that is so far inside is one of a function."""
+        kinds: list[dict[Function, Signal]] = []
+        for cycle in range(self.delay):
+            kind = {function: Signal(name=f"is_{function.name.lower()}{cycle}") for function in Function}
+            for function, signal in kind.items():
+                m.d.sync += signal.eq(kinds[-1][function] if kinds else self.function == function)
+            kinds.append(kind)
+        return kinds
+
+    def _fixed(self, registers: StageRegisters, kinds: list[dict[Function, Signal]]) -> tuple[Value, _Early, Value]:
         """After three cycles: the argument in fixed point, in two's complement for 2^x and a magnitude for Phi; results that need no
         table; the argument."""
         x = data.View(Word, registers("x1", self.x.as_value()))
-        negative = self.x.sign & kind[Function.EXP2]
+        negative = self.x.sign & kinds[0][Function.EXP2]
         magnitude = significand(self.x.fraction)
         signed = registers("signed", ((Cat(magnitude, Const(0, 1)) ^ negative.replicate(SIGNIFICAND_BITS + 1)) + negative)[:-1])
         nonzero, fill = registers("nonzero1", self.x.exponent.any()), registers("fill1", negative)
         # The leading one's place is that of 2^6 before it moves right.
         top = BIAS + WHOLE_BITS - 2
-        distance = registers("distance", (Mux(kind[Function.PHI], top + PHI_RANGE, top) - self.x.exponent)[: EXPONENT_BITS + 1])
+        distance = registers("distance", (Mux(kinds[0][Function.PHI], top + PHI_RANGE, top) - self.x.exponent)[: EXPONENT_BITS + 1])
         power = [x.exponent >= BIAS + WHOLE_BITS - 1, x.exponent >= BIAS + PHI_RANGE]
-        outside = Mux(kind[Function.EXP2], power[0], kind[Function.PHI] & power[1])
+        outside = Mux(kinds[1][Function.EXP2], power[0], kinds[1][Function.PHI] & power[1])
         window = Cat(Const(0, WHOLE_BITS + FIXED_BITS - len(signed)), signed)
         sign = fill & nonzero
         # A small argument moves by 31, which is more than the window has: nothing but the sign stays.
@@ -95,11 +104,14 @@ class FunctionUnit(wiring.Component):
         moved, _ = shift_right(window, distance, (4, 3), sign)
         moved, sign = registers("moved", moved), registers("fill2", sign)
         fixed, _ = shift_right(moved, registers("distance2", distance[:3]), (2, 1, 0), sign)
-        early = self._early(registers, kind, x, nonzero, outside)
+        early = self._early(registers, kinds, x, nonzero, outside)
         return registers("fixed", fixed), early, registers("x3", x.as_value(), 2)
 
-    def _early(self, registers: StageRegisters, kind: dict[Function, Signal], x: data.View, nonzero: Value, outside: Value) -> _Early:
+    def _early(
+        self, registers: StageRegisters, kinds: list[dict[Function, Signal]], x: data.View, nonzero: Value, outside: Value
+    ) -> _Early:
         """Two cycles after ``x``: exponents of all but 2^x and Phi, whose are constants here, and what needs no table."""
+        kind = kinds[1]
         plain, scale = kind[Function.PASS], kind[Function.SCALE]
         reciprocal, root = kind[Function.RECIPROCAL], kind[Function.RSQRT]
         exact = ~x.fraction.any()
@@ -117,7 +129,7 @@ class FunctionUnit(wiring.Component):
         negative = outside & x.sign
         fault = (reciprocal & ~nonzero) | (root & (~nonzero | x.sign))
         return _Early(
-            exponent=registers("exponent3", Mux(scale & low, 1, exponent)),
+            exponent=registers("exponent3", Mux(kinds[2][Function.SCALE] & low, 1, exponent)),
             fraction=registers("fraction3", Mux(plain, x.fraction, 0), 2),
             sign=registers("sign3", x.sign & nonzero, 2),
             direct=registers("direct3", takes, 2),
@@ -134,7 +146,10 @@ class FunctionUnit(wiring.Component):
         segment = Cat(Mux(root, ~x[FRACTION_BITS], fraction[last]), fraction[last + 1 :])
         position = Cat(Const(0, POSITION_BITS - last - 1), fraction[:last], root & fraction[last])
         both = Mux(kind[Function.EXP2] | kind[Function.PHI], fixed[:FIXED_BITS], Cat(position, segment))
-        m.d.comb += self.table.address.eq(Cat(both[POSITION_BITS:], table_number(self.function)))
+        number = table_number(self.function)
+        for cycle in range(4):
+            number = registers.block(f"table{cycle}", number)
+        m.d.comb += self.table.address.eq(Cat(both[POSITION_BITS:], number))
         # 2^126 is the largest power of two that is made.
         exp2, integer_part = kind[Function.EXP2], fixed[FIXED_BITS:]
         limit = exp2 & ~integer_part[-1] & integer_part[1:-1].all()
@@ -159,24 +174,23 @@ class FunctionUnit(wiring.Component):
         line = Cat(product[:POSITION_BITS], high[: VALUE_BITS + 1])
         return registers("line", line)
 
-    def _round(self, registers: StageRegisters, kind: dict[Function, Signal], line: Value, early: _Early) -> None:
+    def _round(self, registers: StageRegisters, kinds: list[dict[Function, Signal]], line: Value, early: _Early) -> None:
         """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
-        phi = kind[Function.PHI]
         dropped_bits = LINE_BITS - PHI_BITS
         # 1 - 2^-LINE_BITS - L of a negative argument of Phi.
-        complement = registers("complement7", phi & early.sign, 3)
+        complement = registers("complement7", kinds[4][Function.PHI] & early.sign, 3)
         shifted, high = normalize(Cat(line[dropped_bits:-1] ^ complement.replicate(PHI_BITS), line[-1]), (16, 8))
         shifted, high = registers("shifted", shifted), registers("high", high)
-        sticky = registers("sticky", line[:dropped_bits].any() & ~phi, 2)
+        sticky = registers("sticky", line[:dropped_bits].any() & ~kinds[7][Function.PHI], 2)
         normal, low = normalize(shifted, (4, 2, 1))
         fraction = normal[-SIGNIFICAND_BITS:-1]
         rest = normal[:-SIGNIFICAND_BITS]
         direct = early.direct
         less = Mux(direct, 0, Cat(low, high))
         exponent = registers("exponent9", (registers("exponent8", early.exponent, 4) - less)[:INNER_EXPONENT])
-        kept, rest = registers("normal", Mux(direct, early.fraction, fraction)), registers("rest", Mux(direct, 0, rest))
-        up = round_up(kept[0], rest[-1], rest[:-1].any() | (sticky & ~registers("direct9", direct)))
+        places, rest = registers("normal", Mux(direct, early.fraction, fraction)), registers("rest", Mux(direct, 0, rest))
+        up = round_up(places[0], rest[-1], rest[:-1].any() | (sticky & ~registers("direct9", direct)))
         zero = registers("zero9", early.zero | (~direct & ~normal[-1]))
-        signed = kind[Function.PASS] | kind[Function.RECIPROCAL]
+        signed = registers("signed9", kinds[4][Function.PASS] | kinds[4][Function.RECIPROCAL], 5)
         sign = registers("sign9", early.sign, 5)
-        registers.rounded(sign & signed, exponent, kept, up, zero, self.word, Signal(name="never"))  # none is 2^128 or more
+        registers.rounded(sign & signed, exponent, places, up, zero, self.word, Signal(name="never"))  # none is 2^128 or more

@@ -11,19 +11,19 @@ from loralith.rtl.queue import FIFO
 from loralith.spec.config import Config
 
 from .command import ADDRESS_BITS, COUNT_BITS
+from .set_up import FetchJob
 
 __all__ = ["IntegerReader"]
 
 
 class IntegerReader(wiring.Component):
-    """Reads an instruction's INT32 words, up to ``ahead`` of them before the lanes take them.
+    """Reads instructions' INT32 words, up to ``ahead`` of them before the lanes take them.
 
     Members:
-        start: from the next cycle on read ``count`` words, at ``address``, which counts on by ``stride``; forget what was not taken. No
-            read is under way then.
+        job: an instruction's words; taken once all words of the one before are requested.
         read: the output buffer.
         o: the words.
-        stop: ask for none.
+        clear: forget what was not taken; no read is under way then. stop: request no more of this job.
     """
 
     ahead = 8
@@ -32,10 +32,8 @@ class IntegerReader(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "start": In(1),
-                "address": In(ADDRESS_BITS),
-                "stride": In(ADDRESS_BITS),
-                "count": In(COUNT_BITS),
+                "job": In(stream.Signature(FetchJob)),
+                "clear": In(1),
                 "read": Out(IntegerReadSignature(config)),
                 "o": Out(stream.Signature(data.ArrayLayout(32, config.vector_lanes))),
                 "stop": In(1),
@@ -46,24 +44,29 @@ class IntegerReader(wiring.Component):
         m = Module()
         m.submodules.words = words = FIFO(data.ArrayLayout(32, self._config.vector_lanes), self.ahead)
         address, stride, remaining = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(COUNT_BITS)
-        room = Signal(range(self.ahead + 1), init=self.ahead)  # words that may be asked for
-        asks, taken = Signal(), Signal()
+        credits = Signal(range(self.ahead + 1), init=self.ahead)  # words that may be requested
+        requests, taken, none_left = Signal(), Signal(), Signal()
         connect(m, words.o, flipped(self.o))
         m.d.comb += [
-            self.read.request.valid.eq((remaining != 0) & (room != 0)),
+            none_left.eq(remaining == 0),
+            self.job.ready.eq(none_left),
+            self.read.request.valid.eq(~none_left & (credits != 0)),
             self.read.request.payload.eq(address),
-            asks.eq(self.read.request.valid & self.read.request.ready),
+            requests.eq(self.read.request.valid & self.read.request.ready),
             taken.eq(self.o.valid & self.o.ready),
             words.i.valid.eq(self.read.valid),
             words.i.payload.eq(self.read.data),
-            words.clear.eq(self.start),
+            words.clear.eq(self.clear),
         ]
-        with m.If(asks):
+        job = self.job.payload
+        with m.If(requests):
             m.d.sync += [address.eq(address + stride), remaining.eq(remaining - 1)]
-        with m.If(asks ^ taken):
-            m.d.sync += room.eq(Mux(asks, room - 1, room + 1))
-        with m.If(self.stop):
+        with m.Elif(none_left):
+            m.d.sync += [address.eq(job.address), stride.eq(job.stride), remaining.eq(Mux(self.job.valid, job.count, 0))]
+        with m.If(requests ^ taken):
+            m.d.sync += credits.eq(Mux(requests, credits - 1, credits + 1))
+        with m.If(self.stop | self.clear):
             m.d.sync += remaining.eq(0)
-        with m.If(self.start):
-            m.d.sync += [address.eq(self.address), stride.eq(self.stride), remaining.eq(self.count), room.eq(self.ahead)]
+        with m.If(self.clear):
+            m.d.sync += credits.eq(self.ahead)
         return m

@@ -21,12 +21,10 @@ from .pack import RANDOM_BITS, Pack
 from .reduction import RANK_BITS, Gather
 from .word import Word
 
-__all__ = ["CONSTANTS", "LANE_WORDS", "Lane", "LaneTiming"]
+__all__ = ["CONSTANTS", "Lane", "LaneTiming"]
 
 CONSTANTS = ("a", "b", "c", "d")
 """Operands that may be constants of an instruction."""
-LANE_WORDS = 2 * LANE_REGISTERS
-"""Words of a lane's LUT RAM: the lane registers, then room for what the instruction's constants are loaded from."""
 
 
 class LaneTiming:
@@ -46,21 +44,36 @@ class LaneTiming:
     """What is stored; the sum takes its term."""
     faults = (b, f, c, d, pack, result)
     """A stage's faults are at its end."""
+    settings = {
+        **dict.fromkeys(("x", "y"), vectors),
+        **dict.fromkeys(("a", "b", "c", "d", "a_negate"), a),
+        "b_negate": b,
+        "function": f - 1,
+        "d_negate": d,
+        **dict.fromkeys(("packing", "scale"), pack - 1),
+        **dict.fromkeys(("comparing", "signed"), pack),
+        "summing": result - 1,
+    }
+    """Each member of `LaneSettings` is sampled."""
+    gap = 4
+    """From an instruction's last element to the first one of the next, at least: as long as constants of four operands take."""
 
 
 class Lane(wiring.Component):
-    """A lane with its registers, sum and maximum. Constants of an instruction, ``settings`` among them, rest while an element is inside.
+    """A lane with its registers, sum and maximum.
 
     Members:
         enable, place: see ``StageRegisters`` and ``DelayLine``.
-        settings: see ``LaneSettings``. x_constant: X of source SCALAR.
+        settings: each member as it is for the element that is ``LaneTiming.settings`` cycles inside. x_constant: X of source SCALAR,
+            sampled with ``settings.x``.
         integer: of an element; v0, v1, random: the same element's, at the cycles of ``LaneTiming``.
-        constant_load: operand i of CONSTANTS takes word ``constant_register`` of the lane.
-        register_write: word ``register_number`` of the lane takes ``register_word``; the first LANE_REGISTERS are its registers.
+        constant_load: operand i of CONSTANTS takes ``constant``, or with ``constant_lane`` lane register ``constant_register``, for all
+            elements that are at most LaneTiming.a - 1 cycles inside.
+        register_write: lane register ``register_number`` takes ``register_word``.
         live: bit i: the element that is LaneTiming.faults[i] cycles inside is one of the tensor.
-        clear: of the one that ``settings`` use, sum or maximum.
+        clear_sum, clear_maximum: see ``Gather``.
         word, saturated: at LaneTiming.result; sum, maximum: a cycle after the last element's.
-        fault: a live element left the range of numbers; one cycle after its stage.
+        fault: bit i: a live element left the range of numbers, one cycle after LaneTiming.faults[i].
     """
 
     def __init__(self) -> None:
@@ -75,18 +88,21 @@ class Lane(wiring.Component):
                 "v1": In(Word),
                 "random": In(RANDOM_BITS),
                 "constant_load": In(len(CONSTANTS)),
-                "constant_register": In(range(LANE_WORDS)),
+                "constant": In(WORD_BITS),
+                "constant_lane": In(1),
+                "constant_register": In(range(LANE_REGISTERS)),
                 "register_write": In(1),
-                "register_number": In(range(LANE_WORDS)),
+                "register_number": In(range(LANE_REGISTERS)),
                 "register_word": In(WORD_BITS),
                 "live": In(len(LaneTiming.faults)),
-                "clear": In(1),
+                "clear_sum": In(1),
+                "clear_maximum": In(1),
                 "table": Out(TableSignature),
                 "word": Out(WORD_BITS),
                 "saturated": Out(1),
                 "sum": Out(SUM_BITS),
                 "maximum": Out(RANK_BITS),
-                "fault": Out(1),
+                "fault": Out(len(LaneTiming.faults)),
             }
         )
 
@@ -126,12 +142,14 @@ class Lane(wiring.Component):
             self.word.eq(pack.word),
             self.saturated.eq(pack.saturated & self.live[-1]),
         ]
-        m.d.sync += self.fault.eq((Cat(stage.fault for stage in stages.values()) & self.live).any())
+        m.d.sync += self.fault.eq(Cat(stage.fault for stage in stages.values()) & self.live)
+        adding = Signal()
+        m.d.sync += adding.eq(settings.summing)
         m.submodules.gather = gather = Gather()
         m.d.comb += [
-            gather.clear_sum.eq(self.clear & settings.summing),
-            gather.clear_maximum.eq(self.clear & settings.comparing),
-            gather.summing.eq(settings.summing & self.live[-1]),
+            gather.clear_sum.eq(self.clear_sum),
+            gather.clear_maximum.eq(self.clear_maximum),
+            gather.summing.eq(adding & self.live[-1]),
             gather.term.eq(pack.term),
             gather.comparing.eq(settings.comparing & self.live[-2]),
             gather.word.eq(add_d.word),
@@ -162,7 +180,7 @@ class Lane(wiring.Component):
 
     def _operands(self, m: Module, x: Signal, y: Signal) -> dict[str, Value]:
         """The second operand of each stage, when its first one is there."""
-        m.submodules.registers = memory = Memory(shape=WORD_BITS, depth=LANE_WORDS, init=[])
+        m.submodules.registers = memory = Memory(shape=WORD_BITS, depth=LANE_REGISTERS, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         m.d.comb += [
             write.en.eq(self.register_write),
@@ -174,7 +192,7 @@ class Lane(wiring.Component):
         for at, name in enumerate(CONSTANTS):
             constant = Signal(WORD_BITS, name=f"constant_{name}", reset_less=True)
             with m.If(self.constant_load[at]):
-                m.d.sync += constant.eq(read.data)
+                m.d.sync += constant.eq(Mux(self.constant_lane, read.data, self.constant))
             select, chosen = self.settings[name], Signal(WORD_BITS, name=f"chosen_{name}")
             m.d.comb += chosen.eq(Mux(select == OperandSelect.X, x, Mux(select == OperandSelect.Y, y, constant)))
             m.submodules[f"delay_{name}"] = line = DelayLine(WORD_BITS, getattr(LaneTiming, name) - LaneTiming.a)

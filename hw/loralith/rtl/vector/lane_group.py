@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from loralith.rtl.ppu import IndexHash
 from loralith.spec.vector.numbers import SUM_BITS, WORD_BITS
-from loralith.spec.vector.program import HASH_LANES
+from loralith.spec.vector.program import HASH_LANES, LANE_REGISTERS
 
-from .delay_line import counter
+from .delay_line import DelayLine, counter
 from .function_table import FunctionTable
-from .lane import CONSTANTS, LANE_WORDS, Lane, LaneTiming
+from .lane import CONSTANTS, Lane, LaneTiming
 from .lane_settings import LaneSettings
 from .reduction import RANK_BITS
 from .word import Word
@@ -21,18 +21,25 @@ __all__ = ["LaneGroup"]
 
 
 class LaneGroup(wiring.Component):
-    """``lanes`` lanes, one word of elements a cycle. For constants of an instruction see ``Lane``.
+    """``lanes`` lanes, one word of elements a cycle.
+
+    Words of several instructions may be inside: between two of them lie ``LaneTiming.gap`` cycles or more.
 
     Parameters: lanes: an even number.
 
     Members:
-        enable, settings, integers, v0, v1, constant_load, constant_register, clear: see ``Lane``.
-        x_constant_load: X of source SCALAR takes ``register_word``.
-        valid: a word enters. partial: only the lanes of ``mask`` are of the tensor.
-        key0, key1, index_inner, index_load, index: of the hash of stochastic rounding: the first word's index, and what is added with each.
+        enable, integers, v0, v1, constant, constant_load, constant_lane, constant_register: see ``Lane``.
+        settings: of the word that enters; they travel with it.
+        x_constant_load: X of source SCALAR takes ``constant``, for all words that are at most LaneTiming.vectors - 1 cycles inside.
+        clear: lanes forget the sum or maximum that ``settings`` use.
+        valid: a word enters. partial: only the lanes of ``mask`` are of the tensor. first: it is the first one of an instruction.
+            iteration: and of an outer iteration other than the first one.
+        index_load: takes ``index``, that of the first instruction's first word, while no word is inside. key0, key1, index_inner,
+            index_outer: of the hash of stochastic rounding, and what is added to the index with each word, and with each iteration to the
+            one that its instructions begin with.
         valid_o: ``words``, ``saturated`` and ``live_o``, the lanes of the tensor, are there, ``delay`` cycles after ``valid``.
-        register_write: lanes whose word ``register_number`` takes its result, or without ``register_result`` ``register_word``.
-        sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers.
+        register_write: lanes whose register ``register_number`` takes its result, or without ``register_result`` ``register_word``.
+        sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers, a cycle after its ``valid_o``.
 
     Raises: ValueError: ``lanes`` is odd or less than 2.
     """
@@ -53,11 +60,15 @@ class LaneGroup(wiring.Component):
                 "integers": In(32).array(lanes),
                 "v0": In(Word).array(lanes),
                 "v1": In(Word).array(lanes),
+                "first": In(1),
+                "iteration": In(1),
+                "constant": In(WORD_BITS),
                 "constant_load": In(len(CONSTANTS)),
                 "x_constant_load": In(1),
-                "constant_register": In(range(LANE_WORDS)),
+                "constant_lane": In(1),
+                "constant_register": In(range(LANE_REGISTERS)),
                 "register_write": In(lanes),
-                "register_number": In(range(LANE_WORDS)),
+                "register_number": In(range(LANE_REGISTERS)),
                 "register_result": In(1),
                 "register_word": In(WORD_BITS),
                 "clear": In(1),
@@ -66,6 +77,7 @@ class LaneGroup(wiring.Component):
                 "index_load": In(1),
                 "index": In(32),
                 "index_inner": In(32),
+                "index_outer": In(32),
                 "valid_o": Out(1),
                 "live_o": Out(lanes),
                 "words": Out(WORD_BITS).array(lanes),
@@ -84,17 +96,21 @@ class LaneGroup(wiring.Component):
             m.d.sync += partial.eq(Cat(self.partial, partial))
         x_constant = Signal(Word)
         with m.If(self.x_constant_load):
-            m.d.sync += x_constant.eq(self.register_word)
-        hashes = self._hashes(m, valid)
+            m.d.sync += x_constant.eq(self.constant)
         place = counter(m, self.enable)
+        hashes = self._hashes(m, valid, place)
+        settings = self._settings(m, Cat(self.valid, valid))
         lanes = []
         for i in range(self.lanes):
             m.submodules[f"lane{i}"] = lane = Lane()
             lanes.append(lane)
-            for name in ("enable", "settings", "constant_load", "constant_register", "register_number", "clear"):
+            for name in ("enable", "constant", "constant_load", "constant_lane", "constant_register", "register_number"):
                 m.d.comb += getattr(lane, name).eq(getattr(self, name))
             m.d.comb += [
                 lane.place.eq(place),
+                lane.settings.eq(settings),
+                lane.clear_sum.eq(self.clear & self.settings.summing),
+                lane.clear_maximum.eq(self.clear & self.settings.comparing),
                 lane.x_constant.eq(x_constant),
                 lane.integer.eq(self.integers[i]),
                 lane.v0.eq(self.v0[i]),
@@ -113,17 +129,53 @@ class LaneGroup(wiring.Component):
             for at in range(2):
                 wiring.connect(m, lanes[i + at].table, table.readers[at])
         m.d.comb += self.live_o.eq(self.mask | (~partial[-1]).replicate(self.lanes))
-        m.d.comb += [self.valid_o.eq(valid[-1]), self.fault.eq(Cat(lane.fault for lane in lanes).any())]
+        m.d.comb += [self.valid_o.eq(valid[-1]), self.fault.eq(self._fault(m, lanes))]
         return m
 
-    def _hashes(self, m: Module, valid: Signal) -> Signal:
+    def _settings(self, m: Module, entered: Value) -> Signal:
+        """Each member of ``settings`` at its cycle of ``LaneTiming.settings``; ``entered``: bit i: a word is i cycles inside.
+
+        A register follows the one ``LaneTiming.gap`` cycles or less before it when a word passes: no word of another instruction has passed
+        that one yet.
+        """
+        found = Signal(LaneSettings)
+        for name, cycle in LaneTiming.settings.items():
+            value = Value.cast(self.settings[name])
+            for stop in reversed(range(cycle, 0, -LaneTiming.gap)):
+                register = Signal(len(value), name=f"{name}_{stop}", reset_less=True)
+                with m.If(entered[stop - 1]):
+                    m.d.sync += register.eq(value)
+                value = register
+            m.d.comb += getattr(found, name).eq(value)
+        return found
+
+    def _fault(self, m: Module, lanes: list[Lane]) -> Value:
+        """Faults of all stages, each when its word is out: an earlier word's are seen before a later one's."""
+        stages = {at + 1: Cat(lane.fault[stage] for lane in lanes).any() for stage, at in enumerate(LaneTiming.faults)}
+        fault: Value = Const(0, 1)
+        for cycle in range(min(stages), self.delay + 2):
+            fault = fault | stages.get(cycle, 0)
+            if cycle <= self.delay:
+                register = Signal(name=f"fault{cycle}")
+                m.d.sync += register.eq(fault)
+                fault = register
+        return fault
+
+    def _hashes(self, m: Module, valid: Signal, place: Signal) -> Signal:
         """A byte for each lane, at LaneTiming.random."""
         groups = -(-self.lanes // HASH_LANES)
         m.submodules.hash = unit = IndexHash(groups)
         start = LaneTiming.random - unit.delay
-        index = Signal(32, reset_less=True)
-        with m.If(self.index_load):
-            m.d.sync += index.eq(self.index)
+        index, outer, next_outer = (Signal(32, name=name, reset_less=True) for name in ("index", "outer", "next_outer"))
+        m.submodules.marks = marks = DelayLine(2, start - 2)
+        enters = Cat(self.first, self.first & self.iteration) & self.valid.replicate(2)
+        m.d.comb += [marks.enable.eq(self.enable), marks.place.eq(place), marks.i.eq(enters)]
+        first = Signal()
+        m.d.sync += [first.eq(marks.o[0]), next_outer.eq(outer + self.index_outer)]
+        with m.If(self.index_load | marks.o[1]):
+            m.d.sync += outer.eq(Mux(self.index_load, self.index, next_outer))
+        with m.If(first):
+            m.d.sync += index.eq(outer)
         with m.Elif(valid[start - 1]):
             m.d.sync += index.eq(index + self.index_inner)
         # A constant of the command, so that it takes no adder's time.

@@ -34,7 +34,7 @@ class OperandSelect(enum.Enum, shape=unsigned(2)):
 class LaneSettings(data.Struct):
     """Members: x, y: see ``XSelect`` and ``YSelect``; a, b, c, d: see ``OperandSelect``. a_negate, b_negate, d_negate: see ``Multiply`` and
     ``Add``. function, packing, scale, summing: see ``FunctionUnit`` and ``Pack``; comparing: results are compared with the maximum;
-    signed: by value, not by magnitude.
+    signed: by value, not by magnitude. When each is sampled: ``LaneTiming.settings``.
     """
 
     x: XSelect

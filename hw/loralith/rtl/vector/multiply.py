@@ -18,7 +18,7 @@ class Multiply(wiring.Component):
 
     Members:
         enable: see ``StageRegisters``.
-        x, y: the factors. negate: turns the product's sign; a constant for as long as factors are inside.
+        x, y: the factors. negate: turns the product's sign.
         word, fault: ``delay`` cycles later.
     """
 

@@ -28,8 +28,8 @@ class Pack(wiring.Component):
 
     Members:
         enable: see ``StageRegisters``.
-        format, summing, scale: constants for as long as a word is inside. scale: the exponent field of the INT8's scale, or of the bound of
-            the terms. summing: results are terms of a sum.
+        format, scale: of the result that comes a cycle later. scale: the exponent field of the INT8's scale, or of the bound of the terms.
+        summing: results are terms of a sum; sampled ``delay`` - 1 cycles after the result.
         x: the result. random: sampled ``random_delay`` cycles after it.
         word: what is stored, ``delay`` cycles later; of an INT8 the low byte.
         term: x as a multiple of 2^(k - SUM_FRACTION_BITS), at the same time; of an INT8 result that integer, times 2^POINT.
@@ -58,13 +58,11 @@ class Pack(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         registers = StageRegisters(m, self.enable)
-        int8, stochastic, brain = (Signal(name=name) for name in ("int8", "stochastic", "brain"))
-        m.d.sync += [
-            int8.eq((self.format == Format.INT8) | (self.format == Format.INT8_STOCHASTIC)),
-            stochastic.eq(self.format == Format.INT8_STOCHASTIC),
-            brain.eq(self.format == Format.BRAIN),
-        ]
-        moved, over = self._moved(m, registers, int8)
+        is_int8 = (self.format == Format.INT8) | (self.format == Format.INT8_STOCHASTIC)
+        int8 = registers("int8_4", is_int8, 5)
+        stochastic = registers("stochastic3", self.format == Format.INT8_STOCHASTIC, 4)
+        brain = registers("brain3", self.format == Format.BRAIN, 4)
+        moved, over = self._moved(m, registers, is_int8)
         x = data.View(Word, registers("x3", self.x.as_value(), 3))
         nonzero = registers("nonzero3", self.x.exponent.any(), 3)
         word, overflow = self._word(registers, x, nonzero, brain)
@@ -85,10 +83,10 @@ class Pack(wiring.Component):
             ]
         return m
 
-    def _moved(self, m: Module, registers: StageRegisters, int8: Value) -> tuple[Value, Value]:
+    def _moved(self, m: Module, registers: StageRegisters, is_int8: Value) -> tuple[Value, Value]:
         """(x in the window, three cycles after it; whether it is too large for the window, a cycle later still)."""
         anchor = Signal(EXPONENT_BITS + 1)
-        m.d.sync += anchor.eq(self.scale + Mux(int8, INTEGER_BITS - 1, 0))
+        m.d.sync += anchor.eq(self.scale + Mux(is_int8, INTEGER_BITS - 1, 0))
         nonzero = self.x.exponent.any()
         negative = self.x.sign & nonzero
         magnitude = Cat(self.x.fraction & nonzero.replicate(FRACTION_BITS), nonzero, Const(0, 1))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from loralith.rtl.interfaces import record_layout
 from loralith.spec.status import Check, Code
-from loralith.spec.vector.numbers import EXPONENT_BITS, FRACTION_BITS, ONE, WORD_BITS
-from loralith.spec.vector.program import INSTRUCTION, LANE_REGISTERS, REGIONS, SCALARS, Function, Operand, Reduce, Source, Target
+from loralith.spec.vector.numbers import EXPONENT_BITS, ONE, WORD_BITS
+from loralith.spec.vector.program import INSTRUCTION, LANE_REGISTERS, SCALARS, Operand, Reduce, Source, Target
 
 from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
-from .lane import CONSTANTS, LANE_WORDS
+from .hazards import VectorHazards
+from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
+from .set_up import FetchJob, VectorSetUp
 
 __all__ = ["VectorSequencer"]
-
-WORDS = 2
-"""Of 32 bits, in an instruction."""
-CHECK_STEP = WORDS + 1
-"""Of an instruction's set-up: all of it is there."""
 
 
 class VectorSequencer(wiring.Component):
@@ -34,15 +31,15 @@ class VectorSequencer(wiring.Component):
         done: a pulse with that. fault, fault_code, fault_detail, fault_instruction: with it, why the command ended before its time, and the
             instruction.
         moves: something goes on in this cycle; low while it waits for integers.
-        range_fault: from the lanes and the reader of reductions. beyond, beyond_detail: see ``VectorAddresses``.
-        program_address, program_data: the program memory, a word of 32 bits a cycle later. scalar_address, scalar_data: a scalar likewise.
-        instruction: the running one. scale: exponent field of its scalar s2.
-        constant_write, constant_number, constant_value: value for all lanes' word ``constant_number``.
-        constant_load, constant_register: see ``LaneGroup``. x_constant_load: X takes ``constant_value``.
-        fetch: two cycles after X's address and stride are there, or more: integers may be read from now on.
-        start: before the first element: lanes forget (``clear``) and the hash takes ``index``. begin: a command begins.
-        integers_valid: an INT32 word is there. issue: an element enters, which takes it; partial: see ``LaneGroup``.
-        addresses: of X, Y and target for the iteration's first word; strides: from word to word.
+        range_fault: an element left the range of numbers, of instruction range_number; that of an earlier word comes first.
+        reduce_fault: from ``ReductionReader``. beyond, beyond_detail: see ``VectorAddresses``.
+        program_address, program_data, scalar_address, scalar_data, fetch: see ``VectorSetUp``.
+        following, start, addresses, strides: the instruction that begins next, and its addresses, of X, Y and target, for the iteration's
+            first word, and from word to word, when it begins.
+        instruction, number: the one whose elements enter, from a cycle after ``start`` on. scale: exponent field of its scalar s2.
+        constant, constant_load, constant_lane, constant_register, x_constant_load: see ``LaneGroup``.
+        begin: a command begins. clear, first, iteration, partial: see ``LaneGroup``.
+        integers_valid: an INT32 word is there. issue: an element enters, which takes it.
         reduce_start, reduce_last: see ``ReductionReader``. busy: a command runs.
     """
 
@@ -61,30 +58,34 @@ class VectorSequencer(wiring.Component):
                 "fault_detail": Out(8),
                 "fault_instruction": Out(INSTRUCTION_BITS),
                 "range_fault": In(1),
+                "range_number": In(INSTRUCTION_BITS),
+                "reduce_fault": In(1),
                 "beyond": In(1),
                 "beyond_detail": In(8),
                 "program_address": Out(INSTRUCTION_BITS + 1),
                 "program_data": In(32),
                 "scalar_address": Out(range(SCALARS)),
                 "scalar_data": In(WORD_BITS),
-                "instruction": Out(layout),
-                "scale": Out(EXPONENT_BITS),
-                "constant_write": Out(1),
-                "constant_number": Out(range(LANE_WORDS)),
-                "constant_value": Out(WORD_BITS),
-                "constant_load": Out(len(CONSTANTS)),
-                "constant_register": Out(range(LANE_WORDS)),
-                "x_constant_load": Out(1),
-                "fetch": Out(1),
+                "fetch": Out(stream.Signature(FetchJob)),
+                "following": Out(layout),
                 "start": Out(1),
-                "begin": Out(1),
-                "clear": Out(1),
-                "index": Out(32),
-                "integers_valid": In(1),
-                "issue": Out(1),
-                "partial": Out(1),
                 "addresses": Out(ADDRESS_BITS).array(3),
                 "strides": Out(ADDRESS_BITS).array(3),
+                "instruction": Out(layout),
+                "number": Out(INSTRUCTION_BITS),
+                "scale": Out(EXPONENT_BITS),
+                "constant": Out(WORD_BITS),
+                "constant_load": Out(len(CONSTANTS)),
+                "constant_lane": Out(1),
+                "constant_register": Out(range(LANE_REGISTERS)),
+                "x_constant_load": Out(1),
+                "begin": Out(1),
+                "clear": Out(1),
+                "first": Out(1),
+                "iteration": Out(1),
+                "partial": Out(1),
+                "integers_valid": In(1),
+                "issue": Out(1),
                 "reduce_start": Out(1),
                 "reduce_last": In(1),
             }
@@ -93,146 +94,159 @@ class VectorSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         command, instruction = self.command.payload, self.instruction
-        number, left, remaining = Signal(INSTRUCTION_BITS), Signal(INSTRUCTION_BITS + 1), Signal(COUNT_BITS)
-        outer, first_outer, failed = Signal(COUNT_BITS), Signal(), Signal()
-        step, wait = Signal(4), Signal(range(LaneGroup.delay + 2))
-        last_outer = outer == 1
-        reduces = (instruction.reduce != Reduce.NONE) & (~instruction.over_outer | last_outer)
-        takes_integer = instruction.x_source == Source.OUT32
-        issue, halts = Signal(), Signal()
-        m.d.comb += halts.eq(failed | self.stop)
+        m.submodules.set_up = set_up = VectorSetUp(self._left)
+        running, remaining, last = Signal(), Signal(COUNT_BITS), Signal()
+        failed, reading, reduces = Signal(), Signal(), Signal()
+        halts, may_start, entered_last = Signal(), Signal(), Signal()
+        empty = self._empty(m)
+        m.d.comb += [halts.eq(failed | self.stop), entered_last.eq(self.issue & (remaining == 1))]
         with m.FSM() as control:
             with m.State("IDLE"):
-                m.d.sync += [step.eq(0), outer.eq(command.outer), first_outer.eq(1), failed.eq(0), self.index.eq(command.index_base)]
-                m.d.sync += [number.eq(command.first), left.eq(command.count)]
+                m.d.sync += [failed.eq(0), running.eq(0), reading.eq(0)]
                 m.d.comb += self.begin.eq(self.command.valid)
                 with m.If(self.command.valid):
-                    m.next = "REGIONS"
-            with m.State("REGIONS"):  # the regions' addresses of this outer iteration
-                m.d.sync += step.eq(step + 1)
-                with m.If(step == REGIONS - 1):
-                    m.d.sync += step.eq(0)
-                    m.next = "SET UP"
-            with m.State("SET UP"):
-                m.d.sync += step.eq(step + 1)
-                m.d.sync += remaining.eq(Mux(instruction.once, 1, command.inner))
-                with m.If(self.start):
                     m.next = "RUN"
-                with m.If((step == CHECK_STEP) & self._meaningless()):
-                    self._fail(m, failed, Code.BAD_FIELD, Check.PROGRAM, number)
-                    m.next = "DONE"
             with m.State("RUN"):
-                m.d.comb += issue.eq((~takes_integer | self.integers_valid) & ~self.beyond)
-                m.d.sync += wait.eq(LaneGroup.delay + 1)
-                with m.If(issue):
+                m.d.comb += self.start.eq(may_start & ~set_up.meaningless)
+                with m.If(self.start):
+                    m.d.sync += [running.eq(1), remaining.eq(Mux(set_up.instruction.once, 1, command.inner)), last.eq(set_up.last)]
+                    m.d.sync += reduces.eq(self._reduces(set_up.instruction, set_up.last_outer))
+                with m.If(may_start & set_up.meaningless):
+                    self._fail(m, failed, Code.BAD_FIELD, Check.PROGRAM, set_up.number)
+                with m.If(self.issue):
                     m.d.sync += remaining.eq(remaining - 1)
-                with m.If(self.beyond):
-                    self._fail(m, failed, Code.SCRATCHPAD_BOUNDS, self.beyond_detail, number)
-                with m.If(halts | self.beyond | (issue & (remaining == 1))):
-                    m.next = "DRAIN"
-            with m.State("DRAIN"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 0):
-                    m.d.comb += self.reduce_start.eq(reduces & ~halts)
-                    m.next = "NEXT"
-                    with m.If(self.reduce_start):
+                with m.If(entered_last):
+                    m.d.sync += running.eq(0)
+                    with m.If(reduces):
                         m.next = "REDUCE"
+                    with m.Elif(last):
+                        m.next = "DRAIN"
+                with m.If(running & self.beyond):
+                    self._fail(m, failed, Code.SCRATCHPAD_BOUNDS, self.beyond_detail, self.number)
+                with m.If(halts | (running & self.beyond) | (may_start & set_up.meaningless)):
+                    m.d.sync += running.eq(0)
+                    m.next = "DRAIN"
             with m.State("REDUCE"):
+                m.d.comb += self.reduce_start.eq(empty & ~reading & ~halts)
+                with m.If(self.reduce_start):
+                    m.d.sync += reading.eq(1)
                 with m.If(self.reduce_last):
-                    m.next = "NEXT"
-            with m.State("NEXT"):
-                m.d.sync += [step.eq(0), number.eq(number + 1), left.eq(left - 1)]
-                m.next = "SET UP"
-                with m.If(halts):
+                    m.d.sync += [reading.eq(0), reduces.eq(0)]
+                with m.If(self.reduce_last | (halts & ~reading)):
+                    m.next = "RUN"
+                    with m.If(last | halts):
+                        m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(empty):
                     m.next = "DONE"
-                with m.Elif(left == 1):
-                    m.d.sync += [number.eq(command.first), left.eq(command.count), outer.eq(outer - 1), first_outer.eq(0)]
-                    m.d.sync += self.index.eq(self.index + command.index_outer)
-                    m.next = "REGIONS"
-                    with m.If(last_outer):
-                        m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += [self.command.ready.eq(1), self.done.eq(1), self.fault.eq(failed)]
                 m.next = "IDLE"
-        # Also where a later element was beyond its memory: what leaves the range after that came before it.
-        with m.If(self.range_fault & self.busy):
-            self._fail(m, failed, Code.VECTOR_RANGE, Check.NONE, number)
-        in_last = Mux(command.partial_inner, (remaining == 1) & ~instruction.once, last_outer)
-        m.d.comb += [self.busy.eq(~control.ongoing("IDLE")), self.issue.eq(issue), self.partial.eq(in_last)]
-        m.d.comb += self.moves.eq(self.busy & (issue | ~control.ongoing("RUN")))
-        m.d.comb += self.fetch.eq(control.ongoing("SET UP") & (step == CHECK_STEP + 2))
-        m.d.comb += self.clear.eq(self.start & (instruction.reduce != Reduce.NONE) & (~instruction.over_outer | first_outer))
-        self._set_up(m, control.ongoing("SET UP"), step, number)
-        self._regions(m, control.ongoing("REGIONS"), control.ongoing("SET UP"), step, first_outer)
+        takes_integer = instruction.x_source == Source.OUT32
+        m.d.comb += [
+            self.busy.eq(~control.ongoing("IDLE")),
+            self.issue.eq(running & (~takes_integer | self.integers_valid) & ~self.beyond),
+            self.moves.eq(self.busy & ~(running & ~self.issue)),
+        ]
+        late = self._wait(m, set_up, running)
+        m.d.comb += may_start.eq(set_up.valid & ~running & ~late & ~halts)
+        m.d.comb += set_up.cancel.eq(halts & self.busy)
+        pending = (running | control.ongoing("REDUCE")) & reduces & instruction.reduce_to
+        m.d.comb += set_up.scalars_late.eq(self._scalars_late | (running & (instruction.target == Target.SCALAR)) | pending)
+        self._range_faults(m, failed)
+        self._begin_instruction(m, set_up, remaining)
+        self._constants(m, set_up)
         return m
 
-    def _fail(self, m: Module, failed: Signal, code: Code, detail: Check | Signal, number: Signal) -> None:
+    def _fail(self, m: Module, failed: Signal, code: Code, detail: Check | Value, number: Value) -> None:
         m.d.sync += [failed.eq(1), self.fault_code.eq(code), self.fault_detail.eq(detail), self.fault_instruction.eq(number)]
 
-    def _meaningless(self) -> Value:
-        """Whether the instruction has a field without a meaning; see docs/machine.md, Checks."""
-        code = self.instruction
-        same = (code.y_source == code.x_source) & (code.y_source != Source.NONE)
-        return (
-            ((code.x_source > Source.SCALAR) | (code.x_source == Source.ROW_MAX))
-            | ((code.y_source > Source.V1) | same)
-            | (code.function > Function.SCALE)
-            | (code.reduce > Reduce.TOP_ALL)
-            | ((code.target > Target.SCALAR) | ((code.target == Target.LEFT) & (not self._left)))
-        )
+    def _reduces(self, instruction, last_outer: Value) -> Value:
+        """Whether a reduction follows the elements."""
+        return (instruction.reduce != Reduce.NONE) & (~instruction.over_outer | last_outer)
 
-    def _set_up(self, m: Module, active, step: Signal, number: Signal) -> None:
-        """Steps: both words of the instruction; its scalars; each operand's constant, written one step and loaded the next; X's."""
-        instruction, bits = self.instruction, self.instruction.as_value()
-        scalars, fetched = [Signal(WORD_BITS, name=f"scalar{i}") for i in range(2)], WORDS + 1
-        m.d.comb += self.program_address.eq(Cat(step[0], number))
-        with m.If(active & (step == 1)):
-            m.d.sync += bits[:32].eq(self.program_data)
-        with m.If(active & (step == WORDS)):
-            m.d.sync += bits[32:].eq(self.program_data)
-        m.d.comb += self.scalar_address.eq(Mux(step == fetched, instruction.s0, Mux(step == fetched + 1, instruction.s1, instruction.s2)))
-        for at, scalar in enumerate(scalars):
-            with m.If(active & (step == fetched + 1 + at)):
-                m.d.sync += scalar.eq(self.scalar_data)
-        with m.If(active & (step == fetched + 3)):
-            m.d.sync += self.scale.eq(self.scalar_data[FRACTION_BITS : FRACTION_BITS + EXPONENT_BITS])
-        first = fetched + 3
+    def _empty(self, m: Module) -> Value:
+        """No element is inside, and the last one's faults have been seen."""
+        inside = Signal(range(LaneGroup.delay + 1))
+        with m.If(self.issue):
+            m.d.sync += inside.eq(LaneGroup.delay)
+        with m.Elif(inside.any()):
+            m.d.sync += inside.eq(inside - 1)
+        return ~inside.any()
+
+    def _wait(self, m: Module, set_up: VectorSetUp, running: Signal) -> Value:
+        """Whether the next instruction may not start: constants of the one before it are in use, or what it reads is not written."""
+        gap = Signal(range(LaneTiming.gap))
+        with m.If(self.issue):
+            m.d.sync += gap.eq(LaneTiming.gap - 2)
+        with m.Elif(gap.any()):
+            m.d.sync += gap.eq(gap - 1)
+        m.submodules.hazards = hazards = VectorHazards()
+        m.d.comb += [
+            hazards.following.eq(set_up.instruction),
+            hazards.opens.eq(set_up.opens),
+            hazards.moves.eq(set_up.strides[2].any()),
+            hazards.running.eq(self.instruction),
+            hazards.issue.eq(self.issue),
+            hazards.stalled.eq(running & ~self.issue),
+            hazards.start.eq(self.start),
+        ]
+        self._scalars_late = hazards.scalars_late
+        return gap.any() | hazards.wait
+
+    def _range_faults(self, m: Module, failed: Signal) -> None:
+        """The first one counts, and before what was found of a later word, such as an address beyond its memory."""
+        seen = Signal()
+        with m.If(self.begin):
+            m.d.sync += seen.eq(0)
+        with m.If((self.range_fault | self.reduce_fault) & self.busy & ~seen):
+            self._fail(m, failed, Code.VECTOR_RANGE, Check.NONE, Mux(self.range_fault, self.range_number, self.number))
+            m.d.sync += seen.eq(1)
+
+    def _begin_instruction(self, m: Module, set_up: VectorSetUp, remaining: Signal) -> None:
+        """What is set up goes to the registers of the instruction that runs."""
+        connect(m, set_up.fetch, flipped(self.fetch))
+        last_outer, begun = Signal(), Signal()
+        m.d.comb += [
+            set_up.command.eq(self.command.payload),
+            set_up.begin.eq(self.begin),
+            set_up.start.eq(self.start),
+            self.following.eq(set_up.instruction),
+            self.program_address.eq(set_up.program_address),
+            set_up.program_data.eq(self.program_data),
+            self.scalar_address.eq(set_up.scalar_address),
+            set_up.scalar_data.eq(self.scalar_data),
+        ]
+        for at in range(3):
+            m.d.comb += [self.addresses[at].eq(set_up.addresses[at]), self.strides[at].eq(set_up.strides[at])]
+        clear = (set_up.instruction.reduce != Reduce.NONE) & (~set_up.instruction.over_outer | set_up.first_outer)
+        m.d.sync += self.clear.eq(self.start & clear)
+        with m.If(self.start):
+            m.d.sync += [
+                self.instruction.eq(set_up.instruction),
+                self.number.eq(set_up.number),
+                self.scale.eq(set_up.scale),
+                self.iteration.eq(set_up.opens & ~set_up.first_outer),
+                last_outer.eq(set_up.last_outer),
+                begun.eq(0),
+            ]
+        with m.Elif(self.issue):
+            m.d.sync += begun.eq(1)
+        in_last = Mux(self.command.payload.partial_inner, (remaining == 1) & ~self.instruction.once, last_outer)
+        m.d.comb += [self.partial.eq(in_last), self.first.eq(~begun)]
+
+    def _constants(self, m: Module, set_up: VectorSetUp) -> None:
+        """X's constant in the cycle after ``start``, then those of the operands, one a cycle."""
+        instruction = self.instruction
+        loads = Signal(1 + len(CONSTANTS))
+        m.d.sync += loads.eq(Cat(self.start, loads))
+        m.d.comb += [self.x_constant_load.eq(loads[0]), self.constant_load.eq(loads[1:])]
+        m.d.comb += self.constant.eq(Mux(instruction.x_source == Source.SCALAR, set_up.scalars[0], 0))
         for at, name in enumerate(CONSTANTS):
             operand, neutral = instruction[name], ONE if at % 2 == 0 else 0
-            with m.If(step == first + at):
+            with m.If(loads[1 + at]):
                 m.d.comb += [
-                    self.constant_write.eq(active),
-                    self.constant_number.eq(LANE_REGISTERS + at),
-                    self.constant_value.eq(Mux(operand == Operand.SCALAR, scalars[at // 2], neutral)),
+                    self.constant.eq(Mux(operand == Operand.SCALAR, set_up.scalars[at // 2], neutral)),
+                    self.constant_lane.eq(operand[-1]),
+                    self.constant_register.eq(operand[: len(self.constant_register)]),
                 ]
-            with m.If(step == first + at + 1):
-                m.d.comb += [
-                    self.constant_load[at].eq(active),
-                    self.constant_register.eq(Mux(operand[-1], operand[:-1], LANE_REGISTERS + at)),
-                ]
-        last = first + len(CONSTANTS)
-        with m.If(step == last):
-            m.d.comb += [
-                self.x_constant_load.eq(active),
-                self.constant_value.eq(Mux(instruction.x_source == Source.SCALAR, scalars[0], 0)),
-            ]
-        m.d.comb += self.start.eq(active & (step == last + 1))
-
-    def _regions(self, m: Module, update, active, step: Signal, first: Signal) -> None:
-        """Each region's address, from iteration to iteration; at set-up those of X, Y and target, one a step."""
-        instruction, regions = self.instruction, self.command.payload.regions
-        running = Array(Signal(ADDRESS_BITS, name=f"running{i}") for i in range(REGIONS))
-        region, updated = Signal(range(REGIONS)), Signal(range(REGIONS))
-        chosen, address = regions[region], running[region]
-        # The addition takes a cycle of its own; nobody reads the sum in the next two.
-        adding, old, addend = Signal(), Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
-        m.d.sync += adding.eq(update)
-        with m.If(update):
-            m.d.comb += region.eq(step)
-            m.d.sync += [updated.eq(region), old.eq(Mux(first, 0, address)), addend.eq(Mux(first, chosen.base, chosen.outer_stride))]
-        with m.If(adding):
-            m.d.sync += running[updated].eq(old + addend)
-        for at, select in enumerate((instruction.x_region, instruction.y_region, instruction.target_region)):
-            with m.If(active & (step == WORDS + 1 + at)):
-                m.d.comb += region.eq(select)
-                m.d.sync += [self.addresses[at].eq(address), self.strides[at].eq(chosen.inner_stride)]

@@ -58,6 +58,7 @@ class VectorSide(wiring.Component):
         connect(m, control.command, unit.command)
         connect(m, reader.read, flipped(self.integers))
         connect(m, reader.o, unit.integers)
+        connect(m, unit.fetch, reader.job)
         m.d.comb += [
             self.vector_active.eq(control.active),
             self.vector_saturations.eq(unit.clipped),
@@ -69,10 +70,7 @@ class VectorSide(wiring.Component):
             control.unit_code.eq(unit.fault_code),
             control.unit_detail.eq(unit.fault_detail),
             control.unit_instruction.eq(unit.fault_instruction),
-            reader.start.eq(unit.fetch),
-            reader.address.eq(unit.fetch_address),
-            reader.stride.eq(unit.fetch_stride),
-            reader.count.eq(unit.fetch_count),
+            reader.clear.eq(unit.begin),
         ]
         self._memories(m, unit)
         return m

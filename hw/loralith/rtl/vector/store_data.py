@@ -21,11 +21,11 @@ __all__ = ["BeatPacker", "VectorStoreData", "WordRequests"]
 
 
 class WordRequests(wiring.Component):
-    """Asks for the words of one store, row by row, as long as there is room for their answers.
+    """Requests the words of one store, row by row, as long as the queue of their answers is not full.
 
     Members:
         store: must hold from ``begin`` until ``done``. words: words of a row.
-        begin: start; one cycle. o: addresses of words. room: one more may be asked for. done: all were asked for.
+        begin: start; one cycle. o: addresses of words. not_full: one more may be requested. done: all were.
         clear: forget everything.
     """
 
@@ -36,7 +36,7 @@ class WordRequests(wiring.Component):
                 "words": In(24),
                 "begin": In(1),
                 "o": Out(stream.Signature(16)),
-                "room": In(1),
+                "not_full": In(1),
                 "done": Out(1),
                 "clear": In(1),
             }
@@ -46,7 +46,7 @@ class WordRequests(wiring.Component):
         m = Module()
         store, active = self.store, Signal()
         words, rows, next_row = Signal(24), Signal(16), Signal(16)
-        m.d.comb += [self.o.valid.eq(active & self.room), self.done.eq(~active)]
+        m.d.comb += [self.o.valid.eq(active & self.not_full), self.done.eq(~active)]
         with m.If(self.begin):
             m.d.sync += [
                 active.eq(1),
@@ -106,9 +106,9 @@ class BeatPacker(wiring.Component):
         last_sub, last_part = Signal(8), Signal(8)
         beats, words, rows = Signal.like(store.beats), Signal(24), Signal(16)
         row_ends, step, ends = Signal(), Signal(), Signal()
-        kept = Signal(8 * W)
+        held = Signal(8 * W)
         m.submodules.beat_skid = beat_skid = SkidBuffer(data.StructLayout({"beat": WriteBeat(self._config), "last": 1}))
-        gathered = self._gathered(m, sub, part, kept, fills_beat)
+        gathered = self._gathered(m, sub, part, held, fills_beat)
         tail = store.row_bytes[: exact_log2(W)]
         strobe = Mux(row_ends & (tail != 0), (Const(1, W + 1) << tail) - 1, Const(-1, W))
         m.d.comb += [
@@ -137,7 +137,7 @@ class BeatPacker(wiring.Component):
             ]
         with m.Elif(step):
             m.d.sync += [
-                kept.eq(gathered),
+                held.eq(gathered),
                 sub.eq(Mux(self.i.ready, 0, sub + 1)),
                 part.eq(Mux(ends, 0, part + 1)),
                 words.eq(Mux(self.i.ready, words - 1, words)),
@@ -149,12 +149,12 @@ class BeatPacker(wiring.Component):
             m.d.sync += self.done.eq(1)
         return m
 
-    def _gathered(self, m: Module, sub: Signal, part: Signal, kept: Signal, fills_beat: Value) -> Signal:
+    def _gathered(self, m: Module, sub: Signal, part: Signal, held: Signal, fills_beat: Value) -> Signal:
         """The bus word with the present word's elements in it."""
         W, L = self._config.bus_bytes, self._config.vector_lanes
         words = [self.i.payload.word_select(lane, WORD_BITS) for lane in range(L)]
         gathered = Signal(8 * W)
-        m.d.comb += gathered.eq(kept)
+        m.d.comb += gathered.eq(held)
         with m.Switch(self.format):
             for form, width in ((VectorFormat.FP32, 32), (VectorFormat.BF16, 16), (VectorFormat.INT8, 8)):
                 with m.Case(form):
@@ -193,12 +193,12 @@ class VectorStoreData(wiring.Component):
         transfers: stores with a source of the vector unit; taken when their last bus word is. beats: these, of all stores.
         hold: do not begin, as bus words of another source are still to come.
         reads, answers, scalars: see ``vector_ports``.
-        moves: a word is asked for.
+        moves: a word is requested.
         clear: forget everything.
     """
 
     slots = 8
-    """Words that are asked for and not packed."""
+    """Words that are requested and not packed."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -228,7 +228,7 @@ class VectorStoreData(wiring.Component):
         form, broadcast = Mux(scalar, VectorFormat.FP32, store.format), scalar | store.broadcast
         elements = store.row_bytes >> element_log2(form)
         lanes = self._config.vector_lanes
-        row_words, started, ready, asked = Signal(24), Signal(), Signal(), Signal(range(self.slots + 1))
+        row_words, started, ready, requested = Signal(24), Signal(), Signal(), Signal(range(self.slots + 1))
         begin, wait = Signal(), Signal()
         takes = Signal()
         m.d.sync += [
@@ -240,7 +240,7 @@ class VectorStoreData(wiring.Component):
             requests.store.eq(store),
             requests.words.eq(row_words),
             requests.begin.eq(begin),
-            requests.room.eq(asked != self.slots),
+            requests.not_full.eq(requested != self.slots),
             packer.store.eq(store),
             packer.words.eq(row_words),
             packer.format.eq(form),
@@ -266,11 +266,11 @@ class VectorStoreData(wiring.Component):
         m.d.sync += ready.eq(takes & scalar)
         popped = words.o.valid & words.o.ready
         with m.If(takes ^ popped):
-            m.d.sync += asked.eq(Mux(takes, asked + 1, asked - 1))
+            m.d.sync += requested.eq(Mux(takes, requested + 1, requested - 1))
         with m.If(begin):
             m.d.sync += started.eq(1)
         with m.Elif(self.transfers.ready):
             m.d.sync += started.eq(0)
         with m.If(self.clear):
-            m.d.sync += [started.eq(0), asked.eq(0), ready.eq(0)]
+            m.d.sync += [started.eq(0), requested.eq(0), ready.eq(0)]
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
@@ -11,12 +11,14 @@ from loralith.spec.vector.numbers import WORD_BITS
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS, Format, Operand, Reduce, Source, Target
 
 from .addresses import VectorAddresses
-from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
+from .command import ADDRESS_BITS, INSTRUCTION_BITS, VectorCommand
+from .delay_line import DelayLine, counter
 from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
 from .lane_settings import OperandSelect, XSelect, YSelect
 from .reduction import ReductionReader
-from .sequencer import WORDS, VectorSequencer
+from .sequencer import VectorSequencer
+from .set_up import WORDS, FetchJob
 from .vector_memory import VectorMemory, transfer_ports
 
 __all__ = ["VectorUnit"]
@@ -30,8 +32,9 @@ class VectorUnit(wiring.Component):
 
     Members:
         command, stop, done, fault, fault_code, fault_detail, fault_instruction, busy, moves: see ``VectorSequencer``.
-        integers: X of source OUT32, the instruction's words one after the other. fetch: from now on fetch_count words, at fetch_address,
-            which counts on by fetch_stride; forget what was not taken.
+        begin: a command begins; what ``integers`` still holds is of none.
+        integers: X of source OUT32, the instructions' words one after the other. fetch: which words an instruction wants; those of the one
+            before it come first.
         left_valid, left_address, left_lanes, left_bytes: a write into the left scratchpad; left_lanes: lanes of the tensor.
         program_write, program_address, program_data: half an instruction a cycle, the low half first.
         scalar_write: a scalar from outside; taken in cycles without one of the unit's. scalar_read, scalar_read_data: a cycle later.
@@ -55,10 +58,8 @@ class VectorUnit(wiring.Component):
                 "fault_detail": Out(8),
                 "fault_instruction": Out(INSTRUCTION_BITS),
                 "integers": In(stream.Signature(data.ArrayLayout(32, lanes))),
-                "fetch": Out(1),
-                "fetch_address": Out(ADDRESS_BITS),
-                "fetch_stride": Out(ADDRESS_BITS),
-                "fetch_count": Out(COUNT_BITS),
+                "begin": Out(1),
+                "fetch": Out(stream.Signature(FetchJob)),
                 "left_valid": Out(1),
                 "left_address": Out(ADDRESS_BITS),
                 "left_lanes": Out(lanes),
@@ -83,11 +84,14 @@ class VectorUnit(wiring.Component):
         m.submodules.reader = reader = ReductionReader(self.lanes)
         instruction, command = sequencer.instruction, self.command.payload
         wiring.connect(m, flipped(self.command), sequencer.command)
-        for name in ("busy", "moves", "done", "fault", "fault_code", "fault_detail", "fault_instruction"):
+        wiring.connect(m, sequencer.fetch, flipped(self.fetch))
+        for name in ("begin", "busy", "moves", "done", "fault", "fault_code", "fault_detail", "fault_instruction"):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
-        for name in ("constant_load", "constant_register", "x_constant_load", "partial", "clear", "index"):
+        for name in ("constant", "constant_load", "constant_lane", "constant_register", "x_constant_load"):
             m.d.comb += getattr(group, name).eq(getattr(sequencer, name))
-        for name in ("key0", "key1", "index_inner"):
+        for name in ("clear", "first", "iteration", "partial"):
+            m.d.comb += getattr(group, name).eq(getattr(sequencer, name))
+        for name in ("key0", "key1", "index_inner", "index_outer"):
             m.d.comb += getattr(group, name).eq(command[name])
         takes_integer = instruction.x_source == Source.OUT32
         m.d.comb += [
@@ -95,14 +99,12 @@ class VectorUnit(wiring.Component):
             group.enable.eq(sequencer.busy),
             group.valid.eq(sequencer.issue),
             group.mask.eq(command.lanes),
-            group.index_load.eq(sequencer.start),
+            group.index_load.eq(sequencer.begin),
+            group.index.eq(command.index_base),
             sequencer.integers_valid.eq(self.integers.valid),
-            sequencer.range_fault.eq(group.fault | reader.fault),
+            sequencer.range_fault.eq(group.fault),
+            sequencer.reduce_fault.eq(reader.fault),
             self.integers.ready.eq(sequencer.issue & takes_integer),
-            self.fetch.eq(sequencer.fetch & takes_integer),
-            self.fetch_address.eq(sequencer.addresses[0]),
-            self.fetch_stride.eq(sequencer.strides[0]),
-            self.fetch_count.eq(Mux(instruction.once, 1, command.inner)),
             reader.enable.eq(sequencer.busy),
             reader.start.eq(sequencer.reduce_start),
             reader.reduce.eq(instruction.reduce),
@@ -117,8 +119,8 @@ class VectorUnit(wiring.Component):
                 reader.maxima[i].eq(group.maxima[i]),
             ]
         self._settings(m, sequencer, group)
-        self._memories(m, sequencer, group)
-        self._targets(m, sequencer, group, reader)
+        result = self._memories(m, sequencer, group)
+        self._targets(m, sequencer, group, reader, result)
         return m
 
     def _settings(self, m: Module, sequencer: VectorSequencer, group: LaneGroup) -> None:
@@ -144,19 +146,17 @@ class VectorUnit(wiring.Component):
             select = Mux(operand == Operand.Y, OperandSelect.Y, OperandSelect.CONSTANT)
             m.d.comb += settings[name].eq(Mux(operand == Operand.X, OperandSelect.X, select))
 
-    def _memories(self, m: Module, sequencer: VectorSequencer, group: LaneGroup) -> None:
-        """Scratchpads and program, with X's and Y's addresses. A word is read so that it meets its element in the lanes."""
-        instruction = sequencer.instruction
+    def _memories(self, m: Module, sequencer: VectorSequencer, group: LaneGroup) -> data.View:
+        """Scratchpads and program, with X's and Y's addresses. A word is read so that it meets its element in the lanes. Returns where
+        the word goes that the lanes give."""
         m.submodules.program = program = block_memory(32, WORDS * PROGRAM_INSTRUCTIONS)
         write, read = program.write_port(), program.read_port(transparent_for=())
         m.d.comb += [write.en.eq(self.program_write), write.addr.eq(self.program_address), write.data.eq(self.program_data)]
         m.d.comb += [read.en.eq(1), read.addr.eq(sequencer.program_address), sequencer.program_data.eq(read.data)]
         ahead = LaneTiming.vectors - VectorMemory.delay
-        reading = Signal(ahead)
-        m.d.sync += reading.eq(Cat(sequencer.issue, reading))
         m.submodules.addresses = addresses = VectorAddresses((*self.depths, self.integer_words), ahead)
         m.d.comb += [
-            addresses.instruction.eq(instruction),
+            addresses.instruction.eq(sequencer.following),
             addresses.start.eq(sequencer.start),
             addresses.issue.eq(sequencer.issue),
             sequencer.beyond.eq(addresses.beyond),
@@ -164,45 +164,57 @@ class VectorUnit(wiring.Component):
         ]
         for at in range(3):
             m.d.comb += [addresses.firsts[at].eq(sequencer.addresses[at]), addresses.strides[at].eq(sequencer.strides[at])]
+        result = self._result(m, sequencer, addresses.target)
         for i, (depth, words) in enumerate(zip(self.depths, (group.v0, group.v1), strict=True)):
             m.submodules[f"v{i}"] = memory = VectorMemory(self.lanes, depth)
-            from_x = instruction.x_source == (Source.V0, Source.V1)[i]
-            from_y = instruction.y_source == (Source.V0, Source.V1)[i]
             load, store = getattr(self, f"load{i}"), getattr(self, f"store{i}")
             wiring.connect(m, flipped(load), memory.load)
             wiring.connect(m, flipped(store), memory.store)
-            written = group.valid_o & (instruction.target == (Target.V0, Target.V1)[i])
+            written = group.valid_o & (result.target == (Target.V0, Target.V1)[i])
             m.d.comb += [
-                memory.read_en.eq(reading[-1] & (from_x | from_y)),
-                memory.read_address.eq(Mux(from_x, addresses.reads[0], addresses.reads[1])),
+                memory.read_en.eq(addresses.read[i]),
+                memory.read_address.eq(addresses.reads[i]),
                 memory.write_en.eq(written),
-                memory.write_address.eq(self.left_address),
+                memory.write_address.eq(result.address),
                 memory.write_data.eq(Cat(group.words)),
                 getattr(self, f"stored{i}").eq(memory.stored),
                 getattr(self, f"read_data{i}").eq(memory.read_data),
             ]
             m.d.comb += [words[lane].as_value().eq(memory.read_data.word_select(lane, WORD_BITS)) for lane in range(self.lanes)]
+        return result
 
-    def _targets(self, m: Module, sequencer: VectorSequencer, group: LaneGroup, reader: ReductionReader) -> None:
+    def _result(self, m: Module, sequencer: VectorSequencer, address: Value) -> data.View:
+        """Of each word that the lanes give, where it goes and whose it is."""
+        instruction = sequencer.instruction
+        shape = data.StructLayout({"target": 3, "lane": 2, "s3": range(SCALARS), "number": INSTRUCTION_BITS, "address": ADDRESS_BITS})
+        m.submodules.results = line = DelayLine(shape.size, LaneGroup.delay)
+        result = Signal(shape)
+        m.d.comb += [
+            line.enable.eq(sequencer.busy),
+            line.place.eq(counter(m, sequencer.busy)),
+            line.i.eq(Cat(instruction.target, instruction.lane, instruction.s3, sequencer.number, address)),
+            result.eq(line.o),
+        ]
+        m.d.sync += sequencer.range_number.eq(result.number)
+        return result
+
+    def _targets(self, m: Module, sequencer: VectorSequencer, group: LaneGroup, reader: ReductionReader, result: data.View) -> None:
         """Writes of results and reductions: left scratchpad, lane registers and scalars."""
         instruction = sequencer.instruction
-        with m.If(sequencer.start):
-            m.d.sync += self.left_address.eq(sequencer.addresses[2])
-        with m.Elif(group.valid_o):
-            m.d.sync += self.left_address.eq(self.left_address + sequencer.strides[2])
-        to_lane = group.valid_o & (instruction.target == Target.LANE)
-        to_scalar = group.valid_o & (instruction.target == Target.SCALAR)
+        to_lane = group.valid_o & (result.target == Target.LANE)
+        to_scalar = group.valid_o & (result.target == Target.SCALAR)
         reduced_lane, reduced_scalar = reader.write & ~instruction.reduce_to, reader.write & instruction.reduce_to
         one_lane = Const(1, self.lanes) << reader.lane
         m.d.comb += [
             group.register_result.eq(to_lane),
             group.register_write.eq(
-                (to_lane | sequencer.constant_write | (reduced_lane & reader.all_lanes)).replicate(self.lanes)
+                (to_lane | (reduced_lane & reader.all_lanes)).replicate(self.lanes)
                 | (one_lane[: self.lanes] & reduced_lane.replicate(self.lanes))
             ),
-            group.register_number.eq(Mux(sequencer.constant_write, sequencer.constant_number, instruction.lane)),
-            group.register_word.eq(Mux(reader.write, reader.word, sequencer.constant_value)),
-            self.left_valid.eq(group.valid_o & (instruction.target == Target.LEFT)),
+            group.register_number.eq(Mux(to_lane, result.lane, instruction.lane)),
+            group.register_word.eq(reader.word),
+            self.left_valid.eq(group.valid_o & (result.target == Target.LEFT)),
+            self.left_address.eq(result.address),
             self.left_lanes.eq(group.live_o),
             self.left_bytes.eq(Cat(word[:8] for word in group.words)),
         ]
@@ -212,7 +224,7 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             self.scalar_write.ready.eq(~own),
             write.en.eq(own | self.scalar_write.valid),
-            write.addr.eq(Mux(own, instruction.s3, self.scalar_write.payload.address)),
+            write.addr.eq(Mux(own, Mux(to_scalar, result.s3, instruction.s3), self.scalar_write.payload.address)),
             write.data.eq(Mux(own, Mux(reader.write, reader.word, group.words[0]), self.scalar_write.payload.data)),
             read.en.eq(1),
             read.addr.eq(sequencer.scalar_address),

@@ -54,8 +54,11 @@ class MemoryReader(wiring.Component):
         words = Signal(17)
         beats = Signal(range(BURST_WORDS + 1))
         to_line = BURST_WORDS - address[size : size + exact_log2(BURST_WORDS)]
-        put = axi.rvalid & axi.rready & (words != 0) & ~control.abandon
-        write, read = self._buffer(m, put)
+        # A beat is looked at a cycle after it has been taken: the memory controller may lie far away.
+        beat, word, response, final = Signal(), Signal(8 * self._data_bytes), Signal(2), Signal()
+        m.d.sync += [beat.eq(axi.rvalid & axi.rready), word.eq(axi.rdata), response.eq(axi.rresp), final.eq(axi.rlast)]
+        put = beat & (words != 0) & ~control.abandon
+        write, read = self._buffer(m, put, word)
         free = (read - write - 1)[: len(write)]
         m.d.comb += control.progress.eq(put)
         m.d.comb += [axi.arsize.eq(size), axi.arburst.eq(Burst.INCR), axi.arcache.eq(CACHE), axi.arlen.eq(beats - 1)]
@@ -86,14 +89,14 @@ class MemoryReader(wiring.Component):
                     m.d.sync += axi.arvalid.eq(0)
                 with m.If(control.abandon):
                     m.d.sync += words.eq(0)
-                with m.If(axi.rvalid):
+                with m.If(beat):
                     m.d.sync += address.eq(address + self._data_bytes)
-                    with m.If(axi.rresp[1] & (control.status == Status.OK)):
-                        m.d.sync += [control.status.eq(bus_status(axi.rresp)), control.value.eq(address)]
-                    with m.If(axi.rlast):
+                    with m.If(response[1] & (control.status == Status.OK)):
+                        m.d.sync += [control.status.eq(bus_status(response)), control.value.eq(address)]
+                    with m.If(final):
                         m.d.sync += words.eq(words - beats)
                         m.next = "size"
-                        with m.If((words == beats) | axi.rresp[1] | (control.status != Status.OK)):
+                        with m.If((words == beats) | response[1] | (control.status != Status.OK)):
                             m.d.sync += control.done.eq(~control.abandon)
                             m.next = "idle"
                         with m.If((words == 0) | control.abandon):
@@ -101,8 +104,8 @@ class MemoryReader(wiring.Component):
                             m.next = "idle"
         return m
 
-    def _buffer(self, m: Module, put: Value) -> tuple[Signal, Signal]:
-        """The buffer and the way out of it; returns its write and read pointer."""
+    def _buffer(self, m: Module, put: Value, word: Value) -> tuple[Signal, Signal]:
+        """The buffer, which takes ``word`` with ``put``, and the way out of it; returns its write and read pointer."""
         control, size = self.control, exact_log2(self._data_bytes)
         width = 8 * self._data_bytes
         m.submodules.memory = memory = Memory(shape=width, depth=BUFFER_WORDS, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
@@ -111,18 +114,19 @@ class MemoryReader(wiring.Component):
         lane = Signal(size)
         remaining = Signal(16)
         loaded = Signal()  # the memory's output register holds the word
-        taken = self.o.valid & self.o.ready
-        ends = taken & (lane.all() | self.o.payload.last)
+        last = remaining == 1
+        taken = loaded & (~self.o.valid | self.o.ready)
+        ends = taken & (lane.all() | last)
         m.d.comb += [
             store.addr.eq(write),
-            store.data.eq(self.axi.rdata),
+            store.data.eq(word),
             store.en.eq(put),
             fetch.addr.eq(read),
             fetch.en.eq((read != write) & (ends | ~loaded)),
-            self.o.valid.eq(loaded),
-            self.o.payload.byte.eq(fetch.data.word_select(lane, 8)),
-            self.o.payload.last.eq(remaining == 1),
         ]
+        # The output is a register: a block RAM takes half a period, and what follows is a CRC or the way to the encoder.
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += [self.o.valid.eq(loaded), self.o.payload.byte.eq(fetch.data.word_select(lane, 8)), self.o.payload.last.eq(last)]
         with m.If(put):
             m.d.sync += write.eq(write + 1)
         with m.If(taken):
@@ -134,5 +138,5 @@ class MemoryReader(wiring.Component):
         with m.If(control.start):
             m.d.sync += [lane.eq(self.address[:size]), remaining.eq(self.length)]
         with m.If(control.start | control.abandon):
-            m.d.sync += [read.eq(write), loaded.eq(0)]
+            m.d.sync += [read.eq(write), loaded.eq(0), self.o.valid.eq(0)]
         return write, read

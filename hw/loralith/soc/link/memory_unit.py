@@ -26,7 +26,7 @@ class MemoryUnit(wiring.Component):
     Members:
         axi: the bus.
         control: ``value`` of a hash is the CRC-32; see MemoryReader and MemoryWriter.
-        operation, address, length, operand: of the request, stable from ``start`` to ``done``.
+        operation, address, length, operand: of the request, stable from the cycle before ``start`` to ``done``.
         i: what WRITE_MEMORY writes.
         o: what READ_MEMORY has read, all of it there at ``done``.
     """
@@ -56,8 +56,13 @@ class MemoryUnit(wiring.Component):
             for name, member in signature.members.items():
                 ours, theirs = getattr(self.axi, name), getattr(master.axi, name)
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
-        fills, hashes = self.operation == Operation.FILL_MEMORY, self.operation == Operation.HASH_MEMORY
-        writes = fills | (self.operation == Operation.WRITE_MEMORY)
+        # Registers: an operation's seven bits would be decoded in front of every enable.
+        fills, writes, hashes = Signal(), Signal(), Signal()
+        m.d.sync += [
+            fills.eq(self.operation == Operation.FILL_MEMORY),
+            writes.eq((self.operation == Operation.FILL_MEMORY) | (self.operation == Operation.WRITE_MEMORY)),
+            hashes.eq(self.operation == Operation.HASH_MEMORY),
+        ]
         m.d.comb += [
             reader.address.eq(self.address),
             reader.length.eq(self.length),
@@ -71,7 +76,7 @@ class MemoryUnit(wiring.Component):
         ]
 
         # What is written: the payload, or the operand over and over.
-        filled = Signal(16)
+        lane, left = Signal(2), Signal(16)
         m.d.comb += [
             writer.i.valid.eq(fills | self.i.valid),
             writer.i.payload.eq(self.i.payload),
@@ -79,13 +84,13 @@ class MemoryUnit(wiring.Component):
         ]
         with m.If(fills):
             m.d.comb += [
-                writer.i.payload.byte.eq(self.operand.word_select((self.address + filled)[:2], 8)),
-                writer.i.payload.last.eq(filled == self.length - 1),
+                writer.i.payload.byte.eq(self.operand.word_select(lane, 8)),
+                writer.i.payload.last.eq(left == 1),
             ]
         with m.If(control.start):
-            m.d.sync += filled.eq(0)
-        with m.Elif(writer.i.valid & writer.i.ready):
-            m.d.sync += filled.eq(filled + 1)
+            m.d.sync += [lane.eq(self.address), left.eq(self.length)]
+        with m.Elif(writer.i.ready):  # counts for fills alone, which always have a byte
+            m.d.sync += [lane.eq(lane + 1), left.eq(left - 1)]
 
         # What is read goes into the answer, or into the CRC.
         hashed = Signal()

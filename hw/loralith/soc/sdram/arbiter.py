@@ -1,4 +1,4 @@
-"""Chooses between reads and writes, in long runs: the data bus takes cycles to turn round."""
+"""Chooses between reads and writes, in long runs: a turnaround of the data bus takes cycles."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Bank(wiring.Component):
         activate, precharge, read, write: one-cycle pulses, the bank is sent that command. push, done: a chunk for it is on its way, and its
             last column command is sent; both at once too.
         open: it has an open row. can_activate, can_column, can_precharge: the bank's own times allow the command in this cycle, and for
-            ``can_precharge`` no chunk is on its way. quiet: PRECHARGE of all banks may be sent, as far as this one goes.
+            ``can_precharge`` no chunk is on its way. drained: PRECHARGE of all banks may be sent, as far as this one goes.
 
     Raises ValueError for times in which one counter for the PRECHARGE is not enough.
     """
@@ -28,7 +28,7 @@ class Bank(wiring.Component):
             raise ValueError(f"ras must be at most rcd + {BURST} cycles, not {timing.ras} with rcd {timing.rcd}")
         self._timing, self._chunks = timing, chunks
         pulses = ("activate", "precharge", "read", "write", "push", "done")
-        flags = ("open", "can_activate", "can_column", "can_precharge", "quiet")
+        flags = ("open", "can_activate", "can_column", "can_precharge", "drained")
         super().__init__({name: In(1) for name in pulses} | {name: Out(1) for name in flags})
 
     def elaborate(self, platform: object) -> Module:
@@ -59,7 +59,7 @@ class Bank(wiring.Component):
         m.d.comb += [
             self.can_activate.eq(~self.open & (wait == 0)),
             self.can_column.eq(self.open & (wait == 0)),
-            self.quiet.eq((lock == 0) & (pending == 0)),
-            self.can_precharge.eq(self.open & self.quiet),
+            self.drained.eq((lock == 0) & (pending == 0)),
+            self.can_precharge.eq(self.open & self.drained),
         ]
         return m

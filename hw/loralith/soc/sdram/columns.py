@@ -39,11 +39,11 @@ class ColumnIssuer(wiring.Component):
         chunk, column = Signal.like(self.i.payload), self.column
         active = Signal()
         slot = Signal(range(BURST))
-        # Between the last word read and the first one written the bus rests for a cycle.
-        turn = Signal(range(BURST + self._timing.cas + 1))
+        # Bus turnaround: one idle cycle between the last word read and the first one written.
+        turnaround = Signal(range(BURST + self._timing.cas + 1))
         issue, ends = Signal(), Signal()
         m.d.comb += [
-            issue.eq(active & (slot == 0) & Array(self.can_column)[chunk.bank] & (~chunk.write | (turn == 0))),
+            issue.eq(active & (slot == 0) & Array(self.can_column)[chunk.bank] & (~chunk.write | (turnaround == 0))),
             ends.eq(chunk.beats == 0),
             self.done.eq(issue & ends),
             self.i.ready.eq(~active),
@@ -66,9 +66,9 @@ class ColumnIssuer(wiring.Component):
         with m.Elif(slot != 0):
             m.d.sync += slot.eq(slot - 1)
         with m.If(issue & ~chunk.write):
-            m.d.sync += turn.eq(BURST + self._timing.cas)
-        with m.Elif(turn != 0):
-            m.d.sync += turn.eq(turn - 1)
+            m.d.sync += turnaround.eq(BURST + self._timing.cas)
+        with m.Elif(turnaround != 0):
+            m.d.sync += turnaround.eq(turnaround - 1)
         with m.If(~active):
             m.d.sync += [chunk.eq(self.i.payload), active.eq(self.i.valid)]
         return m

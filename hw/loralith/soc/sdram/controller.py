@@ -58,7 +58,7 @@ class SdramController(wiring.Component):
         read_gate = self._address(m, "ar", arbiter.read, credits=FIFO_BEATS, allowed=1)
         write_gate = self._address(m, "aw", arbiter.write, credits=0, allowed=self._responses(m, writer))
         m.d.comb += [
-            read_gate.add.eq(read_fifo.o.valid & read_fifo.o.ready),
+            read_gate.credit.eq(read_fifo.o.valid & read_fifo.o.ready),
             read_fifo.i.valid.eq(reader.o.valid),
             read_fifo.i.payload.eq(reader.o.beat),
             read_skid.o.ready.eq(axi.rready),
@@ -67,7 +67,7 @@ class SdramController(wiring.Component):
             axi.rid.eq(read_skid.o.payload.id),
             axi.rlast.eq(read_skid.o.payload.last),
             axi.rresp.eq(read_skid.o.payload.error.replicate(2) & Resp.DECERR),
-            write_gate.add.eq(axi.wvalid & axi.wready),
+            write_gate.credit.eq(axi.wvalid & axi.wready),
             write_fifo.i.valid.eq(axi.wvalid),
             write_fifo.i.payload.data.eq(axi.wdata),
             write_fifo.i.payload.strobe.eq(axi.wstrb),

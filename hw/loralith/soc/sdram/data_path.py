@@ -91,9 +91,9 @@ class BeatReader(wiring.Component):
         beat = self.o.beat
         column = self.column
         for i in range(self._latency + BURST - 1):
-            later = Signal.like(self.column, name=f"later{i}")
-            m.d.sync += later.eq(column)
-            column = later
+            column_r = Signal.like(self.column, name=f"column_r{i}")
+            m.d.sync += column_r.eq(column)
+            column = column_r
         words = Signal(16 * (BURST - 1))
         m.d.sync += [
             words.eq(Cat(words, self.dq)[16:]),

@@ -1,4 +1,4 @@
-"""Passes a chunk on once nothing outside can delay it."""
+"""Holds a chunk back until nothing outside can delay it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CreditGate(wiring.Component):
 
     Parameters: depth, most credits, at least `CHUNK_BEATS`; credits, at the start.
 
-    Members: i, o: chunks. add: one more credit.
+    Members: i, o: chunks. credit: one more credit.
 
     Raises ValueError for a depth that is too small.
     """
@@ -31,20 +31,20 @@ class CreditGate(wiring.Component):
             raise ValueError(f"depth must be at least a chunk's {CHUNK_BEATS} beats, not {depth}")
         self._depth, self._credits = depth, credits
         chunks = stream.Signature(Chunk(chip, id_bits))
-        super().__init__({"i": In(chunks), "o": Out(chunks), "add": In(1)})
+        super().__init__({"i": In(chunks), "o": Out(chunks), "credit": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         held = Signal()
-        level = Signal(range(self._depth + 1), init=self._credits)
+        credits = Signal(range(self._depth + 1), init=self._credits)
         take = Signal()
         m.d.comb += [self.i.ready.eq(~held), take.eq(self.o.valid & self.o.ready)]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [self.o.payload.eq(self.i.payload), held.eq(1)]
-        # The level only rises until the chunk is taken.
-        m.d.sync += self.o.valid.eq(held & ~take & (level > self.o.payload.beats))
+        # The credits only rise until the chunk is taken.
+        m.d.sync += self.o.valid.eq(held & ~take & (credits > self.o.payload.beats))
         with m.If(take):
-            m.d.sync += [held.eq(0), level.eq(level - self.o.payload.beats - 1 + self.add)]
-        with m.Elif(self.add):
-            m.d.sync += level.eq(level + 1)
+            m.d.sync += [held.eq(0), credits.eq(credits - self.o.payload.beats - 1 + self.credit)]
+        with m.Elif(self.credit):
+            m.d.sync += credits.eq(credits + 1)
         return m

@@ -25,11 +25,11 @@ class RowRequest(data.StructLayout):
 
 
 class RowOpener(wiring.Component):
-    """Takes chunks in order, asks for what opens their row, and passes them on once their bank's open row can be no other than theirs.
+    """Takes chunks in order, requests what opens their row, and passes them on once their bank's open row can be no other than theirs.
 
     Members:
         i, o: chunks; one in three cycles where rows are open.
-        request: what to send; kept until it is taken.
+        request: what to send; held until it is taken.
         hold: take no new chunk. idle: no chunk is inside.
         open, can_activate, can_precharge: of the banks.
 

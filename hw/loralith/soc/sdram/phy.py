@@ -37,9 +37,9 @@ class SdramPhy(wiring.Component):
 
     def _register(self, m: Module, kind: str, i: Value, o: Value) -> None:
         if not self._io_cells:
-            later = Signal(len(o), init=getattr(o, "init", 0))
-            m.d.sync += later.eq(i)
-            m.d.comb += o.eq(later)
+            register = Signal(len(o), init=getattr(o, "init", 0))
+            m.d.sync += register.eq(i)
+            m.d.comb += o.eq(register)
             return
         for bit in range(len(o)):
             m.submodules += Instance(kind, i_D=i[bit], i_SCLK=ClockSignal(), i_SP=Const(1), **{"i_CD": Const(0)}, o_Q=o[bit])

@@ -17,7 +17,7 @@ from .opener import RowOpener
 
 __all__ = ["Scheduler"]
 
-AHEAD = 4
+LOOKAHEAD = 4
 """Chunks whose rows are open, or soon, before their turn."""
 
 
@@ -52,12 +52,12 @@ class Scheduler(wiring.Component):
         chip, timing, id_bits = self._chip, self._timing, self._id_bits
         m.submodules.maintenance = maintenance = Maintenance(chip, timing)
         m.submodules.opener = opener = RowOpener(chip, timing, id_bits)
-        m.submodules.ahead = ahead = FIFO(Chunk(chip, id_bits), AHEAD)
+        m.submodules.lookahead = lookahead = FIFO(Chunk(chip, id_bits), LOOKAHEAD)
         m.submodules.columns = columns = ColumnIssuer(chip, timing, id_bits)
-        banks = [Bank(timing, chunks=AHEAD + 2) for _ in range(chip.banks)]
+        banks = [Bank(timing, chunks=LOOKAHEAD + 2) for _ in range(chip.banks)]
         connect(m, wiring.flipped(self.i), opener.i)
-        connect(m, opener.o, ahead.i)
-        connect(m, ahead.o, columns.i)
+        connect(m, opener.o, lookahead.i)
+        connect(m, lookahead.o, columns.i)
 
         request, column = opener.request, columns.column
         sent = Signal()
@@ -73,15 +73,15 @@ class Scheduler(wiring.Component):
                 bank.push.eq(opener.o.valid & opener.o.ready & (opener.o.payload.bank == i)),
                 bank.done.eq(columns.done & transfers),
             ]
-        quiet = Cat(bank.quiet for bank in banks).all() & opener.idle
+        drained = Cat(bank.drained for bank in banks).all() & opener.idle
         m.d.comb += [
             opener.open.eq(Cat(bank.open for bank in banks)),
             opener.can_activate.eq(Cat(bank.can_activate for bank in banks)),
             opener.can_precharge.eq(Cat(bank.can_precharge for bank in banks)),
             columns.can_column.eq(Cat(bank.can_column for bank in banks)),
             opener.hold.eq(maintenance.hold),
-            maintenance.quiet.eq(quiet),
-            maintenance.idle.eq(quiet & ~self.i.valid),
+            maintenance.drained.eq(drained),
+            maintenance.idle.eq(drained & ~self.i.valid),
             self.started.eq(maintenance.started),
         ]
 

@@ -11,13 +11,13 @@ from loralith.spec.sdram import SdramChip
 
 from .interfaces import CHUNK_BEATS, Address, Chunk
 
-__all__ = ["ChunkSplitter", "place"]
+__all__ = ["ChunkSplitter", "map_address"]
 
 
-def place(chip: SdramChip, beat: int) -> tuple[int, int, int]:
-    """(bank, row, column in beats) of a beat of memory: rows go round the banks, and a row's low bits change their order.
+def map_address(chip: SdramChip, beat: int) -> tuple[int, int, int]:
+    """(bank, row, column in beats) of a beat of memory: bank bits XOR low row bits (permutation-based page interleaving).
 
-    So neighbouring rows are in different banks, and so are rows that are a power of two apart, up to a few of them.
+    So neighbouring rows are in different banks, and so are most rows that are a power of two apart.
     """
     column, rest = beat % chip.row_beats, beat // chip.row_beats
     row = rest // chip.banks
@@ -25,7 +25,7 @@ def place(chip: SdramChip, beat: int) -> tuple[int, int, int]:
 
 
 class ChunkSplitter(wiring.Component):
-    """Each burst cut at every multiple of `CHUNK_BEATS`; bank, row and column as `place` has them. One chunk per cycle.
+    """Each burst cut at every multiple of `CHUNK_BEATS`; bank, row and column as `map_address` has them. One chunk per cycle.
 
     Members: i: bursts. o: chunks, with ``write`` as the parameter says.
     """
@@ -40,8 +40,8 @@ class ChunkSplitter(wiring.Component):
         burst = Signal.like(self.i.payload)
         active = Signal()
         step, advance, ends = Signal(), Signal(), Signal()
-        to_line = Signal(range(CHUNK_BEATS + 1))
-        beats = Signal(range(CHUNK_BEATS))  # less one
+        beats_to_boundary_minus_1 = Signal(range(CHUNK_BEATS + 1))
+        beats_minus_1 = Signal(range(CHUNK_BEATS))
         low = exact_log2(CHUNK_BEATS)
         column_bits, bank_bits = exact_log2(chip.row_beats), exact_log2(chip.banks)
         bank = burst.beat[column_bits : column_bits + bank_bits]
@@ -51,9 +51,9 @@ class ChunkSplitter(wiring.Component):
             self.i.ready.eq(~active),
             advance.eq(~self.o.valid | self.o.ready),
             step.eq(active & advance),
-            to_line.eq(~burst.beat[:low]),  # beats to the line, less one
-            ends.eq(burst.length <= to_line),
-            beats.eq(Mux(ends, burst.length, to_line)),
+            beats_to_boundary_minus_1.eq(~burst.beat[:low]),
+            ends.eq(burst.length <= beats_to_boundary_minus_1),
+            beats_minus_1.eq(Mux(ends, burst.length, beats_to_boundary_minus_1)),
         ]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [burst.eq(self.i.payload), active.eq(1)]
@@ -65,12 +65,12 @@ class ChunkSplitter(wiring.Component):
                 chunk.bank.eq(bank ^ row[:bank_bits]),
                 chunk.row.eq(row),
                 chunk.column.eq(burst.beat[:column_bits]),
-                chunk.beats.eq(beats),
+                chunk.beats.eq(beats_minus_1),
                 chunk.id.eq(burst.id),
                 chunk.last.eq(ends),
                 chunk.error.eq(burst.error),
                 burst.beat.eq(Cat(burst.beat[:low] & 0, burst.beat[low:] + 1)),
-                burst.length.eq(burst.length - to_line - 1),
+                burst.length.eq(burst.length - beats_to_boundary_minus_1 - 1),
                 active.eq(~ends),
             ]
         return m

@@ -14,7 +14,7 @@ from loralith.compiler.schedules.emit import Emitter, Segment
 from loralith.compiler.schedules.matmul import SLOTS, Blocks, MatmulPlan, SlotCache, block_order, block_sizes
 from loralith.compiler.storage.layout import MatrixLayout, row_major
 from loralith.compiler.storage.regions import FULL_WINDOW, DoesNotFit, Region, rows_needed
-from loralith.compiler.tokens.order import AHEAD
+from loralith.compiler.tokens.order import LOOKAHEAD
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT
 
@@ -103,7 +103,7 @@ def compile_chain(chain: Chain, config: Config) -> Relocatable:
     """The list for operands left0, left1, right1, out and, without ``words``, right0."""
     emitter = Emitter(config)
     _Chained(chain, emitter).emit()
-    return Relocatable.of(emitter.finish(AHEAD))
+    return Relocatable.of(emitter.finish(LOOKAHEAD))
 
 
 class _Chained(Blocks):

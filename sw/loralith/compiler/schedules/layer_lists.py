@@ -16,7 +16,7 @@ from loralith.compiler.schedules.emit import Emitter, Exponent
 from loralith.compiler.schedules.gradient import Gradient, compile_gradient
 from loralith.compiler.schedules.passes import MEASURED_SLOT, Pass, compile_pass
 from loralith.compiler.storage.layout import MatrixLayout, int_layout, row_major, skinny_shape
-from loralith.compiler.tokens.order import AHEAD
+from loralith.compiler.tokens.order import LOOKAHEAD
 from loralith.spec.config import Config
 from loralith.spec.numerics import MANTISSA_MIN, Requantization
 
@@ -100,7 +100,7 @@ def compile_measuring(shape: PassShape, config: Config) -> Relocatable:
     """The list that measures H or dH. Raises DoesNotFit, and ValueError for a reduction over 131071."""
     emitter = Emitter(config)
     compile_pass(emitter, _measuring(shape, config, None), shape.rank)
-    return Relocatable.of(emitter.finish(AHEAD))
+    return Relocatable.of(emitter.finish(LOOKAHEAD))
 
 
 @lru_cache(maxsize=256)
@@ -134,4 +134,4 @@ def compile_layer(shape: ListShape, config: Config) -> Relocatable:
         db, da = (row_major(rows, of.rank, config, 4).at(at(to)) for rows, to in ((of.O, Operand.DB), (of.I, Operand.DA)))
         compile_gradient(emitter, Gradient(work.left, h, db), of.rank, "dB")
         compile_gradient(emitter, Gradient(x, dh, da), of.rank, "dA")
-    return Relocatable.of(emitter.finish(AHEAD))
+    return Relocatable.of(emitter.finish(LOOKAHEAD))

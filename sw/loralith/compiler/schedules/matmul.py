@@ -18,7 +18,7 @@ from loralith.compiler.lists.relocatable import Relocatable
 from loralith.compiler.schedules.emit import Emitter, Segment
 from loralith.compiler.storage.layout import MatrixLayout, folded_shape, int_layout, padded, row_major
 from loralith.compiler.storage.regions import FULL_WINDOW, DoesNotFit, Region, Regions, Window, rows_needed
-from loralith.compiler.tokens.order import AHEAD
+from loralith.compiler.tokens.order import LOOKAHEAD
 from loralith.spec.config import Config
 
 __all__ = [
@@ -223,7 +223,7 @@ def compile_matmul(plan: MatmulPlan, left: int, right: int, out: int, config: Co
     """The list of a plan; `left`, `right` and `out` are the addresses of its layouts."""
     emitter = Emitter(config)
     Blocks(plan, emitter, (left, right, out), FULL_WINDOW).emit()
-    return emitter.finish(AHEAD)
+    return emitter.finish(LOOKAHEAD)
 
 
 HALVES = (Window(0, 8), Window(8, 16))
@@ -267,7 +267,7 @@ def compile_batch(batch: Batch, config: Config) -> Relocatable:
     for i in range(batch.count):
         addresses = tuple(Relocatable.base(operand) + i * size for operand, size in enumerate(sizes))
         Blocks(batch.plan, emitter, addresses, batch.windows[i % len(batch.windows)]).emit()
-    return Relocatable.of(emitter.finish(AHEAD))
+    return Relocatable.of(emitter.finish(LOOKAHEAD))
 
 
 class Blocks:

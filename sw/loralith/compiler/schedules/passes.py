@@ -84,24 +84,24 @@ class PassSteps:
         self.skinny = skinny_shape(rank, config)
         weight_bits = 4 if work.base.packed4 else 8
         self.plan = plan = plan or plan_pass(self.T, self.K, self.N, rank, config, work.output_bytes, window, weight_bits)
-        self.tb, self.nb, self.kb = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
+        self.token_blocks, self.column_blocks, self.depth_blocks = -(-self.T // plan.m), -(-self.N // plan.n), -(-self.K // plan.k)
         regions = Regions(config, window)
 
         def slot_cache(memory: str, lanes: int, seq: int, count: int) -> SlotCache:
             return SlotCache(regions.slots(memory, lanes, seq, count))
 
-        several = 2 if self.tb > 1 else 1
+        buffers = 2 if self.token_blocks > 1 else 1
         lanes = config.cols if self.skinny.fold > 1 else plan.r
         self.left = slot_cache("left", plan.m, plan.k, plan.left_slots)
-        self.result = slot_cache("left", plan.m, self.skinny.width, several)
+        self.result = slot_cache("left", plan.m, self.skinny.width, buffers)
         self.base = slot_cache("right", plan.n, plan.k, plan.base_slots)
         self.adapter = slot_cache("right", plan.n, self.skinny.width, 2)
-        own = slot_cache("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
-        self.skinny_right = own if plan.skinny_slots else self.base
+        skinny_cache = slot_cache("right", lanes, -(-plan.k // self.skinny.fold), plan.skinny_slots)
+        self.skinny_right = skinny_cache if plan.skinny_slots else self.base
         self.zero = slot_cache("right", config.cols, 1, 1)
         self.out = slot_cache("out", plan.m, work.output_bytes * plan.n, 2)
-        self.skinny_out = slot_cache("out", plan.m, self.skinny.width, several)
-        self.acc = regions.take("acc", plan.m, max(plan.n, plan.r)) if self.kb > 1 else None
+        self.skinny_out = slot_cache("out", plan.m, self.skinny.width, buffers)
+        self.acc = regions.take("acc", plan.m, max(plan.n, plan.r)) if self.depth_blocks > 1 else None
 
     @property
     def measures_for_device(self) -> bool:
@@ -162,8 +162,8 @@ class PassSteps:
                 stochastic = work.stochastic if not measure else None
                 rounding = Stochastic(stochastic, t0 * self.rank + n0, self.rank, 1) if stochastic else None
                 int8 = Int8(work.requantization, rounding=rounding)
-            for b in range(self.kb):
-                last = b == self.kb - 1
+            for b in range(self.depth_blocks):
+                last = b == self.depth_blocks - 1
                 self.emitter.compute(
                     t,
                     columns,
@@ -200,8 +200,8 @@ class PassSteps:
         out = self.out.replace((i, j))
         adapter_right = self.adapter.get((0, j), lambda to: self.emitter.load(factors.block(0, self.rank, n0, n), to, note=f"adapter {j}"))
         adapter = Segment(skinny_left, adapter_right, self.rank)
-        for b in range(self.kb):
-            last = b == self.kb - 1
+        for b in range(self.depth_blocks):
+            last = b == self.depth_blocks - 1
             base = Segment(self.left_block(i, b), self.base_block(j, b), self.depth(b)[1])
             segments: tuple[Segment, ...]
             if work.base_first and last:
@@ -232,48 +232,48 @@ class PassSteps:
     @property
     def units(self) -> int:
         """How often `steps` yields."""
-        return self.tb * (1 + (self.nb if self.work.output is not None else 0))
+        return self.token_blocks * (1 + (self.column_blocks if self.work.output is not None else 0))
 
     @property
     def prologue_units(self) -> int:
         """How often `prologue` yields."""
-        left, skinny = min(self.kb, self.plan.left_slots), self.plan.skinny_slots or self.plan.base_slots
+        left, skinny = min(self.depth_blocks, self.plan.left_slots), self.plan.skinny_slots or self.plan.base_slots
         base = self.work.output is not None and self.plan.skinny_slots
-        return left + min(left, skinny) + (min(self.kb, self.plan.base_slots) if base else 0)
+        return left + min(left, skinny) + (min(self.depth_blocks, self.plan.base_slots) if base else 0)
 
     def prologue(self) -> Iterator[None]:
         """Loads what the pass needs first, one block per step; the schedule before it can interleave them."""
-        for b in range(min(self.kb, self.plan.left_slots)):
+        for b in range(min(self.depth_blocks, self.plan.left_slots)):
             self.left_block(0, b)
             yield
             if b < (self.plan.skinny_slots or self.plan.base_slots):
                 self.skinny_block(0, b)
                 yield
         if self.work.output is not None and self.plan.skinny_slots:
-            for b in range(min(self.kb, self.plan.base_slots)):
+            for b in range(min(self.depth_blocks, self.plan.base_slots)):
                 self.base_block(0, b)
                 yield
 
     def prefetch(self, i: int, share: range) -> None:
         """Loads blocks of the tokens after block i into regions that no block of i needs."""
-        if i + 1 < self.tb:
+        if i + 1 < self.token_blocks:
             for b in share:
-                if b < self.plan.left_slots - self.kb:
+                if b < self.plan.left_slots - self.depth_blocks:
                     self.left_block(i + 1, b)
 
     def steps(self) -> Iterator[None]:
         """Emits the pass; yields after each block, where other work may come in between."""
-        for i in range(self.tb):
+        for i in range(self.token_blocks):
             skinny_left = self.skinny_product(i)
-            if i == self.tb - 1:
+            if i == self.token_blocks - 1:
                 if not self.measures_for_device:  # whose slot is stored with that of the pass that it is for
                     self.emitter.store_stats(self.work.stats, SKINNY_SLOT, 2 if self.work.exponent else 1, note="skinny statistics")
             yield
             if self.work.output is not None:
                 # Back and forth, so that the base block of the last column serves the next tokens too.
-                order = range(self.nb) if i % 2 == 0 else reversed(range(self.nb))
+                order = range(self.column_blocks) if i % 2 == 0 else reversed(range(self.column_blocks))
                 for n, j in enumerate(order):
-                    self.prefetch(i, range(self.kb * n // self.nb, self.kb * (n + 1) // self.nb))
+                    self.prefetch(i, range(self.depth_blocks * n // self.column_blocks, self.depth_blocks * (n + 1) // self.column_blocks))
                     self.output(i, j, skinny_left)
                     yield
 

@@ -30,9 +30,9 @@ from loralith.spec.config import Config
 __all__ = ["Columns", "Text", "TextTensors", "compile_text", "place_text", "text_columns"]
 
 PAGE = 4096
-AHEAD = 32
+LOAD_LOOKAHEAD = 32
 """How many other commands a load may overtake: the backward's first loads come under the last outputs."""
-LATE = 2
+DA_DELAY = 2
 """Linears between dH and dA, so that the load unit need not wait for dH in DRAM."""
 STAT_SLOTS = 8
 
@@ -108,7 +108,7 @@ def place_text(linears: Sequence[Linear], base: int, config: Config) -> tuple[Te
         address, end = end, end + padded(operand_bytes(layout, config), PAGE)
         return layout.at(address)
 
-    def one(linear: Linear) -> TextTensors:
+    def tensors_of(linear: Linear) -> TextTensors:
         O, r = linear.O, linear.rank
         skinny = skinny_shape(r, config)
         width = config.cols // columns.fold
@@ -128,7 +128,7 @@ def place_text(linears: Sequence[Linear], base: int, config: Config) -> tuple[Te
         )
 
     text = Text(at(row_major(T, I, config)), columns, at(row_major(*folded_shape(I, max(columns.rest, 1), columns.fold, config), config)))
-    return text, [one(linear) for linear in linears], end
+    return text, [tensors_of(linear) for linear in linears], end
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class _Step:
 
     # Space.
 
-    def _most(self, regions: Regions, memory: str, lanes: int, seq: int, least: int, most: int, spare: int = 0) -> SlotCache:
+    def _max_slots(self, regions: Regions, memory: str, lanes: int, seq: int, least: int, most: int, spare: int = 0) -> SlotCache:
         """As many regions as fit beside `spare` rows, `least`..`most`. Raises DoesNotFit."""
         rows = rows_needed(memory, lanes, seq, self.config)[0]
         return SlotCache(regions.slots(memory, lanes, seq, max(least, min(most, (regions.free_rows(memory) - spare) // rows))))
@@ -160,10 +160,10 @@ class _Step:
         config, T, I, columns = self.config, self.T, self.I, self.columns
         regions = Regions(config)
         self.x_left = regions.take("left", T, I)
-        self.b_lanes = min(max(one.linear.O for one in self.work), 8 * max(config.rows, config.bus_bytes))
+        self.b_lanes = min(max(layer.linear.O for layer in self.work), 8 * max(config.rows, config.bus_bytes))
         self.b_left = SlotCache(regions.slots("left", self.b_lanes, self.rank, 2))
         self.w_lanes = max(config.rows, config.bus_bytes)
-        self.w_left = self._most(regions, "left", self.w_lanes, I, 2, 6)
+        self.w_left = self._max_slots(regions, "left", self.w_lanes, I, 2, 6)
         self.x_main = regions.take("right", columns.main, I)
         self.x_rest = regions.take("right", config.cols, -(-I // columns.fold)) if columns.rest else None
         self.h_main = SlotCache(regions.slots("right", columns.main, self.rank, 3))
@@ -176,15 +176,15 @@ class _Step:
     def backward_space(self) -> None:
         """The backward's first loads come while the last outputs are computed: as much as possible lies beside the forward's space."""
         config, T, I = self.config, self.T, self.I
-        widest, unit = max(one.linear.O for one in self.work), max(config.rows, config.cols, config.bus_bytes)
+        widest, unit = max(layer.linear.O for layer in self.work), max(config.rows, config.cols, config.bus_bytes)
         deep = padded(T, config.banks)
         out = Regions(config)
         self.dh_out = SlotCache(out.slots("out", T, self.skinny.width, 2))
         self.da_lanes = min(I, 4 * unit)
-        self.da_out = self._most(out, "out", self.da_lanes, 4 * self.skinny.width, 2, 3)
+        self.da_out = self._max_slots(out, "out", self.da_lanes, 4 * self.skinny.width, 2, 3)
         # Two regions for dB^T, and no longer ones than keep the store unit busy meanwhile.
         self.db_lanes = max(unit, min(out.free_rows("out") * config.banks // 8 // unit * unit, padded(widest, unit)))
-        self.db_out = self._most(out, "out", self.rank, 4 * self.db_lanes, 2, 3)
+        self.db_out = self._max_slots(out, "out", self.rank, 4 * self.db_lanes, 2, 3)
         self.acc = out.take("acc", T, self.skinny.width)
         for block, start in itertools.product(range(padded(widest, self.db_lanes), 0, -self.db_lanes), (self.forward_end, None)):
             regions = Regions(config)
@@ -206,11 +206,11 @@ class _Step:
 
     # Forward.
 
-    def skinny_forward(self, one: _Work) -> None:
+    def skinny_forward(self, layer: _Work) -> None:
         """H, transposed."""
-        emitter, t, skinny, rank = self.emitter, one.tensors, self.skinny, self.rank
-        out = self.h_out.replace((one.index, 0))
-        right = self.a_right.get((one.index, 0), lambda to: emitter.load(t.a, to, note=f"A {one.index}"))
+        emitter, t, skinny, rank = self.emitter, layer.tensors, self.skinny, self.rank
+        out = self.h_out.replace((layer.index, 0))
+        right = self.a_right.get((layer.index, 0), lambda to: emitter.load(t.a, to, note=f"A {layer.index}"))
         slot = self._slot()
         emitter.compute(
             self.T,
@@ -221,55 +221,56 @@ class _Step:
             int8=Int8(output_scale(self.I)),
             stat_slot=slot,
             stat_clear=True,
-            note=f"H {one.index}",
+            note=f"H {layer.index}",
         )
-        emitter.store(t.h_transposed, out, transpose=True, note=f"H^T {one.index}")
+        emitter.store(t.h_transposed, out, transpose=True, note=f"H^T {layer.index}")
         if self.columns.rest:
             rest = Region("out", out.base + self.columns.main // self.config.rows * out.stride, out.rows, out.stride)
-            emitter.store(t.h_rest, rest, transpose=True, note=f"H^T rest {one.index}")
-        emitter.store_stats(t.stats, slot, 1, note=f"statistics of H {one.index}")
+            emitter.store(t.h_rest, rest, transpose=True, note=f"H^T rest {layer.index}")
+        emitter.store_stats(t.stats, slot, 1, note=f"statistics of H {layer.index}")
 
     def _slot(self) -> int:
         self.stat = (self.stat + 1) % min(STAT_SLOTS, self.config.stat_slots)
         return self.stat
 
-    def chain(self, one: _Work) -> tuple[Region, Region | None]:
+    def chain(self, layer: _Work) -> tuple[Region, Region | None]:
         """H^T on the right: of the whole tiles, and of the rest."""
-        t, emitter = one.tensors, self.emitter
+        t, emitter = layer.tensors, self.emitter
         h_block = t.h_transposed.block(0, self.rank, 0, self.columns.main)
-        main = self.h_main.get((one.index, 0), lambda to: emitter.load(h_block, to, note=f"H^T {one.index}"))
-        return main, self.h_rest.get((one.index, 0), lambda to: self._load_rest(one, to)) if self.h_rest else None
+        main = self.h_main.get((layer.index, 0), lambda to: emitter.load(h_block, to, note=f"H^T {layer.index}"))
+        return main, self.h_rest.get((layer.index, 0), lambda to: self._load_rest(layer, to)) if self.h_rest else None
 
-    def _load_rest(self, one: _Work, to: Region) -> None:
+    def _load_rest(self, layer: _Work, to: Region) -> None:
         """Rows of H^T, `fold` of them to a word."""
-        fold, layout = min(self.columns.fold, self.rank), one.tensors.h_rest
+        fold, layout = min(self.columns.fold, self.rank), layer.tensors.h_rest
         rows, word = self.rank // fold, layout.stride * fold
-        self.emitter.load(MatrixLayout(layout.address, rows, word, word), to, note=f"H^T rest {one.index}")
+        self.emitter.load(MatrixLayout(layout.address, rows, word, word), to, note=f"H^T rest {layer.index}")
 
-    def outputs(self, one: _Work) -> Iterator[None]:
+    def outputs(self, layer: _Work) -> Iterator[None]:
         """Y^T, a block of outputs at a time."""
-        emitter, config, t, columns = self.emitter, self.config, one.tensors, self.columns
-        O, rank = one.linear.O, self.rank
+        emitter, config, t, columns = self.emitter, self.config, layer.tensors, self.columns
+        O, rank = layer.linear.O, self.rank
         scale = Int8(output_scale(self.I))
         for o in range(0, O, self.w_lanes):
             m = min(self.w_lanes, O - o)
-            w = self.w_left.replace((one.index, o))
-            emitter.load(t.w.block(o, m, 0, self.I), w, transpose=True, note=f"W {one.index},{o}")
+            w = self.w_left.replace((layer.index, o))
+            emitter.load(t.w.block(o, m, 0, self.I), w, transpose=True, note=f"W {layer.index},{o}")
             first = o // self.b_lanes * self.b_lanes
             lanes = min(self.b_lanes, O - first)
             chunk = self.b_left.get(
-                (one.index, first), lambda to, at=first, n=lanes: emitter.load(t.b_chain.block(0, rank, at, n), to, note=f"B {one.index}")
+                (layer.index, first),
+                lambda to, at=first, n=lanes: emitter.load(t.b_chain.block(0, rank, at, n), to, note=f"B {layer.index}"),
             )
             b = Region("left", chunk.base + (o - first) // config.rows * chunk.stride, chunk.rows, chunk.stride)
-            main, rest = self.chain(one)
-            out = self.y_out.replace((one.index, o))
+            main, rest = self.chain(layer)
+            out = self.y_out.replace((layer.index, o))
             emitter.compute(
                 m,
                 columns.main,
                 (Segment(w, self.x_main, self.I), Segment(b, main, rank)),
                 out=out,
                 int8=scale,
-                note=f"Y {one.index},{o}",
+                note=f"Y {layer.index},{o}",
             )
             if rest is not None:
                 assert self.x_rest is not None
@@ -280,39 +281,39 @@ class _Step:
                     fold=columns.fold,
                     out=Region("out", out.base + columns.main // config.banks, out.rows, out.stride),
                     int8=scale,
-                    note=f"Y rest {one.index},{o}",
+                    note=f"Y rest {layer.index},{o}",
                 )
-            emitter.store(t.y.block(0, self.T, o, m), out, transpose=True, note=f"Y {one.index},{o}")
+            emitter.store(t.y.block(0, self.T, o, m), out, transpose=True, note=f"Y {layer.index},{o}")
             yield
 
     def forward(self) -> None:
         self.forward_space()
         emitter, x, columns = self.emitter, self.text.x, self.columns
         emitter.load(x, self.x_left, transpose=True, note="X")
-        for i, one in enumerate(self.work):
-            self.skinny_forward(one)
+        for i, layer in enumerate(self.work):
+            self.skinny_forward(layer)
             if i == 0:
                 emitter.load(x.block(0, columns.main, 0, self.I), self.x_main, transpose=True, note="X on the right")
                 if self.x_rest:
                     emitter.load(self.text.rest, self.x_rest, note="X on the right, rest")
-        for one in self.work:
-            for _ in self.outputs(one):
+        for layer in self.work:
+            for _ in self.outputs(layer):
                 pass
 
     # Backward.
 
-    def gradients(self, one: _Work) -> Iterator[None]:
+    def gradients(self, layer: _Work) -> Iterator[None]:
         """dH over blocks of outputs, and dB^T of each block; yields after each part of dB^T."""
-        emitter, t, skinny, T, O, rank = self.emitter, one.tensors, self.skinny, self.T, one.linear.O, self.rank
+        emitter, t, skinny, T, O, rank = self.emitter, layer.tensors, self.skinny, self.T, layer.linear.O, self.rank
         fold = skinny.fold
-        h = self.h_left.get((one.index, 0), lambda to: emitter.load(t.h_transposed, to, transpose=True, note=f"H^T {one.index}"))
-        out, slot = self.dh_out.replace((one.index, 0)), self._slot()
+        h = self.h_left.get((layer.index, 0), lambda to: emitter.load(t.h_transposed, to, transpose=True, note=f"H^T {layer.index}"))
+        out, slot = self.dh_out.replace((layer.index, 0)), self._slot()
         for o in range(0, O, self.block):
             n, last = min(self.block, O - o), o + self.block >= O
-            tokens, outputs = self.dy_tokens.replace((one.index, o)), self.dy_outputs.replace((one.index, o))
-            emitter.load_both(t.dy.block(0, T, o, n), tokens, outputs, note=f"dY {one.index},{o}")
-            b_right = self.b_right.replace((one.index, o))
-            emitter.load(t.b.block(o // fold, -(-n // fold), 0, t.b.cols), b_right, note=f"B {one.index},{o}")
+            tokens, outputs = self.dy_tokens.replace((layer.index, o)), self.dy_outputs.replace((layer.index, o))
+            emitter.load_both(t.dy.block(0, T, o, n), tokens, outputs, note=f"dY {layer.index},{o}")
+            b_right = self.b_right.replace((layer.index, o))
+            emitter.load(t.b.block(o // fold, -(-n // fold), 0, t.b.cols), b_right, note=f"B {layer.index},{o}")
             emitter.compute(
                 T,
                 rank,
@@ -325,47 +326,47 @@ class _Step:
                 acc_write=not last,
                 stat_slot=slot if last else None,
                 stat_clear=True,
-                note=f"dH {one.index},{o}",
+                note=f"dH {layer.index},{o}",
             )
             for part in range(0, n, self.db_lanes):
                 width = min(self.db_lanes, n - part)
-                db = self.db_out.replace((one.index, o + part))
+                db = self.db_out.replace((layer.index, o + part))
                 right = Region("right", outputs.base + part // self.config.cols * outputs.stride, 0, outputs.stride)
-                emitter.compute(rank, width, (Segment(h, right, T),), out=db, note=f"dB^T {one.index},{o + part}")
-                emitter.store(t.db.block(0, rank, o + part, width), db, note=f"dB^T {one.index},{o + part}")
+                emitter.compute(rank, width, (Segment(h, right, T),), out=db, note=f"dB^T {layer.index},{o + part}")
+                emitter.store(t.db.block(0, rank, o + part, width), db, note=f"dB^T {layer.index},{o + part}")
                 yield
-        emitter.store(t.dh, out, note=f"dH {one.index}")
-        emitter.store_stats(t.stats + SKINNY_STATS_BYTES, slot, 1, note=f"statistics of dH {one.index}")
+        emitter.store(t.dh, out, note=f"dH {layer.index}")
+        emitter.store_stats(t.stats + SKINNY_STATS_BYTES, slot, 1, note=f"statistics of dH {layer.index}")
 
-    def gradient_a(self, one: _Work) -> Iterator[None]:
+    def gradient_a(self, layer: _Work) -> Iterator[None]:
         """dA^T = X^T dH, a part at a time."""
-        emitter, t, rank = self.emitter, one.tensors, self.rank
+        emitter, t, rank = self.emitter, layer.tensors, self.rank
         right = self.skinny.right(self.T, self.config).at(t.dh.address)
-        dh = self.dh_right.get((one.index, 0), lambda to: emitter.load(right, to, note=f"dH {one.index}"))
+        dh = self.dh_right.get((layer.index, 0), lambda to: emitter.load(right, to, note=f"dH {layer.index}"))
         for i in range(0, self.I, self.da_lanes):
             n = min(self.da_lanes, self.I - i)
-            out = self.da_out.replace((one.index, i))
+            out = self.da_out.replace((layer.index, i))
             left = Region("left", self.x_natural.base + i // self.config.rows * self.x_natural.stride, 0, self.x_natural.stride)
-            emitter.compute(n, rank, (Segment(left, dh, self.T),), fold=self.skinny.fold, out=out, note=f"dA {one.index},{i}")
-            emitter.store(t.da.block(i, n, 0, rank), out, note=f"dA {one.index},{i}")
+            emitter.compute(n, rank, (Segment(left, dh, self.T),), fold=self.skinny.fold, out=out, note=f"dA {layer.index},{i}")
+            emitter.store(t.da.block(i, n, 0, rank), out, note=f"dA {layer.index},{i}")
             yield
 
     def backward(self) -> None:
         self.backward_space()
         late: list[Iterator[None]] = []
-        for i, one in enumerate(reversed(self.work)):
+        for i, layer in enumerate(reversed(self.work)):
             # The parts of dA, of which most is stores, between those of dB, of which most is products.
-            between = late.pop(0) if i >= LATE else iter(())
+            between = late.pop(0) if i >= DA_DELAY else iter(())
             parts = -(-self.I // self.da_lanes)
             done = 0
-            for n, _ in enumerate(self.gradients(one), start=1):
-                while done * -(-one.linear.O // self.db_lanes) < n * parts:
+            for n, _ in enumerate(self.gradients(layer), start=1):
+                while done * -(-layer.linear.O // self.db_lanes) < n * parts:
                     next(between, None)
                     done += 1
             if i == 0:
                 pad = padded(self.T, self.skinny.fold) - self.T
                 self.emitter.load(self.text.x, self.x_natural, pad_rows=pad, note="X, inputs in rows")
-            late.append(self.gradient_a(one))
+            late.append(self.gradient_a(layer))
         for rest in late:
             for _ in rest:
                 pass
@@ -384,4 +385,4 @@ def compile_text(text: Text, work: Sequence[tuple[Linear, TextTensors]], config:
     step = _Step(emitter, text, [linear for linear, _ in work], [tensors for _, tensors in work])
     step.forward()
     step.backward()
-    return emitter.finish(AHEAD)
+    return emitter.finish(LOAD_LOOKAHEAD)

@@ -18,7 +18,7 @@ from loralith.compiler.schedules.pass_plan import PassPlan, plan_passes
 from loralith.compiler.schedules.passes import SKINNY_STATS_BYTES, Pass, PassSteps, interleave
 from loralith.compiler.storage.layout import MatrixLayout, padded, row_major, skinny_shape
 from loralith.compiler.storage.regions import DoesNotFit, Window
-from loralith.compiler.tokens.order import AHEAD
+from loralith.compiler.tokens.order import LOOKAHEAD
 from loralith.progress import Steps
 from loralith.spec.config import Config
 from loralith.spec.numerics import Requantization
@@ -132,7 +132,7 @@ class Parts:
     gradients: tuple[Window, Window]
 
 
-APART = Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16)))
+ALTERNATING = Parts((Window(0, 6), Window(6, 12)), (Window(12, 14), Window(14, 16)))
 SHARED = Parts((Window(0, 8), Window(0, 8)), (Window(8, 16), Window(8, 16)))
 """For high ranks, whose gradients and blocks need more: passes share one part, and a pass's first loads wait for the one before it.
 Gradients share the other one, and follow each other."""
@@ -141,7 +141,7 @@ HIGH_RANK = 32
 
 def parts_for(rank: int) -> tuple[Parts, Parts]:
     """The parts to try, the better first."""
-    return (SHARED, APART) if rank >= HIGH_RANK else (APART, SHARED)
+    return (SHARED, ALTERNATING) if rank >= HIGH_RANK else (ALTERNATING, SHARED)
 
 
 def _forward(linear: Linear, t: Tensors) -> Pass:
@@ -201,8 +201,8 @@ def tried_plans(linear: Linear, backward: bool, config: Config, parts: Parts, wi
         emitter = Emitter(config)
         steps = PassSteps(emitter, (_backward if backward else _forward)(few, tensors), linear.rank, window, plan)
         gradients = [_gradient(emitter, few, tensors, name, parts) for name in ("dA", "dB")] if backward else []
-        interleave(steps, *_between(gradients, parts))
-        return model(emitter.finish(AHEAD), config).cycles / few.T
+        interleave(steps, *_gradient_work(gradients, parts))
+        return model(emitter.finish(LOOKAHEAD), config).cycles / few.T
 
     tried, progress = [], Steps(f"plans of the {'backward' if backward else 'forward'} pass", len(plans))
     for plan in plans:
@@ -218,7 +218,7 @@ def _gradient(emitter: Emitter, linear: Linear, t: Tensors, name: str, parts: Pa
     return GradientSteps(emitter, Gradient(left, right, out), linear.rank, name, parts.gradients[name == "dA"])
 
 
-def _between(gradients: Sequence[GradientSteps], parts: Parts) -> list[tuple[int, Iterator[None]]]:
+def _gradient_work(gradients: Sequence[GradientSteps], parts: Parts) -> list[tuple[int, Iterator[None]]]:
     """The gradients as other work of `interleave`: beside each other, or one after the other where they share a part of the memories."""
     if parts.gradients[0] != parts.gradients[1]:
         return [(steps.units, steps.steps()) for steps in gradients]
@@ -243,21 +243,21 @@ def _compile_step(work: Sequence[tuple[Linear, Tensors]], config: Config, parts:
     schedule = [(linear, t, _forward(linear, t), False) for linear, t in work if "forward" in parts]
     schedule += [(linear, t, _backward(linear, t), True) for linear, t in reversed(work) if "backward" in parts]
     passes = []
-    for i, (linear, _, one, backward) in enumerate(schedule):
+    for i, (linear, _, work_of_pass, backward) in enumerate(schedule):
         window_index = i % 2 if windows.passes[0] != windows.passes[1] else 0
         plan = tried_plans(replace(linear, name=""), backward, config, windows, window_index)[0][1]
-        passes.append(PassSteps(emitter, one, linear.rank, windows.passes[i % 2], plan))
+        passes.append(PassSteps(emitter, work_of_pass, linear.rank, windows.passes[i % 2], plan))
 
-    late: GradientSteps | None = None
+    pending_da: GradientSteps | None = None
     for i, (linear, t, _, backward) in enumerate(schedule):
-        gradients = [late] if late else []
+        gradients = [pending_da] if pending_da else []
         if backward:
             gradients.append(_gradient(emitter, linear, t, "dB", windows))
-        between = _between(gradients, windows)
+        between = _gradient_work(gradients, windows)
         if i + 1 < len(passes) and windows.passes[0] != windows.passes[1]:
             between.append((passes[i + 1].prologue_units, passes[i + 1].prologue()))
         interleave(passes[i], *between)
-        late = _gradient(emitter, linear, t, "dA", windows) if backward else None
-    for _ in late.steps() if late else ():
+        pending_da = _gradient(emitter, linear, t, "dA", windows) if backward else None
+    for _ in pending_da.steps() if pending_da else ():
         pass
-    return emitter.finish(AHEAD)
+    return emitter.finish(LOOKAHEAD)

@@ -11,30 +11,30 @@ from loralith.compiler.tokens.footprint import Footprint, Use, footprint
 from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import Config
 
-__all__ = ["AHEAD", "hoist_loads"]
+__all__ = ["LOOKAHEAD", "hoist_loads"]
 
-AHEAD = 16
+LOOKAHEAD = 16
 """How many other commands a load may overtake."""
 
 
-def hoist_loads(commands: CommandList, config: Config, ahead: int = AHEAD) -> CommandList:
-    """The list with every load up to `ahead` commands earlier, loads among themselves and everything else in the order that they had.
+def hoist_loads(commands: CommandList, config: Config, lookahead: int = LOOKAHEAD) -> CommandList:
+    """The list with every load up to `lookahead` commands earlier, loads among themselves and everything else in the order that they had.
 
     A load does not overtake a product that uses the rows it writes, or a store of bytes that it reads, so that the list means the same.
     """
     order: list[tuple[Command, str]] = []
     touched: list[tuple[list[Use], Footprint | None]] = []
-    floor = 0  # the place after the last load
+    floor = 0  # the position after the last load
     for command, note in zip(commands.commands, commands.notes, strict=True):
         uses = footprint(command, config)
-        place = len(order)
+        position = len(order)
         if command.opcode is Opcode.LOAD:
-            lowest = max(floor, place - ahead)
-            while place > lowest and not _depends(uses, touched[place - 1], order[place - 1][0].opcode):
-                place -= 1
-            floor = place + 1
-        order.insert(place, (command, note))
-        touched.insert(place, uses)
+            lowest = max(floor, position - lookahead)
+            while position > lowest and not _depends(uses, touched[position - 1], order[position - 1][0].opcode):
+                position -= 1
+            floor = position + 1
+        order.insert(position, (command, note))
+        touched.insert(position, uses)
     return CommandList(tuple(command for command, _ in order), tuple(note for _, note in order))
 
 

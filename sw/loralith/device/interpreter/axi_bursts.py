@@ -6,9 +6,9 @@ import numpy as np
 
 from loralith.spec.config import Config
 
-__all__ = ["AXI_LINE", "beats", "bursts"]
+__all__ = ["AXI_BOUNDARY", "beats", "bursts"]
 
-AXI_LINE = 4096
+AXI_BOUNDARY = 4096
 """No burst crosses a multiple of this many bytes."""
 
 
@@ -18,13 +18,13 @@ def beats(row_bytes: int, rows: int, config: Config) -> int:
 
 
 def bursts(address: int, row_bytes: int, rows: int, row_stride: int, config: Config) -> int:
-    """Bursts of a strided transfer: each row by itself, cut at every 4 KB line and into at most max_burst beats from its start or line."""
+    """Bursts of a strided transfer: each row split at every 4 KiB boundary and into at most max_burst beats."""
     W = config.bus_bytes
     start = address + np.arange(rows) * row_stride
     end = start + -(-row_bytes // W) * W
     longest = config.max_burst * W
-    first_line = -(-(start + 1) // AXI_LINE) * AXI_LINE
-    head = np.minimum(end, first_line) - start
-    rest = np.maximum(end - first_line, 0)
-    per_line = -(-AXI_LINE // longest)
-    return int(np.sum(-(-head // longest) + rest // AXI_LINE * per_line + -(-(rest % AXI_LINE) // longest)))
+    first_boundary = -(-(start + 1) // AXI_BOUNDARY) * AXI_BOUNDARY
+    head = np.minimum(end, first_boundary) - start
+    rest = np.maximum(end - first_boundary, 0)
+    per_page = -(-AXI_BOUNDARY // longest)
+    return int(np.sum(-(-head // longest) + rest // AXI_BOUNDARY * per_page + -(-(rest % AXI_BOUNDARY) // longest)))

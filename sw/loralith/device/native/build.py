@@ -102,7 +102,7 @@ def build(config: Config, *, trace: bool = False, source: Path | None = None, pr
         tell(f"compiling the native model of configuration {config.name}, once: from half a minute (tiny) to several (paper)")
         with every(10, lambda seconds: _so_far(objects, seconds)):
             verilator.run(
-                *("--cc", *flags, "--top-module", MODULE, "-Mdir", objects, "--compiler-include", sources / "arithmetic.h"),
+                *("--cc", *flags, "--top-module", MODULE, "-Mdir", objects, "--compiler-include", sources / "sign_extension.h"),
                 *(sources / "modules.vlt", design),
             )
             own, to = f"{CXX_FLAGS} {options}", output / LIBRARY

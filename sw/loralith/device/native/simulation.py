@@ -66,7 +66,7 @@ def build_board(config: Config, name: str, options: Sequence[str] = ()) -> Path:
         native, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
         tell(f"compiling board {name} with configuration {config.name}, once: from half a minute (tiny) on")
         verilator.run(
-            *("--cc", *VERILATOR_FLAGS, "--top-module", top, "-Mdir", output / "obj", "--compiler-include", native / "arithmetic.h"),
+            *("--cc", *VERILATOR_FLAGS, "--top-module", top, "-Mdir", output / "obj", "--compiler-include", native / "sign_extension.h"),
             *(native / "modules.vlt", without_spaces(source.parent) / source.name),
         )
         program = [native / "board" / f"{name}.cpp"]

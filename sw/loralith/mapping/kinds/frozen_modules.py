@@ -32,7 +32,7 @@ __all__ = [
     "MappedLinear",
     "MappedWideConv",
     "MappedWideLinear",
-    "Product",
+    "FrozenMatmul",
     "window_of",
 ]
 
@@ -116,7 +116,7 @@ class FrozenProducts(LinearShapes):
         return tensor(result.dx, dy).reshape(shape)
 
 
-class Product(torch.autograd.Function):
+class FrozenMatmul(torch.autograd.Function):
     """Y of a frozen layer on the device, and dX in the backward pass; saves shapes alone."""
 
     @staticmethod
@@ -158,7 +158,7 @@ class MappedLinear(FrozenProducts, Mapped):
     def run(self, x: Tensor) -> Tensor:
         place = self.place(x)
         with self.use():
-            y: Tensor = Product.apply(x, self, place, self.weight.current(self._replace))  # type: ignore[assignment]
+            y: Tensor = FrozenMatmul.apply(x, self, place, self.weight.current(self._replace))  # type: ignore[assignment]
         return y if self.module.bias is None else y + self._bias().to(y.dtype)
 
     def _replace(self, weight: QuantizedWeight) -> None:

@@ -17,7 +17,7 @@ from loralith.lora.frozen import FrozenLinear
 from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
 from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
-from loralith.mapping.kinds.frozen_modules import FrozenProducts, Product
+from loralith.mapping.kinds.frozen_modules import FrozenMatmul, FrozenProducts
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import AttachError, Choice
@@ -161,7 +161,7 @@ class MappedLora(Mapped):
             if adapter and scaling:
                 y = self._adapted(x, adapter, scaling, place, generation)
             else:
-                y = Product.apply(x, self._without(), place, generation)
+                y = FrozenMatmul.apply(x, self._without(), place, generation)
         if adapter and not scaling:  # gradients of zeros, as torch has them
             a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):

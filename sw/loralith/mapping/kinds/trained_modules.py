@@ -97,7 +97,7 @@ class TrainedProducts(Mapped):
             owner.observer.trained_forward(self.index, *arrays, one)
         for name, role, values, scale in (("X", Role.X, arrays[0], one.x.scale), ("W", Role.A, arrays[1], one.sw)):
             owner.health.values(self.name, name, one.clipped[name], values.size)
-            self._lost(name, role, products.turn(values, w.shape[1]) if owner.scheme.rotation else values, scale)
+            self._lost(name, role, products.rotated(values, w.shape[1]) if owner.scheme.rotation else values, scale)
         assert one.y is not None
         y = tensor(one.y, x, output_dtype(x))
         y = y.reshape(*x.shape[:-1], -1) if self.window is None else y

@@ -17,11 +17,11 @@ from loralith.mapping.planning.attribution import Counted, count_products
 from loralith.mapping.planning.meta_models import meta_model
 from loralith.mapping.select import ONLY_LORA, Choice, select
 
-__all__ = ["Product", "Step", "Trace", "trace", "trace_model"]
+__all__ = ["TracedGemm", "Step", "Trace", "trace", "trace_model"]
 
 
 @dataclass(frozen=True)
-class Product:
+class TracedGemm:
     """One product of a step: M x N results of sums over K, ``count`` times. ``backward``: belongs to the backward pass."""
 
     name: str
@@ -58,38 +58,38 @@ class Step:
     reached: bool = True
 
     @property
-    def products(self) -> list[Product]:
+    def products(self) -> list[TracedGemm]:
         """All that the step multiplies."""
         return [product for product in self._products() if self.reached or not product.backward]
 
-    def _products(self) -> list[Product]:
+    def _products(self) -> list[TracedGemm]:
         s = self.sizes
         if self.choice.kind == "attention":
             n, Tq, Tk, d = s["n"], s["Tq"], s["Tk"], s["d"]
-            found = [Product("S", Tq, Tk, d, n), Product("O", Tq, d, Tk, n)]
+            found = [TracedGemm("S", Tq, Tk, d, n), TracedGemm("O", Tq, d, Tk, n)]
             if "V" in self.gradients:
-                found.append(Product("dV", Tk, d, Tq, n, True))
+                found.append(TracedGemm("dV", Tk, d, Tq, n, True))
             if "Q" in self.gradients or "K" in self.gradients:
-                found.append(Product("dP", Tq, Tk, d, n, True))
+                found.append(TracedGemm("dP", Tq, Tk, d, n, True))
             if "Q" in self.gradients:
-                found.append(Product("dQ", Tq, d, Tk, n, True))
+                found.append(TracedGemm("dQ", Tq, d, Tk, n, True))
             if "K" in self.gradients:
-                found.append(Product("dK", Tk, d, Tq, n, True))
+                found.append(TracedGemm("dK", Tk, d, Tq, n, True))
             return found
         if self.choice.kind == "other":
             names = {"forward": s["forward"], "backward": s["backward"]}
-            return [Product(name, macs, 1, 1, backward=name == "backward") for name, macs in names.items() if macs]
+            return [TracedGemm(name, macs, 1, 1, backward=name == "backward") for name, macs in names.items() if macs]
         T, I, O = s["T"], s["I"], s["O"]
         groups = s.get("groups", 1)
-        found = [Product("Y", T, O // groups, I, groups)]
+        found = [TracedGemm("Y", T, O // groups, I, groups)]
         if self.dx:
-            found.append(Product("dX", T, I, O // groups, groups, backward=True))
+            found.append(TracedGemm("dX", T, I, O // groups, groups, backward=True))
         if "r" in s:
             r = s["r"]
-            found += [Product("H", T, r, I), Product("HB", T, O, r)]
-            found += [Product(name, *shape, backward=True) for name, shape in (("dH", (T, r, O)), ("dB", (O, r, T)), ("dA", (r, I, T)))]
+            found += [TracedGemm("H", T, r, I), TracedGemm("HB", T, O, r)]
+            found += [TracedGemm(name, *shape, backward=True) for name, shape in (("dH", (T, r, O)), ("dB", (O, r, T)), ("dA", (r, I, T)))]
             if self.dx:
-                found.append(Product("dHA", T, I, r, backward=True))
+                found.append(TracedGemm("dHA", T, I, r, backward=True))
         return found
 
     @property

@@ -34,7 +34,7 @@ class HollowedNet(Lora):
     """``model`` is the hollowed U-Net with adapters; what it leaves out is not in memory while it trains.
 
     A stored batch of samples is the batch of step 0, 1, ... of LoRA on the same settings; where there are more steps than batches, later
-    rounds take them in orders of their own. `judged` and the adapter that is saved are of the full U-Net.
+    rounds take them in orders of their own. `evaluation_model` and the adapter that is saved are of the full U-Net.
     """
 
     def __init__(self, settings: FinetuneSettings, subject: Subject) -> None:

@@ -75,7 +75,7 @@ class TuneQDM(Method):
         return step_loss(model, self.encoder, self.subject.images, self.settings, step, self.subject.captions)
 
     @torch.no_grad()
-    def judged(self) -> tuple[Denoiser, PromptEncoder]:
+    def evaluation_model(self) -> tuple[Denoiser, PromptEncoder]:
         encoder, layers, model = self._made(self.settings)
         for name, tuned in layers.items():
             for kind in ("s_out", "s_in"):

@@ -164,7 +164,7 @@ class Zoodip(Method):
         self.mu, self.measured = state.values["mu"], dict(state.values["measured"])
 
     @torch.no_grad()
-    def judged(self) -> tuple[UNet2DConditionModel, PromptEncoder]:
+    def evaluation_model(self) -> tuple[UNet2DConditionModel, PromptEncoder]:
         unet, encoder = load_model(self.settings.model)
         encoder.table.weight[self.id] = self.token
         return unet, encoder

@@ -46,7 +46,7 @@ def build_covered(config: Config) -> Path:
         sources, output = without_spaces(SOURCES), without_spaces(folder.parent) / folder.name
         verilator.run(
             *("--cc", *VERILATOR_FLAGS, *FLAGS, "--top-module", MODULE, "-Mdir", output / "obj"),
-            *("--compiler-include", sources / "arithmetic.h", sources / "modules.vlt", without_spaces(source.parent) / source.name),
+            *("--compiler-include", sources / "sign_extension.h", sources / "modules.vlt", without_spaces(source.parent) / source.name),
         )
         own, flags = [without_spaces(OWN.parent) / OWN.name], f"{CXX_FLAGS} -I{sources}"
         compile_design(verilator, output / "obj", own, output / LIBRARY, runtime=runtime(), flags=flags, levels=LEVELS, shared=True)

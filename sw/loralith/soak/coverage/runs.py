@@ -25,7 +25,7 @@ __all__ = ["SUITES", "CoverageRun"]
 
 SUITES = ("lists", "products", "registers")
 """Raw command lists against the oracle, products against numpy, and every register with every bit."""
-EVERY = 60.0
+PROGRESS_SECONDS = 60.0
 """Seconds between two lines of progress."""
 STALL = 0.2
 
@@ -79,7 +79,7 @@ class CoverageRun:
                 difference = machines.compare(case)
                 if difference is not None:
                     raise SoakError(f"case {number} of seed {self.seed} differs: {difference}")
-                if time.monotonic() - shown >= EVERY:
+                if time.monotonic() - shown >= PROGRESS_SECONDS:
                     shown = time.monotonic()
                     say(f"{number + 1} of {wanted} cases of lists")
                     device.collect()

@@ -26,12 +26,12 @@ __all__ = ["KillCampaign"]
 STEPS = 6
 SCALES = ("measured", "delayed")
 """Settings of the runs, in turn: of these the second has a state of its own on the device's side."""
-AGAIN = 0.6
+REKILL_PROBABILITY = 0.6
 """Probability that the run which resumes is killed as well."""
 SAME_FILES = (PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, PICTURE)
-TIMES = ("seconds", "date", "commit", "energy")
+VARIABLE_KEYS = ("seconds", "date", "commit", "energy")
 """What two reports of the same run may differ in."""
-EVERY = 20.0
+PROGRESS_SECONDS = 20.0
 """Seconds between two lines of progress."""
 
 
@@ -62,7 +62,7 @@ class KillCampaign:
         self.folder.mkdir(parents=True)
         say("runs that nobody kills, in fresh processes")
         _write_model(self.folder / "model")
-        wholes = [self._whole(scales) for scales in SCALES]
+        references = [self._reference_run(scales) for scales in SCALES]
         train(self._settings("warm", SCALES[0], seed=1, steps=2))  # loads whatever a run imports, before the forks
         used = [run(self._settings(f"usage-{scales}", scales), None) for scales in SCALES]
         result, started = self.result, time.monotonic()
@@ -75,7 +75,7 @@ class KillCampaign:
             cpu, writes = used[kind].cpu_seconds, used[kind].writes
             assert writes is not None
             places, done = _kill_and_resume(settings, rng, cpu, writes)
-            difference = _difference(settings.output, wholes[kind])
+            difference = _difference(settings.output, references[kind])
             result["runs"] += 1
             result["kills"] += len(places)
             result["ended_before"] += done
@@ -87,7 +87,7 @@ class KillCampaign:
                 return result["difference"]
             result["equal"] += len(places)
             self._save()
-            if time.monotonic() - shown >= EVERY:
+            if time.monotonic() - shown >= PROGRESS_SECONDS:
                 shown = time.monotonic()
                 say(f"{result['kills']} of {kills} kills, {result['equal']} resumed to equal bits, {result['seconds']:.0f} s")
         return None
@@ -110,9 +110,9 @@ class KillCampaign:
             evaluation=EvaluationSettings(rounds=1, samples=1, sample_steps=2),
         )
 
-    def _whole(self, scales: str) -> Path:
+    def _reference_run(self, scales: str) -> Path:
         """The folder of a run that nobody kills, in a process that has run nothing else."""
-        settings = self._settings(f"whole-{scales}", scales)
+        settings = self._settings(f"reference-{scales}", scales)
         process = multiprocessing.get_context("spawn").Process(target=_fresh, args=(settings,))
         process.start()
         process.join()
@@ -126,37 +126,37 @@ class KillCampaign:
 
 
 def _kill_and_resume(settings: FinetuneSettings, rng: np.random.Generator, cpu: float, writes: int) -> tuple[list[tuple[str, str]], int]:
-    """Train in spite of kills; (kind, place) of each kill, and how many came too late."""
+    """Train in spite of kills; (kind, place) of each kill, and how many came after the run's end."""
     places: list[tuple[str, str]] = []
-    late, wanted = 0, True
+    missed, kill_again = 0, True
     while True:
         kill: AtTime | InWrite | None = None
-        if wanted and rng.random() < 0.5:
+        if kill_again and rng.random() < 0.5:
             kill = AtTime(cpu * float(rng.random()))
-        elif wanted:
+        elif kill_again:
             kill = InWrite(int(rng.integers(writes)), str(rng.choice(MOMENTS)))
         usage = run(settings, kill)
         if not usage.killed:
-            return places, late + (kill is not None)
+            return places, missed + (kill is not None)
         places.append(("time" if isinstance(kill, AtTime) else "write", folder_place(settings.output, settings.steps)))
-        wanted = bool(rng.random() < AGAIN)
+        kill_again = bool(rng.random() < REKILL_PROBABILITY)
 
 
-def _difference(folder: Path, whole: Path) -> str | None:
+def _difference(folder: Path, reference: Path) -> str | None:
     """The first thing that a resumed run left otherwise than one that nobody killed."""
     from loralith.formats.checkpoint import read_header
 
     left = sorted(path.name for path in folder.iterdir())
-    if left != sorted(path.name for path in whole.iterdir()):
+    if left != sorted(path.name for path in reference.iterdir()):
         return f"the folder holds {', '.join(left)}"
     for name in SAME_FILES:
-        if (folder / name).read_bytes() != (whole / name).read_bytes():
+        if (folder / name).read_bytes() != (reference / name).read_bytes():
             return f"{name} differs"
-    mine, other = (json.loads((path / REPORT).read_text(encoding="utf-8")) for path in (folder, whole))
-    for name in sorted({*mine, *other} - set(TIMES)):
+    mine, other = (json.loads((path / REPORT).read_text(encoding="utf-8")) for path in (folder, reference))
+    for name in sorted({*mine, *other} - set(VARIABLE_KEYS)):
         if mine.get(name) != other.get(name):
             return f"{name} of {REPORT} is {mine.get(name)} instead of {other.get(name)}"
-    headers = [read_header(path / CHECKPOINT) for path in (folder, whole)]
+    headers = [read_header(path / CHECKPOINT) for path in (folder, reference)]
     if headers[0]["digest"] != headers[1]["digest"]:
         return f"the tensors of {CHECKPOINT} differ"
     return None
@@ -183,7 +183,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _write_model(folder: Path) -> None:
-    """A U-Net of three rings of 8 to 16 channels, with seeded first values."""
+    """A U-Net of three resolution levels, 8 to 16 channels, with seeded first values."""
     import torch
 
     from loralith.diffusion.unet import UNET_CONFIG, assets, new_unet

@@ -91,14 +91,14 @@ def run(settings: FinetuneSettings, kill: AtTime | InWrite | None) -> Usage:
         if isinstance(kill, AtTime):
             _kill_at(child, kill.seconds)
         status, cpu = _ended(child)
-        told = os.read(reader, 16)
+        writes = os.read(reader, 16)
     finally:
         os.close(reader)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     if status != 0 and not (killed and kill is not None):
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
         raise KilledRunError(f"the run in {settings.output} ended with status {status} by itself: {text.strip()[-2000:]}")
-    return Usage(cpu, killed, int(told) if told else None)
+    return Usage(cpu, killed, int(writes) if writes else None)
 
 
 def _in_child(settings: FinetuneSettings, kill: AtTime | InWrite | None, log: Path, writer: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loralith.training.kills.campaign import AGAIN, SCALES, STEPS
+from loralith.training.kills.campaign import REKILL_PROBABILITY, SCALES, STEPS
 from loralith.training.kills.killed_run import PLACES
 
 __all__ = ["TITLE", "page"]
@@ -19,8 +19,8 @@ def page(result: dict[str, Any]) -> list[str]:
         f"Each is {STEPS} steps of a very small U-Net on the `{result['device']}` device of configuration {result['config']}, with a",
         f"checkpoint every second step; scales of H and dH {' and '.join(SCALES)}, in turn. Half of the kills come from outside after a",
         "random share of the run's CPU time, the others within a write: of the empty file, of half of its bytes, before its rename and",
-        f"after it. {AGAIN:.0%} of the runs that resume are killed again. Compared are adapter files, picture, losses, evaluations,",
-        "counters and all tensors of the last checkpoint with those of a run in a fresh process; no file may be left over.",
+        f"after it. {REKILL_PROBABILITY:.0%} of the runs that resume are killed again. Compared are adapter files, picture, losses,",
+        "evaluations, counters and all tensors of the last checkpoint with those of a run in a fresh process; no file may be left over.",
         "",
         "| where the kill fell | by time | in a write | all |",
         "|---|---|---|---|",

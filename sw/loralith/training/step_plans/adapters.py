@@ -14,7 +14,7 @@ from loralith.step.capture import capture_step
 from loralith.step.host import frozen_values, host_inputs, to_words
 from loralith.step.lowering import lower
 from loralith.step.optimizer import AdamW, Optimizer, with_optimizer
-from loralith.training.step_plans.plan import StepPlan, kept_moments, moments_back
+from loralith.training.step_plans.plan import StepPlan, kept_moments, restore_moments
 
 __all__ = ["AdapterPlan", "HollowPlan"]
 
@@ -43,7 +43,7 @@ class AdapterPlan(StepPlan):
         for name in self.capture.trained:
             parameter = self.method.parameters[name]
             parameter.copy_(states[name])
-            moments_back(self.method.optimizer, self.optimizer, name, parameter, states, steps)
+            restore_moments(self.method.optimizer, self.optimizer, name, parameter, states, steps)
 
 
 class HollowPlan(AdapterPlan):

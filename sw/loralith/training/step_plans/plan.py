@@ -12,7 +12,7 @@ from loralith.spec.graph import Graph
 from loralith.step.optimizer import AdamW, Optimizer, moments_of
 from loralith.step.program import StepProgram
 
-__all__ = ["UNBOUNDED", "StepPlan", "kept_moments", "moments_back"]
+__all__ = ["UNBOUNDED", "StepPlan", "kept_moments", "restore_moments"]
 
 UNBOUNDED = 2**32
 
@@ -38,11 +38,11 @@ class StepPlan(ABC):
         """Which entry of each of ``tables`` step ``step`` reads."""
         return {}
 
-    def most(self, step: int) -> int:
-        """How many steps from ``step`` on may run before the host has to look at the device."""
+    def steps_left(self, step: int) -> int:
+        """Number of steps from ``step`` on that may run before the host needs `after_submission`."""
         return UNBOUNDED
 
-    def between(self, program: StepProgram, steps: int) -> None:
+    def after_submission(self, program: StepProgram, steps: int) -> None:
         """What the host does after a submission; ``steps`` are done. What it reads and writes is the steps' traffic."""
         return
 
@@ -58,10 +58,10 @@ def kept_moments(optimizer: torch.optim.Optimizer, name: str, parameter: Tensor)
     return {moment: kept[key] if kept else torch.zeros_like(parameter) for moment, key in zip(moments_of(name), keys, strict=True)}
 
 
-def moments_back(
+def restore_moments(
     optimizer: torch.optim.Optimizer, own: Optimizer, name: str, parameter: Tensor, states: Mapping[str, Tensor], steps: int
 ) -> None:
-    """The moments of a parameter, as torch's AdamW keeps them."""
+    """Writes a parameter's moments from the device's ``states`` into torch's AdamW."""
     if isinstance(own, AdamW):
         first, second = (states[moment] for moment in moments_of(name))
         optimizer.state[parameter] = {"step": torch.tensor(float(steps)), "exp_avg": first, "exp_avg_sq": second}

@@ -18,7 +18,7 @@ from loralith.step.lowering import lower
 from loralith.step.optimizer import AdamW, with_optimizer
 from loralith.step.program import StepProgram
 from loralith.step.zeroth_order import HISTORY, PROJECTOR, TARGET, WEIGHT, with_estimate, with_history
-from loralith.training.step_plans.plan import StepPlan, kept_moments, moments_back
+from loralith.training.step_plans.plan import StepPlan, kept_moments, restore_moments
 
 __all__ = ["SCHEME", "EvaluationPlan", "Slopes", "TokenPlan"]
 
@@ -34,7 +34,7 @@ SCHEME = StepScheme(storage="vector", operand_words=2)
 class EvaluationPlan:
     """The evaluations of a step and the differences of their losses, in the numbers of ``scheme`` or of `SCHEME`.
 
-    ``graph`` has the outputs ``loss``, ``differences`` [n, 1] and ``gradient.token``; `given` says what the host writes.
+    ``graph`` has the outputs ``loss``, ``differences`` [n, 1] and ``gradient.token``; `evaluation_inputs` says what the host writes.
     """
 
     def __init__(self, method: Zoodip, seed: int, draw: Draw, u: Tensor, scheme: StepScheme | None = None) -> None:
@@ -49,7 +49,7 @@ class EvaluationPlan:
         self.frozen = frozen_values(self.capture, self.graph)
         self.states: dict[str, Tensor] = {TOKEN: method.token.detach(), PROJECTOR: self.projector()}
 
-    def given(self, draw: Draw, u: Tensor, mu: float) -> dict[str, Tensor]:
+    def evaluation_inputs(self, draw: Draw, u: Tensor, mu: float) -> dict[str, Tensor]:
         """Inputs by node: one draw, evaluated at the token and at ``mu`` times each of ``u`` [n, D] beside it."""
         inputs = host_inputs(self.capture, self.lowered, self.method.evaluation(draw, mu * u))
         return inputs | {TARGET: to_words(draw.noise), WEIGHT: to_words(torch.tensor(1.0 / (len(u) * mu * mu)))}
@@ -80,14 +80,14 @@ class TokenPlan(StepPlan):
         return draw, directions("zoodip direction", settings.seed, step, method.own.perturbations, method.token.numel())
 
     def inputs(self, step: int) -> dict[str, Tensor]:
-        given = self.plan.given(*self._draw(step), self.method.mu)
+        given = self.plan.evaluation_inputs(*self._draw(step), self.method.mu)
         return given | {name: torch.tensor(value) for name, value in self.optimizer.scalars(step + 1).items()}
 
-    def most(self, step: int) -> int:
+    def steps_left(self, step: int) -> int:
         tau = self.method.own.tau
         return tau - step % tau
 
-    def between(self, program: StepProgram, steps: int) -> None:
+    def after_submission(self, program: StepProgram, steps: int) -> None:
         if steps % self.method.own.tau:
             return
         past = torch.from_numpy(program.state(HISTORY))
@@ -103,7 +103,7 @@ class TokenPlan(StepPlan):
     def collect(self, states: Mapping[str, Tensor], steps: int) -> None:
         method = self.method
         method.token.copy_(states[TOKEN])
-        moments_back(method.optimizer, self.optimizer, TOKEN, method.token, states, steps)
+        restore_moments(method.optimizer, self.optimizer, TOKEN, method.token, states, steps)
         count = steps % method.own.tau
         method.subspace.buffer = states[HISTORY][method.own.tau - count :].clone()
 
@@ -123,5 +123,5 @@ class Slopes:
         if self.plan is None:
             self.plan = EvaluationPlan(method, self.seed, probe.draw, probe.u)
         graph = self.plan.graph
-        given = {**self.plan.frozen, **self.plan.states, **self.plan.given(probe.draw, probe.u, mu)}
+        given = {**self.plan.frozen, **self.plan.states, **self.plan.evaluation_inputs(probe.draw, probe.u, mu)}
         return interpreted(graph, given, self.seed, "differences").flatten().double() / mu

@@ -135,20 +135,26 @@ class UnitDriver:
             await self.program(0, [{"x_source": Source.V0, "target": Target.LANE, "lane": lane}])
             await self.command({"first": 0, "count": 1, "outer": 1, "inner": 1, "lanes": (1 << self.lanes) - 1}, [])
 
-    async def command(self, command: dict, integers: list[list[int]]) -> dict:
-        """Runs it; what it wrote to the left scratchpad, whether it faulted and where, and clipped results."""
+    async def command(self, command: dict, integers: list[list[int]], pauses: list[int] | None = None) -> dict:
+        """Runs it, each of the integers after a pause of its own, or of a random one.
+
+        Returns what it wrote to the left scratchpad, whether it faulted and where, clipped results, cycles."""
         dut, ctx, seen = self.dut, self.ctx, {"left": [], "fault": None}
         ctx.set(dut.command.payload, VectorCommand.const(command))
         ctx.set(dut.command.valid, 1)
-        waiting = [list(row) for row in integers]
-        for _ in range(6000):
-            there = bool(waiting) and self.rng.random() < 0.7
+        waiting, paused = [list(row) for row in integers], 0
+        for cycle in range(20000):
+            pause = pauses[len(integers) - len(waiting)] if pauses and waiting else 0
+            there = bool(waiting) and (paused >= pause if pauses else self.rng.random() < 0.7)
+            paused += 1
+            ctx.set(dut.fetch.ready, 1)
             ctx.set(dut.integers.valid, there)
             if waiting:
                 for lane in range(self.lanes):
                     ctx.set(dut.integers.payload[lane], waiting[0][lane] % 2**32)
             if there and ctx.get(dut.integers.ready):
                 waiting.pop(0)
+                paused = 0
             if ctx.get(dut.left_valid):
                 packed = ctx.get(dut.left_bytes)
                 row = [packed >> 8 * lane & 0xFF for lane in range(self.lanes)]
@@ -158,6 +164,7 @@ class UnitDriver:
                 seen["fault"] = ctx.get(dut.fault_instruction)
             await ctx.tick()
             if done:
+                seen["cycles"] = cycle + 1
                 break
         else:
             raise AssertionError("the command does not end")

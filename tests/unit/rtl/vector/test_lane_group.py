@@ -115,6 +115,7 @@ def run(case: dict):
         for name, value in (("key0", case["key"][0]), ("key1", case["key"][1]), ("index_inner", case["index_inner"])):
             ctx.set(getattr(dut, name), value)
         # Each lane's constants, through its registers.
+        ctx.set(dut.constant_lane, 1)
         for at, name in enumerate(CONSTANTS):
             for lane, word in enumerate(case["constants"][name]):
                 ctx.set(dut.register_write, 1 << lane)
@@ -127,7 +128,7 @@ def run(case: dict):
             ctx.set(dut.constant_register, at)
             await ctx.tick()
         ctx.set(dut.constant_load, 0)
-        ctx.set(dut.register_word, case["x_constant"])
+        ctx.set(dut.constant, case["x_constant"])
         for name in ("x_constant_load", "clear", "index_load"):
             ctx.set(getattr(dut, name), 1)
         ctx.set(dut.index, case["index"])
@@ -140,6 +141,7 @@ def run(case: dict):
         wait = case["gaps"][0]
         while at < ELEMENTS or cycle < ends["last"] + dut.delay + 2:
             ctx.set(dut.valid, at < ELEMENTS and not wait)
+            ctx.set(dut.first, at == 0)
             if at < ELEMENTS and not wait:
                 ctx.set(dut.partial, case["partial"][at])
                 for lane in range(LANES):

@@ -8,7 +8,10 @@ import pytest
 from amaranth.hdl import Elaboratable, Module
 from amaranth.lib.wiring import connect
 
+from loralith.compiler.lists.command_list import Fields
+from loralith.compiler.vector_timing import vector_cycles
 from loralith.rtl.memories import OutputMemory
+from loralith.rtl.vector.integer_reader import IntegerReader
 from loralith.rtl.vector.side import VectorSide
 from loralith.spec.commands import VECTOR, Command, Opcode
 from loralith.spec.config import PRESETS
@@ -229,6 +232,69 @@ def test_an_instruction_that_is_wrong_ends_the_list_with_its_number(on_side):
     on_side(scenario)
 
 
+EARLIER = {stage: {stage: Operand.X} for stage in "abcd"}
+"""Where an instruction's last word leaves the range of numbers."""
+LATER = {
+    "leaves the range in its first stage": {"a": Operand.SCALAR, "s0": 5},
+    "has no meaning": {"x_source": 6},
+    "reads beyond its memory": {"x_region": 3},
+}
+
+
+def test_the_earliest_word_that_leaves_the_range_is_named_whatever_later_instructions_do_meanwhile(on_side):
+    """A fault late in the pipeline is seen after one of the next instruction, which has begun."""
+
+    async def scenario(side: Side) -> None:
+        await side.scalar(5, word(2.0**127))
+        rows = [[word(4.0)] * LANES] * 3 + [[word(4.0), word(1.5 * 2.0**127)]]
+        for stage, first in EARLIER.items():
+            for name, second in LATER.items():
+                await side.program(COPY | {"target": Target.NONE, "once": 1}, COPY | first, COPY | second)
+                await side.words(0, 0, rows)
+                places = {"region3_base": 31, "count": 3, "index": 9}
+                assert await side.run(**(SIMPLE | places)) == (Code.VECTOR_RANGE, Check.NONE, 9, 1), (stage, name)
+                await side.end_list()
+        await copies(side)
+
+    on_side(scenario)
+
+
+OUT = {"x_source": Source.OUT32, "target": Target.V1, "target_region": 1}
+READERS = {
+    "one word": ([OUT | {"once": 1}], 1, 1),
+    "words of one instruction after the other": ([OUT, OUT, OUT], 1, 6),
+    "as many as are read ahead": ([OUT, OUT], 2, IntegerReader.ahead),
+    "one more": ([OUT], 3, IntegerReader.ahead + 1),
+    "iterations": ([OUT], 5, 4),
+    "between others": ([COPY | {"once": 1}, OUT, COPY, OUT | {"once": 1}], 2, 12),
+}
+
+
+def test_integers_are_there_when_their_instruction_may_begin(on_side):
+    """No reads of STORE: the cycles are those of the model."""
+
+    async def scenario(side: Side) -> None:
+        ctx, dut = side.ctx, side.dut
+        ctx.set(dut.vector_wait.ready, 1)
+        ctx.set(dut.vector_done.ready, 1)
+        for name, (codes, outer, inner) in READERS.items():
+            await side.program(*codes)
+            fields = SIMPLE | {"count": len(codes), "outer": outer, "inner": inner}
+            await side.offer(**fields)
+            active = 0
+            for _ in range(2000):
+                _, _, running, taken = await ctx.tick().sample(dut.vector_active, dut.vector_commands.ready)
+                active += running
+                if taken:
+                    ctx.set(dut.vector_commands.valid, 0)
+                    break
+            program = [dict.fromkeys((field.name for field in INSTRUCTION.fields.values()), 0) | code for code in codes]
+            assert active == vector_cycles(Fields(Command.make(Opcode.VECTOR, **fields)), program, CONFIG), name
+            await ctx.tick().repeat(5)
+
+    on_side(scenario)
+
+
 def test_tokens_are_taken_before_the_first_instruction_and_given_when_results_are_readable(on_side):
     async def scenario(side: Side) -> None:
         ctx, dut = side.ctx, side.dut
@@ -330,16 +396,16 @@ def test_integers_come_in_order_between_reads_of_store(once, on_side):
         await side.offer(**(SIMPLE | places | {"count": 2, "inner": 8, "outer": 2}))
         ctx.set(side.dut.vector_wait.ready, 1)
         ctx.set(side.dut.vector_done.ready, 1)
-        asked: list[tuple[int, int] | None] = [None] * OutputMemory.delay
+        requested: list[tuple[int, int] | None] = [None] * OutputMemory.delay
         for _ in range(3000):
-            ask = rng.random() < 0.8
+            request = rng.random() < 0.8
             row, bank = rng.randrange(CONFIG.out_depth), rng.randrange(W)
-            ctx.set(out.read.en, ask)
+            ctx.set(out.read.en, request)
             ctx.set(out.read.row, row)
             ctx.set(out.read.bank, bank)
-            asked.append((row, bank) if ask else None)
+            requested.append((row, bank) if request else None)
             _, _, complete = await ctx.tick().sample(side.dut.vector.complete)
-            due = asked[-OutputMemory.delay]
+            due = requested[-OutputMemory.delay]
             if due is not None:
                 column, byte = (due[0] * W + due[1]) // 4, due[1] % 4
                 assert list(ctx.get(out.read.word)) == [value(column, lane) >> 8 * byte & 0xFF for lane in range(R)]

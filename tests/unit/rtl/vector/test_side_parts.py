@@ -41,10 +41,15 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
             for at in range(3):
                 ctx.set(dut.firsts[at], firsts[at])
                 ctx.set(dut.strides[at], strides[at])
-            await ctx.tick().repeat(2)
+            await ctx.tick()
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
+            # What follows is set up meanwhile.
+            for name in ("x_source", "y_source", "target"):
+                ctx.set(getattr(dut.instruction, name), 0)
+            for at in range(3):
+                ctx.set(dut.strides[at], 7)
             ports = (
                 named,
                 dict(list(named.items())[:2]),
@@ -62,11 +67,14 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
                 if faults:
                     assert ctx.get(dut.detail) == faults[0]
                     seen.add(faults[0])
-                if len(reads) >= delay:
-                    assert [ctx.get(dut.reads[at]) for at in range(2)] == reads[-delay]
+                assert ctx.get(dut.target) == now[2]
                 issue = rng.random() < 0.7
                 ctx.set(dut.issue, issue)
-                reads.append(now[:2])
+                if len(reads) >= delay:
+                    for memory, address in enumerate(reads[-delay]):
+                        assert ctx.get(dut.read) >> memory & 1 == (address is not None)
+                        assert address is None or ctx.get(dut.reads[memory]) == address
+                reads.append([now[(x, y).index(source)] if issue and source in (x, y) else None for source in (Source.V0, Source.V1)])
                 await ctx.tick()
                 element += issue
             ctx.set(dut.issue, 0)
@@ -75,46 +83,59 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
     assert seen == {Check.V0, Check.V1, Check.OUT}
 
 
-def test_words_are_read_ahead_in_order_and_no_more_than_there_is_room_for():
+def test_words_are_read_ahead_in_order_and_no_more_than_there_are_credits_for():
     rng = random.Random(2)
     dut = IntegerReader(CONFIG)
     latency = 3
 
     async def bench(ctx) -> None:
-        for start, stride, count, takes in ((5, 3, 20, 0.9), (60000, 2000, 30, 0.2), (9, 2**16 - 1, 5, 0.5)):
-            for name, value in (("address", start), ("stride", stride), ("count", count), ("start", 1)):
-                ctx.set(getattr(dut, name), value)
-            await ctx.tick()
-            ctx.set(dut.start, 0)
+        # Two jobs at a time: the second one's words follow those of the first one without a pause.
+        for jobs, takes in (([(5, 3, 20), (7, 1, 3)], 0.9), ([(60000, 2000, 30), (9, 2**16 - 1, 5)], 0.2), ([(1, 1, 1), (2, 1, 9)], 0.5)):
+            waiting = list(jobs)
             pipeline: list[int | None] = [None] * latency
-            found, asked, most = [], 0, 0
-            for _ in range(400):
+            found, requested, most = [], 0, 0
+            for _ in range(600):
                 answer = pipeline.pop(0)
                 ctx.set(dut.read.valid, answer is not None)
                 ctx.set(dut.read.data, [answer or 0, ~(answer or 0) & 0xFFFFFFFF])
                 ready, take = rng.random() < 0.6, rng.random() < takes
                 ctx.set(dut.read.request.ready, ready)
                 ctx.set(dut.o.ready, take)
-                _, _, asks, address, there, word = await ctx.tick().sample(
-                    dut.read.request.valid, dut.read.request.payload, dut.o.valid, dut.o.payload
+                ctx.set(dut.job.valid, bool(waiting))
+                if waiting:
+                    ctx.set(dut.job.payload, dict(zip(("address", "stride", "count"), waiting[0], strict=True)))
+                _, _, accepted, requests, address, there, word = await ctx.tick().sample(
+                    dut.job.ready, dut.read.request.valid, dut.read.request.payload, dut.o.valid, dut.o.payload
                 )
-                pipeline.append(address if asks and ready else None)
-                asked += asks and ready
+                if accepted and waiting:
+                    waiting.pop(0)
+                pipeline.append(address if requests and ready else None)
+                requested += requests and ready
                 if there and take:
                     assert word[1] == ~word[0] & 0xFFFFFFFF
                     found.append(word[0])
-                most = max(most, asked - len(found))
-            assert found == [(start + stride * at) % 2**16 for at in range(count)]
+                most = max(most, requested - len(found))
+            assert found == [(start + stride * at) % 2**16 for start, stride, count in jobs for at in range(count)]
             assert most <= IntegerReader.ahead
-        # What was not taken is forgotten, and a stop asks for nothing more.
+        # A stop requests nothing more, and a clear forgets what was not taken.
         ctx.set(dut.o.ready, 0)
-        ctx.set(dut.start, 1)
-        ctx.set(dut.stop, 0)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
+        ctx.set(dut.read.request.ready, 0)
+        ctx.set(dut.job.payload, {"address": 0, "stride": 1, "count": 5})
+        ctx.set(dut.job.valid, 1)
+        await ctx.tick().until(dut.job.ready)
+        ctx.set(dut.job.valid, 0)
+        assert ctx.get(dut.read.request.valid)
+        ctx.set(dut.read.valid, 1)
         ctx.set(dut.stop, 1)
         await ctx.tick()
+        ctx.set(dut.read.valid, 0)
+        await ctx.tick()
         assert not ctx.get(dut.read.request.valid)
+        assert ctx.get(dut.job.ready)
+        assert ctx.get(dut.o.valid)
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.o.valid)
 
     simulate(dut, bench)
 

@@ -160,7 +160,7 @@ def test_a_word_or_a_bus_word_goes_on_every_cycle(config, form, broadcast):
     assert cycles <= 3 * max(16, words) + 14
 
 
-def test_a_request_waits_for_room_and_clear_ends_a_store():
+def test_a_request_waits_while_the_queue_is_full_and_clear_ends_a_store():
     dut = WordRequests()
 
     async def bench(ctx):
@@ -170,7 +170,7 @@ def test_a_request_waits_for_room_and_clear_ends_a_store():
         await ctx.tick()
         ctx.set(dut.begin, 0)
         assert not ctx.get(dut.o.valid)
-        ctx.set(dut.room, 1)
+        ctx.set(dut.not_full, 1)
         ctx.set(dut.o.ready, 1)
         for address in (5, 6, 7, 15, 16, 17, 25, 26, 27):
             assert (ctx.get(dut.o.valid), ctx.get(dut.o.payload)) == (1, address)

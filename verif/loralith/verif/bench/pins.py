@@ -105,7 +105,7 @@ class PinMemory:
         address, beats = int(dut.m_axi_gmem_araddr.value), int(dut.m_axi_gmem_arlen.value) + 1
         ident = int(dut.m_axi_gmem_arid.value)
         length = beats * self.bus
-        assert (address & 0xFFF) + length <= 0x1000, f"read of {beats} beats at {address:#x} crosses a 4 KB line"
+        assert (address & 0xFFF) + length <= 0x1000, f"read of {beats} beats at {address:#x} crosses a 4 KiB boundary"
         assert address % self.bus == 0
         assert dut.m_axi_gmem_arburst.value == 1
         assert 1 << int(dut.m_axi_gmem_arsize.value) == self.bus

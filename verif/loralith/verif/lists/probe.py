@@ -11,7 +11,7 @@ from loralith.verif.lists.drawn_places import Fields, ceil_div, fields_of
 
 __all__ = ["probes"]
 
-MOST = 256
+MAX_STORED = 256
 """Most bytes of a row of the output buffer, and most words of the accumulate buffer, that are stored: large memories are shown in part."""
 
 
@@ -31,7 +31,7 @@ def probes(draw: Draw) -> Iterator[Fields]:
     def product(**values: int) -> Fields:
         return fields_of(Opcode.COMPUTE, out_mode=2, to_out=1, **values)
 
-    rows = min(config.out_depth, MOST // W)
+    rows = min(config.out_depth, MAX_STORED // W)
     yield store(R, rows * W, base=draw.upto(config.out_depth - rows, 0))
     slots = min(config.stat_slots, 16)
     yield store(1, 16 * slots, source=1, base=0)
@@ -53,7 +53,7 @@ def probes(draw: Draw) -> Iterator[Fields]:
             yield store(R, 4 * W)
     # The accumulate buffer, plus zeros.
     zeros = {"address": BASE + layout.constants + W * W, "rows": 1, "row_bytes": R}
-    words = min(config.acc_depth, MOST // 4, config.out_depth * W // 4)
+    words = min(config.acc_depth, MAX_STORED // 4, config.out_depth * W // 4)
     at = _row(draw, "left", 1)
     yield fields_of(Opcode.LOAD, target=0, base=at, pad_rows=W - 1, **zeros)
     if words * 4 <= config.out_depth * W:

@@ -1,4 +1,4 @@
-"""The burst splitter: no burst longer than AXI allows or over a 4 KB line, and together exactly the transfer."""
+"""The burst splitter: no burst longer than AXI allows or over a 4 KiB boundary, and together exactly the transfer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..proof import Method, Mutant, Proof
 
 __all__ = ["PROOFS"]
 
-LINE = 4096
+BOUNDARY = 4096
 
 
 def _splitter(h: Harness, width: int, longest: int) -> BurstSplitter:
@@ -33,23 +33,23 @@ def shape(width: int, longest: int) -> Callable[[Harness], None]:
     def build(h: Harness) -> None:
         dut = _splitter(h, width, longest)
         out = dut.o.payload
-        in_line = out.address[:12]
+        in_page = out.address[:12]
         h.always(
             "length",
             "a burst has at least one beat, and at most `max_burst`, so at most 256",
             ~dut.o.valid | ((out.beats >= 1) & (out.beats <= longest)),
         )
-        h.always("line", "no burst crosses a 4 KB line", ~dut.o.valid | (in_line + out.beats * width <= LINE))
+        h.always("boundary", "no burst crosses a 4 KiB boundary", ~dut.o.valid | (in_page + out.beats * width <= BOUNDARY))
         h.always(
             "held",
             "a burst that is offered stays, unchanged, until it is taken or all is forgotten",
             ~h.past(dut.o.valid & ~dut.o.ready & ~dut.clear) | (dut.o.valid & (out.as_value() == h.past(out.as_value()))),
         )
-        h.reach("longest", "a burst of the greatest length goes out", dut.o.valid & (out.beats == min(longest, LINE // width)))
+        h.reach("longest", "a burst of the greatest length goes out", dut.o.valid & (out.beats == min(longest, BOUNDARY // width)))
         h.reach(
-            "to_the_line",
-            "a burst ends at a line and the row goes on",
-            h.past(dut.o.valid & dut.o.ready & (in_line + out.beats * width == LINE)) & dut.busy,
+            "to_the_boundary",
+            "a burst ends at a boundary and the row goes on",
+            h.past(dut.o.valid & dut.o.ready & (in_page + out.beats * width == BOUNDARY)) & dut.busy,
         )
 
     return build
@@ -69,8 +69,8 @@ def cut(width: int, longest: int) -> Callable[[Harness], None]:
         row, address, rows, left = Signal(64), Signal(64), Signal(16), Signal(BEAT_BITS)
         turn = followed & (ahead == 0)
 
-        to_line = Value.cast(LINE // width) - address[unit:12]
-        cap = Mux(to_line < longest, to_line, longest)
+        to_boundary = Value.cast(BOUNDARY // width) - address[unit:12]
+        cap = Mux(to_boundary < longest, to_boundary, longest)
         beats = Mux(left < cap, left, cap)
         with m.If(dut.clear):
             m.d.sync += followed.eq(0)
@@ -94,7 +94,7 @@ def cut(width: int, longest: int) -> Callable[[Harness], None]:
         )
         h.always(
             "whole",
-            "a burst is as long as row, line and limit let it be, so that together they are the transfer, each word once",
+            "a burst is as long as row, boundary and limit let it be, so that together they are the transfer, each word once",
             ~(turn & dut.o.valid) | (out.beats == beats),
         )
         h.always(
@@ -112,10 +112,12 @@ MUTANTS_SHAPE = (
     Mutant("length", Change("BurstSplitter", "short", "_a <= _b", "1", "Rows of any length count as shorter than a burst.")),
     Mutant("length", Change("BurstSplitter", "remaining", "_l - _c", "_l - _c - 1", "After each burst a beat of the row is lost.")),
     Mutant(
-        "line",
-        Change("BurstSplitter", "single_burst", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KB line."),
+        "boundary",
+        Change("BurstSplitter", "single_burst", "_a & (_b <= _c)", "_a", "A short row is one burst although it crosses a 4 KiB boundary."),
     ),
-    Mutant("line", Change("BurstSplitter", "cap", "Mux(_a < _b, _a, _b)", "_b", "A long row's burst does not end at a 4 KB line.")),
+    Mutant(
+        "boundary", Change("BurstSplitter", "cap", "Mux(_a < _b, _a, _b)", "_b", "A long row's burst does not end at a 4 KiB boundary.")
+    ),
     Mutant("held", Change("BurstSplitter", "advance", "_a | _b", "1", "A burst is replaced before it was taken.")),
 )
 MUTANTS_CUT = (

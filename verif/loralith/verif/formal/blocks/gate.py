@@ -17,7 +17,7 @@ from ..harness import Harness
 from ..line import Line
 from ..proof import Method, Mutant, Proof
 
-__all__ = ["PROOFS", "in_one_line", "in_window"]
+__all__ = ["PROOFS", "in_one_page", "in_window"]
 
 
 BURST = data.StructLayout({"burst": Burst, "source": 1})
@@ -35,8 +35,8 @@ def in_window(address: Value, beats: Value, width: int, base: Value, limit: Valu
     return (address >= base) & (_last_byte(address, beats, width) - (width - 1) < limit)
 
 
-def in_one_line(address: Value, beats: Value, width: int) -> Value:
-    """At least one word, and none of another 4 KB line than the first."""
+def in_one_page(address: Value, beats: Value, width: int) -> Value:
+    """At least one word, and all in the first one's 4 KiB page."""
     return (beats != 0) & (_last_byte(address, beats, width) >> 12 == address >> 12)
 
 
@@ -53,7 +53,7 @@ def gate(width: int) -> Callable[[Harness], None]:
 
         def good(burst) -> Value:
             inside = in_window(burst.address, burst.beats, width, dut.window_base, dut.window_limit)
-            return inside & in_one_line(burst.address, burst.beats, width)
+            return inside & in_one_page(burst.address, burst.beats, width)
 
         h.always(
             "window",
@@ -61,9 +61,9 @@ def gate(width: int) -> Callable[[Harness], None]:
             ~dut.o.valid | in_window(out.address, out.beats, width, dut.window_base, dut.window_limit),
         )
         h.always(
-            "line",
-            "a burst that passes has at least one word and crosses no 4 KB line",
-            ~dut.o.valid | in_one_line(out.address, out.beats, width),
+            "boundary",
+            "a burst that passes has at least one word and crosses no 4 KiB boundary",
+            ~dut.o.valid | in_one_page(out.address, out.beats, width),
         )
 
         # The burst that was taken and is not judged, and those that were found good and are not gone.
@@ -128,7 +128,7 @@ def gate(width: int) -> Callable[[Harness], None]:
         held, word = h.inside(dut, "valid"), h.inside(dut, "burst")
         h.invariant(held == (here | (dut.refused & held)))
         h.invariant(~here | ((word == burst.as_value()) & (h.inside(dut, "source") == source)))
-        h.invariant(~here | (h.inside(dut, "shaped") == in_one_line(burst.address, burst.beats, width)))
+        h.invariant(~here | (h.inside(dut, "legal_length") == in_one_page(burst.address, burst.beats, width)))
         h.invariant(~here | (h.inside(dut, "below_base.less") == (burst.address < dut.window_base)))
         h.invariant(~here | (h.inside(dut, "fits") == good(burst)))
         h.invariant(judged.level <= 2)
@@ -162,18 +162,18 @@ MUTANTS = (
         "window",
         Change("LessThan", "less", "_a | (_e & _l)", "_a | _l", "An address is below a bound where its lower half is."),
     ),
-    Mutant("line", Change("BurstGate", "shaped", "~_a.any() & _b", "_b", "A burst may cross a 4 KB line.")),
+    Mutant("boundary", Change("BurstGate", "legal_length", "~_a.any() & _b", "_b", "A burst may cross a 4 KiB boundary.")),
     Mutant(
-        "line",
+        "boundary",
         Change(
             "BurstGate",
             "last_word",
             "Signal(10)",
             "Signal(13 - shift)",
-            "The word number in which a line's end shows is too narrow for the longest burst on a wide bus.",
+            "The word number in which the boundary shows is too narrow for the longest burst on a wide bus.",
         ),
     ),  # as it was until this proof
-    Mutant("line", Change("BurstGate", "shaped", "_a & (_b != 0)", "_a", "A burst of no words passes.")),
+    Mutant("boundary", Change("BurstGate", "legal_length", "_a & (_b != 0)", "_a", "A burst of no words passes.")),
     Mutant(
         "same",
         Change(

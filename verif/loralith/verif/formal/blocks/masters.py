@@ -16,14 +16,14 @@ from loralith.verif.mutation import Change
 from ..harness import Harness
 from ..line import Line
 from ..proof import Method, Mutant, Proof
-from .gate import in_one_line, in_window
+from .gate import in_one_page, in_window
 
 __all__ = ["PROOFS"]
 
 WIDTH = 8
-MOST = 2
+OUTSTANDING = 2
 """Bursts in flight: the fewest with which one waits behind another."""
-CONFIG = replace(PRESETS["tiny"], bus_bytes=WIDTH, outstanding_reads=MOST, outstanding_writes=MOST)
+CONFIG = replace(PRESETS["tiny"], bus_bytes=WIDTH, outstanding_reads=OUTSTANDING, outstanding_writes=OUTSTANDING)
 
 
 def _address_rules(h: Harness, prefix: str, dut) -> None:
@@ -42,13 +42,13 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     )
     h.always(
         f"{prefix}_form",
-        "bursts are INCR, of full bus words, at aligned addresses, and cross no 4 KB line",
+        "bursts are INCR, of full bus words, at aligned addresses, and cross no 4 KiB boundary",
         ~get["valid"]
         | (
             (get["burst"] == BurstType.INCR)
             & ((1 << get["size"]) == WIDTH)
             & (get["addr"] % WIDTH == 0)
-            & in_one_line(get["addr"], beats, WIDTH)
+            & in_one_page(get["addr"], beats, WIDTH)
         ),
     )
     # What the gate compares is what was asked.
@@ -56,13 +56,13 @@ def _address_rules(h: Harness, prefix: str, dut) -> None:
     address, length = burst[:64], burst[64:73]
     h.invariant(~held | ((address % WIDTH == 0) & (length != 0) & (length <= 256)))
     window = in_window(address, length, WIDTH, dut.window_base, dut.window_limit)
-    h.invariant(~held | (h.inside(dut, "gate.shaped") == in_one_line(address, length, WIDTH)))
-    h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_line(address, length, WIDTH) & window)))
+    h.invariant(~held | (h.inside(dut, "gate.legal_length") == in_one_page(address, length, WIDTH)))
+    h.invariant(~held | (h.inside(dut, "gate.fits") == (in_one_page(address, length, WIDTH) & window)))
     spare = ~h.inside(dut, "gate.accepted.i__ready")
     for there, entry in ((h.inside(dut, "gate.accepted.o__valid"), "o__payload"), (spare, "spare")):
         passed = h.inside(dut, f"gate.accepted.{entry}")
         address, length = passed[:64], passed[64:73]
-        h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_line(address, length, WIDTH)))
+        h.invariant(~there | ((address % WIDTH == 0) & (length <= 256) & in_one_page(address, length, WIDTH)))
         h.invariant(~there | in_window(address, length, WIDTH, dut.window_base, dut.window_limit))
     h.always(
         f"{prefix}_window",
@@ -95,7 +95,10 @@ def reads(h: Harness) -> None:
     beat = axi.rvalid & axi.rready
     ended = beat & axi.rlast
     # The memory: any burst it owes may come next, bursts of one id in order, an offered beat stays.
-    owed = [Line(m, f"owed{i}", MOST + 1, 9, put=asked & (axi.arid == i), word=axi.arlen + 1, get=ended & (axi.rid == i)) for i in range(2)]
+    owed = [
+        Line(m, f"owed{i}", OUTSTANDING + 1, 9, put=asked & (axi.arid == i), word=axi.arlen + 1, get=ended & (axi.rid == i))
+        for i in range(2)
+    ]
     sent = [Signal(9, name=f"sent{i}") for i in range(2)]
     for i in range(2):
         with m.If(beat & (axi.rid == i)):
@@ -107,7 +110,7 @@ def reads(h: Harness) -> None:
     _address_rules(h, "ar", dut)
     h.always("ar_reset", "ARVALID is low after a reset", ~h.after_reset() | ~axi.arvalid)
     flying = owed[0].level + owed[1].level
-    h.always("r_outstanding", "no more than `outstanding_reads` bursts are on the bus or owed", flying + axi.arvalid <= MOST)
+    h.always("r_outstanding", "no more than `outstanding_reads` bursts are on the bus or owed", flying + axi.arvalid <= OUTSTANDING)
     h.always("r_busy", "`busy` exactly while an address is on the bus or a beat is owed", dut.busy == ((flying != 0) | axi.arvalid))
     h.always(
         "r_stop", "no address comes onto the bus after `stop`", ~(axi.arvalid & ~h.past(axi.arvalid & ~axi.arready)) | ~h.past(dut.stop)
@@ -164,7 +167,7 @@ def writes(h: Harness) -> None:
     # Of every burst whose address came onto the bus: beats and last, then address, until its response.
     shown = axi.awvalid & ~h.past(axi.awvalid & ~axi.awready)
     beat, answered = axi.wvalid & axi.wready, axi.bvalid & axi.bready
-    beats_sent, whole, accepted = Signal(9), Signal(range(MOST + 2)), Signal(range(MOST + 2))
+    beats_sent, whole, accepted = Signal(9), Signal(range(OUTSTANDING + 2)), Signal(range(OUTSTANDING + 2))
 
     took = dut.bursts.valid & dut.bursts.ready
     asked = dut.bursts.payload
@@ -173,8 +176,8 @@ def writes(h: Harness) -> None:
         m.d.sync += requests.level.eq(0)
     _quiet_clear(h, dut, dut.bursts.valid | (requests.level != 0))
 
-    flight = Line(m, "flight", MOST + 1, 74, put=shown, word=Cat(axi.awaddr, (axi.awlen + 1)[:9], requests.first[73]), get=answered)
-    now = [Mux(flight.level > i, flight.words[i], Cat(axi.awaddr, (axi.awlen + 1)[:9])) for i in range(MOST + 1)]
+    flight = Line(m, "flight", OUTSTANDING + 1, 74, put=shown, word=Cat(axi.awaddr, (axi.awlen + 1)[:9], requests.first[73]), get=answered)
+    now = [Mux(flight.level > i, flight.words[i], Cat(axi.awaddr, (axi.awlen + 1)[:9])) for i in range(OUTSTANDING + 1)]
     level = Value.cast(flight.level + shown)
     length = Array(word[64:73] for word in now)[whole]
     m.d.sync += [
@@ -208,7 +211,7 @@ def writes(h: Harness) -> None:
         "the beats are the store unit's, one for one",
         (beat == (dut.beats.valid & dut.beats.ready)) & (~axi.wvalid | (Cat(axi.wdata, axi.wstrb) == data)),
     )
-    h.always("w_outstanding", "no more than `outstanding_writes` bursts are on the bus or unanswered", level <= MOST)
+    h.always("w_outstanding", "no more than `outstanding_writes` bursts are on the bus or unanswered", level <= OUTSTANDING)
     h.always("w_busy", "`busy` exactly while a burst is on the bus or unanswered", dut.busy == (level != 0))
     h.always("w_stop", "no address comes onto the bus after `stop`", ~shown | ~h.past(dut.stop))
     h.always(
@@ -227,7 +230,7 @@ def writes(h: Harness) -> None:
         "`error` with a response that is not OKAY, with the first address of its burst",
         (dut.error == (answered & (axi.bresp != 0))) & (~dut.error | (dut.error_address == flight.first[:64])),
     )
-    h.reach("w_both", "two bursts are in flight and the first has all its beats", (flight.level == MOST) & (whole == 1))
+    h.reach("w_both", "two bursts are in flight and the first has all its beats", (flight.level == OUTSTANDING) & (whole == 1))
     h.reach(
         "w_again", "a burst of two beats is answered and another one is on the bus", answered & axi.awvalid & (flight.first[64:73] == 2)
     )
@@ -296,7 +299,7 @@ def _proofs(name: str, block: str, build: Callable[[Harness], None], mutants: tu
 
     ``hard``: claims that PDR does not decide.
     """
-    bound = f"words of {WIDTH} bytes, {MOST} in flight"
+    bound = f"words of {WIDTH} bytes, {OUTSTANDING} in flight"
     whole = Proof(name, block, build, Method.bounded(7), mutants, bound=bound)
     window = next(claim for claim in whole.claims() if claim.endswith("_window"))
     rest = tuple(claim for claim in whole.claims() if claim != window)

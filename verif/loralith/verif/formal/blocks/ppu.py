@@ -280,7 +280,7 @@ MUTANTS_MAXIMUM = (
             "The smaller of two magnitudes is kept.",
         ),
     ),
-    Mutant("maximum", Change("MaximumTree", "found", "_k[1:] + _k[0]", "_k[1:]", "The magnitude of a negative product is one too small.")),
+    Mutant("maximum", Change("MaximumTree", "maximum", "_k[1:] + _k[0]", "_k[1:]", "A negative product counts one too small.")),
     Mutant("maximum_met", Change("RequantizeLane", "key", "Mux(_a, _b, 0)", "Mux(_a, _b, 2)", "Rows that do not count have magnitude 1.")),
 )
 MUTANTS_HASH = (

@@ -26,9 +26,9 @@ __all__ = ["PROOFS"]
 CHIP = SdramChip("small", banks=2, row_bits=2, column_bits=3)
 TIMING = SdramTiming(100, cas=3, rc=7, ras=5, rp=2, rcd=2, wr=2, rrd=2, rfc=4, mrd=2, interval=40, power_up=3)
 DRAIN = 20
-"""Cycles in which the controller is quiet once it is held: the real one takes at most 450 of 779."""
+"""Cycles in which the controller drains once it is held: the real one takes at most 450 of 779."""
 SHORT, SHORT_DRAIN = replace(TIMING, interval=14, rfc=2), 4
-LATE = 160
+REFRESH_DEPTH = 160
 """Cycles: power-up, nine intervals, and the refreshes after them."""
 CHUNKS = 2
 BOUND = "times of 100 MHz"
@@ -57,7 +57,7 @@ def bank(h: Harness) -> None:
     read, write = since(m, "read", dut.read, BURST), since(m, "write", dut.write, BURST - 1 + t.wr)
     h.assume((dut.activate + dut.precharge + dut.read + dut.write) <= 1)
     h.assume(~dut.activate | dut.can_activate)
-    h.assume(~dut.precharge | dut.quiet)
+    h.assume(~dut.precharge | dut.drained)
     h.assume(~column | (dut.can_column & (pending != 0) & (since(m, "column", column, BURST) == BURST)))
     h.assume(~dut.done | column)
     h.assume(~dut.push | (pending != CHUNKS))
@@ -78,7 +78,7 @@ def bank(h: Harness) -> None:
         "PRECHARGE is allowed exactly when the bank is open, no chunk is on its way, and `ras`, the words read and `wr` are over",
         dut.can_precharge == (is_open & settled),
     )
-    h.always("quiet", "a bank is quiet exactly when none of these is left", ~dut.quiet | settled | ~is_open)
+    h.always("drained", "a bank is drained exactly when none of these is left", ~dut.drained | settled | ~is_open)
     written = Signal()
     m.d.sync += written.eq(written | dut.write)
     h.reach("written", "a bank that was written is closed and opened again", dut.activate & written)
@@ -99,7 +99,9 @@ def columns(h: Harness) -> None:
         m.d.sync += left.eq(left - 1)
     h.always("count", "a chunk has as many column commands as beats, and `done` comes with the last one", ~issue | (left != 0))
     h.always("done", "`done` comes with a chunk's last column command", dut.done == (issue & (left == 1)))
-    h.reach("turned", "a write follows a read", issue & write & (read == BURST + t.cas + 1) & ~h.past(dut.column.write) & (any_ == BURST))
+    h.reach(
+        "turnaround", "a write follows a read", issue & write & (read == BURST + t.cas + 1) & ~h.past(dut.column.write) & (any_ == BURST)
+    )
 
 
 def opener(h: Harness) -> None:
@@ -158,16 +160,16 @@ def maintenance(h: Harness, t: SdramTiming = TIMING, drain: int = DRAIN) -> None
 
     refresh, mode = sends(Operation.REFRESH), sends(Operation.MODE)
     closed, refreshed, set_ = since(m, "precharge", dut.precharge, t.rp), since(m, "refresh", refresh, t.rfc), since(m, "mode", mode, t.mrd)
-    # The parts that are held become quiet in time, and stay so.
+    # The parts that are held drain in time, and stay so.
     noisy = Signal(range(drain + 2))
-    m.d.sync += noisy.eq(Mux(dut.hold & ~dut.quiet, noisy + 1, 0))
+    m.d.sync += noisy.eq(Mux(dut.hold & ~dut.drained, noisy + 1, 0))
     h.assume(noisy < drain)
-    held = h.past(dut.hold & dut.quiet, init=0)
-    h.assume(~(held & dut.hold) | dut.quiet)
-    h.assume(~dut.idle | dut.quiet)
+    held = h.past(dut.hold & dut.drained, init=0)
+    h.assume(~(held & dut.hold) | dut.drained)
+    h.assume(~dut.idle | dut.drained)
     all_closed = Signal()
     m.d.sync += all_closed.eq(dut.hold & (all_closed | dut.precharge))
-    h.always("held", "a command comes only while everything else is held and quiet", ~dut.valid | (dut.hold & dut.quiet))
+    h.always("held", "a command comes only while everything else is held and drained", ~dut.valid | (dut.hold & dut.drained))
     h.always(
         "closed",
         "REFRESH and MODE come only when all banks are closed, and `rp` cycles after that",
@@ -205,7 +207,7 @@ PROOFS = (
             Mutant(
                 "precharge", Change("Bank", "lock", "BURST - 1 + timing.wr - 1", "BURST - 1", "The last word's write time is not kept.")
             ),
-            Mutant("quiet", Change("Bank", "self.quiet", "_a & _b", "_b", "A bank is quiet while its lock runs.")),
+            Mutant("drained", Change("Bank", "self.drained", "_a & _b", "_b", "A bank counts as drained while its lock runs.")),
         ),
         search=20,
         bound=BOUND,
@@ -219,7 +221,7 @@ PROOFS = (
             Mutant("slot", Change("ColumnIssuer", "slot", "BURST - 1", "BURST - 2", "A column command comes a cycle early.")),
             Mutant(
                 "turn",
-                Change("ColumnIssuer", "turn", "BURST + self._timing.cas", "BURST + self._timing.cas - 1", "The bus turns at once.", nth=1),
+                Change("ColumnIssuer", "turnaround", "BURST + self._timing.cas", "BURST + self._timing.cas - 1", "No idle cycle.", nth=1),
             ),
             Mutant(
                 "allowed",
@@ -252,25 +254,32 @@ PROOFS = (
         maintenance,
         Method.reachability(),
         (
-            Mutant("held", Change("Maintenance", "if next", "over & self.quiet", "over", "It does not wait for what is on its way.")),
+            Mutant(
+                "held",
+                Change("Maintenance", "if next", "wait_done & self.drained", "wait_done", "It does not wait for what is on its way."),
+            ),
             Mutant("closed", Change("Maintenance", "wait", "timing.rp - 1", "0", "REFRESH follows PRECHARGE at once.")),
             Mutant("apart", Change("Maintenance", "wait", "timing.rfc - 1", "0", "REFRESH follows REFRESH at once.")),
-            Mutant("release", Change("Maintenance", "if hold", "over", "1", "The last REFRESH is not waited for.")),
+            Mutant("release", Change("Maintenance", "if hold", "wait_done", "1", "The last REFRESH is not waited for.")),
             Mutant("start", Change("Maintenance", "if next", "~self.started", "0", "The chip gets no mode.")),
         ),
         only=("held", "closed", "apart", "release", "start", "refreshed"),
         search=60,
-        bound=f"an interval of {TIMING.interval} cycles, quiet within {DRAIN}",
+        bound=f"an interval of {TIMING.interval} cycles, drained within {DRAIN}",
     ),
     Proof(
         "sdram_refresh",
         "sdram.maintenance",
         partial(maintenance, t=SHORT, drain=SHORT_DRAIN),
-        Method.bounded(LATE),
-        (Mutant("late", Change("Maintenance", "if hold", "self.due >= MOST_POSTPONED - 1", "0", "Only an idle chip is refreshed.")),),
+        Method.bounded(REFRESH_DEPTH),
+        (
+            Mutant(
+                "late", Change("Maintenance", "if hold", "self.refreshes_due >= MOST_POSTPONED - 1", "0", "Only an idle chip is refreshed.")
+            ),
+        ),
         only=("late",),
-        search=LATE,
+        search=REFRESH_DEPTH,
         slow=True,
-        bound=f"an interval of {SHORT.interval} cycles, quiet within {SHORT_DRAIN}",
+        bound=f"an interval of {SHORT.interval} cycles, drained within {SHORT_DRAIN}",
     ),
 )

@@ -1,4 +1,4 @@
-"""Who writes the operand scratchpads: the load unit, and the results for the left one."""
+"""Arbiter of the operand scratchpads' write ports: the load unit, and results for the left scratchpad."""
 
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
@@ -10,11 +10,11 @@ from .interfaces import OperandWrite
 from .memories import OperandWritePort
 from .tile import field
 
-__all__ = ["ScratchpadWrites"]
+__all__ = ["ScratchpadWriteArbiter"]
 
 
-class ScratchpadWrites(wiring.Component):
-    """Joins both into the write ports of the two scratchpads. A result goes first.
+class ScratchpadWriteArbiter(wiring.Component):
+    """Merges loads and results into the write ports of the two scratchpads; results have priority.
 
     Members:
         loads: writes of the load unit; not ready in a cycle in which a result goes to the left scratchpad that it needs.

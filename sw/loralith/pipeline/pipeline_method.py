@@ -96,7 +96,7 @@ class PipelineMethod(ABC):
         return sampler.losses(self.model, pictures)
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def result_weights(self) -> Iterator[None]:
         """Inside, the pipeline has what will be saved: the averages, where there are such."""
         kept = {name: tensor.detach().clone() for name, tensor in self.parameters.items()} if self.averages else {}
         with torch.no_grad():
@@ -191,7 +191,7 @@ class Lora(PipelineMethod):
         return sorted(self.settings.targets or self.family.targets)
 
     def adapter(self) -> Adapter:
-        """Its tensors are those that `judged` has."""
+        """Its tensors are those that `result_weights` has."""
         layers: dict[str, Layer] = {}
         for name, module in self.model.named_modules():
             if isinstance(module, LoraLayer):
@@ -200,7 +200,7 @@ class Lora(PipelineMethod):
         return Adapter(layers, self.settings.rslora, metadata=scheme_header(self.settings.rotation))
 
     def save(self, folder: Path) -> list[str]:
-        with self.judged():
+        with self.result_weights():
             adapter = self.adapter()
             written = [PEFT_FILE]
             if hasattr(self.family.pipe, "load_lora_weights"):

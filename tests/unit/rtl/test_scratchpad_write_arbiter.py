@@ -2,7 +2,7 @@
 
 import random
 
-from loralith.rtl.scratchpad_writes import ScratchpadWrites
+from loralith.rtl.scratchpad_write_arbiter import ScratchpadWriteArbiter
 from loralith.spec.config import PRESETS
 from loralith.verif.block_test import assert_each_equal, simulate
 
@@ -41,7 +41,7 @@ def model(load, result, config):
 def test_a_result_goes_before_a_load_into_the_left_scratchpad():
     config, rng = PRESETS["tiny"], random.Random(1)
     R, C, W = config.rows, config.cols, config.banks
-    dut, got, want, stimuli = ScratchpadWrites(config), [], [], []
+    dut, got, want, stimuli = ScratchpadWriteArbiter(config), [], [], []
 
     async def bench(ctx):
         for _ in range(300):
