@@ -9,6 +9,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,6 +86,7 @@ def hollowed_plan(source: Source, *, targets: tuple[str, ...], rank: int, batch:
     Raises as `lora_plan`, and SettingsError for a part that cannot be left out.
     """
     with meta_unet(source, targets=targets, rank=rank, batch=batch) as (unet, inputs, predict):
+        assert isinstance(unet, UNet2DConditionModel)
         plain_attention(unet)
         part = choose(unet, hollow)
         with tapped(unet, part) as found:
