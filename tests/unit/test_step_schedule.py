@@ -53,7 +53,7 @@ def doubled(e: Emitter, at: int, to: int, words: int, times: int = 1) -> None:
     step = instruction(x_source=Source.V0, a=Operand.SCALAR, s0=two, target=Target.V0)
     e.vector((step,) * times, [Region(0, 0, 1)], 1, words)
     e.store(StoreSource.V0, to, 1, nbytes, 0, 0)
-    e.turn()
+    e.end_tile()
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -190,7 +190,7 @@ def test_a_tile_does_not_join_one_that_another_waits_for(config: Config) -> None
         add = instruction(x_source=Source.V0, y_source=Source.V1, y_region=1, b=Operand.Y, target=Target.V0)
         e.vector((add,), [Region(0, 0, 1), Region(0, 0, 1)], 1, 4)
         e.store(StoreSource.V0, w.address, 1, 2 * width, 0, 0)
-        e.turn()
+        e.end_tile()
         e.tiles = fused(e.tiles, config, e.memory.base, e.memory.peak, [(w.address, w.address + w.nbytes)])
         assert len(e.tiles) == 3
         commands = listed(e)
@@ -229,10 +229,10 @@ def test_a_store_beside_another_one_in_the_same_piece_of_memory_is_read_too(conf
     for half in (0, 16):
         e.load(LoadTarget.V0, x.address + half, 1, 16, 0, 0)
         e.store(StoreSource.V0, y.address + half, 1, 16, 0, 0)
-        e.turn()
+        e.end_tile()
     e.load(LoadTarget.V0, y.address, 1, 32, 0, 0)
     e.store(StoreSource.V0, z.address, 1, 32, 0, 0)
-    e.turn()
+    e.end_tile()
     flow = flow_of(e.tiles, config, BASE, e.memory.peak)
     reader = next(n for n, d in enumerate(flow.drafts) if d.opcode is Opcode.LOAD and d.fields["address"] == y.address)
     writers = [n for n, d in enumerate(flow.drafts) if d.opcode is Opcode.STORE and d.fields["address"] in (y.address, y.address + 16)]
@@ -249,7 +249,7 @@ def test_memory_that_another_tensor_takes_does_not_bind_its_readers_to_the_first
         buffer = e.buffer(name, VectorFormat.FP32, 16)
         e.load(LoadTarget.V0, x.address, 1, 32, 0, 0)
         e.store(StoreSource.V0, buffer.address + half, 1, 32, 0, 0)
-        e.turn()
+        e.end_tile()
         e.memory.give(buffer.address)
     e.load(LoadTarget.V0, buffer.address, 1, 64, 0, 0)
     flow = flow_of([*e.tiles, e._tile], config, BASE, e.memory.peak)

@@ -130,4 +130,4 @@ def _tile(e: Emitter, rows: _Dim, count: int, start: int, past: int, source: _Si
     for i, piece in enumerate(target.pieces):
         at = i * target.pitch // bus
         e.store(StoreSource.OUT, past + piece, count, target.run, rows.target, at, block_stride=out)
-    e.turn()
+    e.end_tile()

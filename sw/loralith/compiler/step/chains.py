@@ -166,7 +166,7 @@ def scalar_chain(e: Emitter, name: str, source: Scalar, steps: Sequence[Step]) -
     e.vector(tuple(code), [])
     result = e.buffer(name, VectorFormat.FP32, 1)
     e.store(StoreSource.SCALARS, result.address, 1, 4, 0, last)
-    e.turn()
+    e.end_tile()
     return View(result, (), ())
 
 

@@ -18,10 +18,10 @@ from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_values import NodeValues
+from loralith.compiler.step.padded_images import PaddedImages
 from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes, readers_of
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
-from loralith.compiler.step.rings import Rings
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.tiles import Tile as DraftTile
 from loralith.compiler.step.tiles import Work
@@ -58,7 +58,7 @@ class StepCompiler(NodeValues):
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
         super().__init__(graph, e)
         self.seed = seed
-        self.rings = Rings(e)
+        self.padded = PaddedImages(e)
         self.readers = readers_of(graph)
         self.maxima: dict[str, View] = {}
         self.results = set(graph.outputs.values())
@@ -85,7 +85,7 @@ class StepCompiler(NodeValues):
                 except LoralithError as error:
                     raise type(error)(f"{node.name} ({node.op} of {node.source}): {error}") from None
         self.outputs = self._outputs()
-        e.turn()
+        e.end_tile()
 
     def listed(self, base: int, tiles: Sequence[DraftTile]) -> CompiledStep:
         """``tiles`` as a list."""
@@ -258,7 +258,7 @@ class StepCompiler(NodeValues):
         buffer, _ = self.kernels[second]
         return convolution(
             self.e,
-            self.rings,
+            self.padded,
             name,
             self._views(first),
             buffer,

@@ -1,8 +1,8 @@
-"""Convolutions without columns in memory: the operand lies as [N, H, W, C] with a ring of zeros, and for each place of the kernel a
+"""Convolutions without columns in memory: the operand lies as [N, H, W, C] with a border of zeros, and for each place of the kernel a
 transposed LOAD brings the shifted pixels.
 
-Pixels are the array's columns in the order of the padded image, those of its ring included, so that one LOAD brings all rows of an image;
-what the ring's columns give is left out by the VECTOR that reads the sums. The array's rows are the result's channels.
+Pixels are the array's columns in the order of the padded image, those of its border included, so that one LOAD brings all rows of an image;
+what the border's columns give is left out by the VECTOR that reads the sums. The array's rows are the result's channels.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from loralith.compiler.step.chains import instructions_of, run_chain
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.padded_images import PaddedImage, PaddedImages
 from loralith.compiler.step.products import TILE, Epilogue, Operands
-from loralith.compiler.step.rings import Ring, Rings
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource
@@ -32,7 +32,7 @@ LOAD = 50
 @kernel(Work.CONVOLUTION)
 def convolution(
     e: Emitter,
-    rings: Rings,
+    padded: PaddedImages,
     name: str,
     planes: Sequence[View],
     kernel: Buffer,
@@ -54,11 +54,11 @@ def convolution(
         before = (kh - 1 - padding[0], kw - 1 - padding[1])
         if min(before) < 0:
             raise LoralithError(f"{name}: a padding of {list(padding)} beyond a kernel of {kh} x {kw}")
-        ring = rings.fill(planes, (out_h + kh - 1, out_w + kw - 1), before, (stride[0], stride[1]))
+        operand = padded.fill(planes, (out_h + kh - 1, out_w + kw - 1), before, (stride[0], stride[1]))
         step = (1, 1)
     else:
         sizes = (max((out_h - 1) * stride[0] + kh, h + padding[0]), max((out_w - 1) * stride[1] + kw, w + padding[1]))
-        ring = rings.fill(planes, sizes, (padding[0], padding[1]), (1, 1))
+        operand = padded.fill(planes, sizes, (padding[0], padding[1]), (1, 1))
         step = (stride[0], stride[1])
     if step[0] != step[1]:
         raise LoralithError(f"{name}: strides {list(stride)} differ")
@@ -70,7 +70,7 @@ def convolution(
             view = materialize(e, view, NHWC, padded=True)
             copies.append(view)
         views.append(view)
-    _Convolution(e, ring, step[0], kernel, kernel_shape, views, epilogue, result, backward).run()
+    _Convolution(e, operand, step[0], kernel, kernel_shape, views, epilogue, result, backward).run()
     for made in copies:
         e.release(made.buffer)
     return result
@@ -80,7 +80,7 @@ class _Convolution:
     def __init__(
         self,
         e: Emitter,
-        ring: Ring,
+        operand: PaddedImage,
         step: int,
         kernel: Buffer,
         kernel_shape: Sequence[int],
@@ -89,7 +89,7 @@ class _Convolution:
         result: View,
         backward: bool,
     ) -> None:
-        self.e, self.ring, self.step, self.kernel = e, ring, step, kernel
+        self.e, self.operand, self.step, self.kernel = e, operand, step, kernel
         self.result, self.backward = result, backward
         self.chain = instructions_of(epilogue.steps)
         _, self.n, self.height, self.width = result.shape
@@ -99,9 +99,9 @@ class _Convolution:
         self.views = [View(v.buffer, tuple(v.shape[d] for d in NHWC), self._strides(v), v.offset) for v in views]
         self.operands = Operands(e, self.views)
         c = e.config
-        self.chunk_rows = ring.pitch // c.banks  # rows of a scratchpad that one place of the kernel takes
+        self.chunk_rows = operand.pitch // c.banks  # rows of a scratchpad that one place of the kernel takes
         self.segments = [(place, 0) for place in range(self.places)]
-        self.planes = len(ring.buffers)
+        self.planes = len(operand.buffers)
         self.plain = all(step.op in PLAIN for step in epilogue.steps)
         self._choose()
 
@@ -111,7 +111,7 @@ class _Convolution:
 
     def _columns(self, rows: int) -> int:
         """Of the array, for so many rows of an image."""
-        return (rows - 1) * self.ring.sizes[2] + self.width
+        return (rows - 1) * self.operand.sizes[2] + self.width
 
     def _choose(self) -> None:
         """Lanes, rows of an image and K of a block: those that bring the fewest words."""
@@ -127,7 +127,7 @@ class _Convolution:
                 found.append((self._cost(lanes, rows), lanes, rows, k_rows))
         if not found:
             raise LoralithError(
-                f"{self.result.buffer.name}: a row of {self.width} pixels and {self.ring.channels} channels does not fit the "
+                f"{self.result.buffer.name}: a row of {self.width} pixels and {self.operand.channels} channels does not fit the "
                 f"configuration {c.name}"
             )
         _, self.lanes, self.rows, self.k_rows = min(found)
@@ -137,11 +137,11 @@ class _Convolution:
     def _cost(self, lanes: int, rows: int) -> int:
         """Cycles of the LOADs, about."""
         tiles = -(-self.n // lanes) * -(-self.height // rows)
-        pixel = -(-self.ring.pitch // self.e.config.bus_bytes)
+        pixel = -(-self.operand.pitch // self.e.config.bus_bytes)
         return tiles * (self.places * self.planes * sum(max(LOAD, n * pixel) for n in (min(lanes, self.n), self._columns(rows))) + TILE)
 
     def _is_flat(self, lanes: int) -> bool:
-        """Whether the sums of the ring's columns go through the epilogue too: they are sums like others, but no operand is theirs."""
+        """Whether the sums of the border's columns go through the epilogue too: they are sums like others, but no operand is theirs."""
         whole = lanes == self.n and self.n % self.e.config.vector_lanes == 0
         return whole and self.plain and all(view.strides[1] == view.strides[2] == 0 for view in self.views)
 
@@ -202,7 +202,7 @@ class _Convolution:
                 fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
                 self._compute(lanes, columns, size, left, right, stride, **fields, **(result if last else {}))
         self._results(image, row, rows, lane, lanes, out_stride)
-        e.turn()
+        e.end_tile()
 
     def _compute(self, lanes: int, columns: int, size: int, left: int, right: int, stride: int, **more: int) -> None:
         self.e.emit(
@@ -220,8 +220,8 @@ class _Convolution:
     def _planes(self, image: int, row: int, columns: int, lane: int, lanes: int, result: dict[str, int]) -> None:
         """2^8 times the first plane, then the others."""
         bank = self.e.config.banks
-        part = [(place, 0, self.ring.pitch) for place in range(self.places)]
-        size = self.ring.pitch * self.places
+        part = [(place, 0, self.operand.pitch) for place in range(self.places)]
+        size = self.operand.pitch * self.places
         first, rest = size // bank, size * (self.planes - 1) // bank
         blocks = -(-columns // self.e.config.cols)
         self._load(part, 0, image, row, columns, lane, lanes, 0, 0, first)
@@ -253,8 +253,8 @@ class _Convolution:
         right: int,
         stride: int,
     ) -> None:
-        e, ring = self.e, self.ring
-        _, H, W = ring.sizes
+        e, operand = self.e, self.operand
+        _, H, W = operand.sizes
         at = 0
         for place, start, width in part:
             y, x = divmod(place, self.kernel_width)
@@ -262,10 +262,10 @@ class _Convolution:
             pixel = (image * H + row * self.step + y) * W + x
             e.load(
                 LoadTarget.RIGHT,
-                ring.buffers[plane].address + pixel * ring.pitch + start,
+                operand.buffers[plane].address + pixel * operand.pitch + start,
                 columns,
                 width,
-                self.step * ring.pitch,
+                self.step * operand.pitch,
                 right + at,
                 block_stride=stride,
                 transpose=1,
@@ -281,7 +281,7 @@ class _Convolution:
             e.load(LoadTarget.LEFT, address, lanes, width, self.places * pitch, base, block_stride=stride, transpose=1)
             return
         # rows of memory are steps here, channels of dX the lanes; steps past the last channel of dY are zeros
-        count = min(width, self.ring.channels - start)
+        count = min(width, self.operand.channels - start)
         address = self.kernel.address + (start * self.places + place) * pitch + lane
         more = {"pad_rows": width - count}
         e.load(LoadTarget.LEFT, address, count, lanes, self.places * pitch, base, block_stride=stride, **more)
@@ -303,14 +303,14 @@ class _Convolution:
         address = self.result.buffer.address + (self.result.offset + image * strides[0] + row * strides[2] + lane) * size
         format = self.result.buffer.format
         if self.flat:
-            run, pitch = self.width * lanes * size, self.ring.sizes[2] * words
+            run, pitch = self.width * lanes * size, self.operand.sizes[2] * words
             e.store(StoreSource.V0, address, rows, run, strides[2] * size, 0, block_stride=pitch, format=format)
         else:
             pixels = rows * self.width
             e.store(StoreSource.V0, address, pixels, lanes * size, strides[3] * size, 0, block_stride=words, format=format)
 
     def _drain_flat(self, tiles: Sequence[Region], rows: int, words: int, out_stride: int) -> None:
-        """All sums, those of the ring's columns too, so that there is one inner loop for each word of lanes."""
+        """All sums, those of the border's columns too, so that there is one inner loop for each word of lanes."""
         c, columns = self.e.config, self._columns(rows)
         per_column = c.rows // c.vector_lanes
         many = words if per_column == 1 else 1
@@ -323,7 +323,7 @@ class _Convolution:
     def _drain(self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_stride: int) -> None:
         """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
         e, c = self.e, self.e.config
-        per_column, pitch = c.rows // c.vector_lanes, self.ring.sizes[2]
+        per_column, pitch = c.rows // c.vector_lanes, self.operand.sizes[2]
         block, group = divmod(word, per_column)
         first = block * out_stride * (c.banks // 4) * per_column + group
         own = min(c.vector_lanes, lanes - word * c.vector_lanes)

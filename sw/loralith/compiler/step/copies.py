@@ -80,7 +80,7 @@ def _by_rows(e: Emitter, src: View, dst: View, sizes: list[int], ss: list[int], 
                     e.vector(integers(e), [Region(0, 0, 1)], 1, count * width)
                 target = dst.buffer.address + (dst.offset + to + first * ds[-2] + start) * dst.size
                 e.store(StoreSource.V0, target, count, size * dst.size, ds[-2] * dst.size, 0, block_stride=width, format=dst.buffer.format)
-                e.turn()
+                e.end_tile()
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Elements:
                 else:
                     self._gather_box(start, box, strides)
                     self._store(target, 1, own * inner, 0)
-                self.e.turn()
+                self.e.end_tile()
 
     def _placed(self) -> bool:
         """Whether the source has rows at bus words, which LOADs can put where the tile needs them."""
@@ -246,7 +246,7 @@ class _Elements:
                     target = self.dst.buffer.address + (self.dst.offset + to + first * ds[-2] + start) * self.dst.size
                     format, row = self.dst.buffer.format, own * self.dst.size
                     e.store(StoreSource.V0, target, count, row, ds[-2] * self.dst.size, before, format=format, broadcast=1, **more)
-                    e.turn()
+                    e.end_tile()
 
     def _gather_box(self, start: int, box: Sequence[int], strides: Sequence[int]) -> None:
         """A tile to V1: two dimensions by one VECTOR, which are those that take the fewest cycles."""
@@ -307,7 +307,7 @@ class _Elements:
                     at = Region(0, size, 1)
                     self._gather(from_ + first * ss[-2] + start * ss[-1], (count, ss[-2]), (size, ss[-1]), at)
                     self._store(self.dst.offset + to + first * ds[-2] + start, count, size, ds[-2])
-                    self.e.turn()
+                    self.e.end_tile()
 
     def _store(self, element: int, rows: int, run: int, stride: int, source: StoreSource = StoreSource.V1) -> None:
         address = self.dst.buffer.address + element * self.dst.size

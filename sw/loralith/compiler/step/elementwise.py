@@ -243,7 +243,7 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
                     block_stride=width,
                     format=result.buffer.format,
                 )
-                e.turn()
+                e.end_tile()
         row_number += rows
 
 

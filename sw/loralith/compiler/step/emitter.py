@@ -99,7 +99,7 @@ class Emitter:
 
     # Scratchpads.
 
-    def turn(self) -> None:
+    def end_tile(self) -> None:
         """The end of a tile."""
         if self._tile.drafts:
             self.tiles.append(self._tile)
@@ -160,7 +160,7 @@ class Emitter:
     def load_key(self, address: int) -> None:
         """The step's key, before all else."""
         self.load(LoadTarget.KEY, address, 1, 8, 0, 0)
-        self.turn()
+        self.end_tile()
 
     def vector(
         self,
@@ -202,8 +202,9 @@ class Emitter:
     ) -> None:
         """A VECTOR of ``outer`` rows of ``inner`` words that do not depend on each other; ``lanes``: of a row's last word, 0 for all.
 
-        An outer iteration costs some 60 cycles an instruction, so there are as few as there can be: one where all words lie evenly, else
-        the shorter of the two loops. With the loops exchanged, all words of the last outer iteration are rows' last ones.
+        An outer iteration costs cycles for each instruction, some 60 where one waits for another. So there are as few as there can be: one
+        where all words lie evenly, else the shorter of the two loops. With the loops exchanged, all words of the last outer iteration are
+        rows' last ones.
         """
         base, by_outer, by_inner = index
         whole = lanes in (0, self.config.vector_lanes)
@@ -211,7 +212,7 @@ class Emitter:
         if whole and even and outer > 1 and inner > 1:
             self.vector(program, [Region(r.base, 0, r.inner) for r in regions], 1, outer * inner, key=key, index=(base, 0, by_inner))
         elif outer > inner:
-            turned = [Region(r.base, r.inner, r.outer) for r in regions]
-            self.vector(program, turned, inner, outer, lanes, key=key, index=(base, by_inner, by_outer))
+            exchanged = [Region(r.base, r.inner, r.outer) for r in regions]
+            self.vector(program, exchanged, inner, outer, lanes, key=key, index=(base, by_inner, by_outer))
         else:
             self.vector(program, regions, outer, inner, lanes, 1, key, index)

@@ -71,7 +71,7 @@ def sum_groups(e: Emitter, name: str, source: View, kept: Sequence[int], groups:
             _tile(e, source, from_ + first * groups.size, count, groups, bound)
             address = result.buffer.address + (result.offset + to + first) * 4
             e.store(StoreSource.V1, address, 1, count * 4, 0, 0, broadcast=1)
-            e.turn()
+            e.end_tile()
     return result
 
 

@@ -13,7 +13,7 @@ from loralith.compiler.step.views import View, collapse
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
 from loralith.spec.vector.program import Format, Operand, Reduce, Source, Target
 
-__all__ = ["along_lanes", "reduce_lanes", "row_program", "turned_copy"]
+__all__ = ["along_lanes", "reduce_lanes", "row_program", "transposed_copy"]
 
 PER_ROW = 130
 """Cycles that a row costs besides its words where the lanes' results are reduced to one, about; docs/vector_unit.md."""
@@ -51,12 +51,12 @@ def _step(e: Emitter) -> int:
     return max(e.config.vector_lanes, e.config.bus_bytes)
 
 
-def turned_copy(e: Emitter, view: View, kept: Sequence[int], over: Sequence[int], rows: int, run: int) -> View | None:
+def transposed_copy(e: Emitter, view: View, kept: Sequence[int], over: Sequence[int], rows: int, run: int) -> View | None:
     """A copy of ``view`` whose results lie along the lanes, where that and the reduction take less than ``rows`` rows of ``run``."""
     lanes = e.config.vector_lanes
     straight = rows * (PER_ROW + lanes + run // lanes)
-    turned = PER_ELEMENT * rows * run + -(-rows // lanes) * (PER_ROW + run)
-    if turned >= straight or run * _step(e) // lanes > e.config.v0_words or rows < lanes:
+    transposed = PER_ELEMENT * rows * run + -(-rows // lanes) * (PER_ROW + run)
+    if transposed >= straight or run * _step(e) // lanes > e.config.v0_words or rows < lanes:
         return None
     rest = [d for d in range(len(view.shape)) if d not in kept and d not in over]
     own = tuple(n if s else 1 for n, s in zip(view.shape, view.strides, strict=True))
@@ -121,4 +121,4 @@ def _row(
         program = row_program(e, reduce, bound, count)
         e.vector(program, [Region(0, 1, width), Region(0, 1, 0)], width, n, lanes=own - (width - 1) * lanes)
         e.store(StoreSource.V1, result.buffer.address + (result.offset + to + first) * 4, 1, own * 4, 0, 0)
-        e.turn()
+        e.end_tile()

@@ -19,19 +19,19 @@ def rows_along_lanes(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:
     votes = 0
     seen: set[tuple[str, bool]] = set()
     found = [(node, False)]
-    for one, turned in found:
+    for one, transposed in found:
         last = len(one.shape) - 1
         for reader in readers.get(one.name, ()):
             if reader.op in (Op.MAXIMUM, Op.COUNT, Op.SUM) and reader.attributes["dims"] in ((last,), (-1,)):
-                votes += -1 if turned else 1
+                votes += -1 if transposed else 1
             elif reader.op is Op.QUANTIZE and reader.attributes["draw"] and last and reader.attributes["lanes"] >= last - 1:
-                votes += 1 if (reader.attributes["lanes"] == last - 1) != turned else -1
+                votes += 1 if (reader.attributes["lanes"] == last - 1) != transposed else -1
             else:
                 exchanged = reader.op is Op.PERMUTE and tuple(reader.attributes["order"]) == (*range(last - 1), last, last - 1)
                 same = (reader.op in CHAINED or reader.op is Op.WORD) and reader.shape == one.shape
                 same |= reader.op is Op.RESHAPE and reader.shape[-2:] == one.shape[-2:] and len(one.shape) > 1
-                key = (reader.name, turned != exchanged)
+                key = (reader.name, transposed != exchanged)
                 if (same or exchanged) and key not in seen:
                     seen.add(key)
-                    found.append((reader, turned != exchanged))
+                    found.append((reader, transposed != exchanged))
     return votes > 0

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from loralith.compiler.step.chains import Scalar
 from loralith.compiler.step.elementwise import as_scalar, new_tensor
 from loralith.compiler.step.emitter import Emitter
+from loralith.compiler.step.padded_images import kernel_layout
 from loralith.compiler.step.pending import Chain
-from loralith.compiler.step.rings import kernel_layout
 from loralith.compiler.step.views import Buffer, View
 from loralith.errors import LoralithError
 from loralith.spec.commands import VectorFormat

@@ -19,7 +19,7 @@ def product_maxima(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) 
     """The largest of each column of ``a`` [..., M, K] ``b`` [..., K, N] with the epilogue, one instruction without tensors: [..., 1, N].
     A word of N lies along all lanes of the vector unit, which are as many as the array has rows."""
     operands = operands_of(e, a, b)
-    parts = _Maxima(e, name, operands.left, operands.left_turned, operands.right, operands.right_turned, epilogue)
+    parts = _Maxima(e, name, operands.left, operands.left_transposed, operands.right, operands.right_transposed, epilogue)
     parts.run()
     for made in operands.copies:
         e.release(made.buffer)
@@ -33,9 +33,11 @@ def product_maxima(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) 
 class _Maxima(Matmul):
     """Blocks of the product leave their columns' maxima, a row of the result each."""
 
-    def __init__(self, e: Emitter, name: str, left: View, left_turned: bool, right: View, right_turned: bool, epilogue: Epilogue) -> None:
+    def __init__(
+        self, e: Emitter, name: str, left: View, left_transposed: bool, right: View, right_transposed: bool, epilogue: Epilogue
+    ) -> None:
         nowhere = View(Buffer(name, VectorFormat.FP32, 1, 1, 1), (), ())
-        super().__init__(e, left, left_turned, right, right_turned, (), epilogue, nowhere)
+        super().__init__(e, left, left_transposed, right, right_transposed, (), epilogue, nowhere)
         shape = (*left.shape[:-2], -(-self.m // self.columns), self.n)
         self.result = new_tensor(e, f"{name}, of blocks", VectorFormat.FP32, shape, range(len(shape)), len(shape) - 1)
 

@@ -114,9 +114,9 @@ class Sides:
     """A product's operands as LOADs bring them, ``left`` [..., N, K] and ``right`` [..., M, K]; whether transposed; copies made for it."""
 
     left: View
-    left_turned: bool
+    left_transposed: bool
     right: View
-    right_turned: bool
+    right_transposed: bool
     copies: list[View]
 
 
@@ -124,11 +124,11 @@ def operands_of(e: Emitter, a: View, b: View) -> Sides:
     """Of ``a`` [..., M, K] ``b`` [..., K, N], copied where no LOAD brings them as they lie."""
     batch = tuple(max(x, y) for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True))
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    turned = View(b.buffer, (*b.shape[:-2], n, k), (*b.strides[:-2], b.strides[-1], b.strides[-2]), b.offset)
-    left, left_turned, left_copy = _side(e, turned)
-    right, right_turned, right_copy = _side(e, a)
+    transposed = View(b.buffer, (*b.shape[:-2], n, k), (*b.strides[:-2], b.strides[-1], b.strides[-2]), b.offset)
+    left, left_transposed, left_copy = _side(e, transposed)
+    right, right_transposed, right_copy = _side(e, a)
     copies = [view for view in (left_copy, right_copy) if view is not None]
-    return Sides(expand(left, (*batch, n, k)), left_turned, expand(right, (*batch, m, k)), right_turned, copies)
+    return Sides(expand(left, (*batch, n, k)), left_transposed, expand(right, (*batch, m, k)), right_transposed, copies)
 
 
 @kernel(Work.PRODUCT)
@@ -153,7 +153,7 @@ def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
                 view.offset,
             )
         )
-    Matmul(e, sides.left, sides.left_turned, sides.right, sides.right_turned, views, epilogue, result).run()
+    Matmul(e, sides.left, sides.left_transposed, sides.right, sides.right_transposed, views, epilogue, result).run()
     for copy in (*sides.copies, *copies):
         e.release(copy.buffer)
     return result
@@ -166,15 +166,15 @@ class Matmul:
         self,
         e: Emitter,
         left: View,
-        left_turned: bool,
+        left_transposed: bool,
         right: View,
-        right_turned: bool,
+        right_transposed: bool,
         views: Sequence[View],
         epilogue: Epilogue,
         result: View,
     ) -> None:
         self.e, self.left, self.right, self.result = e, left, right, result
-        self.left_turned, self.right_turned = left_turned, right_turned
+        self.left_transposed, self.right_transposed = left_transposed, right_transposed
         self.operands = Operands(e, views)
         self.chain = instructions_of(epilogue.steps)
         self.n, self.k = left.shape[-2:]
@@ -246,8 +246,8 @@ class Matmul:
             rows = -(-size // c.banks)
             side = number & 1
             left_base, right_base = side * (c.left_depth // 2), side * (c.right_depth // 2)
-            self._operand(LoadTarget.LEFT, self.left, self.left_turned, left, lane, lanes, start, size, left_base, rows)
-            self._operand(LoadTarget.RIGHT, self.right, self.right_turned, right, column, columns, start, size, right_base, rows)
+            self._operand(LoadTarget.LEFT, self.left, self.left_transposed, left, lane, lanes, start, size, left_base, rows)
+            self._operand(LoadTarget.RIGHT, self.right, self.right_transposed, right, column, columns, start, size, right_base, rows)
             last = number == len(parts) - 1
             fields = {"acc_read": number > 0, "acc_write": not last, "acc_stride": columns}
             if last:
@@ -264,15 +264,25 @@ class Matmul:
                 **fields,
             )
         self._results(to, starts, lane, lanes, column, columns, out_stride)
-        e.turn()
+        e.end_tile()
 
     def _operand(
-        self, target: LoadTarget, view: View, turned: bool, offset: int, first: int, count: int, k: int, size: int, base: int, stride: int
+        self,
+        target: LoadTarget,
+        view: View,
+        transposed: bool,
+        offset: int,
+        first: int,
+        count: int,
+        k: int,
+        size: int,
+        base: int,
+        stride: int,
     ) -> None:
         """Lanes first .. first + count - 1, steps k .. k + size - 1."""
         lane_stride, k_stride = view.strides[-2:]
         address = view.buffer.address + view.offset + offset + first * lane_stride + k * k_stride
-        if turned:
+        if transposed:
             self.e.load(target, address, count, size, lane_stride, base, block_stride=stride, transpose=1)
         else:
             self.e.load(target, address, size, count, k_stride, base, block_stride=stride)

@@ -11,7 +11,7 @@ from loralith.compiler.step.elementwise import layout_order, materialize, new_te
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.group_reductions import groups_of, sum_groups
 from loralith.compiler.step.instructions import instruction
-from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, row_program, turned_copy
+from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, row_program, transposed_copy
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
@@ -47,10 +47,10 @@ def reduce_rows(
     temporary = None
     sizes, strides, rows, row_strides = _rows(view, kept, over)
     repeated = any(view.strides[d] == 0 for d in over)
-    turned = None if repeated else turned_copy(e, view, kept, over, math.prod(rows), math.prod(sizes))
-    if turned is not None:
-        result = reduce_lanes(e, name, turned, kept, over, reduce, bound, count)
-        e.release(turned.buffer)
+    transposed = None if repeated else transposed_copy(e, view, kept, over, math.prod(rows), math.prod(sizes))
+    if transposed is not None:
+        result = reduce_lanes(e, name, transposed, kept, over, reduce, bound, count)
+        e.release(transposed.buffer)
         return result
     if len(sizes) > 1 or strides[-1] != 1 or not aligned(view, row_strides, e.config.bus_bytes):
         whole = View(view.buffer, view.shape, view.strides, view.offset)
@@ -152,7 +152,7 @@ def _reduce(
 def _results(e: Emitter, result: View, done: int, count: int) -> None:
     """Words of V1, one a result, to memory after the ``done`` ones that are there."""
     e.store(StoreSource.V1, result.buffer.address + 4 * done, 1, 4 * count, 0, 0, broadcast=1)
-    e.turn()
+    e.end_tile()
 
 
 def _part(
@@ -238,7 +238,7 @@ class _Largest:
             program = (instruction(x_source=Source.V1, x_region=0, reduce=Reduce.MAX_ALL, reduce_to=1, s3=scalar),)
             e.vector(program, [Region(0, 0, 1)], 1, self.used)
         e.store(StoreSource.SCALARS, self.result.buffer.address, 1, 4, 0, scalar)
-        e.turn()
+        e.end_tile()
 
     def _tile(self, begin: int, rows: int, run: int, base: int, scalar: int | None = None) -> None:
         """The largest of a tile's elements to the next word of V1, or to a scalar."""

@@ -10,7 +10,7 @@ from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import VectorFormat
 
-__all__ = ["Ring", "Rings", "kernel_layout"]
+__all__ = ["PaddedImage", "PaddedImages", "kernel_layout"]
 
 
 def kernel_layout(bus: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -20,9 +20,9 @@ def kernel_layout(bus: int, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Ring:
-    """A padded operand. sizes: [N, H, W] with the ring; pitch: bytes of a pixel; channels; before: rows and columns of zeros ahead of the
-    tensor; step: between its pixels; planes: of a tensor in several bytes."""
+class PaddedImage:
+    """A padded operand. buffers: one for each plane of a tensor in several bytes; sizes: [N, H, W] with the border; pitch: bytes of a
+    pixel."""
 
     buffers: tuple[Buffer, ...]
     sizes: tuple[int, int, int]
@@ -30,14 +30,14 @@ class Ring:
     channels: int
 
 
-class Rings:
+class PaddedImages:
     """Padded buffers by their geometry: each is written where its tensor lies and zero elsewhere, for as long as the step runs."""
 
     def __init__(self, e: Emitter) -> None:
         self.e = e
         self._made: dict[tuple[int, ...], Buffer] = {}
 
-    def fill(self, planes: Sequence[View], sizes: tuple[int, int], before: tuple[int, int], step: tuple[int, int]) -> Ring:
+    def fill(self, planes: Sequence[View], sizes: tuple[int, int], before: tuple[int, int], step: tuple[int, int]) -> PaddedImage:
         """``planes`` [N, C, H, W] into padded images of ``sizes``."""
         e = self.e
         n, c, h, w = planes[0].shape
@@ -57,4 +57,4 @@ class Rings:
             strides = (H * W * pitch, 1, step[0] * W * pitch, step[1] * pitch)
             copy(e, view, View(buffer, view.shape, strides, (before[0] * W + before[1]) * pitch))
             buffers.append(buffer)
-        return Ring(tuple(buffers), (n, H, W), pitch, c)
+        return PaddedImage(tuple(buffers), (n, H, W), pitch, c)
