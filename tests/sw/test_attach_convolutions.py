@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import loralith
-from loralith.lora.windows import Window
+from loralith.lora.convolution_windows import Window
 from loralith.spec.scheme import FQT
 from loralith.training.verification import ReferenceObserver
 

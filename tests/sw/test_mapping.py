@@ -14,7 +14,7 @@ from helpers.same_values import assert_same_values
 from helpers.tiny_unet import CONFIG
 from loralith.device.products import product
 from loralith.lora.frozen import Window
-from loralith.mapping.kinds.frozen_modules import MappedLinear
+from loralith.mapping.kinds.linears_and_convolutions import MappedLinear
 from loralith.mapping.select import AttachError, select
 from loralith.methods.settings import EvaluationSettings, FinetuneSettings, choose_targets
 from loralith.spec.scheme import FQT

@@ -139,7 +139,7 @@ def _nothing():
 @pytest.mark.parametrize("wide", [True, False])
 def test_eight_bits_drown_what_sixteen_show(tmp_path, small_model, monkeypatch, wide):
     """The correlation that a run prints is of the device's own passes."""
-    from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
+    from loralith.mapping.kinds.linears_and_convolutions import MappedConv, MappedLinear
     from loralith.methods.zoodip.zoodip_method import Zoodip
 
     if not wide:

@@ -87,21 +87,21 @@ def convert_sdram(mhz: float, cas: int) -> str:
 
 
 def convert_board(config: Config, mhz: float, cas: int, divider: int) -> str:
-    """The Verilog text of the whole system for simulation, module `loralith_board`: `soc.top.SimulatedBoard`, with the ULX3S's memory.
+    """The Verilog text of the whole system for simulation, module `loralith_board`: `soc.ulx3s.SimulatedBoard`, with the ULX3S's memory.
 
     Raises ConfigError for a configuration whose bus does not fit, and for a clock or a CAS latency that the chip does not take.
     """
-    from loralith.soc.top import SimulatedBoard
+    from loralith.soc.ulx3s import SimulatedBoard
 
     return text(SimulatedBoard(config, _settings(mhz, cas, divider, io_cells=False)), "loralith_board")
 
 
 def convert_ulx3s(config: Config, mhz: float, cas: int, divider: int, *, accelerator: bool = True) -> str:
-    """The Verilog text of the ULX3S's system, module `ulx3s`: `soc.top.Ulx3s`; ``accelerator``: see `soc.system.SystemSettings`.
+    """The Verilog text of the ULX3S's system, module `ulx3s`: `soc.ulx3s.Ulx3s`; ``accelerator``: see `soc.system.SystemSettings`.
 
     Raises ConfigError as `convert_board` does.
     """
-    from loralith.soc.top import Ulx3s
+    from loralith.soc.ulx3s import Ulx3s
 
     try:
         board = Ulx3s(config, replace(_settings(mhz, cas, divider, io_cells=True), accelerator=accelerator))

@@ -20,9 +20,9 @@ from loralith.device.products import Resident, product
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
+from .convolution_windows import Window
 from .quantize import Float32, Int8, QuantizedWeight, Stream, dequantize, finite32, quantize
 from .rotation import rotate
-from .windows import Window
 
 __all__ = ["FrozenConv", "FrozenLinear", "Input", "Output", "Window"]
 

@@ -19,10 +19,10 @@ from loralith.spec.numerics import K_LIMIT
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, Role, SchemeError, hash_words
 
+from .convolution_windows import Window
 from .layer import Activation
 from .quantize import Float32, Int8, Quantized, Stream, dequantize, finite32, quantize
 from .rotation import rotate
-from .windows import Window
 
 __all__ = ["TrainedConv", "TrainedGradients", "TrainedLinear", "TrainedPass"]
 

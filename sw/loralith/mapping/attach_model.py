@@ -13,8 +13,8 @@ from torch import nn
 from loralith.device.device import Device
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
 from loralith.mapping.integer_products import use_integer_products
-from loralith.mapping.kinds.frozen_modules import MappedConv, MappedLinear
 from loralith.mapping.kinds.function_attention import mapped_attention
+from loralith.mapping.kinds.linears_and_convolutions import MappedConv, MappedLinear
 from loralith.mapping.kinds.lora_parts import MappedDora, in_parts, mapped_lora, parts
 from loralith.mapping.kinds.lora_parts import unsupported as why_unsupported
 from loralith.mapping.kinds.trained_modules import MappedTrained

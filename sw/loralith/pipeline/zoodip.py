@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.run_folder import TEXTUAL_INVERSION
-from loralith.mapping.kinds.frozen_modules import MappedWideConv, MappedWideLinear
+from loralith.mapping.kinds.linears_and_convolutions import MappedWideConv, MappedWideLinear
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.zoodip.finite_differences import FIRST, PAST, directions, estimate
 from loralith.methods.zoodip.subspace import Subspace

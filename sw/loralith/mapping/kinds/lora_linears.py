@@ -17,7 +17,7 @@ from loralith.lora.frozen import FrozenLinear
 from loralith.lora.layer import Activation, DeviceLayer, Gradients, Saved
 from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
-from loralith.mapping.kinds.frozen_modules import FrozenMatmul, FrozenProducts
+from loralith.mapping.kinds.linears_and_convolutions import FrozenMatmul, FrozenProducts
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import AttachError, Choice

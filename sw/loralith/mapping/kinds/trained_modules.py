@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loralith.lora.loss import row_loss
 from loralith.lora.quantize import Float32
 from loralith.lora.trained import TrainedConv, TrainedGradients, TrainedLinear, TrainedPass
-from loralith.mapping.kinds.frozen_modules import CONVOLUTIONS, window_of
+from loralith.mapping.kinds.linears_and_convolutions import CONVOLUTIONS, window_of
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import AttachError, Choice

@@ -11,8 +11,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from loralith.formats.unet_config import Source
-from loralith.mapping.kinds.frozen_modules import window_of
 from loralith.mapping.kinds.function_attention import put_attention
+from loralith.mapping.kinds.linears_and_convolutions import window_of
 from loralith.mapping.planning.attribution import Counted, count_products
 from loralith.mapping.planning.meta_models import meta_model
 from loralith.mapping.select import ONLY_LORA, Choice, select

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loralith.lora.frozen import Window
 from loralith.lora.tuned import SavedPass, TunedConv, TunedLinear
-from loralith.mapping.kinds.frozen_modules import ConvShapes, LinearShapes, window_of
+from loralith.mapping.kinds.linears_and_convolutions import ConvShapes, LinearShapes, window_of
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
 from loralith.mapping.select import Choice

@@ -16,7 +16,7 @@ from loralith.diffusion.prompt import TOKENS, PromptEncoder, tokenize
 from loralith.diffusion.schedule import noise_schedule
 from loralith.diffusion.unet import load_model
 from loralith.formats.run_folder import TOKEN
-from loralith.mapping.kinds.frozen_modules import MappedWideConv, MappedWideLinear
+from loralith.mapping.kinds.linears_and_convolutions import MappedWideConv, MappedWideLinear
 from loralith.methods.options import SettingsError, ZoodipOptions
 from loralith.methods.training_method import Abandoned, Bench, Method, State
 from loralith.methods.zoodip.finite_differences import (

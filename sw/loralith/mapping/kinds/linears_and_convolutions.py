@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loralith.lora.convolution_windows import Window
 from loralith.lora.frozen import FrozenConv, FrozenLinear, Input
 from loralith.lora.loss import Loss, row_loss
 from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.lora.two_words import WideConv, WideLinear
-from loralith.lora.windows import Window
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Place
 from loralith.mapping.select import CONVOLUTIONS, AttachError, Choice
