@@ -30,7 +30,7 @@ async def enter(ctx, dut, place: int, element: dict, settings: dict, live: bool 
     return (place + LaneTiming.result) % 16, faults
 
 
-async def load(ctx, dut, constants: dict[str, int], registers: dict[str, int]) -> None:
+async def load(ctx, dut, constants: dict[str, dict], registers: list[int]) -> None:
     """Lane registers first, then each operand's constant: a word, or a lane register."""
     for number in range(LANE_REGISTERS):
         ctx.set(dut.register_write, 1)
