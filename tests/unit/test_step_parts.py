@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from loralith.compiler.step.chains import Scalar, Step, Tile, instructions_of, parts_of
+from loralith.compiler.step.chains import Scalar, Step, TensorOperand, instructions_of, parts_of
 from loralith.compiler.step.views import Buffer, View, expand, permute, reshape, row_major, slice_view
 from loralith.spec.commands import VectorFormat
 from loralith.spec.graph import Op
@@ -20,8 +20,8 @@ def steps(*names: str) -> list[Step]:
         "+ s": lambda: Step(Op.ADD, Scalar("s", 0)),
         "+ t": lambda: Step(Op.ADD, Scalar("t", 0)),
         "s -": lambda: Step(Op.SUBTRACT, Scalar("s", 0), reverse=True),
-        "x y": lambda: Step(Op.MULTIPLY, Tile(0)),
-        "+ z": lambda: Step(Op.ADD, Tile(1)),
+        "x y": lambda: Step(Op.MULTIPLY, TensorOperand(0)),
+        "+ z": lambda: Step(Op.ADD, TensorOperand(1)),
         "exp2": lambda: Step(Op.EXP2),
         "brain": lambda: Step(Op.BRAIN),
     }
@@ -45,7 +45,7 @@ def test_a_chain_takes_as_few_instructions_as_its_stages_allow(names: Sequence[s
 
 
 def test_a_vector_command_reads_two_tensors_at_most() -> None:
-    chain = instructions_of([Step(Op.ADD, Tile(i)) for i in range(5)])
+    chain = instructions_of([Step(Op.ADD, TensorOperand(i)) for i in range(5)])
     assert [len(part) for part in parts_of(chain)] == [2, 2, 1]
 
 

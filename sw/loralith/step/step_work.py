@@ -56,9 +56,9 @@ def step_work(
     state: Path | None = None,
     sample: int = 0,
 ) -> dict[str, Any]:
-    """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each
-    unit does in them (`Idle`), the model's settings. ``by_block``: instead, what the step's distinct blocks give together, with ``state``
-    and ``sample`` as `loralith.step.by_block.step_by_block` has them.
+    """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each unit does in them
+    (`UnitCycles`), the model's settings. ``by_block``: instead, what distinct blocks give together, with ``state`` and ``sample``
+    as `loralith.step.by_block.step_by_block` has them.
 
     Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
     """

@@ -69,7 +69,7 @@ class VectorHazards(wiring.Component):
         return m
 
     def _late(self, m: Module, name: str, load: Value, distance: int, holds: Value | None = None) -> Value:
-        """Low where ``start`` brings the next element ``distance`` cycles or more after the last ``load``; with ``holds`` none counts."""
+        """High until a ``start`` puts its first element ``distance`` cycles or more after the last ``load``; ``holds`` pauses the count."""
         count = Signal(range(distance), name=f"{name}_count")
         with m.If(load):
             m.d.sync += count.eq(distance - 2)

@@ -16,11 +16,11 @@ from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 __all__ = ["WORDS", "FetchJob", "VectorSetUp"]
 
 WORDS = 2
-"""Of 32 bits, in an instruction."""
+"""32-bit words of an instruction."""
 REGIONS_AHEAD = 2
 """Cycles before the first step in which regions are updated; the others are during the first steps."""
 SCALAR_STEP = WORDS + 1
-"""All of the instruction is there; addresses and scalars are read, one a cycle."""
+"""First step with the whole instruction fetched; addresses and scalars are read, one a cycle."""
 LAST_STEP = SCALAR_STEP + 3
 
 FetchJob = data.StructLayout({"address": ADDRESS_BITS, "stride": ADDRESS_BITS, "count": COUNT_BITS})

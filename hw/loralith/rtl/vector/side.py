@@ -24,7 +24,7 @@ class VectorSide(wiring.Component):
     Parameter: config, with vector lanes.
 
     Members:
-        reset: every register but those of memories' content, two cycles later.
+        reset: clears all registers, not the contents of memories; two cycles later.
         integers: the output buffer's INT32 words.
         and those of ``vector_ports``.
 

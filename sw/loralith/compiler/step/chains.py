@@ -17,7 +17,7 @@ from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
 from loralith.spec.vector.program import Format, Function, Operand, Source, Target
 
-__all__ = ["Scalar", "Step", "Tile", "instructions_of", "run_chain"]
+__all__ = ["Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
 
 
 class Scalar(NamedTuple):
@@ -27,7 +27,7 @@ class Scalar(NamedTuple):
     address: int
 
 
-class Tile(NamedTuple):
+class TensorOperand(NamedTuple):
     """Operand number ``index`` of the kernel, a tensor."""
 
     index: int
@@ -42,7 +42,7 @@ class Step:
     """
 
     op: Op
-    operand: Scalar | Tile | None = None
+    operand: Scalar | TensorOperand | None = None
     reverse: bool = False
     stochastic: bool = False
 
@@ -122,8 +122,8 @@ class _Instruction:
                 return True
         return False
 
-    def _operand(self, name: str, scalar: str, operand: Scalar | Tile) -> bool:
-        if isinstance(operand, Tile):
+    def _operand(self, name: str, scalar: str, operand: Scalar | TensorOperand) -> bool:
+        if isinstance(operand, TensorOperand):
             if self.tile not in (None, operand.index):
                 return False
             self.tile = operand.index
@@ -187,7 +187,7 @@ def parts_of(chain: Sequence[_Instruction]) -> list[list[_Instruction]]:
     return parts
 
 
-def run_chain(
+def emit_chain(
     e: Emitter,
     chain: Sequence[_Instruction],
     source: Source,

@@ -7,7 +7,7 @@ from typing import Any
 
 from loralith.compiler.lists.command_list import CommandList
 from loralith.compiler.step import reductions
-from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, Tile, scalar_chain
+from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, TensorOperand, scalar_chain
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
@@ -23,8 +23,7 @@ from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, q
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.schedule import scheduled
-from loralith.compiler.step.tiles import Tile as DraftTile
-from loralith.compiler.step.tiles import Work
+from loralith.compiler.step.tiles import Tile, Work
 from loralith.compiler.step.two_words import planes
 from loralith.compiler.step.views import View, expand, permute
 from loralith.errors import LoralithError
@@ -87,7 +86,7 @@ class StepCompiler(NodeValues):
         self.outputs = self._outputs()
         e.end_tile()
 
-    def listed(self, base: int, tiles: Sequence[DraftTile]) -> CompiledStep:
+    def listed(self, base: int, tiles: Sequence[Tile]) -> CompiledStep:
         """``tiles`` as a list."""
         e, outputs = self.e, self.outputs
         groups: dict[Op, dict[str, View]] = {op: {} for op in SOURCES}
@@ -230,7 +229,7 @@ class StepCompiler(NodeValues):
         if isinstance(other, str):
             self._view(other)
             chain.debts.append(other)
-            operand: Scalar | Tile = as_scalar(self._view(other), self.bus) or self._tile(chain, other)
+            operand: Scalar | TensorOperand = as_scalar(self._view(other), self.bus) or self._tile(chain, other)
             if isinstance(operand, Scalar):
                 operand = Scalar(other, operand.address)
         else:
@@ -238,11 +237,11 @@ class StepCompiler(NodeValues):
         chain.steps.append(Step(node.op, operand, reverse))
         return chain
 
-    def _tile(self, chain: Chain, name: str) -> Tile:
+    def _tile(self, chain: Chain, name: str) -> TensorOperand:
         view = chain.operand(self._view(name))
         assert view is not None
         chain.views.append(view)
-        return Tile(len(chain.views) - 1)
+        return TensorOperand(len(chain.views) - 1)
 
     def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
         first, second = node.inputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loralith.compiler.step.chains import instructions_of, run_chain
+from loralith.compiler.step.chains import emit_chain, instructions_of
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.padded_images import PaddedImage, PaddedImages
@@ -318,7 +318,7 @@ class _Convolution:
             block, group = divmod(word, per_column)
             x = Region(block * out_stride * (c.banks // 4) * per_column + group, out_stride * (c.banks // 4), per_column)
             regions = [Region(t.base + word * t.inner, t.inner, 0) for t in tiles]
-            run_chain(self.e, self.chain, Source.OUT32, x, regions, Region(word, 1, words), many, columns)
+            emit_chain(self.e, self.chain, Source.OUT32, x, regions, Region(word, 1, words), many, columns)
 
     def _drain(self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_stride: int) -> None:
         """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
@@ -336,9 +336,9 @@ class _Convolution:
             to = Region(work + y * self.width * words, self.width * words, words)
             if many == 1:  # a pixel is a row of one word, of which not all lanes may be in the tensor
                 x, to, *regions = (Region(r.base, r.inner, 0) for r in (x, to, *regions))
-                run_chain(e, self.chain, Source.OUT32, x, regions, to, self.width, 1, lanes=own)
+                emit_chain(e, self.chain, Source.OUT32, x, regions, to, self.width, 1, lanes=own)
             else:
-                run_chain(e, self.chain, Source.OUT32, x, regions, to, many, self.width)
+                emit_chain(e, self.chain, Source.OUT32, x, regions, to, many, self.width)
 
     _at = 0
 

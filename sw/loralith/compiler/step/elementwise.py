@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loralith.compiler.step.chains import Scalar, Step, instructions_of, run_chain
+from loralith.compiler.step.chains import Scalar, Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.views import View, collapse
@@ -137,7 +137,8 @@ def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
 def elementwise(
     e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
 ) -> View:
-    """``steps`` applied to ``views[0]``; a step's `Tile` i is ``views[i + 1]``. All views have the result's shape. The result is new."""
+    """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
+    result's shape. The result is new."""
     temporary: list[View] = []
     views = list(views)
     shape = views[0].shape
@@ -231,7 +232,7 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
                     more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
                 width = -(-size // e.config.vector_lanes)
                 lanes = size - (width - 1) * e.config.vector_lanes
-                run_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
+                emit_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
                 address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
                 e.store(
                     StoreSource.V0,

@@ -1,7 +1,7 @@
 """A piece of a step as a list of its own: its structure, by which equal pieces are known, and its compilation.
 
 A structure names nothing: operators, shapes, formats, and how the tensors that it is given lie in memory. So each one is compiled once,
-and what it leaves (`Outcome`) holds for all pieces that have it.
+and what it leaves (`Left`) holds for all pieces that have it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loralith.compiler.step.chains import Step, instructions_of, run_chain
+from loralith.compiler.step.chains import Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
@@ -295,14 +295,14 @@ class Matmul:
         tiles = self.operands.load(own, columns, lane, lanes)
         if per_column == 1:
             x = Region(0, 1, out_stride * (c.banks // 4))
-            run_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=lanes - (width - 1) * L)
+            emit_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=lanes - (width - 1) * L)
         for word in range(width if per_column > 1 else 0):
             block, group = divmod(word, per_column)
             first = block * out_stride * (c.banks // 4) * per_column + group
             partial = min(L, lanes - word * L)
             regions = [Region(t.base + word * t.inner, t.outer, 0) for t in tiles]
             x = Region(first, per_column, 0)
-            run_chain(e, self.chain, Source.OUT32, x, regions, Region(word, width, 0), columns, 1, lanes=partial)
+            emit_chain(e, self.chain, Source.OUT32, x, regions, Region(word, width, 0), columns, 1, lanes=partial)
         size = self.result.size
         address = self.result.buffer.address + (self.result.offset + to + column * self.result.strides[-2] + lane) * size
         e.store(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loralith.compiler.step.chains import Scalar, Step, Tile
+from loralith.compiler.step.chains import Scalar, Step, TensorOperand
 from loralith.compiler.step.elementwise import elementwise
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.views import Buffer, View
@@ -37,9 +37,9 @@ def planes(e: Emitter, node: Node, x: View, scale: Scalar) -> tuple[View, ...]:
     inverse = kernel([step], Step(Op.RECIPROCAL))
     q = kernel([x], Step(Op.MULTIPLY, Scalar((node.name, "inverse"), inverse.buffer.address)), *rounded)
     high = kernel([q], Step(Op.MULTIPLY, number(2.0**-8)), *rounded)
-    low = kernel([high, q], Step(Op.MULTIPLY, number(256.0)), Step(Op.SUBTRACT, Tile(0), reverse=True))
+    low = kernel([high, q], Step(Op.MULTIPLY, number(256.0)), Step(Op.SUBTRACT, TensorOperand(0), reverse=True))
     half = kernel([low], Step(Op.MULTIPLY, number(0.5)), *rounded)
-    rest = kernel([half, low], Step(Op.SUBTRACT, Tile(0), reverse=True))
+    rest = kernel([half, low], Step(Op.SUBTRACT, TensorOperand(0), reverse=True))
     integer = Step(Op.QUANTIZE, number(1.0))
     found = tuple(elementwise(e, node.name, [view], [integer], VectorFormat.INT8) for view in (high, half, rest))
     for view in made:

@@ -10,13 +10,13 @@ from loralith.compiler.step.estimate import UNITS
 from loralith.compiler.step.tiles import Work
 from loralith.spec.commands import Opcode
 
-__all__ = ["Idle", "waits"]
+__all__ = ["UnitCycles", "waits"]
 
 
 @dataclass
-class Idle:
-    """Cycles of one unit. ``working``, one command of its at least; ``tokens``, the next one stands ready but for tokens, which others
-    give, by the kinds of ``works``; ``list``, the next one has not come or is being checked; ``end``, after its last one."""
+class UnitCycles:
+    """Cycles of a unit. ``working``: at least one of its commands runs; ``tokens``: the next one stands ready but for tokens, which
+    others give, by the kinds of ``works``; ``list``: the next one has not come or is being checked; ``end``: after its last one."""
 
     working: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
@@ -24,9 +24,9 @@ class Idle:
     end: int = 0
 
 
-def waits(timeline: Timeline, works: Sequence[Work]) -> dict[str, Idle]:
+def waits(timeline: Timeline, works: Sequence[Work]) -> dict[str, UnitCycles]:
     """For each unit what it does in ``timeline.cycles`` cycles, which its figures add up to; ``works``: what each command is part of."""
-    found = {unit: Idle() for unit in UNITS.values()}
+    found = {unit: UnitCycles() for unit in UNITS.values()}
     free = dict.fromkeys(Opcode, 0)
     for activity in sorted(timeline.activities, key=lambda a: (a.start, a.command)):
         idle, before = found[UNITS[activity.opcode]], free[activity.opcode]
