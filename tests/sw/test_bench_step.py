@@ -68,8 +68,10 @@ def test_by_block_a_file_and_a_page_have_what_the_command_prints(model, lanes, c
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--state", "state.json"], "--state, --sample and --output belong to a step that is compiled by block; add --by-block"),
+        (["--state", "state.json"], "--state, --sample, --rtl and --output belong to a step that is compiled by block; add --by-block"),
         (["--by-block", "--sample", "-1"], "--sample must be at least 0, not -1"),
+        (["--by-block", "--rtl", "0"], "--rtl must be more than 0 seconds, not 0"),
+        (["--rtl", "5"], "--state, --sample, --rtl and --output belong to a step"),
         (["--config", "tiny"], "a step on the device needs vector lanes; the configuration tiny has none"),
         (["--rank", "0"], "rank must be at least 1, not 0"),
         (["--model", "nowhere"], "nowhere"),
@@ -78,3 +80,16 @@ def test_by_block_a_file_and_a_page_have_what_the_command_prints(model, lanes, c
 def test_what_makes_no_step_is_refused(option, message, lanes, capsys):
     assert main(["bench", "step", "--config", lanes, *option]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_blocks_run_on_the_rtl_in_the_cycles_of_the_model(model, capsys, tmp_path):
+    """The shortest ones, for a second; their results equal, their cycles within 2 % of the model's."""
+    options = ["bench", "step", "--model", model, "--config", "tiny-vector", "--rank", "2", "--targets", "kv", "--by-block", "--rtl", "1"]
+    assert main([*options, "--json", "--output", str(tmp_path / "step")]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["measured_pieces"] > 0
+    assert 0 < figures["measured_cycles_share"] <= 1
+    assert figures["measured_elements"] > 0
+    assert abs(figures["model_error"]) <= 0.02
+    assert f"{figures['measured_pieces']} distinct pieces" in (tmp_path / "step.md").read_text()

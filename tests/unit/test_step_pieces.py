@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("diffusers")
@@ -13,7 +14,9 @@ from loralith.compiler.step import cuts, pieces
 from loralith.compiler.step.compile import SOURCES, compile_step
 from loralith.compiler.step.estimate import estimate, modelled
 from loralith.compiler.tokens.sync import synchronize
+from loralith.device.reference import ReferenceDevice
 from loralith.diffusion.published import find_model
+from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS
 from loralith.spec.graph import Graph, Kind, Op
 from loralith.step.builder import Builder
@@ -51,6 +54,47 @@ def test_pieces_are_the_graph_in_an_order_in_which_they_can_run(graph: Graph) ->
 
 def test_every_distinct_piece_gives_the_bits_of_its_graph(blocks: dict[str, Block]) -> None:
     assert sum(run_piece(block.structure.text, TINY, "reference").elements for block in blocks.values()) > 50_000
+
+
+def test_pieces_that_ran_count_with_the_share_that_they_stand_for(graph: Graph, tmp_path: Any) -> None:
+    """As they are in a step, without what a verified one keeps; the shortest first, and a state file has those that ran."""
+    cycles: list[int] = []
+
+    def run(text: str) -> tuple[int, int] | None:
+        if len(cycles) == 12:
+            return None
+        found = run_piece(text, TINY, "reference", verify=False)
+        cycles.append(found.elements)
+        return 20_000, found.elements
+
+    state = tmp_path / "state.json"
+    total, blocks = step_by_block(graph, TINY, {}, state, run=run)
+    ran = [block for block in blocks.values() if "measured" in block.figures]
+    assert len(ran) == 12 == total["measured_pieces"]
+    longest = max(block.figures["cycles"] for block in ran)
+    assert all(block.figures["cycles"] >= longest for block in blocks.values() if "measured" not in block.figures)
+    share = sum(block.count * block.structure.times * block.figures["cycles"] for block in ran) / total["cycles"]
+    assert 0 < total["measured_cycles_share"] == share < 1
+    assert total["measured_elements"] == sum(cycles)
+    errors = [block.figures["cycles"] / 20_000 - 1 for block in ran]
+    assert total["model_error"] == max(errors, key=abs)
+    again, _ = step_by_block(graph, TINY, {}, state, run=lambda text: None)
+    assert again["measured_cycles_share"] == share
+
+
+def test_a_piece_whose_results_differ_is_named(blocks: dict[str, Block], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list without what a verified one keeps: a device that forgets one byte of the first result."""
+    block = next(block for block in blocks.values() if block.first.startswith("AdamW"))
+    read = ReferenceDevice.read
+
+    def forgets(self: ReferenceDevice, address: int, size: int) -> np.ndarray:
+        data = read(self, address, size)
+        data[2] ^= 0xFF
+        return data
+
+    monkeypatch.setattr(ReferenceDevice, "read", forgets)
+    with pytest.raises(LoralithError, match="the device differs from the graph's interpretation at"):
+        run_piece(block.structure.text, TINY, "reference", verify=False)
 
 
 def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step_takes(graph: Graph, blocks: dict[str, Block]) -> None:

@@ -1,11 +1,18 @@
 """`loralith bench step`: commands and cycles of a whole training step on the device, by kind of operator, from its compiled list or from
 lists of its distinct blocks."""
 
+from __future__ import annotations
+
 import argparse
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loralith.reports import result_files as results
+
+if TYPE_CHECKING:
+    from loralith.spec.config import Config
+    from loralith.step.by_block import PieceRunner
 
 HELP = "a whole training step: commands and cycles of each unit by kind of operator, by the cycle model"
 TITLE = "A training step"
@@ -34,6 +41,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="of a block with more than N commands compile and model parts of its long kernels, and go on in a line (default: all of it)",
     )
     parser.add_argument("--state", type=Path, metavar="FILE", help="blocks that are done; a call with the same file goes on from it")
+    parser.add_argument(
+        "--rtl",
+        type=float,
+        metavar="SECONDS",
+        help="run distinct blocks on the Verilated RTL, the shortest first, for so long; results and cycles are compared (default: none)",
+    )
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
@@ -56,25 +69,52 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise LoralithError(f"a step on the device needs vector lanes; the configuration {config.name} has none")
     source = find_model(args.model)
     by_block = args.by_block or args.model in PUBLISHED
-    if not by_block and (args.state or args.output or args.sample):
-        raise LoralithError("--state, --sample and --output belong to a step that is compiled by block; add --by-block")
+    if not by_block and (args.state or args.output or args.sample or args.rtl is not None):
+        raise LoralithError("--state, --sample, --rtl and --output belong to a step that is compiled by block; add --by-block")
+    if args.rtl is not None and not args.rtl > 0:
+        raise LoralithError(f"--rtl must be more than 0 seconds, not {args.rtl:g}")
     results.check(args.output, output.config_files(args))
     output.show_progress()
     with output.plain_warnings():
         targets = choose_targets(args.targets)
         figures = step_work(
-            source, config, targets=targets, rank=args.rank, batch=args.batch, by_block=by_block, state=args.state, sample=args.sample
+            source,
+            config,
+            targets=targets,
+            rank=args.rank,
+            batch=args.batch,
+            by_block=by_block,
+            state=args.state,
+            sample=args.sample,
+            run=None if args.rtl is None else _runner(config, args.rtl),
         )
     if args.output:
         title = f"{TITLE} of {figures['model']}"
-        results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=False)
+        results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=args.rtl is not None)
     return figures
+
+
+def _runner(config: Config, seconds: float) -> PieceRunner:
+    """Runs pieces on the RTL until ``seconds`` have passed since the first one."""
+    from loralith.step.piece_runs import run_piece
+
+    began: list[float] = []
+
+    def run(text: str) -> tuple[int, int] | None:
+        began.append(time.monotonic())
+        if began[-1] - began[0] > seconds:
+            return None
+        found = run_piece(text, config, "verilator", verify=False)
+        return found.cycles, found.elements
+
+    return run
 
 
 def _command(args: argparse.Namespace) -> str:
     words = ["loralith bench step", f"--model {args.model}", f"--config {args.config}", f"--rank {args.rank}"]
     words += [f"--targets {args.targets}"] * (args.targets != "all") + [f"--batch {args.batch}"] * (args.batch != 1)
-    return " ".join(words + ["--by-block"] * args.by_block + [f"--sample {args.sample}"] * bool(args.sample))
+    words += ["--by-block"] * args.by_block + [f"--sample {args.sample}"] * bool(args.sample)
+    return " ".join(words if args.rtl is None else [*words, f"--rtl {args.rtl:g}"])
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -92,5 +132,6 @@ def show(figures: dict[str, Any]) -> None:
     columns = ["unit", "works", *(f"tokens: {kind}" for kind in kinds), "list", "after"]
     output.table("what each unit does in the modelled cycles: works, waits for tokens of a command of a kind, for the list", columns, waits)
     rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
-    rest += ("utilization_modelled", "cycles", "utilization", "measured_cycles_share", "pieces", "distinct_pieces")
+    rest += ("utilization_modelled", "cycles", "utilization", "measured_cycles_share", "measured_pieces", "model_error", "pieces")
+    rest += ("distinct_pieces",)
     output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest if name in figures])

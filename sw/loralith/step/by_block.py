@@ -35,7 +35,13 @@ from loralith.spec.config import Config
 from loralith.spec.graph import Graph, Op
 from loralith.state_file import read_state
 
-__all__ = ["Block", "blocks_of", "graph_macs", "rows_of", "step_by_block"]
+__all__ = ["Block", "PieceRunner", "blocks_of", "graph_macs", "rows_of", "step_by_block"]
+
+
+PieceRunner = Callable[[str], tuple[int, int] | None]
+"""Runs a piece's structure on a device; see `step_by_block`."""
+LONG = 10_000
+"""Cycles of a piece from which the start of its list, some hundred cycles that the model leaves out, is no part of the model's error."""
 
 
 @dataclass
@@ -167,11 +173,18 @@ def _code() -> str:
 
 
 def step_by_block(
-    graph: Graph, config: Config, settings: Mapping[str, Any], state: Path | None = None, sample: int = 0
+    graph: Graph,
+    config: Config,
+    settings: Mapping[str, Any],
+    state: Path | None = None,
+    sample: int = 0,
+    run: PieceRunner | None = None,
 ) -> tuple[dict[str, Any], dict[str, Block]]:
     """(JSON values of the whole step, its distinct blocks). ``settings`` of the model are those of ``state``, a file that the figures of
     pieces go to as they come and from which a later call goes on. ``sample``: of a piece with more commands than that, long kernels are
-    compiled and modelled in parts, and the figures go on from there in a line (`loralith.compiler.step.samples`); 0: of none."""
+    compiled and modelled in parts, and the figures go on from there in a line (`loralith.compiler.step.samples`); 0: of none. ``run`` takes
+    the structures of pieces that it runs, those of the fewest cycles first, and gives (cycles, elements that were compared), or None when
+    it runs no more."""
     own = {**settings, "config": asdict(config), "nodes": len(graph.nodes), "sample": sample, "code": _code()}
     kept = read_state(state, "`bench step`", own, {"pieces": dict}) or {**own, "pieces": {}}
 
@@ -182,9 +195,43 @@ def step_by_block(
 
     began = time.monotonic()
     blocks = blocks_of(graph, config, kept["pieces"], done, sample)
+    if run is not None:
+        _run(blocks, run, done)
     total = _total(blocks, config, graph_macs(graph)) | {"sample": sample}
     total["compile_seconds"] = round(time.monotonic() - began, 1)
     return total, blocks
+
+
+def _run(blocks: Mapping[str, Block], run: PieceRunner, done: Callable[[str, dict[str, Any]], None]) -> None:
+    """Runs what has not run yet; the figures of a piece then have ``measured``, its cycles and elements."""
+    waiting = [(key, block) for key, block in blocks.items() if "measured" not in block.figures]
+    for number, (key, block) in enumerate(sorted(waiting, key=lambda pair: pair[1].figures["cycles"]), 1):
+        try:
+            found = run(block.structure.text)
+        except LoralithError as error:
+            raise type(error)(f"{block.first}: {error}") from None
+        if found is None:
+            return
+        cycles, elements = found
+        block.figures["measured"] = {"cycles": cycles, "elements": elements}
+        done(key, block.figures)
+        text = f"{cycles:,} cycles, {block.figures['cycles']:,} by the model, {elements:,} elements equal"
+        tell(f"{block.first}, piece {number} of {len(waiting)} that are to run: {text}")
+
+
+def _measured(blocks: Mapping[str, Block], cycles: int) -> dict[str, Any]:
+    """The share of ``cycles`` that pieces which ran stand for, their number, and the model's largest error among those of at least
+    LONG cycles."""
+    ran = [block for block in blocks.values() if "measured" in block.figures]
+    share = sum(block.count * block.structure.times * block.figures["cycles"] for block in ran) / max(1, cycles)
+    found = [(block.figures["cycles"], block.figures["measured"]["cycles"]) for block in ran]
+    errors = [modelled / measured - 1 for modelled, measured in found if measured >= LONG]
+    return {
+        "measured_cycles_share": share,
+        "measured_pieces": len(ran),
+        "measured_elements": sum(block.figures["measured"]["elements"] for block in ran),
+        "model_error": max(errors, key=abs, default=0.0),
+    }
 
 
 def _total(blocks: Mapping[str, Block], config: Config, macs: int) -> dict[str, Any]:
@@ -213,7 +260,7 @@ def _total(blocks: Mapping[str, Block], config: Config, macs: int) -> dict[str, 
         "utilization": macs / (cycles * config.processing_elements),
         "commands": commands,
         "list_bytes": COMMAND_BYTES * commands,
-        "measured_cycles_share": 0.0,
+        **_measured(blocks, cycles),
         "pieces": sum(block.count for block in blocks.values()),
         "distinct_pieces": len(blocks),
         "elements": units["elements"],

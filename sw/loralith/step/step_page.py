@@ -25,7 +25,7 @@ def step_page(figures: Mapping[str, Any]) -> list[str]:
         "compiled as a list of its own, and its cycles are counted as often as the step has it. Nothing runs at the same time on both "
         "sides of a cut, so this is a bound from above. Large batches of matrices (heads of attention) run one after the other; that "
         "their largest magnitudes meet is not counted. "
-        f"{figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL.",
+        f"{figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL{_ran(figures)}.",
         *_sample(figures),
         *_goal(figures),
         "",
@@ -33,6 +33,16 @@ def step_page(figures: Mapping[str, Any]) -> list[str]:
         *_waits(figures, cycles),
         *_blocks(figures["blocks"], cycles),
     ]
+
+
+def _ran(figures: Mapping[str, Any]) -> str:
+    """Of the pieces that ran: how many, what was compared, and the model's error."""
+    if not figures["measured_pieces"]:
+        return ""
+    return (
+        f": {figures['measured_pieces']} distinct pieces, {figures['measured_elements']:,} elements of their results, all equal to the "
+        f"graph's interpretation; the model's largest error among those of at least 10,000 cycles is {figures['model_error']:+.2%}"
+    )
 
 
 def _sample(figures: Mapping[str, Any]) -> list[str]:

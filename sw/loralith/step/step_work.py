@@ -20,7 +20,7 @@ from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import Config
 from loralith.spec.graph import Graph
 from loralith.spec.step import StepScheme
-from loralith.step.by_block import rows_of, step_by_block
+from loralith.step.by_block import PieceRunner, rows_of, step_by_block
 from loralith.step.capture import capture_step
 from loralith.step.lowering import lower
 from loralith.step.operators import plain_attention
@@ -55,17 +55,18 @@ def step_work(
     by_block: bool = False,
     state: Path | None = None,
     sample: int = 0,
+    run: PieceRunner | None = None,
 ) -> dict[str, Any]:
     """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each unit does in them
-    (`UnitCycles`), the model's settings. ``by_block``: instead, what distinct blocks give together, with ``state`` and ``sample``
-    as `loralith.step.by_block.step_by_block` has them.
+    (`UnitCycles`), the model's settings. ``by_block``: instead, what distinct blocks give together, with ``state``, ``sample``
+    and ``run`` as `loralith.step.by_block.step_by_block` has them.
 
     Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
     """
     graph = step_graph(source, targets=targets, rank=rank, batch=batch)
     figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
     if by_block:
-        total, blocks = step_by_block(graph, config, figures, state, sample)
+        total, blocks = step_by_block(graph, config, figures, state, sample, run)
         return figures | total | {"blocks": rows_of(blocks, config)}
     began = time.monotonic()
     compiled = compile_step(graph, config, 0, MEMORY_BYTES, 0)
