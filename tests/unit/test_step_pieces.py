@@ -76,6 +76,8 @@ def test_pieces_that_ran_count_with_the_share_that_they_stand_for(graph: Graph, 
     share = sum(block.count * block.structure.times * block.figures["cycles"] for block in ran) / total["cycles"]
     assert 0 < total["measured_cycles_share"] == share < 1
     assert total["measured_elements"] == sum(cycles)
+    assert total["measured_cycles"] == sum(20_000 * block.count * block.structure.times for block in ran)
+    assert total["model_error_of_sum"] == share * total["cycles"] / total["measured_cycles"] - 1
     errors = [block.figures["cycles"] / 20_000 - 1 for block in ran]
     assert total["model_error"] == max(errors, key=abs)
     again, _ = step_by_block(graph, TINY, {}, state, run=lambda text: None)

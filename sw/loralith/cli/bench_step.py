@@ -132,6 +132,15 @@ def show(figures: dict[str, Any]) -> None:
     columns = ["unit", "works", *(f"tokens: {kind}" for kind in kinds), "list", "after"]
     output.table("what each unit does in the modelled cycles: works, waits for tokens of a command of a kind, for the list", columns, waits)
     rest = ("list_bytes", "memory_bytes", "modelled_cycles", "cycles_at_least", "cycles_one_by_one", "utilization_at_most")
-    rest += ("utilization_modelled", "cycles", "utilization", "measured_cycles_share", "measured_pieces", "model_error", "pieces")
+    rest += (
+        "utilization_modelled",
+        "cycles",
+        "utilization",
+        "measured_cycles_share",
+        "measured_pieces",
+        "measured_cycles",
+        "model_error",
+        "pieces",
+    )
     rest += ("distinct_pieces",)
     output.table("the list", ["figure", "value"], [[name, figures[name]] for name in rest if name in figures])

@@ -220,14 +220,17 @@ def _run(blocks: Mapping[str, Block], run: PieceRunner, done: Callable[[str, dic
 
 
 def _measured(blocks: Mapping[str, Block], cycles: int) -> dict[str, Any]:
-    """The share of ``cycles`` that pieces which ran stand for, their number, and the model's largest error among those of at least
-    LONG cycles."""
+    """The share of ``cycles`` that pieces which ran stand for, what those took instead, their number, the model's error of their sum,
+    and the largest one among those of at least LONG cycles."""
     ran = [block for block in blocks.values() if "measured" in block.figures]
-    share = sum(block.count * block.structure.times * block.figures["cycles"] for block in ran) / max(1, cycles)
+    own = sum(block.count * block.structure.times * block.figures["cycles"] for block in ran)
+    real = sum(block.count * block.structure.times * block.figures["measured"]["cycles"] for block in ran)
     found = [(block.figures["cycles"], block.figures["measured"]["cycles"]) for block in ran]
     errors = [modelled / measured - 1 for modelled, measured in found if measured >= LONG]
     return {
-        "measured_cycles_share": share,
+        "measured_cycles_share": own / max(1, cycles),
+        "measured_cycles": real,
+        "model_error_of_sum": own / real - 1 if real else 0.0,
         "measured_pieces": len(ran),
         "measured_elements": sum(block.figures["measured"]["elements"] for block in ran),
         "model_error": max(errors, key=abs, default=0.0),

@@ -41,7 +41,8 @@ def _ran(figures: Mapping[str, Any]) -> str:
         return ""
     return (
         f": {figures['measured_pieces']} distinct pieces, {figures['measured_elements']:,} elements of their results, all equal to the "
-        f"graph's interpretation; the model's largest error among those of at least 10,000 cycles is {figures['model_error']:+.2%}"
+        f"graph's interpretation. They took {figures['measured_cycles']:,} cycles, of which the model has "
+        f"{figures['model_error_of_sum']:+.1%}; its largest error among those of at least 10,000 cycles is {figures['model_error']:+.1%}"
     )
 
 
