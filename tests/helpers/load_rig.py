@@ -8,6 +8,7 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
+from helpers.streams import entries_to
 from loralith.rtl.axi import Axi4ReadSignature
 from loralith.rtl.load import LoadUnit
 from loralith.rtl.memories import OperandMemory
@@ -178,15 +179,6 @@ def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda 
     memory.data[:] = rng.randbytes(SIZE)
     pads, events, result = Pads(config), [], {}
 
-    async def feed(ctx):
-        for index, command in enumerate(commands):
-            ctx.set(unit.commands.payload, {"bits": int.from_bytes(command.pack(), "little"), "index": index})
-            ctx.set(unit.commands.valid, 1)
-            taken = False
-            while not taken:
-                _, _, taken = await ctx.tick().sample(unit.commands.ready)
-            ctx.set(unit.commands.valid, 0)
-
     async def tokens(ctx):
         while True:
             ctx.set(unit.wait.ready, rng.random() >= write_stall)
@@ -230,7 +222,7 @@ def simulate(config, commands, stalls, *, seed=0, write_stall=0.0, error=lambda 
         result["fault"] = {n: ctx.get(getattr(unit.fault, n)) for n in ("valid", "code", "detail", "command", "address")}
         result["busy"] = ctx.get(unit.control.busy) | ctx.get(rig.master.busy)
 
-    load.simulate(watch, background=(memory.read_side, feed, tokens))
+    load.simulate(watch, background=(memory.read_side, entries_to(unit.commands, commands), tokens))
     return memory, pads, events, result
 
 

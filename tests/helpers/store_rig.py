@@ -8,6 +8,7 @@ from collections import deque
 from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
+from helpers.streams import entries_to
 from loralith.rtl.axi import Axi4WriteSignature
 from loralith.rtl.memories import OutputMemory, Statistics
 from loralith.rtl.store import StoreUnit
@@ -113,15 +114,6 @@ def simulate(config, commands, stalls, *, seed=0, token_stall=0.0, error=lambda 
     async def answer(ctx):
         await memories.answer(ctx, unit.out_read, unit.stat_read)
 
-    async def feed(ctx):
-        for index, command in enumerate(commands):
-            ctx.set(unit.commands.payload, {"bits": int.from_bytes(command.pack(), "little"), "index": index})
-            ctx.set(unit.commands.valid, 1)
-            taken = False
-            while not taken:
-                _, _, taken = await ctx.tick().sample(unit.commands.ready)
-            ctx.set(unit.commands.valid, 0)
-
     async def watch(ctx):
         done = cycle = 0
         while done < len(commands):
@@ -146,7 +138,7 @@ def simulate(config, commands, stalls, *, seed=0, token_stall=0.0, error=lambda 
         result["busy"] = ctx.get(unit.control.busy) | ctx.get(rig.master.busy)
         assert until_fault or not result["fault"]["valid"], f"a fault: {result['fault']}"
 
-    store.simulate(watch, background=(dram.write_side, answer, feed))
+    store.simulate(watch, background=(dram.write_side, answer, entries_to(unit.commands, commands)))
     return dram, memories, events, result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from amaranth.sim import Simulator
 
+from loralith.spec.commands import Command
 from loralith.verif.block_test import Testbench
 
 
@@ -21,6 +22,21 @@ def feeder(stream: Any, items: Sequence[Any], rng: random.Random, stall: float) 
             ctx.set(stream.payload, item)
             ctx.set(stream.valid, 1)
             await ctx.tick().until(stream.ready)
+            ctx.set(stream.valid, 0)
+
+    return feed
+
+
+def entries_to(stream: Any, commands: Sequence[Command]) -> Testbench:
+    """Offers ``commands`` as a queue does, each with its index in the list. May be left waiting at the end of a run."""
+
+    async def feed(ctx: Any) -> None:
+        for index, command in enumerate(commands):
+            ctx.set(stream.payload, {"bits": int.from_bytes(command.pack(), "little"), "index": index})
+            ctx.set(stream.valid, 1)
+            taken = False
+            while not taken:
+                _, _, taken = await ctx.tick().sample(stream.ready)
             ctx.set(stream.valid, 0)
 
     return feed
