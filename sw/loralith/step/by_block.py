@@ -1,7 +1,7 @@
 """What a whole training step costs on a device, from lists of its distinct blocks: pieces of the step's graph, each compiled once.
 
-The sum over all pieces is a bound from above for the whole step: nothing runs at the same time on both sides of a cut, and each piece
-loads its scalars and programs anew.
+The sum over all pieces is more than the cycle model has for one list of the whole step: nothing runs at the same time on both sides of a
+cut, and each piece loads its scalars and programs anew.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ def step_page(figures: Mapping[str, Any]) -> list[str]:
         "",
         f"The step's graph is cut into {figures['pieces']} pieces, {figures['distinct_pieces']} of which differ; each of those was "
         "compiled as a list of its own, and its cycles are counted as often as the step has it. Nothing runs at the same time on both "
-        "sides of a cut, so this is a bound from above. Large batches of matrices (heads of attention) run one after the other; that "
-        "their largest magnitudes meet is not counted. "
+        "sides of a cut, which makes the sum larger than one list would be; the cycle model is some percent low on pieces, which makes it "
+        "smaller. Large batches of matrices (heads of attention) run one after the other; that their largest magnitudes meet is not "
+        "counted. "
         f"{figures['measured_cycles_share']:.1%} of the cycles stand for lists that ran on the RTL{_ran(figures)}.",
         *_sample(figures),
         *_goal(figures),
