@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "sum_parts"]
+__all__ = ["BATCH_MAX", "DRAW_ROW", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
@@ -19,6 +19,8 @@ WHOLE_TERMS = 4096
 """Terms of a sum that is made at once, at most."""
 PART_TERMS = 256
 """Terms of a part of a longer sum, at most."""
+DRAW_ROW = 16
+"""Elements that a row of a tensor has at least for its transpose to be rounded stochastically row by row: four draws of the hash."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 

@@ -133,7 +133,7 @@ class Products:
 
     def quantized(self, value: Value, fold: Node | None, key: object, limit: int = Q8_MAX, lanes: int = -1) -> Quantized:
         """``value`` times ``fold`` (broadcast; ``key`` tells folds apart) within ``limit``; without a fold, what is known of it.
-        ``lanes``: the dimension along the vector unit's lanes."""
+        ``lanes``: the dimension along the vector unit's lanes, -1 for the last one, of a transposed matrix the one before it."""
         root = value.root
         if root.known is not None and fold is None:
             return value.view(self.b, root.known)
@@ -162,6 +162,8 @@ class Products:
         root, node = value.root, value.node
         stochastic = root.gradient and self.scheme.stochastic
         factor = None if fold is None else self.b.expand(fold, value.shape)
+        if stochastic and lanes == -1 and value.is_transposed():
+            lanes = -2
         if root.scores:  # the array makes S with rows along the lanes
             node, lanes = root.node, -2
             factor = None if fold is None else value.at_root(self.b, fold)[0]
