@@ -15,7 +15,7 @@ from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.views import View
 from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
-from loralith.spec.vector.program import Format, Function, Operand, Source, Target
+from loralith.spec.vector.program import Format, Function, Operand, Reduce, Source, Target
 
 __all__ = ["Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
 
@@ -199,13 +199,16 @@ def emit_chain(
     lanes: int = 0,
     key: tuple[int, int] = (0, 0),
     index: tuple[int, int, int] = (0, 0, 0),
+    top: int | None = None,
+    keep: bool = True,
 ) -> None:
     """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``.
 
     ``outer`` rows of ``inner`` words, of whose last one ``lanes`` lanes are in the tensor (0: all); ``key``, ``index``: see
-    `Emitter.vector`.
+    `Emitter.vector`. ``top``: a scalar that takes the largest magnitude of the results. ``keep``: whether V0 takes them.
     """
-    for number, part in enumerate(parts_of(chain)):
+    parts = parts_of(chain)
+    for number, part in enumerate(parts):
         places: dict[int, int] = {}
         code: list[bytes] = []
         regions = [x if number == 0 else work, Region(0), Region(0), work]
@@ -225,6 +228,11 @@ def emit_chain(
                 fields |= {"y_source": Source.V1, "y_region": places[one.tile]}
             for name, scalar in one.scalars.items():
                 fields[name] = e.scalar(scalar.key, scalar.address)
+            if number == len(parts) - 1 and position == len(part) - 1:
+                if top is not None:
+                    fields |= {"reduce": Reduce.MAX_ALL, "over_outer": 1, "reduce_to": 1, "s3": top}
+                if not keep:
+                    fields["target"] = Target.NONE
             code.append(instruction(**fields))
         program: Program = tuple(code)
         e.visit(program, regions, outer, inner, lanes, key, index)

@@ -11,7 +11,7 @@ from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, TensorOperand
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
-from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, elementwise_with_largest, largest_of
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
@@ -39,6 +39,8 @@ OPTIMIZER = "AdamW"
 """Source of the nodes that an optimizer adds to a graph."""
 LONGEST = 24
 """Steps of a chain at most: its instructions and scalars are on chip at a time, beside those of other tiles."""
+WORTH = 6
+"""Bytes of its operands for each element that a chain has at most for it to be computed twice: as words in memory it takes 8."""
 SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
 
 
@@ -121,11 +123,26 @@ class StepCompiler(NodeValues):
             view = scalar_chain(self.e, name, source, chain.steps)
         elif isinstance(chain.source, View):
             views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
-            view = elementwise(self.e, name, views, chain.steps, format, draw)
+            tops = [] if format is VectorFormat.INT8 else self._tops(name)
+            if tops:
+                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format)
+                self.maxima.update((top.name, largest) for top in tops)
+            else:
+                view = elementwise(self.e, name, views, chain.steps, format, draw)
         else:
             view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
+
+    def _tops(self, name: str) -> list[Node]:
+        """Nodes that want the largest magnitude of all elements of ``name``, at once or after moves."""
+        found = []
+        for reader in self.readers.get(name, ()):
+            if reader.op is Op.LARGEST and "dims" not in reader.attributes:
+                found.append(reader)
+            elif reader.op in PASSED:
+                found += self._tops(reader.name)
+        return found
 
     def _reordered(self, name: str, chain: Chain, view: View) -> View:
         """The moves of a chain that strides alone do not express."""
@@ -145,7 +162,11 @@ class StepCompiler(NodeValues):
             return
         if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
-            if len(chain.steps) < LONGEST and node.op is not Op.QUANTIZE and (self._put_off(node) or self._twice(node, chain)):
+            if (
+                len(chain.steps) < LONGEST
+                and node.op is not Op.QUANTIZE
+                and (self._put_off(node) or self._twice(node, chain) or self._again(node, chain))
+            ):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
@@ -181,6 +202,21 @@ class StepCompiler(NodeValues):
         a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
         top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
         self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
+        return True
+
+    def _again(self, node: Node, chain: Chain) -> bool:
+        """Whether a chain is computed once for its largest magnitude, which is made now, and once more for the integers that are made by
+        it, and lies in memory in no other form."""
+        own = self.readers.get(node.name, ())
+        if len(own) != 2 or {r.op for r in own} != {Op.LARGEST, Op.QUANTIZE} or node.name in self.results or not self._tops(node.name):
+            return False
+        if not isinstance(chain.source, View) or chain.moves or any(r.op is Op.QUANTIZE and r.attributes["limit"] > Q8_MAX for r in own):
+            return False
+        views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
+        if sum(view.size for view in views if 0 not in view.strides) > WORTH:
+            return False
+        largest = largest_of(self.e, node.name, views, chain.steps, VectorFormat.FP32)
+        self.maxima.update((top.name, largest) for top in self._tops(node.name))
         return True
 
     def _across(self, node: Node) -> bool:
@@ -277,11 +313,14 @@ class StepCompiler(NodeValues):
 
     def _quantized(self, node: Node) -> tuple[View, ...]:
         scale = self._scalar(node.inputs[1])
-        view = self._view(node.inputs[0])
-        draw = node.attributes["draw"]
+        (name, _), draw = node.inputs, node.attributes["draw"]
+        assert isinstance(name, str)
         if node.attributes["limit"] > Q8_MAX:
-            return planes(self.e, node, view, scale)
-        chain = Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
+            return planes(self.e, node, self._view(name), scale)
+        value = self.values[name]
+        if not isinstance(value, Chain) or value.moves or not isinstance(value.source, View):
+            value = Chain(self._view(name), node.shape)
+        chain = Chain(value.source, node.shape, [*value.steps, Step(Op.QUANTIZE, scale, stochastic=bool(draw))], value.views)
         if not draw:
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
@@ -302,6 +341,8 @@ class StepCompiler(NodeValues):
         return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
 
     def _largest(self, node: Node) -> View:
+        if node.name in self.maxima:
+            return self.maxima.pop(node.name)
         view = self._view(node.inputs[0])
         if "dims" in node.attributes:
             return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.MAX_ALL)

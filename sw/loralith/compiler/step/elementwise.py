@@ -3,6 +3,7 @@ row is loaded into all lanes, and everything else is copied into the layout firs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from loralith.compiler.step.chains import Scalar, Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, StoreSource, VectorFormat
+from loralith.spec.graph import Op
 from loralith.spec.vector.program import HASH_LANES, Source
 
-__all__ = ["Draw", "as_scalar", "elementwise", "layout_order", "materialize", "new_tensor"]
+__all__ = ["Draw", "as_scalar", "elementwise", "elementwise_with_largest", "largest_of", "layout_order", "materialize", "new_tensor"]
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,42 @@ def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
     return strides[-1] == 0 or (strides[-1] == 1 and aligned(view, strides[:-1], e.config.bus_bytes))
 
 
-@kernel(Work.CHAIN)
 def elementwise(
     e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
 ) -> View:
     """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
     result's shape. The result is new."""
+    return _elementwise(e, name, views, steps, format, draw)[0]
+
+
+def elementwise_with_largest(
+    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat
+) -> tuple[View, View]:
+    """As `elementwise`; and the largest magnitude of the result, a scalar."""
+    result, largest = _elementwise(e, name, views, steps, format, None, top=True)
+    assert largest is not None
+    return result, largest
+
+
+def largest_of(e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat) -> View:
+    """The largest magnitude of what `elementwise` would give, a scalar; nothing else goes to memory."""
+    _, largest = _elementwise(e, name, views, steps, format, None, top=True, keep=False)
+    assert largest is not None
+    return largest
+
+
+@kernel(Work.CHAIN)
+def _elementwise(
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    draw: Draw | None,
+    top: bool = False,
+    keep: bool = True,
+) -> tuple[View, View | None]:
+    """(the result, its largest magnitude where ``top``); with ``keep`` False the result stays on chip."""
     temporary: list[View] = []
     views = list(views)
     shape = views[0].shape
@@ -167,10 +200,12 @@ def elementwise(
             temporary.append(views[i])
     else:
         raise LoralithError(f"{name}: its operands have no common layout")
-    _tiles(e, views, steps, result, plan, draw)
+    if not keep:
+        e.memory.give(result.buffer.address)
+    largest = _tiles(e, views, steps, result, plan, draw, top, keep)
     for view in temporary:
         e.release(view.buffer)
-    return result
+    return result, largest
 
 
 def _layout(
@@ -206,7 +241,16 @@ def _layout(
     return result, plan_of(result)
 
 
-def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: View, plan: _Plan, draw: Draw | None) -> None:
+def _tiles(
+    e: Emitter,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    result: View,
+    plan: _Plan,
+    draw: Draw | None,
+    top: bool,
+    keep: bool,
+) -> View | None:
     chain = instructions_of(steps)
     sizes, ops, out = plan.sizes, plan.operands, plan.result
     if len(sizes) == 1:
@@ -218,6 +262,9 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
     *outside, rows, run = sizes
     kernel = _Kernel(e, views, ops, run)
     chunk, most = kernel.tile(rows)
+    count_of_tiles = math.prod(outside) * -(-rows // most) * -(-run // chunk)
+    brain = bool(steps) and steps[-1].op is Op.BRAIN
+    maxima = TileMaxima(e, result.buffer.name, count_of_tiles, brain) if top else None
     row_number = 0
     for *starts, to in offsets(outside, *(s[:-2] for s in ops), out[:-2]):
         for first in range(0, rows, most):
@@ -230,22 +277,20 @@ def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: Vie
                     quads = -(-run // HASH_LANES)
                     base = (row_number + first) * quads + start // HASH_LANES
                     more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
+                if maxima is not None:
+                    more |= {"top": maxima.scalar(), "keep": keep}
                 width = -(-size // e.config.vector_lanes)
                 lanes = size - (width - 1) * e.config.vector_lanes
                 emit_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
-                address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
-                e.store(
-                    StoreSource.V0,
-                    address,
-                    count,
-                    size * result.size,
-                    out[-2] * result.size,
-                    work.base,
-                    block_stride=width,
-                    format=result.buffer.format,
-                )
+                if maxima is not None:
+                    maxima.leave()
+                if keep:
+                    address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
+                    row_bytes, stride, format = size * result.size, out[-2] * result.size, result.buffer.format
+                    e.store(StoreSource.V0, address, count, row_bytes, stride, work.base, block_stride=width, format=format)
                 e.end_tile()
         row_number += rows
+    return None if maxima is None else maxima.result()
 
 
 class _Kernel:
