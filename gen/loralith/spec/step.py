@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "DRAW_ROW", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "sum_parts"]
+__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "rows_along_lanes", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
@@ -19,8 +19,8 @@ WHOLE_TERMS = 4096
 """Terms of a sum that is made at once, at most."""
 PART_TERMS = 256
 """Terms of a part of a longer sum, at most."""
-DRAW_ROW = 16
-"""Elements that a row of a tensor has at least for its transpose to be rounded stochastically row by row: four draws of the hash."""
+LEAST_ROWS = 16
+"""Rows that a gradient has at least for them to lie along the lanes: four draws of the hash."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 
@@ -32,6 +32,13 @@ def sum_parts(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, int] | No
         return None
     part = next(n for n in range(min(PART_TERMS, shape[long]), 0, -1) if shape[long] % n == 0)
     return None if part == 1 else (long, part)
+
+
+def rows_along_lanes(shape: Sequence[int]) -> bool:
+    """Whether a gradient of ``shape``, as it was computed, is rounded stochastically with its rows along the lanes (its dimension -2): it
+    is a matrix or a batch [B, M, N] of them. Otherwise the last dimension of what the product reads lies there, and of images their
+    channels."""
+    return len(shape) in (2, 3) and shape[-2] >= LEAST_ROWS
 
 
 @dataclass(frozen=True)

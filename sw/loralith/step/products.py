@@ -9,7 +9,7 @@ from torch import Tensor
 from loralith.errors import LoralithError
 from loralith.spec.graph import Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX
-from loralith.spec.step import BATCH_MAX, StepScheme
+from loralith.spec.step import BATCH_MAX, StepScheme, rows_along_lanes
 
 from .builder import Builder
 from .values import Quantized, Root, Value, spread
@@ -133,7 +133,7 @@ class Products:
 
     def quantized(self, value: Value, fold: Node | None, key: object, limit: int = Q8_MAX, lanes: int = -1) -> Quantized:
         """``value`` times ``fold`` (broadcast; ``key`` tells folds apart) within ``limit``; without a fold, what is known of it.
-        ``lanes``: the dimension along the vector unit's lanes, -1 for the last one, of a transposed matrix the one before it."""
+        ``lanes``: the dimension along the vector unit's lanes, where rows do not lie along them."""
         root = value.root
         if root.known is not None and fold is None:
             return value.view(self.b, root.known)
@@ -162,15 +162,14 @@ class Products:
         root, node = value.root, value.node
         stochastic = root.gradient and self.scheme.stochastic
         factor = None if fold is None else self.b.expand(fold, value.shape)
-        if stochastic and lanes == -1 and value.is_transposed():
-            lanes = -2
-        if root.scores:  # the array makes S with rows along the lanes
+        at_root = stochastic and (root.scores or rows_along_lanes(root.node.shape))
+        if at_root:  # as the array can make them
             node, lanes = root.node, -2
             factor = None if fold is None else value.at_root(self.b, fold)[0]
         scaled = node if factor is None else self.b.multiply(node, factor)
         scale = self.b.scale(self.b.largest(scaled), limit)
         q = self.b.quantize(scaled, scale, limit, stochastic, lanes)
-        if not root.scores:
+        if not at_root:
             q = value.back(self.b, q)
         if fold is None:
             return Quantized(q, scale, wide=limit > Q8_MAX)

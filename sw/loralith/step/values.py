@@ -10,7 +10,6 @@ from torch import Tensor
 
 from loralith.errors import LoralithError
 from loralith.spec.graph import Node
-from loralith.spec.step import DRAW_ROW
 
 from .builder import Builder
 
@@ -79,17 +78,6 @@ class Value:
     def moved(self, b: Builder, step: Step) -> Value:
         """The view after one more move."""
         return Value(step.move(b, self.node), self.root, (*self.moves, step))
-
-    def is_transposed(self) -> bool:
-        """Whether the matrices that this view ends in are the transposes of those of a tensor of words, whose rows have `DRAW_ROW` elements
-        or more; never of images [N, C, H, W]."""
-        made = self.root.node.shape
-        if len(made) == 4 or not made or made[-1] < DRAW_ROW or len(self.shape) < 2:
-            return False
-        seen = torch.empty(made, device="meta")
-        for step in self.moves:
-            seen = step.strided(seen)
-        return min(seen.shape[-2:]) > 1 and seen.stride(-2) == 1 and seen.stride(-1) != 1
 
     def view(self, b: Builder, quantized: Quantized) -> Quantized:
         """A quantized form of the root as this view sees it."""

@@ -39,8 +39,6 @@ OPTIMIZER = "AdamW"
 """Source of the nodes that an optimizer adds to a graph."""
 LONGEST = 24
 """Steps of a chain at most: its instructions and scalars are on chip at a time, beside those of other tiles."""
-WORTH = 6
-"""Bytes of its operands for each element that a chain has at most for it to be computed twice: as words in memory it takes 8."""
 SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
 
 
@@ -213,7 +211,8 @@ class StepCompiler(NodeValues):
         if not isinstance(chain.source, View) or chain.moves or any(r.op is Op.QUANTIZE and r.attributes["limit"] > Q8_MAX for r in own):
             return False
         views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
-        if sum(view.size for view in views if 0 not in view.strides) > WORTH:
+        stored = 2 if chain.steps[-1].op is Op.BRAIN else 4
+        if sum(view.size for view in views if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
             return False
         largest = largest_of(self.e, node.name, views, chain.steps, VectorFormat.FP32)
         self.maxima.update((top.name, largest) for top in self._tops(node.name))

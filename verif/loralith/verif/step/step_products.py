@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec.numerics import Q8_MAX, hash32, hash_key
-from loralith.spec.step import DRAW_ROW, StepScheme
+from loralith.spec.step import StepScheme, rows_along_lanes
 from loralith.verif.vector.format import VectorFormat
 
 __all__ = ["Operands", "Quantized", "power_scale", "row_units"]
@@ -165,8 +165,7 @@ class Operands:
 
     def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX, images: bool = False) -> Quantized:
         """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it.
-        ``images``: it is [N, C, H, W], with channels along the lanes; else its last dimension is, or, of a transposed matrix, the one
-        before it."""
+        ``images``: it is [N, C, H, W], with channels along the lanes where it is rounded stochastically."""
         known = self._known(tensor)
         if known is not None and fold is None:
             return known.view(tensor)
@@ -220,12 +219,10 @@ class Operands:
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
             random = torch.zeros(len(seen.flat), dtype=torch.int64)
-            if seen.rows:
+            if logical is seen.made and (seen.rows or rows_along_lanes(seen.made.shape)):
                 lanes_last = seen.made.transpose(-1, -2)
-            elif images:
-                lanes_last = tensor.movedim(1, -1)
             else:
-                lanes_last = tensor.transpose(-1, -2) if _transposed(tensor, seen.made) else tensor
+                lanes_last = tensor.movedim(1, -1) if images else tensor
             _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
             y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:
@@ -244,14 +241,6 @@ class Operands:
         word = hash32(key, torch.arange(math.prod(rows) * quads))
         found = (word[:, None] >> torch.tensor([0, 8, 16, 24]) & 0xFF).reshape(-1, 4 * quads)[:, :lanes]
         return found.reshape(shape)
-
-
-def _transposed(tensor: Tensor, made: Tensor) -> bool:
-    """Whether the rows of ``made``, of `DRAW_ROW` elements or more, are the columns of its view ``tensor``; never of images [N, C, H, W]."""
-    if made.ndim in (0, 4) or tensor.ndim < 2 or made.shape[-1] < DRAW_ROW or 1 in tensor.shape[-2:]:
-        return False
-    along = made.stride(-1)
-    return tensor.stride(-2) == along and tensor.stride(-1) != along
 
 
 def _part(tensor: Tensor) -> tuple[int, int, int]:
