@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "rows_along_lanes", "sum_parts"]
+__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "dimension_of", "rows_along_lanes", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
@@ -35,10 +35,15 @@ def sum_parts(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, int] | No
 
 
 def rows_along_lanes(shape: Sequence[int]) -> bool:
-    """Whether a gradient of ``shape``, as it was computed, is rounded stochastically with its rows along the lanes (its dimension -2): it
-    is a matrix or a batch [B, M, N] of them. Otherwise the last dimension of what the product reads lies there, and of images their
-    channels."""
+    """Whether a gradient of ``shape``, as it was computed, is rounded stochastically with its rows' index (its dimension -2) along the
+    lanes: it is a matrix or a batch [B, M, N] of them. Otherwise the last dimension of what the product reads lies there, and of images
+    their channels."""
     return len(shape) in (2, 3) and shape[-2] >= LEAST_ROWS
+
+
+def dimension_of(shape: Sequence[int], strides: Sequence[int], size: int, stride: int) -> int:
+    """The last dimension of a view that has ``size`` and ``stride``; -1 where there is none."""
+    return max((d for d, own in enumerate(zip(shape, strides, strict=True)) if own == (size, stride)), default=-1)
 
 
 @dataclass(frozen=True)

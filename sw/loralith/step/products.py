@@ -9,7 +9,7 @@ from torch import Tensor
 from loralith.errors import LoralithError
 from loralith.spec.graph import Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX
-from loralith.spec.step import BATCH_MAX, StepScheme, rows_along_lanes
+from loralith.spec.step import BATCH_MAX, StepScheme
 
 from .builder import Builder
 from .values import Quantized, Root, Value, spread
@@ -162,14 +162,15 @@ class Products:
         root, node = value.root, value.node
         stochastic = root.gradient and self.scheme.stochastic
         factor = None if fold is None else self.b.expand(fold, value.shape)
-        at_root = stochastic and (root.scores or rows_along_lanes(root.node.shape))
-        if at_root:  # as the array can make them
+        if root.scores:  # the array makes S with rows along the lanes
             node, lanes = root.node, -2
             factor = None if fold is None else value.at_root(self.b, fold)[0]
+        elif stochastic and lanes == -1:
+            lanes = value.rows_dimension()
         scaled = node if factor is None else self.b.multiply(node, factor)
         scale = self.b.scale(self.b.largest(scaled), limit)
         q = self.b.quantize(scaled, scale, limit, stochastic, lanes)
-        if not at_root:
+        if not root.scores:
             q = value.back(self.b, q)
         if fold is None:
             return Quantized(q, scale, wide=limit > Q8_MAX)

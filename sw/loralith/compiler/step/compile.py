@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from loralith.compiler.lists.command_list import CommandList
@@ -14,7 +15,7 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, elementwise_with_largest, largest_of
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
-from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
+from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_values import NodeValues
@@ -122,11 +123,12 @@ class StepCompiler(NodeValues):
         elif isinstance(chain.source, View):
             views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
             tops = [] if format is VectorFormat.INT8 else self._tops(name)
+            along = None if chain.moves else self._along(name)
             if tops:
-                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format)
+                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along)
                 self.maxima.update((top.name, largest) for top in tops)
             else:
-                view = elementwise(self.e, name, views, chain.steps, format, draw)
+                view = elementwise(self.e, name, views, chain.steps, format, draw, along)
         else:
             view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
         moved_view = chain.result(view)
@@ -202,6 +204,10 @@ class StepCompiler(NodeValues):
         self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
         return True
 
+    @cached_property
+    def lanes(self) -> LaneDimensions:
+        return LaneDimensions(self.graph, self.readers)
+
     def _again(self, node: Node, chain: Chain) -> bool:
         """Whether a chain is computed once for its largest magnitude, which is made now, and once more for the integers that are made by
         it, and lies in memory in no other form."""
@@ -214,13 +220,17 @@ class StepCompiler(NodeValues):
         stored = 2 if chain.steps[-1].op is Op.BRAIN else 4
         if sum(view.size for view in views if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
             return False
-        largest = largest_of(self.e, node.name, views, chain.steps, VectorFormat.FP32)
+        largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name))
         self.maxima.update((top.name, largest) for top in self._tops(node.name))
         return True
 
     def _across(self, node: Node) -> bool:
         """Whether a product's rows lie along the lanes."""
-        return rows_along_lanes(node, self.readers)
+        return self.lanes.rows(node)
+
+    def _along(self, name: str) -> int | None:
+        """The dimension of an elementwise node that is to lie along the lanes."""
+        return self.lanes.of(name)
 
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""

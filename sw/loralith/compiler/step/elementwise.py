@@ -137,25 +137,31 @@ def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
 
 
 def elementwise(
-    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    draw: Draw | None = None,
+    along: int | None = None,
 ) -> View:
     """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
-    result's shape. The result is new."""
-    return _elementwise(e, name, views, steps, format, draw)[0]
+    result's shape. The result is new. It lies as the largest operand, of several as the first one that has dimension ``along`` innermost."""
+    return _elementwise(e, name, views, steps, format, draw, along)[0]
 
 
 def elementwise_with_largest(
-    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat
+    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, along: int | None = None
 ) -> tuple[View, View]:
     """As `elementwise`; and the largest magnitude of the result, a scalar."""
-    result, largest = _elementwise(e, name, views, steps, format, None, top=True)
+    result, largest = _elementwise(e, name, views, steps, format, None, along, top=True)
     assert largest is not None
     return result, largest
 
 
-def largest_of(e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat) -> View:
+def largest_of(e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], along: int | None = None) -> View:
     """The largest magnitude of what `elementwise` would give, a scalar; nothing else goes to memory."""
-    _, largest = _elementwise(e, name, views, steps, format, None, top=True, keep=False)
+    _, largest = _elementwise(e, name, views, steps, VectorFormat.FP32, None, along, top=True, keep=False)
     assert largest is not None
     return largest
 
@@ -168,6 +174,7 @@ def _elementwise(
     steps: Sequence[Step],
     format: VectorFormat,
     draw: Draw | None,
+    along: int | None,
     top: bool = False,
     keep: bool = True,
 ) -> tuple[View, View | None]:
@@ -175,7 +182,7 @@ def _elementwise(
     temporary: list[View] = []
     views = list(views)
     shape = views[0].shape
-    main = max(views, key=distinct)
+    main = max(views, key=lambda view: (distinct(view), along is not None and view.strides[along] == 1))
     order = layout_order(main)
     if draw is not None:
         order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]

@@ -19,7 +19,7 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.cuts import LARGE, Piece, batch_of
 from loralith.compiler.step.elementwise import materialize
 from loralith.compiler.step.emitter import Emitter, Work
-from loralith.compiler.step.layouts import rows_along_lanes
+from loralith.compiler.step.layouts import CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
@@ -96,8 +96,8 @@ class Structure:
     times: int
 
 
-def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Piece, layouts: Layouts) -> Structure:
-    """The structure of ``piece`` where what it is given lies as ``layouts`` says."""
+def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Layouts) -> Structure:
+    """The structure of ``piece`` where what it is given lies as ``layouts`` says; ``lanes``, of the whole graph."""
     times = _independent(graph, piece)
     names: dict[str, str] = {}
     buffers: dict[int, int] = {}
@@ -117,7 +117,9 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
         if more.get("draw"):
             more["draw"] = 1
         if node.op is Op.MATMUL:
-            more["across"] = rows_along_lanes(node, readers)
+            more["across"] = lanes.rows(node)
+        elif node.op in CHAINED and lanes.of(node.name) is not None:
+            more["along"] = lanes.of(node.name)
         inputs = [names[x] if isinstance(x, str) else x for x in node.inputs]
         kind = "optimizer" if node.source == OPTIMIZER else ""
         nodes.append([node.op.value, node.kind.value, _one(node.shape, times), inputs, more, kind])
@@ -229,6 +231,9 @@ class _Piece(StepCompiler):
 
     def _across(self, node: Node) -> bool:
         return node.attributes["across"]
+
+    def _along(self, name: str) -> int | None:
+        return self.graph[name].attributes.get("along")
 
     def _node(self, node: Node) -> None:
         if "padded" not in node.attributes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec.numerics import Q8_MAX, hash32, hash_key
-from loralith.spec.step import StepScheme, rows_along_lanes
+from loralith.spec.step import StepScheme, dimension_of, rows_along_lanes
 from loralith.verif.vector.format import VectorFormat
 
 __all__ = ["Operands", "Quantized", "power_scale", "row_units"]
@@ -219,10 +219,13 @@ class Operands:
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
             random = torch.zeros(len(seen.flat), dtype=torch.int64)
-            if logical is seen.made and (seen.rows or rows_along_lanes(seen.made.shape)):
+            if seen.rows:
                 lanes_last = seen.made.transpose(-1, -2)
-            else:
+            elif images or not rows_along_lanes(seen.made.shape):
                 lanes_last = tensor.movedim(1, -1) if images else tensor
+            else:
+                rows = dimension_of(tensor.shape, tensor.stride(), seen.made.shape[-2], seen.made.stride(-2))
+                lanes_last = tensor.movedim(rows, -1)
             _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
             y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:
