@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "dimension_of", "rows_along_lanes", "sum_parts"]
+__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "dimension_of", "row_dimension", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
@@ -34,11 +34,12 @@ def sum_parts(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, int] | No
     return None if part == 1 else (long, part)
 
 
-def rows_along_lanes(shape: Sequence[int]) -> bool:
-    """Whether a gradient of ``shape``, as it was computed, is rounded stochastically with its rows' index (its dimension -2) along the
-    lanes: it is a matrix or a batch [B, M, N] of them. Otherwise the last dimension of what the product reads lies there, and of images
-    their channels."""
-    return len(shape) in (2, 3) and shape[-2] >= LEAST_ROWS
+def row_dimension(shape: Sequence[int]) -> int | None:
+    """The dimension of a gradient, of ``shape`` as it was computed, along the lanes where it is rounded stochastically: the rows' index of
+    a matrix or of matrices [B, M, N], the second dimension of [N, C, H, W] or [B, T, heads, C]. None where that is short: then the last one
+    of what the product reads."""
+    found = {2: 0, 3: 1, 4: 1}.get(len(shape))
+    return None if found is None or shape[found] < LEAST_ROWS else found
 
 
 def dimension_of(shape: Sequence[int], strides: Sequence[int], size: int, stride: int) -> int:

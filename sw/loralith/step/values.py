@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loralith.errors import LoralithError
 from loralith.spec.graph import Node
-from loralith.spec.step import dimension_of, rows_along_lanes
+from loralith.spec.step import dimension_of, row_dimension
 
 from .builder import Builder
 
@@ -80,16 +80,16 @@ class Value:
         """The view after one more move."""
         return Value(step.move(b, self.node), self.root, (*self.moves, step))
 
-    def rows_dimension(self) -> int:
-        """The dimension that the root's rows run along, where they are to lie along the lanes; the last one where they are not, or where they
-        are no dimension of this view."""
+    def lanes(self) -> int:
+        """The dimension of this view that lies along the lanes where it is rounded stochastically."""
         made = self.root.node.shape
-        if not rows_along_lanes(made):
+        rows = row_dimension(made)
+        if rows is None:
             return -1
         seen = root = torch.empty(made, device="meta")
         for step in self.moves:
             seen = step.strided(seen)
-        return dimension_of(seen.shape, seen.stride(), made[-2], root.stride(-2))
+        return dimension_of(seen.shape, seen.stride(), made[rows], root.stride(rows))
 
     def view(self, b: Builder, quantized: Quantized) -> Quantized:
         """A quantized form of the root as this view sees it."""

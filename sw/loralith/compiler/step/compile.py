@@ -130,7 +130,8 @@ class StepCompiler(NodeValues):
             else:
                 view = elementwise(self.e, name, views, chain.steps, format, draw, along)
         else:
-            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
+            prepared = {i: (other.steps, other.views) for i, other in chain.prepared.items()}
+            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format, prepared), self._tops(name))
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
 
@@ -235,7 +236,10 @@ class StepCompiler(NodeValues):
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
         inputs = list(node.inputs)
-        at = next((i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)), None)
+        chains = [i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)]
+        if (beside := self._beside(node, chains)) is not None:
+            return beside
+        at = chains[0] if chains else None
         if at is None:
             whole = [i for i, x in enumerate(inputs) if isinstance(x, str) and self.graph[x].shape == node.shape]
             at = whole[0] if whole else next(i for i, x in enumerate(inputs) if isinstance(x, str))
@@ -282,20 +286,45 @@ class StepCompiler(NodeValues):
         chain.steps.append(Step(node.op, operand, reverse))
         return chain
 
+    def _beside(self, node: Node, chains: Sequence[int]) -> Chain | None:
+        """Of two chains that ``node`` multiplies the one on a product, which the other one's value becomes an operand of, where its tiles
+        have it on chip."""
+        if len(chains) != 2 or node.op is not Op.MULTIPLY or node.inputs[0] == node.inputs[1]:
+            return None
+        first, second = (x for x in node.inputs if isinstance(x, str))
+        for name, beside in ((first, second), (second, first)):
+            chain, other = self.values[name], self.values[beside]
+            assert isinstance(chain, Chain)
+            assert isinstance(other, Chain)
+            if chain.prepares(other) and isinstance(chain.source, Node) and self._across(chain.source):
+                for taken in (name, beside):
+                    del self.values[taken]
+                    self.left[taken] -= 1
+                assert isinstance(other.source, View)
+                chain.prepared[len(chain.views)] = other
+                chain.steps.append(Step(Op.MULTIPLY, TensorOperand(len(chain.views))))
+                chain.views.append(other.source)
+                chain.debts += other.debts
+                return chain
+        return None
+
     def _tile(self, chain: Chain, name: str) -> TensorOperand:
         view = chain.operand(self._view(name))
         assert view is not None
         chain.views.append(view)
         return TensorOperand(len(chain.views) - 1)
 
-    def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
+    def _product(self, name: str, node: Node, epilogue: Epilogue, tops: Sequence[Node]) -> View:
         first, second = node.inputs
         if node.op is Op.MATMUL:
             a, b = (self._padded(self._view(x), node) for x in (first, second))
-            if not self._across(node):
-                return matmul(self.e, name, a, b, epilogue)
-            views = [_transposed(expand(view, node.shape)) for view in epilogue.views]
-            return _transposed(matmul(self.e, name, _transposed(b), _transposed(a), Epilogue(epilogue.steps, views, epilogue.format)))
+            across = self._across(node)
+            if across:
+                a, b, epilogue = _transposed(b), _transposed(a), epilogue.seen(lambda view: _transposed(expand(view, node.shape)))
+            view, largest = matmul(self.e, name, a, b, epilogue, bool(tops))
+            if largest is not None:
+                self.maxima.update((top.name, largest) for top in tops)
+            return _transposed(view) if across else view
         assert isinstance(second, str)
         if second not in self.kernels:
             raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")

@@ -146,7 +146,7 @@ def elementwise(
     along: int | None = None,
 ) -> View:
     """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
-    result's shape. The result is new. It lies as the largest operand, of several as the first one that has dimension ``along`` innermost."""
+    result's shape. The result is new. It lies as the largest operand, of several as the first one with dimension ``along`` innermost."""
     return _elementwise(e, name, views, steps, format, draw, along)[0]
 
 

@@ -48,29 +48,27 @@ class LaneDimensions:
         return self._found.get(name)
 
     def _class(self, product: Node) -> None:
-        """Follows what ``product`` is connected with, its rows along the lanes, and sums up what that saves."""
-        at = {product.name: len(product.shape) - 2}
+        last = len(product.shape) - 1
+        ways = [self._connected(product, lane) for lane in (last, last - 1)]
+        self._found.update(max(ways, key=lambda way: way[1])[0])
+
+    def _connected(self, product: Node, lane: int) -> tuple[dict[str, int], float]:
+        """(the dimension along the lanes of each tensor connected with ``product``, whose own is ``lane``; cycles that this saves)."""
+        at = {product.name: lane}
         queue, saved = deque([product]), 0.0
         while queue:
             node = queue.popleft()
-            lane = at[node.name]
-            saved += self._saved(node, lane)
-            for other, where in (*self._before(node, lane), *self._after(node, lane)):
-                if where is None:  # an image, which lies with its channels along the lanes
-                    saved -= COPY * math.prod(other.shape) if other.kind is Kind.WORD else 0.0
+            saved += self._saved(node, at[node.name])
+            for other, where in (*self._before(node, at[node.name]), *self._after(node, at[node.name])):
+                if where is None:
+                    saved -= _apart(node, other)
                 elif other.name not in at and other.name not in self._found:
                     at[other.name] = where
                     queue.append(other)
-        for name, lane in at.items():
-            node = self.graph[name]
-            if node.op is Op.MATMUL:
-                last = len(node.shape) - 1
-                self._found[name] = lane if saved > 0 else 2 * last - 1 - lane
-            else:
-                self._found[name] = lane if saved > 0 else None
+        return at, saved
 
     def _saved(self, node: Node, lane: int) -> float:
-        """Cycles that readers of ``node`` save where dimension ``lane`` lies along the lanes, against its last one."""
+        """Cycles that readers of ``node`` save where dimension ``lane`` lies along the lanes; less than 0 for those that it costs them."""
         size, last = math.prod(node.shape), len(node.shape) - 1
         saved = 0.0
         if node.op in _SOURCES:
@@ -82,16 +80,13 @@ class LaneDimensions:
                 saved += -along if lane in dims else along if last in dims else 0.0
             elif reader.op is Op.QUANTIZE and reader.attributes["draw"]:
                 saved += COPY * size if reader.attributes["lanes"] == lane else -COPY * size
-            elif node.kind is Kind.INT8 and reader.op is Op.RESHAPE and reader.shape[-1] % BUS and reader.shape[-1] != node.shape[-1]:
-                saved += COPY * size if lane != last else 0.0  # heads that do not begin at bus words
         return saved
 
     def _after(self, node: Node, lane: int) -> list[tuple[Node, int | None]]:
         found: list[tuple[Node, int | None]] = []
         for reader in self.readers.get(node.name, ()):
-            if reader.op in _CHAIN and reader.shape == node.shape and node.kind is not Kind.INT8:
-                found.append((reader, lane))
-            elif reader.op is Op.QUANTIZE and reader.inputs[0] == node.name and not reader.attributes["draw"]:
+            elementwise = reader.op in _CHAIN and node.kind is not Kind.INT8
+            if reader.shape == node.shape and (elementwise or (reader.op is Op.QUANTIZE and not reader.attributes["draw"])):
                 found.append((reader, lane))
             elif reader.op is Op.PERMUTE:
                 found.append((reader, reader.attributes["order"].index(lane)))
@@ -116,6 +111,14 @@ class LaneDimensions:
             elif other.shape == node.shape or node.op in (Op.SLICE, Op.CONCAT):
                 found.append((other, lane))
         return found
+
+
+def _apart(node: Node, other: Node) -> float:
+    """What it costs that ``other``, a reshape of ``node`` or what that is of, has not the dimension that lies along the lanes: where one of
+    them is an image, with its channels along the lanes, and where rows are cut into heads that do not begin at bus words as INT8."""
+    image = node.shape[-1] == other.shape[-1]
+    heads = other.shape[-1] < node.shape[-1] and other.shape[-1] % BUS
+    return COPY * math.prod(other.shape) if other.kind is Kind.WORD and (image or heads) else 0.0
 
 
 def _mapped(old: Sequence[int], new: Sequence[int], dim: int) -> int | None:

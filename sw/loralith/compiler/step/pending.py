@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loralith.compiler.step.chains import Step
+from loralith.compiler.step.chains import Step, instructions_of
 from loralith.compiler.step.layouts import CHAINED
 from loralith.compiler.step.views import View, expand, permute, reshape
 from loralith.spec.graph import Graph, Node, Op
@@ -78,7 +78,8 @@ def made_twice(node: Node, graph: Graph, readers: Mapping[str, Sequence[Node]], 
 @dataclass
 class Chain:
     """``steps`` on a tensor in memory or on the sums of a product, of ``shape``, with operands ``views`` of that shape; then ``moves``,
-    each the shapes before and after it and, of a permutation, its order. ``debts``: nodes that it reads."""
+    each the shapes before and after it and, of a permutation, its order. ``debts``: nodes that it reads. ``prepared``: by the number of an
+    operand, the chain of one instruction that makes it of what ``views`` has for it."""
 
     source: View | Node
     shape: tuple[int, ...]
@@ -86,6 +87,7 @@ class Chain:
     views: list[View] = field(default_factory=list)
     debts: list[str] = field(default_factory=list)
     moves: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = field(default_factory=list)
+    prepared: dict[int, Chain] = field(default_factory=dict)
 
     @property
     def current(self) -> tuple[int, ...]:
@@ -96,6 +98,15 @@ class Chain:
         """The result goes through ``node``, one of `PASSED`."""
         order = tuple(node.attributes["order"]) if node.op is Op.PERMUTE else None
         self.moves.append((self.current, node.shape, order))
+
+    def prepares(self, other: Chain) -> bool:
+        """Whether ``other``, elementwise on a tensor of the same shape, can be computed beside this chain on a product: by one instruction,
+        with at most one operand, which is the same in a whole row."""
+        if self.moves or other.moves or other.prepared or other.shape != self.shape or not isinstance(self.source, Node):
+            return False
+        rows = all(view.shape[-1] == 1 or view.strides[-1] == 0 for view in other.views)
+        one = len(other.views) <= 1 and len(instructions_of(other.steps)) == 1
+        return isinstance(other.source, View) and self.source.op is Op.MATMUL and not self.prepared and rows and one
 
     def operand(self, view: View) -> View | None:
         """``view``, which broadcasts to the shape after the moves, in the frame of the source; None where no strides say that."""

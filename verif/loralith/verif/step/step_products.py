@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec.numerics import Q8_MAX, hash32, hash_key
-from loralith.spec.step import StepScheme, dimension_of, rows_along_lanes
+from loralith.spec.step import StepScheme, dimension_of, row_dimension
 from loralith.verif.vector.format import VectorFormat
 
 __all__ = ["Operands", "Quantized", "power_scale", "row_units"]
@@ -221,11 +221,13 @@ class Operands:
             random = torch.zeros(len(seen.flat), dtype=torch.int64)
             if seen.rows:
                 lanes_last = seen.made.transpose(-1, -2)
-            elif images or not rows_along_lanes(seen.made.shape):
-                lanes_last = tensor.movedim(1, -1) if images else tensor
+            elif images:
+                lanes_last = tensor.movedim(1, -1)
             else:
-                rows = dimension_of(tensor.shape, tensor.stride(), seen.made.shape[-2], seen.made.stride(-2))
-                lanes_last = tensor.movedim(rows, -1)
+                rows, lanes = row_dimension(seen.made.shape), -1
+                if rows is not None:
+                    lanes = dimension_of(tensor.shape, tensor.stride(), seen.made.shape[rows], seen.made.stride(rows))
+                lanes_last = tensor.movedim(lanes, -1)
             _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
             y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:
