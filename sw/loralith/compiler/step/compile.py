@@ -126,7 +126,7 @@ class StepCompiler(NodeValues):
             along = None if chain.moves else self._along(name)
             if tops:
                 view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along)
-                self.maxima.update((top.name, largest) for top in tops)
+                self._give(tops, largest)
             else:
                 view = elementwise(self.e, name, views, chain.steps, format, draw, along)
         else:
@@ -202,8 +202,21 @@ class StepCompiler(NodeValues):
             return False
         a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
         top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
-        self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
+        self._give([top], _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32))))
         return True
+
+    def _give(self, tops: Sequence[Node], value: View) -> None:
+        """``value`` is there before the nodes ``tops``, whose it is; it stays until all of them have taken it."""
+        for top in tops:
+            self.maxima[top.name] = value
+            value.buffer.users += 1
+
+    def _taken(self, node: Node) -> View | None:
+        """What `_give` has for ``node``."""
+        value = self.maxima.pop(node.name, None)
+        if value is not None:
+            value.buffer.users -= 1
+        return value
 
     @cached_property
     def lanes(self) -> LaneDimensions:
@@ -222,7 +235,7 @@ class StepCompiler(NodeValues):
         if sum(view.size for view in views if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
             return False
         largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name))
-        self.maxima.update((top.name, largest) for top in self._tops(node.name))
+        self._give(self._tops(node.name), largest)
         return True
 
     def _across(self, node: Node) -> bool:
@@ -323,7 +336,7 @@ class StepCompiler(NodeValues):
                 a, b, epilogue = _transposed(b), _transposed(a), epilogue.seen(lambda view: _transposed(expand(view, node.shape)))
             view, largest = matmul(self.e, name, a, b, epilogue, bool(tops))
             if largest is not None:
-                self.maxima.update((top.name, largest) for top in tops)
+                self._give(tops, largest)
             return _transposed(view) if across else view
         assert isinstance(second, str)
         if second not in self.kernels:
@@ -374,13 +387,13 @@ class StepCompiler(NodeValues):
         return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
 
     def _maximum(self, node: Node) -> View:
-        if node.name in self.maxima:
-            return self.maxima.pop(node.name)
+        if (value := self._taken(node)) is not None:
+            return value
         return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
 
     def _largest(self, node: Node) -> View:
-        if node.name in self.maxima:
-            return self.maxima.pop(node.name)
+        if (value := self._taken(node)) is not None:
+            return value
         view = self._view(node.inputs[0])
         if "dims" in node.attributes:
             return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.MAX_ALL)

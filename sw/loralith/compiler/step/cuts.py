@@ -9,6 +9,7 @@ step does not store.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.compile import OPTIMIZER, SOURCES
@@ -104,4 +105,16 @@ def _places(graph: Graph, runs: dict[str, int]) -> dict[str, int]:
     for name in reversed(list(runs)):
         if name in waits:
             place[name] = min(place[reader.name] for reader in readers[name])
+    for node in graph.of(Op.LARGEST):
+        if "dims" not in node.attributes:
+            _with_its_maker(graph, node, place, waits)
     return place
+
+
+def _with_its_maker(graph: Graph, node: Node, place: dict[str, int], waits: Container[str]) -> None:
+    """A tensor's largest magnitude is taken in the visit that makes the tensor: it belongs to that piece, and so do moves between them."""
+    along = [node]
+    while (maker := graph[along[-1].inputs[0]]).op in PASSED and maker.name not in waits:
+        along.append(maker)
+    if maker.op not in SOURCES and maker.name not in waits:
+        place.update((one.name, place[maker.name]) for one in along)

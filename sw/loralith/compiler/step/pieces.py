@@ -107,7 +107,8 @@ def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Lay
         places = [
             [buffers.setdefault(p.buffer, len(buffers)), _one(p.shape, times), list(p.strides), p.offset] for p in layouts.places[name]
         ]
-        given.append([graph[name].kind.value, _one(graph[name].shape, times), places])
+        largest = int(graph[name].op is Op.LARGEST)
+        given.append([graph[name].kind.value, _one(graph[name].shape, times), places, largest])
     for i, name in enumerate(piece.sources):
         names[name] = f"source{i}"
         sources.append([graph[name].op.value, graph[name].kind.value, list(graph[name].shape)])
@@ -151,7 +152,7 @@ def copy_of(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> list[tupl
             continue
         number, shape, strides, offset = place
         data = {
-            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]]]],
+            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]], 0]],
             "stretches": [list(layouts.stretches[number])],
             "sources": [],
             "nodes": [[Op.EXPAND.value, node.kind.value, list(shape), ["given0"], {"padded": 1}, ""]],
@@ -257,8 +258,8 @@ def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
     """The graph of a structure, and the structure itself."""
     data = json.loads(text)
     graph = Graph()
-    for i, (kind, shape, _) in enumerate(data["given"]):
-        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape)))
+    for i, (kind, shape, _, largest) in enumerate(data["given"]):
+        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape), (), {"largest": largest}))
     for i, (op, kind, shape) in enumerate(data["sources"]):
         graph.add(Node(f"source{i}", Op(op), Kind(kind), tuple(shape)))
     draws = 0
@@ -279,7 +280,7 @@ def written(text: str, config: Config, base: int = 0, seed: int = 0, verify: boo
     """
     graph, data = graph_of(text)
     e = Emitter(config, Memory(base, PIECE_BYTES), keep=verify)
-    places = {f"given{i}": places for i, (_, _, places) in enumerate(data["given"])}
+    places = {f"given{i}": places for i, (_, _, places, _) in enumerate(data["given"])}
     piece = _Piece(graph, e, seed, places, data["stretches"])
     piece.write()
     numbers = {buffer: i for i, buffer in enumerate(piece.buffers)}
