@@ -100,7 +100,8 @@ def test_a_piece_whose_results_differ_is_named(blocks: dict[str, Block], monkeyp
 
 
 def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step_takes(graph: Graph, blocks: dict[str, Block]) -> None:
-    """The same work by kind, but for what each piece brings anew; more cycles, since nothing overlaps over a cut."""
+    """The same work by kind, but for what each piece brings anew, and loads that another tile of the whole step has on chip; more cycles, since
+    nothing overlaps over a cut."""
     total, _ = step_by_block(graph, TINY, {})
     assert total["distinct_pieces"] == len(blocks) < total["pieces"]
     updates = [block.count for block in blocks.values() if block.first == "AdamW"]
@@ -111,7 +112,7 @@ def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step
     assert cycles <= total["cycles"] <= 1.2 * cycles
     assert total["macs"] == graph_macs(graph) <= total["padded_macs"] == whole.of("macs")
     for kind, costs in whole.kinds.items():
-        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.03)
+        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.06)
         for unit in ("array", "vector", "store"):
             assert total["kinds"][kind][unit] == pytest.approx(getattr(costs, unit), rel=0.05, abs=1500)
         # Scalars and programs of each piece are loaded anew.

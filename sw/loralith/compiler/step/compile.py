@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 from loralith.compiler.lists.command_list import CommandList
-from loralith.compiler.step import reductions
 from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, TensorOperand, scalar_chain
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
@@ -18,9 +16,9 @@ from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.node_values import NodeValues
+from loralith.compiler.step.node_reductions import NodeReductions
 from loralith.compiler.step.padded_images import PaddedImages
-from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes, readers_of
+from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.schedule import scheduled
@@ -32,7 +30,6 @@ from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX, hash_key
-from loralith.spec.vector.program import Reduce
 
 __all__ = ["OPTIMIZER", "SOURCES", "CompiledStep", "StepCompiler", "compile_step"]
 
@@ -52,15 +49,13 @@ def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int
     return StepCompiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
 
 
-class StepCompiler(NodeValues):
+class StepCompiler(NodeReductions):
     """One compilation of a graph by ``e``, with the seed of stochastic rounding."""
 
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
         super().__init__(graph, e)
         self.seed = seed
         self.padded = PaddedImages(e)
-        self.readers = readers_of(graph)
-        self.maxima: dict[str, View] = {}
         self.results = set(graph.outputs.values())
 
     def run(self, base: int) -> CompiledStep:
@@ -135,16 +130,6 @@ class StepCompiler(NodeValues):
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
 
-    def _tops(self, name: str) -> list[Node]:
-        """Nodes that want the largest magnitude of all elements of ``name``, at once or after moves."""
-        found = []
-        for reader in self.readers.get(name, ()):
-            if reader.op is Op.LARGEST and "dims" not in reader.attributes:
-                found.append(reader)
-            elif reader.op in PASSED:
-                found += self._tops(reader.name)
-        return found
-
     def _reordered(self, name: str, chain: Chain, view: View) -> View:
         """The moves of a chain that strides alone do not express."""
         for _, after, order in chain.moves:
@@ -186,7 +171,7 @@ class StepCompiler(NodeValues):
         elif node.op in MOVES:
             self._keep(node.name, moved(self.e, node, [self._views(x) for x in node.inputs]))
         else:
-            self._keep(node.name, (_REDUCTIONS[node.op](self, node),))
+            self._keep(node.name, (self._reduced(node),))
         self._paid(reads)
 
     def _put_off(self, node: Node) -> bool:
@@ -204,19 +189,6 @@ class StepCompiler(NodeValues):
         top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
         self._give([top], _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32))))
         return True
-
-    def _give(self, tops: Sequence[Node], value: View) -> None:
-        """``value`` is there before the nodes ``tops``, whose it is; it stays until all of them have taken it."""
-        for top in tops:
-            self.maxima[top.name] = value
-            value.buffer.users += 1
-
-    def _taken(self, node: Node) -> View | None:
-        """What `_give` has for ``node``."""
-        value = self.maxima.pop(node.name, None)
-        if value is not None:
-            value.buffer.users -= 1
-        return value
 
     @cached_property
     def lanes(self) -> LaneDimensions:
@@ -376,29 +348,6 @@ class StepCompiler(NodeValues):
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
 
-    # Reductions.
-
-    def _sum(self, node: Node) -> View:
-        bound = self._scalar(node.inputs[1])
-        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.SUM_ALL, bound)
-
-    def _count(self, node: Node) -> View:
-        view = self._view(node.inputs[0])
-        return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
-
-    def _maximum(self, node: Node) -> View:
-        if (value := self._taken(node)) is not None:
-            return value
-        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
-
-    def _largest(self, node: Node) -> View:
-        if (value := self._taken(node)) is not None:
-            return value
-        view = self._view(node.inputs[0])
-        if "dims" in node.attributes:
-            return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.MAX_ALL)
-        return reductions.largest(self.e, node.name, view)
-
     # Results.
 
     def _left(self, outputs: Mapping[str, View]) -> list[View]:
@@ -420,10 +369,4 @@ def _transposed(view: View) -> View:
     return permute(view, (*range(rank - 2), rank - 1, rank - 2))
 
 
-_REDUCTIONS: dict[Op, Callable[[StepCompiler, Node], Any]] = {
-    Op.SUM: StepCompiler._sum,
-    Op.COUNT: StepCompiler._count,
-    Op.MAXIMUM: StepCompiler._maximum,
-    Op.LARGEST: StepCompiler._largest,
-}
 assert set(FUNCTIONS) <= {*CHAINED, Op.SCALE}
