@@ -116,5 +116,6 @@ def _with_its_maker(graph: Graph, node: Node, place: dict[str, int], waits: Cont
     along = [node]
     while (maker := graph[along[-1].inputs[0]]).op in PASSED and maker.name not in waits:
         along.append(maker)
-    if maker.op not in SOURCES and maker.name not in waits:
+    apart = len(along) > 1 and batch_of(maker) > 1  # a batch that is taken apart has no moves
+    if maker.op not in SOURCES and maker.name not in waits and not apart:
         place.update((one.name, place[maker.name]) for one in along)
