@@ -314,7 +314,7 @@ class StepCompiler(NodeReductions):
         if second not in self.kernels:
             raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")
         buffer, _ = self.kernels[second]
-        return convolution(
+        view, largest = convolution(
             self.e,
             self.padded,
             name,
@@ -325,8 +325,12 @@ class StepCompiler(NodeReductions):
             node.attributes["stride"],
             node.attributes["padding"],
             epilogue,
-            backward=node.op is Op.CONVOLUTION_INPUT,
+            node.op is Op.CONVOLUTION_INPUT,
+            bool(tops),
         )
+        if largest is not None:
+            self._give(tops, largest)
+        return view
 
     @staticmethod
     def _padded(view: View, node: Node) -> View:
