@@ -116,16 +116,16 @@ class StepCompiler(NodeReductions):
         if source is not None and not chain.views:
             view = scalar_chain(self.e, name, source, chain.steps)
         elif isinstance(chain.source, View):
-            views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
+            views, prepared = chain.operands()
             tops = [] if format is VectorFormat.INT8 else self._tops(name)
             along = None if chain.moves else self._along(name)
             if tops:
-                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along)
+                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along, prepared)
                 self._give(tops, largest)
             else:
-                view = elementwise(self.e, name, views, chain.steps, format, draw, along)
+                view = elementwise(self.e, name, views, chain.steps, format, draw, along, prepared)
         else:
-            prepared = {i: (other.steps, other.views) for i, other in chain.prepared.items()}
+            _, prepared = chain.operands()
             view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format, prepared), self._tops(name))
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
@@ -202,11 +202,12 @@ class StepCompiler(NodeReductions):
             return False
         if not isinstance(chain.source, View) or chain.moves or any(r.op is Op.QUANTIZE and r.attributes["limit"] > Q8_MAX for r in own):
             return False
-        views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
+        views, prepared = chain.operands()
         stored = 2 if chain.steps[-1].op is Op.BRAIN else 4
-        if sum(view.size for view in views if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
+        read = [*views, *(view for _, more in prepared.values() for view in more)]
+        if sum(view.size for view in read if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
             return False
-        largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name))
+        largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name), prepared)
         self._give(self._tops(node.name), largest)
         return True
 
@@ -272,25 +273,25 @@ class StepCompiler(NodeReductions):
         return chain
 
     def _beside(self, node: Node, chains: Sequence[int]) -> Chain | None:
-        """Of two chains that ``node`` multiplies the one on a product, which the other one's value becomes an operand of, where its tiles
-        have it on chip."""
-        if len(chains) != 2 or node.op is not Op.MULTIPLY or node.inputs[0] == node.inputs[1]:
+        """Of two chains that meet in ``node`` one that the other one's value becomes an operand of, where its tiles have it on chip."""
+        if len(chains) != 2 or node.op not in BINARY or node.inputs[0] == node.inputs[1]:
             return None
         first, second = (x for x in node.inputs if isinstance(x, str))
         for name, beside in ((first, second), (second, first)):
             chain, other = self.values[name], self.values[beside]
             assert isinstance(chain, Chain)
             assert isinstance(other, Chain)
-            if chain.prepares(other) and isinstance(chain.source, Node) and self._across(chain.source):
-                for taken in (name, beside):
-                    del self.values[taken]
-                    self.left[taken] -= 1
-                assert isinstance(other.source, View)
-                chain.prepared[len(chain.views)] = other
-                chain.steps.append(Step(Op.MULTIPLY, TensorOperand(len(chain.views))))
-                chain.views.append(other.source)
-                chain.debts += other.debts
-                return chain
+            if not chain.prepares(other) or (isinstance(chain.source, Node) and not self._across(chain.source)):
+                continue
+            for taken in (name, beside):
+                del self.values[taken]
+                self.left[taken] -= 1
+            assert isinstance(other.source, View)
+            chain.prepared[len(chain.views)] = other
+            chain.steps.append(Step(node.op, TensorOperand(len(chain.views)), node.op is Op.SUBTRACT and name == second))
+            chain.views.append(other.source)
+            chain.debts += other.debts
+            return chain
         return None
 
     def _tile(self, chain: Chain, name: str) -> TensorOperand:
@@ -348,6 +349,7 @@ class StepCompiler(NodeReductions):
         if not isinstance(value, Chain) or value.moves or not isinstance(value.source, View):
             value = Chain(self._view(name), node.shape)
         chain = Chain(value.source, node.shape, [*value.steps, Step(Op.QUANTIZE, scale, stochastic=bool(draw))], value.views)
+        chain.prepared = value.prepared
         if not draw:
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)

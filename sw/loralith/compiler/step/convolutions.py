@@ -1,9 +1,9 @@
 """Convolutions without columns in memory: the operand lies as [N, H, W, C] with a border of zeros, and for each place of the kernel a
 transposed LOAD brings the shifted pixels.
 
-Pixels are the array's columns. Rows of an image that fill whole blocks of columns are loaded one by one. Others come with the border between
-them, so that one LOAD brings all rows of an image; what the border's columns give is left out by the VECTOR that reads the sums, or by the
-STORE. The array's rows are the result's channels.
+Pixels are the array's columns. Rows of an image that fill whole blocks of columns are loaded one by one. Others come with the border
+between them, so that one LOAD brings all rows of an image; what the border's columns give is left out by the VECTOR that reads the sums,
+or by the STORE. The array's rows are the result's channels.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loralith.compiler.step.chains import Scalar, Step, emit_chain, instructions_of
+from loralith.compiler.step.chains import Prepared, Scalar, Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.tile_maxima import TileMaxima
@@ -19,6 +19,9 @@ from loralith.spec.graph import Op
 from loralith.spec.vector.program import HASH_LANES, Source
 
 __all__ = ["Draw", "as_scalar", "elementwise", "elementwise_with_largest", "largest_of", "layout_order", "materialize", "new_tensor"]
+
+
+NOTHING: Prepared = {}
 
 
 @dataclass(frozen=True)
@@ -144,24 +147,34 @@ def elementwise(
     format: VectorFormat,
     draw: Draw | None = None,
     along: int | None = None,
+    prepared: Prepared = NOTHING,
 ) -> View:
     """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
-    result's shape. The result is new. It lies as the largest operand, of several as the first one with dimension ``along`` innermost."""
-    return _elementwise(e, name, views, steps, format, draw, along)[0]
+    result's shape; those that ``prepared`` knows repeat nothing. The result is new. It lies as the largest operand, of several as the first
+    one with dimension ``along`` innermost."""
+    return _elementwise(e, name, views, steps, format, draw, along, prepared)[0]
 
 
 def elementwise_with_largest(
-    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, along: int | None = None
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    along: int | None = None,
+    prepared: Prepared = NOTHING,
 ) -> tuple[View, View]:
     """As `elementwise`; and the largest magnitude of the result, a scalar."""
-    result, largest = _elementwise(e, name, views, steps, format, None, along, top=True)
+    result, largest = _elementwise(e, name, views, steps, format, None, along, prepared, top=True)
     assert largest is not None
     return result, largest
 
 
-def largest_of(e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], along: int | None = None) -> View:
+def largest_of(
+    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], along: int | None = None, prepared: Prepared = NOTHING
+) -> View:
     """The largest magnitude of what `elementwise` would give, a scalar; nothing else goes to memory."""
-    _, largest = _elementwise(e, name, views, steps, VectorFormat.FP32, None, along, top=True, keep=False)
+    _, largest = _elementwise(e, name, views, steps, VectorFormat.FP32, None, along, prepared, top=True, keep=False)
     assert largest is not None
     return largest
 
@@ -175,12 +188,17 @@ def _elementwise(
     format: VectorFormat,
     draw: Draw | None,
     along: int | None,
+    prepared: Prepared,
     top: bool = False,
     keep: bool = True,
 ) -> tuple[View, View | None]:
     """(the result, its largest magnitude where ``top``); with ``keep`` False the result stays on chip."""
     temporary: list[View] = []
-    views = list(views)
+    before = [_Before(number + 1, instructions_of(own)) for number, (own, _) in prepared.items()]
+    count, views = len(views), list(views)
+    for one, (_, more) in zip(before, prepared.values(), strict=True):
+        one.reads = range(len(views), len(views) + len(more))
+        views += more
     shape = views[0].shape
     main = max(views, key=lambda view: (distinct(view), along is not None and view.strides[along] == 1))
     order = layout_order(main)
@@ -209,7 +227,7 @@ def _elementwise(
         raise LoralithError(f"{name}: its operands have no common layout")
     if not keep:
         e.memory.give(result.buffer.address)
-    largest = _tiles(e, views, steps, result, plan, draw, top, keep)
+    largest = _tiles(_Kernel(e, views[:count], views[count:], before), steps, result, plan, draw, top, keep)
     for view in temporary:
         e.release(view.buffer)
     return result, largest
@@ -249,8 +267,7 @@ def _layout(
 
 
 def _tiles(
-    e: Emitter,
-    views: Sequence[View],
+    kernel: _Kernel,
     steps: Sequence[Step],
     result: View,
     plan: _Plan,
@@ -258,7 +275,7 @@ def _tiles(
     top: bool,
     keep: bool,
 ) -> View | None:
-    chain = instructions_of(steps)
+    e, chain = kernel.e, instructions_of(steps)
     sizes, ops, out = plan.sizes, plan.operands, plan.result
     if len(sizes) == 1:
         sizes, ops, out = [1, *sizes], [[0, *s] for s in ops], [0, *out]
@@ -267,7 +284,7 @@ def _tiles(
         order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
         sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
     *outside, rows, run = sizes
-    kernel = _Kernel(e, views, ops, run)
+    kernel.strides, kernel.run = ops, run
     chunk, most = kernel.tile(rows)
     count_of_tiles = math.prod(outside) * -(-rows // most) * -(-run // chunk)
     brain = bool(steps) and steps[-1].op is Op.BRAIN
@@ -288,6 +305,7 @@ def _tiles(
                     more |= {"top": maxima.scalar(), "keep": keep}
                 width = -(-size // e.config.vector_lanes)
                 lanes = size - (width - 1) * e.config.vector_lanes
+                kernel.prepare(tiles, count, width, lanes)
                 emit_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
                 if maxima is not None:
                     maxima.leave()
@@ -300,11 +318,25 @@ def _tiles(
     return None if maxima is None else maxima.result()
 
 
-class _Kernel:
-    """Where a tile's operands lie on chip: X and the result in V0, the others in V1."""
+@dataclass
+class _Before:
+    """Operand ``operand`` goes through ``chain`` before it is used; ``reads``: the numbers of what that reads."""
 
-    def __init__(self, e: Emitter, views: Sequence[View], strides: Sequence[Sequence[int]], run: int) -> None:
-        self.e, self.views, self.strides, self.run = e, views, strides, run
+    operand: int
+    chain: Sequence[Any]
+    reads: range = range(0)
+
+
+class _Kernel:
+    """Where a tile's operands lie on chip: X and the result in V0, the others in V1; in V0 what those read that go through steps of their
+    own first."""
+
+    def __init__(self, e: Emitter, views: Sequence[View], more: Sequence[View], before: Sequence[_Before]) -> None:
+        self.e, self.views, self.before = e, [*views, *more], before
+        self.second, self.more = range(1, len(views)), range(len(views), len(self.views))
+        self.strides: Sequence[Sequence[int]] = ()
+        self.run = 0
+        self._regions: dict[int, Region] = {}
 
     def kind(self, i: int) -> str:
         """`whole`, a `row` for all rows, or a `value` for each row."""
@@ -331,7 +363,8 @@ class _Kernel:
         def fits(count: int, width: int) -> bool:
             work = count * width
             x = work if self.whole_x(count) else work + self.words(0, count, width)
-            return x <= first and sum(self.words(i, count, width) for i in range(1, len(self.views))) <= second
+            x += sum(self.words(i, count, width) for i in self.more)
+            return x <= first and sum(self.words(i, count, width) for i in self.second) <= second
 
         while not fits(1, width) and width > step:
             width = -(-width // 2 // step) * step
@@ -339,7 +372,7 @@ class _Kernel:
             raise LoralithError(f"{self.views[0].buffer.name}: {len(self.views)} operands do not fit into V0 and V1")
         count = self._most(rows, width, fits)
         # Words that all rows share are loaded for each tile: of shorter rows a tile has more.
-        shared = any(self.kind(i) == "row" for i in range(1, len(self.views)))
+        shared = any(self.kind(i) == "row" for i in self.second)
         while shared and count < SHARING and width > NARROW and width // 2 % step == 0:
             more = self._most(rows, width // 2, fits)
             if more <= count:
@@ -363,13 +396,24 @@ class _Kernel:
         width = -(-size // e.config.vector_lanes)
         work = Region(0, width, 1)
         at = 0 if self.whole_x(rows) else rows * width
-        x, _ = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
+        x, words = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
+        at = max(at + words, rows * width)
+        for i in self.more:
+            self._regions[i], words = self._one(i, LoadTarget.V0, starts[i], rows, size, at)
+            at += words
         at, tiles = 0, []
-        for i in range(1, len(self.views)):
+        for i in self.second:
             region, words = self._one(i, LoadTarget.V1, starts[i], rows, size, at)
             tiles.append(region)
             at += words
         return x, tiles, work
+
+    def prepare(self, tiles: Sequence[Region], rows: int, width: int, lanes: int) -> None:
+        """Operands that go through steps of their own, in their places."""
+        for one in self.before:
+            at = tiles[one.operand - 1]
+            reads = [self._regions[i] for i in one.reads]
+            emit_chain(self.e, one.chain, Source.V1, at, reads, at, rows, width, lanes=lanes, second=True)
 
     def _one(self, i: int, target: LoadTarget, start: int, rows: int, size: int, base: int) -> tuple[Region, int]:
         e, view, strides = self.e, self.views[i], self.strides[i]

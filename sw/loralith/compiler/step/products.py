@@ -7,10 +7,10 @@ its columns are the other dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from loralith.compiler.step.chains import Step, emit_chain, instructions_of
+from loralith.compiler.step.chains import Prepared, Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
@@ -39,7 +39,7 @@ class Epilogue:
     steps: Sequence[Step]
     views: Sequence[View]
     format: VectorFormat
-    prepared: Mapping[int, tuple[Sequence[Step], Sequence[View]]] = field(default_factory=dict)
+    prepared: Prepared = field(default_factory=dict)
 
     def seen(self, look: Callable[[View], View]) -> Epilogue:
         """The same with every view looked at through ``look``."""
