@@ -26,7 +26,7 @@ __all__ = [
     "SignalSignature",
     "StatReadSignature",
     "UnitControl",
-    "VectorAnswerSignature",
+    "VectorReadDataSignature",
     "VectorRead",
     "VectorWrite",
     "WaitSignature",
@@ -193,7 +193,7 @@ class VectorWrite(data.StructLayout):
         super().__init__({"memory": 1, "address": ROW_BITS, "data": config.vector_lanes * WORD_BITS})
 
 
-class VectorAnswerSignature(Signature):
+class VectorReadDataSignature(Signature):
     """``data``, the lanes of a word as in ``VectorWrite``, is there while ``valid``; nobody can hold it back."""
 
     def __init__(self, config: Config) -> None:
@@ -239,6 +239,6 @@ def vector_ports(config: Config) -> dict[str, Member]:
         "scalar_write": Out(stream.Signature(ScalarWrite)),
         "key_write": Out(KeyWriteSignature),
         "vector_store": Out(stream.Signature(VectorRead)),
-        "vector_stored": In(VectorAnswerSignature(config)),
+        "vector_stored": In(VectorReadDataSignature(config)),
         "scalar_read": Out(ScalarReadSignature),
     }

@@ -202,9 +202,9 @@ class StoreData(wiring.Component):
             m.d.sync += [stats.eq(read.stats), transpose.eq(read.transpose)]
 
         # What each read is for travels beside it.
-        flight = Signal(data.StructLayout({"valid": 1, "piece": Piece(config)}))
-        m.d.comb += [flight.valid.eq(step), flight.piece.eq(read.piece)]
-        stages = delayed(m, flight, self._out_delay, name="flight")
+        request = Signal(data.StructLayout({"valid": 1, "piece": Piece(config)}))
+        m.d.comb += [request.valid.eq(step), request.piece.eq(read.piece)]
+        stages = delayed(m, request, self._out_delay, name="request")
         with m.If(self.clear):
             m.d.sync += [stage.valid.eq(0) for stage in stages[1:]]
         m.d.comb += [

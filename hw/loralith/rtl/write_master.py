@@ -123,13 +123,13 @@ class WriteMaster(wiring.Component):
         with m.If(self.beat):
             m.d.sync += sent.eq(Mux(axi.wlast, 0, sent + 1))
 
-        answered = Signal()
+        response = Signal()
         m.d.comb += [
             axi.bready.eq(issued.o.valid),
-            answered.eq(axi.bvalid & axi.bready),
-            issued.o.ready.eq(answered),
-            self.command_done.eq(answered & issued.o.payload.last),
-            self.error.eq(answered & axi.bresp.any()),
+            response.eq(axi.bvalid & axi.bready),
+            issued.o.ready.eq(response),
+            self.command_done.eq(response & issued.o.payload.last),
+            self.error.eq(response & axi.bresp.any()),
             self.error_address.eq(issued.o.payload.address),
         ]
         return m
