@@ -1,4 +1,4 @@
-"""Signatures between the blocks, and the layouts of what they carry."""
+"""Signatures between the blocks, and the layouts of their payloads."""
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data, stream
@@ -57,7 +57,7 @@ UnitControl = Signature(
     {
         # High from a fault or abort on: start nothing new, finish outstanding bus work, take responses in.
         "stop": Out(1),
-        # One-cycle pulse at a doorbell while everything is idle: forget all state but memories' content.
+        # One-cycle pulse at a doorbell while everything is idle: reset all state but the contents of memories.
         "clear": Out(1),
         # The unit has work in progress: a command taken from its queue and not complete, or outstanding responses.
         "busy": In(1),
@@ -194,7 +194,7 @@ class VectorWrite(data.StructLayout):
 
 
 class VectorReadDataSignature(Signature):
-    """``data``, the lanes of a word as in ``VectorWrite``, is there while ``valid``; nobody can hold it back."""
+    """``data``, the lanes of a word as in ``VectorWrite``, is valid with ``valid``; there is no ready."""
 
     def __init__(self, config: Config) -> None:
         super().__init__({"valid": Out(1), "data": Out(config.vector_lanes * WORD_BITS)})

@@ -55,7 +55,7 @@ class StoreResponses(wiring.Component):
         command_done: one-cycle pulse: the last response of the oldest store that waits for one. index: that store.
         signal, complete: see ``Completion``.
         active: a store has started and is not complete.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, max_in_flight: int) -> None:

@@ -37,7 +37,7 @@ class WriteMaster(wiring.Component):
         beats: the data of all bursts in a row. Must come for every issued burst, also after ``stop``.
         window_base, window_limit: the window.
         stop: issue nothing new; issued bursts finish.
-        clear: forget everything; only while not ``busy``.
+        clear: reset; only while not ``busy``.
         busy: an address is on the bus or its response is not in.
         command_done: one-cycle pulse with the response to a burst marked ``last``.
         error: one-cycle pulse with a response that is not OKAY; error_address: first address of its burst.

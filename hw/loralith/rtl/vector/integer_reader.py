@@ -23,7 +23,7 @@ class IntegerReader(wiring.Component):
         request: an instruction's words; taken once all words of the previous request are requested.
         read: the output buffer.
         o: the words.
-        clear: forget what was not taken; no read is under way then. stop: drop the rest of this request.
+        clear: drop words that were not taken; no read is in flight then. stop: drop the rest of this request.
     """
 
     ahead = 8

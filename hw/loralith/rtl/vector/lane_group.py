@@ -1,4 +1,4 @@
-"""All lanes, with what they share: tables, hash, and which elements are of the tensor."""
+"""All lanes, and what they share: function tables, random bits and the mask of valid lanes."""
 
 from __future__ import annotations
 

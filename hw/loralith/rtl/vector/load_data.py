@@ -120,7 +120,7 @@ class ElementGatherer(wiring.Component):
         word_valid, address, load_ends: a word is complete, and whether it is the load's last. word: its lanes. raw: its first element's
             32 bits.
         infinite: an element of the group that came last is infinite or no number.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     delay = 2
@@ -228,7 +228,7 @@ class VectorLoadData(wiring.Component):
         done: the signal mask of a load whose last write was taken.
         fault: a read error, or a number that no word can be; from then on beats are dropped. Held until ``clear``.
         progress: a write is taken (for the watchdog).
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The end of a lane: what is stored of a result, and its term of a sum."""
+"""Last stage of a lane: rounding of the result to its storage format, and its term of a sum."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ReductionAccumulator(wiring.Component):
     """A lane's sum and its largest magnitude or value.
 
     Members:
-        clear_sum, clear_maximum: forget it.
+        clear_sum, clear_maximum: reset it.
         summing, term: add this term. comparing, word: compare with this word; signed: by value.
         sum: of SUM_BITS, in two's complement. maximum: the largest rank, see RANK_BITS; 0 before the first one. Both a cycle later.
     """

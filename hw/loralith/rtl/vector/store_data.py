@@ -26,7 +26,7 @@ class WordRequests(wiring.Component):
     Members:
         store: must hold from ``begin`` until ``done``. words: words of a row.
         begin: start; one cycle. o: addresses of words. not_full: one more may be requested. done: all were.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class BeatPacker(wiring.Component):
         store, words: as of ``WordRequests``. format, broadcast: of the store; of scalars FP32 and 1.
         begin: start with the first word of a store. i: words. o: bus words.
         done: the last bus word was taken, until ``begin``.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, config: Config) -> None:
@@ -194,7 +194,7 @@ class VectorStoreData(wiring.Component):
         hold: do not begin, as bus words of another source are still to come.
         reads, read_data, scalars: see ``vector_ports``.
         progress: a word is requested (for the watchdog).
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     depth = 8
