@@ -39,8 +39,8 @@ def test_links_and_anchors_of_the_page_exist(name: str, repo: Path) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_paths_of_the_page_exist(name: str, repo: Path) -> None:
-    """Paths in backquotes that name a Python file or end as a folder: from the checkout, from a part's package or, as tables of folders have
-    it, from a folder in it. `build/` holds what is generated."""
+    """Paths in backquotes that name a Python file or end as a folder: from the checkout, from a part's package or, in tables of folders,
+    from a folder in it. `build/` holds what is generated."""
     roots = [repo, *(repo / part / "loralith" for part in ("gen", "hw", "verif", "sw")), repo / "verif"]
     paths = re.findall(r"`([a-z]+/(?:[a-z_/]+(?:\.py|/))?)`", (repo / name).read_text(encoding="utf-8"))
     missing = [path for path in paths if not any((root / path).exists() for root in roots) and not path.startswith("build/")]

@@ -125,7 +125,7 @@ def test_a_state_file_holds_what_is_done(graph: Graph, tmp_path: Any, monkeypatc
     def again(*arguments: object) -> None:
         raise AssertionError("a piece was compiled again")
 
-    monkeypatch.setattr("loralith.step.by_block.written", again)
+    monkeypatch.setattr("loralith.step.by_block.write_tiles", again)
     second, _ = step_by_block(graph, TINY, {"model": "tiny"}, state)
     assert first | {"compile_seconds": 0} == second | {"compile_seconds": 0}
     with pytest.raises(Exception, match="model 'tiny' \\(now 'other'\\)"):
