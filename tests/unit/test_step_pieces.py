@@ -184,5 +184,5 @@ def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert part.figures["kinds"]["product"] == whole.figures["kinds"]["product"]
     assert part.figures["cycles"] == pytest.approx(whole.figures["cycles"], rel=0.03)
     assert part.figures["commands"] == pytest.approx(whole.figures["commands"], rel=0.03)
-    assert part.figures["left"] == whole.figures["left"]
+    assert part.figures["layout"] == whole.figures["layout"]
     assert part.figures != whole.figures
