@@ -6,10 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amaranth.sim import Simulator
-
 from loralith.spec.commands import Command
-from loralith.verif.block_test import Testbench
+from loralith.verif.block_test import Testbench, simulate
 
 
 def feeder(stream: Any, items: Sequence[Any], rng: random.Random, stall: float) -> Testbench:
@@ -67,9 +65,5 @@ def run_stream(
         _, _, valid = await ctx.tick().sample(dut.o.valid)
         assert not valid, "a payload too many"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feeder(dut.i, given, rng, stall), background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(dut, take, background=[feeder(dut.i, given, rng, stall)])
     return found, cycles

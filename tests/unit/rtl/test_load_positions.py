@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from helpers.streams import run_stream
 from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -127,10 +127,7 @@ def test_a_load_that_is_ended_gives_no_more_writes_and_the_next_begins_anew(name
             if valid:
                 got.append(flat(position))
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     for i, (write, want) in enumerate(zip(got, model(config, second), strict=True)):
         assert {n: write[n] for n in want} == want, f"write {i} of {second}"
 
@@ -164,10 +161,7 @@ def test_writes_are_counted(config):
                 got, want = ctx.get(dut.count), {name: write[name] for name in COUNT if name in write}
                 assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -188,7 +182,4 @@ def test_addresses_follow_the_count(config):
                 want = {name: write[name] for name in ("row", "right_row", "bank", "lane") if name in write}
                 assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

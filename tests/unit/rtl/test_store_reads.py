@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from helpers.streams import run_stream
 from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -114,17 +114,7 @@ def test_no_store_begins_meanwhile(name):
         await ctx.tick()
         assert not ctx.get(dut.o.valid)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
-
-
-def simulate(dut, bench) -> None:
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def size_of(config: Config, store: dict[str, int], reads: list[dict[str, int]]) -> dict[str, int]:
