@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from loralith.spec.commands import Command
@@ -38,6 +38,20 @@ def entries_to(stream: Any, commands: Sequence[Command]) -> Testbench:
             ctx.set(stream.valid, 0)
 
     return feed
+
+
+async def stepped(ctx: Any, dut: Any, items: Sequence[Any], rng: random.Random) -> AsyncIterator[Any]:
+    """Pulses ``dut.begin``, then ``dut.step`` once for each of ``items`` with pauses between; yields each item before its step."""
+    ctx.set(dut.begin, 1)
+    await ctx.tick()
+    ctx.set(dut.begin, 0)
+    for item in items:
+        while rng.random() < 0.3:
+            await ctx.tick()
+        yield item
+        ctx.set(dut.step, 1)
+        await ctx.tick()
+        ctx.set(dut.step, 0)
 
 
 def run_stream(

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from helpers.streams import run_stream
+from helpers.streams import run_stream, stepped
 from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
@@ -135,21 +135,6 @@ def test_a_load_that_is_ended_gives_no_more_writes_and_the_next_begins_anew(name
 COUNT = ("padding", "row_ends", "part", "sub", "part_ends", "beat_ends", "load_ends")
 
 
-async def walk(ctx, dut, load, rng, writes):
-    """Steps ``dut`` through ``writes`` with pauses; yields each before its step."""
-    ctx.set(dut.load, load)
-    ctx.set(dut.begin, 1)
-    await ctx.tick()
-    ctx.set(dut.begin, 0)
-    for write in writes:
-        while rng.random() < 0.3:
-            await ctx.tick()
-        yield write
-        ctx.set(dut.step, 1)
-        await ctx.tick()
-        ctx.set(dut.step, 0)
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_writes_are_counted(config):
     rng, dut = random.Random(config.name), BeatCounter(config)
@@ -157,7 +142,8 @@ def test_writes_are_counted(config):
     async def bench(ctx):
         for _ in range(8):
             load = draw(config, rng)
-            async for write in walk(ctx, dut, load, rng, model(config, load)):
+            ctx.set(dut.load, load)
+            async for write in stepped(ctx, dut, model(config, load), rng):
                 got, want = ctx.get(dut.count), {name: write[name] for name in COUNT if name in write}
                 assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
 
@@ -174,7 +160,8 @@ def test_addresses_follow_the_count(config):
             load = draw(config, rng)
             lanes = 4 * R if load["target"] == LoadTarget.SCALE else C if load["target"] in (LoadTarget.RIGHT, LoadTarget.BOTH) else R
             parts = max(lanes // W, 1)
-            async for write in walk(ctx, dut, load, rng, model(config, load)):
+            ctx.set(dut.load, load)
+            async for write in stepped(ctx, dut, model(config, load), rng):
                 ctx.set(dut.kind, {name: write[name] for name in ("scale", "both", "right", "transpose")})
                 count = {name: write[name] for name in COUNT if name in write}
                 ctx.set(dut.count, count | {"part_ends": write.get("part", 0) == parts - 1})

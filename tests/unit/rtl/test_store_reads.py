@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from helpers.streams import run_stream
+from helpers.streams import run_stream, stepped
 from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
@@ -127,21 +127,6 @@ def last_part(config: Config, store: dict[str, int]) -> int:
     return max(memory // config.bus_bytes, 1) - 1
 
 
-async def walk(ctx, dut, store, rng, reads):
-    """Steps ``dut`` through ``reads`` with pauses; yields each before its step."""
-    ctx.set(dut.store, store)
-    ctx.set(dut.begin, 1)
-    await ctx.tick()
-    ctx.set(dut.begin, 0)
-    for read in reads:
-        while rng.random() < 0.3:
-            await ctx.tick()
-        yield read
-        ctx.set(dut.step, 1)
-        await ctx.tick()
-        ctx.set(dut.step, 0)
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_the_size_of_pieces_is_known_two_cycles_later(config):
     rng, dut = random.Random(config.name), PieceSizer(config)
@@ -175,7 +160,8 @@ def test_pieces_are_counted(config):
             ctx.set(dut.size, size_of(config, store, reads))
             ctx.set(dut.last_part, last_part(config, store))
             per_row, number = len(reads) // store["rows"], 0
-            async for read in walk(ctx, dut, store, rng, reads):
+            ctx.set(dut.store, store)
+            async for read in stepped(ctx, dut, reads, rng):
                 number += 1
                 got, want = ctx.get(dut.piece), {name: read[name] for name in ("offset", "word_ends", "row_ends", "part") if name in read}
                 assert {name: getattr(got, name) for name in want} == want, f"read {number} of {store}"
@@ -195,7 +181,8 @@ def test_addresses_follow_the_pieces(config):
             reads = model(config, store)
             per_row, number = len(reads) // store["rows"], 0
             ctx.set(dut.transpose, store["transpose"])
-            async for read in walk(ctx, dut, store, rng, reads):
+            ctx.set(dut.store, store)
+            async for read in stepped(ctx, dut, reads, rng):
                 number += 1
                 ctx.set(dut.row_done, number % per_row == 0)
                 ctx.set(dut.part_done, read.get("part", 0) == last_part(config, store))
