@@ -126,7 +126,7 @@ def test_a_state_file_holds_what_is_done(graph: Graph, tmp_path: Any, monkeypatc
     def again(*arguments: object) -> None:
         raise AssertionError("a piece was compiled again")
 
-    monkeypatch.setattr("loralith.step.by_block.written", again)
+    monkeypatch.setattr("loralith.step.by_block.write_tiles", again)
     second, _ = step_by_block(graph, TINY, {"model": "tiny"}, state)
     assert first | {"compile_seconds": 0} == second | {"compile_seconds": 0}
     with pytest.raises(Exception, match="model 'tiny' \\(now 'other'\\)"):
@@ -187,5 +187,5 @@ def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
         assert part.figures["kinds"]["product"][work] == whole.figures["kinds"]["product"][work]
     assert part.figures["cycles"] == pytest.approx(whole.figures["cycles"], rel=0.03)
     assert part.figures["commands"] == pytest.approx(whole.figures["commands"], rel=0.03)
-    assert part.figures["left"] == whole.figures["left"]
+    assert part.figures["layout"] == whole.figures["layout"]
     assert part.figures != whole.figures
