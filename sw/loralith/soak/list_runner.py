@@ -79,12 +79,12 @@ class Machines:
             if reason and not reason.startswith("touches DRAM"):
                 return f"list {index} is refused: {reason}"
         loose = loosen(case, np.random.default_rng(case.seed))
-        wrong = fault(loose.lists[0], self.config)
+        wrong = fault(loose.lists[0], self.config, programs=case.programs)
         return f"a list with a token less passes, though {wrong}" if wrong and not self._refusal(loose, 0) else ""
 
     def _refusal(self, case: Case, index: int) -> str:
         try:
-            check(CommandList.unpack(case.packed(index)), self.config)
+            check(CommandList.unpack(case.packed(index)), self.config, programs=case.programs)
         except IllegalList as error:
             return error.reason
         return ""
