@@ -20,8 +20,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--configs",
         metavar="LIST",
-        help="presets, JSON files, narrow, random:SEED and random-vector:SEED, with vector lanes, separated by commas, in turn (default: that "
-        "of --config)",
+        help="presets, JSON files, narrow, random:SEED and random-vector:SEED, with vector lanes, separated by commas, in turn (default: "
+        "that of --config)",
     )
     group.add_argument("--state", type=Path, metavar="FILE", help="keep the progress in this file, and resume from it")
     group.add_argument("--failure", type=Path, metavar="FILE", help="write the first case that differs there, made small, as JSON")

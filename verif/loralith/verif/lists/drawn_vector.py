@@ -26,6 +26,7 @@ from loralith.spec.vector.program import (
 from loralith.verif.lists.case import BASE, Layout
 from loralith.verif.lists.draw import Draw
 from loralith.verif.lists.drawn_places import Fields, fields_of
+from loralith.verif.lists.drawn_vector_transfer import draw_vector_load
 from loralith.verif.lists.vector_oracle import SUMS, VectorRun, kind_of
 from loralith.verif.lists.vector_state import Unspecified, VectorState, VectorStop
 
@@ -73,6 +74,10 @@ class Programming:
 
 
 def draw_vector(draw: Draw, programming: Programming) -> Fields | None:
+    state = draw.oracle.vector
+    assert state is not None
+    if not state.scalars.value.any() and draw.chance(0.8):
+        return draw_vector_load(draw, LoadTarget.SCALARS)
     waiting, programming.waiting = programming.waiting, None
     if waiting is not None and draw.oracle.permits(waiting):
         return waiting
@@ -160,7 +165,9 @@ def _region(draw: Draw, outer: int, inner: int, out: bool) -> tuple[int, int, in
     else:
         memory = "v0" if draw.chance(0.5) else "v1"
         first, size = draw.stretch[memory]
-        if draw.used[memory] and draw.chance(0.4):
+        if high - low >= size:
+            first, size = 0, min(config.v0_words, config.v1_words)
+        elif draw.used[memory] and draw.chance(0.4):
             first = draw.used[memory][int(rng.integers(len(draw.used[memory])))][0]
             size = high - low + 1 + draw.upto(3, 0)
     base = first - low + draw.upto(max(size - (high - low) - 1, 0), 0)
@@ -180,11 +187,11 @@ def _instruction(draw: Draw, state: VectorState, before: list[Fields], c: Fields
     code["function"] = Function.PASS if draw.chance(0.5) else int(rng.choice(list(Function)))
     code["target"] = int(rng.choice([Target.NONE, *[Target.V0, Target.V1] * 3, Target.LANE, Target.LANE, Target.SCALAR]))
     code["format"] = int(rng.choice([Format.WORD] * 4 + [Format.BRAIN] * 2 + [Format.INT8] + [Format.INT8_STOCHASTIC] * 2))
-    code["reduce"] = Reduce.NONE if draw.chance(0.6) else int(rng.choice(list(Reduce)))
+    code["reduce"] = Reduce.NONE if draw.chance(0.6) else int(rng.choice([*Reduce, *SUMS, *SUMS]))
     code |= {"once": int(draw.chance(0.15)), "lane": draw.bits(2)}
     few = draw.chance(0.7)
     code |= {name: draw.bits(3 if few else 5) for name in ("s0", "s1", "s2", "s3")}
-    _choose_bound(draw, state, code)
+    _choose_scalars(draw, state, code)
     if code["reduce"]:
         kinds = {(kind_of(other["reduce"]), other["over_outer"]) for other in before}
         kind = kind_of(code["reduce"])
@@ -197,17 +204,18 @@ def _instruction(draw: Draw, state: VectorState, before: list[Fields], c: Fields
     return {name: int(value) for name, value in code.items()}
 
 
-def _choose_bound(draw: Draw, state: VectorState, code: Fields) -> None:
-    """Mostly a scale near the numbers, or a bound above them."""
+def _choose_scalars(draw: Draw, state: VectorState, code: Fields) -> None:
+    """Mostly an argument above zero for a reciprocal or root; a scale near the numbers, or a bound above them."""
     sums = code["reduce"] in SUMS and code["format"] < Format.INT8
-    if code["format"] < Format.INT8 and not sums or draw.chance(0.2):
+    known = np.where(state.scalars.unknown, 0.0, state.scalars.value)
+    if code["function"] in (Function.RECIPROCAL, Function.RSQRT) and draw.chance(0.85):
+        code |= {"a": Operand.X, "a_negate": 0, "b": Operand.SCALAR, "b_negate": 0, "s0": int(draw.rng.choice(np.argsort(known)[-4:]))}
+    if (code["format"] < Format.INT8 and not sums) or draw.chance(0.2):
         return
-    known = np.where(state.scalars.unknown, 0.0, np.abs(state.scalars.value))
+    known = np.abs(known)
     if sums:
         code["s2"] = int(known.argmax())
         return
     wanted = [number for number in range(SCALARS) if 2.0**-12 < known[number] < 4.0]
     if wanted:
         code["s2"] = int(draw.rng.choice(wanted))
-
-

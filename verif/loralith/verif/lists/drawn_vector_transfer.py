@@ -22,10 +22,11 @@ def _numbers(draw: Draw, c: Fields) -> Fields | None:
     return place_rows(draw, c, c["row_bytes"], LAYOUT.data, LAYOUT.dump)
 
 
-def draw_vector_load(draw: Draw) -> Fields | None:
+def draw_vector_load(draw: Draw, target: LoadTarget | None = None) -> Fields | None:
     """Of V0, V1, scalars or the key."""
     c = fields_of(Opcode.LOAD, rows=1, right_base=draw.bits(16), right_stride=draw.bits(16))
-    target = draw.rng.choice([LoadTarget.V0] * 4 + [LoadTarget.V1] * 4 + [LoadTarget.SCALARS] * 3 + [LoadTarget.KEY])
+    if target is None:
+        target = LoadTarget(draw.rng.choice([LoadTarget.V0] * 4 + [LoadTarget.V1] * 4 + [LoadTarget.SCALARS] * 3 + [LoadTarget.KEY]))
     c["target"] = int(target)
     if target == LoadTarget.KEY:
         return place_rows(draw, c | {"row_bytes": 8}, 8, LAYOUT.data, LAYOUT.dump)

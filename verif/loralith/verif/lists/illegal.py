@@ -90,7 +90,7 @@ def _broken_program(text: str, rng: np.random.Generator) -> str:
     """The bytes of a program with one field of an instruction changed."""
     place = 2 * INSTRUCTION_BYTES * int(rng.integers(len(text) // (2 * INSTRUCTION_BYTES)))
     code = INSTRUCTION.unpack(bytes.fromhex(text[place : place + 2 * INSTRUCTION_BYTES]))
-    names = ["x_source", "y_source", "function", "target", "reduce", *"abcd", "s0", "s1", "s2", "x_region", "y_region", "target_region"]
+    names = ["x_source", "y_source", *["function"] * 4, "target", "reduce", *"abcd", *["s2"] * 2, "x_region", "y_region", "target_region"]
     name = str(rng.choice(names))
     code[name] = int(rng.integers(1 << INSTRUCTION.fields[name].width))
     return text[:place] + INSTRUCTION.pack(code).hex() + text[place + 2 * INSTRUCTION_BYTES :]

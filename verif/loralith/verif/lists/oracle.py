@@ -76,8 +76,8 @@ class Oracle:
         self.counts = Counts()
 
     def execute(self, c: Fields, address: int = 0) -> None:
-        """One legal command, tokens aside, fetched from this address. Raises VectorStop where it ends the list while it runs, and Unspecified
-        where the pages do not say what it does: then memories are as they were, or not specified."""
+        """One legal command, tokens aside, fetched from this address. Raises VectorStop where it ends the list while it runs, and
+        Unspecified where the pages do not say what it does; what the vector unit's memories hold then is not specified."""
         self.counts.commands += 1
         self.counts.bytes_read += 128
         self.counts.read_bursts += self._bursts(address, 128)

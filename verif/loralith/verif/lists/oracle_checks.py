@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from loralith.spec.commands import COMMANDS, FORMAT_BYTES, LoadTarget, Opcode, StoreSource
+from loralith.spec.commands import COMMANDS, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code, Unit
@@ -92,7 +92,7 @@ def _vector_meaning(name: str, c: Fields) -> bool:
     if c["transpose"] or c.get("packed") or c.get("packed4") or c.get("pad_rows"):
         return False
     if name in ("V0", "V1"):
-        return c["format"] in FORMAT_BYTES and c["row_bytes"] % FORMAT_BYTES[c["format"]] == 0
+        return c["format"] <= max(VectorFormat) and c["row_bytes"] % FORMAT_BYTES[VectorFormat(c["format"])] == 0
     if c["rows"] != 1 or c["block_stride"] or c["format"] or c["broadcast"]:
         return False
     return c["row_bytes"] % (4 if name == "SCALARS" else INSTRUCTION_BYTES) == 0

@@ -9,7 +9,6 @@ import numpy as np
 
 from loralith.spec.commands import VECTOR_REGIONS
 from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES
-
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.drawn_compute import UNUSED
 from loralith.verif.lists.drawn_places import Fields, pack

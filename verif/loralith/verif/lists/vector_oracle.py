@@ -168,7 +168,7 @@ class VectorRun:
             lanes = (part[:, None] * L + np.arange(L))[:, :, None]
             data, unknown = (memory[(*at, lanes)] for memory in self.out)
             integers = np.ascontiguousarray(data).view("<i4")[:, :, 0]
-            return rounded(integers.astype(np.float64))[0], unknown.any(axis=2)
+            return rounded(integers.astype(np.float64))[0], np.asarray(unknown.any(axis=2))
         words = state.scratch[SCRATCH[Source(source)]]
         value, unknown = words.value[places], words.unknown[places]
         if code["target"] == source:
@@ -201,7 +201,7 @@ class VectorRun:
             return y
         if select == Operand.SCALAR:
             number = code["s0" if name in "ab" else "s1"]
-            return state.scalars.value[number], np.bool_(self._scalar_unknown(code, number))
+            return state.scalars.value[number], np.array(self._scalar_unknown(code, number))
         lane = select - Operand.L0
         own = code["target"] == Target.LANE and code["lane"] == lane and m > 1
         return state.registers.value[lane], state.registers.unknown[lane] | own
@@ -273,7 +273,7 @@ class VectorRun:
             # An INT8 is the low byte of a lane in V0 and V1 only.
             state.registers.put(code["lane"], value[-1], dead[-1] | (byte is not None))
         elif target == Target.SCALAR:
-            state.scalars.put(code["s3"], value[-1, 0], np.bool_(byte is not None))
+            state.scalars.put(code["s3"], value[-1, 0], np.array(byte is not None))
         elif target in SCRATCH:
             words, places = state.scratch[SCRATCH[Source(target)]], self._places(o, code["target_region"], len(value))
             if self.c[f"region{code['target_region']}_inner"] == 0:  # the last one stays
@@ -287,7 +287,7 @@ class VectorRun:
     # Reductions
 
     def _reduce(self, o: int, number: int, code: Fields, value: np.ndarray, term: np.ndarray | None, live: np.ndarray, k: int) -> None:
-        seen = live.any(axis=0)
+        seen = np.asarray(live.any(axis=0))
         if code["reduce"] in SUMS:
             assert term is not None
             part = _Partial(np.where(live, term, 0).sum(axis=0), seen, k)
