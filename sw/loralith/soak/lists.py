@@ -12,6 +12,7 @@ from typing import Any
 from loralith.progress import tell
 from loralith.soak import SoakError
 from loralith.soak.list_runner import Difference, Machines
+from loralith.spec.commands import Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.case import Case
 from loralith.verif.lists.generate import generate
@@ -68,7 +69,7 @@ class ListSoak:
             if not same:
                 raise SoakError(f"{self.state} is the state of a soak of {tally['configs']} on {tally['device']} with seed {tally['seed']}")
             return tally
-        figures = dict.fromkeys(("cases", "lists", "illegal", "commands", "cycles"), 0)
+        figures = dict.fromkeys(("cases", "lists", "illegal", "commands", "vectors", "cycles"), 0)
         seed = secrets.randbits(32) if seed is None else seed
         return {"seed": seed, **settings, **figures, "seconds": 0.0, "cpu_seconds": 0.0, "difference": None}
 
@@ -98,6 +99,7 @@ class ListSoak:
             tally["lists"] += len(case.lists) if legal else 0
             tally["illegal"] += not legal
             tally["commands"] += case.commands
+            tally["vectors"] += sum(c["opcode"] == Opcode.VECTOR for commands in case.lists for c in commands)
             tally["cycles"] += machines[at].cycles - cycles
             tally["seconds"] = round(before["seconds"] + time.monotonic() - started, 1)
             tally["cpu_seconds"] = round(before["cpu_seconds"] + time.process_time() - cpu, 1)
