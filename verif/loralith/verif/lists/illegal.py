@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from loralith.spec.commands import COMMAND_BYTES, COMMANDS, LoadTarget, Opcode
 from loralith.spec.status import Code
-from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES
+from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS, SCALARS
 from loralith.verif.lists.case import BASE, Case, Layout
 from loralith.verif.lists.drawn_places import Fields, pack
 from loralith.verif.lists.drawn_tokens import place_tokens
@@ -104,12 +105,20 @@ def break_case(case: Case, rng: np.random.Generator) -> Case:
     if rng.random() < 0.5:
         limit += int(rng.integers(0, BASE + case.window[1] - limit + 1))
     case = replace(case, lists=(commands,), window=(0, limit - BASE))
+    at = _which(commands, case, rng)
+    data = pack(commands[at])
     while True:
-        at = int(rng.integers(len(commands)))
-        data = pack(commands[at])
         changed = _broken(commands[at], data, case, rng)
         if check_command(changed, case.config, (BASE, limit)) is not None:
             return replace(case, broken=(0, at, bytes(a ^ b for a, b in zip(data, changed, strict=True)).hex()))
+
+
+def _which(commands: Sequence[Fields], case: Case, rng: np.random.Generator) -> int:
+    """Any command; with vector lanes half the time one of any queue, since lists end with many that show memories."""
+    if case.config.vector_lanes and rng.random() < 0.5:
+        opcode = rng.choice(sorted({c["opcode"] for c in commands}))
+        return int(rng.choice([i for i, c in enumerate(commands) if c["opcode"] == opcode]))
+    return int(rng.integers(len(commands)))
 
 
 def _end(c: Fields) -> int:
@@ -136,6 +145,9 @@ def _broken(command: Fields, data: bytes, case: Case, rng: np.random.Generator) 
 def _value(value: int, name: str, width: int, case: Case, rng: np.random.Generator) -> int:
     config = case.config
     depths = [config.depth(m) for m in ("left", "right", "out", "acc", "scale")] + [config.stat_slots]
+    if config.vector_lanes:
+        out_words = config.out_depth * config.bus_bytes // 4 * (config.rows // config.vector_lanes)
+        depths += [config.v0_words, config.v1_words, out_words, PROGRAM_INSTRUCTIONS, SCALARS]
     choices = [
         0,
         value + 1,
