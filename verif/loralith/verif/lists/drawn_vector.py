@@ -129,13 +129,13 @@ def _runs(draw: Draw, state: VectorState, c: Fields, codes: list[Fields]) -> boo
 def _shape(draw: Draw) -> Fields:
     """A VECTOR without its instructions."""
     config, rng = draw.config, draw.rng
-    outer, inner = draw.upto(draw.upto(4)), draw.upto(draw.upto(8))
+    outer, inner = draw.upto(4), draw.upto(draw.upto(8))
     if draw.chance(0.12):  # longer than the lanes' pipeline
         inner = draw.upto(min(config.v0_words, config.v1_words, 90))
         outer = min(outer, 2)
     elif draw.chance(0.05):
         outer, inner = draw.upto(24), draw.upto(2)
-    lanes = config.vector_lanes if draw.chance(0.4) else draw.upto(config.vector_lanes)
+    lanes = config.vector_lanes if draw.chance(0.25) else draw.upto(config.vector_lanes)
     c = fields_of(Opcode.VECTOR, outer=outer, inner=inner, lanes=lanes, partial_inner=int(draw.chance(0.5)))
     for number in range(4):
         base, by_outer, by_inner = _region(draw, outer, inner, out=number == 3 or draw.chance(0.1))
@@ -187,8 +187,8 @@ def _instruction(draw: Draw, state: VectorState, before: list[Fields], c: Fields
     code["function"] = Function.PASS if draw.chance(0.5) else int(rng.choice(list(Function)))
     code["target"] = int(rng.choice([Target.NONE, *[Target.V0, Target.V1] * 3, Target.LANE, Target.LANE, Target.SCALAR]))
     code["format"] = int(rng.choice([Format.WORD] * 4 + [Format.BRAIN] * 2 + [Format.INT8] + [Format.INT8_STOCHASTIC] * 2))
-    code["reduce"] = Reduce.NONE if draw.chance(0.6) else int(rng.choice([*Reduce, *SUMS, *SUMS]))
-    code |= {"once": int(draw.chance(0.15)), "lane": draw.bits(2)}
+    code["reduce"] = Reduce.NONE if draw.chance(0.5) else int(rng.choice([*Reduce, *SUMS, *SUMS]))
+    code |= {"once": int(draw.chance(0.25)), "lane": draw.bits(2)}
     few = draw.chance(0.7)
     code |= {name: draw.bits(3 if few else 5) for name in ("s0", "s1", "s2", "s3")}
     _choose_scalars(draw, state, code)
