@@ -159,9 +159,9 @@ def _vector_latencies() -> list[Latency]:
         Latency("VECTOR_SCALARS_READ", VectorSetUp.scalar_delay, "From a start to the read of the next instruction's scalars, at least."),
         Latency("VECTOR_INTEGERS", integer - VectorSetUp.delay - 1, "More than the set-up, until the first word of OUT32 is there."),
         Latency("VECTOR_GAP", LaneTiming.gap, "From an instruction's last element to the next one's first, at least."),
-        Latency("VECTOR_WORDS", VectorHazards.words, "From an element to the first one that reads what it writes in V0 or V1."),
-        Latency("VECTOR_REGISTERS", VectorHazards.registers, "Likewise of a lane register."),
-        Latency("VECTOR_SCALARS", VectorHazards.scalars, "From an element to the first read of the scalar that it writes."),
+        Latency("VECTOR_WORDS", VectorHazards.memory_latency, "From an element to the first one that reads what it writes in V0 or V1."),
+        Latency("VECTOR_REGISTERS", VectorHazards.lane_register_latency, "Likewise of a lane register."),
+        Latency("VECTOR_SCALARS", VectorHazards.scalar_latency, "From an element to the first read of the scalar that it writes."),
         Latency("VECTOR_DRAIN", LaneGroup.delay + 1, "From the last element to its reduction, or to a cycle before the end."),
         Latency("VECTOR_REDUCTION", ReductionReader.delay, "From the beginning of a reduction to the first lane's word."),
     ]

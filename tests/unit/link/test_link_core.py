@@ -191,7 +191,7 @@ def test_every_operation() -> None:
             "memory_base": 0x1000,
             "memory_bytes": 1 << 16,
         }
-        assert (answer.answer, answer.operation, answer.seq, answer.session) == (True, Operation.HELLO, 77, SESSION)
+        assert (answer.response, answer.operation, answer.seq, answer.session) == (True, Operation.HELLO, 77, SESSION)
 
         requests = [
             request(Operation.ECHO, 0, length=5, payload=b"\0\0abc"),
@@ -208,7 +208,7 @@ def test_every_operation() -> None:
             request(Operation.ECHO, 11),
         ]
         answers = await send(requests, len(requests))
-        assert [(a.answer, a.operation, a.seq, a.session, a.code) for a in answers] == [
+        assert [(a.response, a.operation, a.seq, a.session, a.code) for a in answers] == [
             (True, r.operation, r.seq, SESSION, Status.OK) for r in requests
         ]
         memory = board.memory

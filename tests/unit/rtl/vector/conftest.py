@@ -198,7 +198,7 @@ class UnitDriver:
 
 
 def vector_unit(lanes: int, depths: tuple[int, int]) -> VectorUnit:
-    return VectorUnit(lanes, depths, left=True)
+    return VectorUnit(lanes, depths, left_target=True)
 
 
 @pytest.fixture

@@ -102,8 +102,8 @@ def run(config: Config, memory: Memory, stores: list[dict], rng: random.Random, 
             ready = rng.random() >= stall
             ctx.set(dut.reads.ready, ready)
             answer = answers.pop(0)
-            ctx.set(dut.answers.valid, answer is not None)
-            ctx.set(dut.answers.data, rng.getrandbits(25) if answer is None else answer)
+            ctx.set(dut.read_data.valid, answer is not None)
+            ctx.set(dut.read_data.data, rng.getrandbits(25) if answer is None else answer)
             ctx.set(dut.scalars.data, memory.scalars[address])
             _, _, valid, read, address = await ctx.tick().sample(dut.reads.valid, dut.reads.payload, dut.scalars.address)
             answers.append(memory.packed(read.memory, read.address) if valid and ready else None)
