@@ -10,7 +10,7 @@ from loralith.soak.coverage.waivers import Waiver, stale, waived
 
 __all__ = ["GOALS", "figures_of", "page", "problems", "title"]
 
-GOALS = {"line": 98.0, "toggle": 90.0}
+GOALS = {"line": 98.0, "branch": 98.0, "toggle": 90.0}
 """Percent of the points that are not waived."""
 SHOWN = 12
 """Points of a block that are listed as not reached."""
@@ -60,8 +60,9 @@ def page(figures: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown."""
     done = ", ".join(f"{count:,} {suite}" for suite, count in figures["done"].items())
     lines = [
-        f"Configuration {figures['config']}, seed {figures['seed']}: {done}. A line is a statement of the emitted Verilog that runs, or a",
-        "branch that is taken; a toggle is a bit of a signal that rises, or one that falls. Modules of several instances are one.",
+        f"Configuration {figures['config']}, seed {figures['seed']}: {done}. A line is a block of statements of the emitted Verilog that",
+        "runs, a branch is a choice that is taken; a toggle is a bit of a signal that rises, or one that falls. Modules of several",
+        "instances are one.",
         "",
         "| | points | waived | not reached | reached | goal |",
         "|---|---|---|---|---|---|",
@@ -69,7 +70,7 @@ def page(figures: Mapping[str, Any]) -> list[str]:
     for kind, goal in GOALS.items():
         f = figures[kind]
         lines.append(f"| {kind} | {f['points']:,} | {f['waived']:,} | {f['missed']:,} | {f['percent']} % | {goal:g} % |")
-    lines += ["", "| block | lines | reached | toggles | reached |", "|---|---|---|---|---|"]
+    lines += ["", "| block | lines | reached | branches | reached | toggles | reached |", "|---|---|---|---|---|---|---|"]
     for row in figures["blocks"]:
         cells = [f"{row[kind]['points']:,} | {_of(row[kind])} %" for kind in KINDS]
         lines.append(f"| {row['block']} | {' | '.join(cells)} |")

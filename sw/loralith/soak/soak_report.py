@@ -52,6 +52,7 @@ def lists_page(names: Sequence[str], configs: Sequence[Config], tally: dict[str,
         f"| VECTOR commands among them | {tally['vectors']:,} |",
         f"| legal lists | {tally['lists']:,} |",
         f"| illegal lists | {tally['illegal']:,} |",
+        f"| functional bins | {_bins(tally['bins'])} |",
         f"| lists that differ | {0 if tally['difference'] is None else 1} |",
         f"| simulated cycles | {tally['cycles']:,} |",
         f"| seconds | {tally['seconds']:,} ({tally['cpu_seconds']:,} of CPU time) |",
@@ -63,6 +64,14 @@ def lists_page(names: Sequence[str], configs: Sequence[Config], tally: dict[str,
         depths = f"{c.left_depth}, {c.right_depth}, {c.out_depth} | {c.acc_depth}, {c.scale_depth}"
         vector = f"{c.vector_lanes} | {c.v0_words}, {c.v1_words}" if c.vector_lanes else "0 | none"
         page.append(f"| {name} | {c.rows} | {c.cols} | {c.bus_bytes} | {c.max_fold} | {depths} | {vector} |")
+    missed = [name for name, count in tally["bins"].items() if not count]
+    if missed:
+        page += ["", f"Bins that no case has hit: {', '.join(missed)}."]
     if tally["difference"]:
         page += ["", f"The first difference: {tally['difference']}."]
     return page
+
+
+def _bins(bins: dict[str, int]) -> str:
+    hit = sum(count > 0 for count in bins.values())
+    return f"{hit} of {len(bins)} hit" + (f", each {min(bins.values()):,} times or more" if hit == len(bins) else "")
