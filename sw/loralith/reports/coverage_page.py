@@ -17,16 +17,19 @@ SHOWN = 12
 
 
 def figures_of(counts: Mapping[Point, int], done: Mapping[str, int], waivers: Sequence[Waiver]) -> dict[str, Any]:
-    """Counts by block and kind: points, reached, waived; and the names of those that are neither."""
+    """Counts by block and kind: points, waived, not reached, and the first names of those; the names of all are in the state's file."""
     rows = []
-    for block in blocks(counts):
-        own = {point: count for point, count in counts.items() if point.block == block}
+    by_block: dict[str, dict[Point, int]] = {block: {} for block in blocks(counts)}
+    for point, count in counts.items():
+        by_block[point.block][point] = count
+    for block, own in by_block.items():
         row: dict[str, Any] = {"block": block}
         for kind in KINDS:
             points = sorted(point for point in own if point.kind == kind)
             left_out = [point for point in points if waived(point, waivers)]
-            missed = [point.name for point in points if not own[point] and point not in set(left_out)]
-            row[kind] = {"points": len(points), "waived": len(left_out), "missed": missed}
+            apart = set(left_out)
+            missed = [point.name for point in points if not own[point] and point not in apart]
+            row[kind] = {"points": len(points), "waived": len(left_out), "missed": len(missed), "shown": missed[:SHOWN]}
         rows.append(row)
     totals = {kind: _total([row[kind] for row in rows]) for kind in KINDS}
     reasons = [{"points": waiver.points.pattern, "reason": waiver.reason} for waiver in waivers]
@@ -34,7 +37,7 @@ def figures_of(counts: Mapping[Point, int], done: Mapping[str, int], waivers: Se
 
 
 def _total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    points, left_out, missed = (sum(values) for values in zip(*((p["points"], p["waived"], len(p["missed"])) for p in parts), strict=True))
+    points, left_out, missed = (sum(values) for values in zip(*((p["points"], p["waived"], p["missed"]) for p in parts), strict=True))
     return {"points": points, "waived": left_out, "missed": missed, "percent": _percent(points, left_out, missed)}
 
 
@@ -77,10 +80,10 @@ def page(figures: Mapping[str, Any]) -> list[str]:
     lines += ["", "## Not reached", ""]
     for row in figures["blocks"]:
         for kind in KINDS:
-            names = row[kind]["missed"]
-            if names:
-                more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-                lines.append(f"- {row['block']}, {kind}: {', '.join(f'`{name}`' for name in names[:SHOWN])}{more}")
+            missed, names = row[kind]["missed"], row[kind]["shown"]
+            if missed:
+                more = f" and {missed - len(names):,} more" if missed > len(names) else ""
+                lines.append(f"- {row['block']}, {kind}: {', '.join(f'`{name}`' for name in names)}{more}")
     if figures["waivers"]:
         lines += ["", "## Waived", "", "| points | reason |", "|---|---|"]
         lines += [f"| `{waiver['points']}` | {waiver['reason']} |" for waiver in figures["waivers"]]
@@ -88,4 +91,4 @@ def page(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _of(part: Mapping[str, Any]) -> float:
-    return _percent(part["points"], part["waived"], len(part["missed"]))
+    return _percent(part["points"], part["waived"], part["missed"])
