@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from loralith.formats.adapter_layers import (
 )
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.stability_names import sgm_blocks, sgm_name
-from loralith.formats.transformer_names import fused, own_names, split_rows
+from loralith.formats.transformer_names import fused, halves_exchanged, own_names, split_rows
 
 __all__ = ["kohya_adapter", "kohya_tensors", "write_kohya"]
 
@@ -33,7 +34,7 @@ def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -
     by the rank. ``known``: names of the model's modules. Raises AdapterError for parts of one fused layer that kohya's file cannot hold."""
     own = own_names(known)
     if own:
-        return _fused_tensors(adapter, own)
+        return _fused_tensors(_own_order(adapter, known), own)
     blocks = sgm_blocks(known) if stability_names else {}
     tensors: dict[str, Tensor] = {}
     for name, layer in adapter.layers.items():
@@ -43,6 +44,20 @@ def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -
         if layer.magnitude is not None:
             tensors[key + DORA_SCALE] = layer.magnitude.reshape(-1, *[1] * (layer.a.ndim - 1))
     return tensors
+
+
+def _own_order(adapter: Adapter, known: set[str]) -> Adapter:
+    """With the halves of layers that diffusers has in the other order exchanged; twice is as before."""
+    changed = {name: _exchanged(layer) for name, layer in adapter.layers.items() if halves_exchanged(name, known)}
+    return replace(adapter, layers={**adapter.layers, **changed})
+
+
+def _exchanged(layer: Layer) -> Layer:
+    magnitude = layer.magnitude
+    if magnitude is not None:
+        axis = 0 if magnitude.shape[0] > 1 else 1
+        magnitude = magnitude.roll(magnitude.shape[axis] // 2, axis)
+    return replace(layer, b=layer.b.roll(len(layer.b) // 2, 0), magnitude=magnitude)
 
 
 def _fused_tensors(adapter: Adapter, own: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
@@ -111,4 +126,4 @@ def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int
             names[f"{key} ({part})"] = part
             layers[part] = Layer(a, rows_of_part, scale)
     once(names, path)
-    return Adapter(layers, False, str(path))
+    return _own_order(Adapter(layers, False, str(path)), known)
