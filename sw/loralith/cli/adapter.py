@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loralith.cli import output
+
+if TYPE_CHECKING:
+    from loralith.formats.adapter_layers import Adapter
+    from loralith.formats.lycoris_layers import FactorAdapter
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -30,10 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
-    from loralith.formats.adapter_checks import AdapterError
-    from loralith.formats.adapter_file import read_adapter, write_diffusers, write_kohya, write_peft
-    from loralith.formats.adapter_layers import DIFFUSERS_PREFIX, TRANSFORMER_PREFIX
-    from loralith.formats.run_folder import KOHYA_FILE
+    from loralith.formats.adapter_file import read_adapter
+    from loralith.formats.adapter_tensors import is_lycoris
+    from loralith.formats.lycoris_file import read_lycoris
     from loralith.formats.unet_config import UNET, build_model
 
     if args.output:
@@ -45,36 +49,85 @@ def run(args: argparse.Namespace) -> int:
         with torch.device("meta"):
             model = build_model(source)
         shapes = module_shapes(model)
-        adapter = read_adapter(args.path, shapes, unet_only=args.unet_only)
-    layers = [
-        {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
-        for name, layer in sorted(adapter.layers.items())
-    ]
-    figures: dict[str, Any] = {
-        "source": adapter.source,
-        "rslora": adapter.rslora,
-        "dora": adapter.dora,
-        "metadata": dict(adapter.metadata),
-        "layers": layers,
-        "left_out": adapter.left_out,
-        "written": [],
-    }
+        lycoris = is_lycoris(args.path)
+        adapter: Any = (read_lycoris if lycoris else read_adapter)(args.path, shapes, unet_only=args.unet_only)
+    found = _factors(adapter, shapes) if lycoris else _figures(adapter)
+    figures = {"source": adapter.source, **found, "metadata": dict(adapter.metadata), "left_out": adapter.left_out, "written": []}
     if args.output:
         unet = source.kind == UNET
-        write_diffusers(adapter, args.output, prefix=DIFFUSERS_PREFIX if unet else TRANSFORMER_PREFIX)
-        sdxl = any(name.startswith("add_embedding") for name in shapes)
-        try:
-            write_kohya(adapter, set(shapes), args.output / KOHYA_FILE, stability_names=sdxl)
-        except AdapterError as error:  # PEFT's and diffusers' files hold it all the same
-            output.log(f"warning: no file of kohya's: {error}")
-        write_peft(adapter, args.output, base=type(model))
+        _written(_writers(adapter, lycoris, args.output, shapes, type(model), unet=unet))
         figures["written"] = [str(path) for path in sorted(args.output.iterdir())]
     if args.json:
         output.emit_json(figures)
         return 0
-    rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in layers]
-    kind = ("", ", DoRA")[adapter.dora] + ("", ", rsLoRA")[adapter.rslora]
-    output.table(f"{adapter.source}{kind}", ("layer", "shape", "rank", "alpha"), rows)
+    rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in figures["layers"]]
+    kinds = ", ".join(name for name, there in (("DoRA", figures["dora"]), ("rsLoRA", figures["rslora"])) if there)
+    title = ", ".join(filter(None, (adapter.source, "" if figures["kind"] == "LoRA" else figures["kind"], kinds)))
+    output.table(title, ("layer", "shape", "rank", "alpha"), rows)
     for path in figures["written"]:
         print(path)
     return 0
+
+
+def _figures(adapter: Adapter) -> dict[str, Any]:
+    layers = [
+        {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
+        for name, layer in sorted(adapter.layers.items())
+    ]
+    return {"kind": "LoRA", "rslora": adapter.rslora, "dora": adapter.dora, "layers": layers}
+
+
+def _factors(adapter: FactorAdapter, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Of LoKr and LoHa; rank and alpha are None where both of LoKr's matrices are whole."""
+    from loralith.formats.lycoris_layers import KINDS
+
+    layers = [
+        {
+            "name": name,
+            "rank": layer.rank,
+            "alpha": None if layer.rank is None else layer.scale * layer.rank,
+            "inputs": shapes[name][1],
+            "outputs": shapes[name][0],
+        }
+        for name, layer in sorted(adapter.layers.items())
+    ]
+    return {"kind": KINDS[adapter.kind], "rslora": False, "dora": False, "layers": layers}
+
+
+def _writers(
+    adapter: Any, lycoris: bool, folder: Path, shapes: dict[str, tuple[int, ...]], base: type, *, unet: bool
+) -> dict[str, Callable[[], None]]:
+    """What writes the adapter, by the tool that it is for."""
+    from loralith.formats.adapter_file import write_diffusers, write_kohya, write_peft
+    from loralith.formats.adapter_layers import DIFFUSERS_PREFIX, TRANSFORMER_PREFIX
+    from loralith.formats.lycoris_file import write_lycoris_diffusers, write_lycoris_kohya, write_lycoris_peft
+    from loralith.formats.run_folder import KOHYA_FILE
+
+    prefix, kohya = DIFFUSERS_PREFIX if unet else TRANSFORMER_PREFIX, folder / KOHYA_FILE
+    sdxl = any(name.startswith("add_embedding") for name in shapes)
+    if lycoris:
+        return {
+            "diffusers": lambda: write_lycoris_diffusers(adapter, folder, shapes, prefix),
+            "kohya": lambda: write_lycoris_kohya(adapter, set(shapes), kohya, stability_names=sdxl),
+            "PEFT": lambda: write_lycoris_peft(adapter, folder, shapes, base),
+        }
+    return {
+        "diffusers": lambda: write_diffusers(adapter, folder, prefix=prefix),
+        "kohya": lambda: write_kohya(adapter, set(shapes), kohya, stability_names=sdxl),
+        "PEFT": lambda: write_peft(adapter, folder, base=base),
+    }
+
+
+def _written(writers: dict[str, Callable[[], None]]) -> None:
+    """Writes for each tool that can hold the adapter, and warns of the others. Raises AdapterError where none can."""
+    from loralith.formats.adapter_checks import AdapterError
+
+    failed: list[AdapterError] = []
+    for tool, write in writers.items():
+        try:
+            write()
+        except AdapterError as error:
+            failed.append(error)
+            output.log(f"warning: no file of {tool}'s: {error}")
+    if len(failed) == len(writers):
+        raise failed[-1]

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralith.files import FileError, read_json, write_json
+from loralith.files import write_json
 from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, fitting_magnitude
 from loralith.formats.adapter_layers import (
     COMFY_PREFIX,
@@ -40,6 +39,7 @@ from loralith.formats.adapter_layers import (
     found_layers,
     once,
 )
+from loralith.formats.adapter_tensors import TEXT_ENCODER, AdapterTensors, open_adapter
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.kohya_file import kohya_adapter, kohya_tensors, write_kohya
 from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
@@ -62,6 +62,11 @@ UNSUPPORTED = {
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_embedding": "LoRA of an embedding",
+}
+MORE = {
+    "LoHa": "; `loralith adapter` shows and converts it",
+    "LoKr": "; `loralith adapter` shows and converts it",
+    "LoRA of an embedding": "",
 }
 
 
@@ -119,16 +124,11 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_onl
     and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
     for what is not supported (LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
     """
-    known = set(modules)
-    if path.is_dir():
-        candidates = [path / name for name in (PEFT_FILE, DIFFUSERS_FILE) if (path / name).is_file()]
-        if not candidates:
-            raise AdapterError(f"{path} does not hold a PEFT adapter or one of diffusers: there is no {PEFT_FILE} and no {DIFFUSERS_FILE}")
-        path = candidates[0]
-    tensors, header, left = _read(path, unet_only)
+    known, opened = set(modules), open_adapter(path)
+    path, header = opened.path, opened.header
+    tensors, left = _checked(opened, unet_only)
     if path.name == PEFT_FILE:
-        config = _json(path.with_name(PEFT_CONFIG))
-        adapter = _named(tensors, config, PEFT_PREFIX, path)
+        adapter = _named(tensors, opened.config, PEFT_PREFIX, path)
     elif any(name.startswith((KOHYA_PREFIX, COMFY_PREFIX, "lora_te")) for name in tensors):
         adapter = kohya_adapter(tensors, modules, path)
     else:
@@ -149,40 +149,19 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_onl
     return replace(adapter, layers=layers, left_out=left, metadata=kept)
 
 
-TEXT_ENCODER = ("text_encoder", "lora_te")
-"""How names of tensors begin that are of a text encoder's layers."""
-
-
-def _read(path: Path, unet_only: bool) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors, the header, and names of the text encoders' layers that are left out."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} does not hold an adapter: {error}") from error
-    text = [name for name in tensors if name.startswith(TEXT_ENCODER)] if unet_only else []
-    for name in text:
-        del tensors[name]
+def _checked(opened: AdapterTensors, unet_only: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors, and names of the text encoders' layers that are left out."""
+    path, text = opened.path, opened.of_text_encoders() if unet_only else {}
+    tensors = {name: tensor for name, tensor in opened.tensors.items() if name not in text}
     for name in tensors:
         for part, what in UNSUPPORTED.items():
             if part in name:
-                raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is")
+                raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is{MORE[what]}")
         if name.startswith(TEXT_ENCODER):
             raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported; --unet-only takes those alone")
         if name.endswith(".bias"):
             raise AdapterError(f"{path} has a LoRA bias ({name}), which is not supported")
-    return tensors, header, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-    except FileError as error:
-        raise AdapterError(f"{path} does not hold a PEFT adapter: {error.reason}") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path} does not hold a PEFT adapter: it is no JSON object")
-    return config
+    return tensors, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
 
 
 def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:

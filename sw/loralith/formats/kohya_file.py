@@ -16,6 +16,7 @@ from loralith.formats.adapter_layers import (
     DORA_SCALE,
     KOHYA_ENDS,
     KOHYA_PREFIX,
+    LYCORIS_PREFIX,
     PEFT_ENDS,
     Adapter,
     Layer,
@@ -26,7 +27,7 @@ from loralith.formats.checkpoint import write_tensors
 from loralith.formats.stability_names import sgm_blocks, sgm_name
 from loralith.formats.transformer_names import fused, halves_exchanged, own_names, split_rows
 
-__all__ = ["kohya_adapter", "kohya_tensors", "write_kohya"]
+__all__ = ["kohya_adapter", "kohya_tensors", "short_name", "short_names", "write_kohya"]
 
 
 def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -> dict[str, Tensor]:
@@ -95,6 +96,20 @@ def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_name
     write_tensors(kohya_tensors(adapter, known, stability_names=stability_names), path, header)
 
 
+def short_names(known: set[str]) -> dict[str, tuple[str, ...]]:
+    """Modules, several for a fused layer, by the names of kohya and ComfyUI without their beginning, underscores for dots."""
+    blocks, own = sgm_blocks(known), own_names(known)
+    short = {sgm_name(name, blocks).replace(".", "_"): (name,) for name in known} | {name.replace(".", "_"): (name,) for name in known}
+    return short | {name.replace(".", "_"): parts for name, parts in own.items()}
+
+
+def short_name(key: str) -> str:
+    """A layer's name in a file as `short_names` has it."""
+    for prefix in (KOHYA_PREFIX, LYCORIS_PREFIX, COMFY_PREFIX):
+        key = key.removeprefix(prefix)
+    return key.replace(".", "_")
+
+
 def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
     """The adapter of a file's tensors under kohya's or ComfyUI's names; a fused layer's is one of each part, with the same A.
 
@@ -102,12 +117,10 @@ def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int
     that the model does not have, rows that are not its parts', DoRA of a fused layer, and layers that are there twice.
     """
     known = set(modules)
-    blocks, own = sgm_blocks(known), own_names(known)
-    short = {sgm_name(name, blocks).replace(".", "_"): (name,) for name in known} | {name.replace(".", "_"): (name,) for name in known}
-    short |= {name.replace(".", "_"): parts for name, parts in own.items()}
+    short = short_names(known)
     layers, names = {}, {}
     for key, (a, b, alpha, magnitude) in found_layers(tensors, [KOHYA_ENDS, PEFT_ENDS], path).items():
-        parts = short.get(key.removeprefix(KOHYA_PREFIX).removeprefix(COMFY_PREFIX).replace(".", "_"))
+        parts = short.get(short_name(key))
         if parts is None:
             raise AdapterError(f"{path} has the layer {key}, which this model does not have")
         scale = float(a.shape[0] if a.ndim else 0) if alpha is None else alpha
