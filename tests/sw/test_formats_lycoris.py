@@ -47,9 +47,13 @@ def by_peft(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tools_names_hold_the_same_adapter(kind, tmp_path):
-    want = output(made(kind, tmp_path / "peft"))
+    model = made(kind, tmp_path / "peft")
+    want = output(model)
     assert not torch.allclose(want, PLAIN, atol=1e-3)
     adapter = read_lycoris(tmp_path / "peft", SHAPES)
+    for name, layer in adapter.layers.items():
+        own = model.base_model.model.get_submodule(name).get_delta_weight("default")
+        assert torch.allclose(layer.weight(SHAPES[name]), own, atol=1e-6), name
     (tmp_path / "again").mkdir()
     write_lycoris_peft(adapter, tmp_path / "again", SHAPES, UNet2DConditionModel)
     assert_same_values(by_peft(tmp_path / "again"), want)
@@ -184,6 +188,19 @@ def test_factors_that_peft_does_not_make_stay_kohyas(tmp_path):
         write_lycoris_peft(found, tmp_path, SHAPES, UNet2DConditionModel)
     write_lycoris_kohya(found, set(SHAPES), tmp_path / "y.safetensors", stability_names=False)
     assert torch.equal(load_file(tmp_path / "y.safetensors")[f"{KEY}.lokr_w1"], torch.ones(8, 2))
+
+
+def test_settings_that_no_configuration_of_peft_has_at_once(tmp_path):
+    """A w1 of two factors beside one that is whole at the same rank."""
+    low = {"lokr_w1_a": torch.ones(4, 1), "lokr_w1_b": torch.ones(1, 4), "lokr_w2": torch.ones(2, 2), "alpha": torch.tensor(1.0)}
+    whole = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(2, 1), "lokr_w2_b": torch.ones(1, 2), "alpha": torch.tensor(1.0)}
+    tensors = {f"{KEY}.{name}": value for name, value in low.items()}
+    tensors |= {f"{KEY[:-1]}v.{name}": value for name, value in whole.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = read_lycoris(tmp_path / "x.safetensors", SHAPES)
+    with pytest.raises(AdapterError, match=r"PEFT's LoKr of .*to_[qv] has .*, the file has .*; kohya's file holds it as it is"):
+        write_lycoris_peft(found, tmp_path, SHAPES, UNet2DConditionModel)
+    assert not (tmp_path / PEFT_FILE).exists()
 
 
 def test_a_fused_layer_of_flux_is_refused(tmp_path):
