@@ -8,6 +8,7 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers, swap_scale_shift
 from safetensors.torch import load_file, save_file
 
+from loralith.cli import main
 from loralith.diffusion.peft_adapter import module_shapes
 from loralith.formats.adapter_checks import AdapterError
 from loralith.formats.adapter_file import read_adapter, write_diffusers, write_kohya
@@ -149,6 +150,13 @@ def test_diffusers_reads_kohya_s_last_modulation_to_the_same_weights(tmp_path):
     for name, layer in adapter.layers.items():
         assert torch.equal(stock[f"transformer.{name}.lora_A.weight"], layer.a)
         assert torch.equal(stock[f"transformer.{name}.lora_B.weight"], layer.b)
+
+
+def test_the_command_takes_transformers(tmp_path, capsys):
+    key = "lora_unet_double_blocks_0_img_attn_proj"
+    save_file({f"{key}.lora_down.weight": torch.ones(1, 3072), f"{key}.lora_up.weight": torch.ones(3072, 1)}, tmp_path / "x.safetensors")
+    assert main(["adapter", str(tmp_path / "x.safetensors"), "--model", "flux"]) == 0
+    assert "transformer_blocks.0.attn.to_out.0" in capsys.readouterr().out
 
 
 def test_diffusers_names_of_a_transformer(tmp_path):

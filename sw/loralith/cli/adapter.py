@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,31 @@ from loralith.cli import output
 if TYPE_CHECKING:
     from loralith.formats.adapter_layers import Adapter
     from loralith.formats.lycoris_layers import FactorAdapter
+    from loralith.formats.text_encoder_file import TextEncoder
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file's adapter of the denoiser, None where it has none, and those of the text encoders by part; ``metadata`` of its header."""
+
+    source: str
+    adapter: Adapter | FactorAdapter | None
+    encoders: list[TextEncoder] = field(default_factory=list)
+    texts: dict[str, Adapter] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("adapter", help="look at an adapter of PEFT, diffusers, kohya or ComfyUI, or write it for all of them")
     parser.add_argument("path", type=Path, help="a folder of PEFT or diffusers, or a .safetensors file of diffusers, kohya or ComfyUI")
-    parser.add_argument("--model", default="small", help="model that it is for, as `loralith plan` takes it (default: small)")
+    parser.add_argument(
+        "--model",
+        default="small",
+        help="model that it is for, as `loralith plan` takes it (default: small); of a pipeline's folder, and of sd15, sdxl, sd3 and flux, "
+        "the text encoders too",
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -35,9 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.files import check_output_folder
-    from loralith.formats.adapter_file import read_adapter
-    from loralith.formats.adapter_tensors import is_lycoris
-    from loralith.formats.lycoris_file import read_lycoris
     from loralith.formats.unet_config import UNET, build_model
 
     if args.output:
@@ -49,39 +66,78 @@ def run(args: argparse.Namespace) -> int:
         with torch.device("meta"):
             model = build_model(source)
         shapes = module_shapes(model)
-        lycoris = is_lycoris(args.path)
-        adapter: Any = (read_lycoris if lycoris else read_adapter)(args.path, shapes, unet_only=args.unet_only)
-    found = _factors(adapter, shapes) if lycoris else _figures(adapter)
-    figures = {"source": adapter.source, **found, "metadata": dict(adapter.metadata), "left_out": adapter.left_out, "written": []}
+        found = _read(args, shapes)
+    figures = _figures(found, shapes)
     if args.output:
-        unet = source.kind == UNET
-        _written(_writers(adapter, lycoris, args.output, shapes, type(model), unet=unet))
-        figures["written"] = [str(path) for path in sorted(args.output.iterdir())]
+        _written(_writers(found, args.output, shapes, type(model), unet=source.kind == UNET))
+        figures["written"] = [str(path) for path in sorted(args.output.rglob("*")) if path.is_file()]
     if args.json:
         output.emit_json(figures)
         return 0
-    rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in figures["layers"]]
     kinds = ", ".join(name for name, there in (("DoRA", figures["dora"]), ("rsLoRA", figures["rslora"])) if there)
-    title = ", ".join(filter(None, (adapter.source, "" if figures["kind"] == "LoRA" else figures["kind"], kinds)))
-    output.table(title, ("layer", "shape", "rank", "alpha"), rows)
+    title = ", ".join(filter(None, (found.source, "" if figures["kind"] == "LoRA" else figures["kind"], kinds)))
+    lists = {title: figures["layers"]} if found.adapter else {}
+    lists |= {f"{found.source}, {part}": layers for part, layers in figures["text_encoders"].items()}
+    for heading, layers in lists.items():
+        rows = [(layer["name"], f"{layer['inputs']} -> {layer['outputs']}", layer["rank"], layer["alpha"]) for layer in layers]
+        output.table(heading, ("layer", "shape", "rank", "alpha"), rows)
     for path in figures["written"]:
         print(path)
     return 0
 
 
-def _figures(adapter: Adapter) -> dict[str, Any]:
-    layers = [
+def _read(args: argparse.Namespace, shapes: Shapes) -> _Found:
+    """Raises AdapterError."""
+    from loralith.diffusion.text_encoders import find_text_encoders
+    from loralith.formats.adapter_file import kept_header, read_adapter
+    from loralith.formats.adapter_tensors import is_lycoris, open_adapter
+    from loralith.formats.lycoris_file import read_lycoris
+    from loralith.formats.text_encoder_file import read_text_encoders
+
+    if is_lycoris(args.path):
+        factors = read_lycoris(args.path, shapes, unet_only=args.unet_only)
+        return _Found(factors.source, factors, metadata=dict(factors.metadata))
+    opened = open_adapter(args.path)
+    text = {} if args.unet_only else opened.of_text_encoders()
+    encoders = find_text_encoders(args.model) if text else []
+    if not encoders:
+        lora = read_adapter(args.path, shapes, unet_only=args.unet_only)
+        return _Found(lora.source, lora, metadata=dict(lora.metadata))
+    texts = read_text_encoders(opened, encoders)
+    rest = None if len(text) == len(opened.tensors) else read_adapter(args.path, shapes, text_apart=True)
+    return _Found(str(opened.path), rest, encoders, texts, kept_header(opened.header))
+
+
+def _figures(found: _Found, shapes: Shapes) -> dict[str, Any]:
+    from loralith.formats.lycoris_layers import KINDS, FactorAdapter
+
+    adapter = found.adapter
+    kind = KINDS[adapter.kind] if isinstance(adapter, FactorAdapter) else "LoRA"
+    layers = _factors(adapter, shapes) if isinstance(adapter, FactorAdapter) else _layers(adapter) if adapter else []
+    loras = [one for one in (adapter, *found.texts.values()) if one is not None and not isinstance(one, FactorAdapter)]
+    return {
+        "source": found.source,
+        "kind": kind,
+        "rslora": any(one.rslora for one in loras),
+        "dora": any(one.dora for one in loras),
+        "metadata": found.metadata,
+        "layers": layers,
+        "text_encoders": {part: _layers(one) for part, one in found.texts.items()},
+        "left_out": adapter.left_out if adapter else (),
+        "written": [],
+    }
+
+
+def _layers(adapter: Adapter) -> list[dict[str, Any]]:
+    return [
         {"name": name, "rank": layer.rank, "alpha": layer.alpha, "inputs": layer.a.shape[1], "outputs": layer.b.shape[0]}
         for name, layer in sorted(adapter.layers.items())
     ]
-    return {"kind": "LoRA", "rslora": adapter.rslora, "dora": adapter.dora, "layers": layers}
 
 
-def _factors(adapter: FactorAdapter, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _factors(adapter: FactorAdapter, shapes: Shapes) -> list[dict[str, Any]]:
     """Of LoKr and LoHa; rank and alpha are None where both of LoKr's matrices are whole."""
-    from loralith.formats.lycoris_layers import KINDS
-
-    layers = [
+    return [
         {
             "name": name,
             "rank": layer.rank,
@@ -91,30 +147,44 @@ def _factors(adapter: FactorAdapter, shapes: dict[str, tuple[int, ...]]) -> dict
         }
         for name, layer in sorted(adapter.layers.items())
     ]
-    return {"kind": KINDS[adapter.kind], "rslora": False, "dora": False, "layers": layers}
 
 
-def _writers(
-    adapter: Any, lycoris: bool, folder: Path, shapes: dict[str, tuple[int, ...]], base: type, *, unet: bool
-) -> dict[str, Callable[[], None]]:
+def _writers(found: _Found, folder: Path, shapes: Shapes, base: type, *, unet: bool) -> dict[str, Callable[[], None]]:
     """What writes the adapter, by the tool that it is for."""
+    from loralith.diffusion.text_encoders import encoder_class
     from loralith.formats.adapter_file import write_diffusers, write_kohya, write_peft
     from loralith.formats.adapter_layers import DIFFUSERS_PREFIX, TRANSFORMER_PREFIX
     from loralith.formats.lycoris_file import write_lycoris_diffusers, write_lycoris_kohya, write_lycoris_peft
+    from loralith.formats.lycoris_layers import FactorAdapter
     from loralith.formats.run_folder import KOHYA_FILE
+    from loralith.formats.text_encoder_file import diffusers_text, kohya_text, module_names
 
     prefix, kohya = DIFFUSERS_PREFIX if unet else TRANSFORMER_PREFIX, folder / KOHYA_FILE
     sdxl = any(name.startswith("add_embedding") for name in shapes)
-    if lycoris:
+    adapter, known, metadata = found.adapter, set(shapes), found.metadata
+    if isinstance(adapter, FactorAdapter):
         return {
             "diffusers": lambda: write_lycoris_diffusers(adapter, folder, shapes, prefix),
-            "kohya": lambda: write_lycoris_kohya(adapter, set(shapes), kohya, stability_names=sdxl),
+            "kohya": lambda: write_lycoris_kohya(adapter, known, kohya, stability_names=sdxl),
             "PEFT": lambda: write_lycoris_peft(adapter, folder, shapes, base),
         }
+
+    def write_kohyas() -> None:
+        beside = kohya_text(found.texts, found.encoders)
+        write_kohya(adapter, known, kohya, stability_names=sdxl, beside=beside, metadata=metadata)
+
+    def write_pefts() -> None:
+        """A model has a folder of its own each, the denoiser's is ``folder`` itself."""
+        if adapter is not None:
+            write_peft(adapter, folder, base=base)
+        for encoder in found.encoders:
+            if encoder.part in found.texts:
+                write_peft(module_names(encoder, found.texts[encoder.part]), folder / encoder.part, base=encoder_class(encoder.kind))
+
     return {
-        "diffusers": lambda: write_diffusers(adapter, folder, prefix=prefix),
-        "kohya": lambda: write_kohya(adapter, set(shapes), kohya, stability_names=sdxl),
-        "PEFT": lambda: write_peft(adapter, folder, base=base),
+        "diffusers": lambda: write_diffusers(adapter, folder, None, prefix, diffusers_text(found.texts), metadata),
+        "kohya": write_kohyas,
+        "PEFT": write_pefts,
     }
 
 

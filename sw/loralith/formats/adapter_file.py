@@ -48,7 +48,12 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "Layer",
+    "fitting",
+    "kept_header",
     "kohya_tensors",
+    "modern_name",
+    "named_adapter",
+    "plain_config",
     "read_adapter",
     "scheme_header",
     "write_diffusers",
@@ -101,57 +106,87 @@ def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None,
     write_json(dict(sorted(values.items())), folder / PEFT_CONFIG)
 
 
-def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = None, prefix: str = DIFFUSERS_PREFIX) -> None:
+Beside = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""Tensors of other parts of a pipeline, and settings for the header."""
+
+
+def write_diffusers(
+    adapter: Adapter | None,
+    folder: Path,
+    config: LoraConfig | None = None,
+    prefix: str = DIFFUSERS_PREFIX,
+    beside: Beside = ({}, {}),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """diffusers' file, as `load_lora_weights` of a pipeline and `load_lora_adapter` of a U-Net read it; alpha is in its header.
 
-    ``prefix``: the pipeline's part and a dot.
+    ``adapter``: the denoiser's, None where it has none. ``prefix``: the pipeline's part and a dot. ``beside``: of the text encoders.
+    ``metadata``: what else its header says, by default the adapter's.
     """
-    values = plain_config(config or adapter.config())
-    header = json.dumps({f"{prefix}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
-    write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {**adapter.metadata, DIFFUSERS_HEADER: header})
+    tensors, settings = dict(beside[0]), dict(beside[1])
+    if adapter is not None:
+        tensors |= adapter.tensors(prefix)
+        settings |= {f"{prefix}{name}": value for name, value in plain_config(config or adapter.config()).items()}
+    kept = metadata if metadata is not None else adapter.metadata if adapter else {}
+    header = json.dumps(settings, indent=2, sort_keys=True)
+    write_tensors(tensors, folder / DIFFUSERS_FILE, {**kept, DIFFUSERS_HEADER: header})
 
 
 # Reading.
 
 
-def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
+def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False, text_apart: bool = False) -> Adapter:
     """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers, kohya or ComfyUI. FP8 becomes FP16.
 
     ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
-    ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
+    ``unet_only``: layers of text encoders are left out, with a warning that names them; ``text_apart``: the caller reads them, and they are
+    left out without a word; else they are refused.
 
     Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
     and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
     for what is not supported (LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
     """
-    known, opened = set(modules), open_adapter(path)
+    opened = open_adapter(path)
     path, header = opened.path, opened.header
-    tensors, left = _checked(opened, unet_only)
+    tensors, left = _checked(opened, unet_only or text_apart)
     if path.name == PEFT_FILE:
-        adapter = _named(tensors, opened.config, PEFT_PREFIX, path)
+        adapter = named_adapter(tensors, opened.config, path, PEFT_PREFIX)
     elif any(name.startswith((KOHYA_PREFIX, COMFY_PREFIX, "lora_te")) for name in tensors):
         adapter = kohya_adapter(tensors, modules, path)
     else:
         adapter = _diffusers(tensors, header, path)
+    adapter = fitting(adapter, modules, path)
+    if not adapter.layers:
+        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
+    if text_apart:
+        left = ()
+    if left:
+        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
+    return replace(adapter, left_out=left, metadata=kept_header(header))
+
+
+def kept_header(header: Mapping[str, str]) -> dict[str, str]:
+    """What a file's header says beside the adapter."""
+    return {name: value for name, value in header.items() if name not in ("format", DIFFUSERS_HEADER)}
+
+
+def fitting(adapter: Adapter, modules: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
+    """``adapter`` with magnitudes of the shapes that PEFT has. Raises AdapterError for layers that the model does not have or that do not
+    fit, and for DoRA of some layers alone."""
     layers = {}
     for name, layer in adapter.layers.items():
-        if name not in known:
+        if name not in modules:
             raise AdapterError(f"{path} has the layer {name}, which this model does not have")
         check_factors(name, layer.a, layer.b, modules[name], path)
         layers[name] = replace(layer, magnitude=fitting_magnitude(name, layer.magnitude, modules[name], path))
         if adapter.dora and layer.magnitude is None:
             raise AdapterError(f"{path} is DoRA, and {name} has no magnitudes; all layers have them, or none")
-    if not adapter.layers:
-        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
-    if left:
-        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
-    kept = {name: value for name, value in header.items() if name not in ("format", DIFFUSERS_HEADER)}
-    return replace(adapter, layers=layers, left_out=left, metadata=kept)
+    return replace(adapter, layers=layers)
 
 
-def _checked(opened: AdapterTensors, unet_only: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _checked(opened: AdapterTensors, without_text: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors, and names of the text encoders' layers that are left out."""
-    path, text = opened.path, opened.of_text_encoders() if unet_only else {}
+    path, text = opened.path, opened.of_text_encoders() if without_text else {}
     tensors = {name: tensor for name, tensor in opened.tensors.items() if name not in text}
     for name in tensors:
         for part, what in UNSUPPORTED.items():
@@ -164,8 +199,8 @@ def _checked(opened: AdapterTensors, unet_only: bool) -> tuple[dict[str, Tensor]
     return tensors, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
 
 
-def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:
-    """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
+def named_adapter(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path: Path, prefix: str = "") -> Adapter:
+    """Tensors under PEFT's names after ``prefix``; alpha is the configuration's, else the file's own, else r."""
     if config is not None:
         check_config(config, path)
     found = found_layers(tensors, [PEFT_ENDS], path)
@@ -192,7 +227,8 @@ OLD_NAMES = (
 """How diffusers wrote layers before it took PEFT's names."""
 
 
-def _modern(name: str) -> str:
+def modern_name(name: str) -> str:
+    """A tensor's name as diffusers writes it since it took PEFT's names."""
     for pattern, replacement in OLD_NAMES:
         changed = re.sub(pattern, replacement, name)
         if changed != name:
@@ -217,6 +253,6 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
             config = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
         else:  # of a text encoder alone: the U-Net has none, as diffusers reads it
             config = {name: value for name, value in config.items() if not name.startswith(TEXT_ENCODER)} or None
-    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX).removeprefix(TRANSFORMER_PREFIX)) for name in tensors}
+    names = {name: modern_name(name.removeprefix(DIFFUSERS_PREFIX).removeprefix(TRANSFORMER_PREFIX)) for name in tensors}
     once(names, path)
-    return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
+    return named_adapter({names[name]: tensor for name, tensor in tensors.items()}, config, path)

@@ -89,11 +89,23 @@ def _fused_tensors(adapter: Adapter, own: Mapping[str, tuple[str, ...]]) -> dict
     return tensors
 
 
-def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_names: bool) -> None:
+def write_kohya(
+    adapter: Adapter | None,
+    known: set[str],
+    path: Path,
+    *,
+    stability_names: bool,
+    beside: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """kohya's file of a U-Net's adapter, for A1111, Forge and ComfyUI too, whole or not at all. ``stability_names``: of blocks, as kohya
-    has them for SDXL."""
-    header = {"ss_network_module": "networks.lora", **adapter.metadata}
-    write_tensors(kohya_tensors(adapter, known, stability_names=stability_names), path, header)
+    has them for SDXL. ``beside``: tensors of the text encoders; ``adapter`` is None where there are these alone. ``metadata``: what else
+    its header says, by default the adapter's."""
+    tensors = dict(beside or {})
+    if adapter is not None:
+        tensors |= kohya_tensors(adapter, known, stability_names=stability_names)
+    kept = metadata if metadata is not None else adapter.metadata if adapter else {}
+    write_tensors(tensors, path, {"ss_network_module": "networks.lora", **kept})
 
 
 def short_names(known: set[str]) -> dict[str, tuple[str, ...]]:
@@ -137,6 +149,6 @@ def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int
             raise AdapterError(f"{path}: {key} has {what}")
         for part, rows_of_part in zip(parts, outputs, strict=True):
             names[f"{key} ({part})"] = part
-            layers[part] = Layer(a, rows_of_part, scale)
+            layers[part] = Layer(a.clone(), rows_of_part, scale)
     once(names, path)
     return _own_order(Adapter(layers, False, str(path)), known)
