@@ -69,7 +69,8 @@ def refuse_without_pipeline(args: argparse.Namespace) -> None:
     """Raises LoralithError for a pipeline's option beside a model that is none."""
     for dest in OF_PIPELINES:
         if dest in args.given:
-            where = f"{args.model} has no model_index.json" if args.model else "there is no --model"
+            there = "has no model_index.json" if args.model and args.model.exists() else "is not there"
+            where = f"{args.model} {there}" if args.model else "there is no --model"
             raise LoralithError(
                 f"{args.given[dest]} is of pipelines, and {where}; give --model a folder that diffusers' save_pretrained wrote"
             )

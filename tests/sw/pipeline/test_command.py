@@ -56,6 +56,7 @@ def test_one_command_trains_and_goes_on(
         ("--method zoodip --ema 0.9", "ema is no setting of zoodip"),
         ("--originals lost", "originals lost is not a folder"),
         ("--device fp32 --originals .", "originals must be None without a device"),
+        ("--model lost", "--resolution is of pipelines, and lost is not there; give --model a folder"),
         ("--token new", "token is no setting of lora"),
         ("--class-data x", "class_data goes with class_prompt"),
         ("--device fp32 --verify", "verify must be False without a device"),
