@@ -92,6 +92,24 @@ def test_softmaxs_gradient_meets_p_on_chip(config: Config) -> None:
     assert moved(b.graph, config, [q, ds], Opcode.STORE) < elements * (2 + 1) + 8192
 
 
+@pytest.mark.parametrize("op", [Op.ADD, Op.SUBTRACT, Op.MULTIPLY])
+@pytest.mark.parametrize("turned", [False, True])
+def test_chains_that_meet_are_one_visit(config: Config, op: Op, turned: bool) -> None:
+    """One of them becomes an operand of the other, with tensors, rows and values of rows that it reads itself."""
+    case = Case()
+    b, shape = case.b, (6, 50, 64)
+    u, v, w = (case.input(name, words(*shape, seed=i)) for i, name in enumerate("uvw"))
+    row, value = case.input("row", words(64)), case.input("value", words(6, 50, 1))
+    one = b.multiply(b.add(u, value), 3.0)
+    other = b.function(Op.EXP2, b.subtract(b.multiply(b.multiply(v, row), w), b.multiply(value, 0.5)))
+    pair = (other, one) if turned else (one, other)
+    y = b.brain({Op.ADD: b.add, Op.SUBTRACT: b.subtract, Op.MULTIPLY: b.multiply}[op](*pair))
+    q = b.quantize(y, b.scale(b.largest(y), 127), 127, stochastic=True)
+    assert case.run(config, q, y) >= 2
+    elements = 6 * 50 * 64
+    assert moved(b.graph, config, [q, y], Opcode.STORE) < elements * (2 + 1) + 8192
+
+
 def classes(graph: Graph) -> LaneDimensions:
     return LaneDimensions(graph, readers_of(graph))
 
@@ -113,12 +131,15 @@ def test_connected_tensors_lie_alike() -> None:
 
 
 def test_an_image_keeps_its_channels_along_the_lanes() -> None:
-    """A product that becomes an image lies as the image; sums of rows that weigh more turn it."""
+    """A product whose rows are summed up lies with its rows along the lanes; one that becomes an image too lies as the image."""
     case = Case()
     b = case.b
-    x, w = case.frozen("x", integers(64, 32)), case.frozen("w", integers(32, 48))
+    x, w = case.frozen("x", integers(64, 32)), case.frozen("w", integers(32, 208))
     product = b.matmul(x, w)
-    image = b.permute(b.reshape(b.brain(b.word(product)), (1, 8, 8, 48)), (0, 3, 1, 2))
+    y = b.brain(b.word(product))
+    b.graph.set_output("sums", b.sum(y, (1,), 1.0).name)
+    assert classes(b.graph).rows(product)
+    image = b.permute(b.reshape(y, (1, 8, 8, 208)), (0, 3, 1, 2))
     b.graph.set_output("loss", b.brain(b.add(image, 1.0)).name)
     assert not classes(b.graph).rows(product)
 
