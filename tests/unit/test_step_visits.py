@@ -76,8 +76,9 @@ def test_a_product_leaves_its_largest_magnitude(config: Config) -> None:
         assert moved(b.graph, config, [b.largest(y), y], Opcode.LOAD, Work.REDUCTION) < 2 * 50 * 70
 
 
-def test_softmaxs_gradient_meets_p_on_chip(config: Config) -> None:
-    """dS = P (dP - sums): neither dP nor P's words are stored."""
+@pytest.mark.parametrize("op", [Op.MULTIPLY, Op.SUBTRACT])
+def test_softmaxs_gradient_meets_p_on_chip(config: Config, op: Op) -> None:
+    """dS = P (dP - sums): neither dP nor P's words are stored. A difference of them likewise, in its order."""
     case = Case()
     b, heads, tokens, width = case.b, 2, 64, 8
     p = b.permute(case.frozen("p", integers(heads, tokens, tokens)), (0, 2, 1))
@@ -85,7 +86,7 @@ def test_softmaxs_gradient_meets_p_on_chip(config: Config) -> None:
     d_o, v = case.frozen("do", integers(heads, tokens, width)), case.frozen("v", integers(heads, width, tokens))
     p_words = b.multiply(b.word(p), unit)
     dp = b.multiply(b.word(b.matmul(d_o, v)), 0.0078125)
-    ds = b.brain(b.multiply(p_words, b.subtract(dp, delta)))
+    ds = b.brain((b.multiply if op is Op.MULTIPLY else b.subtract)(p_words, b.subtract(dp, delta)))
     q = b.quantize(ds, b.scale(b.largest(ds), 127), 127, stochastic=True, lanes=1)
     assert case.run(config, q, ds) >= 2
     elements = heads * tokens * tokens
@@ -98,10 +99,10 @@ def test_chains_that_meet_are_one_visit(config: Config, op: Op, turned: bool) ->
     """One of them becomes an operand of the other, with tensors, rows and values of rows that it reads itself."""
     case = Case()
     b, shape = case.b, (6, 50, 64)
-    u, v, w = (case.input(name, words(*shape, seed=i)) for i, name in enumerate("uvw"))
+    t, u, v, w = (case.input(name, words(*shape, seed=i)) for i, name in enumerate("tuvw"))
     row, value = case.input("row", words(64)), case.input("value", words(6, 50, 1))
     one = b.multiply(b.add(u, value), 3.0)
-    other = b.function(Op.EXP2, b.subtract(b.multiply(b.multiply(v, row), w), b.multiply(value, 0.5)))
+    other = b.function(Op.EXP2, b.subtract(b.multiply(b.add(b.multiply(v, row), t), w), b.multiply(value, 0.5)))
     pair = (other, one) if turned else (one, other)
     y = b.brain({Op.ADD: b.add, Op.SUBTRACT: b.subtract, Op.MULTIPLY: b.multiply}[op](*pair))
     q = b.quantize(y, b.scale(b.largest(y), 127), 127, stochastic=True)
