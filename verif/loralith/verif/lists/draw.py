@@ -31,9 +31,8 @@ class Draw:
         memories = (*MEMORIES, "v0", "v1") if config.vector_lanes else MEMORIES
         for memory in memories:
             depth = depth_of(memory, config)
-            size = min(
-                depth, int(rng.integers(4, 40 if memory in ("v0", "v1") or rng.random() < 0.4 else 12)) * (4 if memory == "acc" else 1)
-            )
+            most = 40 if memory in ("v0", "v1") or rng.random() < 0.4 else 12
+            size = min(depth, int(rng.integers(4, most)) * (4 if memory == "acc" else 1))
             start = int(rng.choice([0, depth - size, int(rng.integers(0, depth - size + 1))]))
             self.stretch[memory] = (start, size)
         if config.vector_lanes and sum(self.stretch["v0"]) <= config.v1_words:
