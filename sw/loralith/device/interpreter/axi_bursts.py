@@ -20,7 +20,7 @@ def beats(row_bytes: int, rows: int, config: Config) -> int:
 def bursts(address: int, row_bytes: int, rows: int, row_stride: int, config: Config) -> int:
     """Bursts of a strided transfer: each row split at every 4 KiB boundary and into at most max_burst beats."""
     W = config.bus_bytes
-    start = address + np.arange(rows) * row_stride
+    start = address % AXI_BOUNDARY + np.arange(rows) * row_stride  # an address may be over 2^63
     end = start + -(-row_bytes // W) * W
     longest = config.max_burst * W
     first_boundary = -(-(start + 1) // AXI_BOUNDARY) * AXI_BOUNDARY

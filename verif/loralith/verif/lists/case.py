@@ -15,7 +15,8 @@ from loralith.verif.lists.drawn_places import Fields, fields_of, pack
 
 __all__ = ["BASE", "Case", "Layout"]
 
-BASE = 1 << 32
+BASE = (1 << 63) - 0x1_0000
+"""DRAM's first address: addresses beyond 2^63 lie within it, so that transfers carry into every bit."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Draw:
         oracle: the machine before the command that is drawn.
         last_compute: the COMPUTE drawn last.
         close: how many of the next commands should be short COMPUTEs: fetched while a long one runs, they follow it without a gap.
+        integers: first column and columns of INT32 results of which all lanes are specified, as the vector unit counts them.
         used: base and stride of earlier regions.
         stretch: first row of each memory's stretch, and its rows.
     """
@@ -30,11 +31,15 @@ class Draw:
         memories = (*MEMORIES, "v0", "v1") if config.vector_lanes else MEMORIES
         for memory in memories:
             depth = depth_of(memory, config)
-            size = min(depth, int(rng.integers(4, 40)) * (4 if memory == "acc" else 1))
+            most = 40 if memory in ("v0", "v1") or rng.random() < 0.4 else 12
+            size = min(depth, int(rng.integers(4, most)) * (4 if memory == "acc" else 1))
             start = int(rng.choice([0, depth - size, int(rng.integers(0, depth - size + 1))]))
             self.stretch[memory] = (start, size)
+        if config.vector_lanes and sum(self.stretch["v0"]) <= config.v1_words:
+            self.stretch["v1"] = self.stretch["v0"]  # a region may belong to either
         self.close = 0
         self.last_compute: Fields | None = None
+        self.integers: list[tuple[int, int]] = []
         self.used: dict[str, list[tuple[int, int]]] = {memory: [] for memory in memories}
 
     def chance(self, probability: float) -> bool:

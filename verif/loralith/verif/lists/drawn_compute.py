@@ -42,6 +42,9 @@ def draw_compute(draw: Draw) -> Fields | None:
     if not close and draw.chance(0.4):
         N = ceil_div(N, width) * width  # a last tile that takes longest to drain
     mode = int(rng.choice([0, 1, 1, 2]))
+    integers = bool(config.vector_lanes) and draw.chance(0.5)  # for the vector unit: no lane of which is not specified
+    if integers:
+        M, mode = ceil_div(M, R) * R, 2
     c |= {"fold_log2": fold_log2, "m_rows": M, "n_cols": N, "out_mode": mode, "k0": draw.upto(draw.upto(3)) if close else _length(draw, W)}
     if draw.chance(0.2 if close else 0.35):
         c |= {"chained": 1, "k1": draw.upto(2) if close else _length(draw, W)}
@@ -50,7 +53,7 @@ def draw_compute(draw: Draw) -> Fields | None:
             shift -= 1
         c["shift"] = shift
     c["acc_read"], c["acc_write"] = int(draw.chance(0.25)), int(draw.chance(0.4))
-    c["to_out"] = int(mode > 0 and draw.chance(0.8))
+    c["to_out"] = int(mode > 0 and (integers or draw.chance(0.8)))
     c["to_left"] = int(mode == 1 and draw.chance(0.35))
     c["scale_mode"] = int(rng.choice([0, 0, 1, 2]))
     c["stat_enable"] = int(draw.chance(0.5))
@@ -79,6 +82,8 @@ def draw_compute(draw: Draw) -> Fields | None:
     scaled = _scaled(draw, c)
     if scaled is not None:
         draw.last_compute = scaled
+        if integers:
+            draw.integers = [*draw.integers[-3:], (c["out_base"] * W // 4, N)]
         if close:
             draw.close -= 1
         elif c["k0"] >= 3 * W or draw.chance(0.1):

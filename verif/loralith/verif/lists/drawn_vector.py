@@ -162,6 +162,9 @@ def _region(draw: Draw, outer: int, inner: int, out: bool) -> tuple[int, int, in
     if out:
         row, rows = draw.stretch["out"]
         first, size = row * config.bus_bytes // 4 * parts, rows * config.bus_bytes // 4 * parts
+        if draw.integers and draw.chance(0.8):
+            column, columns = draw.integers[int(rng.integers(len(draw.integers)))]
+            first, size = column * parts, max(columns * parts, high - low + 1)
     else:
         memory = "v0" if draw.chance(0.5) else "v1"
         first, size = draw.stretch[memory]
@@ -177,7 +180,7 @@ def _region(draw: Draw, outer: int, inner: int, out: bool) -> tuple[int, int, in
 def _instruction(draw: Draw, state: VectorState, before: list[Fields], c: Fields) -> Fields:
     rng = draw.rng
     code = dict.fromkeys(INSTRUCTION.fields, 0)
-    x = int(rng.choice([Source.NONE, *[Source.V0, Source.V1] * 3, *[Source.OUT32] * 2, Source.SCALAR]))
+    x = int(rng.choice([Source.NONE, *[Source.V0, Source.V1, Source.OUT32] * 5, Source.SCALAR]))
     streams = [y for y in (Source.NONE, Source.V0, Source.V1) if y == Source.NONE or y != x]
     code |= {"x_source": x, "x_region": 3 if x == Source.OUT32 and draw.chance(0.8) else draw.bits(2)}
     code |= {"y_source": int(rng.choice(streams)), "y_region": draw.bits(2), "target_region": draw.bits(2)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.vector.program import SCALARS
 from loralith.verif.lists.case import Layout
@@ -10,7 +12,7 @@ from loralith.verif.lists.drawn_places import Fields, fields_of, load_regions
 from loralith.verif.lists.drawn_transfer import place_rows
 from loralith.verif.lists.oracle_footprint import overlaps_itself
 
-__all__ = ["draw_vector_load", "draw_vector_store"]
+__all__ = ["draw_vector_load", "draw_vector_store", "fill"]
 
 LAYOUT = Layout()
 
@@ -38,6 +40,24 @@ def draw_vector_load(draw: Draw, target: LoadTarget | None = None) -> Fields | N
     if words is None or overlaps_itself(load_regions(words, draw.config)):
         return None
     return _numbers(draw, words)
+
+
+def fill(draw: Draw) -> Iterator[Fields | None]:
+    """LOADs of all scalars and of each scratchpad's stretch, from numbers that are meant for it."""
+    for target in (LoadTarget.SCALARS, LoadTarget.V0, LoadTarget.V1):
+        c = fields_of(Opcode.LOAD, target=target, rows=1)
+        if target == LoadTarget.SCALARS:
+            c["row_bytes"] = 4 * SCALARS
+        else:
+            start, words = draw.stretch[target.name.lower()]
+            form = draw.rng.choice([VectorFormat.FP32, VectorFormat.BF16])
+            nbytes = words * draw.config.vector_lanes * FORMAT_BYTES[VectorFormat(form)]
+            c |= {"base": start, "format": int(form), "row_bytes": nbytes}
+        for _ in range(4):  # some of the numbers are infinite
+            command = place_rows(draw, dict(c), c["row_bytes"], LAYOUT.numbers, LAYOUT.programs)
+            if command is not None and draw.oracle.permits(command):
+                yield command
+                break
 
 
 def draw_vector_store(draw: Draw) -> Fields | None:

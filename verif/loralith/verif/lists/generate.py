@@ -16,7 +16,7 @@ from loralith.verif.lists.drawn_places import Fields, fields_of, pack
 from loralith.verif.lists.drawn_tokens import TokenPlacer
 from loralith.verif.lists.drawn_transfer import draw_load, draw_store
 from loralith.verif.lists.drawn_vector import Programming, draw_vector
-from loralith.verif.lists.drawn_vector_transfer import draw_vector_load, draw_vector_store
+from loralith.verif.lists.drawn_vector_transfer import draw_vector_load, draw_vector_store, fill
 from loralith.verif.lists.oracle import Oracle
 from loralith.verif.lists.oracle_checks import check_command
 from loralith.verif.lists.probe import probes
@@ -56,6 +56,13 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
                 programming.loaded(command)
             return True
 
+        if rng.random() < 0.8:  # else most operands would be zero
+            for _ in range(min(3, length)):
+                for early in (draw_load, draw_load, draw_compute):
+                    add(early(draw))
+            for command in fill(draw) if config.vector_lanes else ():
+                add(command)
+            length += len(placer.commands)
         for _ in range(8 * length):
             if len(placer.commands) >= length:
                 break
@@ -83,7 +90,7 @@ def _kinds(config: Config, programming: Programming, rng: np.random.Generator) -
     if not config.vector_lanes:
         return kinds, rng.dirichlet([4, 5, 2])
     kinds += [partial(draw_vector, programming=programming), draw_vector_load, draw_vector_store]
-    return kinds, rng.dirichlet([2, 3, 1, 10, 4, 2])
+    return kinds, rng.dirichlet([4, 5, 2, 10, 4, 2])
 
 
 def _loads_program(c: Fields) -> bool:
