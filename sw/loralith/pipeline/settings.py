@@ -33,9 +33,9 @@ WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
 }
 """Settings that a method does not have; each must have its default. A recomputed pass of TuneQDM would have another expert's scales."""
 
-NO_RESULT = ("output", "cache", "verify", "checkpoint_every", "validate_every")
+NO_RESULT = ("output", "cache", "originals", "verify", "checkpoint_every", "validate_every")
 """Settings that change no trained bit."""
-PATHS = ("output", "model", "data", "class_data", "cache")
+PATHS = ("output", "model", "data", "class_data", "cache", "originals")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class PipelineSettings:
     token, initializer, perturbations, mu : of ZOODiP: the new word, the word whose embedding it starts from, directions of a step, and how
     far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them. hollow, samples_stored, boundary,
     train : of Hollowed Net, as `HollowOptions` has them.
-    cache : folder of latents and text embeddings, `cache` in the output where None. checkpoint_every : steps between checkpoints.
+    cache : folder of latents and text embeddings, `cache` in the output where None. originals : folder of the file that holds the FP32
+    weights of mapped modules while the model is attached, memory where None. checkpoint_every : steps between checkpoints.
 
     Raises SettingsError.
     """
@@ -126,6 +127,7 @@ class PipelineSettings:
     boundary: str = "fp32"
     train: str = "kept"
     cache: Path | None = None
+    originals: Path | None = None
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
@@ -175,7 +177,7 @@ class PipelineSettings:
         if self.validate_every and not self.validation_prompts:
             raise SettingsError("validate_every goes with a validation prompt; give one")
         if self.device == FP32:
-            for name in ("modules", "adapter_scales", "weight_bits", "rotation", "verify"):
+            for name in ("modules", "adapter_scales", "weight_bits", "rotation", "verify", "originals"):
                 default = next(own.default for own in fields(self) if own.name == name)
                 if getattr(self, name) != default:
                     raise SettingsError(f"{name} must be {default!r} without a device, not {getattr(self, name)!r}")

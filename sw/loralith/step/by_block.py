@@ -22,6 +22,7 @@ from loralith.compiler.cycles import Timeline
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.cuts import Piece, cut
 from loralith.compiler.step.estimate import estimate, modelled
+from loralith.compiler.step.layouts import LaneDimensions
 from loralith.compiler.step.pending import readers_of
 from loralith.compiler.step.pieces import (
     BufferLayout,
@@ -84,7 +85,7 @@ def blocks_of(
 
     Raises LoralithError for a piece that does not fit, naming its operators.
     """
-    readers = readers_of(graph)
+    lanes = LaneDimensions(graph, readers_of(graph))
     layouts, found = Layouts(), {}
     figures = dict(known)
     pieces = cut(graph)
@@ -107,7 +108,7 @@ def blocks_of(
         where = _where(piece)
         for name, structure in alignment_copies(graph, piece, layouts, config.bus_bytes):
             layouts.add([name], take(structure, number, f"{where}, a copy"), structure)
-        structure = structure_of(graph, readers, piece, layouts)
+        structure = structure_of(graph, lanes, piece, layouts)
         layouts.add(piece.results, take(structure, number, where), structure)
     return found
 

@@ -9,6 +9,7 @@ step does not store.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.compile import OPTIMIZER, SOURCES
@@ -103,4 +104,17 @@ def _pieces(graph: Graph, segments: dict[str, int]) -> dict[str, int]:
     for name in reversed(list(segments)):
         if name in deferred:
             found[name] = min(found[reader.name] for reader in readers[name])
+    for node in graph.of(Op.LARGEST):
+        if "dims" not in node.attributes:
+            _with_its_maker(graph, node, found, deferred)
     return found
+
+
+def _with_its_maker(graph: Graph, node: Node, pieces: dict[str, int], deferred: Container[str]) -> None:
+    """A tensor's largest magnitude is taken in the visit that makes the tensor: it belongs to that piece, and so do moves between them."""
+    along = [node]
+    while (maker := graph[along[-1].inputs[0]]).op in PASSED and maker.name not in deferred:
+        along.append(maker)
+    apart = len(along) > 1 and batch_of(maker) > 1  # a batch that is taken apart has no moves
+    if maker.op not in SOURCES and maker.name not in deferred and not apart:
+        pieces.update((one.name, pieces[maker.name]) for one in along)

@@ -19,7 +19,7 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.cuts import LARGE, Piece, batch_of
 from loralith.compiler.step.elementwise import materialize
 from loralith.compiler.step.emitter import Emitter, Work
-from loralith.compiler.step.layouts import rows_along_lanes
+from loralith.compiler.step.layouts import CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
@@ -107,8 +107,8 @@ class Structure:
     times: int
 
 
-def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Piece, layouts: Layouts) -> Structure:
-    """The structure of ``piece`` where what it is given lies as ``layouts`` says."""
+def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Layouts) -> Structure:
+    """The structure of ``piece`` where what it is given lies as ``layouts`` says; ``lanes``, of the whole graph."""
     times = _independent(graph, piece)
     names: dict[str, str] = {}
     buffers: dict[int, int] = {}
@@ -116,7 +116,8 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
     for i, name in enumerate(piece.given):
         names[name] = f"given{i}"
         views = [[buffers.setdefault(v.buffer, len(buffers)), _one(v.shape, times), list(v.strides), v.offset] for v in layouts.views[name]]
-        given.append([graph[name].kind.value, _one(graph[name].shape, times), views])
+        largest = int(graph[name].op is Op.LARGEST)
+        given.append([graph[name].kind.value, _one(graph[name].shape, times), views, largest])
     for i, name in enumerate(piece.sources):
         names[name] = f"source{i}"
         sources.append([graph[name].op.value, graph[name].kind.value, list(graph[name].shape)])
@@ -126,7 +127,9 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
         if more.get("draw"):
             more["draw"] = 1
         if node.op is Op.MATMUL:
-            more["across"] = rows_along_lanes(node, readers)
+            more["across"] = lanes.rows(node)
+        elif node.op in CHAINED and lanes.of(node.name) is not None:
+            more["along"] = lanes.of(node.name)
         inputs = [names[x] if isinstance(x, str) else x for x in node.inputs]
         kind = "optimizer" if node.source == OPTIMIZER else ""
         nodes.append([node.op.value, node.kind.value, _one(node.shape, times), inputs, more, kind])
@@ -158,7 +161,7 @@ def alignment_copies(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> 
             continue
         number, shape, strides, offset = view
         data = {
-            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]]]],
+            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]], 0]],
             "buffers": [list(layouts.buffers[number])],
             "sources": [],
             "nodes": [[Op.EXPAND.value, node.kind.value, list(shape), ["given0"], {"padded": 1}, ""]],
@@ -237,6 +240,9 @@ class _Piece(StepCompiler):
     def _across(self, node: Node) -> bool:
         return node.attributes["across"]
 
+    def _along(self, name: str) -> int | None:
+        return self.graph[name].attributes.get("along")
+
     def _node(self, node: Node) -> None:
         if "padded" not in node.attributes:
             super()._node(node)
@@ -259,8 +265,8 @@ def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
     """The graph of a structure, and the structure itself."""
     data = json.loads(text)
     graph = Graph()
-    for i, (kind, shape, _) in enumerate(data["given"]):
-        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape)))
+    for i, (kind, shape, _, largest) in enumerate(data["given"]):
+        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape), (), {"largest": largest}))
     for i, (op, kind, shape) in enumerate(data["sources"]):
         graph.add(Node(f"source{i}", Op(op), Kind(kind), tuple(shape)))
     draws = 0
@@ -281,7 +287,7 @@ def write_tiles(text: str, config: Config, base: int = 0, seed: int = 0, verify:
     """
     graph, data = graph_of(text)
     e = Emitter(config, Memory(base, PIECE_BYTES), keep=verify)
-    views = {f"given{i}": views for i, (_, _, views) in enumerate(data["given"])}
+    views = {f"given{i}": views for i, (_, _, views, _) in enumerate(data["given"])}
     piece = _Piece(graph, e, seed, views, data["buffers"])
     piece.write()
     numbers = {buffer: i for i, buffer in enumerate(piece.buffers)}
