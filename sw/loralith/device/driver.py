@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -93,6 +94,16 @@ class Registers:
     def abort(self) -> None:
         """Stop the list; outstanding bus responses still come in, see `busy`."""
         self.set("CONTROL", mask_of("CONTROL", "abort"))
+
+    def drain(self, seconds: float, poll: float = 0.0) -> bool:
+        """`abort`, and whether the bus comes to rest within ``seconds``; ``poll``: seconds between two reads of `busy`."""
+        self.abort()
+        deadline = time.monotonic() + seconds
+        while self.busy():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(poll)
+        return True
 
     def busy(self) -> bool:
         """A list runs or drains."""

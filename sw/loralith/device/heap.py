@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
+from loralith.compiler.storage.free_list import FreeList
 from loralith.device.device_errors import DeviceError, OutOfMemory
 
 __all__ = ["Heap"]
@@ -17,7 +16,7 @@ class Heap:
     """
 
     def __init__(self, base: int, nbytes: int) -> None:
-        self._free: list[tuple[int, int]] = [(base, base + nbytes)]
+        self._free = FreeList(base, nbytes)
         self._used: dict[int, tuple[int, int]] = {}
         self._numbers: dict[int, int] = {}
         self.count = 0
@@ -49,19 +48,15 @@ class Heap:
 
     def take(self, nbytes: int, align: int) -> int:
         """The first address, a multiple of `align`, of `nbytes` free bytes. Raises OutOfMemory."""
-        for i, (start, end) in enumerate(self._free):
+        for i, (start, end) in enumerate(self._free.ranges):
             address = -(-start // align) * align
             if address + nbytes <= end:
-                rest = [(start, address)] if address > start else []
-                rest += [(address + nbytes, end)] if address + nbytes < end else []
-                self._free[i : i + 1] = rest
+                self._free.cut(i, address, nbytes)
                 self._used[address] = (address, address + nbytes)
                 self._numbers[address], self.count = self.count, self.count + 1
                 return address
-        largest = max((end - start for start, end in self._free), default=0)
-        raise OutOfMemory(
-            f"no {nbytes} bytes of device memory are free in one stretch; the largest is {largest} bytes ({self.used} are in use)"
-        )
+        largest, used = self._free.largest, self.used
+        raise OutOfMemory(f"no {nbytes} bytes of device memory are free in one stretch; the largest is {largest} bytes ({used} are in use)")
 
     def give(self, address: int) -> None:
         """Free what `take` returned. Raises DeviceError for any other address."""
@@ -69,10 +64,4 @@ class Heap:
             raise DeviceError(f"{address:#x} is not the start of an allocation")
         start, end = self._used.pop(address)
         del self._numbers[address]
-        i = bisect_left(self._free, (start, end))
-        if i < len(self._free) and self._free[i][0] == end:
-            end = self._free.pop(i)[1]
-        if i and self._free[i - 1][1] == start:
-            start = self._free.pop(i - 1)[0]
-            i -= 1
-        self._free.insert(i, (start, end))
+        self._free.add(start, end)

@@ -96,12 +96,8 @@ class PynqDevice(Device):
     def _stop(self) -> Status:
         """Abort the running list and return the status from before. Raises DeviceError where the bus does not come to rest."""
         status = self.registers.status()
-        self.registers.abort()
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while self.registers.busy():
-            if time.monotonic() > deadline:
-                raise DeviceError(f"the aborted list still waits for bus responses after {DRAIN_SECONDS:g} s: load the bitfile again")
-            time.sleep(POLL_SECONDS)
+        if not self.registers.drain(DRAIN_SECONDS, POLL_SECONDS):
+            raise DeviceError(f"the aborted list still waits for bus responses after {DRAIN_SECONDS:g} s: load the bitfile again")
         return status
 
     def close(self) -> None:

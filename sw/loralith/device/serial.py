@@ -161,11 +161,8 @@ class SerialDevice(Device):
     def _stop(self) -> Status:
         """Abort the running list and return the status from before. Raises DeviceError where the bus does not come to rest."""
         status = self.registers.status()
-        self.registers.abort()
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while self.registers.busy():
-            if time.monotonic() > deadline:
-                raise LinkError(f"the aborted list still waits for bus responses after {DRAIN_SECONDS:g} s: load the bitstream again")
+        if not self.registers.drain(DRAIN_SECONDS):
+            raise LinkError(f"the aborted list still waits for bus responses after {DRAIN_SECONDS:g} s: load the bitstream again")
         return status
 
     def close(self) -> None:

@@ -34,6 +34,14 @@ class Checkpoint:
     extra: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def groups(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors by group and name: those that are stored as "group/name"."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self.tensors.items():
+            group, _, own = name.partition("/")
+            found.setdefault(group, {})[own] = tensor
+        return found
+
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Replaces `path` by a safetensors file; the same tensors give the same bytes."""

@@ -86,10 +86,7 @@ class Run:
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint's state; raises AdapterError, before anything is changed, where a tensor does not fit."""
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.tensors.items():
-            group, _, own = name.partition("/")
-            groups.setdefault(group, {})[own] = tensor
+        groups = checkpoint.groups()
         method, extra = self.method, checkpoint.extra
         check_tensors(groups.get("parameter", {}), dict(method.parameters), self.settings.output / PIPELINE_CHECKPOINT)
         for name, tensor in method.parameters.items():

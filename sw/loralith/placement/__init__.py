@@ -3,7 +3,7 @@
 Nothing here runs a tool or knows the design. Every pass changes the flat `module` of a netlist in place: one entry of "modules" in the JSON
 that Yosys's `write_json` or nextpnr's `--write` made. docs/placement.md has the passes' order, their files and their limits.
 
-- Before placement, on Yosys's netlist: `registers.absorb`, `carry.absorb`, `fanout.split`, `whitespace.reserve`.
+- Before placement, on Yosys's netlist: `register_packing.absorb`, `carry.absorb`, `fanout.split`, `whitespace.reserve`.
 - Between two placements: `macros.assign` and `macros.lock`, `fanout.regroup`: they read a placement and
   change the netlist of the next one.
 - After placement: `relocate.relocate`, with the `Delays` of nextpnr's SDF; `legality.problems` checks the result.

@@ -106,10 +106,7 @@ class Session:
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint's state; raises AdapterError, before anything is changed, where a tensor does not fit."""
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in checkpoint.tensors.items():
-            group, _, own = name.partition("/")
-            groups.setdefault(group, {})[own] = tensor
+        groups = checkpoint.groups()
         source = self.settings.output / CHECKPOINT
         check_tensors(groups.get("parameter", {}), dict(self.parameters), source)
         for name, tensor in self.parameters.items():

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from helpers.block_configs import SHAPES
 from helpers.streams import feeder
 from loralith.rtl.load_data import BeatErrors, LoadData, ScratchpadWriter
 from loralith.spec.commands import LoadTarget
@@ -11,13 +12,7 @@ from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
 from loralith.verif.block_test import simulate
 
-SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
-CONFIGS = [
-    PRESETS["tiny"],
-    Config("narrow", rows=2, cols=16, bus_bytes=8, **SIZES),
-    Config("wide", rows=8, cols=4, bus_bytes=32, **SIZES),
-    Config("tall", rows=32, cols=4, bus_bytes=8, **SIZES),
-]
+CONFIGS = SHAPES
 
 
 def draw(config: Config, rng: random.Random) -> dict:

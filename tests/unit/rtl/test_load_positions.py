@@ -4,20 +4,14 @@ import random
 
 import pytest
 
+from helpers.block_configs import SHAPES, SQUARE
 from helpers.streams import run_stream, stepped
 from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
 from loralith.verif.block_test import simulate
 
-SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
-CONFIGS = [
-    PRESETS["tiny"],
-    Config("narrow", rows=2, cols=16, bus_bytes=8, **SIZES),
-    Config("wide", rows=8, cols=4, bus_bytes=32, **SIZES),
-    Config("tall", rows=32, cols=4, bus_bytes=8, **SIZES),
-    Config("square", rows=16, cols=16, bus_bytes=16, **SIZES),
-]
+CONFIGS = [*SHAPES, SQUARE]
 
 
 def draw(config: Config, rng: random.Random) -> dict[str, int]:

@@ -4,19 +4,14 @@ import random
 
 import pytest
 
+from helpers.block_configs import SHAPES
 from helpers.streams import run_stream, stepped
 from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
 from loralith.verif.block_test import simulate
 
-SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
-CONFIGS = [
-    PRESETS["tiny"],
-    Config("narrow", rows=2, cols=16, bus_bytes=8, **SIZES),
-    Config("wide", rows=8, cols=4, bus_bytes=32, **SIZES),
-    Config("tall", rows=32, cols=4, bus_bytes=8, **SIZES),
-]
+CONFIGS = SHAPES
 
 
 def draw(config: Config, rng: random.Random) -> dict[str, int]:

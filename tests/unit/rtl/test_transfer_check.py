@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from helpers.block_configs import SHAPES, SQUARE
 from loralith.rtl.transfer_check import TransferCheck, TransferFieldCheck, TransferRegionCheck
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode
 from loralith.spec.config import PRESETS, Config
@@ -11,12 +12,7 @@ from loralith.spec.status import Check, Code
 from loralith.verif.block_test import simulate
 from loralith.verif.lists.oracle_checks import check_command
 
-SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
-CONFIGS = [
-    PRESETS["tiny"],
-    Config("wide", rows=8, cols=4, bus_bytes=32, **SIZES),
-    Config("square", rows=16, cols=16, bus_bytes=16, **SIZES),
-]
+CONFIGS = [PRESETS["tiny"], *(config for config in SHAPES if config.name == "wide"), SQUARE]
 WINDOW = 0x1_0000_0000 - 4096, 0x1_0000_0000 + 8192
 OPCODES = [Opcode.LOAD, Opcode.STORE]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 
+from loralith.compiler.storage.free_list import FreeList
 from loralith.errors import LoralithError
 
 __all__ = ["ALIGN", "Memory", "MemoryTooSmall"]
@@ -26,7 +26,7 @@ class Memory:
 
     def __init__(self, base: int, nbytes: int) -> None:
         self.base, self.nbytes = base, nbytes
-        self._free: list[tuple[int, int]] = [(base, base + nbytes)]
+        self._free = FreeList(base, nbytes)
         self._used: dict[int, int] = {}
         self._retired: deque[int] = deque()
         self.peak = 0
@@ -35,11 +35,10 @@ class Memory:
         """The first address of ``nbytes`` free bytes; ``fresh``: which nothing had before, for what the host writes ahead of the list.
         Raises MemoryTooSmall, naming ``name``."""
         nbytes = -(-max(nbytes, 1) // ALIGN) * ALIGN
-        for i, (start, end) in enumerate(self._free):
+        for i, (start, end) in enumerate(self._free.ranges):
             first = max(start, self.base + self.peak) if fresh else start
             if end - first >= nbytes:
-                parts = [(start, first), (first + nbytes, end)]
-                self._free[i : i + 1] = [part for part in parts if part[0] < part[1]]
+                self._free.cut(i, first, nbytes)
                 self._used[first] = nbytes
                 self.peak = max(self.peak, first + nbytes - self.base)
                 return first
@@ -47,11 +46,10 @@ class Memory:
             while self._retired:
                 self.give(self._retired.popleft())
             return self.take(nbytes, name, fresh)
-        largest = max((end - start for start, end in self._free), default=0)
         used = sum(self._used.values())
         raise MemoryTooSmall(
             f"the step does not fit into {self.nbytes} bytes of device memory: {name} takes {nbytes}, {used} are in use there and the "
-            f"largest free stretch has {largest}; take a smaller batch or a device with more memory"
+            f"largest free stretch has {self._free.largest}; take a smaller batch or a device with more memory"
         )
 
     def retire(self, address: int) -> None:
@@ -63,11 +61,4 @@ class Memory:
 
     def give(self, address: int) -> None:
         """Free what `take` returned."""
-        start, end = address, address + self._used.pop(address)
-        i = bisect_left(self._free, (start, end))
-        if i < len(self._free) and self._free[i][0] == end:
-            end = self._free.pop(i)[1]
-        if i and self._free[i - 1][1] == start:
-            start = self._free.pop(i - 1)[0]
-            i -= 1
-        self._free.insert(i, (start, end))
+        self._free.add(address, address + self._used.pop(address))

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from helpers.vector_machine import FUNCTIONS
 from loralith.rtl.vector.lane import CONSTANTS, LaneTiming
 from loralith.rtl.vector.lane_group import LaneGroup
 from loralith.rtl.vector.lane_settings import LaneSettings, OperandSelect, XSelect, YSelect
@@ -17,14 +18,6 @@ from loralith.verif.block_test import simulate
 
 LANES = 4
 ELEMENTS = 16
-FUNCTIONS = {
-    Function.PASS: lambda x: x,
-    Function.EXP2: numbers.exp2,
-    Function.RECIPROCAL: numbers.reciprocal,
-    Function.RSQRT: numbers.rsqrt,
-    Function.PHI: numbers.phi,
-    Function.SCALE: lambda x: numbers.quantize_shift(x) + numbers.BIAS << numbers.FRACTION_BITS,
-}
 
 
 def draw(bench, rng: random.Random) -> dict:
