@@ -72,7 +72,9 @@ class ModelBoard:
 
     def answer(self, request: Frame) -> Frame | None:
         def told(code: Status = Status.OK, value: int = 0, payload: bytes = b"") -> Frame:
-            return Frame(request.operation, request.seq, request.session, code, request.attempt, len(payload), value, payload, answer=True)
+            return Frame(
+                request.operation, request.seq, request.session, code, request.attempt, len(payload), value, payload, response=True
+            )
 
         if request.operation == Operation.HELLO:
             if (request.session, request.seq) != (self.session, self.hello):

@@ -174,7 +174,7 @@ def test_what_is_lost_is_sent_again_and_executed_once(answers: bool, terminal) -
     draw = np.random.default_rng(2)
     board = ModelBoard()
     with open_serial(terminal(board.receive), patience=10.0) as device:
-        board.lose = lambda frame: frame.answer == answers and draw.random() < 0.3
+        board.lose = lambda frame: frame.response == answers and draw.random() < 0.3
         before = len(board.executed)
         device.write_registers([(0x30 + 4 * (i % 4), i) for i in range(60)])
         written = [int.from_bytes(frame.payload, "little") for frame in board.executed[before:]]
@@ -244,7 +244,7 @@ def test_a_call_that_is_interrupted_leaves_nothing_behind(terminal, monkeypatch:
 
 def test_late_answers_of_another_session_are_ignored(terminal) -> None:
     board = ModelBoard()
-    ghosts = [Frame(Operation.READ_REGISTER, seq, 0x7777, value=13, answer=True).encode() for seq in range(8)]
+    ghosts = [Frame(Operation.READ_REGISTER, seq, 0x7777, value=13, response=True).encode() for seq in range(8)]
 
     def receive(data: bytes) -> bytes:
         return b"".join(ghosts) + board.receive(data)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralith.errors import LoralithError
-from loralith.reports.coverage_page import figures_of, page, problems
+from loralith.reports.coverage_report import figures_of, page, problems
 from loralith.soak import SoakError
 from loralith.soak.coverage.points import Point, merge, read_points
 from loralith.soak.coverage.waivers import read_waivers
@@ -34,7 +34,7 @@ def test_points_are_of_blocks_and_kinds() -> None:
         Point("toggle", "ppu", "busy:0->1"): 2,
         Point("toggle", "ppu", "busy:1->0"): 0,
         Point("line", "ppu", "7 block"): 4,
-        Point("line", "top", "7 if"): 0,
+        Point("branch", "top", "7 if"): 0,
     }
     assert len(points) == 4, "what nothing reached counts too"
 
@@ -61,15 +61,23 @@ def waivers(tmp_path: Path, *entries: str):
 def test_waivers_are_left_out_and_must_be_true(tmp_path: Path) -> None:
     counts = read_points(HEAD + COUNTS)
     none = figures_of(counts, {"lists": 1}, [])
-    assert (none["toggle"]["percent"], none["line"]["percent"]) == (50.0, 50.0)
-    assert len(problems(none)) == 2
-    good = waivers(tmp_path, 'points = "toggle ppu busy:1->0"\nreason = "it never ends"', 'points = "line top .*"\nreason = "dead"')
+    assert [none[kind]["percent"] for kind in ("line", "branch", "toggle")] == [100.0, 0.0, 50.0]
+    assert [text.split(" is ")[0] for text in problems(none)] == ["branch coverage", "toggle coverage"]
+    good = waivers(tmp_path, 'points = "toggle ppu busy:1->0"\nreason = "it never ends"', 'points = "branch top .*"\nreason = "dead"')
     figures = figures_of(counts, {"lists": 1}, good)
-    assert (figures["toggle"]["percent"], figures["line"]["percent"], problems(figures)) == (100.0, 100.0, [])
+    assert ([figures[kind]["percent"] for kind in ("line", "branch", "toggle")], problems(figures)) == ([100.0] * 3, [])
     text = "\n".join(page({"config": "tiny", "seed": 1, **figures}))
     assert "it never ends" in text
     assert "- ppu" not in text
     assert "- ppu, toggle: `busy:1->0`" in "\n".join(page({"config": "tiny", "seed": 1, **none}))
+
+
+def test_a_block_with_much_that_is_not_reached_shows_the_first_points() -> None:
+    text = HEAD + "".join(counted("v_toggle/a", f"b[{bit}]", 0) for bit in range(20))
+    figures = figures_of(read_points(text), {}, [])
+    (row,) = figures["blocks"]
+    assert (row["toggle"]["missed"], len(row["toggle"]["shown"])) == (20, 12)
+    assert "and 8 more" in "\n".join(page({"config": "tiny", "seed": 1, **figures}))
 
 
 @pytest.mark.parametrize(

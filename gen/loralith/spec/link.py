@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 PROTOCOL = 1
-"""Version of everything on this page. HELLO, and the first two words of its answer, are the same in every version."""
+"""Version of everything on this page. HELLO, and the first two words of its response, are the same in every version."""
 MAGIC = 0x4B4E494C
 """'LINK' in ASCII: the first word of the identity."""
 DELIMITER = 0
@@ -43,7 +43,7 @@ MAX_SPAN = 0xFFFF
 OPERAND_BYTES = 4
 """Payload of WRITE_REGISTER and FILL_MEMORY: one word, little endian."""
 WINDOW = 16
-"""Requests that a host may have sent without having the answer. A power of two: a request takes slot `seq % WINDOW` of the board."""
+"""Requests that a host may have sent without having the response. A power of two: a request takes slot `seq % WINDOW` of the board."""
 RECEIVE_BYTES = 4096
 """Bytes of requests (headers and payloads) that the board holds until it has executed them."""
 CRC_BYTES = 4
@@ -60,11 +60,11 @@ SOC_BASE = 0x8000
 
 
 class Operation(IntEnum):
-    """What a request asks for. An answer has the operation of its request."""
+    """What a request asks for. A response has the operation of its request."""
 
     HELLO = 1
     """Begin the session named in the header, and answer with the identity. All slots are empty then. `seq` is any number; the same session
-    and `seq` once more give only the answer. `value` of the answer: damaged frames that the board has received so far."""
+    and `seq` once more give only the response. `value` of the response: damaged frames that the board has received so far."""
     ECHO = 2
     """Answer with the request's payload."""
     READ_REGISTER = 3
@@ -84,7 +84,7 @@ class Operation(IntEnum):
 
 
 class Status(IntEnum):
-    """`code` of an answer."""
+    """`code` of a response."""
 
     OK = 0
     """Done."""
@@ -107,13 +107,15 @@ HEADER = Record(
     12,
     (
         Field("operation", 0, 0, 7, "see the operations"),
-        Field("answer", 0, 7, 1, "0: request of the host, 1: answer of the board"),
-        Field("code", 0, 8, 4, "request: bit 0 is ORDERED, the others are ignored; answer: status"),
-        Field("attempt", 0, 12, 4, "how often the host had sent the request before, modulo 16; an answer has that of the request it is to"),
-        Field("seq", 0, 16, 16, "number of the request, counted within the session; an answer has its request's"),
-        Field("session", 1, 0, 16, "number that the host chose for the session, never 0; an answer has its request's"),
-        Field("length", 1, 16, 16, "bytes that the operation covers; answer: bytes of payload"),
-        Field("value", 2, 0, 32, "request: address; answer: result, or the address of an error"),
+        Field("response", 0, 7, 1, "0: request of the host, 1: response of the board"),
+        Field("code", 0, 8, 4, "request: bit 0 is ORDERED, the others are ignored; response: status"),
+        Field(
+            "attempt", 0, 12, 4, "how often the host had sent the request before, modulo 16; a response has that of the request it is to"
+        ),
+        Field("seq", 0, 16, 16, "number of the request, counted within the session; a response has its request's"),
+        Field("session", 1, 0, 16, "number that the host chose for the session, never 0; a response has its request's"),
+        Field("length", 1, 16, 16, "bytes that the operation covers; response: bytes of payload"),
+        Field("value", 2, 0, 32, "request: address; response: result, or the address of an error"),
     ),
     "The first bytes of every frame.",
 )
@@ -134,7 +136,7 @@ IDENTITY = Record(
         Field("memory_base", 4, 0, 64, "first byte of memory"),
         Field("memory_bytes", 6, 0, 64, "size of memory"),
     ),
-    "Payload of the answer to HELLO.",
+    "Payload of the response to HELLO.",
 )
 
 

@@ -1,4 +1,4 @@
-"""First-in first-out streams in block RAM: for what is deep or wide and can wait a cycle."""
+"""FIFOs in block RAM, for deep or wide queues that may have a cycle more of latency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BlockFIFO(wiring.Component):
 
     Members:
         i, o: the streams.
-        clear: forget all entries; what comes in during that cycle is lost.
+        clear: drop all entries, and an item that is offered in that cycle.
 
     Attributes:
         delay: cycles from ``i`` to ``o``: 2.
@@ -77,7 +77,7 @@ class CommandQueue(wiring.Component):
     Members:
         i: the words of one command after the other, lowest first.
         o: commands; the next one is there ``words`` + 2 cycles after one is taken, at the soonest.
-        clear: forget all; what comes in during that cycle is lost.
+        clear: drop all entries, and an item that is offered in that cycle.
 
     Attributes:
         delay: cycles from a command's last word to the command: 4.

@@ -41,7 +41,7 @@ class BurstSplitter(wiring.Component):
         i: transfers, of at least one row and one beat.
         o: bursts, in order.
         busy: a transfer was taken and its last burst was not.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: cycles from a transfer to its first burst, if its first row fits one: 3.

@@ -21,7 +21,7 @@ class Completion(wiring.Component):
         signal: to the semaphores; valid from ``delay`` + 1 cycles after ``i`` on.
         complete: one-cycle pulse when the tokens are given.
         pending: a mask was taken and its tokens are not given.
-        clear: forget it.
+        clear: drop it.
     """
 
     def __init__(self, delay: int = 0) -> None:

@@ -46,7 +46,7 @@ class ComputeUnit(wiring.Component):
         connect(m, sequencer.segment, flipped(self.segment_wait))
         connect(m, sequencer.read_signal, flipped(self.compute_read))
         connect(m, results.signal, flipped(self.compute_done))
-        # The fault is forgotten when the decoder forgets it.
+        # The fault is cleared together with the decoder's.
         m.d.sync += [getattr(self.compute_fault, name).eq(getattr(decoder.fault, name)) for name in self.compute_fault.signature.members]
         with m.If(self.compute.clear | clearing | cleared):
             m.d.sync += self.compute_fault.valid.eq(0)

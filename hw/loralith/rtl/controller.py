@@ -73,7 +73,7 @@ class Controller(wiring.Component):
         drains = Signal()
         quiet_drain = Signal()
         all_done = Signal()
-        moved = Signal()
+        progress_r = Signal()
         completed = Signal(3)
         cycles_remaining = Signal(32)
         abort = Signal()
@@ -99,7 +99,7 @@ class Controller(wiring.Component):
             drains.eq(state == State.DRAIN),
             quiet_drain.eq(quiet & drains & (state == State.DRAIN)),
             all_done.eq((self.commands_done == self.list_length) & (self.commands_done != 0)),
-            moved.eq(progress),
+            progress_r.eq(progress),
             expired.eq(cycles_remaining == 0),
             completed.eq(Mux(state == State.RUN, complete, 0)),
             self.commands_done.eq(self.commands_done + completed),
@@ -118,7 +118,7 @@ class Controller(wiring.Component):
             with m.Case(State.START):
                 m.d.sync += [state.eq(State.RUN), early_abort.eq(abort)]
             with m.Case(State.RUN):
-                m.d.sync += cycles_remaining.eq(Mux(moved, self.watchdog, cycles_remaining - 1))
+                m.d.sync += cycles_remaining.eq(Mux(progress_r, self.watchdog, cycles_remaining - 1))
                 with m.If(fault):
                     m.d.sync += [state.eq(State.DRAIN), self.stop.eq(1)]
                     self._latch(m, faults, abort)

@@ -133,7 +133,7 @@ class Registers(wiring.Component):
         return m
 
     def _storage(self, m: Module, r: Register) -> Signal:
-        """What a read of the register gives."""
+        """The register's read data."""
         value = Signal(r.width, name=f"{r.name.lower()}_value", init=r.reset)
         if r.name in self._constants:
             m.d.comb += value.eq(self._constants[r.name])

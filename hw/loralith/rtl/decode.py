@@ -84,7 +84,7 @@ class ComputeDecoder(wiring.Component):
         self._plan(m, command, regions, search)
         connect(m, search.exponent, flipped(self.exponent))
         waiting = Signal()  # in state WAIT: registered, since the semaphores are far away
-        contended = Signal()  # can only fall while a command is here: the one before it was issued earlier
+        token_conflict = Signal()  # while a command is here it only falls: its predecessor was issued earlier
         m.d.comb += [
             fields.command.eq(command),
             regions.command.eq(command),
@@ -99,7 +99,7 @@ class ComputeDecoder(wiring.Component):
             self.fault.command.eq(index),
             self.active.eq(1),
         ]
-        m.d.sync += contended.eq((command.wait & self.segment_due).any())
+        m.d.sync += token_conflict.eq((command.wait & self.segment_due).any())
 
         def fail(code: Code, detail: Check | Signal) -> None:
             m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code), self.fault.detail.eq(detail), waiting.eq(0)]
@@ -131,12 +131,12 @@ class ComputeDecoder(wiring.Component):
             with m.State("EXTENTS"):
                 # Extents start in the cycle before and drop done in this one, so that old results are not taken.
                 with m.If(regions.done):
-                    m.d.sync += waiting.eq(~contended)
+                    m.d.sync += waiting.eq(~token_conflict)
                     m.next = "WAIT"
                     with m.If(~regions.ok):
                         fail(Code.SCRATCHPAD_BOUNDS, regions.detail)
             with m.State("WAIT"):
-                m.d.sync += waiting.eq(~contended)
+                m.d.sync += waiting.eq(~token_conflict)
                 with m.If(self.wait.ready | self.stop):
                     m.d.sync += waiting.eq(0)
                 with m.If(self.wait.ready & ~self.stop):

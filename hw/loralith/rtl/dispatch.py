@@ -49,7 +49,7 @@ class Dispatcher(wiring.Component):
         start: the next command has index 0.
         word: the word at the output, while ``waiting``. sent: it is passed on or dropped.
         stop: in the cycle after, and until it falls, nothing is sent.
-        clear: forget everything; the next word is the first one of its descriptor.
+        clear: reset; the next word is the first one of its descriptor.
 
     Attributes:
         delay: cycles from a word to a queue: 2.

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 from loralith.spec.commands import OutMode, ScaleMode
 from loralith.spec.config import Config
 
-from .drain_columns import ColumnWalk, FoldSum, LaneKeys
+from .drain_columns import ColumnCounter, FoldSum, LaneKeys
 from .pipeline import delayed, valid_bits
 from .ppu import IndexHash, LaneScale, PostProcessor
 from .tile import Column, ResultFlags, Tile, field
@@ -65,7 +65,7 @@ class Drain(wiring.Component):
             }
         )
 
-    def _hash(self, m: Module, walk: ColumnWalk) -> None:
+    def _hash(self, m: Module, counter: ColumnCounter) -> None:
         """Index and keys of the present column, to the hash."""
         assert self.hash_lead == FoldSum.stages + 1
         m.submodules.lane_keys = lane_keys = LaneKeys(self.config.rows)
@@ -74,10 +74,10 @@ class Drain(wiring.Component):
         with m.If(self.capture & self.tile.flags.stochastic):
             m.d.sync += keys.eq(lane_keys.keys)
         m.d.comb += [
-            self.hash_valid.eq(walk.active & walk.present.flags.stochastic),
+            self.hash_valid.eq(counter.active & counter.current.flags.stochastic),
             self.hash_keyed.eq(keys),
-            self.hash_column.eq(walk.index),
-            self.hash_key1.eq(delayed(m, walk.present.flags.key1, self.key1_delay, name="key1_")[-1]),
+            self.hash_column.eq(counter.index),
+            self.hash_key1.eq(delayed(m, counter.current.flags.key1, self.key1_delay, name="key1_")[-1]),
         ]
 
     def _skips(self, m: Module, valid: Value) -> list[Signal]:
@@ -96,15 +96,15 @@ class Drain(wiring.Component):
         rows, log_rows = self.config.rows, ceil_log2(self.config.rows)
 
         # Stage 0: the tile's columns, one per cycle.
-        m.submodules.walk = walk = ColumnWalk()
-        tile = walk.present
-        valid = valid_bits(m, walk.active, 4)
+        m.submodules.counter = counter = ColumnCounter()
+        tile = counter.current
+        valid = valid_bits(m, counter.active, 4)
         m.d.comb += [
-            walk.capture.eq(self.capture),
-            walk.tile.eq(self.tile),
-            self.shift.eq(self.capture | (walk.active & ~walk.last)),
+            counter.capture.eq(self.capture),
+            counter.tile.eq(self.tile),
+            self.shift.eq(self.capture | (counter.active & ~counter.last)),
         ]
-        self._hash(m, walk)
+        self._hash(m, counter)
         skips = self._skips(m, valid)
 
         # Stages 1 to 3: sum the groups of a folded tile; read the accumulate buffer and the scales meanwhile.
@@ -112,17 +112,17 @@ class Drain(wiring.Component):
         m.d.comb += [
             *(present.flags[name].eq(tile.flags[name]) for name, _ in ResultFlags),
             present.rows.eq(tile.rows),
-            present.first.eq(walk.first),
-            present.last.eq(tile.last & walk.last),
-            present.n.eq(walk.n),
+            present.first.eq(counter.first),
+            present.last.eq(tile.last & counter.last),
+            present.n.eq(counter.n),
             present.out_row.eq(tile.out_row),
             present.result_row.eq(tile.result_row),
         ]
         columns = delayed(m, present, 4, name="column", enables=valid, reset_less=True)
-        acc_words = delayed(m, walk.acc_word, 4, name="acc_word", enables=valid)
-        by_row = walk.n >> log_rows
+        acc_words = delayed(m, counter.acc_word, 4, name="acc_word", enables=valid)
+        by_row = counter.n >> log_rows
         scaled = Signal()
-        with m.If(walk.active):
+        with m.If(counter.active):
             m.d.sync += [
                 self.scale_row.eq(Mux(tile.flags.scale_mode == ScaleMode.COLUMN, tile.scale_word + by_row, tile.scale_word)),
                 scaled.eq((tile.flags.scale_mode != ScaleMode.TENSOR) & (tile.flags.out_mode == OutMode.INT8)),

@@ -9,15 +9,15 @@ from amaranth.utils import ceil_log2
 
 from .tile import Tile, field
 
-__all__ = ["ColumnWalk", "FoldSum", "LaneKeys"]
+__all__ = ["ColumnCounter", "FoldSum", "LaneKeys"]
 
 
-class ColumnWalk(wiring.Component):
-    """One column of the present tile per cycle.
+class ColumnCounter(wiring.Component):
+    """Iterates over the columns of the current tile, one per cycle.
 
     Members:
-        capture, tile: a tile comes; its first column is the present one from the next cycle on.
-        present: the tile. active: it has a present column.
+        capture, tile: a new tile; its first column is output from the next cycle on.
+        current: the tile. active: a column is output.
         first, last: column of its command, of the tile. n, acc_word, index: see ``Tile``, of the column.
     """
 
@@ -26,7 +26,7 @@ class ColumnWalk(wiring.Component):
             {
                 "capture": In(1),
                 "tile": In(Tile),
-                "present": Out(Tile),
+                "current": Out(Tile),
                 "active": Out(1),
                 "first": Out(1),
                 "last": Out(1),
@@ -42,7 +42,7 @@ class ColumnWalk(wiring.Component):
         m.d.comb += self.last.eq(remaining == 1)
         with m.If(self.capture):
             m.d.sync += [
-                self.present.eq(self.tile),
+                self.current.eq(self.tile),
                 self.active.eq(1),
                 remaining.eq(self.tile.cols),
                 self.first.eq(self.tile.first),
@@ -57,7 +57,7 @@ class ColumnWalk(wiring.Component):
                 self.first.eq(0),
                 self.n.eq(self.n + 1),
                 self.acc_word.eq(self.acc_word + 1),
-                self.index.eq(self.index + self.present.flags.index_col_stride),
+                self.index.eq(self.index + self.current.flags.index_col_stride),
             ]
         return m
 

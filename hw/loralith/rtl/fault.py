@@ -17,7 +17,7 @@ class FaultLatch(wiring.Component):
     Members:
         sources: the faults; one cycle of ``valid`` is enough.
         fault: held from the cycle after until ``clear``.
-        clear: forget it.
+        clear: drop it.
     """
 
     def __init__(self, number: int) -> None:

@@ -151,7 +151,7 @@ class Fetch(wiring.Component):
         with m.If(control.clear):
             m.d.sync += [refused_list.eq(0), error.eq(0), unknown.eq(0)]
         m.d.comb += faults.clear.eq(control.clear)
-        for source, valid, why, detail, command, where in zip(
+        for source, valid, fault_code, detail, command, address in zip(
             faults.sources,
             (refused_list, error, unknown, self.refused),
             (code, Code.AXI_READ_ERROR, Code.BAD_OPCODE, Code.DRAM_WINDOW),
@@ -162,8 +162,8 @@ class Fetch(wiring.Component):
         ):
             m.d.comb += [
                 source.valid.eq(valid & ~control.stop),
-                source.code.eq(why),
+                source.code.eq(fault_code),
                 source.detail.eq(detail),
                 source.command.eq(command),
-                source.address.eq(where),
+                source.address.eq(address),
             ]

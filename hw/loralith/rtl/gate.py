@@ -28,7 +28,7 @@ class BurstGate(wiring.Component):
         o: bursts that may be issued, two cycles later at the soonest; may be withdrawn by ``stop`` and a refusal.
         window_base, window_limit: the window; it must not change while a burst is here.
         stop: take nothing in, pass nothing on.
-        clear: forget everything.
+        clear: reset the block's state.
         refused: a burst was refused; held until ``clear``, with its ``refused_address`` and ``refused_source``.
         pending: a burst was taken and not accepted.
     """

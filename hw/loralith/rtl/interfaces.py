@@ -1,4 +1,4 @@
-"""Signatures between the blocks, and the layouts of what they carry."""
+"""Signatures between the blocks, and the layouts of their payloads."""
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data, stream
@@ -26,7 +26,7 @@ __all__ = [
     "SignalSignature",
     "StatReadSignature",
     "UnitControl",
-    "VectorAnswerSignature",
+    "VectorReadDataSignature",
     "VectorRead",
     "VectorWrite",
     "WaitSignature",
@@ -57,7 +57,7 @@ UnitControl = Signature(
     {
         # High from a fault or abort on: start nothing new, finish outstanding bus work, take responses in.
         "stop": Out(1),
-        # One-cycle pulse at a doorbell while everything is idle: forget all state but memories' content.
+        # One-cycle pulse at a doorbell while everything is idle: reset all state but the contents of memories.
         "clear": Out(1),
         # The unit has work in progress: a command taken from its queue and not complete, or outstanding responses.
         "busy": In(1),
@@ -193,8 +193,8 @@ class VectorWrite(data.StructLayout):
         super().__init__({"memory": 1, "address": ROW_BITS, "data": config.vector_lanes * WORD_BITS})
 
 
-class VectorAnswerSignature(Signature):
-    """``data``, the lanes of a word as in ``VectorWrite``, is there while ``valid``; nobody can hold it back."""
+class VectorReadDataSignature(Signature):
+    """``data``, the lanes of a word as in ``VectorWrite``, is valid with ``valid``; there is no ready."""
 
     def __init__(self, config: Config) -> None:
         super().__init__({"valid": Out(1), "data": Out(config.vector_lanes * WORD_BITS)})
@@ -239,6 +239,6 @@ def vector_ports(config: Config) -> dict[str, Member]:
         "scalar_write": Out(stream.Signature(ScalarWrite)),
         "key_write": Out(KeyWriteSignature),
         "vector_store": Out(stream.Signature(VectorRead)),
-        "vector_stored": In(VectorAnswerSignature(config)),
+        "vector_stored": In(VectorReadDataSignature(config)),
         "scalar_read": Out(ScalarReadSignature),
     }

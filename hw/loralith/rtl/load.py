@@ -81,7 +81,7 @@ class LoadUnit(wiring.Component):
         m.submodules.check = check = TransferCheck(config, Opcode.LOAD)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
-        m.submodules.flight = flight = FIFO(TransferDescriptor(Opcode.LOAD), self.max_in_flight - 2)
+        m.submodules.transfer_fifo = transfer_fifo = FIFO(TransferDescriptor(Opcode.LOAD), self.max_in_flight - 2)
         # The last two of ``max_in_flight`` are registers, since a memory's output is late.
         m.submodules.next_transfer = next_transfer = SkidBuffer(TransferDescriptor(Opcode.LOAD))
         m.submodules.data = data = LoadData(config)
@@ -89,7 +89,7 @@ class LoadUnit(wiring.Component):
         m.submodules.faults = faults = FaultLatch(3 + bool(config.vector_lanes))
 
         connect(m, flipped(self.commands), check.i)
-        connect(m, flight.o, next_transfer.i)
+        connect(m, transfer_fifo.o, next_transfer.i)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, data.operand, flipped(self.operand))
@@ -99,7 +99,7 @@ class LoadUnit(wiring.Component):
         # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, burst_skid, flight, next_transfer, data, completion, faults):
+        for block in (check, splitter, burst_skid, transfer_fifo, next_transfer, data, completion, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         transfer = check.o.payload
@@ -111,14 +111,14 @@ class LoadUnit(wiring.Component):
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(transfer.wait),
-            flight.i.payload.eq(transfer),
+            transfer_fifo.i.payload.eq(transfer),
             splitter.i.payload.address.eq(transfer.address),
             splitter.i.payload.rows.eq(transfer.rows),
             splitter.i.payload.beats.eq(transfer.words),
             splitter.i.payload.stride.eq(transfer.row_stride),
-            flight.i.valid.eq(granted & splitter.i.ready),
-            splitter.i.valid.eq(granted & flight.i.ready),
-            check.o.ready.eq(granted & flight.i.ready & splitter.i.ready),
+            transfer_fifo.i.valid.eq(granted & splitter.i.ready),
+            splitter.i.valid.eq(granted & transfer_fifo.i.ready),
+            check.o.ready.eq(granted & transfer_fifo.i.ready & splitter.i.ready),
         ]
         with m.If(self.wait.valid & self.wait.ready):
             m.d.sync += granted.eq(1)
@@ -146,7 +146,7 @@ class LoadUnit(wiring.Component):
         m.d.comb += [
             self.active.eq(
                 granted
-                | flight.o.valid
+                | transfer_fifo.o.valid
                 | next_transfer.o.valid
                 | data.operand.valid
                 | data.scale.valid
@@ -157,7 +157,7 @@ class LoadUnit(wiring.Component):
             control.complete.eq(completion.complete),
         ]
         if vector_data is not None:
-            written = written | vector_data.moves
+            written = written | vector_data.progress
         m.d.sync += control.progress.eq(written | completion.complete | (self.wait.valid & self.wait.ready))
         return m
 

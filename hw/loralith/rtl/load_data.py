@@ -36,7 +36,7 @@ class ScratchpadWriter(wiring.Component):
     Members:
         i: beats. operand, scale: their writes, in order.
         load_ends: one-cycle pulse: the last write of a load is taken.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: cycles from a beat to its write: 1.
@@ -125,7 +125,7 @@ class BeatErrors(wiring.Component):
         error: the present bus word is a read error; at the soonest in the cycle after ``begin`` or ``next_word``.
         fault: that error, two cycles later; held until ``clear``.
         failed: there was an error, from the next cycle on until ``clear``.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, config: Config) -> None:
@@ -180,7 +180,7 @@ class LoadData(wiring.Component):
             ``done`` is ready, and the taker must stay so until then.
         ending: the last write of a load is issued, and its ``done`` is to come.
         fault: a read error, with the beat's address; from then on beats are dropped. Held until ``clear``.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         done_delay: 1.

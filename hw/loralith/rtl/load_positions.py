@@ -213,7 +213,7 @@ class WritePositions(wiring.Component):
         o: their writes; withdrawn by ``stop``.
         begin: one-cycle pulse: the next write will be the first one of the load that ``i`` offers.
         stop: end the present load and begin no other.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: cycles from a load to its first write: 1.

@@ -38,7 +38,7 @@ class ReadMaster(wiring.Component):
             stalls, the other one's beats wait behind its.
         window_base, window_limit: the window.
         stop: issue nothing new, drop the load's beats that come, and the fetch's that it is not ready for.
-        clear: forget everything; only while not ``busy``.
+        clear: reset; only while not ``busy``.
         busy: an address is on the bus or its beats are not all in.
         load_refused, fetch_refused: a burst of this reader was refused; held until ``clear``. refused_address: its address.
         burst, beat: one-cycle pulses, for the counters.

@@ -19,7 +19,7 @@ __all__ = ["Sequencer", "StepRegister"]
 
 
 class StepRegister(wiring.Component):
-    """The step that leaves: what was decided, a cycle later, as the operand path takes it.
+    """Pipeline register of the step, between the decision and the operand path.
 
     Members:
         issue, decision, tile_ends, command_ends: see ``StepControl``.

@@ -83,7 +83,7 @@ class StepControl(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         plan, facts, now = self.plan, self.facts, self.decision
-        # All that a decision depends on is a register, and so is what it makes.
+        # A decision's inputs and outputs are all registered.
         waiting = Signal()
         chained = Signal()
         shift = Signal.like(plan.shift)

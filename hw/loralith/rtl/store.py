@@ -55,7 +55,7 @@ class StoreResponses(wiring.Component):
         command_done: one-cycle pulse: the last response of the oldest store that waits for one. index: that store.
         signal, complete: see ``Completion``.
         active: a store has started and is not complete.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, max_in_flight: int) -> None:
@@ -80,7 +80,7 @@ class StoreResponses(wiring.Component):
         connect(m, completion.signal, flipped(self.signal))
         for block in (signals, indices, completion):
             m.d.comb += block.clear.eq(self.clear)
-        answered = Signal(range(self._max_in_flight + 1))
+        uncompleted = Signal(range(self._max_in_flight + 1))
         m.d.comb += [
             self.i.ready.eq(signals.i.ready & indices.i.ready),
             signals.i.valid.eq(self.i.valid & self.i.ready),
@@ -88,7 +88,7 @@ class StoreResponses(wiring.Component):
             indices.i.valid.eq(self.i.valid & self.i.ready),
             indices.i.payload.eq(self.i.payload.index),
             indices.o.ready.eq(self.command_done),
-            completion.i.valid.eq(answered != 0),
+            completion.i.valid.eq(uncompleted != 0),
             completion.i.payload.eq(signals.o.payload),
             signals.o.ready.eq(completion.i.valid & completion.i.ready),
             self.index.eq(indices.o.payload),
@@ -96,9 +96,9 @@ class StoreResponses(wiring.Component):
             self.active.eq(signals.o.valid | completion.pending),
         ]
         with m.If(self.command_done ^ signals.o.ready):
-            m.d.sync += answered.eq(Mux(self.command_done, answered + 1, answered - 1))
+            m.d.sync += uncompleted.eq(Mux(self.command_done, uncompleted + 1, uncompleted - 1))
         with m.If(self.clear):
-            m.d.sync += answered.eq(0)
+            m.d.sync += uncompleted.eq(0)
         return m
 
 
@@ -153,13 +153,13 @@ class StoreUnit(wiring.Component):
         m.submodules.check = check = TransferCheck(config, Opcode.STORE)
         m.submodules.splitter = splitter = BurstSplitter(config)
         m.submodules.burst_skid = burst_skid = SkidBuffer(Burst)  # cuts the path from the master's ready to the splitter
-        m.submodules.flight = flight = SkidBuffer(TransferDescriptor(Opcode.STORE))
+        m.submodules.transfer_skid = transfer_skid = SkidBuffer(TransferDescriptor(Opcode.STORE))
         m.submodules.data = store_data = StoreData(config, *self._delays)
         m.submodules.responses = responses = StoreResponses(self.max_in_flight)
         m.submodules.faults = faults = FaultLatch(3)
 
         connect(m, flipped(self.commands), check.i)
-        reads = self._route(m, flight, store_data)
+        reads = self._route(m, transfer_skid, store_data)
         connect(m, splitter.o, burst_skid.i)
         connect(m, burst_skid.o, flipped(self.bursts))
         connect(m, store_data.out_read, flipped(self.out_read))
@@ -169,16 +169,16 @@ class StoreUnit(wiring.Component):
         # Pipeline register: ``stop`` is routed far. A burst that starts a cycle too late is held back by the stopped master.
         stop = Signal()
         m.d.sync += stop.eq(control.stop)
-        for block in (check, splitter, burst_skid, flight, store_data, responses, faults):
+        for block in (check, splitter, burst_skid, transfer_skid, store_data, responses, faults):
             m.d.comb += block.clear.eq(control.clear)
 
         # A command starts only when every consumer of it is ready.
         transfer = check.o.payload
         granted = Signal()
         start = Signal()
-        takers = (splitter.i, flight.i, responses.i)
-        for taker in takers:
-            m.d.comb += taker.valid.eq(start)
+        sinks = (splitter.i, transfer_skid.i, responses.i)
+        for sink in sinks:
+            m.d.comb += sink.valid.eq(start)
         word_bits = exact_log2(config.bus_bytes)
         packed_bytes = Signal(16 + word_bits)  # of all packed rows
         for i in range(word_bits):
@@ -188,17 +188,17 @@ class StoreUnit(wiring.Component):
         beats = Signal(BEAT_BITS)  # registered: a transfer waits at least a cycle before it starts
         m.d.sync += beats.eq(Mux(transfer.packed, packed_beats, transfer.beats))
         # Registered for timing: only a start can take a consumer's ready away, and the flag is low in the cycle after one.
-        takers_ready = Signal()
-        m.d.sync += takers_ready.eq(Cat(taker.ready for taker in takers).all() & ~start)
+        sinks_ready = Signal()
+        m.d.sync += sinks_ready.eq(Cat(sink.ready for sink in sinks).all() & ~start)
         m.d.comb += [
             check.window_base.eq(self.window_base),
             check.window_limit.eq(self.window_limit),
             check.stop.eq(stop),
             self.wait.valid.eq(check.o.valid & ~granted & ~stop),
             self.wait.mask.eq(transfer.wait),
-            start.eq(granted & takers_ready & ~stop),
+            start.eq(granted & sinks_ready & ~stop),
             check.o.ready.eq(start),
-            flight.i.payload.eq(transfer),
+            transfer_skid.i.payload.eq(transfer),
             responses.i.payload.signal.eq(transfer.signal),
             responses.i.payload.index.eq(transfer.index),
             responses.command_done.eq(self.command_done),
@@ -235,16 +235,16 @@ class StoreUnit(wiring.Component):
         m.d.sync += control.progress.eq(reads | responses.complete | (self.wait.valid & self.wait.ready))
         return m
 
-    def _route(self, m: Module, flight: SkidBuffer, store_data: StoreData) -> Value:
+    def _route(self, m: Module, transfer_skid: SkidBuffer, store_data: StoreData) -> Value:
         """Routes stores to the output buffer's side or to the vector unit's. A store on the other side begins only when all bus words
         before it are out. Returns whether a memory is read."""
         reads = store_data.out_read.en | store_data.stat_read.en
         if not self._config.vector_lanes:
-            connect(m, flight.o, store_data.transfers)
+            connect(m, transfer_skid.o, store_data.transfers)
             connect(m, store_data.beats, flipped(self.beats))
             return reads
         m.submodules.vector_data = vector_data = VectorStoreData(self._config)
-        store, to_vector = flight.o, Signal()
+        store, to_vector = transfer_skid.o, Signal()
         m.d.comb += [
             vector_data.clear.eq(self.control.clear),
             to_vector.eq(store.payload.source > StoreSource.STATS),
@@ -260,6 +260,6 @@ class StoreUnit(wiring.Component):
             vector_data.beats.ready.eq(self.beats.ready & ~store_data.beats.valid),
         ]
         connect(m, vector_data.reads, flipped(self.vector_store))
-        connect(m, flipped(self.vector_stored), vector_data.answers)
+        connect(m, flipped(self.vector_stored), vector_data.read_data)
         connect(m, vector_data.scalars, flipped(self.scalar_read))
-        return reads | vector_data.moves
+        return reads | vector_data.progress

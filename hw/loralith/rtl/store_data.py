@@ -58,7 +58,7 @@ class WordGatherer(wiring.Component):
         log2, tail: see ``PieceSize``; they hold while ``valid``, and from the cycle before.
         beat_valid, beat: a bus word, ``delay`` cycles after its last piece. Past the end of a row it has no strobe.
         busy: a piece was taken in the last cycle.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: 1.
@@ -155,7 +155,7 @@ class StoreData(wiring.Component):
         beats: the bus words of all stores in a row. What lies past the end of a row has no strobe.
         out_read, stat_read: the memories.
         idle: all bus words of the stores that were taken are out.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     slots = 9  # one for the word whose read is not counted yet
@@ -202,9 +202,9 @@ class StoreData(wiring.Component):
             m.d.sync += [stats.eq(read.stats), transpose.eq(read.transpose)]
 
         # What each read is for travels beside it.
-        flight = Signal(data.StructLayout({"valid": 1, "piece": Piece(config)}))
-        m.d.comb += [flight.valid.eq(step), flight.piece.eq(read.piece)]
-        stages = delayed(m, flight, self._out_delay, name="flight")
+        request = Signal(data.StructLayout({"valid": 1, "piece": Piece(config)}))
+        m.d.comb += [request.valid.eq(step), request.piece.eq(read.piece)]
+        stages = delayed(m, request, self._out_delay, name="request")
         with m.If(self.clear):
             m.d.sync += [stage.valid.eq(0) for stage in stages[1:]]
         m.d.comb += [

@@ -224,7 +224,7 @@ class StoreReads(wiring.Component):
         o: their reads.
         hold: begin no store; for while ``log2`` and ``tail`` are needed of the last one.
         log2, tail: of the store whose reads are in ``o``, see ``PieceSize``; they stay until the next one begins.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: cycles from a store to its first read, at least: 3.

@@ -1,4 +1,4 @@
-"""What the blocks of the compute unit tell each other: a checked command, a step, a tile and a column of results.
+"""Structures between the blocks of the compute unit: a checked command, a step, a tile and a column of results.
 
 A field of the COMPUTE command has its name and width from the command's record, wherever it goes.
 """

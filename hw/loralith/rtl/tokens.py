@@ -52,12 +52,12 @@ class Tokens(wiring.Component):
         m = Module()
         not_empty = Signal(SEMAPHORES)  # per counter; registers, for the path to the grant logic
         full = Signal(SEMAPHORES)
-        deciding = Signal()
-        taken, any_waiter = self._grant(m, self.waiters, ~not_empty, deciding)
-        added, any_signaller = self._grant(m, self.signallers, full, deciding)
-        acting = Signal()
-        m.d.sync += acting.eq(deciding & (any_waiter | any_signaller))
-        m.d.comb += deciding.eq(~acting & ~self.clear)
+        arbitrate = Signal()
+        taken, any_waiter = self._grant(m, self.waiters, ~not_empty, arbitrate)
+        added, any_signaller = self._grant(m, self.signallers, full, arbitrate)
+        updating = Signal()
+        m.d.sync += updating.eq(arbitrate & (any_waiter | any_signaller))
+        m.d.comb += arbitrate.eq(~updating & ~self.clear)
         for i in range(SEMAPHORES):
             with m.If(taken[i] ^ added[i]):
                 m.d.sync += [
@@ -71,18 +71,18 @@ class Tokens(wiring.Component):
             m.d.sync += [not_empty.eq(0), full.eq(0)]
         return m
 
-    def _grant(self, m: Module, names: tuple[str, ...], blocked: Value, deciding: Value) -> tuple[Value, Value]:
-        """The mask of whom the cycle before chose, and whether one of ``names``, the first that no semaphore blocks, is chosen now."""
+    def _grant(self, m: Module, names: tuple[str, ...], blocked: Value, arbitrate: Value) -> tuple[Value, Value]:
+        """Fixed-priority arbiter over ``names``: the mask of the port granted in the previous cycle, and whether one is granted now."""
         masks: list[Value] = []
-        earlier: Value = Const(0)
+        granted: Value = Const(0)
         for name in names:
             port = getattr(self, name)
-            chosen = Signal(name=f"{name}_chosen")
-            able = port.valid & ~(port.mask & blocked).any()
-            m.d.sync += chosen.eq(deciding & able & ~earlier)
-            m.d.comb += port.ready.eq(chosen & ~self.clear)
+            grant = Signal(name=f"{name}_grant")
+            grantable = port.valid & ~(port.mask & blocked).any()
+            m.d.sync += grant.eq(arbitrate & grantable & ~granted)
+            m.d.comb += port.ready.eq(grant & ~self.clear)
             masks.append(Mux(port.valid & port.ready, port.mask, 0))
-            earlier = earlier | able
+            granted = granted | grantable
         mask = Signal(SEMAPHORES, name=f"{names[0]}_moved")
         m.d.comb += mask.eq(reduce(or_, masks))
-        return mask, earlier
+        return mask, granted

@@ -154,7 +154,7 @@ class TransferCheck(wiring.Component):
         window_base, window_limit: DRAM that may be reached.
         fault: the first command that fails; nothing is taken after it. Held until ``clear``.
         stop: take no more commands.
-        clear: forget everything.
+        clear: reset the block's state.
 
     Attributes:
         delay: cycles from ``i`` to ``o``, if nothing waits there. both_delay: the same of a load into both scratchpads.
@@ -254,7 +254,7 @@ class TransferCheck(wiring.Component):
             m.d.sync += self.o.valid.eq(1)
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        # Enabled whatever is there, so that one signal is the clock enable of so many registers.
+        # Loaded in every free cycle, valid or not, so that one signal is the clock enable of all these registers.
         with m.If(~self.o.valid):
             m.d.sync += [self.o.payload.index.eq(index), self.o.payload.beats.eq(words(command.row_bytes, self._config.bus_bytes))]
             m.d.sync += [self.o.payload[f].eq(command[f]) for f in record.fields if f != "opcode"]

@@ -37,7 +37,7 @@ class WriteMaster(wiring.Component):
         beats: the data of all bursts in a row. Must come for every issued burst, also after ``stop``.
         window_base, window_limit: the window.
         stop: issue nothing new; issued bursts finish.
-        clear: forget everything; only while not ``busy``.
+        clear: reset; only while not ``busy``.
         busy: an address is on the bus or its response is not in.
         command_done: one-cycle pulse with the response to a burst marked ``last``.
         error: one-cycle pulse with a response that is not OKAY; error_address: first address of its burst.
@@ -123,13 +123,13 @@ class WriteMaster(wiring.Component):
         with m.If(self.beat):
             m.d.sync += sent.eq(Mux(axi.wlast, 0, sent + 1))
 
-        answered = Signal()
+        response = Signal()
         m.d.comb += [
             axi.bready.eq(issued.o.valid),
-            answered.eq(axi.bvalid & axi.bready),
-            issued.o.ready.eq(answered),
-            self.command_done.eq(answered & issued.o.payload.last),
-            self.error.eq(answered & axi.bresp.any()),
+            response.eq(axi.bvalid & axi.bready),
+            issued.o.ready.eq(response),
+            self.command_done.eq(response & issued.o.payload.last),
+            self.error.eq(response & axi.bresp.any()),
             self.error_address.eq(issued.o.payload.address),
         ]
         return m

@@ -30,17 +30,17 @@ class Lights(wiring.Component):
         m.d.sync += [time.eq(time + 1), frame.eq(time[: self._bits - 4] == 0)]
 
         def stretched(event, name: str) -> Signal:
-            now, shown = Signal(name=f"{name}_now"), Signal(name=f"{name}_shown")
+            recent, lit = Signal(name=f"{name}_now"), Signal(name=f"{name}_shown")
             with m.If(event):
-                m.d.sync += now.eq(1)
+                m.d.sync += recent.eq(1)
             with m.Elif(frame):
-                m.d.sync += now.eq(0)
+                m.d.sync += recent.eq(0)
             with m.If(frame):
-                m.d.sync += shown.eq(now)
-            return shown
+                m.d.sync += lit.eq(recent)
+            return lit
 
         events = {"receive": ~self.receive, "transmit": ~self.transmit, "list": self.list, "read": self.read, "write": self.write}
-        shown = {name: stretched(event, name) for name, event in events.items()}
+        lit = {name: stretched(event, name) for name, event in events.items()}
         levels = {"clock": time[-1], "memory": self.memory, "irq": self.irq}
-        m.d.sync += self.led.eq(Cat((shown | levels)[name] for name in LIGHTS))
+        m.d.sync += self.led.eq(Cat((lit | levels)[name] for name in LIGHTS))
         return m

@@ -62,7 +62,7 @@ class System(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, settings = self._config, self._settings
-        accelerator = Loralith(config) if settings.accelerator else _Nothing(Loralith(config).signature)
+        accelerator = Loralith(config) if settings.accelerator else _TiedOff(Loralith(config).signature)
         m.submodules.accelerator = DomainRenamer("accelerator")(accelerator)  # it brings a clock domain of its own
         m.submodules.link = link = Link(
             LinkConfig(
@@ -121,8 +121,8 @@ class System(wiring.Component):
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
 
 
-class _Nothing(wiring.Component):
-    """Ports alone."""
+class _TiedOff(wiring.Component):
+    """Ports without logic: all outputs are 0."""
 
     def elaborate(self, platform: object) -> Module:
         return Module()

@@ -20,7 +20,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--configs",
         metavar="LIST",
-        help="presets, JSON files, narrow and random:SEED, separated by commas, in turn (default: that of --config)",
+        help="presets, JSON files, narrow, random:SEED and random-vector:SEED, with vector lanes, separated by commas, in turn (default: "
+        "that of --config)",
     )
     group.add_argument("--state", type=Path, metavar="FILE", help="keep the progress in this file, and resume from it")
     group.add_argument("--failure", type=Path, metavar="FILE", help="write the first case that differs there, made small, as JSON")
@@ -70,16 +71,17 @@ def _folder(path: Path) -> bool:
 
 
 def _config(name: str) -> Config:
-    from loralith.verif.lists.drawn_configs import NARROW, random_config
+    from loralith.verif.lists.drawn_configs import NARROW, random_config, random_vector_config
 
     if name == NARROW.name:
         return NARROW
     kind, _, seed = name.partition(":")
-    if kind != "random":
+    draw = {"random": random_config, "random-vector": random_vector_config}.get(kind)
+    if draw is None:
         return load_config(name)
     if not seed.isdecimal():
-        raise SoakError(f"a random configuration is random:SEED with a number, not {name!r}")
-    return random_config(int(seed))
+        raise SoakError(f"a random configuration is {kind}:SEED with a number, not {name!r}")
+    return draw(int(seed))
 
 
 def _record(args: argparse.Namespace, names: list[str], configs: list[Config], tally: dict[str, Any]) -> None:

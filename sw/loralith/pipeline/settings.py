@@ -11,9 +11,9 @@ from loralith.methods.options import HollowOptions, SettingsError, TuneqdmOption
 from loralith.methods.settings import FP32, MODULES
 from loralith.spec.scheme import FQT, SchemeError
 
-__all__ = ["LR_SCHEDULES", "METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
+__all__ = ["LR_SCHEDULES", "PIPELINE_METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
 
-METHODS = ("lora", "hollowed-net", "tuneqdm", "zoodip")
+PIPELINE_METHODS = ("lora", "hollowed-net", "tuneqdm", "zoodip")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 TIMESTEP_SAMPLINGS = ("auto", "uniform", "logit-normal")
@@ -45,7 +45,7 @@ class PipelineSettings:
     Members
     -------
     output : folder of the adapter, report and checkpoint. model : the pipeline's folder. data : the pictures' folder.
-    method : one of METHODS. prompt : the caption of every picture, or none where each has its own.
+    method : one of PIPELINE_METHODS. prompt : the caption of every picture, or none where each has its own.
     class_prompt : prior preservation: the class that must not be lost, in words. class_data : pictures of it; else class_images of them are
     drawn with the untrained pipeline. prior_weight : of their loss.
     resolution : edge of the square pictures in pixels; the pipeline's own where None. buckets : keep the pictures' aspect ratios, with the
@@ -132,7 +132,7 @@ class PipelineSettings:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("method", METHODS),
+            ("method", PIPELINE_METHODS),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", LR_SCHEDULES),
             ("timestep_sampling", TIMESTEP_SAMPLINGS),

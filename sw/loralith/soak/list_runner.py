@@ -39,13 +39,14 @@ class Difference:
 class Machines:
     """The devices of one configuration. ``native`` is the RTL's model, None to leave it out.
 
-    Attributes: `cycles`, simulated so far; `legal`, whether the latest case should run to its end.
+    Attributes: `cycles`, simulated so far; `legal`, whether the latest case should run to its end; `expected`, what it should do.
     """
 
     def __init__(self, config: Config, *, native: bool = True, checker: bool = True) -> None:
         self.config, self.checker = config, checker
         self.native = VerilatorDevice(config, memory_base=BASE, memory_bytes=Layout.size, max_cycles=MAX_CYCLES) if native else None
         self.cycles, self.legal = 0, True
+        self.expected: Expected | None = None
 
     def close(self) -> None:
         if self.native:
@@ -53,7 +54,7 @@ class Machines:
 
     def compare(self, case: Case) -> Difference | None:
         """Run a case from reset on every device; the first difference, or None."""
-        expected = expect(case)
+        expected = self.expected = expect(case)
         self.legal = all(ending.code is Code.OK for ending in expected.endings)
         if self.checker and self.legal:
             what = self._checker_differs(case)
@@ -79,12 +80,12 @@ class Machines:
             if reason and not reason.startswith("touches DRAM"):
                 return f"list {index} is refused: {reason}"
         loose = loosen(case, np.random.default_rng(case.seed))
-        wrong = fault(loose.lists[0], self.config)
+        wrong = fault(loose.lists[0], self.config, programs=case.programs)
         return f"a list with a token less passes, though {wrong}" if wrong and not self._refusal(loose, 0) else ""
 
     def _refusal(self, case: Case, index: int) -> str:
         try:
-            check(CommandList.unpack(case.packed(index)), self.config)
+            check(CommandList.unpack(case.packed(index)), self.config, programs=case.programs)
         except IllegalList as error:
             return error.reason
         return ""

@@ -37,8 +37,9 @@ def products_page(result: dict[str, Any]) -> list[str]:
 def lists_page(names: Sequence[str], configs: Sequence[Config], tally: dict[str, Any]) -> list[str]:
     """The tally of a `lists.ListSoak` on ``configs``, by ``names``, as Markdown."""
     page = [
-        "Random raw lists of LOADs, COMPUTEs and STOREs: every field is drawn, tokens, memory latency and stalls too. Every",
-        f"{ILLEGAL}th case has one command that a check must refuse. DRAM, scratchpads as far as stores and products show them,",
+        "Random raw lists of LOADs, COMPUTEs, STOREs and, with vector lanes, VECTORs with random programs: every field is drawn, tokens,",
+        f"memory latency and stalls too. Every {ILLEGAL}th case has one command that a check must refuse, or one that ends the list while",
+        "it runs. DRAM, scratchpads as far as stores and products show them,",
         "statistics, counters and status of the device and of the `reference` device are compared with an oracle that executes",
         "lists in order. The compiler's checker must accept each legal list, and refuse it where a token less makes it illegal or lets",
         "it race.",
@@ -48,18 +49,29 @@ def lists_page(names: Sequence[str], configs: Sequence[Config], tally: dict[str,
         f"| device | {tally['device']} |",
         f"| seed | {tally['seed']} |",
         f"| commands | {tally['commands']:,} |",
+        f"| VECTOR commands among them | {tally['vectors']:,} |",
         f"| legal lists | {tally['lists']:,} |",
         f"| illegal lists | {tally['illegal']:,} |",
+        f"| functional bins | {_bins(tally['bins'])} |",
         f"| lists that differ | {0 if tally['difference'] is None else 1} |",
         f"| simulated cycles | {tally['cycles']:,} |",
         f"| seconds | {tally['seconds']:,} ({tally['cpu_seconds']:,} of CPU time) |",
         "",
-        "| configuration | rows | columns | bus bytes | most fold | left, right, out rows | acc, scale words |",
-        "|---|---|---|---|---|---|---|",
+        "| configuration | rows | columns | bus bytes | most fold | left, right, out rows | acc, scale words | lanes | V0, V1 words |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, c in zip(names, configs, strict=True):
         depths = f"{c.left_depth}, {c.right_depth}, {c.out_depth} | {c.acc_depth}, {c.scale_depth}"
-        page.append(f"| {name} | {c.rows} | {c.cols} | {c.bus_bytes} | {c.max_fold} | {depths} |")
+        vector = f"{c.vector_lanes} | {c.v0_words}, {c.v1_words}" if c.vector_lanes else "0 | none"
+        page.append(f"| {name} | {c.rows} | {c.cols} | {c.bus_bytes} | {c.max_fold} | {depths} | {vector} |")
+    missed = [name for name, count in tally["bins"].items() if not count]
+    if missed:
+        page += ["", f"Bins that no case has hit: {', '.join(missed)}."]
     if tally["difference"]:
         page += ["", f"The first difference: {tally['difference']}."]
     return page
+
+
+def _bins(bins: dict[str, int]) -> str:
+    hit = sum(count > 0 for count in bins.values())
+    return f"{hit} of {len(bins)} hit" + (f", each {min(bins.values()):,} times or more" if hit == len(bins) else "")

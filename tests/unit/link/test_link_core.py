@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from amaranth.sim import Simulator
-
 from loralith.device.link.frames import Frame, FrameReader
 from loralith.soc.link.link import LinkConfig, LinkCore
 from loralith.spec.link import IDENTITY, MAGIC, MAX_PAYLOAD, ORDERED, PROTOCOL, SOC_BASE, Operation, Status
+from loralith.verif.block_test import simulate
 
 SESSION = 0x1234
 CONFIG = LinkConfig(divider=4, bus_bytes=8, config_hash=0xCAFE_F00D, memory_base=0x1000, memory_bytes=1 << 16, timeout=200)
@@ -63,10 +62,7 @@ class Board:
 
             await script(send, ctx, link)
 
-        simulator = Simulator(link)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(host)
-        simulator.run()
+        simulate(link, host)
 
     def _line(self, ctx, link: LinkCore, outgoing: deque[int]) -> Iterator[None]:
         ctx.set(link.o.ready, 1)
@@ -191,7 +187,7 @@ def test_every_operation() -> None:
             "memory_base": 0x1000,
             "memory_bytes": 1 << 16,
         }
-        assert (answer.answer, answer.operation, answer.seq, answer.session) == (True, Operation.HELLO, 77, SESSION)
+        assert (answer.response, answer.operation, answer.seq, answer.session) == (True, Operation.HELLO, 77, SESSION)
 
         requests = [
             request(Operation.ECHO, 0, length=5, payload=b"\0\0abc"),
@@ -208,7 +204,7 @@ def test_every_operation() -> None:
             request(Operation.ECHO, 11),
         ]
         answers = await send(requests, len(requests))
-        assert [(a.answer, a.operation, a.seq, a.session, a.code) for a in answers] == [
+        assert [(a.response, a.operation, a.seq, a.session, a.code) for a in answers] == [
             (True, r.operation, r.seq, SESSION, Status.OK) for r in requests
         ]
         memory = board.memory

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from loralith.rtl.drain import Drain
-from loralith.rtl.drain_columns import ColumnWalk, FoldSum, LaneKeys
+from loralith.rtl.drain_columns import ColumnCounter, FoldSum, LaneKeys
 from loralith.rtl.memories import AccumulateMemory, ScaleMemory
 from loralith.rtl.tile import CommandFlags, ResultFlags, Tile
 from loralith.spec.commands import OutMode, ScaleMode
@@ -125,7 +125,7 @@ def test_columns_of_tiles(preset):
 
 
 def test_a_tile_column_by_column():
-    rng, dut, got, want = random.Random(1), ColumnWalk(), [], []
+    rng, dut, got, want = random.Random(1), ColumnCounter(), [], []
     tiles = [draw_tile(rng, PRESETS["tiny"]) for _ in range(12)]
 
     async def bench(ctx):

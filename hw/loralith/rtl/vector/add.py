@@ -35,8 +35,8 @@ class Add(wiring.Component):
         registers = StageRegisters(m, self.enable)
         larger, smaller, sticky, distance, signs = self._ordered(registers)
         # Align: the smaller one moves right.
-        near, lost = shift_right(smaller, distance, (2, 1, 0), Const(0, 1))
-        near, sticky = registers("near", near), registers("sticky3", sticky | lost)
+        near, sticky_bit = shift_right(smaller, distance, (2, 1, 0), Const(0, 1))
+        near, sticky = registers("near", near), registers("sticky3", sticky | sticky_bit)
         larger, signs = registers("larger3", larger), registers("signs3", signs)
         # Add: the difference of two magnitudes is not below zero, as the larger one comes first.
         subtract = signs[0] ^ signs[1]
@@ -57,7 +57,7 @@ class Add(wiring.Component):
         return m
 
     def _ordered(self, registers: StageRegisters):
-        """After two cycles: (larger magnitude's fraction and exponent, the smaller one with two places more and moved by 16 and 8 already,
+        """After two cycles: (larger magnitude's fraction and exponent, the smaller one with two places more and aligned by 16 and 8,
         whether that lost anything, how far it has to move, both signs, the larger one's first)."""
         x = registers("x", self.x.as_value()[:-1])
         y = registers("y", self.y.as_value()[:-1])
@@ -73,11 +73,11 @@ class Add(wiring.Component):
         far = distance[5:].any()
         small = registers.wire("small", Mux(nonzero & ~far, Cat(Mux(swap, x[:bits], y[:bits]), Const(1, 1)), 0))
         # Two places more: guard and round.
-        moved, lost = shift_right(Cat(Const(0, GUARD_BITS - 1), small), distance, (4, 3), Const(0, 1))
+        aligned, sticky_bit = shift_right(Cat(Const(0, GUARD_BITS - 1), small), distance, (4, 3), Const(0, 1))
         return (
             registers("larger2", Mux(swap, y, x)),
-            registers("smaller", moved),
-            registers("sticky2", lost),
+            registers("smaller", aligned),
+            registers("sticky2", sticky_bit),
             registers("distance", distance[:3]),
             registers("signs2", Cat(Mux(swap, signs[1], signs[0]), Mux(swap, signs[0], signs[1]))),
         )

@@ -47,7 +47,7 @@ class VectorControl(wiring.Component):
         commands: the queue. control, fault, wait, signal: see interfaces. ``busy`` stays after ``stop`` until the unit has ended.
         key_write: LOAD's, into the loaded key, which no reset clears.
         command: to the vector unit, with the key that its hash takes; valid until ``done``.
-        stop: to the unit: end soon. moves: it works.
+        stop: to the unit, end the command early. progress: the unit advances.
         done, unit_fault, unit_code, unit_detail, unit_instruction: how the command ended, see ``VectorSequencer``.
         active: the unit runs a command (for the cycle counters).
     """
@@ -64,7 +64,7 @@ class VectorControl(wiring.Component):
                 "key_write": In(KeyWriteSignature),
                 "command": Out(stream.Signature(VectorCommand)),
                 "stop": Out(1),
-                "moves": In(1),
+                "progress": In(1),
                 "done": In(1),
                 "unit_fault": In(1),
                 "unit_code": In(8),
@@ -97,7 +97,7 @@ class VectorControl(wiring.Component):
             control.complete.eq(completion.complete),
             control.busy.eq(self.active | ((self.commands.valid | completion.pending) & ~control.stop)),
         ]
-        m.d.sync += control.progress.eq(self.moves | (self.wait.valid & self.wait.ready) | (self.commands.valid & self.commands.ready))
+        m.d.sync += control.progress.eq(self.progress | (self.wait.valid & self.wait.ready) | (self.commands.valid & self.commands.ready))
         checks = self._checks(m, command)
         self._command(m, command)
         with m.Switch(state):
@@ -138,7 +138,7 @@ class VectorControl(wiring.Component):
         reserved = [raw[bit] for bit in range(len(raw)) if VECTOR.reserved_mask >> bit & 1]
         parts = Signal(-(-len(reserved) // 16))
         reserved_set, size, program = Signal(), Signal(), Signal()
-        end = Signal(INSTRUCTION_BITS + 2)
+        program_end = Signal(INSTRUCTION_BITS + 2)
         m.d.sync += [
             parts.eq(Cat(Cat(reserved[at : at + 16]).any() for at in range(0, len(reserved), 16))),
             reserved_set.eq(parts.any()),
@@ -149,9 +149,9 @@ class VectorControl(wiring.Component):
                 | (command.lanes == 0)
                 | (command.lanes > self._config.vector_lanes)
             ),
-            end.eq(command.first + command.count),
+            program_end.eq(command.first + command.count),
         ]
-        m.d.comb += program.eq(end > PROGRAM_INSTRUCTIONS)
+        m.d.comb += program.eq(program_end > PROGRAM_INSTRUCTIONS)
         return (
             (reserved_set, Code.BAD_FIELD, Check.RESERVED),
             (size, Code.BAD_FIELD, Check.SIZE),

@@ -19,7 +19,7 @@ SEGMENTS = 1 << SEGMENT_BITS
 TABLE_BITS = 2
 
 SegmentLayout = data.StructLayout({"value": VALUE_BITS, "slope": SLOPE_BITS + 1})
-"""The slope is in two's complement, so that nobody need subtract."""
+"""The slope is in two's complement, so that no subtractor is needed."""
 
 TableSignature = Signature({"address": Out(TABLE_BITS + SEGMENT_BITS), "segment": In(SegmentLayout)})
 """A reader of the tables: ``segment`` is that of ``address`` a cycle earlier."""

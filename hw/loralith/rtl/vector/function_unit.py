@@ -28,8 +28,8 @@ PHI_BITS = 21
 
 
 @dataclass(frozen=True)
-class _Early:
-    """What is known before the table is read. A result is ``exponent`` and, if ``direct``, ``fraction`` as it is."""
+class _Bypass:
+    """What bypasses the table. A result is ``exponent`` and, if ``direct``, ``fraction`` as it is."""
 
     exponent: Value
     fraction: Value
@@ -67,11 +67,11 @@ class FunctionUnit(wiring.Component):
         m = Module()
         registers = StageRegisters(m, self.enable)
         kinds = self._kinds(m)
-        fixed, early, x = self._fixed(registers, kinds)
-        position, early = self._look_up(m, registers, kinds[3], fixed, early, x)
+        fixed, bypass, x = self._fixed(registers, kinds)
+        position, bypass = self._look_up(m, registers, kinds[3], fixed, bypass, x)
         line = self._line(registers, kinds[6], position)
-        self._round(registers, kinds, line, early)
-        m.d.comb += self.fault.eq(early.fault)
+        self._round(registers, kinds, line, bypass)
+        m.d.comb += self.fault.eq(bypass.fault)
         return m
 
     def _kinds(self, m: Module) -> list[dict[Function, Signal]]:
@@ -84,7 +84,7 @@ class FunctionUnit(wiring.Component):
             kinds.append(kind)
         return kinds
 
-    def _fixed(self, registers: StageRegisters, kinds: list[dict[Function, Signal]]) -> tuple[Value, _Early, Value]:
+    def _fixed(self, registers: StageRegisters, kinds: list[dict[Function, Signal]]) -> tuple[Value, _Bypass, Value]:
         """After three cycles: the argument in fixed point, in two's complement for 2^x and a magnitude for Phi; results that need no
         table; the argument."""
         x = data.View(Word, registers("x1", self.x.as_value()))
@@ -101,15 +101,15 @@ class FunctionUnit(wiring.Component):
         sign = fill & nonzero
         # A small argument moves by 31, which is more than the window has: nothing but the sign stays.
         distance = registers.wire("clamped", distance[:5] | distance[5:-1].any().replicate(5))
-        moved, _ = shift_right(window, distance, (4, 3), sign)
-        moved, sign = registers("moved", moved), registers("fill2", sign)
-        fixed, _ = shift_right(moved, registers("distance2", distance[:3]), (2, 1, 0), sign)
-        early = self._early(registers, kinds, x, nonzero, outside)
-        return registers("fixed", fixed), early, registers("x3", x.as_value(), 2)
+        aligned, _ = shift_right(window, distance, (4, 3), sign)
+        aligned, sign = registers("aligned", aligned), registers("fill2", sign)
+        fixed, _ = shift_right(aligned, registers("distance2", distance[:3]), (2, 1, 0), sign)
+        bypass = self._early(registers, kinds, x, nonzero, outside)
+        return registers("fixed", fixed), bypass, registers("x3", x.as_value(), 2)
 
     def _early(
         self, registers: StageRegisters, kinds: list[dict[Function, Signal]], x: data.View, nonzero: Value, outside: Value
-    ) -> _Early:
+    ) -> _Bypass:
         """Two cycles after ``x``: exponents of all but 2^x and Phi, whose are constants here, and what needs no table."""
         kind = kinds[1]
         plain, scale = kind[Function.PASS], kind[Function.SCALE]
@@ -128,7 +128,7 @@ class FunctionUnit(wiring.Component):
         takes = plain | scale | outside | (reciprocal & exact) | (root & exact & x.exponent[0])
         negative = outside & x.sign
         fault = (reciprocal & ~nonzero) | (root & (~nonzero | x.sign))
-        return _Early(
+        return _Bypass(
             exponent=registers("exponent3", Mux(kinds[2][Function.SCALE] & low, 1, exponent)),
             fraction=registers("fraction3", Mux(plain, x.fraction, 0), 2),
             sign=registers("sign3", x.sign & nonzero, 2),
@@ -138,8 +138,8 @@ class FunctionUnit(wiring.Component):
         )
 
     def _look_up(
-        self, m: Module, registers: StageRegisters, kind: dict[Function, Signal], fixed: Value, early: _Early, x: Value
-    ) -> tuple[Value, _Early]:
+        self, m: Module, registers: StageRegisters, kind: dict[Function, Signal], fixed: Value, bypass: _Bypass, x: Value
+    ) -> tuple[Value, _Bypass]:
         """The table's address, from these registers; the position and the rest, one cycle later."""
         fraction, root = x[:FRACTION_BITS], kind[Function.RSQRT]
         last = FRACTION_BITS - SEGMENT_BITS  # a segment's last bit, in the fraction; of a root the octave's
@@ -153,15 +153,15 @@ class FunctionUnit(wiring.Component):
         # 2^126 is the largest power of two that is made.
         exp2, integer_part = kind[Function.EXP2], fixed[FIXED_BITS:]
         limit = exp2 & ~integer_part[-1] & integer_part[1:-1].all()
-        computed = exp2 & ~early.direct
-        exponent = Mux(computed, (integer_part.as_signed() + Const(BIAS, INNER_EXPONENT).as_signed())[:INNER_EXPONENT], early.exponent)
-        return registers("position4", both[:POSITION_BITS]), _Early(
-            exponent=registers("exponent4", Mux(limit & ~early.direct, BIAS + EXP2_LIMIT, exponent)[:INNER_EXPONENT]),
-            fraction=registers("fraction8", early.fraction, 5),
-            sign=registers("sign4", early.sign),
-            direct=registers("direct8", early.direct | limit, 5),
-            zero=registers("zero8", early.zero, 5),
-            fault=registers("fault10", early.fault, 7),
+        computed = exp2 & ~bypass.direct
+        exponent = Mux(computed, (integer_part.as_signed() + Const(BIAS, INNER_EXPONENT).as_signed())[:INNER_EXPONENT], bypass.exponent)
+        return registers("position4", both[:POSITION_BITS]), _Bypass(
+            exponent=registers("exponent4", Mux(limit & ~bypass.direct, BIAS + EXP2_LIMIT, exponent)[:INNER_EXPONENT]),
+            fraction=registers("fraction8", bypass.fraction, 5),
+            sign=registers("sign4", bypass.sign),
+            direct=registers("direct8", bypass.direct | limit, 5),
+            zero=registers("zero8", bypass.zero, 5),
+            fault=registers("fault10", bypass.fault, 7),
         )
 
     def _line(self, registers: StageRegisters, kind: dict[Function, Signal], position: Value) -> Value:
@@ -174,23 +174,23 @@ class FunctionUnit(wiring.Component):
         line = Cat(product[:POSITION_BITS], high[: VALUE_BITS + 1])
         return registers("line", line)
 
-    def _round(self, registers: StageRegisters, kinds: list[dict[Function, Signal]], line: Value, early: _Early) -> None:
+    def _round(self, registers: StageRegisters, kinds: list[dict[Function, Signal]], line: Value, bypass: _Bypass) -> None:
         """Normalizes, which only Phi needs, and rounds: three cycles after ``line``."""
         dropped_bits = LINE_BITS - PHI_BITS
         # 1 - 2^-LINE_BITS - L of a negative argument of Phi.
-        complement = registers("complement7", kinds[4][Function.PHI] & early.sign, 3)
+        complement = registers("complement7", kinds[4][Function.PHI] & bypass.sign, 3)
         shifted, high = normalize(Cat(line[dropped_bits:-1] ^ complement.replicate(PHI_BITS), line[-1]), (16, 8))
         shifted, high = registers("shifted", shifted), registers("high", high)
         sticky = registers("sticky", line[:dropped_bits].any() & ~kinds[7][Function.PHI], 2)
         normal, low = normalize(shifted, (4, 2, 1))
         fraction = normal[-SIGNIFICAND_BITS:-1]
         rest = normal[:-SIGNIFICAND_BITS]
-        direct = early.direct
+        direct = bypass.direct
         less = Mux(direct, 0, Cat(low, high))
-        exponent = registers("exponent9", (registers("exponent8", early.exponent, 4) - less)[:INNER_EXPONENT])
-        places, rest = registers("normal", Mux(direct, early.fraction, fraction)), registers("rest", Mux(direct, 0, rest))
+        exponent = registers("exponent9", (registers("exponent8", bypass.exponent, 4) - less)[:INNER_EXPONENT])
+        places, rest = registers("normal", Mux(direct, bypass.fraction, fraction)), registers("rest", Mux(direct, 0, rest))
         up = round_up(places[0], rest[-1], rest[:-1].any() | (sticky & ~registers("direct9", direct)))
-        zero = registers("zero9", early.zero | (~direct & ~normal[-1]))
+        zero = registers("zero9", bypass.zero | (~direct & ~normal[-1]))
         signed = registers("signed9", kinds[4][Function.PASS] | kinds[4][Function.RECIPROCAL], 5)
-        sign = registers("sign9", early.sign, 5)
+        sign = registers("sign9", bypass.sign, 5)
         registers.rounded(sign & signed, exponent, places, up, zero, self.word, Signal(name="never"))  # none is 2^128 or more

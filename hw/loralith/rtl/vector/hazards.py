@@ -1,4 +1,4 @@
-"""What an instruction that reads has to wait for: words, lane registers and scalars that are on their way."""
+"""Read-after-write hazards between instructions: words of V0 and V1, lane registers and scalars that are still in the pipeline."""
 
 from __future__ import annotations
 
@@ -18,83 +18,90 @@ __all__ = ["VectorHazards"]
 class VectorHazards(wiring.Component):
     """The rules of docs/vector_unit.md, Hazards.
 
-    Of the instructions that write a memory only the latest one counts: where its first word can be read, all earlier ones' words can.
+    Only the latest writer of a memory is tracked: results leave the pipeline in order, so that all earlier writes are complete by then.
 
     Members:
-        following: the instruction that begins next, from two cycles before ``start`` on. opens: it is the first one of an outer iteration.
-            moves: its target's address changes from word to word.
-        running: the instruction whose elements enter. issue: one does. stalled: one cannot.
-        start: ``following`` begins; its first element enters in the next cycle or later.
-        wait: it may not start.
-        scalars_late: a result may be on its way to a scalar from ``running`` or one before it.
+        next_instruction: the one to start next, stable from two cycles before ``start``. starts_iteration: it is the first instruction of
+            an outer iteration. target_advances: its target's stride is not 0.
+        running: the instruction whose elements enter. issue: an element enters. stalled: none can, for want of integers.
+        start: ``next_instruction`` starts; its first element enters in the next cycle or later.
+        stall: it must not start yet.
+        scalar_pending: a write to a scalar may be in flight, of ``running`` or of an earlier instruction.
 
     Attributes:
-        words: cycles from an element to the first one that reads what it writes in V0 or V1. registers: likewise of a lane register.
-        scalars: from an element that writes a scalar to the first cycle without ``scalars_late``.
+        memory_latency: cycles from the issue of an element to the issue of the first one that reads its result from V0 or V1.
+        lane_register_latency: likewise from a lane register.
+        scalar_latency: from the issue of an element that writes a scalar to the first cycle without ``scalar_pending``.
     """
 
-    words = LaneTiming.result + 1 - (LaneTiming.vectors - VectorMemory.delay)
-    registers = LaneTiming.result
-    scalars = LaneTiming.result + 1
+    memory_latency = LaneTiming.result + 1 - (LaneTiming.vectors - VectorMemory.delay)
+    lane_register_latency = LaneTiming.result
+    scalar_latency = LaneTiming.result + 1
 
     def __init__(self) -> None:
         layout = record_layout(INSTRUCTION)
         super().__init__(
             {
-                "following": In(layout),
-                "opens": In(1),
-                "moves": In(1),
+                "next_instruction": In(layout),
+                "starts_iteration": In(1),
+                "target_advances": In(1),
                 "running": In(layout),
                 "issue": In(1),
                 "stalled": In(1),
                 "start": In(1),
-                "wait": Out(1),
-                "scalars_late": Out(1),
+                "stall": Out(1),
+                "scalar_pending": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        following, running = self.following, self.running
-        waits = [self._memory(m, which) for which in range(2)]
-        lanes = self._late(m, "lanes", self.issue & (running.target == Target.LANE), self.registers)
-        reads = Signal()
-        m.d.sync += reads.eq(Cat(following[name][-1] for name in CONSTANTS).any())
-        scalars = Signal(range(self.scalars))
+        next_instruction, running = self.next_instruction, self.running
+        memory_stalls = [self._memory(m, index) for index in range(2)]
+        lane_register_pending = self._pending(m, "lane_register", self.issue & (running.target == Target.LANE), self.lane_register_latency)
+        reads_lane_register = Signal()
+        m.d.sync += reads_lane_register.eq(Cat(next_instruction[name][-1] for name in CONSTANTS).any())
+        scalar_count = Signal(range(self.scalar_latency))
         with m.If(self.issue & (running.target == Target.SCALAR)):
-            m.d.sync += scalars.eq(self.scalars - 1)
-        with m.Elif(scalars.any()):
-            m.d.sync += scalars.eq(scalars - 1)
-        m.d.comb += [self.wait.eq(waits[0] | waits[1] | (lanes & reads)), self.scalars_late.eq(scalars.any())]
+            m.d.sync += scalar_count.eq(self.scalar_latency - 1)
+        with m.Elif(scalar_count.any()):
+            m.d.sync += scalar_count.eq(scalar_count - 1)
+        m.d.comb += [
+            self.stall.eq(memory_stalls[0] | memory_stalls[1] | (lane_register_pending & reads_lane_register)),
+            self.scalar_pending.eq(scalar_count.any()),
+        ]
         return m
 
-    def _late(self, m: Module, name: str, load: Value, distance: int, holds: Value | None = None) -> Value:
-        """High until a ``start`` puts its first element ``distance`` cycles or more after the last ``load``; ``holds`` pauses the count."""
+    def _pending(self, m: Module, name: str, load: Value, distance: int, pause: Value | None = None) -> Value:
+        """High while a ``start`` would issue its first element less than ``distance`` cycles after the last ``load``; ``pause`` stops the
+        count."""
         count = Signal(range(distance), name=f"{name}_count")
         with m.If(load):
             m.d.sync += count.eq(distance - 2)
-        with m.Elif(count.any() if holds is None else count.any() & ~holds):
+        with m.Elif(count.any() if pause is None else count.any() & ~pause):
             m.d.sync += count.eq(count - 1)
         return count.any()
 
-    def _memory(self, m: Module, which: int) -> Value:
-        """Whether ``following`` reads words of V0 or V1 that come later than it would read them."""
-        following, running = self.following, self.running
-        source, target = (Source.V0, Source.V1)[which], (Target.V0, Target.V1)[which]
-        writes = self.start & (following.target == target)
-        region, in_order = Signal(range(REGIONS), name=f"region{which}"), Signal(name=f"in_order{which}")
+    def _memory(self, m: Module, index: int) -> Value:
+        """Whether ``next_instruction`` would read words of V0 or V1 before they are written."""
+        next_instruction, running = self.next_instruction, self.running
+        source, target = (Source.V0, Source.V1)[index], (Target.V0, Target.V1)[index]
+        writes = self.start & (next_instruction.target == target)
+        region, in_order = Signal(range(REGIONS), name=f"region{index}"), Signal(name=f"in_order{index}")
         with m.If(writes):
-            m.d.sync += [region.eq(following.target_region), in_order.eq(self.moves)]
-        with m.Elif(self.start & self.opens):
+            m.d.sync += [region.eq(next_instruction.target_region), in_order.eq(self.target_advances)]
+        with m.Elif(self.start & self.starts_iteration):
             m.d.sync += in_order.eq(0)
-        last = self._late(m, f"last{which}", self.issue & (running.target == target), self.words)
-        # From the cycle of ``start``, one before the first element; integers that are late delay it and those after it.
-        first = self._late(m, f"first{which}", writes, self.words + 1, self.stalled)
-        # Another iteration has other addresses.
-        from_x, from_y = following.x_source == source, following.y_source == source
-        same, reads = Signal(name=f"same{which}"), Signal(name=f"reads{which}")
+        last_pending = self._pending(m, f"last{index}", self.issue & (running.target == target), self.memory_latency)
+        # Counts from ``start``, a cycle before the first element; stalls delay all elements alike.
+        first_pending = self._pending(m, f"first{index}", writes, self.memory_latency + 1, self.stalled)
+        # In order only within an outer iteration: the next one has other addresses.
+        from_x, from_y = next_instruction.x_source == source, next_instruction.y_source == source
+        same_region, reads_memory = Signal(name=f"same_region{index}"), Signal(name=f"reads{index}")
         m.d.sync += [
-            same.eq(in_order & ~self.opens & (Mux(from_x, following.x_region, following.y_region) == region)),
-            reads.eq(from_x | from_y),
+            same_region.eq(
+                in_order & ~self.starts_iteration & (Mux(from_x, next_instruction.x_region, next_instruction.y_region) == region)
+            ),
+            reads_memory.eq(from_x | from_y),
         ]
-        return reads & Mux(same, first, last)
+        return reads_memory & Mux(same_region, first_pending, last_pending)

@@ -11,7 +11,7 @@ from loralith.rtl.queue import FIFO
 from loralith.spec.config import Config
 
 from .command import ADDRESS_BITS, COUNT_BITS
-from .set_up import FetchJob
+from .set_up import FetchRequest
 
 __all__ = ["IntegerReader"]
 
@@ -20,10 +20,10 @@ class IntegerReader(wiring.Component):
     """Reads instructions' INT32 words, up to ``ahead`` of them before the lanes take them.
 
     Members:
-        job: an instruction's words; taken once all words of the one before are requested.
+        request: an instruction's words; taken once all words of the previous request are requested.
         read: the output buffer.
         o: the words.
-        clear: forget what was not taken; no read is under way then. stop: request no more of this job.
+        clear: drop words that were not taken; no read is in flight then. stop: drop the rest of this request.
     """
 
     ahead = 8
@@ -32,7 +32,7 @@ class IntegerReader(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "job": In(stream.Signature(FetchJob)),
+                "request": In(stream.Signature(FetchRequest)),
                 "clear": In(1),
                 "read": Out(IntegerReadSignature(config)),
                 "o": Out(stream.Signature(data.ArrayLayout(32, config.vector_lanes))),
@@ -45,26 +45,26 @@ class IntegerReader(wiring.Component):
         m.submodules.words = words = FIFO(data.ArrayLayout(32, self._config.vector_lanes), self.ahead)
         address, stride, remaining = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(COUNT_BITS)
         credits = Signal(range(self.ahead + 1), init=self.ahead)  # words that may be requested
-        requests, taken, none_left = Signal(), Signal(), Signal()
+        accepted, taken, none_left = Signal(), Signal(), Signal()
         connect(m, words.o, flipped(self.o))
         m.d.comb += [
             none_left.eq(remaining == 0),
-            self.job.ready.eq(none_left),
+            self.request.ready.eq(none_left),
             self.read.request.valid.eq(~none_left & (credits != 0)),
             self.read.request.payload.eq(address),
-            requests.eq(self.read.request.valid & self.read.request.ready),
+            accepted.eq(self.read.request.valid & self.read.request.ready),
             taken.eq(self.o.valid & self.o.ready),
             words.i.valid.eq(self.read.valid),
             words.i.payload.eq(self.read.data),
             words.clear.eq(self.clear),
         ]
-        job = self.job.payload
-        with m.If(requests):
+        request = self.request.payload
+        with m.If(accepted):
             m.d.sync += [address.eq(address + stride), remaining.eq(remaining - 1)]
         with m.Elif(none_left):
-            m.d.sync += [address.eq(job.address), stride.eq(job.stride), remaining.eq(Mux(self.job.valid, job.count, 0))]
-        with m.If(requests ^ taken):
-            m.d.sync += credits.eq(Mux(requests, credits - 1, credits + 1))
+            m.d.sync += [address.eq(request.address), stride.eq(request.stride), remaining.eq(Mux(self.request.valid, request.count, 0))]
+        with m.If(accepted ^ taken):
+            m.d.sync += credits.eq(Mux(accepted, credits - 1, credits + 1))
         with m.If(self.stop | self.clear):
             m.d.sync += remaining.eq(0)
         with m.If(self.clear):

@@ -11,14 +11,14 @@ from loralith.spec.vector.numbers import SUM_BITS, WORD_BITS
 from loralith.spec.vector.program import LANE_REGISTERS
 
 from .add import Add
-from .delay_line import RING, DelayLine
+from .delay_line import RING_WORDS, DelayLine
 from .from_integer import FromInteger
 from .function_table import TableSignature
 from .function_unit import FunctionUnit
 from .lane_settings import LaneSettings, OperandSelect, XSelect, YSelect
 from .multiply import Multiply
 from .pack import RANDOM_BITS, Pack
-from .reduction import RANK_BITS, Gather
+from .reduction import RANK_BITS, ReductionAccumulator
 from .word import Word
 
 __all__ = ["CONSTANTS", "Lane", "LaneTiming"]
@@ -80,7 +80,7 @@ class Lane(wiring.Component):
         super().__init__(
             {
                 "enable": In(1),
-                "place": In(range(RING)),
+                "pointer": In(range(RING_WORDS)),
                 "settings": In(LaneSettings),
                 "x_constant": In(Word),
                 "integer": In(32),
@@ -145,17 +145,17 @@ class Lane(wiring.Component):
         m.d.sync += self.fault.eq(Cat(stage.fault for stage in stages.values()) & self.live)
         adding = Signal()
         m.d.sync += adding.eq(settings.summing)
-        m.submodules.gather = gather = Gather()
+        m.submodules.accumulator = accumulator = ReductionAccumulator()
         m.d.comb += [
-            gather.clear_sum.eq(self.clear_sum),
-            gather.clear_maximum.eq(self.clear_maximum),
-            gather.summing.eq(adding & self.live[-1]),
-            gather.term.eq(pack.term),
-            gather.comparing.eq(settings.comparing & self.live[-2]),
-            gather.word.eq(add_d.word),
-            gather.signed.eq(settings.signed),
-            self.sum.eq(gather.sum),
-            self.maximum.eq(gather.maximum),
+            accumulator.clear_sum.eq(self.clear_sum),
+            accumulator.clear_maximum.eq(self.clear_maximum),
+            accumulator.summing.eq(adding & self.live[-1]),
+            accumulator.term.eq(pack.term),
+            accumulator.comparing.eq(settings.comparing & self.live[-2]),
+            accumulator.word.eq(add_d.word),
+            accumulator.signed.eq(settings.signed),
+            self.sum.eq(accumulator.sum),
+            self.maximum.eq(accumulator.maximum),
         ]
         return m
 
@@ -196,6 +196,6 @@ class Lane(wiring.Component):
             select, chosen = self.settings[name], Signal(WORD_BITS, name=f"chosen_{name}")
             m.d.comb += chosen.eq(Mux(select == OperandSelect.X, x, Mux(select == OperandSelect.Y, y, constant)))
             m.submodules[f"delay_{name}"] = line = DelayLine(WORD_BITS, getattr(LaneTiming, name) - LaneTiming.a)
-            m.d.comb += [line.enable.eq(self.enable), line.place.eq(self.place), line.i.eq(chosen)]
+            m.d.comb += [line.enable.eq(self.enable), line.pointer.eq(self.pointer), line.i.eq(chosen)]
             found[name] = line.o
         return found

@@ -1,4 +1,4 @@
-"""All lanes, with what they share: tables, hash, and which elements are of the tensor."""
+"""All lanes, and what they share: function tables, random bits and the mask of valid lanes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loralith.rtl.ppu import IndexHash
 from loralith.spec.vector.numbers import SUM_BITS, WORD_BITS
 from loralith.spec.vector.program import HASH_LANES, LANE_REGISTERS
 
-from .delay_line import DelayLine, counter
+from .delay_line import DelayLine, delay_pointer
 from .function_table import FunctionTable
 from .lane import CONSTANTS, Lane, LaneTiming
 from .lane_settings import LaneSettings
@@ -39,7 +39,7 @@ class LaneGroup(wiring.Component):
             one that its instructions begin with.
         valid_o: ``words``, ``saturated`` and ``live_o``, the lanes of the tensor, are there, ``delay`` cycles after ``valid``.
         register_write: lanes whose register ``register_number`` takes its result, or without ``register_result`` ``register_word``.
-        sums, maxima: see ``Gather``. fault: an element of the tensor left the range of numbers, a cycle after its ``valid_o``.
+        sums, maxima: see ``ReductionAccumulator``. fault: an element of the tensor is out of range, a cycle after its ``valid_o``.
 
     Raises: ValueError: ``lanes`` is odd or less than 2.
     """
@@ -97,8 +97,8 @@ class LaneGroup(wiring.Component):
         x_constant = Signal(Word)
         with m.If(self.x_constant_load):
             m.d.sync += x_constant.eq(self.constant)
-        place = counter(m, self.enable)
-        hashes = self._hashes(m, valid, place)
+        pointer = delay_pointer(m, self.enable)
+        hashes = self._hashes(m, valid, pointer)
         settings = self._settings(m, Cat(self.valid, valid))
         lanes = []
         for i in range(self.lanes):
@@ -107,7 +107,7 @@ class LaneGroup(wiring.Component):
             for name in ("enable", "constant", "constant_load", "constant_lane", "constant_register", "register_number"):
                 m.d.comb += getattr(lane, name).eq(getattr(self, name))
             m.d.comb += [
-                lane.place.eq(place),
+                lane.pointer.eq(pointer),
                 lane.settings.eq(settings),
                 lane.clear_sum.eq(self.clear & self.settings.summing),
                 lane.clear_maximum.eq(self.clear & self.settings.comparing),
@@ -138,7 +138,7 @@ class LaneGroup(wiring.Component):
         A register follows the one ``LaneTiming.gap`` cycles or less before it when a word passes: no word of another instruction has passed
         that one yet.
         """
-        found = Signal(LaneSettings)
+        delayed = Signal(LaneSettings)
         for name, cycle in LaneTiming.settings.items():
             value = Value.cast(self.settings[name])
             for stop in reversed(range(cycle, 0, -LaneTiming.gap)):
@@ -146,8 +146,8 @@ class LaneGroup(wiring.Component):
                 with m.If(entered[stop - 1]):
                     m.d.sync += register.eq(value)
                 value = register
-            m.d.comb += getattr(found, name).eq(value)
-        return found
+            m.d.comb += getattr(delayed, name).eq(value)
+        return delayed
 
     def _fault(self, m: Module, lanes: list[Lane]) -> Value:
         """Faults of all stages, each when its word is out: an earlier word's are seen before a later one's."""
@@ -161,18 +161,18 @@ class LaneGroup(wiring.Component):
                 fault = register
         return fault
 
-    def _hashes(self, m: Module, valid: Signal, place: Signal) -> Signal:
+    def _hashes(self, m: Module, valid: Signal, pointer: Signal) -> Signal:
         """A byte for each lane, at LaneTiming.random."""
         groups = -(-self.lanes // HASH_LANES)
         m.submodules.hash = unit = IndexHash(groups)
         start = LaneTiming.random - unit.delay
         index, outer, next_outer = (Signal(32, name=name, reset_less=True) for name in ("index", "outer", "next_outer"))
-        m.submodules.marks = marks = DelayLine(2, start - 2)
-        enters = Cat(self.first, self.first & self.iteration) & self.valid.replicate(2)
-        m.d.comb += [marks.enable.eq(self.enable), marks.place.eq(place), marks.i.eq(enters)]
+        m.submodules.iteration_line = iteration_line = DelayLine(2, start - 2)
+        entry = Cat(self.first, self.first & self.iteration) & self.valid.replicate(2)
+        m.d.comb += [iteration_line.enable.eq(self.enable), iteration_line.pointer.eq(pointer), iteration_line.i.eq(entry)]
         first = Signal()
-        m.d.sync += [first.eq(marks.o[0]), next_outer.eq(outer + self.index_outer)]
-        with m.If(self.index_load | marks.o[1]):
+        m.d.sync += [first.eq(iteration_line.o[0]), next_outer.eq(outer + self.index_outer)]
+        with m.If(self.index_load | iteration_line.o[1]):
             m.d.sync += outer.eq(Mux(self.index_load, self.index, next_outer))
         with m.If(first):
             m.d.sync += index.eq(outer)

@@ -1,4 +1,4 @@
-"""What an instruction sets in all lanes."""
+"""Control fields that an instruction sets in all lanes."""
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data, enum

@@ -120,7 +120,7 @@ class ElementGatherer(wiring.Component):
         word_valid, address, load_ends: a word is complete, and whether it is the load's last. word: its lanes. raw: its first element's
             32 bits.
         infinite: an element of the group that came last is infinite or no number.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     delay = 2
@@ -165,14 +165,14 @@ class ElementGatherer(wiring.Component):
                 for name, log2 in ((VectorFormat.FP32, 2), (VectorFormat.BF16, 1), (VectorFormat.INT8, 0)):
                     with m.Case(name):
                         m.d.sync += self._lanes(elements, taken, log2)
-        numbers = [self._number(m, element, form, lane) for lane, element in enumerate(elements)]
+        converted = [self._number(m, element, form, lane) for lane, element in enumerate(elements)]
         with m.If(self.enable):
             m.d.sync += [self.word_valid.eq(valid & ends & ~self.clear), self.address.eq(address), self.load_ends.eq(load_ends)]
-            infinite = Cat(number[-1] & taken[lane] for lane, number in enumerate(numbers)).any()
+            infinite = Cat(number[-1] & taken[lane] for lane, number in enumerate(converted)).any()
             m.d.sync += self.infinite.eq(valid & infinite)
             with m.If(valid):
                 m.d.sync += self.raw.eq(elements[0])
-                for lane, number in enumerate(numbers):
+                for lane, number in enumerate(converted):
                     with m.If(taken[lane] | first):
                         m.d.sync += self.word.word_select(lane, WORD_BITS).eq(Mux(taken[lane], number[:-1], 0))
         with m.If(self.clear):
@@ -227,8 +227,8 @@ class VectorLoadData(wiring.Component):
         hold: no ``done``, as that of an earlier load is still to come.
         done: the signal mask of a load whose last write was taken.
         fault: a read error, or a number that no word can be; from then on beats are dropped. Held until ``clear``.
-        moves: a write is taken.
-        clear: forget everything.
+        progress: a write is taken (for the watchdog).
+        clear: reset the block's state.
     """
 
     def __init__(self, config: Config) -> None:
@@ -244,7 +244,7 @@ class VectorLoadData(wiring.Component):
                 "hold": In(1),
                 "done": Out(stream.Signature(SEMAPHORES)),
                 "fault": Out(FaultSignature),
-                "moves": Out(1),
+                "progress": Out(1),
                 "clear": In(1),
             }
         )
@@ -259,13 +259,13 @@ class VectorLoadData(wiring.Component):
         m.submodules.write_skid = write_skid = SkidBuffer(shape)  # cuts the path from the memories' ready
         for block in (gatherer, errors, write_skid):
             m.d.comb += block.clear.eq(self.clear)
-        started, running, finishing, number_fault = (Signal(name=name) for name in ("started", "running", "finishing", "number_fault"))
+        started, running, finishing, range_fault = (Signal(name=name) for name in ("started", "running", "finishing", "range_fault"))
         begin, step, failed = Signal(), Signal(), Signal()
         position, beat = positions.position, self.beats.payload
         number = (load.target != LoadTarget.PROGRAM) & (load.target != LoadTarget.KEY)
         scratchpad = (load.target == LoadTarget.V0) | (load.target == LoadTarget.V1)
         m.d.comb += [
-            failed.eq(errors.failed | number_fault),
+            failed.eq(errors.failed | range_fault),
             begin.eq(self.transfers.valid & ~started & ~failed & ~self.clear),
             gatherer.enable.eq(~gatherer.word_valid | write_skid.i.ready),
             step.eq(running & self.beats.valid & ~beat.error & gatherer.enable & ~failed),
@@ -293,7 +293,7 @@ class VectorLoadData(wiring.Component):
             self.transfers.ready.eq(self.done.valid & self.done.ready),
         ]
         with m.If(gatherer.infinite & number):
-            m.d.sync += number_fault.eq(1)
+            m.d.sync += range_fault.eq(1)
         with m.If(begin):
             m.d.sync += started.eq(1)
         with m.Elif(self.transfers.ready):
@@ -302,14 +302,14 @@ class VectorLoadData(wiring.Component):
             m.d.sync += running.eq(1)
         with m.Elif((step & position.load_ends) | failed):
             m.d.sync += running.eq(0)
-        with m.If(self.moves & write_skid.o.payload.last & ~failed):
+        with m.If(self.progress & write_skid.o.payload.last & ~failed):
             m.d.sync += finishing.eq(1)
         with m.Elif(self.transfers.ready):
             m.d.sync += finishing.eq(0)
         with m.If(self.clear):
-            m.d.sync += [started.eq(0), running.eq(0), finishing.eq(0), number_fault.eq(0)]
+            m.d.sync += [started.eq(0), running.eq(0), finishing.eq(0), range_fault.eq(0)]
         self._outputs(m, write_skid, scratchpad)
-        self._faults(m, errors, number_fault)
+        self._faults(m, errors, range_fault)
         return m
 
     def _masked(self, load: data.View, position: data.View, beat: data.View) -> Value:
@@ -337,15 +337,15 @@ class VectorLoadData(wiring.Component):
             self.key.which.eq(write.address[0]),
             self.key.data.eq(write.raw),
             taken.ready.eq(Mux(scratchpad, self.writes.ready, Mux(load.target == LoadTarget.SCALARS, self.scalars.ready, 1))),
-            self.moves.eq(taken.valid & taken.ready),
+            self.progress.eq(taken.valid & taken.ready),
         ]
 
-    def _faults(self, m: Module, errors: BeatErrors, number_fault: Signal) -> None:
+    def _faults(self, m: Module, errors: BeatErrors, range_fault: Signal) -> None:
         with m.If(errors.fault.valid):
             m.d.comb += [getattr(self.fault, name).eq(getattr(errors.fault, name)) for name in self.fault.signature.members]
         with m.Else():
             m.d.comb += [
-                self.fault.valid.eq(number_fault),
+                self.fault.valid.eq(range_fault),
                 self.fault.code.eq(Code.VECTOR_RANGE),
                 self.fault.detail.eq(Check.NONE),
                 self.fault.command.eq(self.transfers.payload.index),

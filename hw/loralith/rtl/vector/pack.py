@@ -1,4 +1,4 @@
-"""The end of a lane: what is stored of a result, and its term of a sum."""
+"""Last stage of a lane: rounding of the result to its storage format, and its term of a sum."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ class Pack(wiring.Component):
         int8 = registers("int8_4", is_int8, 5)
         stochastic = registers("stochastic3", self.format == Format.INT8_STOCHASTIC, 4)
         brain = registers("brain3", self.format == Format.BRAIN, 4)
-        moved, over = self._moved(m, registers, is_int8)
+        shifted, over = self._shifted(m, registers, is_int8)
         x = data.View(Word, registers("x3", self.x.as_value(), 3))
         nonzero = registers("nonzero3", self.x.exponent.any(), 3)
         word, overflow = self._word(registers, x, nonzero, brain)
         # An INT8: half to even, or a carry out of the places that the random byte has.
-        places = moved[POINT - RANDOM_BITS - 1 :]
-        up = ~stochastic & round_up(moved[POINT], moved[POINT - 1], moved[: POINT - 1].any())
+        places = shifted[POINT - RANDOM_BITS - 1 :]
+        up = ~stochastic & round_up(shifted[POINT], shifted[POINT - 1], shifted[: POINT - 1].any())
         rounded = registers("integer", (places + Cat(stochastic, self.random & stochastic.replicate(RANDOM_BITS), up))[: len(places)])
         integer, sign = rounded[RANDOM_BITS + 1 :], registers("sign4", x.sign)
         beyond = Mux(integer[-1], ~integer[-2] | ~integer[:-2].any(), integer[-2]) | over
         byte = Mux(beyond, Mux(sign, 256 - Q8_MAX, Q8_MAX), integer[:8])
-        term = registers("term4", moved)
+        term = registers("term4", shifted)
         with m.If(self.enable):
             m.d.sync += [
                 self.word.eq(Mux(int8, byte, word)),
@@ -83,7 +83,7 @@ class Pack(wiring.Component):
             ]
         return m
 
-    def _moved(self, m: Module, registers: StageRegisters, is_int8: Value) -> tuple[Value, Value]:
+    def _shifted(self, m: Module, registers: StageRegisters, is_int8: Value) -> tuple[Value, Value]:
         """(x in the window, three cycles after it; whether it is too large for the window, a cycle later still)."""
         anchor = Signal(EXPONENT_BITS + 1)
         m.d.sync += anchor.eq(self.scale + Mux(is_int8, INTEGER_BITS - 1, 0))
@@ -96,13 +96,13 @@ class Pack(wiring.Component):
         # What is small moves by 31, which leaves the sign in all places but the last one.
         far = distance[5:-1].any()
         clamped = registers.wire("clamped", distance[:5] | far.replicate(5))
-        moved, _ = shift_right(window, clamped, (4, 3), signed[-1])
-        moved, low = registers("moved2", moved), registers("distance2", clamped[:3])
-        sign = moved[-1]
-        moved, _ = shift_right(moved, low, (2, 1, 0), sign)
-        last = Mux(registers("far2", far), sign, moved[0])
+        shifted, _ = shift_right(window, clamped, (4, 3), signed[-1])
+        shifted, low = registers("moved2", shifted), registers("distance2", clamped[:3])
+        sign = shifted[-1]
+        shifted, _ = shift_right(shifted, low, (2, 1, 0), sign)
+        last = Mux(registers("far2", far), sign, shifted[0])
         over = registers("over4", distance[-1] & registers("nonzero1", nonzero), 3)
-        return registers("moved3", Cat(last, moved[1:])), over
+        return registers("moved3", Cat(last, shifted[1:])), over
 
     def _word(self, registers: StageRegisters, x: data.View, nonzero: Value, brain: Value) -> tuple[Value, Value]:
         """The clean word, rounded for BRAIN, and whether it is too large, a cycle after ``x``."""

@@ -1,4 +1,4 @@
-"""Sums and maxima of results: what each lane gathers, and what is made of all lanes at an inner loop's end."""
+"""Reductions of results: each lane's sum and maximum, and their reduction over all lanes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .from_integer import FromInteger
 from .pack import POINT, TERM_BITS
 from .word import INNER_EXPONENT, StageRegisters, Word
 
-__all__ = ["Gather", "ReductionReader"]
+__all__ = ["ReductionAccumulator", "ReductionReader"]
 
 MAGNITUDE_BITS = WORD_BITS - 1
 RANK_BITS = MAGNITUDE_BITS + 1
@@ -21,11 +21,11 @@ RANK_BITS = MAGNITUDE_BITS + 1
 that of a negative word. 0 is below all words."""
 
 
-class Gather(wiring.Component):
+class ReductionAccumulator(wiring.Component):
     """A lane's sum and its largest magnitude or value.
 
     Members:
-        clear_sum, clear_maximum: forget it.
+        clear_sum, clear_maximum: reset it.
         summing, term: add this term. comparing, word: compare with this word; signed: by value.
         sum: of SUM_BITS, in two's complement. maximum: the largest rank, see RANK_BITS; 0 before the first one. Both a cycle later.
     """
@@ -62,7 +62,7 @@ class Gather(wiring.Component):
 
 
 class ReductionReader(wiring.Component):
-    """Reads what the lanes gathered, one lane a cycle, and makes words of it.
+    """Reads the lanes' accumulators, one lane per cycle, and converts sums and maxima to words.
 
     Members:
         enable: see ``StageRegisters``.
@@ -110,15 +110,15 @@ class ReductionReader(wiring.Component):
             m.d.sync += [reading.eq(~last), lane.eq(lane + 1)]
         valid = Signal(self.delay - 1)
         m.d.sync += valid.eq(Cat(reading, valid))
-        every = (self.reduce == Reduce.SUM_ALL) | (self.reduce == Reduce.MAX_ALL) | (self.reduce == Reduce.TOP_ALL)
-        one_sum = registers("one_sum", Array(list(self.sums))[lane])
-        one_maximum = registers("one_maximum", Array(list(self.maxima))[lane])
-        keeps = registers("keeps", every & (lane != 0))
-        total, most = Signal(SUM_BITS, reset_less=True), Signal(RANK_BITS, reset_less=True)
+        all_lanes = (self.reduce == Reduce.SUM_ALL) | (self.reduce == Reduce.MAX_ALL) | (self.reduce == Reduce.TOP_ALL)
+        lane_sum = registers("lane_sum", Array(list(self.sums))[lane])
+        lane_maximum = registers("lane_maximum", Array(list(self.maxima))[lane])
+        accumulate = registers("accumulate", all_lanes & (lane != 0))
+        total, running_maximum = Signal(SUM_BITS, reset_less=True), Signal(RANK_BITS, reset_less=True)
         with m.If(self.enable):
-            m.d.sync += total.eq((total & keeps.replicate(SUM_BITS)) + one_sum)
-            with m.If(~keeps | (most - one_maximum)[-1]):
-                m.d.sync += most.eq(one_maximum)
+            m.d.sync += total.eq((total & accumulate.replicate(SUM_BITS)) + lane_sum)
+            with m.If(~accumulate | (running_maximum - lane_maximum)[-1]):
+                m.d.sync += running_maximum.eq(lane_maximum)
         exponent = Signal(INNER_EXPONENT)
         unit = Mux(self.integers, BIAS + POINT, BIAS - 1 + SUM_FRACTION_BITS)
         m.d.sync += exponent.eq(self.scale - unit)
@@ -126,19 +126,19 @@ class ReductionReader(wiring.Component):
         m.d.comb += [convert.enable.eq(self.enable), convert.integer.eq(total), convert.exponent.eq(exponent)]
         summing = (self.reduce == Reduce.SUM_LANE) | (self.reduce == Reduce.SUM_ALL)
         signed = (self.reduce == Reduce.TOP_LANE) | (self.reduce == Reduce.TOP_ALL)
-        rank = registers("found", most, FromInteger.delay)
+        rank = registers("found", running_maximum, FromInteger.delay)
         # A rank of 0 by value is that of no word: its exponent is 0 then, whose word is zero.
         negative = signed & ~rank[-1]
         largest = Cat(rank[:MAGNITUDE_BITS] ^ (negative & rank.any()).replicate(MAGNITUDE_BITS), negative)
         found = Mux(summing, convert.word.as_value(), largest)
-        holds = found[FRACTION_BITS : FRACTION_BITS + EXPONENT_BITS].any()
+        nonzero = found[FRACTION_BITS : FRACTION_BITS + EXPONENT_BITS].any()
         number, final = registers("number", lane, self.delay - 1), registers("final", last, self.delay - 1)
         m.d.comb += [
-            self.word.eq(found & holds.replicate(WORD_BITS)),
-            self.all_lanes.eq(every),
+            self.word.eq(found & nonzero.replicate(WORD_BITS)),
+            self.all_lanes.eq(all_lanes),
             self.lane.eq(number),
             self.last.eq(valid[-1] & final),
-            self.write.eq(valid[-1] & (final | ~every)),
+            self.write.eq(valid[-1] & (final | ~all_lanes)),
             self.fault.eq(self.write & summing & convert.fault),
         ]
         return m

@@ -15,7 +15,7 @@ from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 from .hazards import VectorHazards
 from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
-from .set_up import FetchJob, VectorSetUp
+from .set_up import FetchRequest, VectorSetUp
 
 __all__ = ["VectorSequencer"]
 
@@ -23,28 +23,28 @@ __all__ = ["VectorSequencer"]
 class VectorSequencer(wiring.Component):
     """The control of the vector unit.
 
-    Parameter: left, whether results may go to the left scratchpad.
+    Parameter: left_target, whether an instruction may write to the left scratchpad.
 
     Members:
         command: taken with its last write; a command that faults is taken too.
-        stop: end the command soon: what runs is finished, nothing else begins.
-        done: a pulse with that. fault, fault_code, fault_detail, fault_instruction: with it, why the command ended before its time, and the
-            instruction.
-        moves: something goes on in this cycle; low while it waits for integers.
-        range_fault: an element left the range of numbers, of instruction range_number; that of an earlier word comes first.
-        reduce_fault: from ``ReductionReader``. beyond, beyond_detail: see ``VectorAddresses``.
+        stop: end the command early: elements in the pipeline are finished, no more are issued.
+        done: a pulse at the end of a command. fault, fault_code, fault_detail, fault_instruction: with it, why the command was aborted, and
+            by which instruction.
+        progress: the command advances in this cycle (for the watchdog); low while it waits for integers.
+        range_fault: an element of instruction range_number is out of range; faults come in the order of words.
+        reduce_fault: from ``ReductionReader``. out_of_bounds, bounds_detail: see ``VectorAddresses``.
         program_address, program_data, scalar_address, scalar_data, fetch: see ``VectorSetUp``.
-        following, start, addresses, strides: the instruction that begins next, and its addresses, of X, Y and target, for the iteration's
-            first word, and from word to word, when it begins.
-        instruction, number: the one whose elements enter, from a cycle after ``start`` on. scale: exponent field of its scalar s2.
+        next_instruction, start, addresses, strides: the instruction that starts next; with ``start`` its addresses of X, Y and target for
+            the iteration's first word, and their strides from word to word.
+        instruction, number: the one whose elements enter, from the cycle after ``start``. scale: exponent field of its scalar s2.
         constant, constant_load, constant_lane, constant_register, x_constant_load: see ``LaneGroup``.
         begin: a command begins. clear, first, iteration, partial: see ``LaneGroup``.
-        integers_valid: an INT32 word is there. issue: an element enters, which takes it.
+        integers_valid: an INT32 word is available. issue: an element enters, and takes that word.
         reduce_start, reduce_last: see ``ReductionReader``. busy: a command runs.
     """
 
-    def __init__(self, left: bool = False) -> None:
-        self._left = left
+    def __init__(self, left_target: bool = False) -> None:
+        self._left_target = left_target
         layout = record_layout(INSTRUCTION)
         super().__init__(
             {
@@ -52,7 +52,7 @@ class VectorSequencer(wiring.Component):
                 "busy": Out(1),
                 "done": Out(1),
                 "stop": In(1),
-                "moves": Out(1),
+                "progress": Out(1),
                 "fault": Out(1),
                 "fault_code": Out(8),
                 "fault_detail": Out(8),
@@ -60,14 +60,14 @@ class VectorSequencer(wiring.Component):
                 "range_fault": In(1),
                 "range_number": In(INSTRUCTION_BITS),
                 "reduce_fault": In(1),
-                "beyond": In(1),
-                "beyond_detail": In(8),
+                "out_of_bounds": In(1),
+                "bounds_detail": In(8),
                 "program_address": Out(INSTRUCTION_BITS + 1),
                 "program_data": In(32),
                 "scalar_address": Out(range(SCALARS)),
                 "scalar_data": In(WORD_BITS),
-                "fetch": Out(stream.Signature(FetchJob)),
-                "following": Out(layout),
+                "fetch": Out(stream.Signature(FetchRequest)),
+                "next_instruction": Out(layout),
                 "start": Out(1),
                 "addresses": Out(ADDRESS_BITS).array(3),
                 "strides": Out(ADDRESS_BITS).array(3),
@@ -94,12 +94,12 @@ class VectorSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         command, instruction = self.command.payload, self.instruction
-        m.submodules.set_up = set_up = VectorSetUp(self._left)
+        m.submodules.set_up = set_up = VectorSetUp(self._left_target)
         running, remaining, last = Signal(), Signal(COUNT_BITS), Signal()
         failed, reading, reduces = Signal(), Signal(), Signal()
-        halts, may_start, entered_last = Signal(), Signal(), Signal()
-        empty = self._empty(m)
-        m.d.comb += [halts.eq(failed | self.stop), entered_last.eq(self.issue & (remaining == 1))]
+        halt, can_start, last_issued = Signal(), Signal(), Signal()
+        pipeline_empty = self._pipeline_empty(m)
+        m.d.comb += [halt.eq(failed | self.stop), last_issued.eq(self.issue & (remaining == 1))]
         with m.FSM() as control:
             with m.State("IDLE"):
                 m.d.sync += [failed.eq(0), running.eq(0), reading.eq(0)]
@@ -107,37 +107,37 @@ class VectorSequencer(wiring.Component):
                 with m.If(self.command.valid):
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += self.start.eq(may_start & ~set_up.meaningless)
+                m.d.comb += self.start.eq(can_start & ~set_up.illegal)
                 with m.If(self.start):
                     m.d.sync += [running.eq(1), remaining.eq(Mux(set_up.instruction.once, 1, command.inner)), last.eq(set_up.last)]
-                    m.d.sync += reduces.eq(self._reduces(set_up.instruction, set_up.last_outer))
-                with m.If(may_start & set_up.meaningless):
+                    m.d.sync += reduces.eq(self._reduces(set_up.instruction, set_up.last_iteration))
+                with m.If(can_start & set_up.illegal):
                     self._fail(m, failed, Code.BAD_FIELD, Check.PROGRAM, set_up.number)
                 with m.If(self.issue):
                     m.d.sync += remaining.eq(remaining - 1)
-                with m.If(entered_last):
+                with m.If(last_issued):
                     m.d.sync += running.eq(0)
                     with m.If(reduces):
                         m.next = "REDUCE"
                     with m.Elif(last):
                         m.next = "DRAIN"
-                with m.If(running & self.beyond):
-                    self._fail(m, failed, Code.SCRATCHPAD_BOUNDS, self.beyond_detail, self.number)
-                with m.If(halts | (running & self.beyond) | (may_start & set_up.meaningless)):
+                with m.If(running & self.out_of_bounds):
+                    self._fail(m, failed, Code.SCRATCHPAD_BOUNDS, self.bounds_detail, self.number)
+                with m.If(halt | (running & self.out_of_bounds) | (can_start & set_up.illegal)):
                     m.d.sync += running.eq(0)
                     m.next = "DRAIN"
             with m.State("REDUCE"):
-                m.d.comb += self.reduce_start.eq(empty & ~reading & ~halts)
+                m.d.comb += self.reduce_start.eq(pipeline_empty & ~reading & ~halt)
                 with m.If(self.reduce_start):
                     m.d.sync += reading.eq(1)
                 with m.If(self.reduce_last):
                     m.d.sync += [reading.eq(0), reduces.eq(0)]
-                with m.If(self.reduce_last | (halts & ~reading)):
+                with m.If(self.reduce_last | (halt & ~reading)):
                     m.next = "RUN"
-                    with m.If(last | halts):
+                    with m.If(last | halt):
                         m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If(empty):
+                with m.If(pipeline_empty):
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += [self.command.ready.eq(1), self.done.eq(1), self.fault.eq(failed)]
@@ -145,14 +145,14 @@ class VectorSequencer(wiring.Component):
         takes_integer = instruction.x_source == Source.OUT32
         m.d.comb += [
             self.busy.eq(~control.ongoing("IDLE")),
-            self.issue.eq(running & (~takes_integer | self.integers_valid) & ~self.beyond),
-            self.moves.eq(self.busy & ~(running & ~self.issue)),
+            self.issue.eq(running & (~takes_integer | self.integers_valid) & ~self.out_of_bounds),
+            self.progress.eq(self.busy & ~(running & ~self.issue)),
         ]
-        late = self._wait(m, set_up, running)
-        m.d.comb += may_start.eq(set_up.valid & ~running & ~late & ~halts)
-        m.d.comb += set_up.cancel.eq(halts & self.busy)
-        pending = (running | control.ongoing("REDUCE")) & reduces & instruction.reduce_to
-        m.d.comb += set_up.scalars_late.eq(self._scalars_late | (running & (instruction.target == Target.SCALAR)) | pending)
+        stall = self._stall(m, set_up, running)
+        m.d.comb += can_start.eq(set_up.valid & ~running & ~stall & ~halt)
+        m.d.comb += set_up.cancel.eq(halt & self.busy)
+        reduction_pending = (running | control.ongoing("REDUCE")) & reduces & instruction.reduce_to
+        m.d.comb += set_up.scalar_pending.eq(self._scalar_pending | (running & (instruction.target == Target.SCALAR)) | reduction_pending)
         self._range_faults(m, failed)
         self._begin_instruction(m, set_up, remaining)
         self._constants(m, set_up)
@@ -161,21 +161,21 @@ class VectorSequencer(wiring.Component):
     def _fail(self, m: Module, failed: Signal, code: Code, detail: Check | Value, number: Value) -> None:
         m.d.sync += [failed.eq(1), self.fault_code.eq(code), self.fault_detail.eq(detail), self.fault_instruction.eq(number)]
 
-    def _reduces(self, instruction, last_outer: Value) -> Value:
+    def _reduces(self, instruction, last_iteration: Value) -> Value:
         """Whether a reduction follows the elements."""
-        return (instruction.reduce != Reduce.NONE) & (~instruction.over_outer | last_outer)
+        return (instruction.reduce != Reduce.NONE) & (~instruction.over_outer | last_iteration)
 
-    def _empty(self, m: Module) -> Value:
-        """No element is inside, and the last one's faults have been seen."""
-        inside = Signal(range(LaneGroup.delay + 1))
+    def _pipeline_empty(self, m: Module) -> Value:
+        """No element is in the pipeline, and the last one's faults are known."""
+        in_flight = Signal(range(LaneGroup.delay + 1))
         with m.If(self.issue):
-            m.d.sync += inside.eq(LaneGroup.delay)
-        with m.Elif(inside.any()):
-            m.d.sync += inside.eq(inside - 1)
-        return ~inside.any()
+            m.d.sync += in_flight.eq(LaneGroup.delay)
+        with m.Elif(in_flight.any()):
+            m.d.sync += in_flight.eq(in_flight - 1)
+        return ~in_flight.any()
 
-    def _wait(self, m: Module, set_up: VectorSetUp, running: Signal) -> Value:
-        """Whether the next instruction may not start: constants of the one before it are in use, or what it reads is not written."""
+    def _stall(self, m: Module, set_up: VectorSetUp, running: Signal) -> Value:
+        """Whether the next instruction must not start: the previous one's constants are in use, or an operand is not written yet."""
         gap = Signal(range(LaneTiming.gap))
         with m.If(self.issue):
             m.d.sync += gap.eq(LaneTiming.gap - 2)
@@ -183,35 +183,35 @@ class VectorSequencer(wiring.Component):
             m.d.sync += gap.eq(gap - 1)
         m.submodules.hazards = hazards = VectorHazards()
         m.d.comb += [
-            hazards.following.eq(set_up.instruction),
-            hazards.opens.eq(set_up.opens),
-            hazards.moves.eq(set_up.strides[2].any()),
+            hazards.next_instruction.eq(set_up.instruction),
+            hazards.starts_iteration.eq(set_up.starts_iteration),
+            hazards.target_advances.eq(set_up.strides[2].any()),
             hazards.running.eq(self.instruction),
             hazards.issue.eq(self.issue),
             hazards.stalled.eq(running & ~self.issue),
             hazards.start.eq(self.start),
         ]
-        self._scalars_late = hazards.scalars_late
-        return gap.any() | hazards.wait
+        self._scalar_pending = hazards.scalar_pending
+        return gap.any() | hazards.stall
 
     def _range_faults(self, m: Module, failed: Signal) -> None:
-        """The first one counts, and before what was found of a later word, such as an address beyond its memory."""
-        seen = Signal()
+        """The first one is reported. It overrides a bounds fault, which is of a later word."""
+        range_faulted = Signal()
         with m.If(self.begin):
-            m.d.sync += seen.eq(0)
-        with m.If((self.range_fault | self.reduce_fault) & self.busy & ~seen):
+            m.d.sync += range_faulted.eq(0)
+        with m.If((self.range_fault | self.reduce_fault) & self.busy & ~range_faulted):
             self._fail(m, failed, Code.VECTOR_RANGE, Check.NONE, Mux(self.range_fault, self.range_number, self.number))
-            m.d.sync += seen.eq(1)
+            m.d.sync += range_faulted.eq(1)
 
     def _begin_instruction(self, m: Module, set_up: VectorSetUp, remaining: Signal) -> None:
-        """What is set up goes to the registers of the instruction that runs."""
+        """At ``start`` the decoded instruction moves to the registers of the running one."""
         connect(m, set_up.fetch, flipped(self.fetch))
-        last_outer, begun = Signal(), Signal()
+        last_iteration, first_issued = Signal(), Signal()
         m.d.comb += [
             set_up.command.eq(self.command.payload),
             set_up.begin.eq(self.begin),
             set_up.start.eq(self.start),
-            self.following.eq(set_up.instruction),
+            self.next_instruction.eq(set_up.instruction),
             self.program_address.eq(set_up.program_address),
             set_up.program_data.eq(self.program_data),
             self.scalar_address.eq(set_up.scalar_address),
@@ -219,21 +219,21 @@ class VectorSequencer(wiring.Component):
         ]
         for at in range(3):
             m.d.comb += [self.addresses[at].eq(set_up.addresses[at]), self.strides[at].eq(set_up.strides[at])]
-        clear = (set_up.instruction.reduce != Reduce.NONE) & (~set_up.instruction.over_outer | set_up.first_outer)
+        clear = (set_up.instruction.reduce != Reduce.NONE) & (~set_up.instruction.over_outer | set_up.first_iteration)
         m.d.sync += self.clear.eq(self.start & clear)
         with m.If(self.start):
             m.d.sync += [
                 self.instruction.eq(set_up.instruction),
                 self.number.eq(set_up.number),
                 self.scale.eq(set_up.scale),
-                self.iteration.eq(set_up.opens & ~set_up.first_outer),
-                last_outer.eq(set_up.last_outer),
-                begun.eq(0),
+                self.iteration.eq(set_up.starts_iteration & ~set_up.first_iteration),
+                last_iteration.eq(set_up.last_iteration),
+                first_issued.eq(0),
             ]
         with m.Elif(self.issue):
-            m.d.sync += begun.eq(1)
-        in_last = Mux(self.command.payload.partial_inner, (remaining == 1) & ~self.instruction.once, last_outer)
-        m.d.comb += [self.partial.eq(in_last), self.first.eq(~begun)]
+            m.d.sync += first_issued.eq(1)
+        in_last = Mux(self.command.payload.partial_inner, (remaining == 1) & ~self.instruction.once, last_iteration)
+        m.d.comb += [self.partial.eq(in_last), self.first.eq(~first_issued)]
 
     def _constants(self, m: Module, set_up: VectorSetUp) -> None:
         """X's constant in the cycle after ``start``, then those of the operands, one a cycle."""

@@ -1,4 +1,4 @@
-"""Sets an instruction up: its fields, scalars and addresses, while the elements of the one before it are on their way."""
+"""Fetch and decode of an instruction, its scalars and its addresses, while the previous one's elements are in the pipeline."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from loralith.spec.vector.program import INSTRUCTION, REGIONS, SCALARS, Function
 
 from .command import ADDRESS_BITS, COUNT_BITS, INSTRUCTION_BITS, VectorCommand
 
-__all__ = ["WORDS", "FetchJob", "VectorSetUp"]
+__all__ = ["INSTRUCTION_WORDS", "FetchRequest", "VectorSetUp"]
 
-WORDS = 2
+INSTRUCTION_WORDS = 2
 """32-bit words of an instruction."""
 REGIONS_AHEAD = 2
-"""Cycles before the first step in which regions are updated; the others are during the first steps."""
-SCALAR_STEP = WORDS + 1
-"""First step with the whole instruction fetched; addresses and scalars are read, one a cycle."""
+"""Regions whose addresses are updated before the first step; the others are updated during the first steps."""
+SCALAR_STEP = INSTRUCTION_WORDS + 1
+"""First step in which both instruction words are there. From here on addresses and scalars are read, one per cycle."""
 LAST_STEP = SCALAR_STEP + 3
 
-FetchJob = data.StructLayout({"address": ADDRESS_BITS, "stride": ADDRESS_BITS, "count": COUNT_BITS})
-"""``count`` words, from ``address`` on, which counts on by ``stride``."""
+FetchRequest = data.StructLayout({"address": ADDRESS_BITS, "stride": ADDRESS_BITS, "count": COUNT_BITS})
+"""A read of ``count`` words, the first one at ``address``, then every ``stride``."""
 
 
 class State(Enum, shape=2):
@@ -35,22 +35,24 @@ class State(Enum, shape=2):
 
 
 class VectorSetUp(wiring.Component):
-    """Sets up all instructions of a command in the order in which they run, each as soon as the one before it has started.
+    """Fetches and decodes a command's instructions in program order, each one as soon as the previous one has started.
 
-    Parameter: left, whether results may go to the left scratchpad.
+    Parameter: left_target, whether an instruction may write to the left scratchpad.
 
     Members:
-        begin: start with ``command``, which rests until all instructions have started. cancel: start no more of them.
-        valid: an instruction is ready, with all that follows, from ``delay`` cycles after ``start`` on, or ``delay_iteration`` for the
-            first one of an outer iteration. start: it starts; only with ``valid``.
-        instruction, number: it, and which one it is. meaningless: it has a field without a meaning.
-        opens: it is the first one of an outer iteration. last: of the command. first_outer, last_outer: of that outer iteration.
+        begin: start with ``command``, which is stable until all instructions have started. cancel: start no more of them.
+        valid: the next instruction and all outputs below are ready; ``delay`` cycles after ``start``, or ``delay_iteration`` for the first
+            instruction of an outer iteration. start: it starts; only with ``valid``.
+        instruction, number: its fields, and its index in the program memory. illegal: a field has an undefined value.
+        starts_iteration: it is the first instruction of an outer iteration. last: it is the last one of the command. first_iteration,
+            last_iteration: the outer iteration is the first or the last one.
         addresses: of X, Y and target for the iteration's first word; strides: from word to word.
         scale: exponent field of scalar s2.
-        scalars: s0 and s1; until three cycles after ``start``, and five.
-        scalars_late: a result is on its way to a scalar: read none.
-        fetch: integers of the output buffer that the instruction reads.
-        program_address, program_data: the program memory, a word of 32 bits a cycle later. scalar_address, scalar_data: a scalar likewise.
+        scalars: s0 and s1; held until three and five cycles after ``start``.
+        scalar_pending: a write to a scalar is in flight, so that no scalar may be read.
+        fetch: the output buffer's integers that the instruction reads.
+        program_address, program_data: read port of the program memory, 32 bits, latency 1. scalar_address, scalar_data: likewise of the
+            scalars.
 
     Attributes:
         delay, delay_iteration: see ``valid``. scalar_delay, fetch_delay: from ``start`` to the next instruction's first read of a scalar,
@@ -62,8 +64,8 @@ class VectorSetUp(wiring.Component):
     scalar_delay = SCALAR_STEP + 1
     fetch_delay = SCALAR_STEP + 2
 
-    def __init__(self, left: bool = False) -> None:
-        self._left = left
+    def __init__(self, left_target: bool = False) -> None:
+        self._left_target = left_target
         super().__init__(
             {
                 "command": In(VectorCommand),
@@ -73,17 +75,17 @@ class VectorSetUp(wiring.Component):
                 "start": In(1),
                 "instruction": Out(record_layout(INSTRUCTION)),
                 "number": Out(INSTRUCTION_BITS),
-                "meaningless": Out(1),
-                "opens": Out(1),
+                "illegal": Out(1),
+                "starts_iteration": Out(1),
                 "last": Out(1),
-                "first_outer": Out(1),
-                "last_outer": Out(1),
+                "first_iteration": Out(1),
+                "last_iteration": Out(1),
                 "addresses": Out(ADDRESS_BITS).array(3),
                 "strides": Out(ADDRESS_BITS).array(3),
                 "scale": Out(EXPONENT_BITS),
                 "scalars": Out(WORD_BITS).array(2),
-                "scalars_late": In(1),
-                "fetch": Out(stream.Signature(FetchJob)),
+                "scalar_pending": In(1),
+                "fetch": Out(stream.Signature(FetchRequest)),
                 "program_address": Out(INSTRUCTION_BITS + 1),
                 "program_data": In(32),
                 "scalar_address": Out(range(SCALARS)),
@@ -95,13 +97,13 @@ class VectorSetUp(wiring.Component):
         m = Module()
         command, number = self.command, self.number
         state, step = Signal(State), Signal(range(LAST_STEP + 1))
-        left, outer = Signal(INSTRUCTION_BITS + 1), Signal(COUNT_BITS)
-        waits, ends = Signal(), Signal()
-        m.d.comb += [waits.eq((step == SCALAR_STEP) & self.scalars_late), ends.eq(left == 1)]
+        remaining, outer = Signal(INSTRUCTION_BITS + 1), Signal(COUNT_BITS)
+        scalar_stall, last_of_iteration = Signal(), Signal()
+        m.d.comb += [scalar_stall.eq((step == SCALAR_STEP) & self.scalar_pending), last_of_iteration.eq(remaining == 1)]
         with m.Switch(state):
             with m.Case(State.IDLE):
-                m.d.sync += [number.eq(command.first), left.eq(command.count), outer.eq(command.outer), self.first_outer.eq(1)]
-                m.d.sync += [step.eq(0), self.opens.eq(1)]
+                m.d.sync += [number.eq(command.first), remaining.eq(command.count), outer.eq(command.outer), self.first_iteration.eq(1)]
+                m.d.sync += [step.eq(0), self.starts_iteration.eq(1)]
                 with m.If(self.begin):
                     m.d.sync += state.eq(State.REGIONS)
             with m.Case(State.REGIONS):
@@ -109,52 +111,59 @@ class VectorSetUp(wiring.Component):
                 with m.If(step == REGIONS_AHEAD - 1):
                     m.d.sync += [step.eq(0), state.eq(State.STEPS)]
             with m.Case(State.STEPS):
-                with m.If(~waits):
+                with m.If(~scalar_stall):
                     m.d.sync += step.eq(step + 1)
                 with m.If(step == LAST_STEP):
                     m.d.sync += state.eq(State.READY)
             with m.Case(State.READY):
                 with m.If(self.start):
-                    m.d.sync += [number.eq(number + 1), left.eq(left - 1), step.eq(0), self.opens.eq(0), state.eq(State.STEPS)]
-                with m.If(self.start & ends):
-                    m.d.sync += [number.eq(command.first), left.eq(command.count), outer.eq(outer - 1), self.first_outer.eq(0)]
-                    m.d.sync += [self.opens.eq(1), state.eq(Mux(self.last_outer, State.IDLE, State.REGIONS))]
+                    m.d.sync += [
+                        number.eq(number + 1),
+                        remaining.eq(remaining - 1),
+                        step.eq(0),
+                        self.starts_iteration.eq(0),
+                        state.eq(State.STEPS),
+                    ]
+                with m.If(self.start & last_of_iteration):
+                    m.d.sync += [number.eq(command.first), remaining.eq(command.count), outer.eq(outer - 1), self.first_iteration.eq(0)]
+                    m.d.sync += [self.starts_iteration.eq(1), state.eq(Mux(self.last_iteration, State.IDLE, State.REGIONS))]
         with m.If(self.cancel):
             m.d.sync += state.eq(State.IDLE)
         m.d.comb += [
             self.valid.eq((state == State.READY) & ~self.fetch.valid),
-            self.last_outer.eq(outer == 1),
-            self.last.eq(ends & self.last_outer),
+            self.last_iteration.eq(outer == 1),
+            self.last.eq(last_of_iteration & self.last_iteration),
         ]
         active = Signal()
         m.d.comb += active.eq(state == State.STEPS)
         self._read(m, active, step)
         self._regions(m, state == State.REGIONS, active, step)
-        self._fetch(m, active & (step == SCALAR_STEP) & ~waits)
-        m.d.sync += self.meaningless.eq(self._meaningless())
+        self._fetch(m, active & (step == SCALAR_STEP) & ~scalar_stall)
+        m.d.sync += self.illegal.eq(self._illegal())
         return m
 
-    def _meaningless(self) -> Value:
-        """Whether the instruction has a field without a meaning; see docs/machine.md, Checks."""
+    def _illegal(self) -> Value:
+        """Whether a field has an undefined value; see docs/machine.md, Checks."""
         code = self.instruction
-        same = (code.y_source == code.x_source) & (code.y_source != Source.NONE)
+        same_source = (code.y_source == code.x_source) & (code.y_source != Source.NONE)
         return (
             ((code.x_source > Source.SCALAR) | (code.x_source == Source.ROW_MAX))
-            | ((code.y_source > Source.V1) | same)
+            | ((code.y_source > Source.V1) | same_source)
             | (code.function > Function.SCALE)
             | (code.reduce > Reduce.TOP_ALL)
-            | ((code.target > Target.SCALAR) | ((code.target == Target.LEFT) & (not self._left)))
+            | ((code.target > Target.SCALAR) | ((code.target == Target.LEFT) & (not self._left_target)))
         )
 
     def _read(self, m: Module, active: Value, step: Signal) -> None:
-        """Both words of the instruction, then its scalars."""
+        """Read both words of the instruction, then its scalars."""
         instruction, bits = self.instruction, self.instruction.as_value()
         m.d.comb += self.program_address.eq(Cat(step[0], self.number))
-        for half in range(WORDS):
+        for half in range(INSTRUCTION_WORDS):
             with m.If(active & (step == half + 1)):
                 m.d.sync += bits.word_select(half, 32).eq(self.program_data)
-        names = (instruction.s0, instruction.s1, instruction.s2)
-        m.d.comb += self.scalar_address.eq(Mux(step == SCALAR_STEP, names[0], Mux(step == SCALAR_STEP + 1, names[1], names[2])))
+        m.d.comb += self.scalar_address.eq(
+            Mux(step == SCALAR_STEP, instruction.s0, Mux(step == SCALAR_STEP + 1, instruction.s1, instruction.s2))
+        )
         for at in range(2):
             with m.If(active & (step == SCALAR_STEP + 1 + at)):
                 m.d.sync += self.scalars[at].eq(self.scalar_data)
@@ -162,38 +171,38 @@ class VectorSetUp(wiring.Component):
             m.d.sync += self.scale.eq(self.scalar_data[FRACTION_BITS : FRACTION_BITS + EXPONENT_BITS])
 
     def _regions(self, m: Module, ahead: Value, active: Value, step: Signal) -> None:
-        """Each region's address, from iteration to iteration; of an instruction those of X, Y and target, one a step."""
+        """Advance each region's address once per outer iteration; read those of X, Y and target, one per step."""
         instruction, regions = self.instruction, self.command.regions
-        running = Array(Signal(ADDRESS_BITS, name=f"running{i}") for i in range(REGIONS))
-        region, updated, update = Signal(range(REGIONS)), Signal(range(REGIONS)), Signal()
-        chosen, address = regions[region], running[region]
-        # The addition takes a cycle of its own; nobody reads the sum in the next two.
-        adding, old, addend = Signal(), Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
-        m.d.comb += update.eq(ahead | (active & self.opens & (step < REGIONS - REGIONS_AHEAD)))
-        m.d.sync += adding.eq(update)
+        current = Array(Signal(ADDRESS_BITS, name=f"current{i}") for i in range(REGIONS))
+        region, written, update = Signal(range(REGIONS)), Signal(range(REGIONS)), Signal()
+        fields, address = regions[region], current[region]
+        # Pipeline register in front of the adder. No address is read in the two cycles after its update.
+        add_valid, augend, addend = Signal(), Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
+        m.d.comb += update.eq(ahead | (active & self.starts_iteration & (step < REGIONS - REGIONS_AHEAD)))
+        m.d.sync += add_valid.eq(update)
         with m.If(update):
             m.d.comb += region.eq(Mux(ahead, step, step + REGIONS_AHEAD))
             m.d.sync += [
-                updated.eq(region),
-                old.eq(Mux(self.first_outer, 0, address)),
-                addend.eq(Mux(self.first_outer, chosen.base, chosen.outer_stride)),
+                written.eq(region),
+                augend.eq(Mux(self.first_iteration, 0, address)),
+                addend.eq(Mux(self.first_iteration, fields.base, fields.outer_stride)),
             ]
-        with m.If(adding):
-            m.d.sync += running[updated].eq(old + addend)
+        with m.If(add_valid):
+            m.d.sync += current[written].eq(augend + addend)
         for at, select in enumerate((instruction.x_region, instruction.y_region, instruction.target_region)):
             with m.If(active & (step == SCALAR_STEP + at)):
                 m.d.comb += region.eq(select)
-                m.d.sync += [self.addresses[at].eq(address), self.strides[at].eq(chosen.inner_stride)]
+                m.d.sync += [self.addresses[at].eq(address), self.strides[at].eq(fields.inner_stride)]
 
     def _fetch(self, m: Module, begin: Value) -> None:
-        """Integers are asked for once X's address is there."""
-        job, instruction = self.fetch.payload, self.instruction
+        """Request the integers in the cycle after X's address is read."""
+        request, instruction = self.fetch.payload, self.instruction
         with m.If(begin & (instruction.x_source == Source.OUT32)):
             m.d.sync += self.fetch.valid.eq(1)
         with m.Elif(self.fetch.ready | self.cancel):
             m.d.sync += self.fetch.valid.eq(0)
         m.d.comb += [
-            job.address.eq(self.addresses[0]),
-            job.stride.eq(self.strides[0]),
-            job.count.eq(Mux(instruction.once, 1, self.command.inner)),
+            request.address.eq(self.addresses[0]),
+            request.stride.eq(self.strides[0]),
+            request.count.eq(Mux(instruction.once, 1, self.command.inner)),
         ]

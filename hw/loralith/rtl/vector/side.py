@@ -58,13 +58,13 @@ class VectorSide(wiring.Component):
         connect(m, control.command, unit.command)
         connect(m, reader.read, flipped(self.integers))
         connect(m, reader.o, unit.integers)
-        connect(m, unit.fetch, reader.job)
+        connect(m, unit.fetch, reader.request)
         m.d.comb += [
             self.vector_active.eq(control.active),
             self.vector_saturations.eq(unit.clipped),
             unit.stop.eq(control.stop),
             reader.stop.eq(control.stop),
-            control.moves.eq(unit.moves),
+            control.progress.eq(unit.progress),
             control.done.eq(unit.done),
             control.unit_fault.eq(unit.fault),
             control.unit_code.eq(unit.fault_code),

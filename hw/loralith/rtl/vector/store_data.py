@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from loralith.rtl.interfaces import ScalarReadSignature, VectorAnswerSignature, VectorRead
+from loralith.rtl.interfaces import ScalarReadSignature, VectorRead, VectorReadDataSignature
 from loralith.rtl.queue import FIFO, SkidBuffer
 from loralith.rtl.transfer_check import TransferDescriptor
 from loralith.rtl.write_master import WriteBeat
@@ -21,12 +21,12 @@ __all__ = ["BeatPacker", "VectorStoreData", "WordRequests"]
 
 
 class WordRequests(wiring.Component):
-    """Requests the words of one store, row by row, as long as the queue of their answers is not full.
+    """Requests the words of one store, row by row, as long as the FIFO that takes them is not full.
 
     Members:
         store: must hold from ``begin`` until ``done``. words: words of a row.
         begin: start; one cycle. o: addresses of words. not_full: one more may be requested. done: all were.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class BeatPacker(wiring.Component):
         store, words: as of ``WordRequests``. format, broadcast: of the store; of scalars FP32 and 1.
         begin: start with the first word of a store. i: words. o: bus words.
         done: the last bus word was taken, until ``begin``.
-        clear: forget everything.
+        clear: reset the block's state.
     """
 
     def __init__(self, config: Config) -> None:
@@ -192,13 +192,13 @@ class VectorStoreData(wiring.Component):
     Members:
         transfers: stores with a source of the vector unit; taken when their last bus word is. beats: these, of all stores.
         hold: do not begin, as bus words of another source are still to come.
-        reads, answers, scalars: see ``vector_ports``.
-        moves: a word is requested.
-        clear: forget everything.
+        reads, read_data, scalars: see ``vector_ports``.
+        progress: a word is requested (for the watchdog).
+        clear: reset the block's state.
     """
 
-    slots = 8
-    """Words that are requested and not packed."""
+    depth = 8
+    """Words of the FIFO: those requested and not packed yet."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -208,9 +208,9 @@ class VectorStoreData(wiring.Component):
                 "beats": Out(stream.Signature(WriteBeat(config))),
                 "hold": In(1),
                 "reads": Out(stream.Signature(VectorRead)),
-                "answers": In(VectorAnswerSignature(config)),
+                "read_data": In(VectorReadDataSignature(config)),
                 "scalars": Out(ScalarReadSignature),
-                "moves": Out(1),
+                "progress": Out(1),
                 "clear": In(1),
             }
         )
@@ -221,26 +221,26 @@ class VectorStoreData(wiring.Component):
         m.submodules.requests = requests = WordRequests()
         m.submodules.packer = packer = BeatPacker(self._config)
         word = self._config.vector_lanes * WORD_BITS
-        m.submodules.words = words = FIFO(word, self.slots)
+        m.submodules.words = words = FIFO(word, self.depth)
         for block in (requests, packer, words):
             m.d.comb += block.clear.eq(self.clear)
         scalar = store.source == StoreSource.SCALARS
         form, broadcast = Mux(scalar, VectorFormat.FP32, store.format), scalar | store.broadcast
         elements = store.row_bytes >> element_log2(form)
         lanes = self._config.vector_lanes
-        row_words, started, ready, requested = Signal(24), Signal(), Signal(), Signal(range(self.slots + 1))
-        begin, wait = Signal(), Signal()
-        takes = Signal()
+        row_words, started, scalar_valid, outstanding = Signal(24), Signal(), Signal(), Signal(range(self.depth + 1))
+        begin, row_words_valid = Signal(), Signal()
+        accepted = Signal()
         m.d.sync += [
             row_words.eq(Mux(broadcast, elements, (elements + lanes - 1) >> exact_log2(lanes))),
-            wait.eq(self.transfers.valid & ~started & ~self.clear),  # ``row_words`` is there a cycle later
+            row_words_valid.eq(self.transfers.valid & ~started & ~self.clear),  # ``row_words`` is there a cycle later
         ]
         m.d.comb += [
-            begin.eq(wait & self.transfers.valid & ~started & ~self.hold),
+            begin.eq(row_words_valid & self.transfers.valid & ~started & ~self.hold),
             requests.store.eq(store),
             requests.words.eq(row_words),
             requests.begin.eq(begin),
-            requests.not_full.eq(requested != self.slots),
+            requests.not_full.eq(outstanding != self.depth),
             packer.store.eq(store),
             packer.words.eq(row_words),
             packer.format.eq(form),
@@ -251,10 +251,10 @@ class VectorStoreData(wiring.Component):
             self.reads.payload.address.eq(requests.o.payload),
             self.scalars.address.eq(requests.o.payload),
             requests.o.ready.eq(scalar | self.reads.ready),
-            takes.eq(requests.o.valid & requests.o.ready),
-            self.moves.eq(takes),
-            words.i.valid.eq(self.answers.valid | ready),
-            words.i.payload.eq(Mux(ready, self.scalars.data, self.answers.data)),
+            accepted.eq(requests.o.valid & requests.o.ready),
+            self.progress.eq(accepted),
+            words.i.valid.eq(self.read_data.valid | scalar_valid),
+            words.i.payload.eq(Mux(scalar_valid, self.scalars.data, self.read_data.data)),
             packer.i.valid.eq(words.o.valid),
             packer.i.payload.eq(words.o.payload),
             words.o.ready.eq(packer.i.ready),
@@ -263,14 +263,14 @@ class VectorStoreData(wiring.Component):
             packer.o.ready.eq(self.beats.ready),
             self.transfers.ready.eq(started & packer.done),
         ]
-        m.d.sync += ready.eq(takes & scalar)
+        m.d.sync += scalar_valid.eq(accepted & scalar)
         popped = words.o.valid & words.o.ready
-        with m.If(takes ^ popped):
-            m.d.sync += requested.eq(Mux(takes, requested + 1, requested - 1))
+        with m.If(accepted ^ popped):
+            m.d.sync += outstanding.eq(Mux(accepted, outstanding + 1, outstanding - 1))
         with m.If(begin):
             m.d.sync += started.eq(1)
         with m.Elif(self.transfers.ready):
             m.d.sync += started.eq(0)
         with m.If(self.clear):
-            m.d.sync += [started.eq(0), requested.eq(0), ready.eq(0)]
+            m.d.sync += [started.eq(0), outstanding.eq(0), scalar_valid.eq(0)]
         return m

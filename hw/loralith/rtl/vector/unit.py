@@ -12,13 +12,13 @@ from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS, Format, 
 
 from .addresses import VectorAddresses
 from .command import ADDRESS_BITS, INSTRUCTION_BITS, VectorCommand
-from .delay_line import DelayLine, counter
+from .delay_line import DelayLine, delay_pointer
 from .lane import CONSTANTS, LaneTiming
 from .lane_group import LaneGroup
 from .lane_settings import OperandSelect, XSelect, YSelect
 from .reduction import ReductionReader
 from .sequencer import VectorSequencer
-from .set_up import WORDS, FetchJob
+from .set_up import INSTRUCTION_WORDS, FetchRequest
 from .vector_memory import VectorMemory, transfer_ports
 
 __all__ = ["VectorUnit"]
@@ -27,14 +27,13 @@ __all__ = ["VectorUnit"]
 class VectorUnit(wiring.Component):
     """Runs VECTOR commands over its scratchpads, see docs/vector_unit.md.
 
-    Parameters: lanes: an even number up to 64. depths: words of V0 and V1; integer_words: of INT32, in the output buffer. left: the
-        target LEFT has a meaning.
+    Parameters: lanes: an even number up to 64. depths: words of V0 and V1; integer_words: of INT32, in the output buffer. left_target:
+        whether an instruction may write to the left scratchpad.
 
     Members:
-        command, stop, done, fault, fault_code, fault_detail, fault_instruction, busy, moves: see ``VectorSequencer``.
-        begin: a command begins; what ``integers`` still holds is of none.
-        integers: X of source OUT32, the instructions' words one after the other. fetch: which words an instruction wants; those of the one
-            before it come first.
+        command, stop, done, fault, fault_code, fault_detail, fault_instruction, busy, progress: see ``VectorSequencer``.
+        begin: a command begins; words that ``integers`` still holds are of no instruction.
+        integers: X of source OUT32, in the order of the instructions. fetch: an instruction's read of such words.
         left_valid, left_address, left_lanes, left_bytes: a write into the left scratchpad; left_lanes: lanes of the tensor.
         program_write, program_address, program_data: half an instruction a cycle, the low half first.
         scalar_write: a scalar from outside; taken in cycles without one of the unit's. scalar_read, scalar_read_data: a cycle later.
@@ -43,15 +42,15 @@ class VectorUnit(wiring.Component):
     """
 
     def __init__(
-        self, lanes: int, depths: tuple[int, int] = (1024, 512), integer_words: int = 1 << ADDRESS_BITS, left: bool = False
+        self, lanes: int, depths: tuple[int, int] = (1024, 512), integer_words: int = 1 << ADDRESS_BITS, left_target: bool = False
     ) -> None:
-        self.lanes, self.depths, self.integer_words, self.left = lanes, depths, integer_words, left
+        self.lanes, self.depths, self.integer_words, self.left_target = lanes, depths, integer_words, left_target
         super().__init__(
             {
                 "command": In(stream.Signature(VectorCommand)),
                 "stop": In(1),
                 "busy": Out(1),
-                "moves": Out(1),
+                "progress": Out(1),
                 "done": Out(1),
                 "fault": Out(1),
                 "fault_code": Out(8),
@@ -59,7 +58,7 @@ class VectorUnit(wiring.Component):
                 "fault_instruction": Out(INSTRUCTION_BITS),
                 "integers": In(stream.Signature(data.ArrayLayout(32, lanes))),
                 "begin": Out(1),
-                "fetch": Out(stream.Signature(FetchJob)),
+                "fetch": Out(stream.Signature(FetchRequest)),
                 "left_valid": Out(1),
                 "left_address": Out(ADDRESS_BITS),
                 "left_lanes": Out(lanes),
@@ -79,13 +78,13 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sequencer = sequencer = VectorSequencer(self.left)
+        m.submodules.sequencer = sequencer = VectorSequencer(self.left_target)
         m.submodules.group = group = LaneGroup(self.lanes)
         m.submodules.reader = reader = ReductionReader(self.lanes)
         instruction, command = sequencer.instruction, self.command.payload
         wiring.connect(m, flipped(self.command), sequencer.command)
         wiring.connect(m, sequencer.fetch, flipped(self.fetch))
-        for name in ("begin", "busy", "moves", "done", "fault", "fault_code", "fault_detail", "fault_instruction"):
+        for name in ("begin", "busy", "progress", "done", "fault", "fault_code", "fault_detail", "fault_instruction"):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
         for name in ("constant", "constant_load", "constant_lane", "constant_register", "x_constant_load"):
             m.d.comb += getattr(group, name).eq(getattr(sequencer, name))
@@ -149,21 +148,21 @@ class VectorUnit(wiring.Component):
     def _memories(self, m: Module, sequencer: VectorSequencer, group: LaneGroup) -> data.View:
         """Scratchpads and program, with X's and Y's addresses. A word is read so that it meets its element in the lanes. Returns where
         the word goes that the lanes give."""
-        m.submodules.program = program = block_memory(32, WORDS * PROGRAM_INSTRUCTIONS)
+        m.submodules.program = program = block_memory(32, INSTRUCTION_WORDS * PROGRAM_INSTRUCTIONS)
         write, read = program.write_port(), program.read_port(transparent_for=())
         m.d.comb += [write.en.eq(self.program_write), write.addr.eq(self.program_address), write.data.eq(self.program_data)]
         m.d.comb += [read.en.eq(1), read.addr.eq(sequencer.program_address), sequencer.program_data.eq(read.data)]
         ahead = LaneTiming.vectors - VectorMemory.delay
         m.submodules.addresses = addresses = VectorAddresses((*self.depths, self.integer_words), ahead)
         m.d.comb += [
-            addresses.instruction.eq(sequencer.following),
+            addresses.instruction.eq(sequencer.next_instruction),
             addresses.start.eq(sequencer.start),
             addresses.issue.eq(sequencer.issue),
-            sequencer.beyond.eq(addresses.beyond),
-            sequencer.beyond_detail.eq(addresses.detail),
+            sequencer.out_of_bounds.eq(addresses.out_of_bounds),
+            sequencer.bounds_detail.eq(addresses.detail),
         ]
         for at in range(3):
-            m.d.comb += [addresses.firsts[at].eq(sequencer.addresses[at]), addresses.strides[at].eq(sequencer.strides[at])]
+            m.d.comb += [addresses.first_addresses[at].eq(sequencer.addresses[at]), addresses.strides[at].eq(sequencer.strides[at])]
         result = self._result(m, sequencer, addresses.target)
         for i, (depth, words) in enumerate(zip(self.depths, (group.v0, group.v1), strict=True)):
             m.submodules[f"v{i}"] = memory = VectorMemory(self.lanes, depth)
@@ -172,8 +171,8 @@ class VectorUnit(wiring.Component):
             wiring.connect(m, flipped(store), memory.store)
             written = group.valid_o & (result.target == (Target.V0, Target.V1)[i])
             m.d.comb += [
-                memory.read_en.eq(addresses.read[i]),
-                memory.read_address.eq(addresses.reads[i]),
+                memory.read_en.eq(addresses.read_en[i]),
+                memory.read_address.eq(addresses.read_address[i]),
                 memory.write_en.eq(written),
                 memory.write_address.eq(result.address),
                 memory.write_data.eq(Cat(group.words)),
@@ -191,7 +190,7 @@ class VectorUnit(wiring.Component):
         result = Signal(shape)
         m.d.comb += [
             line.enable.eq(sequencer.busy),
-            line.place.eq(counter(m, sequencer.busy)),
+            line.pointer.eq(delay_pointer(m, sequencer.busy)),
             line.i.eq(Cat(instruction.target, instruction.lane, instruction.s3, sequencer.number, address)),
             result.eq(line.o),
         ]

@@ -100,11 +100,11 @@ def normalize(value: Value, steps: tuple[int, ...]) -> tuple[Value, Value]:
 
 def shift_right(value: Value, amount: Value, bits: tuple[int, ...], fill: Value) -> tuple[Value, Value]:
     """(``value`` shifted right by those ``bits`` of ``amount``, whether a bit that was set is lost); ``fill`` enters at the top."""
-    lost: Value = Const(0, 1)
+    sticky: Value = Const(0, 1)
     for bit in bits:
-        lost = lost | (amount[bit] & value[: 1 << bit].any())
+        sticky = sticky | (amount[bit] & value[: 1 << bit].any())
         value = Mux(amount[bit], Cat(value[1 << bit :], fill.replicate(1 << bit)), value)
-    return value, lost
+    return value, sticky
 
 
 def round_up(last: Value, guard: Value, sticky: Value) -> Value:

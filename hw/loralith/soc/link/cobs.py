@@ -32,7 +32,7 @@ class DecodedByte(data.Struct):
 
 
 class CobsDecoder(wiring.Component):
-    """Decodes as the bytes arrive; whatever comes, the next delimiter ends the frame, and the byte after it begins one.
+    """Decodes bytes as they arrive. A delimiter always ends the frame, so that the decoder resynchronizes after any error.
 
     Members:
         i: bytes from the line.
@@ -84,10 +84,10 @@ class CobsEncoder(wiring.Component):
         m = Module()
         m.submodules.memory = memory = Memory(shape=8, depth=BUFFER_BYTES, init=[], attrs={"ram_style": "block", "no_rw_check": "1"})
         store, fetch = memory.write_port(), memory.read_port(transparent_for=())
-        code_at = Signal(range(BUFFER_BYTES))  # where the open block's code goes: all before it may be sent
+        code_address = Signal(range(BUFFER_BYTES))  # where the open block's code goes: all before it may be sent
         write = Signal(range(BUFFER_BYTES), init=1)
         read = Signal(range(BUFFER_BYTES))
-        run = Signal(8, init=1)  # the code, were the block to end here
+        code = Signal(8, init=1)  # the code, were the block to end here
         last = Signal()
         free = Signal(range(BUFFER_BYTES))
         not_full = Signal()
@@ -105,34 +105,34 @@ class CobsEncoder(wiring.Component):
                 with m.If(self.i.valid & not_full):
                     m.d.sync += last.eq(self.i.payload.last)
                     with m.If(~zero):
-                        m.d.sync += [write.eq(write + 1), run.eq(run + 1)]
-                    with m.If(zero | self.i.payload.last | (run == LONGEST - 1)):
+                        m.d.sync += [write.eq(write + 1), code.eq(code + 1)]
+                    with m.If(zero | self.i.payload.last | (code == LONGEST - 1)):
                         m.next = "code"
                         with m.If(zero & self.i.payload.last):
                             m.next = "code of a last zero"
             with m.State("code of a last zero"):
-                m.d.comb += [store.addr.eq(code_at), store.data.eq(run), store.en.eq(1)]
-                m.d.sync += [code_at.eq(write), write.eq(write + 1), run.eq(1)]
+                m.d.comb += [store.addr.eq(code_address), store.data.eq(code), store.en.eq(1)]
+                m.d.sync += [code_address.eq(write), write.eq(write + 1), code.eq(1)]
                 m.next = "code"
             with m.State("code"):
-                m.d.comb += [store.addr.eq(code_at), store.data.eq(run), store.en.eq(1)]
+                m.d.comb += [store.addr.eq(code_address), store.data.eq(code), store.en.eq(1)]
                 with m.If(last):
                     m.next = "delimiter"
                 with m.Else():
-                    m.d.sync += [code_at.eq(write), write.eq(write + 1), run.eq(1)]
+                    m.d.sync += [code_address.eq(write), write.eq(write + 1), code.eq(1)]
                     m.next = "bytes"
             with m.State("delimiter"):
                 m.d.comb += [store.data.eq(DELIMITER), store.en.eq(1)]
-                m.d.sync += [code_at.eq(write + 1), write.eq(write + 2), run.eq(1)]
+                m.d.sync += [code_address.eq(write + 1), write.eq(write + 2), code.eq(1)]
                 m.next = "bytes"
 
         # A byte is fetched while none is offered: the line takes far longer than that for each.
-        fetched = Signal()
-        m.d.comb += [fetch.addr.eq(read), fetch.en.eq((read != code_at) & ~fetched & ~self.o.valid)]
-        m.d.sync += fetched.eq(fetch.en)
+        read_valid = Signal()
+        m.d.comb += [fetch.addr.eq(read), fetch.en.eq((read != code_address) & ~read_valid & ~self.o.valid)]
+        m.d.sync += read_valid.eq(fetch.en)
         with m.If(fetch.en):
             m.d.sync += read.eq(read + 1)
-        with m.If(fetched):
+        with m.If(read_valid):
             m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(fetch.data)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)

@@ -9,7 +9,7 @@ __all__ = ["Crc32"]
 POLYNOMIAL = 0xEDB88320  # reflected: the least significant bit of a byte comes first
 
 
-def following(crc: Value, byte: Value) -> Value:
+def next_crc(crc: Value, byte: Value) -> Value:
     """The CRC register after one more byte. The CRC is linear, so that each bit is a parity of bits of both."""
     state = [1 << i for i in range(32)]  # each bit of the register as a set of bits of the inputs: crc 0..31, byte 32..39
     for i in range(8):
@@ -40,5 +40,5 @@ class Crc32(wiring.Component):
             m.d.sync += self.register.eq(0xFFFF_FFFF)
         with m.If(self.en):
             start = self.register | self.clear.replicate(32)
-            m.d.sync += self.register.eq(following(start, self.byte))
+            m.d.sync += self.register.eq(next_crc(start, self.byte))
         return m

@@ -1,4 +1,4 @@
-"""Interrupts to be told to the host."""
+"""Edge detector of the interrupt that the host is notified of."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -8,7 +8,7 @@ __all__ = ["InterruptNotice"]
 
 
 class InterruptNotice(wiring.Component):
-    """Sees the accelerator's irq rise.
+    """Detects and counts rising edges of the accelerator's irq.
 
     Members:
         irq: the level.
@@ -22,10 +22,10 @@ class InterruptNotice(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        before = Signal()
-        m.d.sync += before.eq(self.irq)
+        irq_r = Signal()
+        m.d.sync += irq_r.eq(self.irq)
         with m.If(self.sent):
             m.d.sync += self.pending.eq(0)
-        with m.If(self.irq & ~before):
+        with m.If(self.irq & ~irq_r):
             m.d.sync += [self.pending.eq(1), self.count.eq(self.count + 1)]
         return m

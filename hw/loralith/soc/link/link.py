@@ -11,15 +11,15 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from loralith.rtl.axi import Axi4Signature, AxiLiteSignature
 from loralith.spec.link import MAGIC, PROTOCOL, REGISTER_ADDRESS_BITS, Operation
 
-from .answer import AnswerWriter, ByteRegister, CrcAppender
 from .cobs import CobsDecoder, CobsEncoder
-from .engine import Engine
+from .duplicate_cache import DuplicateCache
+from .executor import RequestExecutor
 from .interrupt import InterruptNotice
 from .memory_unit import MemoryUnit
 from .parser import RequestParser
 from .receiver import FrameBuffer, FrameCheck
 from .registers import RegisterMaster
-from .slots import SlotTable
+from .response import CrcAppender, HalfRateRegister, ResponseWriter
 from .uart import LineByte, UartReceiver, UartTransmitter
 
 __all__ = ["Link", "LinkConfig", "LinkCore"]
@@ -62,10 +62,10 @@ class LinkConfig:
 
 
 class LinkCore(wiring.Component):
-    """Receives requests as bytes, executes them on two buses and answers them.
+    """Receives requests as bytes, executes them on two buses and sends responses.
 
     Members:
-        i: bytes off the line; they cannot wait.
+        i: bytes from the line; always ready.
         o: bytes for the line.
         irq: level of the accelerator's interrupt.
         memory: bytes of memory; 32 bits of the address are used. One burst at a time in each direction, of id 0.
@@ -91,34 +91,37 @@ class LinkCore(wiring.Component):
         m.submodules.check = check = FrameCheck()
         m.submodules.buffer = buffer = FrameBuffer()
         m.submodules.parser = parser = RequestParser()
-        m.submodules.slots = slots = SlotTable()
-        m.submodules.engine = engine = Engine(config.timeout)
+        m.submodules.cache = cache = DuplicateCache()
+        m.submodules.executor = executor = RequestExecutor(config.timeout)
         m.submodules.register_master = registers = RegisterMaster()
         m.submodules.memory_unit = memory = MemoryUnit(config.bus_bytes)
         m.submodules.notice = notice = InterruptNotice()
-        m.submodules.answer_writer = answer = AnswerWriter(config.identity)
+        m.submodules.response_writer = response = ResponseWriter(config.identity)
         m.submodules.appender = appender = CrcAppender()
         m.submodules.encoder = encoder = CobsEncoder()
-        # From a block RAM with an answer's payload to the encoder's counters it was 16 ns.
-        m.submodules.written, m.submodules.appended = written, appended = ByteRegister(), ByteRegister()
+        # Without them the path from the block RAM of a response's payload to the encoder's counters took 16 ns.
+        m.submodules.response_register, m.submodules.frame_register = response_register, frame_register = (
+            HalfRateRegister(),
+            HalfRateRegister(),
+        )
 
         for source, sink in (
             (flipped(self.i), decoder.i),
             (decoder.o, check.i),
             (check.o, buffer.i),
             (buffer.o, parser.i),
-            (parser.request, engine.request),
-            (parser.payload, engine.payload),
-            (engine.memory_i, memory.i),
-            (engine.registers, registers.control),
-            (engine.memory, memory.control),
-            (engine.answer, answer.i),
-            (engine.answer_payload, answer.payload),
-            (memory.o, answer.memory),
-            (answer.o, written.i),
-            (written.o, appender.i),
-            (appender.o, appended.i),
-            (appended.o, encoder.i),
+            (parser.request, executor.request),
+            (parser.payload, executor.payload),
+            (executor.memory_i, memory.i),
+            (executor.registers, registers.control),
+            (executor.memory, memory.control),
+            (executor.response, response.i),
+            (executor.response_payload, response.payload),
+            (memory.o, response.memory),
+            (response.o, response_register.i),
+            (response_register.o, appender.i),
+            (appender.o, frame_register.i),
+            (frame_register.o, encoder.i),
             (encoder.o, flipped(self.o)),
             (memory.axi, flipped(self.memory)),
             (registers.axi, flipped(self.registers)),
@@ -126,26 +129,26 @@ class LinkCore(wiring.Component):
             connect(m, source, sink)
         m.d.comb += [
             notice.irq.eq(self.irq),
-            slots.header.eq(engine.header),
-            slots.begin.eq(engine.begin),
-            slots.record.eq(engine.record),
-            slots.result_status.eq(engine.status),
-            slots.result_value.eq(engine.value),
-            engine.verdict.eq(slots.verdict),
-            engine.known_status.eq(slots.status),
-            engine.known_value.eq(slots.value),
-            engine.session.eq(slots.session),
-            engine.interrupt.eq(notice.pending),
-            engine.interrupts.eq(notice.count),
-            notice.sent.eq(engine.interrupt_sent),
-            engine.damaged.eq(check.damaged),
-            registers.write.eq(engine.header.operation == Operation.WRITE_REGISTER),
-            registers.address.eq(engine.header.value),
-            registers.data.eq(engine.operand),
-            memory.operation.eq(engine.header.operation),
-            memory.address.eq(engine.header.value),
-            memory.length.eq(engine.header.length),
-            memory.operand.eq(engine.operand),
+            cache.header.eq(executor.header),
+            cache.begin.eq(executor.begin),
+            cache.record.eq(executor.record),
+            cache.result_status.eq(executor.status),
+            cache.result_value.eq(executor.value),
+            executor.verdict.eq(cache.verdict),
+            executor.stored_status.eq(cache.status),
+            executor.stored_value.eq(cache.value),
+            executor.session.eq(cache.session),
+            executor.interrupt.eq(notice.pending),
+            executor.interrupts.eq(notice.count),
+            notice.sent.eq(executor.interrupt_sent),
+            executor.damaged.eq(check.damaged),
+            registers.write.eq(executor.header.operation == Operation.WRITE_REGISTER),
+            registers.address.eq(executor.header.value),
+            registers.data.eq(executor.operand),
+            memory.operation.eq(executor.header.operation),
+            memory.address.eq(executor.header.value),
+            memory.length.eq(executor.header.length),
+            memory.operand.eq(executor.operand),
         ]
         return m
 

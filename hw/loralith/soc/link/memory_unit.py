@@ -27,8 +27,8 @@ class MemoryUnit(wiring.Component):
         axi: the bus.
         control: ``value`` of a hash is the CRC-32; see MemoryReader and MemoryWriter.
         operation, address, length, operand: of the request, stable from the cycle before ``start`` to ``done``.
-        i: what WRITE_MEMORY writes.
-        o: what READ_MEMORY has read, all of it there at ``done``.
+        i: write data of WRITE_MEMORY.
+        o: read data of READ_MEMORY, complete at ``done``.
     """
 
     def __init__(self, data_bytes: int) -> None:
@@ -56,7 +56,7 @@ class MemoryUnit(wiring.Component):
             for name, member in signature.members.items():
                 ours, theirs = getattr(self.axi, name), getattr(master.axi, name)
                 m.d.comb += ours.eq(theirs) if member.flow is Out else theirs.eq(ours)
-        # Registers: an operation's seven bits would be decoded in front of every enable.
+        # Registered so that no enable has the decoding of seven bits in its path.
         fills, writes, hashes = Signal(), Signal(), Signal()
         m.d.sync += [
             fills.eq(self.operation == Operation.FILL_MEMORY),
@@ -75,8 +75,8 @@ class MemoryUnit(wiring.Component):
             control.progress.eq(reader.control.progress | writer.control.progress | crc.en),
         ]
 
-        # What is written: the payload, or the operand over and over.
-        lane, left = Signal(2), Signal(16)
+        # Write data: the payload, or the operand repeated.
+        lane, remaining = Signal(2), Signal(16)
         m.d.comb += [
             writer.i.valid.eq(fills | self.i.valid),
             writer.i.payload.eq(self.i.payload),
@@ -85,15 +85,15 @@ class MemoryUnit(wiring.Component):
         with m.If(fills):
             m.d.comb += [
                 writer.i.payload.byte.eq(self.operand.word_select(lane, 8)),
-                writer.i.payload.last.eq(left == 1),
+                writer.i.payload.last.eq(remaining == 1),
             ]
         with m.If(control.start):
-            m.d.sync += [lane.eq(self.address), left.eq(self.length)]
+            m.d.sync += [lane.eq(self.address), remaining.eq(self.length)]
         with m.Elif(writer.i.ready):  # counts for fills alone, which always have a byte
-            m.d.sync += [lane.eq(lane + 1), left.eq(left - 1)]
+            m.d.sync += [lane.eq(lane + 1), remaining.eq(remaining - 1)]
 
-        # What is read goes into the answer, or into the CRC.
-        hashed = Signal()
+        # Read data goes into the response, or into the CRC.
+        hash_done = Signal()
         m.d.comb += [
             self.o.valid.eq(reader.o.valid & ~hashes),
             self.o.payload.eq(reader.o.payload),
@@ -102,10 +102,10 @@ class MemoryUnit(wiring.Component):
             crc.byte.eq(reader.o.payload.byte),
             crc.en.eq(reader.o.valid & hashes & (reader.control.status == Status.OK)),
         ]
-        m.d.sync += hashed.eq(crc.en & reader.o.payload.last & ~control.abandon)
+        m.d.sync += hash_done.eq(crc.en & reader.o.payload.last & ~control.abandon)
         failed = reader.control.done & (reader.control.status != Status.OK)
         m.d.comb += [
-            control.done.eq(Mux(writes, writer.control.done, Mux(hashes, hashed | failed, reader.control.done))),
+            control.done.eq(Mux(writes, writer.control.done, Mux(hashes, hash_done | failed, reader.control.done))),
             control.status.eq(Mux(writes, writer.control.status, reader.control.status)),
             control.value.eq(Mux(writes, writer.control.value, reader.control.value)),
         ]

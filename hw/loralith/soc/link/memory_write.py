@@ -17,18 +17,17 @@ __all__ = ["MemoryWriter"]
 
 
 class MemoryWriter(wiring.Component):
-    """Writes bytes to consecutive addresses, each bus word as a burst of one beat that is answered before the next begins.
+    """Writes bytes to consecutive addresses, each bus word as a burst of one beat, one outstanding.
 
-    The line is so slow that longer bursts would gain nothing, and would keep the memory from the accelerator. A byte takes two cycles, in a
-    register before its lane is selected, and an answer is registered too: bytes come from the engine and answers from the memory
-    controller, and both may lie far away.
+    Longer bursts would gain nothing on so slow a line, and would keep the memory from the accelerator. A byte takes two cycles: it is
+    registered before its lane is selected. Responses are registered too: the executor and the memory controller may be placed far away.
 
     Parameter: data_bytes of the bus.
 
     Members:
         axi: channels AW, W and B.
-        control: ``done`` comes after the answer to the last word. After an error, ``value`` is the address of the word that failed; the
-            bytes after it are taken, and not written.
+        control: ``done`` comes after the response to the last word. After an error, ``value`` is the address of the word that failed; the
+            bytes after it are taken and discarded.
         address: of the first byte, at ``start``.
         i: the bytes, to the last.
     """
@@ -48,13 +47,13 @@ class MemoryWriter(wiring.Component):
         m = Module()
         axi, control, size = self.axi, self.control, exact_log2(self._data_bytes)
         address = Signal(32)
-        entry = Signal(FrameByte)
+        byte_r = Signal(FrameByte)
         abandoned = Signal()
-        answered, response = Signal(), Signal(2)
+        response_valid, response_r = Signal(), Signal(2)
         lane = address[:size]
         m.d.comb += control.progress.eq((axi.bvalid & axi.bready) | (self.i.valid & self.i.ready))
         m.d.comb += [axi.awsize.eq(size), axi.awburst.eq(Burst.INCR), axi.awcache.eq(CACHE), axi.wlast.eq(1)]
-        m.d.sync += [control.done.eq(0), answered.eq(axi.bvalid & axi.bready), response.eq(axi.bresp)]
+        m.d.sync += [control.done.eq(0), response_valid.eq(axi.bvalid & axi.bready), response_r.eq(axi.bresp)]
         with m.If(control.abandon):
             m.d.sync += abandoned.eq(1)
 
@@ -67,26 +66,26 @@ class MemoryWriter(wiring.Component):
                     m.next = "collect"
             with m.State("collect"):
                 m.d.comb += self.i.ready.eq(~control.abandon)
-                m.d.sync += entry.eq(self.i.payload)  # in each cycle: the enable would come from far away
+                m.d.sync += byte_r.eq(self.i.payload)  # without enable, which would come from far away
                 with m.If(control.abandon):
                     m.next = "idle"
                 with m.Elif(self.i.valid):
-                    m.next = "place"
-            with m.State("place"):
+                    m.next = "merge"
+            with m.State("merge"):
                 m.d.sync += [
                     address.eq(address + 1),
                     axi.awaddr.eq(Cat(Const(0, size), address[size:])),
-                    axi.wdata.word_select(lane, 8).eq(entry.byte),
+                    axi.wdata.word_select(lane, 8).eq(byte_r.byte),
                     axi.wstrb.bit_select(lane, 1).eq(1),
                 ]
                 m.next = "collect"
                 with m.If(control.abandon):
                     m.next = "idle"
                 with m.Elif(control.status != Status.OK):
-                    with m.If(entry.last):
+                    with m.If(byte_r.last):
                         m.d.sync += control.done.eq(1)
                         m.next = "idle"
-                with m.Elif(lane.all() | entry.last):
+                with m.Elif(lane.all() | byte_r.last):
                     m.d.sync += [axi.awvalid.eq(1), axi.wvalid.eq(1)]
                     m.next = "word"
             with m.State("word"):
@@ -95,12 +94,12 @@ class MemoryWriter(wiring.Component):
                     m.d.sync += axi.awvalid.eq(0)
                 with m.If(axi.wready):
                     m.d.sync += axi.wvalid.eq(0)
-                with m.If(answered):
+                with m.If(response_valid):
                     m.d.sync += axi.wstrb.eq(0)
-                    with m.If(response[1]):
-                        m.d.sync += [control.status.eq(bus_status(response)), control.value.eq(axi.awaddr)]
+                    with m.If(response_r[1]):
+                        m.d.sync += [control.status.eq(bus_status(response_r)), control.value.eq(axi.awaddr)]
                     m.next = "collect"
-                    with m.If(abandoned | control.abandon | entry.last):
+                    with m.If(abandoned | control.abandon | byte_r.last):
                         m.d.sync += control.done.eq(~abandoned & ~control.abandon)
                         m.next = "idle"
         return m

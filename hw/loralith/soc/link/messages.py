@@ -1,4 +1,4 @@
-"""What the link's parts hand to each other: headers, parsed requests, answers, and the control of a unit that uses a bus."""
+"""Structures between the blocks of the link: headers, parsed requests, responses, and the control of a unit that uses a bus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from loralith.spec.link import HEADER, Status
 
-__all__ = ["Answer", "Header", "Request", "Source", "OperationControl", "Verdict", "bus_status"]
+__all__ = ["Response", "Header", "Request", "Source", "OperationControl", "Verdict", "bus_status"]
 
 
 class Header(data.FlexibleLayout):
@@ -26,7 +26,7 @@ class Request(data.StructLayout):
 
 
 class Source(enum.Enum, shape=2):
-    """Where an answer's payload comes from."""
+    """Where a response's payload comes from."""
 
     NONE = 0
     IDENTITY = 1
@@ -34,8 +34,8 @@ class Source(enum.Enum, shape=2):
     MEMORY = 3
 
 
-class Answer(data.StructLayout):
-    """An answer's header, and where its payload comes from."""
+class Response(data.StructLayout):
+    """A response's header, and where its payload comes from."""
 
     def __init__(self) -> None:
         super().__init__({"header": Header(), "source": Source})
@@ -45,30 +45,30 @@ class Verdict(enum.Enum, shape=3):
     """What to do with a request."""
 
     DROP = 0
-    """Nothing: the one before it has not been executed, or it is far too late."""
+    """Discard it: its predecessor has not been executed, or it is older than the window."""
     EXECUTE = 1
     REPEAT = 2
-    """Answer again as before: it has been executed."""
+    """It has been executed: send the stored response again."""
     REFUSE = 3
     """It is not of this session."""
     BEGIN = 4
     """Begin its session."""
-    GREET = 5
-    """Answer a HELLO of the present session."""
+    HELLO_AGAIN = 5
+    """A HELLO of the present session again: respond, change nothing."""
 
 
 OperationControl = Signature(
     {
         "start": Out(1),  # one cycle, only while ready
-        "abandon": Out(1),  # one cycle: the operation is over for the engine; what the bus still answers is dropped
+        "abandon": Out(1),  # one cycle: the executor has given up; a later response of the bus is dropped
         "ready": In(1),
-        "progress": In(1),  # a part of the operation is done
+        "progress": In(1),  # restarts the time-out
         "done": In(1),  # one cycle
         "status": In(8),  # from done on, as is value
         "value": In(32),
     }
 )
-"""The engine's view of a unit."""
+"""The executor's view of a unit."""
 
 
 def bus_status(response: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Frames from decoded bytes: length and CRC are checked, and frames that fail are forgotten."""
+"""Frames from decoded bytes: length and CRC are checked, and bad frames are dropped."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -22,12 +22,12 @@ class CheckedByte(data.Struct):
 
 
 class FrameCheck(wiring.Component):
-    """Takes the CRC off a frame and says at the end whether it fits, and whether the frame is neither shorter nor longer than one may be.
+    """Strips the CRC from a frame; at the frame's end it reports whether CRC and length are right.
 
     Members:
         i: decoded bytes.
-        o: the bytes before the CRC, held back until the ones after them show that they are not it. What a bad frame gives means nothing.
-        damaged: bad frames so far, those of no bytes left out; stops at its largest value.
+        o: the bytes before the CRC, delayed by its length. Bytes of a bad frame are undefined.
+        damaged: bad frames so far, empty ones not counted; saturates.
     """
 
     i: In(stream.Signature(DecodedByte, always_ready=True))
@@ -37,17 +37,17 @@ class FrameCheck(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.crc = crc = Crc32()
-        held = Signal(8 * (CRC_BYTES + 1))
+        shift_register = Signal(8 * (CRC_BYTES + 1))
         count = Signal(range(FRAME_BYTES + 2))
         byte, ends = self.i.payload.byte, self.i.payload.end
-        complete = (count >= MIN_FRAME_BYTES) & (count <= FRAME_BYTES) & ~self.i.payload.damaged
+        length_ok = (count >= MIN_FRAME_BYTES) & (count <= FRAME_BYTES) & ~self.i.payload.damaged
         m.d.comb += [
             crc.byte.eq(byte),
             crc.en.eq(self.i.valid & ~ends),
             crc.clear.eq(self.i.valid & ends),
-            self.o.payload.byte.eq(held[:8]),
+            self.o.payload.byte.eq(shift_register[:8]),
             self.o.payload.last.eq(ends),
-            self.o.payload.good.eq(complete & (crc.register == CRC_RESIDUE)),
+            self.o.payload.good.eq(length_ok & (crc.register == CRC_RESIDUE)),
             self.o.valid.eq(self.i.valid & (ends | (count > CRC_BYTES))),
         ]
         with m.If(self.i.valid & ends):
@@ -55,18 +55,18 @@ class FrameCheck(wiring.Component):
             with m.If(~self.o.payload.good & (count != 0) & ~self.damaged.all()):
                 m.d.sync += self.damaged.eq(self.damaged + 1)
         with m.Elif(self.i.valid):
-            m.d.sync += held.eq(Cat(held[8:], byte))
+            m.d.sync += shift_register.eq(Cat(shift_register[8:], byte))
             with m.If(count != FRAME_BYTES + 1):
                 m.d.sync += count.eq(count + 1)
         return m
 
 
 class FrameBuffer(wiring.Component):
-    """Holds frames until they are executed. A frame that is bad, or for which there is no space, leaves nothing behind.
+    """FIFO of frames. A frame that is bad, or for which there is no space, is dropped as a whole.
 
     Members:
-        i: checked bytes; it cannot wait.
-        o: good frames, each once it is there to its end.
+        i: checked bytes; always ready.
+        o: good frames, each one once it is complete.
     """
 
     i: In(stream.Signature(CheckedByte, always_ready=True))
@@ -78,19 +78,19 @@ class FrameBuffer(wiring.Component):
         store, fetch = memory.write_port(), memory.read_port(transparent_for=())
         write, committed, read = (Signal(range(RECEIVE_BYTES), name=name) for name in ("write", "committed", "read"))
         overflow = Signal()
-        following = (write + 1)[: len(write)]
-        fits = (following != read) & ~overflow
+        next_write = (write + 1)[: len(write)]
+        not_full = (next_write != read) & ~overflow
         entry = self.i.payload
         m.d.comb += [store.addr.eq(write), store.data.eq(Cat(entry.byte, entry.last)), store.en.eq(self.i.valid)]
         with m.If(self.i.valid & entry.last):
             m.d.sync += overflow.eq(0)
-            with m.If(entry.good & fits):
-                m.d.sync += [write.eq(following), committed.eq(following)]
+            with m.If(entry.good & not_full):
+                m.d.sync += [write.eq(next_write), committed.eq(next_write)]
             with m.Else():
                 m.d.sync += write.eq(committed)
         with m.Elif(self.i.valid):
-            with m.If(fits):
-                m.d.sync += write.eq(following)
+            with m.If(not_full):
+                m.d.sync += write.eq(next_write)
             with m.Else():
                 m.d.sync += overflow.eq(1)
 

@@ -30,7 +30,7 @@ class UartReceiver(wiring.Component):
 
     Members:
         rx: the pin; asynchronous.
-        o: the bytes. It cannot wait: a byte is there for one cycle.
+        o: the bytes, valid for one cycle; there is no ready.
 
     Raises ValueError for a divider below 4.
     """

@@ -27,29 +27,29 @@ class DirectionArbiter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         writing = Signal()
-        served = Signal(range(self._run + CHUNK_BEATS + 1))
-        enough = Signal()
+        run_beats = Signal(range(self._run + CHUNK_BEATS + 1))
+        run_complete = Signal()
         choice = Signal()
         take = Signal()
-        chosen = Signal.like(self.o.payload)
+        grant = Signal.like(self.o.payload)
         other = Mux(writing, self.read.valid, self.write.valid)
         same = Mux(writing, self.write.valid, self.read.valid)
         advance = ~self.o.valid | self.o.ready
         m.d.comb += [
-            choice.eq(writing ^ (other & (enough | ~same))),
+            choice.eq(writing ^ (other & (run_complete | ~same))),
             self.read.ready.eq(advance & ~choice),
             self.write.ready.eq(advance & choice),
             take.eq(advance & (self.read.valid | self.write.valid)),
-            chosen.eq(Mux(choice, self.write.payload, self.read.payload)),
-            enough.eq(served >= self._run),
+            grant.eq(Mux(choice, self.write.payload, self.read.payload)),
+            run_complete.eq(run_beats >= self._run),
         ]
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(take), self.o.payload.eq(chosen)]
+            m.d.sync += [self.o.valid.eq(take), self.o.payload.eq(grant)]
         with m.If(take):
-            beats = chosen.beats + 1
+            beats = grant.beats + 1
             m.d.sync += writing.eq(choice)
             with m.If(choice != writing):
-                m.d.sync += served.eq(beats)
-            with m.Elif(~enough):
-                m.d.sync += served.eq(served + beats)
+                m.d.sync += run_beats.eq(beats)
+            with m.Elif(~run_complete):
+                m.d.sync += run_beats.eq(run_beats + beats)
         return m

@@ -1,4 +1,4 @@
-"""What the controller's parts exchange."""
+"""Structures between the blocks of the memory controller."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Chunk(data.StructLayout):
 
 
 class Command(data.StructLayout):
-    """What the chip's command pins say."""
+    """Commands of the chip, by its command pins."""
 
     def __init__(self, chip: SdramChip) -> None:
         super().__init__({"operation": Operation, "bank": range(chip.banks), "address": chip.row_bits})

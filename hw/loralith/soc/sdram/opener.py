@@ -13,8 +13,8 @@ from .interfaces import Chunk
 __all__ = ["RowOpener", "RowRequest"]
 
 
-APART = 3
-"""Cycles between two ACTIVE: the states between them."""
+ACTIVE_SPACING = 3
+"""Cycles between two ACTIVE commands, which the state machine keeps by itself."""
 
 
 class RowRequest(data.StructLayout):
@@ -37,8 +37,8 @@ class RowOpener(wiring.Component):
     """
 
     def __init__(self, chip: SdramChip, timing: SdramTiming, id_bits: int) -> None:
-        if timing.rrd > APART:
-            raise ValueError(f"rrd must be at most {APART} cycles, not {timing.rrd}")
+        if timing.rrd > ACTIVE_SPACING:
+            raise ValueError(f"rrd must be at most {ACTIVE_SPACING} cycles, not {timing.rrd}")
         self._chip = chip
         chunks = stream.Signature(Chunk(chip, id_bits))
         super().__init__(

@@ -111,9 +111,8 @@ class _Races:
 
     def look(self, index: int, command: Command, at_start: Clock, at_second: Clock) -> None:
         """Raises IllegalList where an access of the command is not ordered after an earlier one that conflicts."""
-        found = list(
-            vector_accesses(command, self.config, self.codes) if command.opcode is Opcode.VECTOR else accesses(command, self.config)
-        )
+        every = vector_accesses(command, self.config, self.codes) if command.opcode is Opcode.VECTOR else accesses(command, self.config)
+        found = [access for access in every if access.rows.size]  # a region of a VECTOR may lie outside of a memory that it does not use
         if command.opcode is Opcode.LOAD and command["target"] == LoadTarget.PROGRAM:
             self._loads_program(command)
         for access in found:

@@ -72,7 +72,7 @@ class Connection:
             until = min(deadline, time.monotonic() + self._time.limit(4 * FRAME_OVERHEAD, attempt))
             while (now := time.monotonic()) < until:
                 for frame in self._receive(until - now):
-                    if frame.answer and (frame.operation, frame.session, frame.seq) == (hello.operation, hello.session, hello.seq):
+                    if frame.response and (frame.operation, frame.session, frame.seq) == (hello.operation, hello.session, hello.seq):
                         self._greeted(frame)
                         return
             attempt = min(attempt + 1, 4)
@@ -192,7 +192,7 @@ class Connection:
     def _answered(self, frame: Frame, waiting: dict[int, Sent]) -> Sent | None:
         """The request that the frame answers, no longer waiting."""
         sent = waiting.get(frame.seq)
-        if not frame.answer or frame.session != self._session or sent is None or frame.operation != sent.request.operation:
+        if not frame.response or frame.session != self._session or sent is None or frame.operation != sent.request.operation:
             return None
         if frame.code == Status.NO_SESSION:
             raise answer_error(self.port.path, sent.request, frame)

@@ -49,11 +49,11 @@ class Frame:
     length: int = 0
     value: int = 0
     payload: bytes = b""
-    answer: bool = False
+    response: bool = False
 
     def encode(self) -> bytes:
         """The bytes on the wire, the delimiter at their end."""
-        names = ("operation", "answer", "code", "attempt", "seq", "session", "length", "value")
+        names = ("operation", "response", "code", "attempt", "seq", "session", "length", "value")
         content = HEADER.pack({name: int(getattr(self, name)) for name in names}) + self.payload
         crc = zlib.crc32(content).to_bytes(CRC_BYTES, "little")
         return cobs_encode(content + crc) + bytes([DELIMITER])
@@ -67,8 +67,8 @@ class Frame:
         if zlib.crc32(content[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little") != content[-CRC_BYTES:]:
             return None
         header = HEADER.unpack(content[: HEADER.size])
-        answer = bool(header.pop("answer"))
-        return cls(**header, answer=answer, payload=content[HEADER.size : -CRC_BYTES])
+        response = bool(header.pop("response"))
+        return cls(**header, response=response, payload=content[HEADER.size : -CRC_BYTES])
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from loralith.device.native.build import (
     MODULE,
     SOURCES,
     VERILATOR_FLAGS,
+    BuildError,
     cached,
     digest,
     processor,
@@ -32,6 +34,8 @@ __all__ = ["CoveredDevice", "build_covered"]
 FLAGS = ("--coverage-line", "--coverage-toggle", "--coverage-underscore")
 LEVELS = Levels("-O1", "-O0", "-O1")
 """The counters cost more than an optimizer saves, and their code is large."""
+INSERTS = {"__vlCoverInsert": "1", "__vlCoverToggleInsert": "2 * (1 + (end > begin ? end - begin : begin - end))"}
+"""Functions of a model that list points, and the counters of each."""
 OWN = Path(__file__).resolve().with_name("coverage.cpp")
 
 
@@ -39,7 +43,7 @@ def build_covered(config: Config) -> Path:
     """The library of the model that counts. Raises BuildError and ToolchainError, see `loralith.device.native.build`."""
     verilator, source = find_verilator(), verilog(config)
     native = sorted((*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.vlt"), OWN))
-    text = (str(verilator.version), *VERILATOR_FLAGS, *FLAGS, str(LEVELS), CXX_FLAGS, processor(), os.environ.get("CXX", ""))
+    text = (str(verilator.version), *VERILATOR_FLAGS, *FLAGS, str(LEVELS), CXX_FLAGS, str(INSERTS), processor(), os.environ.get("CXX", ""))
 
     def make(folder: Path) -> None:
         tell(f"compiling the model of configuration {config.name} that counts, once: a minute (tiny) or more")
@@ -48,10 +52,31 @@ def build_covered(config: Config) -> Path:
             *("--cc", *VERILATOR_FLAGS, *FLAGS, "--top-module", MODULE, "-Mdir", output / "obj"),
             *("--compiler-include", sources / "sign_extension.h", sources / "modules.vlt", without_spaces(source.parent) / source.name),
         )
+        _list_points_once(output / "obj")
         own, flags = [without_spaces(OWN.parent) / OWN.name], f"{CXX_FLAGS} -I{sources}"
         compile_design(verilator, output / "obj", own, output / LIBRARY, runtime=runtime(), flags=flags, levels=LEVELS, shared=True)
 
     return cached(f"coverage-{digest(source, *native, text=text)}", make) / LIBRARY
+
+
+def _list_points_once(folder: Path) -> None:
+    """Has a design's constructors list its points where `coverage.cpp` says so, and else set their counters to zero.
+
+    Raises BuildError where Verilator writes them in another way.
+    """
+    changed = 0
+    for file in sorted(folder.glob("*.cpp")):
+        text = file.read_text(encoding="utf-8")
+        for name, count in INSERTS.items():
+            only = (
+                "extern bool loralith_lists_points; if (!loralith_lists_points) { "
+                f"for (int counter = 0; counter < {count}; ++counter) countp[counter] = 0; return; }}"
+            )
+            text, found = re.subn(rf"void \w+::{name}\([^)]*\) {{", rf"\g<0> {only}", text)
+            changed += found
+        file.write_text(text, encoding="utf-8")
+    if not changed:
+        raise BuildError("Verilator's model has no function that lists the points of its coverage")
 
 
 class CoveredDevice(VerilatorDevice):

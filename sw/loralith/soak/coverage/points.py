@@ -11,8 +11,8 @@ from loralith.soak import SoakError
 
 __all__ = ["KINDS", "Point", "blocks", "merge", "read_points"]
 
-KINDS = {"line": ("v_line", "v_branch"), "toggle": ("v_toggle",)}
-"""What the report counts, and Verilator's pages of it."""
+KINDS = {"line": "v_line", "branch": "v_branch", "toggle": "v_toggle"}
+"""What the report counts, and Verilator's page of it."""
 TOP = "loralith"
 
 
@@ -47,7 +47,7 @@ def read_points(text: str) -> Counter[Point]:
             raise SoakError(f"these are no counts of Verilator's coverage: {line[:80]!r}")
         fields = dict(field.split("\x02", 1) for field in found[1].split("\x01") if field)
         page, _, module = fields.get("page", "").partition("/")
-        kind = next((kind for kind, pages in KINDS.items() if page in pages), None)
+        kind = next((kind for kind, name in KINDS.items() if name == page), None)
         if kind is None:
             continue
         # Verilog's own way of writing a name with dots in it: a backslash before and a space after.

@@ -27,6 +27,8 @@ SUITES = ("lists", "products", "registers")
 """Raw command lists against the oracle, products against numpy, and every register with every bit."""
 PROGRESS_SECONDS = 60.0
 """Seconds between two lines of progress."""
+KEPT_SECONDS = 300.0
+"""Seconds between two times that the counts are kept: that takes several seconds itself."""
 STALL = 0.2
 
 
@@ -72,7 +74,8 @@ class CoverageRun:
         device = CoveredDevice(self.config, memory_base=BASE, memory_bytes=Layout.size, max_cycles=MAX_CYCLES)
         machines.native = device
         try:
-            shown, first = time.monotonic(), self.done["lists"]
+            shown = kept = time.monotonic()
+            first = self.done["lists"]
             for number, (_, case) in enumerate(cases(self.seed, first, [self.config]), first):
                 if number >= wanted:
                     break
@@ -82,6 +85,8 @@ class CoverageRun:
                 if time.monotonic() - shown >= PROGRESS_SECONDS:
                     shown = time.monotonic()
                     say(f"{number + 1} of {wanted} cases of lists")
+                if time.monotonic() - kept >= KEPT_SECONDS:
+                    kept = time.monotonic()
                     device.collect()
                     self._add("lists", number + 1 - self.done["lists"], device.points)
             device.collect()

@@ -13,13 +13,13 @@ from loralith.spec.vector.program import LANE_REGISTERS, Format, Function
 from loralith.verif.block_test import design
 
 
-async def enter(ctx, dut, place: int, element: dict, settings: dict, live: bool = True) -> tuple[int, list[tuple[int, int]]]:
-    """One element and the cycles until its result: the ring's place after it, and the faults with the cycles that they were seen in."""
+async def enter(ctx, dut, pointer: int, element: dict, settings: dict, live: bool = True) -> tuple[int, list[tuple[int, int]]]:
+    """One element and the cycles until its result: the ring's pointer after it, and the faults with the cycles that they were seen in."""
     faults = []
     ctx.set(dut.settings, LaneSettings.const(settings))
     ctx.set(dut.integer, element["integer"] % 2**32)
     for cycle in range(LaneTiming.result):
-        ctx.set(dut.place, (place + cycle) % 16)
+        ctx.set(dut.pointer, (pointer + cycle) % 16)
         ctx.set(dut.live, sum(1 << i for i, at in enumerate(LaneTiming.faults) if live and at == cycle))
         if cycle == LaneTiming.vectors:
             for name in ("v0", "v1"):
@@ -27,7 +27,7 @@ async def enter(ctx, dut, place: int, element: dict, settings: dict, live: bool 
         await ctx.tick()
         ctx.set(dut.integer, 0)
         faults += [(cycle, ctx.get(dut.fault))] * bool(ctx.get(dut.fault))
-    return (place + LaneTiming.result) % 16, faults
+    return (pointer + LaneTiming.result) % 16, faults
 
 
 async def load(ctx, dut, constants: dict[str, dict], registers: list[int]) -> None:
@@ -57,7 +57,7 @@ def test_a_result_is_the_chain_of_its_element_and_constants(bench, seed):
 
     async def scenario(ctx):
         ctx.set(dut.enable, 1)
-        place = 0
+        pointer = 0
         for _ in range(12):
             word = lambda: bench.random_word(rng, 120, 131)  # noqa: E731
             registers = [word() for _ in range(LANE_REGISTERS)]
@@ -70,7 +70,7 @@ def test_a_result_is_the_chain_of_its_element_and_constants(bench, seed):
             settings |= {"function": Function.PASS, "packing": Format.WORD, "summing": 0, "comparing": 0, "scale": 127}
             await load(ctx, dut, constants, registers)
             # A constant may be loaded in the cycle before its first element reaches it.
-            place, _ = await enter(ctx, dut, place, element, settings)
+            pointer, _ = await enter(ctx, dut, pointer, element, settings)
             a = {XSelect.V0: element["v0"], XSelect.V1: element["v1"], XSelect.INTEGER: numbers.from_integer(element["integer"])}[x]
             b = {YSelect.ZERO: 0, YSelect.V0: element["v0"], YSelect.V1: element["v1"]}[y]
             operands = {}
@@ -108,19 +108,19 @@ def test_the_maximum_is_that_of_live_elements_since_it_was_cleared(bench):
     async def scenario(ctx):
         ctx.set(dut.enable, 1)
         await load(ctx, dut, neutral(), [0] * LANE_REGISTERS)
-        place = 0
+        pointer = 0
         for _ in range(3):
             ctx.set(dut.clear_maximum, 1)
             await ctx.tick()
             ctx.set(dut.clear_maximum, 0)
-            place = (place + 1) % 16
+            pointer = (pointer + 1) % 16
             largest = 0
             for _ in range(6):
                 element, live = {"integer": 0, "v0": bench.random_word(rng, 100, 140), "v1": 0}, rng.random() < 0.6
-                place, _ = await enter(ctx, dut, place, element, PLAIN | {"comparing": 1}, live)
+                pointer, _ = await enter(ctx, dut, pointer, element, PLAIN | {"comparing": 1}, live)
                 largest = max(largest, element["v0"] % 2**24) if live else largest
             await ctx.tick()
-            place = (place + 1) % 16
+            pointer = (pointer + 1) % 16
             assert ctx.get(dut.maximum) == largest
 
     block.simulate(scenario)

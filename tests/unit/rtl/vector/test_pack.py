@@ -5,7 +5,7 @@ import random
 import pytest
 
 from loralith.rtl.vector.pack import POINT, TERM_BITS, Pack
-from loralith.rtl.vector.reduction import Gather, ReductionReader
+from loralith.rtl.vector.reduction import ReductionAccumulator, ReductionReader
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import Format, Reduce
 
@@ -82,7 +82,7 @@ def test_a_lane_gathers_the_exact_sum_and_the_largest_word(bench, signed):
         total = 0 if clear["clear_sum"] else total + term * summing
         most = 0 if clear["clear_maximum"] else max(most, rank(word, signed)) if comparing else most
         wanted.append((total % 2**numbers.SUM_BITS, most))
-    assert bench.stream(Gather(), 1, inputs, ("sum", "maximum"))[1:] == wanted
+    assert bench.stream(ReductionAccumulator(), 1, inputs, ("sum", "maximum"))[1:] == wanted
 
 
 @pytest.mark.parametrize("lanes", [4, 8])

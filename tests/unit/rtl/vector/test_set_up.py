@@ -52,10 +52,10 @@ def expected(command: dict, program: list[dict[str, int]], scalars: list[int]) -
                 {
                     "number": number,
                     "instruction": packed(code),
-                    "opens": at == 0,
+                    "starts_iteration": at == 0,
                     "last": outer == command["outer"] - 1 and at == command["count"] - 1,
-                    "first_outer": outer == 0,
-                    "last_outer": outer == command["outer"] - 1,
+                    "first_iteration": outer == 0,
+                    "last_iteration": outer == command["outer"] - 1,
                     "addresses": addresses,
                     "strides": [region["inner_stride"] for region in regions],
                     "scale": scalars[code["s2"]] >> 16 & 0xFF,
@@ -78,11 +78,13 @@ def test_instructions_are_set_up_in_order_each_with_its_own_fields_scalars_and_a
     async def memories(ctx):
         while True:
             taken = dut.fetch.valid & dut.fetch.ready
-            _, _, address, scalar, valid, job = await ctx.tick().sample(dut.program_address, dut.scalar_address, taken, dut.fetch.payload)
+            _, _, address, scalar, valid, request = await ctx.tick().sample(
+                dut.program_address, dut.scalar_address, taken, dut.fetch.payload
+            )
             ctx.set(dut.program_data, packed(program[address >> 1]) >> 32 * (address & 1) & 0xFFFFFFFF)
             ctx.set(dut.scalar_data, scalars[scalar])
             if valid:
-                fetched.append((job.address, job.stride, job.count))
+                fetched.append((request.address, request.stride, request.count))
             ctx.set(dut.fetch.ready, rng.random() < 0.6)
 
     async def bench(ctx):
@@ -100,11 +102,14 @@ def test_instructions_are_set_up_in_order_each_with_its_own_fields_scalars_and_a
                 for _ in range(200):
                     if ctx.get(dut.valid):
                         break
-                    ctx.set(dut.scalars_late, rng.random() < 0.2)
+                    ctx.set(dut.scalar_pending, rng.random() < 0.2)
                     await ctx.tick()
-                ctx.set(dut.scalars_late, 0)
+                ctx.set(dut.scalar_pending, 0)
                 assert ctx.get(dut.valid), "no instruction is ready"
-                got = {name: ctx.get(getattr(dut, name)) for name in ("number", "opens", "last", "first_outer", "last_outer", "scale")}
+                got = {
+                    name: ctx.get(getattr(dut, name))
+                    for name in ("number", "starts_iteration", "last", "first_iteration", "last_iteration", "scale")
+                }
                 got |= {"instruction": ctx.get(dut.instruction.as_value())}
                 got |= {name: [ctx.get(word) for word in getattr(dut, name)] for name in ("addresses", "strides", "scalars")}
                 got |= {"fetch": fetched[-1] if step["fetch"] else None}
@@ -157,13 +162,15 @@ class Hazards(Component):
 
     def __init__(self) -> None:
         self.block = VectorHazards()
-        fields = {f"{which}_{name}": In(field.width) for which in ("following", "running") for name, field in INSTRUCTION.fields.items()}
+        fields = {
+            f"{which}_{name}": In(field.width) for which in ("next_instruction", "running") for name, field in INSTRUCTION.fields.items()
+        }
         super().__init__(fields)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.block = block = self.block
-        for which in ("following", "running"):
+        for which in ("next_instruction", "running"):
             for name in INSTRUCTION.fields:
                 m.d.comb += getattr(block, which)[name].eq(getattr(self, f"{which}_{name}"))
         return m
@@ -181,7 +188,7 @@ class Model:
             target: {"last": -1000, "start": -1000, "stalls": 0, "region": 0, "in_order": False} for target in (Target.V0, Target.V1)
         }
 
-    def waits(self, cycle: int, code: dict[str, int], opens: bool) -> bool:
+    def waits(self, cycle: int, code: dict[str, int], starts_iteration: bool) -> bool:
         """Whether an instruction that starts in ``cycle`` would have its first element too early."""
         entry, late = cycle + 1, False
         for target, source in ((Target.V0, Source.V0), (Target.V1, Source.V1)):
@@ -189,18 +196,18 @@ class Model:
             if source not in (code["x_source"], code["y_source"]):
                 continue
             region = code["x_region"] if code["x_source"] == source else code["y_region"]
-            if memory["in_order"] and not opens and region == memory["region"]:
+            if memory["in_order"] and not starts_iteration and region == memory["region"]:
                 late |= entry < memory["start"] + 1 + 41 + memory["stalls"]
             else:
                 late |= entry < memory["last"] + 41
         registers = any(code[name] >= Operand.L0 for name in "abcd")
         return late or (registers and entry < self.lanes + 42)
 
-    def started(self, cycle: int, code: dict[str, int], opens: bool, moves: bool) -> None:
+    def started(self, cycle: int, code: dict[str, int], starts_iteration: bool, target_advances: bool) -> None:
         for target, memory in self.memories.items():
             if code["target"] == target:
-                memory |= {"start": cycle, "stalls": 0, "region": code["target_region"], "in_order": moves}
-            elif opens:
+                memory |= {"start": cycle, "stalls": 0, "region": code["target_region"], "in_order": target_advances}
+            elif starts_iteration:
                 memory["in_order"] = False
 
     def cycle(self, cycle: int, code: dict[str, int], issue: bool, stalled: bool) -> None:
@@ -252,27 +259,27 @@ def test_an_instruction_waits_for_what_it_reads_and_for_nothing_else(seed):
                 ctx.set(getattr(dut, f"{which}_{name}"), code[name])
 
         for _ in range(60):
-            following, opens, moves = drawn(), rng.random() < 0.2, rng.random() < 0.8
-            show("following", following)
-            ctx.set(hazards.opens, opens)
-            ctx.set(hazards.moves, moves)
+            next_instruction, starts_iteration, target_advances = drawn(), rng.random() < 0.2, rng.random() < 0.8
+            show("next_instruction", next_instruction)
+            ctx.set(hazards.starts_iteration, starts_iteration)
+            ctx.set(hazards.target_advances, target_advances)
             for _ in range(2):
                 await tick()
             late = rng.choice([0, 0, 5, 60])  # the control may start it later
             for _ in range(200):
-                waits = model.waits(now, following, opens)
-                assert ctx.get(hazards.wait) == waits, (now, running, following, opens)
-                assert ctx.get(hazards.scalars_late) == (now < model.scalars + 43)
+                waits = model.waits(now, next_instruction, starts_iteration)
+                assert ctx.get(hazards.stall) == waits, (now, running, next_instruction, starts_iteration)
+                assert ctx.get(hazards.scalar_pending) == (now < model.scalars + 43)
                 seen[waits] += 1
                 if not waits and not late:
                     break
                 late -= late > 0 and not waits
                 await tick()
             ctx.set(hazards.start, 1)
-            model.started(now, following, opens, moves)
+            model.started(now, next_instruction, starts_iteration, target_advances)
             await tick()
             ctx.set(hazards.start, 0)
-            running = following
+            running = next_instruction
             show("running", running)
             for _ in range(rng.choice([1, 2, 10, 45])):
                 while rng.random() < 0.2:

@@ -3,8 +3,6 @@
 import dataclasses
 import random
 
-from amaranth.sim import Simulator
-
 from loralith.rtl.vector.addresses import VectorAddresses
 from loralith.rtl.vector.control import VectorControl
 from loralith.rtl.vector.integer_reader import IntegerReader
@@ -12,16 +10,10 @@ from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check
 from loralith.spec.vector.program import Source, Target
+from loralith.verif.block_test import simulate
 
 CONFIG = dataclasses.replace(PRESETS["tiny"], name="tiny-vector", vector_lanes=2, v0_words=16, v1_words=32)
 DEPTHS = (16, 64, 32)
-
-
-def simulate(dut, bench) -> None:
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
 
 
 def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory():
@@ -39,7 +31,7 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
             ctx.set(dut.instruction.target, target)
             firsts, strides = [rng.randrange(20) for _ in range(3)], [rng.choice([0, 1, 2, 2**16 - 1]) for _ in range(3)]
             for at in range(3):
-                ctx.set(dut.firsts[at], firsts[at])
+                ctx.set(dut.first_addresses[at], firsts[at])
                 ctx.set(dut.strides[at], strides[at])
             await ctx.tick()
             ctx.set(dut.start, 1)
@@ -63,7 +55,7 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
                     for kind, port, address in zip((x, y, target), ports, now, strict=True)
                     if kind in port and address >= DEPTHS[port[kind][0]]
                 ]
-                assert ctx.get(dut.beyond) == bool(faults)
+                assert ctx.get(dut.out_of_bounds) == bool(faults)
                 if faults:
                     assert ctx.get(dut.detail) == faults[0]
                     seen.add(faults[0])
@@ -72,8 +64,8 @@ def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory()
                 ctx.set(dut.issue, issue)
                 if len(reads) >= delay:
                     for memory, address in enumerate(reads[-delay]):
-                        assert ctx.get(dut.read) >> memory & 1 == (address is not None)
-                        assert address is None or ctx.get(dut.reads[memory]) == address
+                        assert ctx.get(dut.read_en) >> memory & 1 == (address is not None)
+                        assert address is None or ctx.get(dut.read_address[memory]) == address
                 reads.append([now[(x, y).index(source)] if issue and source in (x, y) else None for source in (Source.V0, Source.V1)])
                 await ctx.tick()
                 element += issue
@@ -101,11 +93,11 @@ def test_words_are_read_ahead_in_order_and_no_more_than_there_are_credits_for():
                 ready, take = rng.random() < 0.6, rng.random() < takes
                 ctx.set(dut.read.request.ready, ready)
                 ctx.set(dut.o.ready, take)
-                ctx.set(dut.job.valid, bool(waiting))
+                ctx.set(dut.request.valid, bool(waiting))
                 if waiting:
-                    ctx.set(dut.job.payload, dict(zip(("address", "stride", "count"), waiting[0], strict=True)))
+                    ctx.set(dut.request.payload, dict(zip(("address", "stride", "count"), waiting[0], strict=True)))
                 _, _, accepted, requests, address, there, word = await ctx.tick().sample(
-                    dut.job.ready, dut.read.request.valid, dut.read.request.payload, dut.o.valid, dut.o.payload
+                    dut.request.ready, dut.read.request.valid, dut.read.request.payload, dut.o.valid, dut.o.payload
                 )
                 if accepted and waiting:
                     waiting.pop(0)
@@ -120,10 +112,10 @@ def test_words_are_read_ahead_in_order_and_no_more_than_there_are_credits_for():
         # A stop requests nothing more, and a clear forgets what was not taken.
         ctx.set(dut.o.ready, 0)
         ctx.set(dut.read.request.ready, 0)
-        ctx.set(dut.job.payload, {"address": 0, "stride": 1, "count": 5})
-        ctx.set(dut.job.valid, 1)
-        await ctx.tick().until(dut.job.ready)
-        ctx.set(dut.job.valid, 0)
+        ctx.set(dut.request.payload, {"address": 0, "stride": 1, "count": 5})
+        ctx.set(dut.request.valid, 1)
+        await ctx.tick().until(dut.request.ready)
+        ctx.set(dut.request.valid, 0)
         assert ctx.get(dut.read.request.valid)
         ctx.set(dut.read.valid, 1)
         ctx.set(dut.stop, 1)
@@ -131,7 +123,7 @@ def test_words_are_read_ahead_in_order_and_no_more_than_there_are_credits_for():
         ctx.set(dut.read.valid, 0)
         await ctx.tick()
         assert not ctx.get(dut.read.request.valid)
-        assert ctx.get(dut.job.ready)
+        assert ctx.get(dut.request.ready)
         assert ctx.get(dut.o.valid)
         ctx.set(dut.clear, 1)
         await ctx.tick()

@@ -39,7 +39,7 @@ class Rig:
             ctx.set(dut.integers_valid, self.rng.random() >= self.stall)
             ctx.set(dut.fetch.ready, self.rng.random() >= self.stall)
             ctx.set(dut.reduce_last, reduction == 1)
-            _, _, address, issue, number, first, partial, target, start, job = await ctx.tick().sample(
+            _, _, address, issue, number, first, partial, target, start, request = await ctx.tick().sample(
                 *(dut.program_address, dut.issue, dut.number, dut.first, dut.partial, dut.instruction.target, dut.reduce_start),
                 dut.fetch.valid & dut.fetch.ready,
             )
@@ -50,7 +50,7 @@ class Rig:
             if start:
                 self.reduced.append(number)
                 reduction = 3
-            self.ended["jobs"] = self.ended.get("jobs", 0) + job
+            self.ended["requests"] = self.ended.get("requests", 0) + request
 
     async def command(
         self, ctx, command: dict, *, stop_after: int | None = None, beyond_after: int | None = None, fault_after: int | None = None
@@ -62,8 +62,8 @@ class Rig:
         ctx.set(dut.command.valid, 1)
         for _ in range(3000):
             ctx.set(dut.stop, stop_after is not None and len(self.entered) >= stop_after)
-            ctx.set(dut.beyond, beyond_after is not None and len(self.entered) >= beyond_after)
-            ctx.set(dut.beyond_detail, Check.V1)
+            ctx.set(dut.out_of_bounds, beyond_after is not None and len(self.entered) >= beyond_after)
+            ctx.set(dut.bounds_detail, Check.V1)
             ctx.set(dut.range_fault, fault_after is not None and len(self.entered) >= fault_after)
             ctx.set(dut.range_number, 5)
             done = ctx.get(dut.done)
@@ -76,7 +76,7 @@ class Rig:
                 break
         else:
             raise AssertionError("the command does not end")
-        for name in ("stop", "beyond", "range_fault"):
+        for name in ("stop", "out_of_bounds", "range_fault"):
             ctx.set(getattr(dut, name), 0)
         ctx.set(dut.command.valid, 0)
         await ctx.tick()
@@ -118,7 +118,7 @@ def test_elements_enter_as_two_nested_loops_say(seed, partial_inner, stall):
     rig.run(command)
     assert_each_equal("element", rig.entered, entered)
     assert_each_equal("reduction", rig.reduced, reduced)
-    assert rig.ended["jobs"] == jobs
+    assert rig.ended["requests"] == jobs
     assert rig.ended["fault"] == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loralith.spec.config import Config
-from loralith.verif.lists.drawn_places import Fields, Region
+from loralith.verif.lists.drawn_places import Fields, Region, depth_of
 from loralith.verif.lists.oracle import Oracle
 
 __all__ = ["Draw"]
@@ -21,19 +21,21 @@ class Draw:
         last_compute: the COMPUTE drawn last.
         close: how many of the next commands should be short COMPUTEs: fetched while a long one runs, they follow it without a gap.
         used: base and stride of earlier regions.
+        stretch: first row of each memory's stretch, and its rows.
     """
 
     def __init__(self, config: Config, rng: np.random.Generator, oracle: Oracle) -> None:
         self.config, self.rng, self.oracle = config, rng, oracle
-        self._stretch: dict[str, tuple[int, int]] = {}
-        for memory in MEMORIES:
-            depth = config.depth(memory)
+        self.stretch: dict[str, tuple[int, int]] = {}
+        memories = (*MEMORIES, "v0", "v1") if config.vector_lanes else MEMORIES
+        for memory in memories:
+            depth = depth_of(memory, config)
             size = min(depth, int(rng.integers(4, 40)) * (4 if memory == "acc" else 1))
             start = int(rng.choice([0, depth - size, int(rng.integers(0, depth - size + 1))]))
-            self._stretch[memory] = (start, size)
+            self.stretch[memory] = (start, size)
         self.close = 0
         self.last_compute: Fields | None = None
-        self.used: dict[str, list[tuple[int, int]]] = {memory: [] for memory in MEMORIES}
+        self.used: dict[str, list[tuple[int, int]]] = {memory: [] for memory in memories}
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -47,13 +49,13 @@ class Draw:
 
     def region(self, memory: str, blocks: int, rows: int) -> tuple[int, int] | None:
         """Base and stride of a region whose blocks do not overlap; any stride where there is one block. None if it does not fit."""
-        depth, rng = self.config.depth(memory), self.rng
+        depth, rng = depth_of(memory, self.config), self.rng
         if self.used[memory] and self.chance(0.5):
             base, stride = self.used[memory][int(rng.integers(len(self.used[memory])))]
             if blocks == 1 or stride >= rows:
                 if Region(memory, "", base, blocks, stride, rows).end <= depth:
                     return base, stride
-        start, size = self._stretch[memory]
+        start, size = self.stretch[memory]
         stride = rows + (int(rng.integers(0, 4)) if self.chance(0.4) else 0)
         extent = (blocks - 1) * stride + rows
         if extent > size:

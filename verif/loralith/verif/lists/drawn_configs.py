@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from loralith.spec.config import Config, ConfigError
 
-__all__ = ["NARROW", "random_config"]
+__all__ = ["NARROW", "random_config", "random_vector_config"]
 
 # More columns than rows, both of them few; BOTH is legal; bursts, queues and memories as small as they may be.
 NARROW = Config(
@@ -58,3 +60,10 @@ def random_config(seed: int, most: int = 16) -> Config:
             )
         except ConfigError:
             continue
+
+
+def random_vector_config(seed: int, most: int = 16) -> Config:
+    """The random configuration of a seed with a vector unit of any lanes and small scratchpads."""
+    rng, config = np.random.default_rng((seed, 1)), random_config(seed, most)
+    lanes, first, second = (1 << int(rng.integers(low, high + 1)) for low, high in ((1, config.rows.bit_length() - 1), (4, 8), (4, 8)))
+    return replace(config, name=f"random-vector{seed}", vector_lanes=lanes, v0_words=first, v1_words=second)

@@ -10,10 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loralith.spec.commands import COMMANDS, Opcode
+from loralith.spec.commands import COMMANDS, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
+from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS, SCALARS
 
-__all__ = ["Fields", "Region", "ceil_div", "compute_regions", "elements", "fields_of", "load_regions", "pack", "store_regions"]
+__all__ = [
+    "Fields",
+    "Region",
+    "ceil_div",
+    "compute_regions",
+    "depth_of",
+    "elements",
+    "fields_of",
+    "load_regions",
+    "pack",
+    "store_regions",
+]
 
 Fields = dict[str, int]
 
@@ -36,7 +48,8 @@ def ceil_div(a: int, b: int) -> int:
 class Region(NamedTuple):
     """``blocks`` stretches of ``rows`` memory rows, the first at ``base``, each ``stride`` after the one before.
 
-    ``memory`` is left, right, out, acc, scale or stat; ``role`` is the name of the check that watches over it.
+    ``memory`` is left, right, out, acc, scale or stat, or v0, v1, program, scalars or key; ``role`` is the name of the check that watches
+    over it.
     """
 
     memory: str
@@ -58,10 +71,29 @@ def elements(
     return base + lane // lanes * stride + seq // banks, seq % banks, lane % lanes
 
 
+def depth_of(memory: str, config: Config) -> int:
+    """Rows, words, slots or entries of a memory."""
+    few = {"stat": config.stat_slots, "program": PROGRAM_INSTRUCTIONS, "scalars": SCALARS, "key": 1}
+    few |= {"v0": config.v0_words, "v1": config.v1_words}
+    return few[memory] if memory in few else config.depth(memory)
+
+
+def _vector_region(name: str, c: Fields, config: Config) -> Region:
+    """Of a LOAD or STORE of a memory of the vector unit."""
+    if name in ("V0", "V1"):
+        count = c["row_bytes"] // FORMAT_BYTES[VectorFormat(c["format"])]
+        words = count if c["broadcast"] else ceil_div(count, config.vector_lanes)
+        return Region(name.lower(), name, c["base"], c["rows"], c["block_stride"], words)
+    size = 4 if name == "SCALARS" else INSTRUCTION_BYTES
+    return Region(name.lower(), "PROGRAM" if name == "PROGRAM" else "SCALAR", c["base"], 1, 0, c["row_bytes"] // size)
+
+
 def load_regions(c: Fields, config: Config) -> list[Region]:
     """What a LOAD writes, in the order of its checks."""
     R, C, W = config.rows, config.cols, config.bus_bytes
     target, rows, row_bytes = c["target"], c["rows"], c["row_bytes"]
+    if target > LoadTarget.BOTH:
+        return [_vector_region(LoadTarget(target).name, c, config)]
     if target == 2:
         return [Region("scale", "SCALE", c["base"], 1, 0, ceil_div(row_bytes, 4 * R))]
     natural = ceil_div(rows + c["pad_rows"], W)
@@ -112,5 +144,7 @@ def store_regions(c: Fields, config: Config) -> list[Region]:
     rows, row_bytes = c["rows"], c["row_bytes"]
     if c["source"] == 1:
         return [Region("stat", "STAT", c["base"], 1, 0, row_bytes // 16)]
+    if c["source"] > StoreSource.STATS:
+        return [_vector_region(StoreSource(c["source"]).name, c, config)]
     lanes, seq = (row_bytes, rows) if c["transpose"] else (rows, row_bytes)
     return [Region("out", "OUT", c["base"], ceil_div(lanes, R), c["block_stride"], ceil_div(seq, W))]

@@ -7,6 +7,7 @@ taken, since units complete in list order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.drawn_places import Fields
 from loralith.verif.lists.oracle_footprint import Event, Footprint, footprint
+from loralith.verif.lists.vector_footprint import Programs
 
 __all__ = ["TokenPlacer", "needed_order", "place_tokens", "queue_order"]
 
@@ -47,10 +49,20 @@ class _Semaphore:
 class TokenPlacer:
     """Attributes: `commands`, with their tokens; they are changed in place as later commands need tokens of them.
 
-    Parameters: ``semaphores``, how many may be used; ``spare``, probability that a command takes a token which nothing needs.
+    Parameters: ``semaphores``, how many may be used; ``spare``, probability that a command takes a token which nothing needs; ``programs``,
+    bytes of DRAM that instructions are loaded from, by address.
     """
 
-    def __init__(self, config: Config, base: int, rng: np.random.Generator, semaphores: int = SEMAPHORES, spare: float = 0.1) -> None:
+    def __init__(
+        self,
+        config: Config,
+        base: int,
+        rng: np.random.Generator,
+        semaphores: int = SEMAPHORES,
+        spare: float = 0.1,
+        programs: Mapping[int, bytes] | None = None,
+    ) -> None:
+        self._programs = Programs({} if programs is None else programs)
         self.config, self.base, self.rng, self.spare = config, base, rng, spare
         self.commands: list[Fields] = []
         self._prints: list[Footprint] = []
@@ -63,7 +75,7 @@ class TokenPlacer:
     def add(self, command: Fields) -> bool:
         """Append the command, ordered after all that it conflicts with; False, and nothing changes, where no semaphore is left for that."""
         j, unit = len(self.commands), Opcode(command["opcode"])
-        touched = footprint(command, self.config, self.base)
+        touched = footprint(command, self.config, self.base, self._programs.codes(command))
         added: list[tuple[int, int, Event, Event]] = []  # semaphore, giver, its event, the taker's event
         before = queue_order(self._before[self._latest[unit]] if unit in self._latest else None, j, unit)
         needs = [(i, source, event) for i, it in enumerate(self._prints) for source, event in needed_order(it, touched)]
@@ -87,6 +99,7 @@ class TokenPlacer:
         for semaphore, i, source, event in added:
             self.commands[i][GIVES[source]] |= 1 << semaphore
             self.commands[j][TAKES[event]] |= 1 << semaphore
+        self._programs.follow(command)
         self._prints.append(touched)
         self._before.append(before)
         self._latest[unit] = j
@@ -169,9 +182,16 @@ def needed_order(earlier: Footprint, later: Footprint) -> set[tuple[Event, Event
     return needs
 
 
-def place_tokens(commands: list[Fields], config: Config, base: int, rng: np.random.Generator, spare: float = 0.1) -> list[Fields] | None:
+def place_tokens(
+    commands: list[Fields],
+    config: Config,
+    base: int,
+    rng: np.random.Generator,
+    spare: float = 0.1,
+    programs: Mapping[int, bytes] | None = None,
+) -> list[Fields] | None:
     """The commands with tokens drawn anew; None where the semaphores do not suffice."""
-    placer = TokenPlacer(config, base, rng, spare=spare)
+    placer = TokenPlacer(config, base, rng, spare=spare, programs=programs)
     for command in commands:
         if not placer.add(command):
             return None

@@ -8,12 +8,12 @@ from loralith.verif.lists.draw import Draw
 from loralith.verif.lists.drawn_places import Fields, ceil_div, fields_of, load_regions
 from loralith.verif.lists.oracle_footprint import overlaps_itself
 
-__all__ = ["draw_load", "draw_store"]
+__all__ = ["draw_load", "draw_store", "place_rows"]
 
 LAYOUT = Layout()
 
 
-def _place(draw: Draw, c: Fields, stored: int, start: int, end: int) -> Fields | None:
+def place_rows(draw: Draw, c: Fields, stored: int, start: int, end: int) -> Fields | None:
     """The command with an address and a row stride between these offsets; ``stored`` bytes a row. None where it does not fit."""
     W = draw.config.bus_bytes
     rows = c["rows"]
@@ -50,7 +50,7 @@ def draw_load(draw: Draw) -> Fields | None:
         if place is None:
             return None
         c |= {"rows": 1, "row_bytes": draw.upto(4 * config.rows * words, 4 * config.rows * (words - 1) + 1), "base": place[0]}
-        return _place(draw, c, c["row_bytes"], LAYOUT.scales, LAYOUT.data)
+        return place_rows(draw, c, c["row_bytes"], LAYOUT.scales, LAYOUT.data)
     lanes = config.cols if target == 1 else config.rows
     most = draw.upto(3) * lanes
     seq = 3 * W if draw.chance(0.9) else 20 * W
@@ -69,7 +69,7 @@ def draw_load(draw: Draw) -> Fields | None:
         return None
     stored = ceil_div(c["row_bytes"], 1 + c["packed4"])
     whole = draw.chance(0.1)
-    return _place(draw, c, stored, LAYOUT.constants if whole else LAYOUT.data, LAYOUT.dump)
+    return place_rows(draw, c, stored, LAYOUT.constants if whole else LAYOUT.data, LAYOUT.dump)
 
 
 def draw_store(draw: Draw) -> Fields | None:
@@ -78,7 +78,7 @@ def draw_store(draw: Draw) -> Fields | None:
     if draw.chance(0.15):
         slots = draw.upto(min(6, config.stat_slots))
         base = draw.upto(config.stat_slots - slots, 0)
-        return _place(draw, c | {"source": 1, "rows": 1, "row_bytes": 16 * slots, "base": base}, 16 * slots, LAYOUT.data, LAYOUT.dump)
+        return place_rows(draw, c | {"source": 1, "rows": 1, "row_bytes": 16 * slots, "base": base}, 16 * slots, LAYOUT.data, LAYOUT.dump)
     lanes, seq = draw.upto(draw.upto(3) * R), draw.upto(4 * W if draw.chance(0.9) else 20 * W)
     c["transpose"] = int(draw.chance(0.5))
     if draw.chance(0.2):
@@ -90,4 +90,4 @@ def draw_store(draw: Draw) -> Fields | None:
         return None
     rows, row_bytes = (seq, lanes) if c["transpose"] else (lanes, seq)
     c |= {"rows": rows, "row_bytes": row_bytes, "base": place[0], "block_stride": place[1]}
-    return _place(draw, c, row_bytes, LAYOUT.data, LAYOUT.dump)
+    return place_rows(draw, c, row_bytes, LAYOUT.data, LAYOUT.dump)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loralith.spec.commands import COMMAND_BYTES
+from loralith.spec.commands import COMMAND_BYTES, Opcode
 from loralith.spec.status import Check, Code, Unit
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.legal import starved
 from loralith.verif.lists.oracle import Counts, Oracle
 from loralith.verif.lists.oracle_checks import check_command
 from loralith.verif.lists.oracle_footprint import footprint
+from loralith.verif.lists.vector_state import VectorStop
 
 __all__ = ["Ending", "Expected", "expect"]
 
@@ -39,7 +40,8 @@ class Expected:
 
 
 def expect(case: Case) -> Expected:
-    """A case ends with the first list that a check or the watchdog stops; what any command of that list stores to is then not defined."""
+    """A case ends with the first list that a check, a fault of the vector unit or the watchdog stops; what any command of that list stores
+    to is then not defined. Raises Unspecified where the pages do not say what a VECTOR does."""
     window = (BASE + case.window[0], BASE + case.window[1])
     oracle = Oracle(case.config, BASE, case.image())
     endings = []
@@ -57,14 +59,19 @@ def expect(case: Case) -> Expected:
                 endings.append(Ending(refusal.code, refusal.detail, refusal.unit, i, refusal.address))
                 _forget_stores(case, index, oracle)
                 return Expected(tuple(endings), oracle.dram.data, oracle.dram.unknown)
-            oracle.execute(command, BASE + place + COMMAND_BYTES * i)
+            try:
+                oracle.execute(command, BASE + place + COMMAND_BYTES * i)
+            except VectorStop as stop:
+                endings.append(Ending(stop.code, stop.detail, stop.unit, i, stop.number))
+                _forget_stores(case, index, oracle)
+                return Expected(tuple(endings), oracle.dram.data, oracle.dram.unknown)
         endings.append(Ending(counts=oracle.counts))
     return Expected(tuple(endings), oracle.dram.data, oracle.dram.unknown)
 
 
 def _forget_stores(case: Case, index: int, oracle: Oracle) -> None:
     W, words_in_all = case.config.bus_bytes, oracle.dram.unknown.size // case.config.bus_bytes
-    for command in case.lists[index]:
+    for command in (c for c in case.lists[index] if c["opcode"] == Opcode.STORE):
         for memory, words, _ in footprint(command, case.config, BASE).writes:
             if memory == "dram":
                 bits = np.frombuffer(words.to_bytes(words_in_all // 8, "little"), np.uint8)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
-from loralith.spec.commands import SEMAPHORES, Opcode
+from loralith.spec.commands import SEMAPHORES, LoadTarget, Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.case import BASE, Case, Layout
 from loralith.verif.lists.draw import Draw
@@ -12,6 +15,8 @@ from loralith.verif.lists.drawn_compute import draw_compute
 from loralith.verif.lists.drawn_places import Fields, fields_of, pack
 from loralith.verif.lists.drawn_tokens import TokenPlacer
 from loralith.verif.lists.drawn_transfer import draw_load, draw_store
+from loralith.verif.lists.drawn_vector import Programming, draw_vector
+from loralith.verif.lists.drawn_vector_transfer import draw_vector_load, draw_vector_store
 from loralith.verif.lists.oracle import Oracle
 from loralith.verif.lists.oracle_checks import check_command
 from loralith.verif.lists.probe import probes
@@ -26,23 +31,29 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
     layout = Layout()
     window = (BASE, BASE + layout.size)
     oracle = Oracle(config, BASE, case.image())
+    programming = Programming()
     lists = []
     count = int(rng.choice([1, 1, 2]))
     for number in range(count):
         draw = Draw(config, rng, oracle)
         spare = float(rng.choice([0.0, 0.1, 0.6]))
-        placer = TokenPlacer(config, BASE, rng, int(rng.integers(8, SEMAPHORES + 1)), spare)
+        placer = TokenPlacer(config, BASE, rng, int(rng.integers(8, SEMAPHORES + 1)), spare, programming.data)
+        programming.begin()
         length = int(rng.integers(1, most + 1))
-        weights = rng.dirichlet([4, 5, 2])
-        kinds, kind = [draw_load, draw_compute, draw_store], 0
+        kinds, weights, kind = *_kinds(config, programming, rng), 0
 
         def add(command: Fields | None, placer: TokenPlacer = placer) -> bool:
-            if command is None or not placer.add(command):
+            if command is None or not oracle.permits(command) or not placer.add(command):
                 return False
+            if _loads_program(command):  # what it reads is drawn now
+                at = command["address"] - BASE
+                oracle.dram.data[at : at + command["row_bytes"]] = np.frombuffer(programming.data[BASE + at], np.uint8)
             fault = check_command(pack(command), config, window)
             if fault:
                 raise AssertionError(f"the generator drew an illegal command, {fault}: {command}")
             oracle.execute(command)
+            if _loads_program(command):
+                programming.loaded(command)
             return True
 
         for _ in range(8 * length):
@@ -51,15 +62,32 @@ def generate(config: Config, seed: int, most: int = 40) -> Case:
             if draw.close and rng.random() < 0.9:
                 kind = 1
             elif rng.random() < 0.6:  # else one more of the same
-                kind = int(rng.choice(3, p=weights))
+                kind = int(rng.choice(len(kinds), p=weights))
             add(kinds[kind](draw))
         if number == count - 1:
-            for command in probes(draw):
+            for command in probes(draw, programming):
                 add(command)
         if not placer.commands:
             add(fields_of(Opcode.LOAD, rows=1, row_bytes=1, address=BASE + layout.data))
         lists.append(tuple(placer.commands))
-    return Case(config, seed, tuple(lists), timing=draw_timing(rng))
+    data = tuple((address - BASE, text.hex()) for address, text in programming.data.items())
+    return Case(config, seed, tuple(lists), timing=draw_timing(rng), data=data)
+
+
+Kind = Callable[[Draw], Fields | None]
+
+
+def _kinds(config: Config, programming: Programming, rng: np.random.Generator) -> tuple[list[Kind], np.ndarray]:
+    """What draws commands, and how often; a VECTOR's program counts as one."""
+    kinds: list[Kind] = [draw_load, draw_compute, draw_store]
+    if not config.vector_lanes:
+        return kinds, rng.dirichlet([4, 5, 2])
+    kinds += [partial(draw_vector, programming=programming), draw_vector_load, draw_vector_store]
+    return kinds, rng.dirichlet([2, 3, 1, 10, 4, 2])
+
+
+def _loads_program(c: Fields) -> bool:
+    return c["opcode"] == Opcode.LOAD and c["target"] == LoadTarget.PROGRAM
 
 
 def draw_timing(rng: np.random.Generator) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +14,17 @@ from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.drawn_places import Fields
 from loralith.verif.lists.drawn_tokens import needed_order, queue_order
 from loralith.verif.lists.oracle_footprint import Event, footprint
+from loralith.verif.lists.vector_footprint import Programs
 
-__all__ = ["fault", "loosen", "starved"]
+__all__ = ["fault", "loosen", "starve", "starved"]
 
 GIVES = ((Event.READ, "read_signal"), (Event.DONE, "signal"))
 TAKES = ((Event.START, "wait"), (Event.SEGMENT, "segment_wait"))
 
 
-def fault(commands: Sequence[Fields], config: Config, base: int = BASE) -> str:
-    """Why the list is not legal or has a race; empty where it is and has none."""
+def fault(commands: Sequence[Fields], config: Config, base: int = BASE, programs: Mapping[int, bytes] | None = None) -> str:
+    """Why the list is not legal or has a race; empty where it is and has none. ``programs``: as of `drawn_tokens.TokenPlacer`."""
+    program = Programs({} if programs is None else programs)
     given: dict[int, list[tuple[int, Event]]] = defaultdict(list)
     kinds: dict[int, tuple[Opcode, Event]] = {}
     takers: dict[int, Opcode] = {}
@@ -47,7 +49,7 @@ def fault(commands: Sequence[Fields], config: Config, base: int = BASE) -> str:
         for event in Event:
             so_far |= own[event] | tokens[event]
             events.append(so_far)
-        touched = footprint(command, config, base)
+        touched = footprint(command, config, base, program.codes(command))
         for i, earlier in enumerate(prints):
             for source, event in needed_order(earlier, touched):
                 if not events[event] >> (4 * i + source) & 1:
@@ -60,6 +62,7 @@ def fault(commands: Sequence[Fields], config: Config, base: int = BASE) -> str:
                 if len(given[s]) - taken[s] > SEMAPHORE_MAX:
                     return f"command {j} gives semaphore {s} more than {SEMAPHORE_MAX} tokens"
         before.append(events)
+        program.follow(command)
         prints.append(touched)
         latest[unit] = j
     return ""
@@ -88,6 +91,16 @@ def loosen(case: Case, rng: np.random.Generator) -> Case:
             others = [j for j, c in enumerate(commands) if name in c and not c[name] >> s & 1 and (name != "segment_wait" or c["chained"])]
             if others:
                 commands[int(rng.choice(others))][name] |= 1 << s
+    return replace(case, lists=(tuple(commands),))
+
+
+def starve(case: Case, rng: np.random.Generator) -> Case:
+    """The first list of a case without one of its gives, where it has one: commands then wait for later ones, and the last for ever."""
+    commands = [dict(c) for c in case.lists[0]]
+    gives = [(i, name, s) for i, c in enumerate(commands) for _, name in GIVES for s in _semaphores(c.get(name, 0))]
+    if gives:
+        i, name, s = gives[int(rng.integers(len(gives)))]
+        commands[i][name] ^= 1 << s
     return replace(case, lists=(tuple(commands),))
 
 

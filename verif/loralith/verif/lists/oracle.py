@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loralith.spec.commands import Opcode
+from loralith.spec.commands import LoadTarget, Opcode, StoreSource
 from loralith.spec.config import Config
 from loralith.spec.numerics import Q8_MAX, SHIFT_MAX, hash32
 from loralith.verif.lists.drawn_places import Fields, ceil_div, elements
 from loralith.verif.lists.oracle_checks import dram_row_bytes
+from loralith.verif.lists.vector_oracle import VectorRun
+from loralith.verif.lists.vector_state import Unspecified, VectorState, VectorStop
 
 __all__ = ["Counts", "Oracle", "Sums"]
 
@@ -65,6 +67,8 @@ class Oracle:
         self.slot_max = [0] * config.stat_slots
         self.slot_saturations = [0] * config.stat_slots
         self.slot_unknown = [False] * config.stat_slots
+        self.vector = VectorState(config) if config.vector_lanes else None
+        self._tried: tuple[Fields, VectorState, int] | None = None
         self.counts = Counts()
 
     def begin(self) -> None:
@@ -72,11 +76,49 @@ class Oracle:
         self.counts = Counts()
 
     def execute(self, c: Fields, address: int = 0) -> None:
-        """One legal command, tokens aside, fetched from this address."""
+        """One legal command, tokens aside, fetched from this address. Raises VectorStop where it ends the list while it runs, and
+        Unspecified where the pages do not say what it does; what the vector unit's memories hold then is not specified."""
         self.counts.commands += 1
         self.counts.bytes_read += 128
         self.counts.read_bursts += self._bursts(address, 128)
-        {Opcode.LOAD: self._load, Opcode.COMPUTE: self._compute, Opcode.STORE: self._store}[Opcode(c["opcode"])](c)
+        units = {Opcode.LOAD: self._load, Opcode.COMPUTE: self._compute, Opcode.STORE: self._store, Opcode.VECTOR: self._vector}
+        units[Opcode(c["opcode"])](c)
+
+    def permits(self, c: Fields) -> bool:
+        """Whether a command that passes its checks also runs to its end; nothing but what `execute` keeps of it changes."""
+        if c["opcode"] == Opcode.VECTOR:
+            return self._try(c)
+        if c["opcode"] == Opcode.LOAD and c["target"] > LoadTarget.BOTH:
+            assert self.vector is not None
+            try:
+                VectorState(self.config).load(c, *self._read(c, c["row_bytes"]))
+            except (VectorStop, Unspecified):
+                return False
+        return True
+
+    # VECTOR
+
+    def _try(self, c: Fields) -> bool:
+        assert self.vector is not None
+        state = self.vector.copy()
+        run = VectorRun(c, state, (self.out.data, self.out.unknown), self.config)
+        try:
+            run.run()
+        except (VectorStop, Unspecified):
+            return False
+        self._tried = c, state, run.clips
+        return True
+
+    def _vector(self, c: Fields) -> None:
+        if self._tried is not None and self._tried[0] is c:
+            _, self.vector, clips = self._tried
+        else:
+            assert self.vector is not None
+            run = VectorRun(c, self.vector, (self.out.data, self.out.unknown), self.config)
+            run.run()
+            clips = run.clips
+        self._tried = None
+        self._saturate(clips, False)
 
     # LOAD
 
@@ -84,8 +126,11 @@ class Oracle:
         W, stored = self.config.bus_bytes, dram_row_bytes(c)
         self.counts.bytes_read += c["rows"] * ceil_div(stored, W) * W
         self.counts.read_bursts += sum(self._bursts(c["address"] + i * c["row_stride"], stored) for i in range(c["rows"]))
-        at = c["address"] - self.base + np.arange(c["rows"])[:, None] * (c["row_stride"] if c["rows"] > 1 else 0) + np.arange(stored)
-        data, unknown = self.dram.data[at], self.dram.unknown[at]
+        data, unknown = self._read(c, stored)
+        if c["target"] > LoadTarget.BOTH:
+            assert self.vector is not None
+            self.vector.load(c, data, unknown)
+            return
         if c["packed4"]:
             nibbles = np.stack([data & 15, data >> 4], axis=-1).reshape(c["rows"], -1)[:, : c["row_bytes"]].astype(np.int8)
             data = np.where(nibbles > 7, nibbles - 16, nibbles).astype(np.int8)
@@ -105,6 +150,11 @@ class Oracle:
             self._fill(self.right, self.config.cols, c["base"], c["block_stride"], data, unknown, bool(c["transpose"]), c["pad_rows"])
         if target == 3:
             self._fill(self.right, self.config.cols, c["right_base"], c["right_stride"], data, unknown, False, 0)
+
+    def _read(self, c: Fields, stored: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of DRAM and which bytes of them are not known, [rows, stored]."""
+        at = c["address"] - self.base + np.arange(c["rows"])[:, None] * (c["row_stride"] if c["rows"] > 1 else 0) + np.arange(stored)
+        return self.dram.data[at], self.dram.unknown[at]
 
     def _fill(
         self, memory: _Memory, lanes: int, base: int, stride: int, data: np.ndarray, unknown: np.ndarray, transpose: bool, pad_rows: int
@@ -243,6 +293,9 @@ class Oracle:
             text = b"".join(self.slot_max[s].to_bytes(8, "little") + self.slot_saturations[s].to_bytes(8, "little") for s in slots)
             data = np.frombuffer(text, np.uint8)[None, :]
             unknown = np.repeat([self.slot_unknown[s] for s in slots], 16)[None, :]
+        elif c["source"] > StoreSource.STATS:
+            assert self.vector is not None
+            data, unknown = self.vector.stored(c)
         else:
             i, j = np.arange(rows)[:, None], np.arange(row_bytes)[None, :]
             place = elements(c["base"], c["block_stride"], *((j, i) if c["transpose"] else (i, j)), config.rows, config.bus_bytes)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from loralith.spec.commands import COMMANDS, Opcode
+from loralith.spec.commands import COMMANDS, FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.numerics import K_LIMIT, MANTISSA_MIN, SHIFT_MAX
 from loralith.spec.status import Check, Code, Unit
-from loralith.verif.lists.drawn_places import Fields, Region, ceil_div, compute_regions, load_regions, store_regions
+from loralith.spec.vector.program import INSTRUCTION_BYTES, PROGRAM_INSTRUCTIONS
+from loralith.verif.lists.drawn_places import Fields, Region, ceil_div, compute_regions, depth_of, load_regions, store_regions
 
 __all__ = ["Refusal", "check_command", "check_list", "dram_row_bytes"]
 
-UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE}
+UNITS = {Opcode.LOAD: Unit.LOAD, Opcode.COMPUTE: Unit.COMPUTE, Opcode.STORE: Unit.STORE, Opcode.VECTOR: Unit.VECTOR}
 
 
 class Refusal(NamedTuple):
@@ -42,14 +43,15 @@ def check_list(base: int, length: int, config: Config, window: tuple[int, int]) 
 
 def check_command(data: bytes, config: Config, window: tuple[int, int]) -> Refusal | None:
     """The first check that the command in these 128 bytes fails, or None; ``window`` is (first address, first address past it)."""
-    # The oracle has no vector unit, so its configurations have none: docs/machine.md knows no opcode 4 there.
-    if data[0] not in (1, 2, 3):
+    if data[0] not in ((1, 2, 3, 4) if config.vector_lanes else (1, 2, 3)):
         return Refusal(Code.BAD_OPCODE, Check.NONE, Unit.FETCH)
     opcode = Opcode(data[0])
     unit, record = UNITS[opcode], COMMANDS[opcode]
     if int.from_bytes(data, "little") & record.reserved_mask:
         return Refusal(Code.BAD_FIELD, Check.RESERVED, unit)
     c = record.unpack(data)
+    if opcode is Opcode.VECTOR:
+        return _check_vector(c, config)
     meaning, sizes = {
         Opcode.LOAD: (_load_meaning, _transfer_sizes),
         Opcode.COMPUTE: (_compute_meaning, _compute_sizes),
@@ -76,8 +78,30 @@ def check_command(data: bytes, config: Config, window: tuple[int, int]) -> Refus
     return None
 
 
+def _check_vector(c: Fields, config: Config) -> Refusal | None:
+    """Before it runs: its regions and instructions are checked as they are reached."""
+    if not (c["count"] and c["outer"] and c["inner"] and 1 <= c["lanes"] <= config.vector_lanes):
+        return Refusal(Code.BAD_FIELD, Check.SIZE, Unit.VECTOR)
+    if c["first"] + c["count"] > PROGRAM_INSTRUCTIONS:
+        return Refusal(Code.SCRATCHPAD_BOUNDS, Check.PROGRAM, Unit.VECTOR)
+    return None
+
+
+def _vector_meaning(name: str, c: Fields) -> bool:
+    """Of a LOAD or STORE of a memory of the vector unit, of a configuration that has one."""
+    if c["transpose"] or c.get("packed") or c.get("packed4") or c.get("pad_rows"):
+        return False
+    if name in ("V0", "V1"):
+        return c["format"] <= max(VectorFormat) and c["row_bytes"] % FORMAT_BYTES[VectorFormat(c["format"])] == 0
+    if c["rows"] != 1 or c["block_stride"] or c["format"] or c["broadcast"]:
+        return False
+    return c["row_bytes"] % (4 if name == "SCALARS" else INSTRUCTION_BYTES) == 0
+
+
 def _load_meaning(c: Fields, config: Config) -> bool:
     target = c["target"]
+    if config.vector_lanes and LoadTarget.BOTH < target <= max(LoadTarget):
+        return _vector_meaning(LoadTarget(target).name, c)
     if target > 3 or c["format"] or c["broadcast"]:
         return False
     if target == 2:
@@ -88,6 +112,8 @@ def _load_meaning(c: Fields, config: Config) -> bool:
 
 
 def _store_meaning(c: Fields, config: Config) -> bool:
+    if config.vector_lanes and StoreSource.STATS < c["source"] <= max(StoreSource):
+        return _vector_meaning(StoreSource(c["source"]).name, c)
     if c["source"] > 1 or c["format"] or c["broadcast"]:
         return False
     if c["source"] == 1:
@@ -133,6 +159,6 @@ def _compute_order(c: Fields, config: Config) -> list[Region]:
 def _outside(regions: list[Region], config: Config) -> Check:
     """The check of the first region that does not end inside its memory; Check.NONE, which is false, where all do."""
     for region in regions:
-        if region.end > (config.stat_slots if region.memory == "stat" else config.depth(region.memory)):
+        if region.end > depth_of(region.memory, config):
             return Check[region.role]
     return Check.NONE

@@ -12,6 +12,7 @@ from loralith.spec.commands import Opcode
 from loralith.spec.config import Config
 from loralith.verif.lists.drawn_places import Fields, Region, ceil_div, compute_regions, load_regions, store_regions
 from loralith.verif.lists.oracle_checks import dram_row_bytes
+from loralith.verif.lists.vector_footprint import Codes, vector_touches
 
 __all__ = ["Event", "Footprint", "footprint", "overlaps_itself"]
 
@@ -65,8 +66,8 @@ def overlaps_itself(regions: list[Region]) -> bool:
     return False
 
 
-def footprint(c: Fields, config: Config, base: int) -> Footprint:
-    """Of a legal command; ``base`` is DRAM's first address."""
+def footprint(c: Fields, config: Config, base: int, codes: Codes | None = None) -> Footprint:
+    """Of a legal command; ``base`` is DRAM's first address; ``codes``, the instructions of a VECTOR."""
     unit = Opcode(c["opcode"])
     it = Footprint(unit)
     if unit is Opcode.LOAD:
@@ -75,6 +76,10 @@ def footprint(c: Fields, config: Config, base: int) -> Footprint:
     elif unit is Opcode.STORE:
         it.reads += [(r.memory, _rows(r), Event.START, Event.DONE) for r in store_regions(c, config)]
         it.writes.append(("dram", _words(c, base, config.bus_bytes), Event.START))
+    elif unit is Opcode.VECTOR:
+        read, written = vector_touches(c, codes or [None] * c["count"], config)
+        it.reads += [(memory, rows, Event.START, Event.DONE) for memory, rows in read.items()]
+        it.writes += [(memory, rows, Event.START) for memory, rows in written.items()]
     else:
         # Results leave after the last step of a tile's last segment, and scales and sums of earlier commands are met by results.
         late = Event.SEGMENT if c["chained"] else Event.START

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loralith.spec.commands import Opcode
+from loralith.spec.commands import Opcode, StoreSource, VectorFormat
+from loralith.spec.vector.program import INSTRUCTION, LANE_REGISTERS, SCALARS, Operand, Target
 from loralith.verif.lists.case import BASE, Layout
 from loralith.verif.lists.draw import Draw
-from loralith.verif.lists.drawn_places import Fields, ceil_div, fields_of
+from loralith.verif.lists.drawn_places import Fields, ceil_div, depth_of, fields_of
+from loralith.verif.lists.drawn_vector import Programming
 
 __all__ = ["probes"]
 
+SHOWN_WORDS = 40
+"""Words of each vector scratchpad that are stored."""
+VECTOR_DUMP = 0x8000
+"""Bytes for all of them."""
 MAX_STORED = 256
 """Most bytes of a row of the output buffer, and most words of the accumulate buffer, that are stored: large memories are shown in part."""
 
 
-def probes(draw: Draw) -> Iterator[Fields]:
-    """Loads, products and stores; each is legal after those before it."""
+def probes(draw: Draw, programming: Programming) -> Iterator[Fields]:
+    """Loads, products and stores; each is legal after those before it. Vector memories first, while the output buffer is as it was."""
     config, layout = draw.config, Layout()
     R, C, W = config.rows, config.cols, config.bus_bytes
     place = layout.dump
+
+    if config.vector_lanes:
+        yield from _vector_probes(draw, programming)
+        place += VECTOR_DUMP
 
     def store(rows: int, row_bytes: int, **values: int) -> Fields:
         nonlocal place
@@ -63,6 +73,36 @@ def probes(draw: Draw) -> Iterator[Fields]:
                 start = draw.upto(config.acc_depth - words, 0)
                 yield product(acc_read=1, acc_base=start, m_rows=R, n_cols=words, k0=1, left0_base=at, right0_stride=1)
                 yield store(R, 4 * words)
+
+
+def _vector_probes(draw: Draw, programming: Programming) -> Iterator[Fields]:
+    """The scalars, part of each scratchpad as words and as bytes, then the lane registers by way of V0."""
+    config = draw.config
+    L, W, place = config.vector_lanes, config.bus_bytes, Layout().dump
+    size = ceil_div(4 * L * SHOWN_WORDS, W) * W
+
+    def store(**values: int) -> Fields:
+        nonlocal place
+        command = fields_of(Opcode.STORE, rows=1, address=BASE + place, **values)
+        place += size
+        return command
+
+    yield store(source=StoreSource.SCALARS, row_bytes=4 * SCALARS)
+    for source, memory in ((StoreSource.V0, "v0"), (StoreSource.V1, "v1")):
+        words = min(depth_of(memory, config), SHOWN_WORDS)
+        base = min(draw.stretch[memory][0], depth_of(memory, config) - words)
+        yield store(source=source, row_bytes=4 * L * words, base=base)
+        yield store(source=source, row_bytes=L * words, base=base, format=VectorFormat.INT8)
+    codes = [{"b": Operand.L0 + i, "target": Target.V0, "target_region": i, "once": 1} for i in range(LANE_REGISTERS)]
+    # Where other registers are not known, one may be.
+    for codes_of in (codes, *([code] for code in codes)):
+        data = b"".join(INSTRUCTION.pack(code) for code in codes_of)
+        yield programming.load(data, 0, W)
+        vector = {f"region{i}_base": i for i in range(LANE_REGISTERS)}
+        yield fields_of(Opcode.VECTOR, count=len(codes_of), outer=1, inner=1, lanes=L, **vector)
+        yield store(source=StoreSource.V0, row_bytes=4 * L * LANE_REGISTERS)
+        if draw.oracle.vector is not None and not draw.oracle.vector.registers.unknown.any():
+            return
 
 
 def _row(draw: Draw, memory: str, rows: int) -> int:

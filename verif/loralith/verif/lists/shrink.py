@@ -7,17 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from loralith.spec.commands import VECTOR_REGIONS
+from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES
 from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.drawn_compute import UNUSED
 from loralith.verif.lists.drawn_places import Fields, pack
 from loralith.verif.lists.drawn_tokens import place_tokens
 from loralith.verif.lists.oracle_checks import check_command
+from loralith.verif.lists.vector_state import Unspecified
 
 __all__ = ["shrink"]
 
-SIZES = ("rows", "row_bytes", "pad_rows", "m_rows", "n_cols", "k0", "k1")
+SIZES = ("rows", "row_bytes", "pad_rows", "m_rows", "n_cols", "k0", "k1", "outer", "inner", "count", "lanes")
 FLAGS = ("transpose", "packed4", "packed", "fold_log2", "shift", "acc_read", "acc_write", "to_out", "to_left", "scale_mode",
-         "stat_enable", "device_shift", "block_stride", "base", "right_base", "right_stride")  # fmt: skip
+         "stat_enable", "device_shift", "block_stride", "base", "right_base", "right_stride", "format", "broadcast", "partial_inner",
+         *(f"region{i}_{name}" for i in range(VECTOR_REGIONS) for name in ("outer", "inner", "base")),
+         "index_base", "index_outer", "index_inner")  # fmt: skip
 ATTEMPTS = 2
 """Drawings of tokens for each smaller list: a fault of timing may need a certain order."""
 
@@ -38,6 +43,7 @@ class _Search:
         for _ in range(2):
             self._drop_commands()
             self._simplify()
+            self._simplify_programs()
         return self.case
 
     def _try(self, smaller: Case) -> bool:
@@ -48,7 +54,10 @@ class _Search:
 
     def _fails_counted(self, case: Case) -> bool:
         self._left -= 1
-        return self._fails(case)
+        try:
+            return self._fails(case)
+        except Unspecified:  # a VECTOR without what it needs
+            return False
 
     def _drop_lists(self) -> None:
         i = 0
@@ -86,6 +95,27 @@ class _Search:
                 while (self.case.broken is None or self.case.broken[:2] != (i, j)) and self._simplify_command(i, j):
                     pass
 
+    def _simplify_programs(self) -> None:
+        """Every field of every instruction as zero, where the case still fails; programs that nothing loads go."""
+        loaded = {c["address"] - BASE for commands in self.case.lists for c in commands if "address" in c}
+        self.case = replace(self.case, data=tuple((at, text) for at, text in self.case.data if at in loaded))
+        for at, text in self.case.data:
+            for place in range(0, len(text), 2 * INSTRUCTION_BYTES):
+                for name in INSTRUCTION.fields:
+                    self._simplify_instruction(at, place, name)
+
+    def _simplify_instruction(self, at: int, place: int, name: str) -> None:
+        case, end = self.case, place + 2 * INSTRUCTION_BYTES
+        text = dict(case.data)[at]
+        code = INSTRUCTION.unpack(bytes.fromhex(text[place:end]))
+        if not code[name]:
+            return
+        changed = text[:place] + INSTRUCTION.pack({**code, name: 0}).hex() + text[end:]
+        smaller = replace(case, data=tuple((offset, changed if offset == at else old) for offset, old in case.data))
+        for i, commands in enumerate(smaller.lists):
+            if any(self._try(ordered) for ordered in _ordered(smaller, i, commands)):
+                return
+
     def _simplify_command(self, i: int, j: int) -> bool:
         case = self.case
         commands, window = case.lists[i], (BASE + case.window[0], BASE + case.window[1])
@@ -116,6 +146,6 @@ def _ordered(case: Case, index: int, commands: tuple[Fields, ...]) -> Iterator[C
     """The case with these commands as list ``index``, with tokens drawn anew."""
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng((case.seed, attempt, len(commands)))
-        placed = place_tokens(list(commands), case.config, BASE, rng, spare=0.0)
+        placed = place_tokens(list(commands), case.config, BASE, rng, spare=0.0, programs=case.programs)
         if placed is not None:
             yield replace(case, lists=(*case.lists[:index], tuple(placed), *case.lists[index + 1 :]))

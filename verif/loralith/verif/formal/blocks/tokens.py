@@ -60,8 +60,8 @@ def tokens(h: Harness) -> None:
             right.append(port.ready == (h.past(able & ~earlier) & ~dut.clear))
             earlier = earlier | able
         h.always(name, says, Cat(right).all())
-    chosen = Cat(h.inside(dut, f"{name}_chosen") for name in (*Tokens.WAITERS, *Tokens.SIGNALLERS))
-    h.invariant(h.inside(dut, "acting") == chosen.any())
+    chosen = Cat(h.inside(dut, f"{name}_grant") for name in (*Tokens.WAITERS, *Tokens.SIGNALLERS))
+    h.invariant(h.inside(dut, "updating") == chosen.any())
     h.invariant((h.inside(dut, "not_empty") == ~none) & (h.inside(dut, "full") == full))
     h.reach(
         "both",

@@ -1,4 +1,4 @@
-"""Executes requests, one after the other, and answers each."""
+"""Executes requests one at a time, and sends a response to each."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from amaranth.lib.wiring import In, Out
 from loralith.spec.link import IDENTITY, MAX_PAYLOAD, OPERAND_BYTES, Operation, Status
 
 from .cobs import FrameByte
-from .messages import Answer, Header, OperationControl, Request, Source, Verdict
-from .slots import LOOK_CYCLES
+from .duplicate_cache import LOOKUP_LATENCY
+from .messages import Header, OperationControl, Request, Response, Source, Verdict
 
-__all__ = ["Engine"]
+__all__ = ["RequestExecutor"]
 
 
-class Engine(wiring.Component):
-    """Takes a request, asks the slot table what to do with it, does that, and hands on the answer.
+class RequestExecutor(wiring.Component):
+    """Takes a request, looks it up in the duplicate cache, executes it if it is new, and emits its response.
 
-    What goes to the units, and what tells that time has run out, are registers, as is what the operation is: the units and the bus lie
-    around the engine, and a path from one to another through the engine took 14 ns on an ECP5.
+    Outputs to the units, the time-out and the decoded operation are registered: units and bus are placed around the executor, and a
+    combinational path from one to another through it took 14 ns on an ECP5.
 
-    Parameter: timeout, cycles that a bus operation may take without an end before it is answered with TIMEOUT; it is seen two later.
+    Parameter: timeout, cycles without progress of a bus operation until the response TIMEOUT; detected two cycles later.
 
     Members:
         request, payload: from the parser.
-        header: of the present request, for the slot table; verdict and the others: see `SlotTable`.
+        header: of the present request, for the cache; verdict and the others: see `DuplicateCache`.
         registers, memory: the units; operand: the payload's word; memory_i: payload of WRITE_MEMORY.
-        answer: the answers. answer_payload: payload of ECHO.
-        interrupt: one is to be told; interrupts: how many there have been; interrupt_sent: it has been told.
-        damaged: for the answer to HELLO.
+        response: the responses. response_payload: payload of ECHO.
+        interrupt: a notification is due; interrupts: how many there have been; interrupt_sent: it is sent.
+        damaged: for the response to HELLO.
     """
 
     def __init__(self, timeout: int) -> None:
@@ -40,8 +40,8 @@ class Engine(wiring.Component):
                 "payload": In(stream.Signature(FrameByte)),
                 "header": Out(Header()),
                 "verdict": In(Verdict),
-                "known_status": In(8),
-                "known_value": In(32),
+                "stored_status": In(8),
+                "stored_value": In(32),
                 "session": In(16),
                 "begin": Out(1),
                 "record": Out(1),
@@ -51,8 +51,8 @@ class Engine(wiring.Component):
                 "memory": Out(OperationControl),
                 "operand": Out(32),
                 "memory_i": Out(stream.Signature(FrameByte)),
-                "answer": Out(stream.Signature(Answer())),
-                "answer_payload": Out(stream.Signature(FrameByte)),
+                "response": Out(stream.Signature(Response())),
+                "response_payload": Out(stream.Signature(FrameByte)),
                 "interrupt": In(1),
                 "interrupts": In(16),
                 "interrupt_sent": Out(1),
@@ -70,65 +70,65 @@ class Engine(wiring.Component):
             on_registers.eq((operation == Operation.READ_REGISTER) | (operation == Operation.WRITE_REGISTER)),
         ]
         verdict = Signal(Verdict)
-        pending = Signal()  # payload that has not been taken
+        pending = Signal()  # the payload is not consumed yet
         count = Signal(range(MAX_PAYLOAD + 2))
         executes = verdict == Verdict.EXECUTE
-        drain = Signal()
-        look = Signal(range(LOOK_CYCLES))
-        self._route_payload(m, executes, drain, pending, count)
+        discard = Signal()
+        lookup = Signal(range(LOOKUP_LATENCY))
+        self._route_payload(m, executes, discard, pending, count)
         ready = Mux(on_registers, self.registers.ready, self.memory.ready)
-        timing = Signal()
-        expired = self._timer(m, timing)
-        self._answer(m, verdict)
+        timer_enable = Signal()
+        expired = self._timer(m, timer_enable)
+        self._respond(m, verdict)
         m.d.sync += [getattr(unit, name).eq(0) for unit in (self.registers, self.memory) for name in ("start", "abandon")]
 
         with m.FSM():
             with m.State("idle"):
-                m.d.comb += self.request.ready.eq(~self._notice())
-                with m.If(self._notice()):
+                m.d.comb += self.request.ready.eq(~self._interrupt_due())
+                with m.If(self._interrupt_due()):
                     m.d.sync += [self.header.eq(0), self.status.eq(0), self.value.eq(self.interrupts), verdict.eq(Verdict.DROP)]
                     m.d.sync += [self.header.operation.eq(Operation.INTERRUPT), self.header.session.eq(self.session)]
                     m.d.comb += self.interrupt_sent.eq(1)
-                    m.next = "answer"
+                    m.next = "response"
                 with m.Elif(self.request.valid):
                     m.d.sync += [self.header.eq(self.request.payload.header), pending.eq(~self.request.payload.bare), count.eq(0)]
-                    m.d.sync += look.eq(LOOK_CYCLES - 1)
-                    m.next = "look"
-            with m.State("look"):
-                m.d.sync += look.eq(look - 1)
-                with m.If(look == 0):
-                    m.next = "judge"
-            with m.State("judge"):
+                    m.d.sync += lookup.eq(LOOKUP_LATENCY - 1)
+                    m.next = "lookup"
+            with m.State("lookup"):
+                m.d.sync += lookup.eq(lookup - 1)
+                with m.If(lookup == 0):
+                    m.next = "decide"
+            with m.State("decide"):
                 m.d.sync += verdict.eq(self.verdict)
-                self._judge(m)
+                self._decide(m)
                 m.next = "collect"
             with m.State("collect"):
-                # Echoes and writes keep their payload in the buffer until it is passed on.
-                passes = executes & pending & (self._echo | self._write)
-                m.d.comb += drain.eq(~passes)
-                with m.If(~pending | passes):
+                # The payload of an echo or a write stays in the frame buffer until it is forwarded.
+                forwards = executes & pending & (self._echo | self._write)
+                m.d.comb += discard.eq(~forwards)
+                with m.If(~pending | forwards):
                     m.next = "check"
             with m.State("check"):
-                m.next = "answer"
+                m.next = "response"
                 with m.If(verdict == Verdict.DROP):
                     m.next = "idle"
                 with m.Elif(executes):
-                    refusal = self._refusal(count, pending)
-                    m.d.sync += self.status.eq(refusal)
+                    check = self._check(count, pending)
+                    m.d.sync += self.status.eq(check)
                     m.next = "finish"
-                    with m.If(refusal == Status.OK):
+                    with m.If(check == Status.OK):
                         m.next = "start"
                         with m.If(self._echo):
                             m.next = "record"
             with m.State("start"):
-                m.d.comb += timing.eq(1)
+                m.d.comb += timer_enable.eq(1)
                 with m.If(ready):
                     m.d.sync += [self.registers.start.eq(on_registers), self.memory.start.eq(~on_registers)]
                     m.next = "wait"
                 with m.Elif(expired):
                     m.next = "expired"
             with m.State("wait"):
-                m.d.comb += timing.eq(1)
+                m.d.comb += timer_enable.eq(1)
                 with m.If(Mux(on_registers, self.registers.done, self.memory.done)):
                     m.d.sync += [
                         self.status.eq(Mux(on_registers, self.registers.status, self.memory.status)),
@@ -142,66 +142,66 @@ class Engine(wiring.Component):
                 m.d.sync += [self.status.eq(Status.TIMEOUT), self.value.eq(self.header.value)]
                 m.next = "finish"
             with m.State("finish"):
-                m.d.comb += drain.eq(1)
+                m.d.comb += discard.eq(1)
                 with m.If(~pending):
                     with m.If(self._write & (self.status == Status.OK) & (count != self.header.length)):
                         m.d.sync += self.status.eq(Status.BAD_LENGTH)
                     m.next = "record"
             with m.State("record"):
                 m.d.comb += self.record.eq(1)
-                m.next = "answer"
-            with m.State("answer"):
-                m.d.comb += self.answer.valid.eq(1)
-                with m.If(self.answer.ready):
+                m.next = "response"
+            with m.State("response"):
+                m.d.comb += self.response.valid.eq(1)
+                with m.If(self.response.ready):
                     m.next = "idle"
         return m
 
-    def _judge(self, m: Module) -> None:
-        """The answer of a request that is not executed, by the slot table's verdict."""
+    def _decide(self, m: Module) -> None:
+        """Status and value of a request that is not executed, by the cache's verdict."""
         m.d.sync += [self.status.eq(Status.OK), self.value.eq(0)]
         with m.If(self.verdict == Verdict.REPEAT):
-            m.d.sync += [self.status.eq(self.known_status), self.value.eq(self.known_value)]
+            m.d.sync += [self.status.eq(self.stored_status), self.value.eq(self.stored_value)]
         with m.If(self.verdict == Verdict.REFUSE):
             m.d.sync += [self.status.eq(Status.NO_SESSION), self.value.eq(self.session)]
-        with m.If((self.verdict == Verdict.BEGIN) | (self.verdict == Verdict.GREET)):
+        with m.If((self.verdict == Verdict.BEGIN) | (self.verdict == Verdict.HELLO_AGAIN)):
             m.d.sync += self.value.eq(self.damaged)
         m.d.comb += self.begin.eq(self.verdict == Verdict.BEGIN)
 
-    def _notice(self) -> Value:
+    def _interrupt_due(self) -> Value:
         return self.interrupt & (self.session != 0)
 
-    def _timer(self, m: Module, timing: Value) -> Value:
-        """Whether ``timing`` has been high for the time-out, with no sign of the bus, up to two cycles ago."""
+    def _timer(self, m: Module, timer_enable: Value) -> Value:
+        """Whether ``timer_enable`` has been high for the time-out without progress of the bus, up to two cycles ago."""
         timer = Signal(range(self._timeout + 1))
-        quiet, expired = Signal(), Signal()
+        no_progress, expired = Signal(), Signal()
         m.d.sync += [
-            quiet.eq(timing & ~self.memory.progress),
-            timer.eq(Mux(quiet, timer + 1, 0)),
-            expired.eq(timing & (timer == self._timeout - 1)),
+            no_progress.eq(timer_enable & ~self.memory.progress),
+            timer.eq(Mux(no_progress, timer + 1, 0)),
+            expired.eq(timer_enable & (timer == self._timeout - 1)),
         ]
         return expired
 
-    def _route_payload(self, m: Module, executes: Value, drain: Value, pending: Signal, count: Signal) -> None:
-        """The payload goes to the memory or into the answer, or with ``drain`` into the operand and no further."""
+    def _route_payload(self, m: Module, executes: Value, discard: Value, pending: Signal, count: Signal) -> None:
+        """The payload goes to the memory or into the response; with ``discard`` only into the operand register."""
         source = self.payload
-        echoes = executes & pending & self._echo & ~drain
-        writes = executes & pending & self._write & ~drain
+        echoes = executes & pending & self._echo & ~discard
+        writes = executes & pending & self._write & ~discard
         m.d.comb += [
-            self.answer_payload.valid.eq(source.valid & echoes),
-            self.answer_payload.payload.eq(source.payload),
+            self.response_payload.valid.eq(source.valid & echoes),
+            self.response_payload.payload.eq(source.payload),
             self.memory_i.valid.eq(source.valid & writes),
             self.memory_i.payload.eq(source.payload),
-            source.ready.eq((drain & pending) | (echoes & self.answer_payload.ready) | (writes & self.memory_i.ready)),
+            source.ready.eq((discard & pending) | (echoes & self.response_payload.ready) | (writes & self.memory_i.ready)),
         ]
         with m.If(source.valid & source.ready):
             m.d.sync += [pending.eq(~source.payload.last), self.operand.eq(Cat(self.operand[8:], source.payload.byte))]
             with m.If(count != MAX_PAYLOAD + 1):
                 m.d.sync += count.eq(count + 1)
 
-    def _refusal(self, count: Value, pending: Value) -> Value:
-        """Status of a request that is not executed: OK where it may be. Of echoes and writes the payload has not been counted yet."""
+    def _check(self, count: Value, pending: Value) -> Value:
+        """OK if the request may be executed, else its error. The payload of echoes and writes is not counted yet."""
         operation, length = self.header.operation, self.header.length
-        fits = {
+        length_ok = {
             Operation.ECHO: (pending == (length != 0)) & (length <= MAX_PAYLOAD),
             Operation.READ_REGISTER: count == 0,
             Operation.WRITE_REGISTER: count == OPERAND_BYTES,
@@ -210,24 +210,24 @@ class Engine(wiring.Component):
             Operation.FILL_MEMORY: (count == OPERAND_BYTES) & (length != 0),
             Operation.HASH_MEMORY: (count == 0) & (length != 0),
         }
-        known = Cat(operation == code for code in fits).any()
-        fine = Cat((operation == code) & condition for code, condition in fits.items()).any()
-        return Mux(fine, Status.OK, Mux(known, Status.BAD_LENGTH, Status.BAD_OPERATION))
+        known_operation = Cat(operation == code for code in length_ok).any()
+        ok = Cat((operation == code) & condition for code, condition in length_ok.items()).any()
+        return Mux(ok, Status.OK, Mux(known_operation, Status.BAD_LENGTH, Status.BAD_OPERATION))
 
-    def _answer(self, m: Module, verdict: ValueLike) -> None:
-        """The answer, from the request's header and what has come of it."""
-        header, source = self.answer.payload.header, self.answer.payload.source
-        fine = (verdict == Verdict.EXECUTE) & (self.status == Status.OK)
+    def _respond(self, m: Module, verdict: ValueLike) -> None:
+        """The response, from the request's header and its result."""
+        header, source = self.response.payload.header, self.response.payload.source
+        ok = (verdict == Verdict.EXECUTE) & (self.status == Status.OK)
         m.d.comb += [
             header.eq(self.header),
-            header.answer.eq(1),
+            header.response.eq(1),
             header.code.eq(self.status),
             header.length.eq(0),
             header.value.eq(self.value),
         ]
-        with m.If((verdict == Verdict.BEGIN) | (verdict == Verdict.GREET)):
+        with m.If((verdict == Verdict.BEGIN) | (verdict == Verdict.HELLO_AGAIN)):
             m.d.comb += [source.eq(Source.IDENTITY), header.length.eq(IDENTITY.size)]
-        with m.Elif(fine & (self.header.operation == Operation.READ_MEMORY)):
+        with m.Elif(ok & (self.header.operation == Operation.READ_MEMORY)):
             m.d.comb += [source.eq(Source.MEMORY), header.length.eq(self.header.length)]
-        with m.Elif(fine & (self.header.operation == Operation.ECHO) & (self.header.length != 0)):
+        with m.Elif(ok & (self.header.operation == Operation.ECHO) & (self.header.length != 0)):
             m.d.comb += [source.eq(Source.PAYLOAD), header.length.eq(self.header.length)]

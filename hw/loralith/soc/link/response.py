@@ -1,4 +1,4 @@
-"""Answers as frames: header, payload and CRC."""
+"""Responses as frames: header, payload and CRC."""
 
 from collections.abc import Mapping
 
@@ -10,19 +10,19 @@ from loralith.spec.link import CRC_BYTES, HEADER, IDENTITY
 
 from .cobs import FrameByte
 from .crc import Crc32
-from .messages import Answer, Source
+from .messages import Response, Source
 
-__all__ = ["AnswerWriter", "ByteRegister", "CrcAppender"]
+__all__ = ["ResponseWriter", "HalfRateRegister", "CrcAppender"]
 
 
-class AnswerWriter(wiring.Component):
-    """Sends a header and then the payload from where the answer says.
+class ResponseWriter(wiring.Component):
+    """Sends a response's header, then its payload from the source that the response names.
 
     Parameter: identity, the fields of `IDENTITY`.
 
     Members:
-        i: answers; taken with their last byte.
-        payload, memory: sources of payloads, which end themselves.
+        i: responses; taken with their last byte.
+        payload, memory: sources of payloads; each marks its last byte.
         o: the frame.
     """
 
@@ -30,7 +30,7 @@ class AnswerWriter(wiring.Component):
         self._identity = IDENTITY.pack(identity)
         byte_stream = stream.Signature(FrameByte)
         super().__init__(
-            {"i": In(stream.Signature(Answer())), "payload": In(byte_stream), "memory": In(byte_stream), "o": Out(byte_stream)}
+            {"i": In(stream.Signature(Response())), "payload": In(byte_stream), "memory": In(byte_stream), "o": Out(byte_stream)}
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -38,20 +38,20 @@ class AnswerWriter(wiring.Component):
         count = Signal(range(max(HEADER.size, IDENTITY.size)))
         source = self.i.payload.source
         out = self.o.payload
-        moved = self.o.valid & self.o.ready
+        transfer = self.o.valid & self.o.ready
         identity = Array(Const(byte, 8) for byte in self._identity)
-        with m.If(moved):
+        with m.If(transfer):
             m.d.sync += count.eq(count + 1)
 
         with m.FSM():
             with m.State("header"):
-                ends = count == HEADER.size - 1
+                last = count == HEADER.size - 1
                 m.d.comb += [
                     self.o.valid.eq(self.i.valid),
                     out.byte.eq(self.i.payload.header.as_value().word_select(count, 8)),
-                    out.last.eq(ends & (source == Source.NONE)),
+                    out.last.eq(last & (source == Source.NONE)),
                 ]
-                with m.If(moved & ends):
+                with m.If(transfer & last):
                     m.d.sync += count.eq(0)
                     with m.If(source == Source.NONE):
                         m.d.comb += self.i.ready.eq(1)
@@ -65,7 +65,7 @@ class AnswerWriter(wiring.Component):
                         m.d.comb += [self.o.valid.eq(self.payload.valid), out.eq(self.payload.payload), self.payload.ready.eq(self.o.ready)]
                     with m.Case(Source.MEMORY):
                         m.d.comb += [self.o.valid.eq(self.memory.valid), out.eq(self.memory.payload), self.memory.ready.eq(self.o.ready)]
-                with m.If(moved & out.last):
+                with m.If(transfer & out.last):
                     m.d.sync += count.eq(0)
                     m.d.comb += self.i.ready.eq(1)
                     m.next = "header"
@@ -73,7 +73,7 @@ class AnswerWriter(wiring.Component):
 
 
 class CrcAppender(wiring.Component):
-    """Puts the CRC, low byte first, behind each frame.
+    """Appends the CRC, low byte first, to each frame.
 
     Members: i, o: frames.
     """
@@ -84,7 +84,7 @@ class CrcAppender(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.crc = crc = Crc32()
-        sent = Signal(range(CRC_BYTES))
+        count = Signal(range(CRC_BYTES))
         m.d.comb += crc.byte.eq(self.i.payload.byte)
         with m.FSM():
             with m.State("frame"):
@@ -97,22 +97,22 @@ class CrcAppender(wiring.Component):
                 with m.If(crc.en & self.i.payload.last):
                     m.next = "crc"
             with m.State("crc"):
-                ends = sent == CRC_BYTES - 1
+                last = count == CRC_BYTES - 1
                 m.d.comb += [
                     self.o.valid.eq(1),
-                    self.o.payload.byte.eq(~crc.register.word_select(sent, 8)),
-                    self.o.payload.last.eq(ends),
+                    self.o.payload.byte.eq(~crc.register.word_select(count, 8)),
+                    self.o.payload.last.eq(last),
                 ]
                 with m.If(self.o.ready):
-                    m.d.sync += sent.eq(sent + 1)
-                    with m.If(ends):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(last):
                         m.d.comb += crc.clear.eq(1)
                         m.next = "frame"
         return m
 
 
-class ByteRegister(wiring.Component):
-    """A register between two parts, for data and handshake alike: a byte in two cycles, of the 40 or more that it takes on the line.
+class HalfRateRegister(wiring.Component):
+    """Pipeline register for data and handshake, one byte every two cycles: a byte takes 40 cycles or more on the line.
 
     Members: i, o: frames.
     """
