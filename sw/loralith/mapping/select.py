@@ -11,6 +11,7 @@ from torch import nn
 
 from loralith.errors import LoralithError
 from loralith.mapping.multiplies import attends, reason
+from loralith.mapping.quantized_bases import library
 
 __all__ = [
     "CONTRACTS",
@@ -60,7 +61,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def shape_reason(module: nn.Module) -> str:
     """Why the products of a linear layer or a convolution cannot be had, whether it is trained or not; "" where they can."""
     if isinstance(module, nn.Linear):
-        return "" if type(module) is nn.Linear else f"{type(module).__name__} is a linear layer of its own kind"
+        return "" if type(module) is nn.Linear or library(module) else f"{type(module).__name__} is a linear layer of its own kind"
     if not isinstance(module, CONVOLUTIONS):
         return f"{type(module).__name__} is no linear layer and no convolution of one to three dimensions"
     if type(module) not in CONVOLUTIONS:

@@ -14,6 +14,7 @@ from loralith.lora.quantize import QuantizedWeight, quantize_weight
 from loralith.lora.rotation import rotate
 from loralith.mapping.base_files import file_weight
 from loralith.mapping.pass_records import fingerprint
+from loralith.mapping.quantized_bases import stored
 from loralith.mapping.select import AttachError
 from loralith.mapping.tensors import float32
 from loralith.spec.scales import rotation_block
@@ -25,7 +26,8 @@ __all__ = ["FrozenWeight"]
 class FrozenWeight:
     """W [O, I] of the module named ``name``, on the device as it is in torch.
 
-    Parameters: ``read`` gives the tensor, whose first dimension is O; ``state``, what else says that it may have changed.
+    Parameters: ``read`` gives the tensor, whose first dimension is O; ``state``, what else says that it may have changed; ``values``, the
+    tensor in floating point where another library has quantized it.
 
     `loss`: what its quantization lost, once it is `quantized`.
 
@@ -33,8 +35,15 @@ class FrozenWeight:
     count (`.data`, numpy) that change most of it.
     """
 
-    def __init__(self, name: str, read: Callable[[], Tensor], scheme: FQT, state: Callable[[], Any] = lambda: None) -> None:
-        self.name, self.read, self.scheme, self.state = name, read, scheme, state
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Tensor],
+        scheme: FQT,
+        state: Callable[[], Any] = lambda: None,
+        values: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.name, self.read, self.scheme, self.state, self.values = name, read, scheme, state, values or read
         self.generation, self.loss, self._in_file = 0, NOTHING, False
         self._seen = self._now()
 
@@ -45,10 +54,10 @@ class FrozenWeight:
 
     def quantized(self) -> QuantizedWeight:
         """Notes what it loses, as `loss`. Raises AttachError for values that cannot be quantized."""
-        original = self.read()
+        original = self.values()
         weight, kernel = float32(original).reshape(len(original), -1), math.prod(original.shape[2:])
         try:
-            quantized = file_weight(original, self.scheme) or quantize_weight(weight, self.scheme, kernel)
+            quantized = file_weight(self.read(), self.scheme) or quantize_weight(weight, self.scheme, kernel)
         except SchemeError as error:
             raise AttachError(f"{self.name}: {error}") from None
         block = rotation_block(self.scheme.rotation, original.shape[1])
@@ -58,8 +67,9 @@ class FrozenWeight:
 
     def _now(self) -> tuple[Any, ...]:
         w = self.read()
-        version = 0 if w.is_inference() else w._version
-        return id(w), w.data_ptr(), version, fingerprint(w, runs=self._in_file), self.state()
+        held = stored(w)
+        version = 0 if held.is_inference() else held._version
+        return id(w), held.data_ptr(), version, fingerprint(held, runs=self._in_file), self.state()
 
     def current(self, replace: Callable[[QuantizedWeight], None]) -> int:
         """The generation of W now; ``replace`` puts it on the device where it has changed. Raises AttachError where it is trained, or has

@@ -17,6 +17,7 @@ from loralith.lora.layer import DeviceLayer, Gradients, Saved
 from loralith.lora.quantize import Float32, Int8
 from loralith.lora.trained import TrainedGradients, TrainedPass
 from loralith.mapping.base_files import file_weight
+from loralith.mapping.quantized_bases import float_weight
 from loralith.mapping.select import CONVOLUTIONS
 from loralith.spec.graph import Graph, Op
 from loralith.spec.scheme import FQT
@@ -118,7 +119,7 @@ class ReferenceObserver:
     def frozen(self, index: int, name: str, module: nn.Module, scheme: FQT) -> None:
         self.names[index] = name
         if isinstance(module, nn.Linear):
-            linear = self.products[index] = FrozenLinear(module.weight.detach(), scheme, index)
+            linear = self.products[index] = FrozenLinear(float_weight(module).detach(), scheme, index)
             given = file_weight(module.weight, scheme)
             if given is not None:  # of a file, whose integers are not made from torch's values
                 linear.weight = QuantizedWeight(torch.from_numpy(given.q), torch.from_numpy(given.scale))

@@ -15,6 +15,7 @@ from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.lora.two_words import WideConv, WideLinear
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Place
+from loralith.mapping.quantized_bases import float_weight, library
 from loralith.mapping.select import CONVOLUTIONS, AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
@@ -142,7 +143,7 @@ class MappedLinear(FrozenProducts, Mapped):
 
     def __init__(self, attachment: Attachment, index: int, choice: Choice) -> None:
         super().__init__(attachment, index, choice)
-        self.weight = FrozenWeight(self.name, lambda: self.module.weight, attachment.scheme)
+        self.weight = FrozenWeight(self.name, lambda: self.module.weight, attachment.scheme, values=lambda: float_weight(self.module))
         try:
             self.product = self.make(index)
         except SchemeError as error:
@@ -171,7 +172,7 @@ class MappedLinear(FrozenProducts, Mapped):
         return self.product.weight.nbytes(self.attachment.device), self.product.scale.nbytes
 
     def originals(self) -> list[Tensor]:
-        return [self.module.weight]
+        return [] if library(self.module) else [self.module.weight]
 
     def moved(self) -> None:
         self.weight.moved()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -20,6 +20,7 @@ from loralith.lora.quantize import Float32, QuantizedWeight
 from loralith.mapping.kinds.linears_and_convolutions import FrozenMatmul, FrozenProducts
 from loralith.mapping.mapped import Mapped, first_order
 from loralith.mapping.pass_records import Pending, Place
+from loralith.mapping.quantized_bases import BITSANDBYTES, float_weight, library
 from loralith.mapping.select import AttachError, Choice
 from loralith.mapping.tensors import finite, float32, output_dtype, tensor, unknown
 from loralith.mapping.weight import FrozenWeight
@@ -96,21 +97,23 @@ def active(name: str, module: Linear) -> str | None:
 def refuse(name: str, module: nn.Module) -> Linear:
     """Raises AttachError for LoRA settings that the device does not run."""
     assert isinstance(module, LoraLayer)
-    if not isinstance(module, Linear):
+    if not isinstance(module, Linear) and not (library(module.get_base_layer()) and type(module).__name__ in BITSANDBYTES):
         raise AttachError(f"{name}: LoRA on {type(module).__name__} is not supported; target linear layers and convolutions")
     if module.merged:
         raise AttachError(f"{name}: the adapter is merged; unmerge it first")
     if module.disable_adapters:
         raise AttachError(f"{name}: the adapter is disabled; enable it first")
-    if active(name, module) is None:
+    if active(name, cast(Linear, module)) is None:
         raise AttachError(f"{name}: exactly one adapter must be active, not none of {', '.join(module.lora_A) or 'none'}")
     if getattr(module, "fan_in_fan_out", False):
         raise AttachError(f"{name}: fan_in_fan_out is not supported")
-    if not isinstance(module.get_base_layer(), nn.Linear):
-        raise AttachError(f"{name}: the base layer must be torch.nn.Linear, not {type(module.get_base_layer()).__name__}")
+    base = module.get_base_layer()
+    if not isinstance(base, nn.Linear) or (type(base).forward is not nn.Linear.forward and not library(base)):
+        known = "torch.nn.Linear, or bitsandbytes' Linear8bitLt or Linear4bit"
+        raise AttachError(f"{name}: the base layer must be {known}, not {type(base).__name__}")
     if module.get_base_layer().weight.requires_grad:
         raise AttachError(f"{name}: the base weight is trainable; freeze it (requires_grad False)")
-    return module
+    return cast(Linear, module)
 
 
 class MappedLora(Mapped):
@@ -128,7 +131,13 @@ class MappedLora(Mapped):
             alpha = module.scaling[adapter] * rank
         self.attached = module.scaling[adapter], alpha
         # PEFT merges past the count that torch keeps of a tensor's changes.
-        self.weight = FrozenWeight(self.name, lambda: self._base.weight, attachment.scheme, lambda: tuple(module.merged_adapters))
+        self.weight = FrozenWeight(
+            self.name,
+            lambda: self._base.weight,
+            attachment.scheme,
+            lambda: tuple(module.merged_adapters),
+            lambda: float_weight(self._base),
+        )
         try:
             # Where the scaling is 0 or negative a pass has its own.
             self.device_layer = DeviceLayer(attachment.device, self.weight.quantized(), abs(alpha) or 1.0, rank, attachment.scheme, index)
@@ -201,7 +210,7 @@ class MappedLora(Mapped):
         return self.device_layer.weight.nbytes, self.device_layer.numerics.weight.scale.nbytes
 
     def originals(self) -> list[Tensor]:
-        return [self._base.weight]
+        return [] if library(self._base) else [self._base.weight]
 
     def moved(self) -> None:
         self.weight.moved()

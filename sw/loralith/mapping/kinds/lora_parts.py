@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from loralith.mapping.kinds.lora_linears import MappedLora, refuse
 from loralith.mapping.kinds.trained_modules import TrainedProducts
 from loralith.mapping.mapped import Mapped
+from loralith.mapping.quantized_bases import float_weight
 from loralith.mapping.select import AttachError, Choice, layer_kind, shape_reason
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class MappedDora(_Host):
         magnitude = self.module.weight
         with torch.no_grad():
             a, b = (factor.weight.flatten(1) for factor in (lora_A, lora_B))
-            weight = base_layer.weight.to(magnitude.dtype)
+            weight = float_weight(base_layer).to(magnitude.dtype)
             norm = type(self.module).get_weight_norm(self.module, weight, (b @ a).reshape(weight.shape).to(weight.dtype), scaling)
         ratio = magnitude / norm.reshape(magnitude.shape)
         ratio = ratio.reshape(1, -1, *[1] * (weight.dim() - 2))
