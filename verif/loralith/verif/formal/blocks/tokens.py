@@ -72,15 +72,15 @@ def tokens(h: Harness) -> None:
 
 MUTANTS = (
     Mutant("all_there", Change("Tokens", "taken", "~_a", "~_a & 1", "Only semaphore 0 can block a wait.")),
-    Mutant("all_there", Change("Tokens", "able", "_a.any()", "_a.all()", "One semaphore of a mask that has a token is enough.")),
+    Mutant("all_there", Change("Tokens", "grantable", "_a.any()", "_a.all()", "One semaphore of a mask that has a token is enough.")),
     Mutant(
         "room", Change("Tokens", "full", "_a == SEMAPHORE_MAX - 1", "_a == SEMAPHORE_MAX", "A semaphore is reported full one token late.")
     ),
     Mutant("first_waiter", Change("Tokens", "not_empty", "_a > 1", "_a > 2", "A semaphore with one token left is reported empty.")),
     Mutant("count", Change("Tokens", "if counts", "_a ^ _b", "_a | _b", "A semaphore that gives and takes in one cycle counts up.")),
     Mutant("count", Change("Tokens", "counts", "0", "self.counts[i]", "Counters survive a clear.")),
-    Mutant("first_waiter", Change("Tokens", "earlier", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
-    Mutant("first_signal", Change("Tokens", "earlier", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
+    Mutant("first_waiter", Change("Tokens", "granted", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
+    Mutant("first_signal", Change("Tokens", "granted", "_a | _b", "_a", "Several of those that could go are chosen in one cycle.")),
 )
 
 PROOFS = (Proof("tokens", "tokens", tokens, Method.induction(2), MUTANTS, search=40),)
