@@ -69,10 +69,10 @@ coverage: $(STAMP) ## print which lines and toggles of the Verilog random lists 
 soak: $(STAMP) ## run random command lists on the RTL for an hour, or as SOAK_FLAGS says
 	$(BIN)/loralith soak $(SOAK_FLAGS)
 
-test-outside: $(STAMP) ## compare quantizers and products with torchao's, which it installs in build/outside
+test-outside: $(STAMP) ## compare quantizers with torchao's and adapter files with LyCORIS', which it installs in build/outside
 	$(BIN)/python -P -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/outside \
-		$(shell sed -n 's/^ *"\(torchao==[0-9.]*\)".*/\1/p' pyproject.toml)
-	PYTHONPATH=build/outside $(BIN)/python -P -m pytest tests/unit/test_outside.py $(PYTEST_FLAGS)
+		$(shell sed -n '/^outside = /,/^\]/s/^ *"\([^"]*==[0-9.]*\)".*/\1/p' pyproject.toml)
+	PYTHONPATH=build/outside $(BIN)/python -P -m pytest tests/unit/test_outside.py tests/sw/test_formats_lycoris.py $(PYTEST_FLAGS)
 
 synth: $(STAMP) ## synthesize, place and route for BOARD; CONFIG= and SYNTH_FLAGS= choose more
 	$(BIN)/loralith synth --board $(BOARD) $(if $(filter-out file,$(origin CONFIG)),--config $(CONFIG)) $(SYNTH_FLAGS)

@@ -13,7 +13,7 @@ from loralith.verif.formal.blocks.queue import PROOFS
 from loralith.verif.formal.harness import Harness
 from loralith.verif.formal.proof import Method, Proof
 
-METHODS = [Method.bounded(6), Method.induction(6), Method.reachability()]
+EACH_METHOD = [Method.bounded(6), Method.induction(6), Method.reachability()]
 
 
 def counts_to(limit: int):
@@ -28,13 +28,13 @@ def counts_to(limit: int):
     return build
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", EACH_METHOD, ids=str)
 def test_a_false_claim_fails(method: Method, tmp_path: Path) -> None:
     outcome = sby.prove(Proof("counter", "", counts_to(4), method), tmp_path)
     assert not outcome.passed
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", EACH_METHOD, ids=str)
 def test_a_mutant_fails_by_every_method(method: Method, tmp_path: Path) -> None:
     proof = next(proof for proof in PROOFS if proof.mutants)
     mutant = proof.mutants[0]

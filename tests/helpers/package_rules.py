@@ -58,13 +58,13 @@ RULES = (
     Rule("loralith.training.verification", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule("loralith.step.piece_runs", "sw", (SW, "loralith.spec", "loralith.files", "loralith.verif"), never=("amaranth", "cocotb")),
     Rule(
-        "loralith.reports.block_page",
+        "loralith.reports.rtl_report",
         "sw",
         (SW, "loralith.spec", "loralith.files", "loralith.verif.block_inventory"),
         never=("amaranth", "cocotb"),
     ),
     Rule(
-        "loralith.reports.testplan_page",
+        "loralith.reports.testplan_report",
         "sw",
         (SW, "loralith.spec", "loralith.files", "loralith.verif.test_plans"),
         never=("amaranth", "cocotb"),

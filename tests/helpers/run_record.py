@@ -21,8 +21,8 @@ import pytest
 
 from loralith.reports.result_files import commit
 from loralith.reports.rtl_hash import rtl_hash
-from loralith.reports.suites import SUITE_RUNS, TESTS
-from loralith.reports.test_runs import RUNS
+from loralith.reports.suites_report import SUITE_RUNS, TESTS
+from loralith.reports.tests_report import RUNS
 
 CPU = "cpu seconds"
 COLLECTED = "loralith collected"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from amaranth.sim import Simulator
-
 from loralith.spec.commands import Command
-from loralith.verif.block_test import Testbench
+from loralith.verif.block_test import Testbench, simulate
 
 
 def feeder(stream: Any, items: Sequence[Any], rng: random.Random, stall: float) -> Testbench:
@@ -42,6 +40,20 @@ def entries_to(stream: Any, commands: Sequence[Command]) -> Testbench:
     return feed
 
 
+async def stepped(ctx: Any, dut: Any, items: Sequence[Any], rng: random.Random) -> AsyncIterator[Any]:
+    """Pulses ``dut.begin``, then ``dut.step`` once for each of ``items`` with pauses between; yields each item before its step."""
+    ctx.set(dut.begin, 1)
+    await ctx.tick()
+    ctx.set(dut.begin, 0)
+    for item in items:
+        while rng.random() < 0.3:
+            await ctx.tick()
+        yield item
+        ctx.set(dut.step, 1)
+        await ctx.tick()
+        ctx.set(dut.step, 0)
+
+
 def run_stream(
     dut: Any, given: Sequence[Any], wanted: int, read: Callable[..., Any], rng: random.Random, stall: float, also: Sequence[Any] = ()
 ) -> tuple[list[Any], list[int]]:
@@ -67,9 +79,5 @@ def run_stream(
         _, _, valid = await ctx.tick().sample(dut.o.valid)
         assert not valid, "a payload too many"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feeder(dut.i, given, rng, stall), background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(dut, take, background=[feeder(dut.i, given, rng, stall)])
     return found, cycles

@@ -16,9 +16,9 @@ def in_process(monkeypatch):
     """Modes run here, which saves imports; the number of runs."""
     runs = []
 
-    def child(model, mode, rank, threads, steps):
+    def child(model, mode, rank, threads, steps, originals):
         runs.append(mode)
-        return unet_time.step_times(model, mode, rank, threads, steps)
+        return unet_time.step_times(model, mode, rank, threads, steps, originals)
 
     monkeypatch.setattr(unet_time, "_child", child)
     return runs
@@ -40,8 +40,16 @@ def test_modes_take_turns_and_what_was_measured_stays(in_process, tmp_path, caps
     page = (tmp_path / "unet.md").read_text()
     assert '`direct`, `modules="all"`' in page
     assert found["cpu"] in page
+    assert "FP32 weights of attached models are in memory" in page
     assert main([*words, "--rank", "2"]) == 2
     assert "with other settings: rank 4 (now 2); another file starts a new one" in capsys.readouterr().err
+    assert main([*words, "--originals", str(tmp_path / "none")]) == 2
+    assert "--originals must be a folder that is there, not" in capsys.readouterr().err
+    words[words.index("--state") + 1] = str(tmp_path / "file.json")
+    assert main([*words, "--rounds", "1", "--originals", str(tmp_path)]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["originals"] == "file"
+    assert [other[f"{mode}_loss"] for mode in ("lora", "all")] == [first[f"{mode}_loss"] for mode in ("lora", "all")]
 
 
 def test_a_mode_that_fails_is_named(tmp_path, capsys, monkeypatch):

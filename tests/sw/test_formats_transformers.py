@@ -1,11 +1,14 @@
 """Adapter files of FLUX and SD3 under kohya's and ComfyUI's names, and LoCon's middle factor: read and written."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
-from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers, swap_scale_shift
 from safetensors.torch import load_file, save_file
 
+from loralith.cli import main
 from loralith.diffusion.peft_adapter import module_shapes
 from loralith.formats.adapter_checks import AdapterError
 from loralith.formats.adapter_file import read_adapter, write_diffusers, write_kohya
@@ -57,8 +60,7 @@ def test_every_name_is_of_modules_that_the_model_has(model):
     assert len(set(parts)) == len(parts)
     assert set(parts) <= set(MODELS[model])
     linear = {name for name, shape in MODELS[model].items() if len(shape) == 2}
-    left = {name for name in linear - set(parts) if "norm_out" not in name and name != "pos_embed"}
-    assert left <= {"transformer_blocks.1.norm1_context.linear"}, "halves in another order"
+    assert linear - set(parts) <= {"pos_embed"}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -105,6 +107,58 @@ def test_diffusers_reads_kohya_s_flux_to_the_same_weights(tmp_path):
     assert len(stock) == 2 * len(layers)
 
 
+MODULATIONS = {
+    "flux": {"norm_out.linear": "final_layer.adaLN_modulation.1"},
+    "sd3": {
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "transformer_blocks.1.norm1_context.linear": "joint_blocks.1.context_block.adaLN_modulation.1",
+    },
+}
+"""Layers whose halves diffusers has in the other order, and their names in the models' own code."""
+
+
+@pytest.mark.parametrize("model", MODULATIONS)
+@pytest.mark.parametrize("dora", [False, True])
+def test_modulations_with_exchanged_halves(model, dora, tmp_path):
+    adapter = filled(model, ("norm_out.linear", "norm1_context.linear", "norm1.linear"))
+    if dora:
+        count = torch.arange(1.0, 1 + 96)
+        adapter = Adapter({name: replace(layer, magnitude=count[: len(layer.b)].clone()) for name, layer in adapter.layers.items()})
+    write_kohya(adapter, set(MODELS[model]), tmp_path / "kohya.safetensors", stability_names=False)
+    tensors = load_file(tmp_path / "kohya.safetensors")
+    for name, layer in adapter.layers.items():
+        own = MODULATIONS[model].get(name)
+        if own is None:
+            continue
+        key, half = "lora_unet_" + own.replace(".", "_"), len(layer.b) // 2
+        assert torch.equal(tensors[f"{key}.lora_down.weight"], layer.a)
+        assert torch.equal(tensors[f"{key}.lora_up.weight"], swap_scale_shift(layer.b)), "as stock diffusers exchanges rows of W"
+        assert not dora or tensors[f"{key}.dora_scale"].flatten().tolist() == [*range(half + 1, 2 * half + 1), *range(1, half + 1)]
+    found = read_adapter(tmp_path / "kohya.safetensors", MODELS[model])
+    assert found.layers.keys() == adapter.layers.keys()
+    for name, layer in adapter.layers.items():
+        assert torch.equal(found.layers[name].b, layer.b), name
+        assert not dora or torch.equal(found.layers[name].magnitude, layer.magnitude), name
+
+
+def test_diffusers_reads_kohya_s_last_modulation_to_the_same_weights(tmp_path):
+    adapter = filled("flux", ("norm_out.linear", "transformer_blocks.0.attn.to_out.0"), alpha=2.0)
+    adapter = Adapter({name: layer for name, layer in adapter.layers.items() if not name.startswith("single")})
+    write_kohya(adapter, set(MODELS["flux"]), tmp_path / "kohya.safetensors", stability_names=False)
+    stock = _convert_kohya_flux_lora_to_diffusers(load_file(tmp_path / "kohya.safetensors"))
+    stock |= {f"transformer.{key}": stock[key] for key in stock if key.startswith("norm_out")}  # diffusers 0.42 leaves the prefix out there
+    for name, layer in adapter.layers.items():
+        assert torch.equal(stock[f"transformer.{name}.lora_A.weight"], layer.a)
+        assert torch.equal(stock[f"transformer.{name}.lora_B.weight"], layer.b)
+
+
+def test_the_command_takes_transformers(tmp_path, capsys):
+    key = "lora_unet_double_blocks_0_img_attn_proj"
+    save_file({f"{key}.lora_down.weight": torch.ones(1, 3072), f"{key}.lora_up.weight": torch.ones(3072, 1)}, tmp_path / "x.safetensors")
+    assert main(["adapter", str(tmp_path / "x.safetensors"), "--model", "flux"]) == 0
+    assert "transformer_blocks.0.attn.to_out.0" in capsys.readouterr().out
+
+
 def test_diffusers_names_of_a_transformer(tmp_path):
     adapter = filled("sd3", ALL)
     write_diffusers(adapter, tmp_path, prefix="transformer.")
@@ -119,8 +173,8 @@ def test_diffusers_names_of_a_transformer(tmp_path):
         (lambda layers: layers.pop("transformer_blocks.0.attn.to_k"), "is all of .*, and not all have an adapter"),
         (lambda layers: layers.update({Q: Layer(layers[Q].a, layers[Q].b, 1.0)}), "have other scales or types"),
         (
-            lambda layers: layers.update({"norm_out.linear": layers.pop("transformer_blocks.0.attn.to_out.0")}),
-            "no name for norm_out.linear",
+            lambda layers: layers.update({"norm_out.lines": layers.pop("transformer_blocks.0.attn.to_out.0")}),
+            "no name for norm_out.lines",
         ),
     ],
 )

@@ -87,8 +87,8 @@ def test_report(accounts, monkeypatch, tmp_path, capsys):
 
     names = {"fp32-lora": None, "lora": "lora", "lora-all": "all"}
     for name, modules in names.items():
-        method = memory.METHODS[name]
-        monkeypatch.setitem(memory.METHODS, name, memory.Method(method.text, lambda *_, m=modules: accounts[m], method.maps))
+        step = memory.MEASURED_STEPS[name]
+        monkeypatch.setitem(memory.MEASURED_STEPS, name, memory.MeasuredStep(step.text, lambda *_, m=modules: accounts[m], step.maps))
     told = ["report", "memory", "--methods", "lora,lora-all", "--plot", str(tmp_path / "memory.png")]
     assert main([*told, "--json", "--output", str(tmp_path / "memory")]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -107,11 +107,13 @@ def test_methods_save_what_they_promise(small_model, tmp_path):
     """The hollowed net less than LoRA, one token nothing; scales have no product for a gradient of W, so X is kept as INT8 alone."""
     from loralith.methods.settings import FinetuneSettings
     from loralith.spec.config import load_config
-    from loralith.training.method_memory import METHODS
+    from loralith.training.method_memory import MEASURED_STEPS
 
     settings = FinetuneSettings(tmp_path, model=small_model, batch=2)
     config = load_config("base")
-    found = {name: METHODS[name].step(settings, config) for name in ("lora-all", "lora-all-int4", "hollowed-net", "tuneqdm", "zoodip")}
+    found = {
+        name: MEASURED_STEPS[name].step(settings, config) for name in ("lora-all", "lora-all-int4", "hollowed-net", "tuneqdm", "zoodip")
+    }
     saved = {name: sum(account.parts["saved"]) for name, account in found.items()}
     assert saved["hollowed-net"] < saved["lora-all"]
     assert saved["zoodip"] == 0

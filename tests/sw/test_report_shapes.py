@@ -13,7 +13,7 @@ import loralith
 from loralith.cli import main
 from loralith.compiler.schedules.training_step import Linear
 from loralith.errors import LoralithError
-from loralith.reports import rtl_report
+from loralith.reports import results_report
 from loralith.reports.result_files import REPO
 from loralith.reports.rtl_hash import hash_of, rtl_hash
 from loralith.shapes import peers, plots, shapes_report
@@ -171,7 +171,7 @@ def test_results_of_older_rtl_are_named(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_index_of_results_says_what_the_results_say() -> None:
     """Dates, commits and hashes; which RTL is beside the page changes with every change of it."""
     index = json.loads((REPO / "docs" / "results" / "index.json").read_text(encoding="utf-8"))
-    assert index["results"] == rtl_report.figures()["results"], "`loralith report results --output docs/results/index` makes it anew"
+    assert index["results"] == results_report.figures()["results"], "`loralith report results --output docs/results/index` makes it anew"
 
 
 def test_a_whole_step_by_the_model_has_every_linear(capsys: pytest.CaptureFixture[str]) -> None:

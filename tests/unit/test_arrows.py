@@ -218,7 +218,7 @@ def test_no_package_of_sw_imports_a_higher_one(repo: Path, above: str, layers: t
         ("loralith.mapping.attachment", "def late():\n    from loralith.methods import make_method", 1),
         ("loralith.mapping.attachment", "from ..methods import make_method", 1),
         ("loralith.device.reference", "from loralith.diffusion import unet", 1),
-        ("loralith.training.loop", "from loralith.reports.run_page import build_html\nfrom loralith.training.session import Session", 0),
+        ("loralith.training.loop", "from loralith.reports.run_html import build_html\nfrom loralith.training.session import Session", 0),
         ("loralith.methods.lora", "from loralith.spec.config import Config\nimport loralith.errors", 0),
     ],
 )

@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import loralith
 from loralith import cli
 from loralith.cli import doctor
+from loralith.cli.report import REPORTS
 from loralith.errors import LoralithError, StopRequested
 from loralith.files import FileError
 from loralith.spec.config import PRESETS, ConfigError
@@ -104,6 +106,16 @@ def test_defects_keep_their_traceback(defect: type[Exception], monkeypatch: pyte
 def test_every_command_has_help_and_json(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", "loralith", command, "--help"], capture_output=True, text=True, check=True)
     assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_computed_where_its_name_says(name: str) -> None:
+    """`SUBJECT` is `<subject>_report`, with a title and a page (docs/architecture.md, Where a change goes)."""
+    subject = import_module(f"loralith.cli.report_{name}").SUBJECT
+    assert subject.endswith("_report")
+    module = import_module(subject)
+    assert callable(module.title)
+    assert callable(module.page)
 
 
 def worker(command: str) -> str:

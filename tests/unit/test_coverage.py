@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralith.errors import LoralithError
-from loralith.reports.coverage_page import figures_of, page, problems
+from loralith.reports.coverage_report import figures_of, page, problems
 from loralith.soak import SoakError
 from loralith.soak.coverage.points import Point, merge, read_points
 from loralith.soak.coverage.waivers import read_waivers

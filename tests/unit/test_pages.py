@@ -7,6 +7,8 @@ import pytest
 
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMES = re.compile(r"((?:`\w+`(?:, | and )?)+)\s(?:of|in)\s`([a-z]+/[a-z_/]+\.py)`")
+"""Names in backquotes that a Python file is said to have."""
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     "README.md",
@@ -20,6 +22,11 @@ def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", CODE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def roots_of(repo: Path) -> list[Path]:
+    """Folders that a path of a page may begin in."""
+    return [repo, *(repo / part / "loralith" for part in ("gen", "hw", "verif", "sw")), repo / "verif"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -39,7 +46,19 @@ def test_links_and_anchors_of_the_page_exist(name: str, repo: Path) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_paths_of_the_page_exist(name: str, repo: Path) -> None:
-    """The paths in backquotes that name a Python file, from the checkout or from a part's package."""
-    roots = [repo, *(repo / part / "loralith" for part in ("gen", "hw", "verif", "sw")), repo / "verif"]
-    paths = re.findall(r"`([a-z]+/[a-z_/]+\.py)`", (repo / name).read_text(encoding="utf-8"))
-    assert [path for path in paths if not any((root / path).exists() for root in roots)] == []
+    """Paths in backquotes that name a Python file or end as a folder: from the checkout, from a part's package or, in tables of folders,
+    from a folder in it. `build/` holds what is generated."""
+    roots = roots_of(repo)
+    paths = re.findall(r"`([a-z]+/(?:[a-z_/]+(?:\.py|/))?)`", (repo / name).read_text(encoding="utf-8"))
+    missing = [path for path in paths if not any((root / path).exists() for root in roots) and not path.startswith("build/")]
+    assert [path for path in missing if not (path.endswith("/") and any(any(root.rglob(path)) for root in roots[1:]))] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_names_are_in_the_files_that_the_page_says(name: str, repo: Path) -> None:
+    """As of "`REPORTS` of `cli/report.py`"."""
+    missing = []
+    for names, path in NAMES.findall((repo / name).read_text(encoding="utf-8")):
+        text = next((root / path).read_text(encoding="utf-8") for root in roots_of(repo) if (root / path).exists())
+        missing += [f"{word} of {path}" for word in re.findall(r"\w+", names) if not re.search(rf"\b{word}\b", text)]
+    assert missing == []

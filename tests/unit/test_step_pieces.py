@@ -100,7 +100,8 @@ def test_a_piece_whose_results_differ_is_named(blocks: dict[str, Block], monkeyp
 
 
 def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step_takes(graph: Graph, blocks: dict[str, Block]) -> None:
-    """The same work by kind, but for what each piece brings anew; more cycles, since nothing overlaps over a cut."""
+    """The same work by kind, but for what each piece brings anew and what tiles of the whole step find on chip; more cycles, since nothing
+    overlaps over a cut."""
     total, _ = step_by_block(graph, TINY, {})
     assert total["distinct_pieces"] == len(blocks) < total["pieces"]
     updates = [block.count for block in blocks.values() if block.first == "AdamW"]
@@ -111,7 +112,7 @@ def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step
     assert cycles <= total["cycles"] <= 1.2 * cycles
     assert total["macs"] == graph_macs(graph) <= total["padded_macs"] == whole.of("macs")
     for kind, costs in whole.kinds.items():
-        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.02)
+        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.06)
         for unit in ("array", "vector", "store"):
             assert total["kinds"][kind][unit] == pytest.approx(getattr(costs, unit), rel=0.05, abs=1500)
         # Scalars and programs of each piece are loaded anew.
@@ -125,7 +126,7 @@ def test_a_state_file_holds_what_is_done(graph: Graph, tmp_path: Any, monkeypatc
     def again(*arguments: object) -> None:
         raise AssertionError("a piece was compiled again")
 
-    monkeypatch.setattr("loralith.step.by_block.written", again)
+    monkeypatch.setattr("loralith.step.by_block.write_tiles", again)
     second, _ = step_by_block(graph, TINY, {"model": "tiny"}, state)
     assert first | {"compile_seconds": 0} == second | {"compile_seconds": 0}
     with pytest.raises(Exception, match="model 'tiny' \\(now 'other'\\)"):
@@ -172,7 +173,7 @@ def test_heads_are_compiled_as_one_and_counted(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work is that of the whole list to the last cycle where kernels have whole parts; cycles are close."""
+    """Work is that of the whole list where kernels have whole parts, but for scalars that are loaded again; cycles are close."""
     b = Builder()
     x = b.quantize(b.node(Op.INPUT, Kind.WORD, (2048, 64), name="x"), 0.0625, 127, False)
     w = b.quantize(b.node(Op.INPUT, Kind.WORD, (64, 1024), name="w"), 0.0625, 127, False)
@@ -181,8 +182,10 @@ def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     b.graph.set_output("largest", b.largest(y).name)
     monkeypatch.setattr("loralith.compiler.step.samples.LONG", 64)
     (whole,), (part,) = (blocks_of(b.graph, BASE, {}, lambda key, figures: None, sample).values() for sample in (0, 500))
-    assert part.figures["kinds"]["product"] == whole.figures["kinds"]["product"]
+    assert part.figures["kinds"]["product"] == pytest.approx(whole.figures["kinds"]["product"], rel=0.003)
+    for work in ("elements", "macs", "store", "array", "vector"):
+        assert part.figures["kinds"]["product"][work] == whole.figures["kinds"]["product"][work]
     assert part.figures["cycles"] == pytest.approx(whole.figures["cycles"], rel=0.03)
     assert part.figures["commands"] == pytest.approx(whole.figures["commands"], rel=0.03)
-    assert part.figures["left"] == whole.figures["left"]
+    assert part.figures["layout"] == whole.figures["layout"]
     assert part.figures != whole.figures

@@ -9,7 +9,7 @@ import pytest
 import loralith
 from helpers.run_record import Recorder
 from loralith.reports.rtl_hash import rtl_hash
-from loralith.reports.suites import CAMPAIGNS, SUITE_RUNS, TESTS, figures, page, problems, too_old
+from loralith.reports.suites_report import CAMPAIGNS, SUITE_RUNS, TESTS, figures, page, problems, too_old
 
 
 def test_no_suite_is_a_release_older_than_the_rtl(repo: Path) -> None:

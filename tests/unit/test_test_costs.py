@@ -8,7 +8,7 @@ import pytest
 
 from loralith import cli
 from loralith.errors import LoralithError
-from loralith.reports import test_runs
+from loralith.reports import tests_report
 
 HEAD = "# What the table is.\n[seconds]\n"
 
@@ -22,12 +22,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout of which two tests of `tests/a` and one of `tests/b` have run, and none of `tests/c`."""
     runs = {"tests/a/test_1.py::test_x": run(3), "tests/a/test_2.py::test_y[1]": run(4.5), "tests/a/test_2.py::test_z": run(60, slow=True)}
     for path, text in (
-        (test_runs.RUNS, json.dumps({**runs, "tests/b/test_3.py::test_x": run(1)})),
-        (test_runs.BUDGET, HEAD + '"tests/a" = 7\n"tests/c" = 5\n'),
+        (tests_report.RUNS, json.dumps({**runs, "tests/b/test_3.py::test_x": run(1)})),
+        (tests_report.BUDGET, HEAD + '"tests/a" = 7\n"tests/c" = 5\n'),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(test_runs, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(tests_report, "checkout", lambda: tmp_path)
     return tmp_path
 
 
@@ -42,24 +42,24 @@ def test_folders_over_their_budget_or_without_one_fail(tree: Path, capsys: pytes
 
 def test_a_budget_is_what_was_measured_and_a_quarter(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "tests", "--write-budget", "--check"]) == 0
-    text = (tree / test_runs.BUDGET).read_text(encoding="utf-8")
+    text = (tree / tests_report.BUDGET).read_text(encoding="utf-8")
     assert text == HEAD + '"tests/a" = 10\n"tests/b" = 2\n"tests/c" = 5\n', "no test of tests/c has run, and slow ones do not count"
     assert cli.main(["report", "tests", "--write-budget", "--slow"]) == 2
     assert "--write-budget and --slow exclude each other" in capsys.readouterr().err
 
 
 def test_slow_tests_are_listed_and_have_no_budget(tree: Path) -> None:
-    figures = test_runs.figures(1, slow=True)
+    figures = tests_report.figures(1, slow=True)
     assert (figures["seconds"], figures["tests"]) == (68.5, [{"name": "tests/a/test_2.py::test_z", "seconds": 60}])
-    assert test_runs.problems(figures) == []
+    assert tests_report.problems(figures) == []
 
 
 def test_a_record_that_cannot_be_read_is_named(tree: Path) -> None:
-    (tree / test_runs.RUNS).write_text("{", encoding="utf-8")
+    (tree / tests_report.RUNS).write_text("{", encoding="utf-8")
     with pytest.raises(LoralithError, match=r"runs\.json is no record of tests"):
-        test_runs.figures(1)
+        tests_report.figures(1)
 
 
 def test_every_folder_of_tests_has_a_budget(repo: Path) -> None:
     folders = {path.parent.relative_to(repo).as_posix() for path in (repo / "tests").rglob("test_*.py")}
-    assert set(tomllib.loads((repo / test_runs.BUDGET).read_text(encoding="utf-8"))["seconds"]) == folders
+    assert set(tomllib.loads((repo / tests_report.BUDGET).read_text(encoding="utf-8"))["seconds"]) == folders

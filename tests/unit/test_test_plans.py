@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loralith import cli
-from loralith.reports import testplan_page
+from loralith.reports import testplan_report
 from loralith.verif.test_plans import Plan, PlanError, problems, read_plans
 
 FEATURE = 'name = "a"\nrisk = "b"\nstimulus = "c"\ncheck = "d"\n'
@@ -61,13 +61,13 @@ def test_what_no_plan_names_is_told(plans: list[Plan], monkeypatch: pytest.Monke
     ):
         assert names
         assert set(found) >= {f"no test plan names the {kind} {name}" for name in names}
-    monkeypatch.setattr(testplan_page, "read_plans", lambda: rest)
+    monkeypatch.setattr(testplan_report, "read_plans", lambda: rest)
     assert cli.main(["report", "testplan"]) == 1
     assert "no test plan names the block FIFO" in capsys.readouterr().err
 
 
 def test_an_installed_package_has_no_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(testplan_page, "read_plans", lambda: read_plans(tmp_path))
+    monkeypatch.setattr(testplan_report, "read_plans", lambda: read_plans(tmp_path))
     assert cli.main(["report", "testplan"]) == 2
     assert "has no test plans; a checkout has them" in capsys.readouterr().err
 

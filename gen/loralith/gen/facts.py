@@ -156,12 +156,14 @@ def _vector_latencies() -> list[Latency]:
     return [
         Latency("VECTOR_SET_UP", VectorSetUp.delay, "From the start of an instruction of a VECTOR to that of the next one, at least."),
         Latency("VECTOR_ITERATION", VectorSetUp.delay_iteration - VectorSetUp.delay, "More, to the first one of an outer iteration."),
-        Latency("VECTOR_SCALARS_READ", VectorSetUp.scalar_delay, "From a start to the read of the next instruction's scalars, at least."),
+        Latency("VECTOR_SCALAR_READ", VectorSetUp.scalar_delay, "From a start to the read of the next instruction's scalars, at least."),
         Latency("VECTOR_INTEGERS", integer - VectorSetUp.delay - 1, "More than the set-up, until the first word of OUT32 is there."),
         Latency("VECTOR_GAP", LaneTiming.gap, "From an instruction's last element to the next one's first, at least."),
-        Latency("VECTOR_WORDS", VectorHazards.memory_latency, "From an element to the first one that reads what it writes in V0 or V1."),
-        Latency("VECTOR_REGISTERS", VectorHazards.lane_register_latency, "Likewise of a lane register."),
-        Latency("VECTOR_SCALARS", VectorHazards.scalar_latency, "From an element to the first read of the scalar that it writes."),
+        Latency(
+            "VECTOR_MEMORY_LATENCY", VectorHazards.memory_latency, "From an element to the first one that reads what it writes in V0 or V1."
+        ),
+        Latency("VECTOR_LANE_REGISTER_LATENCY", VectorHazards.lane_register_latency, "Likewise of a lane register."),
+        Latency("VECTOR_SCALAR_LATENCY", VectorHazards.scalar_latency, "From an element to the first read of the scalar that it writes."),
         Latency("VECTOR_DRAIN", LaneGroup.delay + 1, "From the last element to its reduction, or to a cycle before the end."),
         Latency("VECTOR_REDUCTION", ReductionReader.delay, "From the beginning of a reduction to the first lane's word."),
     ]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .scheme import SchemeError
 
-__all__ = ["BATCH_MAX", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "sum_parts"]
+__all__ = ["BATCH_MAX", "LEAST_ROWS", "PART_TERMS", "STORAGE", "WHOLE_TERMS", "StepScheme", "dimension_of", "row_dimension", "sum_parts"]
 
 BATCH_MAX = 127 << 8
 """Largest magnitude of a value of the batch in two words: 2^8 times 127, so that the vector unit's SCALE gives its scale as well."""
@@ -19,6 +19,8 @@ WHOLE_TERMS = 4096
 """Terms of a sum that is made at once, at most."""
 PART_TERMS = 256
 """Terms of a part of a longer sum, at most."""
+LEAST_ROWS = 16
+"""Rows that a gradient has at least for them to lie along the lanes: four draws of the hash."""
 STORAGE = ("vector", "bf16", "e6m9", "int16")
 
 
@@ -30,6 +32,19 @@ def sum_parts(shape: Sequence[int], dims: Sequence[int]) -> tuple[int, int] | No
         return None
     part = next(n for n in range(min(PART_TERMS, shape[long]), 0, -1) if shape[long] % n == 0)
     return None if part == 1 else (long, part)
+
+
+def row_dimension(shape: Sequence[int]) -> int | None:
+    """The dimension of a gradient, of ``shape`` as it was computed, along the lanes where it is rounded stochastically: the rows' index of
+    a matrix or of matrices [B, M, N], the second dimension of [N, C, H, W] or [B, T, heads, C]. None where that is short: then the last one
+    of what the product reads."""
+    found = {2: 0, 3: 1, 4: 1}.get(len(shape))
+    return None if found is None or shape[found] < LEAST_ROWS else found
+
+
+def dimension_of(shape: Sequence[int], strides: Sequence[int], size: int, stride: int) -> int:
+    """The last dimension of a view that has ``size`` and ``stride``; -1 where there is none."""
+    return max((d for d, own in enumerate(zip(shape, strides, strict=True)) if own == (size, stride)), default=-1)
 
 
 @dataclass(frozen=True)

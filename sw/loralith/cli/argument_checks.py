@@ -144,7 +144,7 @@ def _refuse_unused_of(args: argparse.Namespace, defaults: dict[str, float], why:
 
 
 def _adapter(args: argparse.Namespace) -> None:
-    _model(args)
+    _model(args, transformers=True)
     if args.output:
         check_output_folder(args.output)
 

@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.errors import LoralithError
     from loralith.methods.settings import choose_targets
     from loralith.spec.config import load_config
-    from loralith.step.step_page import step_page
+    from loralith.step.step_report import page
     from loralith.step.step_work import step_work
 
     if args.sample < 0:
@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.output:
         title = f"{TITLE} of {figures['model']}"
-        results.write(args.output, title, _command(args), figures, step_page(figures), on_rtl=args.rtl is not None)
+        results.write(args.output, title, _command(args), figures, page(figures), on_rtl=args.rtl is not None)
     return figures
 
 

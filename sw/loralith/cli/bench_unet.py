@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of numpy's BLAS (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each mode, in turns (default: 3)")
     parser.add_argument("--steps", type=int, default=1, help="steps of a run after the first one (default: 1)")
+    parser.add_argument("--originals", type=Path, metavar="FOLDER", help="attached models keep their FP32 weights in a file there")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep each run in FILE, and go on from there")
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
@@ -32,9 +33,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise LoralithError(f"--{name} must be at least 1, not {getattr(args, name)}")
     from loralith.mapping.unet_time import figures
 
-    found = figures(args.model, args.rank, args.threads, args.rounds, args.steps, args.state, output.log)
+    if args.originals is not None and not args.originals.is_dir():
+        raise LoralithError(f"--originals must be a folder that is there, not {args.originals}")
+    found = figures(args.model, args.rank, args.threads, args.rounds, args.steps, args.state, output.log, args.originals)
     if args.output:
         command = f"loralith bench unet --rounds {args.rounds} --steps {args.steps} --threads {args.threads}"
+        command += f" --originals {args.originals}" if args.originals else ""
         results.write(args.output, TITLE, command, found, page(found), on_rtl=False)
     return found
 
@@ -44,7 +48,8 @@ def page(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['model']}, batch 1, random weights, LoRA of rank {found['rank']} on the attention projections; forward and backward "
         f"pass, no optimizer. {found['threads']} threads of {found['cpu']}. Median of {found['rounds']} runs of each mode in turns, each a "
-        f"process of its own, {found['steps']} steps after the first one; memory is the process's peak, weights and torch included.",
+        f"process of its own, {found['steps']} steps after the first one; memory is the process's peak, weights and torch included; "
+        f"FP32 weights of attached models are in {'memory' if found['originals'] == 'memory' else 'a file'}.",
         "",
         "| | seconds | of torch's | CPU seconds | of torch's | peak of memory, GB |",
         "|---|---|---|---|---|---|",

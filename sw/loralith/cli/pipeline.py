@@ -28,7 +28,7 @@ __all__ = ["check_pipeline", "command_of", "is_pipeline_run", "pipeline_settings
 FP32 = "fp32"
 DEVICE, CONFIG = "direct", "base"
 LEARNING_RATES = {"lora": 1e-4, "hollowed-net": 1e-4, "tuneqdm": 1e-2, "zoodip": 5e-3}
-MAY_CHANGE = ("steps", "verify", "validate_every", "cache", "model", "data", "class_data")
+MAY_CHANGE = ("steps", "verify", "validate_every", "cache", "originals", "model", "data", "class_data")
 """Of a resumed run; of folders the content is compared."""
 NO_SETTINGS = ("output", "resume", "json")
 
@@ -47,6 +47,8 @@ def check_pipeline(args: argparse.Namespace) -> None:
         settings = pipeline_settings(args)
         if not settings.data.is_dir():
             raise LoralithError(f"data {settings.data} is not a folder")
+        if settings.originals is not None and not settings.originals.is_dir():
+            raise LoralithError(f"originals {settings.originals} is not a folder; give one on a disk with room for the weights")
         folder = ModelFolder.read(settings.model)
         if settings.method == "zoodip" and not folder.entry.textual_inversion:
             raise LoralithError(

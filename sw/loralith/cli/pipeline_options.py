@@ -36,6 +36,7 @@ OF_PIPELINES = (
     "guidance",
     "initializer",
     "cache",
+    "originals",
     "threads",
 )
 """Destinations of options that only a pipeline has."""
@@ -68,7 +69,8 @@ def refuse_without_pipeline(args: argparse.Namespace) -> None:
     """Raises LoralithError for a pipeline's option beside a model that is none."""
     for dest in OF_PIPELINES:
         if dest in args.given:
-            where = f"{args.model} has no model_index.json" if args.model else "there is no --model"
+            there = "has no model_index.json" if args.model and args.model.exists() else "is not there"
+            where = f"{args.model} {there}" if args.model else "there is no --model"
             raise LoralithError(
                 f"{args.given[dest]} is of pipelines, and {where}; give --model a folder that diffusers' save_pretrained wrote"
             )
@@ -99,6 +101,7 @@ def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--noise-offset", type=float, help="noise of a channel as a whole (default: 0)")
     train.add_argument("--timestep-sampling", choices=("auto", "uniform", "logit-normal"), help="(default: the objective's own)")
     train.add_argument("--threads", type=int, metavar="N", help="of torch; the bits depend on it (default: 1)")
+    train.add_argument("--originals", type=Path, metavar="DIR", help="mapped weights' FP32 values lie in a file there, not in memory")
     train.add_argument("--initializer", metavar="WORD", help="zoodip: the word whose embedding --token starts from (default: a mean one)")
     judge = parser.add_argument_group("pipelines: validation")
     judge.add_argument(

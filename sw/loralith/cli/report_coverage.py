@@ -13,7 +13,7 @@ HELP = (
     "lines and toggles of the emitted Verilog that random lists and products reach; fails below the goals and on a waiver that is not true"
 )
 ON_RTL = True
-SUBJECT = "loralith.reports.coverage_page"
+SUBJECT = "loralith.reports.coverage_report"
 WAIVERS = "verif/coverage.toml"
 
 
@@ -32,7 +32,7 @@ def command(args: argparse.Namespace) -> str:
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
     """Raises LoralithError without a checkout, for faulty waivers and where a list or a product comes out wrong."""
-    from loralith.reports.coverage_page import figures_of
+    from loralith.reports.coverage_report import figures_of
     from loralith.soak.coverage.runs import CoverageRun
     from loralith.soak.coverage.waivers import read_waivers
 
@@ -48,6 +48,6 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:
-    from loralith.reports.coverage_page import problems
+    from loralith.reports.coverage_report import problems
 
     return problems(figures)

@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from loralith.reports import rtl_report
+from loralith.reports import results_report
 
 HELP = "date, commit and RTL of every result in docs/results, and which are of older RTL"
 ON_RTL = True
-SUBJECT = "loralith.reports.rtl_report"
+SUBJECT = "loralith.reports.results_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=rtl_report.FOLDER, help="folder of results (default: docs/results)")
+    parser.add_argument("--folder", type=Path, default=results_report.FOLDER, help="folder of results (default: docs/results)")
 
 
 def command(args: argparse.Namespace) -> str:
@@ -20,4 +20,4 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    return rtl_report.figures(args.folder)
+    return results_report.figures(args.folder)

@@ -5,7 +5,7 @@ from typing import Any
 
 HELP = "the hardware's longest blocks, and those without a unit test or proof of their own"
 ON_RTL = True
-SUBJECT = "loralith.reports.block_page"
+SUBJECT = "loralith.reports.rtl_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,6 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    from loralith.reports import block_page
+    from loralith.reports import rtl_report
 
-    return block_page.figures(args.count)
+    return rtl_report.figures(args.count)

@@ -3,13 +3,13 @@
 import argparse
 from typing import Any
 
-from loralith.reports import suites
+from loralith.reports import suites_report
 
 HELP = (
     "date, commit and RTL of the last run of each suite of tests and of each campaign; fails on one that is too old or was never recorded"
 )
 ON_RTL = True
-SUBJECT = "loralith.reports.suites"
+SUBJECT = "loralith.reports.suites_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +21,8 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    return suites.figures()
+    return suites_report.figures()
 
 
 def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:
-    return suites.problems(figures)
+    return suites_report.problems(figures)

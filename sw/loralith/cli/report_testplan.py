@@ -5,7 +5,7 @@ from typing import Any
 
 HELP = "features of each block with their tests, properties and mutants; fails on a name that is nowhere, and on one that no plan names"
 ON_RTL = True
-SUBJECT = "loralith.reports.testplan_page"
+SUBJECT = "loralith.reports.testplan_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,9 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    from loralith.reports import testplan_page
+    from loralith.reports import testplan_report
 
-    return testplan_page.figures()
+    return testplan_report.figures()
 
 
 def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:

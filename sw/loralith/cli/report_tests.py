@@ -4,11 +4,11 @@ import argparse
 from typing import Any
 
 from loralith.errors import LoralithError
-from loralith.reports import test_runs
+from loralith.reports import tests_report
 
 HELP = "CPU seconds of each folder of tests beside its budget, as they last ran in this checkout"
 ON_RTL = True
-SUBJECT = "loralith.reports.test_runs"
+SUBJECT = "loralith.reports.tests_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +28,9 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
     if args.write_budget:
         if args.slow:
             raise LoralithError("--write-budget and --slow exclude each other: tests that take minutes have no budget")
-        test_runs.write_budgets()
-    return test_runs.figures(args.count, slow=args.slow)
+        tests_report.write_budgets()
+    return tests_report.figures(args.count, slow=args.slow)
 
 
 def problems(args: argparse.Namespace, figures: dict[str, Any]) -> list[str]:
-    return test_runs.problems(figures) if args.check else []
+    return tests_report.problems(figures) if args.check else []

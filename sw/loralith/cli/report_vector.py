@@ -7,7 +7,7 @@ from loralith.cli import output
 
 HELP = "area of the vector unit on the ECP5, block by block"
 ON_RTL = True
-SUBJECT = "loralith.reports.vector_page"
+SUBJECT = "loralith.reports.vector_report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,6 @@ def command(args: argparse.Namespace) -> str:
 
 
 def figures(args: argparse.Namespace) -> dict[str, Any]:
-    from loralith.reports import vector_page
+    from loralith.reports import vector_report
 
-    return vector_page.figures(args.lanes, 60 * args.timeout, output.log)
+    return vector_report.figures(args.lanes, 60 * args.timeout, output.log)

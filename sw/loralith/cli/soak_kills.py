@@ -23,7 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where a resumed run has other bits than one that nobody killed."""
     from loralith.training.kills.campaign import KillCampaign
-    from loralith.training.kills.kills_page import TITLE, page
+    from loralith.training.kills.kills_report import TITLE, page
 
     if args.output:
         results.check(args.output / "kills", output.config_files(args))

@@ -17,12 +17,12 @@ __all__ = [
     "VECTOR_GAP",
     "VECTOR_INTEGERS",
     "VECTOR_ITERATION",
+    "VECTOR_LANE_REGISTER_LATENCY",
+    "VECTOR_MEMORY_LATENCY",
     "VECTOR_REDUCTION",
-    "VECTOR_REGISTERS",
-    "VECTOR_SCALARS",
-    "VECTOR_SCALARS_READ",
+    "VECTOR_SCALAR_LATENCY",
+    "VECTOR_SCALAR_READ",
     "VECTOR_SET_UP",
-    "VECTOR_WORDS",
 ]
 
 FETCH_AHEAD = 8
@@ -67,7 +67,7 @@ VECTOR_SET_UP = 8
 VECTOR_ITERATION = 2
 """More, to the first one of an outer iteration."""
 
-VECTOR_SCALARS_READ = 4
+VECTOR_SCALAR_READ = 4
 """From a start to the read of the next instruction's scalars, at least."""
 
 VECTOR_INTEGERS = 1
@@ -76,13 +76,13 @@ VECTOR_INTEGERS = 1
 VECTOR_GAP = 4
 """From an instruction's last element to the next one's first, at least."""
 
-VECTOR_WORDS = 41
+VECTOR_MEMORY_LATENCY = 41
 """From an element to the first one that reads what it writes in V0 or V1."""
 
-VECTOR_REGISTERS = 42
+VECTOR_LANE_REGISTER_LATENCY = 42
 """Likewise of a lane register."""
 
-VECTOR_SCALARS = 43
+VECTOR_SCALAR_LATENCY = 43
 """From an element to the first read of the scalar that it writes."""
 
 VECTOR_DRAIN = 43

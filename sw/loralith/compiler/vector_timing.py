@@ -14,12 +14,12 @@ from loralith.compiler.latencies import (
     VECTOR_GAP,
     VECTOR_INTEGERS,
     VECTOR_ITERATION,
+    VECTOR_LANE_REGISTER_LATENCY,
+    VECTOR_MEMORY_LATENCY,
     VECTOR_REDUCTION,
-    VECTOR_REGISTERS,
-    VECTOR_SCALARS,
-    VECTOR_SCALARS_READ,
+    VECTOR_SCALAR_LATENCY,
+    VECTOR_SCALAR_READ,
     VECTOR_SET_UP,
-    VECTOR_WORDS,
 )
 from loralith.compiler.lists.command_list import Fields
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, Opcode, StoreSource, VectorFormat
@@ -90,7 +90,7 @@ class _Unit:
     def __init__(self, moves: tuple[bool, ...], lanes: int) -> None:
         self.moves, self.lanes = moves, lanes
         self.start = self.free = self.registers = self.scalars = self.end = 0
-        self.first, self.last = [-VECTOR_WORDS] * 2, [-VECTOR_WORDS] * 2
+        self.first, self.last = [-VECTOR_MEMORY_LATENCY] * 2, [-VECTOR_MEMORY_LATENCY] * 2
         self.in_order: list[int | None] = [None, None]  # region that the latest writer writes, while that has the iteration's addresses
 
     def iteration(self, instructions: Sequence[_Instruction], last_outer: bool) -> None:
@@ -101,13 +101,13 @@ class _Unit:
             more = 0
 
     def run(self, instruction: _Instruction, more: int, reduces: bool) -> None:
-        scalars = max(self.start + more + VECTOR_SCALARS_READ, self.scalars)
-        ready = scalars + VECTOR_SET_UP - VECTOR_SCALARS_READ
+        scalars = max(self.start + more + VECTOR_SCALAR_READ, self.scalars)
+        ready = scalars + VECTOR_SET_UP - VECTOR_SCALAR_READ
         start = max(ready, self.free)
         for memory, region in enumerate(instruction.reads):
             if region is not None:
                 same = region == self.in_order[memory] and self.moves[region]
-                start = max(start, (self.first if same else self.last)[memory] + VECTOR_WORDS - 1)
+                start = max(start, (self.first if same else self.last)[memory] + VECTOR_MEMORY_LATENCY - 1)
         if instruction.registers:
             start = max(start, self.registers)
         first = max(start, ready + instruction.integers * VECTOR_INTEGERS) + 1
@@ -117,9 +117,9 @@ class _Unit:
             memory = _SCRATCHPADS.index(instruction.target)
             self.first[memory], self.last[memory], self.in_order[memory] = first, last, instruction.region
         elif instruction.target == _LANE:
-            self.registers = last + VECTOR_REGISTERS - 1
+            self.registers = last + VECTOR_LANE_REGISTER_LATENCY - 1
         elif instruction.target == _SCALAR:
-            self.scalars = last + VECTOR_SCALARS
+            self.scalars = last + VECTOR_SCALAR_LATENCY
         if reduces:
             self.free = self.end = last + VECTOR_DRAIN + VECTOR_REDUCTION + self.lanes
             if instruction.to_scalar:
@@ -127,7 +127,7 @@ class _Unit:
 
     def pending(self) -> tuple[int, ...]:
         """What the next iteration's time depends on, from the latest start on."""
-        times = (self.free, self.registers, self.scalars, *(time + VECTOR_WORDS for time in self.last))
+        times = (self.free, self.registers, self.scalars, *(time + VECTOR_MEMORY_LATENCY for time in self.last))
         return tuple(max(time - self.start, 0) for time in times)
 
     def skip(self, cycles: int) -> None:

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralith.files import FileError, read_json, write_json
+from loralith.files import write_json
 from loralith.formats.adapter_checks import AdapterError, alpha_of, check_config, check_factors, fitting_magnitude
 from loralith.formats.adapter_layers import (
     COMFY_PREFIX,
@@ -40,6 +39,7 @@ from loralith.formats.adapter_layers import (
     found_layers,
     once,
 )
+from loralith.formats.adapter_tensors import TEXT_ENCODER, AdapterTensors, open_adapter
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.kohya_file import kohya_adapter, kohya_tensors, write_kohya
 from loralith.formats.run_folder import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
@@ -48,7 +48,12 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "Layer",
+    "fitting",
+    "kept_header",
     "kohya_tensors",
+    "modern_name",
+    "named_adapter",
+    "plain_config",
     "read_adapter",
     "scheme_header",
     "write_diffusers",
@@ -62,6 +67,11 @@ UNSUPPORTED = {
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_embedding": "LoRA of an embedding",
+}
+MORE = {
+    "LoHa": "; `loralith adapter` shows and converts it",
+    "LoKr": "; `loralith adapter` shows and converts it",
+    "LoRA of an embedding": "",
 }
 
 
@@ -96,97 +106,101 @@ def write_peft(adapter: Adapter, folder: Path, config: LoraConfig | None = None,
     write_json(dict(sorted(values.items())), folder / PEFT_CONFIG)
 
 
-def write_diffusers(adapter: Adapter, folder: Path, config: LoraConfig | None = None, prefix: str = DIFFUSERS_PREFIX) -> None:
+Beside = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""Tensors of other parts of a pipeline, and settings for the header."""
+
+
+def write_diffusers(
+    adapter: Adapter | None,
+    folder: Path,
+    config: LoraConfig | None = None,
+    prefix: str = DIFFUSERS_PREFIX,
+    beside: Beside = ({}, {}),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """diffusers' file, as `load_lora_weights` of a pipeline and `load_lora_adapter` of a U-Net read it; alpha is in its header.
 
-    ``prefix``: the pipeline's part and a dot.
+    ``adapter``: the denoiser's, None where it has none. ``prefix``: the pipeline's part and a dot. ``beside``: of the text encoders.
+    ``metadata``: what else its header says, by default the adapter's.
     """
-    values = plain_config(config or adapter.config())
-    header = json.dumps({f"{prefix}{name}": value for name, value in values.items()}, indent=2, sort_keys=True)
-    write_tensors(adapter.tensors(prefix), folder / DIFFUSERS_FILE, {**adapter.metadata, DIFFUSERS_HEADER: header})
+    tensors, settings = dict(beside[0]), dict(beside[1])
+    if adapter is not None:
+        tensors |= adapter.tensors(prefix)
+        settings |= {f"{prefix}{name}": value for name, value in plain_config(config or adapter.config()).items()}
+    kept = metadata if metadata is not None else adapter.metadata if adapter else {}
+    header = json.dumps(settings, indent=2, sort_keys=True)
+    write_tensors(tensors, folder / DIFFUSERS_FILE, {**kept, DIFFUSERS_HEADER: header})
 
 
 # Reading.
 
 
-def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False) -> Adapter:
+def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]], *, unet_only: bool = False, text_apart: bool = False) -> Adapter:
     """The adapter in a folder of PEFT or diffusers, or in a .safetensors file of diffusers, kohya or ComfyUI. FP8 becomes FP16.
 
     ``modules``: shapes of the weights of the model's modules by name, of which kohya's names are a shorter form; () where there is none.
-    ``unet_only``: layers of text encoders are left out, with a warning that names them; else they are refused.
+    ``unet_only``: layers of text encoders are left out, with a warning that names them; ``text_apart``: the caller reads them, and they are
+    left out without a word; else they are refused.
 
     Every tensor and setting is used, or without effect on what the adapter computes, or refused. Raises AdapterError that names the file
     and the tensor or setting: for a missing or damaged file, for layers that the model does not have or in which A and B do not fit, and
     for what is not supported (LoHa, LoKr, LoCon, bias, text encoders, first values that change the base model).
     """
-    known = set(modules)
-    if path.is_dir():
-        candidates = [path / name for name in (PEFT_FILE, DIFFUSERS_FILE) if (path / name).is_file()]
-        if not candidates:
-            raise AdapterError(f"{path} does not hold a PEFT adapter or one of diffusers: there is no {PEFT_FILE} and no {DIFFUSERS_FILE}")
-        path = candidates[0]
-    tensors, header, left = _read(path, unet_only)
+    opened = open_adapter(path)
+    path, header = opened.path, opened.header
+    tensors, left = _checked(opened, unet_only or text_apart)
     if path.name == PEFT_FILE:
-        config = _json(path.with_name(PEFT_CONFIG))
-        adapter = _named(tensors, config, PEFT_PREFIX, path)
+        adapter = named_adapter(tensors, opened.config, path, PEFT_PREFIX)
     elif any(name.startswith((KOHYA_PREFIX, COMFY_PREFIX, "lora_te")) for name in tensors):
         adapter = kohya_adapter(tensors, modules, path)
     else:
         adapter = _diffusers(tensors, header, path)
+    adapter = fitting(adapter, modules, path)
+    if not adapter.layers:
+        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
+    if text_apart:
+        left = ()
+    if left:
+        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
+    return replace(adapter, left_out=left, metadata=kept_header(header))
+
+
+def kept_header(header: Mapping[str, str]) -> dict[str, str]:
+    """What a file's header says beside the adapter."""
+    return {name: value for name, value in header.items() if name not in ("format", DIFFUSERS_HEADER)}
+
+
+def fitting(adapter: Adapter, modules: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
+    """``adapter`` with magnitudes of the shapes that PEFT has. Raises AdapterError for layers that the model does not have or that do not
+    fit, and for DoRA of some layers alone."""
     layers = {}
     for name, layer in adapter.layers.items():
-        if name not in known:
+        if name not in modules:
             raise AdapterError(f"{path} has the layer {name}, which this model does not have")
         check_factors(name, layer.a, layer.b, modules[name], path)
         layers[name] = replace(layer, magnitude=fitting_magnitude(name, layer.magnitude, modules[name], path))
         if adapter.dora and layer.magnitude is None:
             raise AdapterError(f"{path} is DoRA, and {name} has no magnitudes; all layers have them, or none")
-    if not adapter.layers:
-        raise AdapterError(f"{path} holds no LoRA tensors{' of a U-Net' if left else ''}")
-    if left:
-        warnings.warn(f"{path}: {len(left)} layers of a text encoder are left out: {', '.join(left)}", UserWarning, stacklevel=2)
-    kept = {name: value for name, value in header.items() if name not in ("format", DIFFUSERS_HEADER)}
-    return replace(adapter, layers=layers, left_out=left, metadata=kept)
+    return replace(adapter, layers=layers)
 
 
-TEXT_ENCODER = ("text_encoder", "lora_te")
-"""How names of tensors begin that are of a text encoder's layers."""
-
-
-def _read(path: Path, unet_only: bool) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors, the header, and names of the text encoders' layers that are left out."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} does not hold an adapter: {error}") from error
-    text = [name for name in tensors if name.startswith(TEXT_ENCODER)] if unet_only else []
-    for name in text:
-        del tensors[name]
+def _checked(opened: AdapterTensors, without_text: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors, and names of the text encoders' layers that are left out."""
+    path, text = opened.path, opened.of_text_encoders() if without_text else {}
+    tensors = {name: tensor for name, tensor in opened.tensors.items() if name not in text}
     for name in tensors:
         for part, what in UNSUPPORTED.items():
             if part in name:
-                raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is")
+                raise AdapterError(f"{path} holds {what} ({name}), which is not supported; plain LoRA is{MORE[what]}")
         if name.startswith(TEXT_ENCODER):
             raise AdapterError(f"{path} has layers of a text encoder ({name}); only a U-Net's are supported; --unet-only takes those alone")
         if name.endswith(".bias"):
             raise AdapterError(f"{path} has a LoRA bias ({name}), which is not supported")
-    return tensors, header, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
+    return tensors, tuple(sorted({re.sub(r"\.(lora[_.].*|alpha)$", "", name) for name in text}))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-    except FileError as error:
-        raise AdapterError(f"{path} does not hold a PEFT adapter: {error.reason}") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path} does not hold a PEFT adapter: it is no JSON object")
-    return config
-
-
-def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, prefix: str, path: Path) -> Adapter:
-    """Tensors under PEFT's names; alpha is the configuration's, else the file's own, else r."""
+def named_adapter(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path: Path, prefix: str = "") -> Adapter:
+    """Tensors under PEFT's names after ``prefix``; alpha is the configuration's, else the file's own, else r."""
     if config is not None:
         check_config(config, path)
     found = found_layers(tensors, [PEFT_ENDS], path)
@@ -213,7 +227,8 @@ OLD_NAMES = (
 """How diffusers wrote layers before it took PEFT's names."""
 
 
-def _modern(name: str) -> str:
+def modern_name(name: str) -> str:
+    """A tensor's name as diffusers writes it since it took PEFT's names."""
     for pattern, replacement in OLD_NAMES:
         changed = re.sub(pattern, replacement, name)
         if changed != name:
@@ -238,6 +253,6 @@ def _diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: P
             config = {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)}
         else:  # of a text encoder alone: the U-Net has none, as diffusers reads it
             config = {name: value for name, value in config.items() if not name.startswith(TEXT_ENCODER)} or None
-    names = {name: _modern(name.removeprefix(DIFFUSERS_PREFIX).removeprefix(TRANSFORMER_PREFIX)) for name in tensors}
+    names = {name: modern_name(name.removeprefix(DIFFUSERS_PREFIX).removeprefix(TRANSFORMER_PREFIX)) for name in tensors}
     once(names, path)
-    return _named({names[name]: tensor for name, tensor in tensors.items()}, config, "", path)
+    return named_adapter({names[name]: tensor for name, tensor in tensors.items()}, config, path)

@@ -17,6 +17,7 @@ from loralith.formats.adapter_checks import AdapterError, readable, scalar
 __all__ = ["Adapter", "Layer", "found_layers", "once"]
 
 PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX, COMFY_PREFIX = "base_model.model.", "unet.", "lora_unet_", "diffusion_model."
+LYCORIS_PREFIX = "lycoris_"
 TRANSFORMER_PREFIX = "transformer."
 """Of diffusers' names in files of pipelines without a U-Net."""
 MIDDLE = ".lora_mid.weight"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from loralith.formats.adapter_layers import (
     DORA_SCALE,
     KOHYA_ENDS,
     KOHYA_PREFIX,
+    LYCORIS_PREFIX,
     PEFT_ENDS,
     Adapter,
     Layer,
@@ -23,9 +25,9 @@ from loralith.formats.adapter_layers import (
 )
 from loralith.formats.checkpoint import write_tensors
 from loralith.formats.stability_names import sgm_blocks, sgm_name
-from loralith.formats.transformer_names import fused, own_names, split_rows
+from loralith.formats.transformer_names import fused, halves_exchanged, own_names, split_rows
 
-__all__ = ["kohya_adapter", "kohya_tensors", "write_kohya"]
+__all__ = ["kohya_adapter", "kohya_tensors", "short_name", "short_names", "write_kohya"]
 
 
 def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -> dict[str, Tensor]:
@@ -33,7 +35,7 @@ def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -
     by the rank. ``known``: names of the model's modules. Raises AdapterError for parts of one fused layer that kohya's file cannot hold."""
     own = own_names(known)
     if own:
-        return _fused_tensors(adapter, own)
+        return _fused_tensors(_own_order(adapter, known), own)
     blocks = sgm_blocks(known) if stability_names else {}
     tensors: dict[str, Tensor] = {}
     for name, layer in adapter.layers.items():
@@ -43,6 +45,20 @@ def kohya_tensors(adapter: Adapter, known: set[str], *, stability_names: bool) -
         if layer.magnitude is not None:
             tensors[key + DORA_SCALE] = layer.magnitude.reshape(-1, *[1] * (layer.a.ndim - 1))
     return tensors
+
+
+def _own_order(adapter: Adapter, known: set[str]) -> Adapter:
+    """With the halves of layers that diffusers has in the other order exchanged; twice is as before."""
+    changed = {name: _exchanged(layer) for name, layer in adapter.layers.items() if halves_exchanged(name, known)}
+    return replace(adapter, layers={**adapter.layers, **changed})
+
+
+def _exchanged(layer: Layer) -> Layer:
+    magnitude = layer.magnitude
+    if magnitude is not None:
+        axis = 0 if magnitude.shape[0] > 1 else 1
+        magnitude = magnitude.roll(magnitude.shape[axis] // 2, axis)
+    return replace(layer, b=layer.b.roll(len(layer.b) // 2, 0), magnitude=magnitude)
 
 
 def _fused_tensors(adapter: Adapter, own: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
@@ -73,11 +89,37 @@ def _fused_tensors(adapter: Adapter, own: Mapping[str, tuple[str, ...]]) -> dict
     return tensors
 
 
-def write_kohya(adapter: Adapter, known: set[str], path: Path, *, stability_names: bool) -> None:
+def write_kohya(
+    adapter: Adapter | None,
+    known: set[str],
+    path: Path,
+    *,
+    stability_names: bool,
+    beside: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """kohya's file of a U-Net's adapter, for A1111, Forge and ComfyUI too, whole or not at all. ``stability_names``: of blocks, as kohya
-    has them for SDXL."""
-    header = {"ss_network_module": "networks.lora", **adapter.metadata}
-    write_tensors(kohya_tensors(adapter, known, stability_names=stability_names), path, header)
+    has them for SDXL. ``beside``: tensors of the text encoders; ``adapter`` is None where there are these alone. ``metadata``: what else
+    its header says, by default the adapter's."""
+    tensors = dict(beside or {})
+    if adapter is not None:
+        tensors |= kohya_tensors(adapter, known, stability_names=stability_names)
+    kept = metadata if metadata is not None else adapter.metadata if adapter else {}
+    write_tensors(tensors, path, {"ss_network_module": "networks.lora", **kept})
+
+
+def short_names(known: set[str]) -> dict[str, tuple[str, ...]]:
+    """Modules, several for a fused layer, by the names of kohya and ComfyUI without their beginning, underscores for dots."""
+    blocks, own = sgm_blocks(known), own_names(known)
+    short = {sgm_name(name, blocks).replace(".", "_"): (name,) for name in known} | {name.replace(".", "_"): (name,) for name in known}
+    return short | {name.replace(".", "_"): parts for name, parts in own.items()}
+
+
+def short_name(key: str) -> str:
+    """A layer's name in a file as `short_names` has it."""
+    for prefix in (KOHYA_PREFIX, LYCORIS_PREFIX, COMFY_PREFIX):
+        key = key.removeprefix(prefix)
+    return key.replace(".", "_")
 
 
 def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int, ...]], path: Path) -> Adapter:
@@ -87,12 +129,10 @@ def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int
     that the model does not have, rows that are not its parts', DoRA of a fused layer, and layers that are there twice.
     """
     known = set(modules)
-    blocks, own = sgm_blocks(known), own_names(known)
-    short = {sgm_name(name, blocks).replace(".", "_"): (name,) for name in known} | {name.replace(".", "_"): (name,) for name in known}
-    short |= {name.replace(".", "_"): parts for name, parts in own.items()}
+    short = short_names(known)
     layers, names = {}, {}
     for key, (a, b, alpha, magnitude) in found_layers(tensors, [KOHYA_ENDS, PEFT_ENDS], path).items():
-        parts = short.get(key.removeprefix(KOHYA_PREFIX).removeprefix(COMFY_PREFIX).replace(".", "_"))
+        parts = short.get(short_name(key))
         if parts is None:
             raise AdapterError(f"{path} has the layer {key}, which this model does not have")
         scale = float(a.shape[0] if a.ndim else 0) if alpha is None else alpha
@@ -109,6 +149,6 @@ def kohya_adapter(tensors: Mapping[str, Tensor], modules: Mapping[str, tuple[int
             raise AdapterError(f"{path}: {key} has {what}")
         for part, rows_of_part in zip(parts, outputs, strict=True):
             names[f"{key} ({part})"] = part
-            layers[part] = Layer(a, rows_of_part, scale)
+            layers[part] = Layer(a.clone(), rows_of_part, scale)
     once(names, path)
-    return Adapter(layers, False, str(path))
+    return _own_order(Adapter(layers, False, str(path)), known)

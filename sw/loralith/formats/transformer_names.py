@@ -3,6 +3,9 @@
 Both fuse what diffusers has apart: queries, keys and values are the rows of one layer, in FLUX's single blocks those of the feed-forward
 network's first layer too. An adapter of a fused layer is one of each part, with the same A and the part's rows of B; adapters of the parts
 are one of the fused layer, with their A below each other and their B on the diagonal of one.
+
+The last modulation, and in SD3 the last context block's, gives shift and scale in the models' own code, scale and shift in diffusers: the
+halves of B, and of DoRA's magnitudes, change places.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fused", "own_names", "split_rows"]
+__all__ = ["fused", "halves_exchanged", "own_names", "split_rows"]
 
 FLUX_DOUBLE = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -42,6 +45,7 @@ FLUX_ELSEWHERE = {
     "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
     "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
     "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
 SD3_BLOCK = {
     "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -65,8 +69,8 @@ SD3_ELSEWHERE = {
     "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
     "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
     "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
-"""`final_layer.adaLN_modulation.1`, and the last context block's, are left out: diffusers has their halves in the other order."""
 
 
 def own_names(known: set[str]) -> dict[str, tuple[str, ...]]:
@@ -86,9 +90,16 @@ def own_names(known: set[str]) -> dict[str, tuple[str, ...]]:
     elif blocks and {"pos_embed.proj", "transformer_blocks.0.attn.add_q_proj"} <= known:
         for block in blocks:
             names |= _block(f"joint_blocks.{block}", f"transformer_blocks.{block}", SD3_BLOCK)
-        names.pop(f"joint_blocks.{blocks[-1]}.context_block.adaLN_modulation.1", None)
         names |= {own: (name,) for own, name in SD3_ELSEWHERE.items()}
     return {own: parts for own, parts in names.items() if set(parts) <= known}
+
+
+def halves_exchanged(name: str, known: set[str]) -> bool:
+    """Whether diffusers has the two halves of this layer's outputs in the other order; ``name`` and ``known`` are diffusers'."""
+    if name == "norm_out.linear":
+        return bool(own_names(known))
+    found = re.fullmatch(r"transformer_blocks\.(\d+)\.norm1_context\.linear", name)
+    return found is not None and "pos_embed.proj" in known and f"transformer_blocks.{int(found[1]) + 1}.norm1_context.linear" not in known
 
 
 def _block(own: str, name: str, table: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
@@ -107,6 +108,7 @@ def attach(
     modules: str = "lora",
     kinds: Mapping[str, Maker | None] | None = None,
     unsupported: str = "refuse",
+    originals: str | Path | None = None,
 ) -> Attachment:
     """Run a model's layers, forward and backward, on a device.
 
@@ -116,16 +118,19 @@ def attach(
     `modules_to_save` and the products of attention too (what stays in torch is in the result's ``unmapped``); ``kinds``, what maps a kind
     of module ("lora", "linear", "conv", "windows", "trained", "attention", see `Choice`) in place of the usual class of `Mapped`, for other
     methods, or None for a kind that stays in torch; ``unsupported``, what becomes of LoRA layers whose settings the device does not run:
-    "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``.
+    "refuse" the model, or "leave" them in torch, with a warning that names them and their reasons in ``unmapped``; ``originals``, a folder
+    on a disk: the frozen weights that torch keeps of mapped modules lie in a nameless file there, not in memory, until `detach`. They stay
+    the same parameters with the same values, read when somebody looks at them; their memory is the system's to take back.
 
     Each pass has the layers as they are then: which adapter is active (or none, or it is merged), its weights and scaling, the frozen
     weights. A change that the device does not run is an AttachError of the pass, which names the layer. A copy or a pickle of the model is
     a plain one, in torch.
 
-    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, it or a part of it, and LoRA
-    settings that are not supported (bias, dropout, variants such as DoRA, several active adapters, other than linear layers), naming the
-    layer; OutOfMemory, which says how much memory the device needs; later, AttachError from forward passes over values that are not finite.
-    A gradient that is not finite goes on as one that is not finite anywhere.
+    Raises AttachError, before anything is changed, for a model with nothing to map, one already attached, it or a part of it, LoRA settings
+    that are not supported (bias, dropout, variants such as DoRA, several active adapters, other than linear layers), naming the layer, and
+    a folder for ``originals`` that has no room, or a weight for it that is not in the CPU's own memory; OutOfMemory, which says how much
+    memory the device needs; later, AttachError from forward passes over values that are not finite. A gradient that is not finite goes on
+    as one that is not finite anywhere.
     """
     if attachment_of(model) is not None:
         raise AttachError("the model is attached already; detach it first")
@@ -140,7 +145,8 @@ def attach(
     if unsupported == "leave":
         choices = _leave_unsupported(choices, scheme)
     _check_rotation(choices, scheme)
-    attachment = Attachment(model, device, scheme, observer, modules, choices, table)
+    folder = None if originals is None else Path(originals)
+    attachment = Attachment(model, device, scheme, observer, modules, choices, table, folder)
     ATTACHED[model] = weakref.ref(attachment)
     return attachment
 

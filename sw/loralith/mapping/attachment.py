@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from loralith.lora.trained import TrainedGradients, TrainedPass
 from loralith.mapping.forward import is_mapped
 from loralith.mapping.inputs import Inputs
 from loralith.mapping.mapped import Mapped
+from loralith.mapping.originals import Originals
 from loralith.mapping.pass_records import Passes, Pending, recomputing, training
 from loralith.mapping.select import AttachError, Choice
 from loralith.spec.scheme import FQT, Role
@@ -107,6 +109,7 @@ class Attachment:
         modules: str,
         choices: list[Choice],
         table: Mapping[str, Maker | None],
+        folder: Path | None = None,
     ) -> None:
         mapped = [choice for choice in choices if not choice.reason]
         if modules == "lora" and not any(choice.kind == "lora" for choice in choices):
@@ -127,11 +130,14 @@ class Attachment:
         self.passes = Passes(device)
         self._returned, self._explicit, self._most_saved = False, False, (0, 0)
         self.layers: list[Mapped] = []
+        self.originals: Originals | None = None
         try:
             for index, choice in enumerate(mapped):
                 maker = table[choice.kind]
                 assert maker is not None
                 self.layers.append(maker(self, index, choice))
+            if folder is not None:
+                self.originals = self._into_file(folder)
         except OutOfMemory:
             for layer in self.layers:
                 layer.close()
@@ -146,6 +152,13 @@ class Attachment:
             raise
         for layer in self.layers:
             layer.install()
+
+    def _into_file(self, folder: Path) -> Originals:
+        named = [(layer.name, weight) for layer in self.layers for weight in layer.originals()]
+        found = Originals([weight for _, weight in named], [name for name, _ in named], folder)
+        for layer in self.layers:
+            layer.moved()
+        return found
 
     def shared(self, x: Tensor) -> Activation | None:
         """INT8 X on the device for all layers that read ``x``; None where the scheme gives each layer random numbers of its own."""
@@ -249,9 +262,12 @@ class Attachment:
                 layer.load_state_dict(state[layer.name])
 
     def detach(self) -> None:
-        """Gives the layers back to torch and frees the device's memory. Detaching twice is not an error."""
+        """Gives the layers back to torch, with their weights in memory, and frees the device's memory. Detaching twice is not an error."""
         self.passes.release()
         self.inputs.clear()
+        if self.originals is not None:
+            self.originals.back()
+            self.originals = None
         for layer in self.layers:
             layer.remove()
             layer.close()

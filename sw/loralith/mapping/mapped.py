@@ -105,6 +105,9 @@ class Mapped(ABC):
         """FP32 weights that torch keeps while the module is mapped."""
         return []
 
+    def moved(self) -> None:  # noqa: B027 - most kinds have none
+        """Its originals lie in a file now, with the same values."""
+
     def state_dict(self) -> dict[str, object] | None:
         """What a resumed run needs of it, as JSON values; None where it has no state."""
         return None

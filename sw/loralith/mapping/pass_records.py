@@ -16,20 +16,28 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from loralith.device.device import Device
 from loralith.lora.layer import Activation
+from loralith.mapping.originals import in_memory_order
 
 if TYPE_CHECKING:
     from loralith.mapping.mapped import Mapped
 
 __all__ = ["Numbers", "Passes", "Pending", "Place", "fingerprint", "recomputing", "training"]
 
-SAMPLE = 1024
+SAMPLE, RUNS = 1024, 4
 REMEMBERED = 1024
 
 
-def fingerprint(tensor: Tensor) -> int:
-    """A hash of up to `SAMPLE` elements, evenly spaced: equal for equal values, and after a change of most of them another."""
-    flat = tensor.detach().reshape(-1)
-    part = flat[:: flat.numel() // SAMPLE | 1].contiguous()
+def fingerprint(tensor: Tensor, *, runs: bool = False) -> int:
+    """A hash of up to `SAMPLE` elements, evenly spaced: equal for equal values, and after a change of most of them another.
+
+    ``runs``: they lie together in `RUNS` places, for a tensor whose pages are read from a file.
+    """
+    flat = (in_memory_order(tensor.detach())[0] if runs else tensor.detach()).reshape(-1)
+    if runs and flat.numel() > SAMPLE:
+        length = SAMPLE // RUNS
+        part = torch.cat([flat[start : start + length] for start in range(0, flat.numel() - length, flat.numel() // RUNS)])
+    else:
+        part = flat[:: flat.numel() // SAMPLE | 1].contiguous()
     return hash((tuple(tensor.shape), part.view(torch.uint8).cpu().numpy().tobytes()))
 
 

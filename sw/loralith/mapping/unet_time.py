@@ -50,11 +50,11 @@ def cpu() -> str:
     return f"{values.get('model name', platform.machine())}, {', '.join(found) or 'no INT8 instructions known'}"
 
 
-def step_times(model: str, mode: str, rank: int, threads: int, steps: int) -> dict[str, Any]:
+def step_times(model: str, mode: str, rank: int, threads: int, steps: int, originals: Path | None = None) -> dict[str, Any]:
     """Seconds of each step after the first one, on the clock and of the process's CPU, and the process's peak of resident memory in bytes.
 
-    One image of random latents, LoRA on the attention projections, forward and backward pass without an optimizer. To be called once in a
-    process.
+    One image of random latents, LoRA on the attention projections, forward and backward pass without an optimizer. ``originals``: as
+    `attach` has it. To be called once in a process.
     """
     import torch
     from diffusers import UNet2DConditionModel
@@ -75,7 +75,7 @@ def step_times(model: str, mode: str, rank: int, threads: int, steps: int) -> di
     with ExitStack() as stack:
         stack.enter_context(threadpool_limits(threads))
         if mode != "torch":
-            attach(unet, stack.enter_context(open_device("direct", "base")), modules=mode)
+            attach(unet, stack.enter_context(open_device("direct", "base")), modules=mode, originals=originals)
         clock, process, losses = [], [], []
         for _ in range(steps + 1):
             start = time.perf_counter(), time.process_time()
@@ -89,13 +89,23 @@ def step_times(model: str, mode: str, rank: int, threads: int, steps: int) -> di
         return {"seconds": clock[1:], "cpu_seconds": process[1:], "first_seconds": clock[0], "peak_bytes": peak, "loss": losses[0]}
 
 
-def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def figures(
+    model: str,
+    rank: int,
+    threads: int,
+    rounds: int,
+    steps: int,
+    state: Path | None,
+    say: Callable[[str], None],
+    originals: Path | None = None,
+) -> dict[str, Any]:
     """`step_times` of every mode, one after the other, ``rounds`` times, so that what else the machine does falls on all alike; medians.
 
-    ``state``: a file with what has been measured, which is not measured again. Raises LoralithError for a state of other settings, and
-    where a mode fails.
+    ``state``: a file with what has been measured, which is not measured again. ``originals``: of the attached modes. Raises LoralithError
+    for a state of other settings, and where a mode fails.
     """
     settings = {"model": model, "rank": rank, "threads": threads, "steps": steps, "cpu": cpu()}
+    settings["originals"] = "memory" if originals is None else "file"
     empty: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     kept = read_state(state, "`bench unet`", settings, {"done": dict})
     done = empty | kept["done"] if kept else empty
@@ -103,7 +113,7 @@ def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state:
         for mode in MODES:
             if len(done[mode]) > number:
                 continue
-            done[mode].append(_child(model, mode, rank, threads, steps))
+            done[mode].append(_child(model, mode, rank, threads, steps, originals))
             last = done[mode][-1]
             say(f"round {number + 1}, {mode}: {last['seconds']} s a step, peak {last['peak_bytes'] / 1e9:.2f} GB")
             if state:
@@ -121,8 +131,9 @@ def figures(model: str, rank: int, threads: int, rounds: int, steps: int, state:
     return result
 
 
-def _child(model: str, mode: str, rank: int, threads: int, steps: int) -> dict[str, Any]:
-    words = python_module("loralith.mapping.unet_time", model, mode, str(rank), str(threads), str(steps))
+def _child(model: str, mode: str, rank: int, threads: int, steps: int, originals: Path | None) -> dict[str, Any]:
+    folder = [] if originals is None else ["--originals", str(originals)]
+    words = python_module("loralith.mapping.unet_time", model, mode, str(rank), str(threads), str(steps), *folder)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -138,8 +149,9 @@ def _main() -> None:
     parser.add_argument("mode")
     for name in ("rank", "threads", "steps"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--originals", type=Path)
     args = parser.parse_args()
-    print(json.dumps(step_times(args.model, args.mode, args.rank, args.threads, args.steps)))
+    print(json.dumps(step_times(args.model, args.mode, args.rank, args.threads, args.steps, args.originals)))
 
 
 if __name__ == "__main__":

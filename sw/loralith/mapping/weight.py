@@ -35,7 +35,12 @@ class FrozenWeight:
 
     def __init__(self, name: str, read: Callable[[], Tensor], scheme: FQT, state: Callable[[], Any] = lambda: None) -> None:
         self.name, self.read, self.scheme, self.state = name, read, scheme, state
-        self.generation, self.loss = 0, NOTHING
+        self.generation, self.loss, self._in_file = 0, NOTHING, False
+        self._seen = self._now()
+
+    def moved(self) -> None:
+        """The tensor's values lie in a file now (`mapping.originals`). A pass looks at fewer of its pages from now on."""
+        self._in_file = True
         self._seen = self._now()
 
     def quantized(self) -> QuantizedWeight:
@@ -54,7 +59,7 @@ class FrozenWeight:
     def _now(self) -> tuple[Any, ...]:
         w = self.read()
         version = 0 if w.is_inference() else w._version
-        return id(w), w.data_ptr(), version, fingerprint(w), self.state()
+        return id(w), w.data_ptr(), version, fingerprint(w, runs=self._in_file), self.state()
 
     def current(self, replace: Callable[[QuantizedWeight], None]) -> int:
         """The generation of W now; ``replace`` puts it on the device where it has changed. Raises AttachError where it is trained, or has

@@ -274,6 +274,7 @@ def attacher(device: Device) -> Callable[[Any, PipelineSettings], Any]:
             from loralith.training.verification import ReferenceObserver  # it needs loralith.verif, which a board does not have
 
             observer = ReferenceObserver()
-        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds)
+        folder = settings.originals
+        return attach(model, device, settings.scheme(), observer=observer, modules=settings.modules, kinds=kinds, originals=folder)
 
     return attach_to

@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 from loralith.pipeline.families import FAMILIES
 from loralith.pipeline.families.base import Family
 from loralith.pipeline.model_folder import UNUSED, ModelFolder, PipelineError
+from loralith.pipeline.part_shapes import mismatch
+from loralith.pipeline.parts_fit import check_parts
 
 __all__ = ["check_prompts", "load_family", "quiet"]
 
@@ -47,7 +49,8 @@ def quiet() -> Iterator[None]:
 
 
 def load_family(folder: ModelFolder) -> Family:
-    """The pipeline in FP32 on the CPU, every part frozen and in evaluation mode. Raises PipelineError where diffusers cannot load it."""
+    """The pipeline in FP32 on the CPU, every part frozen and in evaluation mode. Raises PipelineError where diffusers cannot load it,
+    and where its parts are not of one model."""
     import diffusers
 
     with quiet():  # the class is imported here
@@ -63,15 +66,17 @@ def load_family(folder: ModelFolder) -> Family:
                 folder.path, local_files_only=True, use_safetensors=True, dtype=torch.float32, **without
             )
     except BROKEN as error:
-        raise PipelineError(
-            f"model {folder.path} cannot be loaded: {str(error).strip().splitlines()[0] if str(error) else error!r}"
-        ) from error
+        with quiet():
+            why = mismatch(folder) or (str(error).strip().splitlines()[0] if str(error) else repr(error))
+        raise PipelineError(f"model {folder.path} cannot be loaded: {why}") from error
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
     entry = FAMILIES[folder.kind]
-    return entry.load()(pipe, entry.denoiser)
+    family = entry.load()(pipe, entry.denoiser)
+    check_parts(family, folder)
+    return family
 
 
 def check_prompts(family: Family, folder: ModelFolder, prompts: Sequence[str]) -> None:

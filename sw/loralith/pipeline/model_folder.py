@@ -113,15 +113,15 @@ class ModelFolder:
                 raise PipelineError(f"{folder} holds no vocabulary: none of {', '.join(names)} is there; save the whole pipeline")
         else:
             _json(folder / "config.json", f"the configuration of a {own}")
-            for path in self._weights(name):
+            for path in self.weights(name):
                 _check_weights(path)
 
     def elements(self) -> int:
         """Values of all weights."""
         models = [name for name in self.parts if name != "scheduler" and not name.startswith("tokenizer")]
-        return sum(_check_weights(path) for name in models for path in self._weights(name))
+        return sum(_check_weights(path) for name in models for path in self.weights(name))
 
-    def _weights(self, name: str) -> list[Path]:
+    def weights(self, name: str) -> list[Path]:
         """A part's safetensors files. Raises PipelineError where one is missing."""
         folder = self.path / name
         for stem in WEIGHTS:

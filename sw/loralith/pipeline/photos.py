@@ -59,6 +59,9 @@ def read_photos(folder: Path, prompt: str | None, *, option: str = "data") -> li
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     listed = folder / METADATA
     in_folder = [path for path in files if path.parent == folder or listed.is_file()]
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.exists():
+            raise PhotoError(f"{path} is a link to {path.readlink()}, which is not there; copy the file, or take the link away")
     images = [path for path in in_folder if path.suffix.lower() in IMAGES]
     for path in in_folder:
         if path.suffix.lower() in OTHER_IMAGES:

@@ -22,7 +22,7 @@ from loralith.pipeline.run import Run
 from loralith.pipeline.samples import png
 from loralith.pipeline.settings import PipelineSettings
 from loralith.reports.loss_chart import loss_chart
-from loralith.reports.run_page import STYLE, device_section, made_by, table, text_of
+from loralith.reports.run_html import STYLE, device_section, made_by, table, text_of
 
 __all__ = ["build_html", "build_report", "with_settings"]
 

@@ -11,9 +11,9 @@ from loralith.methods.options import HollowOptions, SettingsError, TuneqdmOption
 from loralith.methods.settings import FP32, MODULES
 from loralith.spec.scheme import FQT, SchemeError
 
-__all__ = ["LR_SCHEDULES", "METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
+__all__ = ["LR_SCHEDULES", "PIPELINE_METHODS", "OPTIMIZERS", "TIMESTEP_SAMPLINGS", "PipelineSettings"]
 
-METHODS = ("lora", "hollowed-net", "tuneqdm", "zoodip")
+PIPELINE_METHODS = ("lora", "hollowed-net", "tuneqdm", "zoodip")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 TIMESTEP_SAMPLINGS = ("auto", "uniform", "logit-normal")
@@ -33,9 +33,9 @@ WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
 }
 """Settings that a method does not have; each must have its default. A recomputed pass of TuneQDM would have another expert's scales."""
 
-NO_RESULT = ("output", "cache", "verify", "checkpoint_every", "validate_every")
+NO_RESULT = ("output", "cache", "originals", "verify", "checkpoint_every", "validate_every")
 """Settings that change no trained bit."""
-PATHS = ("output", "model", "data", "class_data", "cache")
+PATHS = ("output", "model", "data", "class_data", "cache", "originals")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PipelineSettings:
     Members
     -------
     output : folder of the adapter, report and checkpoint. model : the pipeline's folder. data : the pictures' folder.
-    method : one of METHODS. prompt : the caption of every picture, or none where each has its own.
+    method : one of PIPELINE_METHODS. prompt : the caption of every picture, or none where each has its own.
     class_prompt : prior preservation: the class that must not be lost, in words. class_data : pictures of it; else class_images of them are
     drawn with the untrained pipeline. prior_weight : of their loss.
     resolution : edge of the square pictures in pixels; the pipeline's own where None. buckets : keep the pictures' aspect ratios, with the
@@ -64,7 +64,8 @@ class PipelineSettings:
     token, initializer, perturbations, mu : of ZOODiP: the new word, the word whose embedding it starts from, directions of a step, and how
     far it looks along them. bits, experts, input_scales : of TuneQDM, as `TuneqdmOptions` has them. hollow, samples_stored, boundary,
     train : of Hollowed Net, as `HollowOptions` has them.
-    cache : folder of latents and text embeddings, `cache` in the output where None. checkpoint_every : steps between checkpoints.
+    cache : folder of latents and text embeddings, `cache` in the output where None. originals : folder of the file that holds the FP32
+    weights of mapped modules while the model is attached, memory where None. checkpoint_every : steps between checkpoints.
 
     Raises SettingsError.
     """
@@ -126,11 +127,12 @@ class PipelineSettings:
     boundary: str = "fp32"
     train: str = "kept"
     cache: Path | None = None
+    originals: Path | None = None
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("method", METHODS),
+            ("method", PIPELINE_METHODS),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", LR_SCHEDULES),
             ("timestep_sampling", TIMESTEP_SAMPLINGS),
@@ -175,7 +177,7 @@ class PipelineSettings:
         if self.validate_every and not self.validation_prompts:
             raise SettingsError("validate_every goes with a validation prompt; give one")
         if self.device == FP32:
-            for name in ("modules", "adapter_scales", "weight_bits", "rotation", "verify"):
+            for name in ("modules", "adapter_scales", "weight_bits", "rotation", "verify", "originals"):
                 default = next(own.default for own in fields(self) if own.name == name)
                 if getattr(self, name) != default:
                     raise SettingsError(f"{name} must be {default!r} without a device, not {getattr(self, name)!r}")

@@ -143,7 +143,7 @@ def page(figures: dict[str, Any]) -> list[str]:
         "Useful multiply-accumulates over (cycles x elements), forward and backward, one image, INT8 results; memory answers after 100",
         "cycles and moves one bus word per cycle each way. *Fixed OS* is an ideal: output stationary without fold, swap, chain or fusion,",
         "its drain hidden, no fill, no bus. *WS*: weight stationary in closed form, the better operand of each product staying.",
-        "*Model off* is the largest error of the cycle model against the counters of a distinct shape.",
+        "*Model error* is the largest error of the cycle model against the counters of a distinct shape.",
         "",
         *_share_of_a_step(figures["runs"]),
         "",

@@ -99,9 +99,16 @@ class Builder:
         if -1 in shape:
             rest = math.prod(n for n in shape if n != -1)
             shape[shape.index(-1)] = math.prod(x.shape) // rest
+        if x.op is Op.RESHAPE:  # there and back is nothing
+            x = self.graph[x.inputs[0]]
         return x if tuple(shape) == x.shape else self.move(Op.RESHAPE, x, shape)
 
     def permute(self, x: Node, order: Sequence[int]) -> Node:
+        if x.op is Op.PERMUTE:
+            order = [x.attributes["order"][d] for d in order]
+            x = self.graph[x.inputs[0]]
+        if list(order) == list(range(len(x.shape))):
+            return x
         return self.move(Op.PERMUTE, x, [x.shape[i] for i in order], order=tuple(order))
 
     def slice(self, x: Node, dim: int, start: int, stop: int, step: int = 1) -> Node:

@@ -22,9 +22,19 @@ from loralith.compiler.cycles import Timeline
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.cuts import Piece, cut
 from loralith.compiler.step.estimate import estimate, modelled
+from loralith.compiler.step.layouts import LaneDimensions
 from loralith.compiler.step.pending import readers_of
-from loralith.compiler.step.pieces import Layouts, Left, Place, Stretch, Structure, copy_of, structure_of, written
-from loralith.compiler.step.samples import PARTS, sampled
+from loralith.compiler.step.pieces import (
+    BufferLayout,
+    Layouts,
+    ResultLayout,
+    Structure,
+    ViewLayout,
+    alignment_copies,
+    structure_of,
+    write_tiles,
+)
+from loralith.compiler.step.samples import DIVISORS, sampled
 from loralith.compiler.step.waits import waits
 from loralith.compiler.tokens.sync import synchronize
 from loralith.errors import LoralithError
@@ -75,12 +85,12 @@ def blocks_of(
 
     Raises LoralithError for a piece that does not fit, naming its operators.
     """
-    readers = readers_of(graph)
+    lanes = LaneDimensions(graph, readers_of(graph))
     layouts, found = Layouts(), {}
     figures = dict(known)
     pieces = cut(graph)
 
-    def take(structure: Structure, number: int, where: str) -> Left:
+    def take(structure: Structure, number: int, where: str) -> ResultLayout:
         if structure.key not in figures:
             try:
                 figures[structure.key] = _figures(structure, config, sample)
@@ -92,14 +102,14 @@ def blocks_of(
             tell(f"{where}, piece {number} of {len(pieces)}: {text}")
         block = found.setdefault(structure.key, Block(structure, 0, where, figures[structure.key]))
         block.count += 1
-        return _left(block.figures["left"])
+        return _layout(block.figures["layout"])
 
     for number, piece in enumerate(pieces, 1):
         where = _where(piece)
-        for name, structure in copy_of(graph, piece, layouts, config.bus_bytes):
-            layouts.keep([name], take(structure, number, f"{where}, a copy"), structure)
-        structure = structure_of(graph, readers, piece, layouts)
-        layouts.keep(piece.results, take(structure, number, where), structure)
+        for name, structure in alignment_copies(graph, piece, layouts, config.bus_bytes):
+            layouts.add([name], take(structure, number, f"{where}, a copy"), structure)
+        structure = structure_of(graph, lanes, piece, layouts)
+        layouts.add(piece.results, take(structure, number, where), structure)
     return found
 
 
@@ -108,9 +118,11 @@ def _where(piece: Piece) -> str:
     return sources[0] if len(sources) == 1 else f"{sources[0]} to {sources[-1]}"
 
 
-def _left(data: Mapping[str, Any]) -> Left:
-    results = [tuple(Place(b, tuple(shape), tuple(strides), offset) for b, shape, strides, offset in views) for views in data["results"]]
-    return Left([Stretch(*own) for own in data["stretches"]], results)
+def _layout(data: Mapping[str, Any]) -> ResultLayout:
+    results = [
+        tuple(ViewLayout(b, tuple(shape), tuple(strides), offset) for b, shape, strides, offset in views) for views in data["results"]
+    ]
+    return ResultLayout([BufferLayout(*own) for own in data["buffers"]], results)
 
 
 def _figures(structure: Structure, config: Config, sample: int) -> dict[str, Any]:
@@ -118,25 +130,25 @@ def _figures(structure: Structure, config: Config, sample: int) -> dict[str, Any
     shorter lists (0: never)."""
     began = time.monotonic()
     with _uncollected():
-        piece, left = written(structure.text, config)
+        piece, layout = write_tiles(structure.text, config)
         tiles = piece.e.tiles
         if sample and sum(len(tile.drafts) for tile in tiles) > sample:
-            work = _linear(*(_work(piece.listed(0, sampled(tiles, part))) for part in PARTS))
+            work = _linear(*(_work(piece.listed(0, sampled(tiles, divisor))) for divisor in DIVISORS))
         else:
             work = _work(piece.listed(0, tiles))
     return {
         **work,
         "memory_bytes": piece.e.memory.peak,
         "seconds": round(time.monotonic() - began, 2),
-        "left": {"stretches": [list(s) for s in left.stretches], "results": left.results},
+        "layout": {"buffers": [list(b) for b in layout.buffers], "results": layout.results},
     }
 
 
 def _linear(one: Any, other: Any) -> Any:
-    """What the whole gives, of what 1 / PARTS[0] and 1 / PARTS[1] of it give, number by number."""
+    """What the whole gives, of what 1 / DIVISORS[0] and 1 / DIVISORS[1] of it give, number by number."""
     if isinstance(other, Mapping):
         return {name: _linear(one.get(name, 0), value) for name, value in other.items()}
-    small, large = PARTS
+    small, large = DIVISORS
     return max(other, round(one + (other - one) * (1 - 1 / small) / (1 / large - 1 / small)))
 
 

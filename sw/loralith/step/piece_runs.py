@@ -27,6 +27,8 @@ __all__ = ["PieceRun", "run_piece"]
 
 SCALAR = 2.0**-6
 """What a piece is given as a scale."""
+LARGEST = 16.0
+"""What it is given as the largest magnitude of a tensor of such words."""
 SPARE = 1 << 22
 """Device memory beside a piece's tensors: its list."""
 COMMAND = 128
@@ -60,17 +62,20 @@ class _Operands:
         for view in views:
             address = view.buffer.address
             if address not in self.bytes:
-                self.bytes[address] = self._buffer(view.buffer, positive=node.op is Op.STATE)
+                largest = node.attributes.get("largest", 0)
+                self.bytes[address] = (
+                    np.full(view.buffer.elements, LARGEST, np.float32).view(np.uint8) if largest else self._buffer(view.buffer, node)
+                )
             raw.append(self.bytes[address])
         value = torch.tensor(images.values(views, raw)).reshape(node.shape)
         self.values[node.name] = value.double() if node.kind is Kind.INT8 else value.float()
 
-    def _buffer(self, buffer: Buffer, positive: bool) -> np.ndarray:
+    def _buffer(self, buffer: Buffer, node: Node) -> np.ndarray:
         """A whole buffer at random: words of about 1, or one scale."""
         if buffer.format is VectorFormat.INT8:
             return self.random.integers(-Q8_MAX, Q8_MAX + 1, buffer.elements).astype(np.int8).view(np.uint8)
         numbers = self.random.standard_normal(buffer.elements).astype(np.float32)
-        words = to_words(torch.tensor(np.abs(numbers) if positive else numbers)).numpy()
+        words = to_words(torch.tensor(np.abs(numbers) if node.op is Op.STATE else numbers)).numpy()
         if buffer.elements == 1:
             words = np.full(1, SCALAR, np.float32)
         if buffer.format is VectorFormat.BF16:

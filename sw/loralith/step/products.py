@@ -133,7 +133,7 @@ class Products:
 
     def quantized(self, value: Value, fold: Node | None, key: object, limit: int = Q8_MAX, lanes: int = -1) -> Quantized:
         """``value`` times ``fold`` (broadcast; ``key`` tells folds apart) within ``limit``; without a fold, what is known of it.
-        ``lanes``: the dimension along the vector unit's lanes."""
+        ``lanes``: the dimension along the vector unit's lanes; -1 for what the root's shape says."""
         root = value.root
         if root.known is not None and fold is None:
             return value.view(self.b, root.known)
@@ -165,6 +165,8 @@ class Products:
         if root.scores:  # the array makes S with rows along the lanes
             node, lanes = root.node, -2
             factor = None if fold is None else value.at_root(self.b, fold)[0]
+        elif stochastic and lanes == -1:
+            lanes = value.lanes()
         scaled = node if factor is None else self.b.multiply(node, factor)
         scale = self.b.scale(self.b.largest(scaled), limit)
         q = self.b.quantize(scaled, scale, limit, stochastic, lanes)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loralith.errors import LoralithError
 from loralith.spec.graph import Node
+from loralith.spec.step import dimension_of, row_dimension
 
 from .builder import Builder
 
@@ -78,6 +79,17 @@ class Value:
     def moved(self, b: Builder, step: Step) -> Value:
         """The view after one more move."""
         return Value(step.move(b, self.node), self.root, (*self.moves, step))
+
+    def lanes(self) -> int:
+        """The dimension of this view that lies along the lanes where it is rounded stochastically."""
+        made = self.root.node.shape
+        rows = row_dimension(made)
+        if rows is None:
+            return -1
+        seen = root = torch.empty(made, device="meta")
+        for step in self.moves:
+            seen = step.strided(seen)
+        return dimension_of(seen.shape, seen.stride(), made[rows], root.stride(rows))
 
     def view(self, b: Builder, quantized: Quantized) -> Quantized:
         """A quantized form of the root as this view sees it."""

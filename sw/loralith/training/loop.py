@@ -24,7 +24,7 @@ from loralith.formats.run_folder import CHECKPOINT, HTML, PICTURE, REPORT, check
 from loralith.methods import make_method
 from loralith.methods.settings import FinetuneSettings
 from loralith.methods.training_method import Attach, Attachment, Bench, Interrupted, Method, TrainingError
-from loralith.reports.run_page import build_html
+from loralith.reports.run_html import build_html
 from loralith.reports.run_report import Evaluation, build_picture, build_report, read_report
 from loralith.training.evaluate import evaluate, look
 from loralith.training.resume import checkpoint_to_resume

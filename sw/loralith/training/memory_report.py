@@ -13,7 +13,7 @@ from loralith.mapping.planning.saved_memory import PARTS
 from loralith.methods.settings import FinetuneSettings
 from loralith.progress import tell
 from loralith.spec.config import Config
-from loralith.training.method_memory import BASELINE, METHODS, measure_method
+from loralith.training.method_memory import BASELINE, MEASURED_STEPS, measure_method
 from loralith.training.planned_memory.figures import memory_page
 from loralith.training.sizes import check_sizes
 
@@ -24,10 +24,10 @@ def figures(settings: FinetuneSettings, config: Config, names: Sequence[str] | N
     """Of the methods ``names`` and of FP32 LoRA (all where None), drawn to ``picture``.
 
     Raises LoralithError for a method that does not exist, SettingsError for sizes that do not fit."""
-    names = list(METHODS) if names is None else list(dict.fromkeys([BASELINE, *names]))
+    names = list(MEASURED_STEPS) if names is None else list(dict.fromkeys([BASELINE, *names]))
     for name in names:
-        if name not in METHODS:
-            raise LoralithError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+        if name not in MEASURED_STEPS:
+            raise LoralithError(f"there is no method {name!r}; there are {', '.join(MEASURED_STEPS)}")
     check_sizes(settings)
     methods = {name: measure_method(name, settings, config) for name in names}
     for name, method in methods.items():

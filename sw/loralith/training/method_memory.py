@@ -20,15 +20,15 @@ from loralith.methods.training_method import Bench
 from loralith.spec.config import Config
 from loralith.spec.scheme import FQT
 
-__all__ = ["METHODS", "Method", "measure_method"]
+__all__ = ["MEASURED_STEPS", "MeasuredStep", "measure_method"]
 
 BASELINE = "fp32-lora"
 INNER = "down_blocks.2,mid_block,up_blocks.0"
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to train. ``text``: what it is, for a table. ``step``: what measures one step of it, on a device of the configuration.
+class MeasuredStep:
+    """A training step to measure. ``text``: what it is, for a table. ``step``: measures one, on a device of the configuration.
     ``maps``: kinds of modules that it maps, whose saved tensors are compared with FP32's."""
 
     text: str
@@ -55,18 +55,18 @@ def step_of(settings: FinetuneSettings, config: Config, modules: str | None, wei
                 attachment.detach()
 
 
-def _method(name: str, text: str, options: Options | None = None, weight_bits: int = 8) -> Method:
+def _method(name: str, text: str, options: Options | None = None, weight_bits: int = 8) -> MeasuredStep:
     """A method with all that multiplies on the device, and settings that make one step of it."""
 
     def step(settings: FinetuneSettings, config: Config) -> Account:
         return step_of(replace(settings, method=name, options=options), config, "all", weight_bits)
 
-    return Method(text, step)
+    return MeasuredStep(text, step)
 
 
-METHODS: Mapping[str, Method] = {
-    BASELINE: Method("LoRA in FP32 torch", lambda settings, config: step_of(settings, config, None)),
-    "lora": Method(
+MEASURED_STEPS: Mapping[str, MeasuredStep] = {
+    BASELINE: MeasuredStep("LoRA in FP32 torch", lambda settings, config: step_of(settings, config, None)),
+    "lora": MeasuredStep(
         "INT8 LoRA layers on the device, the rest in torch", lambda settings, config: step_of(settings, config, "lora"), ("lora",)
     ),
     "lora-all": _method("lora", "INT8 LoRA, all that multiplies on the device"),
@@ -79,5 +79,5 @@ METHODS: Mapping[str, Method] = {
 
 def measure_method(name: str, settings: FinetuneSettings, config: Config) -> dict[str, Any]:
     """Figures of one method as JSON values."""
-    method = METHODS[name]
-    return {"text": method.text, "maps": list(method.maps), **method.step(settings, config).figures()}
+    step = MEASURED_STEPS[name]
+    return {"text": step.text, "maps": list(step.maps), **step.step(settings, config).figures()}

@@ -41,6 +41,10 @@ def test_one_command_trains_and_goes_on(
     assert json.loads(capsys.readouterr().out)["loss"][:2] == result["loss"]
     assert main(["finetune", "--resume", "--output", str(output), "--rank", "8"]) == 2
     assert "--rank 8 contradicts the run in" in capsys.readouterr().err
+    other, options = tmp_path / "file", ["--originals", str(tmp_path), "--json"]
+    words = ("--model", pipelines("sd"), "--data", photos, "--output", other, "--cache", output / "cache")
+    assert main([*arguments(*words), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == result["loss"], "weights in a file are the same weights"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,9 @@ def test_one_command_trains_and_goes_on(
         ("--method hollowed-net --hollow up_blocks.1", "hollow 'up_blocks.1' cannot be left out behind one boundary tensor; these can"),
         ("--data lost", "data lost is not a folder"),
         ("--method zoodip --ema 0.9", "ema is no setting of zoodip"),
+        ("--originals lost", "originals lost is not a folder"),
+        ("--device fp32 --originals .", "originals must be None without a device"),
+        ("--model lost", "--resolution is of pipelines, and lost is not there; give --model a folder"),
         ("--token new", "token is no setting of lora"),
         ("--class-data x", "class_data goes with class_prompt"),
         ("--device fp32 --verify", "verify must be False without a device"),

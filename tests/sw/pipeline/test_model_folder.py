@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
+from loralith.cli import main
 from loralith.pipeline.load import check_prompts, load_family
 from loralith.pipeline.model_folder import ModelFolder, PipelineError
 
@@ -77,11 +79,76 @@ def test_a_folder_that_lacks_something_is_named(fault: str, pipelines: Callable[
 
 
 def test_weights_of_other_shapes_than_the_configuration_are_named(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(pipelines("sd"), folder)
-    change(folder / "unet" / "config.json", block_out_channels=[16, 32])
-    with pytest.raises(PipelineError, match=f"model {folder} cannot be loaded: .*"):
-        load_family(ModelFolder.read(folder))
+    for part, setting, told in (
+        ("unet", {"block_out_channels": [16, 32]}, r"unet/diffusion_pytorch_model\.safetensors has \S+ of shape \[16\], and unet.config"),
+        (
+            "text_encoder",
+            {"intermediate_size": 48},
+            r"text_encoder/model\.safetensors has \S+fc1.bias of shape \[16\], and text_encoder/conf",
+        ),
+        ("vae", {"norm_num_groups": 3}, r"vae/config\.json does not make a AutoencoderKL: .num_channels"),
+    ):
+        folder = tmp_path / part
+        shutil.copytree(pipelines("sd"), folder)
+        change(folder / part / "config.json", **setting)
+        with pytest.raises(PipelineError, match=f"model {folder} cannot be loaded: {told}"):
+            load_family(ModelFolder.read(folder))
+
+
+def _other_text(pipe: Any, **changes: int) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    pipe.text_encoder = CLIPTextModel(CLIPTextConfig(**{**pipe.text_encoder.config.to_dict(), **changes}))
+
+
+def _other_vae(pipe: Any) -> None:
+    from diffusers import AutoencoderKL
+
+    pipe.vae = AutoencoderKL.from_config({**pipe.vae.config, "latent_channels": 8})
+
+
+@pytest.mark.parametrize(
+    ("mix", "told"),
+    [
+        (
+            lambda pipe: _other_text(pipe, hidden_size=32),
+            r"text_encoder gives texts of width 32, and unet takes 16 \(cross_attention_dim\)",
+        ),
+        (lambda pipe: _other_text(pipe, vocab_size=50), r"tokenizer has \d+ words, and text_encoder knows 50"),
+        (
+            lambda pipe: _other_text(pipe, max_position_embeddings=12),
+            "tokenizer gives prompts of up to 24 tokens, and text_encoder reads 12",
+        ),
+        (_other_vae, "the vae gives latents of 8 channels, and unet takes 4"),
+    ],
+)
+def test_parts_of_two_models_are_named(
+    mix: Callable[[Any], None],
+    told: str,
+    pipelines: Callable[[str], Path],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(pipelines("sd"))
+    mix(pipe)
+    pipe.save_pretrained(tmp_path / "mixed")
+    words = [
+        "finetune",
+        "--model",
+        tmp_path / "mixed",
+        "--data",
+        photos,
+        "--resolution",
+        "32",
+        "--output",
+        tmp_path / "o",
+    ]
+    assert main([str(word) for word in words]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "pixart", "sana", "flux"])

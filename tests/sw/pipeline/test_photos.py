@@ -164,3 +164,10 @@ def test_the_digest_sees_pictures_and_captions(photos: Path) -> None:
     second = photos_digest(read_photos(photos, None))
     (photos / "0.png").write_bytes(png(RED))
     assert len({first, second, photos_digest(read_photos(photos, None))}) == 3
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(RED))
+    (tmp_path / "1.png").symlink_to("/lost/1.png")
+    with pytest.raises(PhotoError, match=r"1\.png is a link to /lost/1\.png, which is not there; copy the file"):
+        read_photos(tmp_path, "toy")

@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from amaranth.sim import Simulator
-
 from loralith.device.link.frames import Frame, FrameReader
 from loralith.soc.link.link import LinkConfig, LinkCore
 from loralith.spec.link import IDENTITY, MAGIC, MAX_PAYLOAD, ORDERED, PROTOCOL, SOC_BASE, Operation, Status
+from loralith.verif.block_test import simulate
 
 SESSION = 0x1234
 CONFIG = LinkConfig(divider=4, bus_bytes=8, config_hash=0xCAFE_F00D, memory_base=0x1000, memory_bytes=1 << 16, timeout=200)
@@ -63,10 +62,7 @@ class Board:
 
             await script(send, ctx, link)
 
-        simulator = Simulator(link)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(host)
-        simulator.run()
+        simulate(link, host)
 
     def _line(self, ctx, link: LinkCore, outgoing: deque[int]) -> Iterator[None]:
         ctx.set(link.o.ready, 1)

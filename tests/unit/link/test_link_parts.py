@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.device.link.frames import Frame, cobs_decode, cobs_encode
 from loralith.soc.link.cobs import CobsDecoder, CobsEncoder
@@ -19,13 +16,7 @@ from loralith.soc.link.link import LinkConfig
 from loralith.soc.link.receiver import FrameBuffer, FrameCheck
 from loralith.soc.link.uart import UartReceiver, UartTransmitter
 from loralith.spec.link import CRC_BYTES, FRAME_BYTES, MIN_FRAME_BYTES, RECEIVE_BYTES, Operation, divider
-
-
-def simulate(dut: Any, bench: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(bench)
-    simulator.run()
+from loralith.verif.block_test import simulate
 
 
 @pytest.mark.parametrize("cycles", [4, 5, 27])

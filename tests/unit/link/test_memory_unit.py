@@ -8,11 +8,11 @@ import zlib
 from dataclasses import dataclass
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.soc.link.memory_unit import MemoryUnit
 from loralith.spec.link import MAX_PAYLOAD, Operation, Status
 from loralith.verif.axi_model import AxiMemory, Stalls
+from loralith.verif.block_test import simulate
 
 BYTES, SIZE, BAD = 8, 1 << 13, (0x1400, 0x1410)
 """Bytes of a bus word, of memory, and the words that answer SLVERR."""
@@ -59,12 +59,7 @@ class Rig:
         self.patience = 0.7  # chance per cycle that a byte is offered or taken
 
     def run(self, bench) -> None:
-        simulator = Simulator(self.unit)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(self.memory.read_side, background=True)
-        simulator.add_testbench(self.memory.write_side, background=True)
-        simulator.add_testbench(bench)
-        simulator.run()
+        simulate(self.unit, bench, background=[self.memory.read_side, self.memory.write_side])
 
     async def execute(self, ctx, request: Request, abandon_after: int | None = None) -> int | None:
         """Starts it; returns the cycles until it was done, or None where it has been abandoned."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loralith import cli
-from loralith.reports import block_page
+from loralith.reports import rtl_report
 from loralith.verif.block_inventory import LIMIT, Block, inventory
 
 # Blocks that are longer, and blocks that are tested in their unit alone. None may be added.
@@ -60,7 +60,7 @@ def test_a_missing_folder_is_named(tree: list[Path]) -> None:
 def test_the_command_prints_what_the_inventory_finds(
     blocks: list[Block], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(block_page, "inventory", lambda: blocks)
+    monkeypatch.setattr(rtl_report, "inventory", lambda: blocks)
     assert cli.main(["report", "rtl", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [(one["name"], one["lines"]) for one in figures["blocks"]] == [(block.name, block.lines) for block in blocks]

@@ -4,11 +4,11 @@ import random
 from itertools import pairwise
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.block_queue import BlockFIFO, CommandQueue
 from loralith.spec.commands import COMMAND_BYTES
 from loralith.spec.config import PRESETS
+from loralith.verif.block_test import simulate
 
 TINY = PRESETS["tiny"]
 
@@ -36,10 +36,7 @@ def run(dut, entries: list, stall: float, cycles: int, seed: int = 0, clear_at: 
             if valid and ready:
                 got.append((cycle, plain(payload)))
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     return put, got
 
 
@@ -68,10 +65,7 @@ def test_a_fifo_takes_its_depth_and_the_entry_at_its_output():
         assert taken == depth + 1
 
     dut = BlockFIFO(8, depth)
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def test_clear_drops_all_entries():

@@ -3,12 +3,11 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.bursts import BurstSplitter
 from loralith.rtl.gate import BurstGate
 from loralith.spec.config import Config
-from loralith.verif.block_test import assert_each_equal
+from loralith.verif.block_test import assert_each_equal, simulate
 
 
 def config(bus_bytes: int, max_burst: int) -> Config:
@@ -59,11 +58,7 @@ def split(bus_bytes, max_burst, transfers, stall, seed=0):
         assert not ctx.get(dut.o.valid)
         assert not ctx.get(dut.busy)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(dut, take, background=[feed])
     return got, cycles
 
 
@@ -128,10 +123,7 @@ def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes, limit
             ctx.set(dut.i.valid, 1)
             assert not ctx.get(dut.i.ready), "nothing follows a refused burst"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize(("limit", "passes"), [(0x1030, True), (0x1028, False)])
@@ -145,10 +137,7 @@ def test_a_word_that_begins_at_the_limit_is_outside(limit, passes):
         await ctx.tick().repeat(2)
         assert ctx.get(dut.o.valid) == passes
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("bus_bytes", [8, 16, 32, 64])
@@ -164,7 +153,4 @@ def test_a_burst_of_more_than_a_line_does_not_wrap_round_the_gate(bus_bytes):
         await ctx.tick()
         assert ctx.get(dut.refused)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

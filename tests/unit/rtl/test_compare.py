@@ -5,9 +5,9 @@ import random
 from itertools import product
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.compare import LessThan
+from loralith.verif.block_test import simulate
 
 # The first line is for Amaranth, as in test_queue.py: a refused block is never elaborated.
 
@@ -43,10 +43,7 @@ def test_a_is_less_than_b_where_it_is(width):
             await ctx.tick()
             assert ctx.get(dut.less) == (a < b), f"{a:#x} < {b:#x} holds while it is not enabled"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("width", [0, 1])

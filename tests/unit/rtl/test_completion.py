@@ -1,9 +1,9 @@
 """The end of a command: its tokens are given no sooner than what it wrote can be read."""
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.completion import Completion
+from loralith.verif.block_test import simulate
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2, 5])
@@ -24,7 +24,4 @@ def test_tokens_are_given_after_the_delay_and_once(delay: int) -> None:
                 await ctx.tick()
             assert seen == [(delay + 1, mask, 1)]
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)

@@ -1,11 +1,11 @@
 """The counters of a list: every cycle from the doorbell on, and sums of more than 32 bits."""
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.counters import Counters
 from loralith.spec.config import PRESETS
 from loralith.spec.registers import COUNTERS
+from loralith.verif.block_test import simulate
 
 
 def counted(stimulus: dict[str, int], cycles: int) -> dict[str, int]:
@@ -26,10 +26,7 @@ def counted(stimulus: dict[str, int], cycles: int) -> dict[str, int]:
         await ctx.tick().repeat(3)
         found.update((name, ctx.get(getattr(dut, f"{name}_count"))) for name, _ in COUNTERS)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
     return found
 
 

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.extent import Extent
+from loralith.verif.block_test import simulate
 
 WIDTHS = [
     {"base": 16, "count": 16, "stride": 16, "length": 16, "limit": 17},
@@ -50,7 +50,4 @@ def test_every_region_is_judged_without_overflow(widths):
             seen.add(want)
         assert seen == {True, False}
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

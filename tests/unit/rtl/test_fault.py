@@ -1,11 +1,11 @@
 """Which of several faults of one cycle is told: of a latch's sources the lowest index, of the controller's units the first."""
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.controller import UNITS, Controller
 from loralith.rtl.fault import FaultLatch
 from loralith.spec.status import Code, Unit
+from loralith.verif.block_test import simulate
 
 SOURCES = 3
 PAIRS = [(low, high) for low in range(4) for high in range(low + 1, 4)]
@@ -31,10 +31,7 @@ def test_a_latch_keeps_the_lowest_index_of_one_cycle(low: int, high: int) -> Non
         found = [ctx.get(getattr(dut.fault, name)) for name in ("valid", "code", "detail", "command", "address")]
         assert found == [1, 1 + low, 20 + low, 300 + low, 4000 + low]
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
 
 
 async def started(ctx, dut: Controller, watchdog: int) -> None:
@@ -63,10 +60,7 @@ def status_after(stimulus, watchdog: int = 1000) -> list[int]:
         assert (ctx.get(dut.busy), ctx.get(dut.error)) == (0, 1)
         found.extend(ctx.get(getattr(dut, name)) for name in ("code", "detail", "unit", "error_command", "error_address"))
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
     return found
 
 

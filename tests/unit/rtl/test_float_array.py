@@ -4,9 +4,9 @@ import random
 from fractions import Fraction
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.baseline.float_array import BF16, FORMATS, FP16, FP32, FloatArray
+from loralith.verif.block_test import simulate
 
 
 def value(form, bits):
@@ -41,13 +41,6 @@ def operand(form, rng, near):
     exponent = rng.choice([exponent] * 19 + [0])
     fraction = rng.choice([0, 1, (1 << form.fraction) - 1, rng.getrandbits(form.fraction), rng.getrandbits(form.fraction)])
     return rng.getrandbits(1) << (form.bits - 1) | exponent << form.fraction | fraction
-
-
-def simulate(array, testbench):
-    simulator = Simulator(array)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
 
 
 @pytest.mark.parametrize("near", [True, False])

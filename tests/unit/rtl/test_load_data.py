@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from helpers.streams import feeder
 from loralith.rtl.load_data import BeatErrors, LoadData, ScratchpadWriter
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -105,11 +105,7 @@ def test_a_placed_beat_becomes_the_write_of_its_bytes(config, stall):
                 continue
             ends.append(load_ends)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feeder(dut.i, beats, rng, stall), background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(dut, take, background=[feeder(dut.i, beats, rng, stall)])
     for i, (beat, write, end) in enumerate(zip(beats, got, ends, strict=True)):
         assert write == model(config, beat), f"write {i} of {beat}"
         assert end == beat["position"]["count"]["load_ends"], f"write {i} of {beat}"
@@ -155,10 +151,7 @@ def test_a_read_error_has_the_address_of_its_word_and_the_first_one_stays(seed):
                     assert not ctx.get(dut.failed)
         raise AssertionError("the error was not reached")
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def draw_load(config: Config, rng: random.Random, index: int) -> tuple[dict, list[bytes]]:
@@ -230,12 +223,7 @@ def test_beats_are_written_and_each_load_is_done_after_its_last_write(config, st
                 got.update(bytes_of(config, write))
                 last_write = cycle
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feed_loads, background=True)
-    sim.add_testbench(feed_beats, background=True)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench, background=[feed_loads, feed_beats])
     assert done == [fields["signal"] for fields, _ in loads]
     for fields, rows in loads:
         for place, byte in loaded(config, fields, rows).items():

@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
-from helpers.streams import run_stream
+from helpers.streams import run_stream, stepped
 from loralith.rtl.load_positions import BeatCounter, WriteAddressCounter, WritePositions
 from loralith.spec.commands import LoadTarget
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -127,30 +127,12 @@ def test_a_load_that_is_ended_gives_no_more_writes_and_the_next_begins_anew(name
             if valid:
                 got.append(flat(position))
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     for i, (write, want) in enumerate(zip(got, model(config, second), strict=True)):
         assert {n: write[n] for n in want} == want, f"write {i} of {second}"
 
 
 COUNT = ("padding", "row_ends", "part", "sub", "part_ends", "beat_ends", "load_ends")
-
-
-async def walk(ctx, dut, load, rng, writes):
-    """Steps ``dut`` through ``writes`` with pauses; yields each before its step."""
-    ctx.set(dut.load, load)
-    ctx.set(dut.begin, 1)
-    await ctx.tick()
-    ctx.set(dut.begin, 0)
-    for write in writes:
-        while rng.random() < 0.3:
-            await ctx.tick()
-        yield write
-        ctx.set(dut.step, 1)
-        await ctx.tick()
-        ctx.set(dut.step, 0)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -160,14 +142,12 @@ def test_writes_are_counted(config):
     async def bench(ctx):
         for _ in range(8):
             load = draw(config, rng)
-            async for write in walk(ctx, dut, load, rng, model(config, load)):
+            ctx.set(dut.load, load)
+            async for write in stepped(ctx, dut, model(config, load), rng):
                 got, want = ctx.get(dut.count), {name: write[name] for name in COUNT if name in write}
                 assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -180,7 +160,8 @@ def test_addresses_follow_the_count(config):
             load = draw(config, rng)
             lanes = 4 * R if load["target"] == LoadTarget.SCALE else C if load["target"] in (LoadTarget.RIGHT, LoadTarget.BOTH) else R
             parts = max(lanes // W, 1)
-            async for write in walk(ctx, dut, load, rng, model(config, load)):
+            ctx.set(dut.load, load)
+            async for write in stepped(ctx, dut, model(config, load), rng):
                 ctx.set(dut.kind, {name: write[name] for name in ("scale", "both", "right", "transpose")})
                 count = {name: write[name] for name in COUNT if name in write}
                 ctx.set(dut.count, count | {"part_ends": write.get("part", 0) == parts - 1})
@@ -188,7 +169,4 @@ def test_addresses_follow_the_count(config):
                 want = {name: write[name] for name in ("row", "right_row", "bank", "lane") if name in write}
                 assert {name: getattr(got, name) for name in want} == want, f"{write} of {load}"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

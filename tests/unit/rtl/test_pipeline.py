@@ -6,9 +6,9 @@ import pytest
 from amaranth.hdl import Fragment, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
 
 from loralith.rtl.pipeline import delayed, valid_bits
+from loralith.verif.block_test import simulate
 
 ITEM = data.StructLayout({"number": unsigned(8), "flag": 1})
 
@@ -61,10 +61,7 @@ def test_items_arrive_stages_cycles_later(stages, gated):
             seen.append(([ctx.get(pipe.valids) >> i & 1 for i in range(stages + 1)], [(item.number, item.flag) for item in items]))
             await ctx.tick()
 
-    sim = Simulator(pipe)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(pipe, bench)
     for cycle, (got, want) in enumerate(zip(seen, model(inputs, stages, gated), strict=True)):
         assert got == want, f"cycle {cycle} after {inputs[max(cycle - stages, 0) : cycle + 1]}"
 

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.store import StoreResponses
+from loralith.verif.block_test import simulate
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -37,10 +37,7 @@ def test_stores_complete_in_order_and_each_with_its_response(seed):
             assert ctx.get(dut.active) == (len(started) > completed), f"cycle {cycle}"
         assert completed > 20
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def test_clear_forgets_all_stores():
@@ -64,7 +61,4 @@ def test_clear_forgets_all_stores():
             assert not active
             assert not complete
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.store_data import FIFOCredits, WordGatherer
 from loralith.spec.commands import STAT_BYTES
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -82,11 +82,7 @@ def test_pieces_become_bus_words(config):
             await ctx.tick().repeat(dut.delay)
             assert not ctx.get(dut.busy)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(collect, background=True)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench, background=[collect])
     wanted = [(store, word) for store in stores for word in model(config, store)]
     for i, ((store, (data, strobe)), beat) in enumerate(zip(wanted, got, strict=True)):
         assert ({k: beat[0][k] for k in data}, beat[1]) == (data, strobe), f"word {i}, of {store}"
@@ -115,7 +111,4 @@ def test_no_more_words_are_started_than_the_fifo_has_entries(depth, seed):
             if idle > 2:
                 assert ctx.get(dut.available) == (used <= depth - 2), f"cycle {cycle}: {used} of {depth} are used"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

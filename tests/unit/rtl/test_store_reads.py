@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
-from helpers.streams import run_stream
+from helpers.streams import run_stream, stepped
 from loralith.rtl.store_reads import PieceCounter, PieceSizer, ReadAddressCounter, StoreReads
 from loralith.spec.commands import STAT_BYTES, StoreSource
 from loralith.spec.config import PRESETS, Config
+from loralith.verif.block_test import simulate
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
 CONFIGS = [
@@ -114,17 +114,7 @@ def test_no_store_begins_meanwhile(name):
         await ctx.tick()
         assert not ctx.get(dut.o.valid)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
-
-
-def simulate(dut, bench) -> None:
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def size_of(config: Config, store: dict[str, int], reads: list[dict[str, int]]) -> dict[str, int]:
@@ -135,21 +125,6 @@ def size_of(config: Config, store: dict[str, int], reads: list[dict[str, int]]) 
 def last_part(config: Config, store: dict[str, int]) -> int:
     memory = STAT_BYTES if store["source"] else config.rows if store["transpose"] else config.bus_bytes
     return max(memory // config.bus_bytes, 1) - 1
-
-
-async def walk(ctx, dut, store, rng, reads):
-    """Steps ``dut`` through ``reads`` with pauses; yields each before its step."""
-    ctx.set(dut.store, store)
-    ctx.set(dut.begin, 1)
-    await ctx.tick()
-    ctx.set(dut.begin, 0)
-    for read in reads:
-        while rng.random() < 0.3:
-            await ctx.tick()
-        yield read
-        ctx.set(dut.step, 1)
-        await ctx.tick()
-        ctx.set(dut.step, 0)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -185,7 +160,8 @@ def test_pieces_are_counted(config):
             ctx.set(dut.size, size_of(config, store, reads))
             ctx.set(dut.last_part, last_part(config, store))
             per_row, number = len(reads) // store["rows"], 0
-            async for read in walk(ctx, dut, store, rng, reads):
+            ctx.set(dut.store, store)
+            async for read in stepped(ctx, dut, reads, rng):
                 number += 1
                 got, want = ctx.get(dut.piece), {name: read[name] for name in ("offset", "word_ends", "row_ends", "part") if name in read}
                 assert {name: getattr(got, name) for name in want} == want, f"read {number} of {store}"
@@ -205,7 +181,8 @@ def test_addresses_follow_the_pieces(config):
             reads = model(config, store)
             per_row, number = len(reads) // store["rows"], 0
             ctx.set(dut.transpose, store["transpose"])
-            async for read in walk(ctx, dut, store, rng, reads):
+            ctx.set(dut.store, store)
+            async for read in stepped(ctx, dut, reads, rng):
                 number += 1
                 ctx.set(dut.row_done, number % per_row == 0)
                 ctx.set(dut.part_done, read.get("part", 0) == last_part(config, store))

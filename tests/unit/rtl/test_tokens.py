@@ -2,10 +2,9 @@
 
 import random
 
-from amaranth.sim import Simulator
-
 from loralith.rtl.tokens import Tokens
 from loralith.spec.commands import SEMAPHORE_MAX, SEMAPHORES
+from loralith.verif.block_test import simulate
 
 
 def test_tokens_are_taken_and_given_all_at_once():
@@ -62,7 +61,4 @@ def test_tokens_are_taken_and_given_all_at_once():
             assert [ctx.get(dut.counts[i]) for i in range(SEMAPHORES)] == counts
         assert all(seen.values()), seen
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.transfer_check import TransferCheck, TransferFieldCheck, TransferRegionCheck
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import simulate
 from loralith.verif.lists.oracle_checks import check_command
 
 SIZES = {"left_bytes": 16384, "right_bytes": 16384, "out_bytes": 8192, "acc_bytes": 1024, "scale_bytes": 512, "max_fold": 4}
@@ -50,13 +50,6 @@ def draw(config: Config, opcode: Opcode, rng: random.Random) -> bytes:
         fields[name] = rng.choice([0, (1 << record.fields[name].width) - 1, rng.getrandbits(record.fields[name].width)])
     data = int.from_bytes(record.pack(fields), "little")
     return (data | 1 << rng.randrange(8, 8 * record.size) if rng.random() < 0.05 else data).to_bytes(record.size, "little")
-
-
-def simulate(dut, bench) -> None:
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
 
 
 @pytest.mark.parametrize("opcode", OPCODES)

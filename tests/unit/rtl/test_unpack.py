@@ -3,11 +3,10 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.unpack import Unpack
 from loralith.spec.config import PRESETS, Config
-from loralith.verif.block_test import assert_each_equal
+from loralith.verif.block_test import assert_each_equal, simulate
 
 
 def nibbles(word):
@@ -53,11 +52,7 @@ def run(config, rows, *, stall=0.0, seed=0):
             cycles.append(cycle)
             ctx.set(block.o.ready, 0)
 
-    sim = Simulator(block)
-    sim.add_clock(1e-6)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(block, take, background=[feed])
     return got, cycles
 
 
@@ -127,9 +122,6 @@ def test_after_clear_a_word_begins_with_its_lower_half():
             _, _, data = await ctx.tick().sample(block.o.payload.data)
             seen.append(list(data))
 
-    sim = Simulator(block)
-    sim.add_clock(1e-6)
-    sim.add_testbench(drive)
-    sim.run()
+    simulate(block, drive)
     lower, upper = nibbles(word)[: config.bus_bytes], nibbles(word)[config.bus_bytes :]
     assert seen == [lower, upper, lower]

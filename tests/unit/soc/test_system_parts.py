@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from amaranth.hdl import Module
-from amaranth.sim import Simulator
 
 from loralith.rtl.axi import Axi4Signature
 from loralith.soc.clock import PllSettings
@@ -23,6 +22,7 @@ from loralith.spec.config import Config, ConfigError
 from loralith.spec.sdram import ULX3S, SdramTiming
 from loralith.spec.soc import SOC_ID, SOC_REGISTERS
 from loralith.verif.axi_model import AxiLiteHost, AxiMemory, Stalls
+from loralith.verif.block_test import simulate
 
 BYTES, SIZE = 8, 1 << 14
 
@@ -105,13 +105,7 @@ def test_two_masters_share_a_memory_and_each_gets_what_it_asked_for(seed: int) -
 
         return bench
 
-    sim = Simulator(m)
-    sim.add_clock(1e-6)
-    sim.add_testbench(memory.read_side, background=True)
-    sim.add_testbench(memory.write_side, background=True)
-    sim.add_testbench(master(0))
-    sim.add_testbench(master(1))
-    sim.run()
+    simulate(m, master(0), master(1), background=[memory.read_side, memory.write_side])
     assert done == [25, 25]
     assert memory.get(0, SIZE) == bytes(shadow)
 
@@ -144,10 +138,7 @@ def test_the_system_s_registers() -> None:
         assert (await host.read(ctx, 0x1C))[1] == 2
         assert await host.write(ctx, 0x18, 0) == 2
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def test_leds_show_levels_and_stretch_events() -> None:
@@ -177,10 +168,7 @@ def test_leds_show_levels_and_stretch_events() -> None:
         await ctx.tick()
         assert ctx.get(dut.led) & bit["irq"]
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("mhz", [50, 75, 80, 95, 100, 125])

@@ -5,9 +5,9 @@ An instruction computes y = f(x a + b) c + d and rounds y to a format. A chain's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from loralith.compiler.step.emitter import Emitter, Region, kernel
 from loralith.compiler.step.instructions import Program, instruction
@@ -15,9 +15,9 @@ from loralith.compiler.step.tiles import Work
 from loralith.compiler.step.views import View
 from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
-from loralith.spec.vector.program import Format, Function, Operand, Source, Target
+from loralith.spec.vector.program import Format, Function, Operand, Reduce, Source, Target
 
-__all__ = ["Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
+__all__ = ["Prepared", "Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
 
 
 class Scalar(NamedTuple):
@@ -25,6 +25,10 @@ class Scalar(NamedTuple):
 
     key: object
     address: int
+
+
+Prepared: TypeAlias = "Mapping[int, tuple[Sequence[Step], Sequence[View]]]"
+"""By the number of a kernel's operand the steps that it goes through before, on chip, and what they read."""
 
 
 class TensorOperand(NamedTuple):
@@ -199,22 +203,28 @@ def emit_chain(
     lanes: int = 0,
     key: tuple[int, int] = (0, 0),
     index: tuple[int, int, int] = (0, 0, 0),
+    top: int | None = None,
+    keep: bool = True,
+    second: bool = False,
 ) -> None:
-    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``.
+    """VECTOR commands for a tile: X from ``source`` at ``x``, operands in V1 at ``tiles``, the result to V0 at ``work``; with ``second``
+    the result in V1 and operands in V0.
 
     ``outer`` rows of ``inner`` words, of whose last one ``lanes`` lanes are in the tensor (0: all); ``key``, ``index``: see
-    `Emitter.vector`.
+    `Emitter.vector`. ``top``: a scalar that takes the largest magnitude of the results. ``keep``: whether V0 takes them.
     """
-    for number, part in enumerate(parts_of(chain)):
+    parts = parts_of(chain)
+    target, rest, other = (Target.V1, Source.V1, Source.V0) if second else (Target.V0, Source.V0, Source.V1)
+    for number, part in enumerate(parts):
         places: dict[int, int] = {}
         code: list[bytes] = []
         regions = [x if number == 0 else work, Region(0), Region(0), work]
         for position, one in enumerate(part):
             first = number == 0 and position == 0
             fields: dict[str, int] = {
-                "x_source": source if first else Source.V0,
+                "x_source": source if first else rest,
                 "x_region": 0 if first else 3,
-                "target": Target.V0,
+                "target": target,
                 "target_region": 3,
                 **one.fields,
             }
@@ -222,9 +232,14 @@ def emit_chain(
                 if one.tile not in places:
                     places[one.tile] = REGIONS_OF_TILES[len(places)]
                     regions[places[one.tile]] = tiles[one.tile]
-                fields |= {"y_source": Source.V1, "y_region": places[one.tile]}
+                fields |= {"y_source": other, "y_region": places[one.tile]}
             for name, scalar in one.scalars.items():
                 fields[name] = e.scalar(scalar.key, scalar.address)
+            if number == len(parts) - 1 and position == len(part) - 1:
+                if top is not None:
+                    fields |= {"reduce": Reduce.MAX_ALL, "over_outer": 1, "reduce_to": 1, "s3": top}
+                if not keep:
+                    fields["target"] = Target.NONE
             code.append(instruction(**fields))
         program: Program = tuple(code)
         e.visit(program, regions, outer, inner, lanes, key, index)

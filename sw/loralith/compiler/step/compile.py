@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from loralith.compiler.lists.command_list import CommandList
-from loralith.compiler.step import reductions
 from loralith.compiler.step.chains import FUNCTIONS, Scalar, Step, TensorOperand, scalar_chain
 from loralith.compiler.step.compiled_step import CompiledStep
 from loralith.compiler.step.convolutions import convolution
 from loralith.compiler.step.copies import copy
-from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise
+from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, elementwise_with_largest, largest_of
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
-from loralith.compiler.step.layouts import BINARY, CHAINED, rows_along_lanes
+from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
-from loralith.compiler.step.node_values import NodeValues
+from loralith.compiler.step.node_reductions import NodeReductions
 from loralith.compiler.step.padded_images import PaddedImages
-from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes, readers_of
+from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.schedule import scheduled
@@ -31,7 +30,6 @@ from loralith.spec.commands import VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 from loralith.spec.numerics import Q8_MAX, hash_key
-from loralith.spec.vector.program import Reduce
 
 __all__ = ["OPTIMIZER", "SOURCES", "CompiledStep", "StepCompiler", "compile_step"]
 
@@ -51,15 +49,13 @@ def compile_step(graph: Graph, config: Config, base: int, nbytes: int, seed: int
     return StepCompiler(graph, Emitter(config, Memory(base, nbytes), keep=verify), seed).run(base)
 
 
-class StepCompiler(NodeValues):
+class StepCompiler(NodeReductions):
     """One compilation of a graph by ``e``, with the seed of stochastic rounding."""
 
     def __init__(self, graph: Graph, e: Emitter, seed: int) -> None:
         super().__init__(graph, e)
         self.seed = seed
         self.padded = PaddedImages(e)
-        self.readers = readers_of(graph)
-        self.maxima: dict[str, View] = {}
         self.results = set(graph.outputs.values())
 
     def run(self, base: int) -> CompiledStep:
@@ -120,10 +116,17 @@ class StepCompiler(NodeValues):
         if source is not None and not chain.views:
             view = scalar_chain(self.e, name, source, chain.steps)
         elif isinstance(chain.source, View):
-            views = [expand(view, chain.shape) for view in (chain.source, *chain.views)]
-            view = elementwise(self.e, name, views, chain.steps, format, draw)
+            views, prepared = chain.operands()
+            tops = [] if format is VectorFormat.INT8 else self._tops(name)
+            along = None if chain.moves else self._along(name)
+            if tops:
+                view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along, prepared)
+                self._give(tops, largest)
+            else:
+                view = elementwise(self.e, name, views, chain.steps, format, draw, along, prepared)
         else:
-            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format))
+            _, prepared = chain.operands()
+            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format, prepared), self._tops(name))
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
 
@@ -145,7 +148,11 @@ class StepCompiler(NodeValues):
             return
         if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
-            if len(chain.steps) < LONGEST and node.op is not Op.QUANTIZE and (self._put_off(node) or self._twice(node, chain)):
+            if (
+                len(chain.steps) < LONGEST
+                and node.op is not Op.QUANTIZE
+                and (self._put_off(node) or self._twice(node, chain) or self._again(node, chain))
+            ):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
@@ -164,7 +171,7 @@ class StepCompiler(NodeValues):
         elif node.op in MOVES:
             self._keep(node.name, moved(self.e, node, [self._views(x) for x in node.inputs]))
         else:
-            self._keep(node.name, (_REDUCTIONS[node.op](self, node),))
+            self._keep(node.name, (self._reduced(node),))
         self._paid(reads)
 
     def _put_off(self, node: Node) -> bool:
@@ -180,17 +187,45 @@ class StepCompiler(NodeValues):
             return False
         a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
         top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
-        self.maxima[top.name] = _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32)))
+        self._give([top], _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32))))
+        return True
+
+    @cached_property
+    def lanes(self) -> LaneDimensions:
+        return LaneDimensions(self.graph, self.readers)
+
+    def _again(self, node: Node, chain: Chain) -> bool:
+        """Whether a chain is computed once for its largest magnitude, which is made now, and once more for the integers that are made by
+        it, and lies in memory in no other form."""
+        own = self.readers.get(node.name, ())
+        if len(own) != 2 or {r.op for r in own} != {Op.LARGEST, Op.QUANTIZE} or node.name in self.results or not self._tops(node.name):
+            return False
+        if not isinstance(chain.source, View) or chain.moves or any(r.op is Op.QUANTIZE and r.attributes["limit"] > Q8_MAX for r in own):
+            return False
+        views, prepared = chain.operands()
+        stored = 2 if chain.steps[-1].op is Op.BRAIN else 4
+        read = [*views, *(view for _, more in prepared.values() for view in more)]
+        if sum(view.size for view in read if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
+            return False
+        largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name), prepared)
+        self._give(self._tops(node.name), largest)
         return True
 
     def _across(self, node: Node) -> bool:
         """Whether a product's rows lie along the lanes."""
-        return rows_along_lanes(node, self.readers)
+        return self.lanes.rows(node)
+
+    def _along(self, name: str) -> int | None:
+        """The dimension of an elementwise node that is to lie along the lanes."""
+        return self.lanes.of(name)
 
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
         inputs = list(node.inputs)
-        at = next((i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)), None)
+        chains = [i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)]
+        if (beside := self._beside(node, chains)) is not None:
+            return beside
+        at = chains[0] if chains else None
         if at is None:
             whole = [i for i, x in enumerate(inputs) if isinstance(x, str) and self.graph[x].shape == node.shape]
             at = whole[0] if whole else next(i for i, x in enumerate(inputs) if isinstance(x, str))
@@ -237,25 +272,50 @@ class StepCompiler(NodeValues):
         chain.steps.append(Step(node.op, operand, reverse))
         return chain
 
+    def _beside(self, node: Node, chains: Sequence[int]) -> Chain | None:
+        """Of two chains that meet in ``node`` one that the other one's value becomes an operand of, where its tiles have it on chip."""
+        if len(chains) != 2 or node.op not in BINARY or node.inputs[0] == node.inputs[1]:
+            return None
+        first, second = (x for x in node.inputs if isinstance(x, str))
+        for name, beside in ((first, second), (second, first)):
+            chain, other = self.values[name], self.values[beside]
+            assert isinstance(chain, Chain)
+            assert isinstance(other, Chain)
+            if not chain.prepares(other) or (isinstance(chain.source, Node) and not self._across(chain.source)):
+                continue
+            for taken in (name, beside):
+                del self.values[taken]
+                self.left[taken] -= 1
+            assert isinstance(other.source, View)
+            chain.prepared[len(chain.views)] = other
+            chain.steps.append(Step(node.op, TensorOperand(len(chain.views)), node.op is Op.SUBTRACT and name == second))
+            chain.views.append(other.source)
+            chain.debts += other.debts
+            return chain
+        return None
+
     def _tile(self, chain: Chain, name: str) -> TensorOperand:
         view = chain.operand(self._view(name))
         assert view is not None
         chain.views.append(view)
         return TensorOperand(len(chain.views) - 1)
 
-    def _product(self, name: str, node: Node, epilogue: Epilogue) -> View:
+    def _product(self, name: str, node: Node, epilogue: Epilogue, tops: Sequence[Node]) -> View:
         first, second = node.inputs
         if node.op is Op.MATMUL:
             a, b = (self._padded(self._view(x), node) for x in (first, second))
-            if not self._across(node):
-                return matmul(self.e, name, a, b, epilogue)
-            views = [_transposed(expand(view, node.shape)) for view in epilogue.views]
-            return _transposed(matmul(self.e, name, _transposed(b), _transposed(a), Epilogue(epilogue.steps, views, epilogue.format)))
+            across = self._across(node)
+            if across:
+                a, b, epilogue = _transposed(b), _transposed(a), epilogue.seen(lambda view: _transposed(expand(view, node.shape)))
+            view, largest = matmul(self.e, name, a, b, epilogue, bool(tops))
+            if largest is not None:
+                self._give(tops, largest)
+            return _transposed(view) if across else view
         assert isinstance(second, str)
         if second not in self.kernels:
             raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")
         buffer, _ = self.kernels[second]
-        return convolution(
+        view, largest = convolution(
             self.e,
             self.padded,
             name,
@@ -266,8 +326,12 @@ class StepCompiler(NodeValues):
             node.attributes["stride"],
             node.attributes["padding"],
             epilogue,
-            backward=node.op is Op.CONVOLUTION_INPUT,
+            node.op is Op.CONVOLUTION_INPUT,
+            bool(tops),
         )
+        if largest is not None:
+            self._give(tops, largest)
+        return view
 
     @staticmethod
     def _padded(view: View, node: Node) -> View:
@@ -277,35 +341,18 @@ class StepCompiler(NodeValues):
 
     def _quantized(self, node: Node) -> tuple[View, ...]:
         scale = self._scalar(node.inputs[1])
-        view = self._view(node.inputs[0])
-        draw = node.attributes["draw"]
+        (name, _), draw = node.inputs, node.attributes["draw"]
+        assert isinstance(name, str)
         if node.attributes["limit"] > Q8_MAX:
-            return planes(self.e, node, view, scale)
-        chain = Chain(view, node.shape, [Step(Op.QUANTIZE, scale, stochastic=bool(draw))])
+            return planes(self.e, node, self._view(name), scale)
+        value = self.values[name]
+        if not isinstance(value, Chain) or value.moves or not isinstance(value.source, View):
+            value = Chain(self._view(name), node.shape)
+        chain = Chain(value.source, node.shape, [*value.steps, Step(Op.QUANTIZE, scale, stochastic=bool(draw))], value.views)
+        chain.prepared = value.prepared
         if not draw:
             return (self._realize(node.name, chain),)
         return (self._realize(node.name, chain, Draw(hash_key(self.seed, 0, draw), node.attributes["lanes"])),)
-
-    # Reductions.
-
-    def _sum(self, node: Node) -> View:
-        bound = self._scalar(node.inputs[1])
-        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.SUM_ALL, bound)
-
-    def _count(self, node: Node) -> View:
-        view = self._view(node.inputs[0])
-        return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.SUM_ALL, count=True)
-
-    def _maximum(self, node: Node) -> View:
-        if node.name in self.maxima:
-            return self.maxima.pop(node.name)
-        return reductions.reduce_rows(self.e, node.name, self._view(node.inputs[0]), node.attributes["dims"], Reduce.TOP_ALL)
-
-    def _largest(self, node: Node) -> View:
-        view = self._view(node.inputs[0])
-        if "dims" in node.attributes:
-            return reductions.reduce_rows(self.e, node.name, view, node.attributes["dims"], Reduce.MAX_ALL)
-        return reductions.largest(self.e, node.name, view)
 
     # Results.
 
@@ -328,10 +375,4 @@ def _transposed(view: View) -> View:
     return permute(view, (*range(rank - 2), rank - 1, rank - 2))
 
 
-_REDUCTIONS: dict[Op, Callable[[StepCompiler, Node], Any]] = {
-    Op.SUM: StepCompiler._sum,
-    Op.COUNT: StepCompiler._count,
-    Op.MAXIMUM: StepCompiler._maximum,
-    Op.LARGEST: StepCompiler._largest,
-}
 assert set(FUNCTIONS) <= {*CHAINED, Op.SCALE}

@@ -1,8 +1,9 @@
 """Convolutions without columns in memory: the operand lies as [N, H, W, C] with a border of zeros, and for each place of the kernel a
 transposed LOAD brings the shifted pixels.
 
-Pixels are the array's columns in the order of the padded image, those of its border included, so that one LOAD brings all rows of an image;
-what the border's columns give is left out by the VECTOR that reads the sums. The array's rows are the result's channels.
+Pixels are the array's columns. Rows of an image that fill whole blocks of columns are loaded one by one. Others come with the border
+between them, so that one LOAD brings all rows of an image; what the border's columns give is left out by the VECTOR that reads the sums,
+or by the STORE. The array's rows are the result's channels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.padded_images import PaddedImage, PaddedImages
 from loralith.compiler.step.products import TILE, Epilogue, Operands
+from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource
@@ -42,8 +44,11 @@ def convolution(
     padding: Sequence[int],
     epilogue: Epilogue,
     backward: bool = False,
-) -> View:
+    top: bool = False,
+) -> tuple[View, View | None]:
     """[N, O, H, W] as [N, H, W, O] in memory; ``backward``: dX in ``shape`` of dY.
+
+    And, with ``top``, its largest magnitude, a scalar, where one command makes all results of a block.
 
     ``planes``: the operand, or 2^8 planes[0] + planes[1] + ... of the noisy batch. ``kernel``: W in `kernel_layout`.
     """
@@ -70,10 +75,10 @@ def convolution(
             view = materialize(e, view, NHWC, padded=True)
             copies.append(view)
         views.append(view)
-    _Convolution(e, operand, step[0], kernel, kernel_shape, views, epilogue, result, backward).run()
+    largest = _Convolution(e, operand, step[0], kernel, kernel_shape, views, epilogue, result, backward).run(top)
     for made in copies:
         e.release(made.buffer)
-    return result
+    return result, largest
 
 
 class _Convolution:
@@ -103,6 +108,11 @@ class _Convolution:
         self.segments = [(place, 0) for place in range(self.places)]
         self.planes = len(operand.buffers)
         self.plain = all(step.op in PLAIN for step in epilogue.steps)
+        self.brain = bool(epilogue.steps) and epilogue.steps[-1].op is Op.BRAIN
+        self.maxima: TileMaxima | None = None
+        # Rows of an image that fill whole blocks of columns are loaded one by one, without the border between them.
+        self.apart = self.width % c.cols == 0
+        self.pitch = self.width if self.apart else operand.sizes[2]
         self._choose()
 
     @staticmethod
@@ -111,10 +121,10 @@ class _Convolution:
 
     def _columns(self, rows: int) -> int:
         """Of the array, for so many rows of an image."""
-        return (rows - 1) * self.operand.sizes[2] + self.width
+        return (rows - 1) * self.pitch + self.width
 
     def _choose(self) -> None:
-        """Lanes, rows of an image and K of a block: those that bring the fewest words."""
+        """Lanes, rows of an image and K of a block: those that take the fewest cycles."""
         c = self.e.config
         least = max(c.rows, c.bus_bytes)
         found = []
@@ -135,10 +145,15 @@ class _Convolution:
         self.flat = self._is_flat(self.lanes)
 
     def _cost(self, lanes: int, rows: int) -> int:
-        """Cycles of the LOADs, about."""
+        """Cycles of the unit that takes most, about."""
+        c = self.e.config
         tiles = -(-self.n // lanes) * -(-self.height // rows)
-        pixel = -(-self.operand.pitch // self.e.config.bus_bytes)
-        return tiles * (self.places * self.planes * sum(max(LOAD, n * pixel) for n in (min(lanes, self.n), self._columns(rows))) + TILE)
+        own, columns, passes = min(lanes, self.n), self._columns(rows), self.places * self.planes
+        pixel = -(-self.operand.pitch // c.bus_bytes)
+        runs = (own, *[self.width] * rows) if self.apart else (own, columns)
+        load = passes * sum(max(LOAD, n * pixel) for n in runs)
+        array = -(-own // c.rows) * -(-columns // c.cols) * passes * self.chunk_rows * c.banks
+        return tiles * (max(load, array) + TILE)
 
     def _is_flat(self, lanes: int) -> bool:
         """Whether the sums of the border's columns go through the epilogue too: they are sums like others, but no operand is theirs."""
@@ -161,12 +176,17 @@ class _Convolution:
         k_rows = min(total, c.right_depth // 2 // blocks, c.left_depth // 2 // row_blocks)
         return 0 if k_rows < total and columns * row_blocks > c.acc_depth else k_rows
 
-    def run(self) -> None:
+    def run(self, top: bool) -> View | None:
+        c = self.e.config
+        if top and self.flat and self.pitch == self.width and c.rows == c.vector_lanes:
+            blocks = self.result.shape[0] * -(-self.height // self.rows) * -(-self.n // self.lanes)
+            self.maxima = TileMaxima(self.e, self.result.buffer.name, blocks, self.brain)
         for image in range(self.result.shape[0]):
             for row in range(0, self.height, self.rows):
                 rows = min(self.rows, self.height - row)
                 for lane in range(0, self.n, self.lanes):
                     self._block(image, row, rows, lane, min(self.lanes, self.n - lane))
+        return None if self.maxima is None else self.maxima.result()
 
     def _parts(self) -> list[list[tuple[int, int, int]]]:
         """Blocks of K: each a list of (place of the kernel, first byte of its channels, bytes)."""
@@ -259,17 +279,12 @@ class _Convolution:
         for place, start, width in part:
             y, x = divmod(place, self.kernel_width)
             own = self.places - 1 - place if self.backward else place
-            pixel = (image * H + row * self.step + y) * W + x
-            e.load(
-                LoadTarget.RIGHT,
-                operand.buffers[plane].address + pixel * operand.pitch + start,
-                columns,
-                width,
-                self.step * operand.pitch,
-                right + at,
-                block_stride=stride,
-                transpose=1,
-            )
+            count = self.width if self.apart else columns
+            for number in range(0, columns, count):  # of the first column of a row
+                pixel = (image * H + (row + number // self.pitch) * self.step + y) * W + x
+                address = operand.buffers[plane].address + pixel * operand.pitch + start
+                base = right + at + number // e.config.cols * stride
+                e.load(LoadTarget.RIGHT, address, count, width, self.step * operand.pitch, base, block_stride=stride, transpose=1)
             self._weights(own, start, width, lane, lanes, left + at, stride)
             at += width // e.config.banks
 
@@ -303,14 +318,14 @@ class _Convolution:
         address = self.result.buffer.address + (self.result.offset + image * strides[0] + row * strides[2] + lane) * size
         format = self.result.buffer.format
         if self.flat:
-            run, pitch = self.width * lanes * size, self.operand.sizes[2] * words
+            run, pitch = self.width * lanes * size, self.pitch * words
             e.store(StoreSource.V0, address, rows, run, strides[2] * size, 0, block_stride=pitch, format=format)
         else:
             pixels = rows * self.width
             e.store(StoreSource.V0, address, pixels, lanes * size, strides[3] * size, 0, block_stride=words, format=format)
 
     def _drain_flat(self, tiles: Sequence[Region], rows: int, words: int, out_stride: int) -> None:
-        """All sums, those of the border's columns too, so that there is one inner loop for each word of lanes."""
+        """All sums, those of the border's columns too where there are some, so that there is one inner loop for each word of lanes."""
         c, columns = self.e.config, self._columns(rows)
         per_column = c.rows // c.vector_lanes
         many = words if per_column == 1 else 1
@@ -318,12 +333,15 @@ class _Convolution:
             block, group = divmod(word, per_column)
             x = Region(block * out_stride * (c.banks // 4) * per_column + group, out_stride * (c.banks // 4), per_column)
             regions = [Region(t.base + word * t.inner, t.inner, 0) for t in tiles]
-            emit_chain(self.e, self.chain, Source.OUT32, x, regions, Region(word, 1, words), many, columns)
+            top = None if self.maxima is None else self.maxima.scalar()
+            emit_chain(self.e, self.chain, Source.OUT32, x, regions, Region(word, 1, words), many, columns, top=top)
+            if self.maxima is not None:
+                self.maxima.leave()
 
     def _drain(self, tiles: Sequence[Sequence[Region]], work: int, words: int, word: int, lanes: int, out_stride: int) -> None:
         """Lanes of number ``word`` of all pixels: in one command where all of its lanes are in the tensor, else one for each image row."""
         e, c = self.e, self.e.config
-        per_column, pitch = c.rows // c.vector_lanes, self.operand.sizes[2]
+        per_column, pitch = c.rows // c.vector_lanes, self.pitch
         block, group = divmod(word, per_column)
         first = block * out_stride * (c.banks // 4) * per_column + group
         own = min(c.vector_lanes, lanes - word * c.vector_lanes)

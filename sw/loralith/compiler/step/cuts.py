@@ -9,6 +9,7 @@ step does not store.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.compile import OPTIMIZER, SOURCES
@@ -40,10 +41,9 @@ def batch_of(node: Node) -> int:
 
 def cut(graph: Graph) -> list[Piece]:
     """Pieces in the order in which they run. Every node but what comes from the host stands in one of them."""
-    runs = _runs(graph)
-    place = _places(graph, runs)
-    found = [Piece() for _ in range(max(runs.values(), default=-1) + 1)]
-    for name, number in place.items():
+    piece_of = _pieces(graph, _segments(graph))
+    found = [Piece() for _ in range(max(piece_of.values(), default=-1) + 1)]
+    for name, number in piece_of.items():
         found[number].nodes.append(graph[name])
     readers: dict[str, set[int]] = {}
     for number, piece in enumerate(found):
@@ -61,26 +61,26 @@ def cut(graph: Graph) -> list[Piece]:
     return [piece for piece in found if piece.nodes]
 
 
-def _runs(graph: Graph) -> dict[str, int]:
-    """Each node's stretch of the graph's order."""
+def _segments(graph: Graph) -> dict[str, int]:
+    """The number of each node's segment of the graph's order."""
     found: dict[str, int] = {}
     number, source, batch = 0, "", 1
     for node in graph.nodes.values():
         if node.op in SOURCES:
             number += node.op is Op.STATE and source == OPTIMIZER
             continue
-        own = _kind(graph, node)
+        wanted = _batch_of_piece(graph, node)
         begins = node.source != source and ("norm" in node.source or node.source == OPTIMIZER)
-        if begins or (own is not None and own != batch):
+        if begins or (wanted is not None and wanted != batch):
             number += 1
-            batch = own or 1
+            batch = wanted or 1
         source = node.source
         found[node.name] = number
     return found
 
 
-def _kind(graph: Graph, node: Node) -> int | None:
-    """The batch of a large tensor, 1 of what is no batch, None for what may stand with either."""
+def _batch_of_piece(graph: Graph, node: Node) -> int | None:
+    """The batch that the node's piece must have: that of a large tensor, 1 without a batch, None where both will do."""
     batch = batch_of(node)
     if math.prod(node.shape) == 1:
         return None
@@ -91,17 +91,30 @@ def _kind(graph: Graph, node: Node) -> int | None:
     return batch if math.prod(node.shape) >= LARGE else None
 
 
-def _places(graph: Graph, runs: dict[str, int]) -> dict[str, int]:
+def _pieces(graph: Graph, segments: dict[str, int]) -> dict[str, int]:
     """The piece of each node, in the graph's order."""
     readers = readers_of(graph)
     outputs = set(graph.outputs.values())
-    waits: set[str] = set()  # that lie in memory nowhere
+    deferred: set[str] = set()  # not stored in memory
     for node in graph.nodes.values():
-        chained = node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or (node.op in PASSED and node.inputs[0] in waits)
+        chained = node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or (node.op in PASSED and node.inputs[0] in deferred)
         if node.kind is Kind.SUM or (chained and goes_on(node, readers, outputs)):
-            waits.add(node.name)
-    place = dict(runs)
-    for name in reversed(list(runs)):
-        if name in waits:
-            place[name] = min(place[reader.name] for reader in readers[name])
-    return place
+            deferred.add(node.name)
+    found = dict(segments)
+    for name in reversed(list(segments)):
+        if name in deferred:
+            found[name] = min(found[reader.name] for reader in readers[name])
+    for node in graph.of(Op.LARGEST):
+        if "dims" not in node.attributes:
+            _with_its_maker(graph, node, found, deferred)
+    return found
+
+
+def _with_its_maker(graph: Graph, node: Node, pieces: dict[str, int], deferred: Container[str]) -> None:
+    """A tensor's largest magnitude is taken in the visit that makes the tensor: it belongs to that piece, and so do moves between them."""
+    along = [node]
+    while (maker := graph[along[-1].inputs[0]]).op in PASSED and maker.name not in deferred:
+        along.append(maker)
+    apart = len(along) > 1 and batch_of(maker) > 1  # a batch that is taken apart has no moves
+    if maker.op not in SOURCES and maker.name not in deferred and not apart:
+        pieces.update((one.name, pieces[maker.name]) for one in along)

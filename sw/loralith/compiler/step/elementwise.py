@@ -3,27 +3,21 @@ row is loaded into all lanes, and everything else is copied into the layout firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from loralith.compiler.step.chains import Scalar, Step, emit_chain, instructions_of
-from loralith.compiler.step.copies import _plan, aligned, copy, load_elements, offsets
-from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.chains import Prepared, Scalar, Step, instructions_of
+from loralith.compiler.step.copies import aligned, copy
+from loralith.compiler.step.elementwise_tiles import Draw, Plan, Prepare, TileOperands, emit_tiles
+from loralith.compiler.step.emitter import Emitter, Work, kernel
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
-from loralith.spec.commands import FORMAT_BYTES, LoadTarget, StoreSource, VectorFormat
-from loralith.spec.vector.program import HASH_LANES, Source
+from loralith.spec.commands import FORMAT_BYTES, VectorFormat
+from loralith.spec.vector.program import HASH_LANES
 
-__all__ = ["Draw", "as_scalar", "elementwise", "layout_order", "materialize", "new_tensor"]
+__all__ = ["Draw", "as_scalar", "elementwise", "elementwise_with_largest", "largest_of", "layout_order", "materialize", "new_tensor"]
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Stochastic rounding: the key that is exclusive-ored to the loaded one, and the dimension along the lanes."""
-
-    key: tuple[int, int]
-    lanes: int
+NOTHING: Prepared = {}
 
 
 def as_scalar(view: View, bus: int) -> Scalar | None:
@@ -113,36 +107,73 @@ def _spread(view: View, main: View, order: Sequence[int]) -> list[int]:
     return []
 
 
-SHARING = 4
-"""Rows of a tile that share words, at least where there is room."""
-NARROW = 32
-"""Words of such a row at least: each row is an outer iteration of its VECTOR."""
-
-
-@dataclass
-class _Plan:
-    """The iteration: sizes of its dimensions, strides of each operand, of the result."""
-
-    sizes: list[int]
-    operands: list[list[int]]
-    result: list[int]
-
-
 def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
     """Whether an operand can be loaded as rows along the lanes, or as a value for each row."""
     return strides[-1] == 0 or (strides[-1] == 1 and aligned(view, strides[:-1], e.config.bus_bytes))
 
 
-@kernel(Work.CHAIN)
 def elementwise(
-    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], format: VectorFormat, draw: Draw | None = None
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    draw: Draw | None = None,
+    along: int | None = None,
+    prepared: Prepared = NOTHING,
 ) -> View:
     """``steps`` applied to ``views[0]``; a step's `TensorOperand` i is ``views[i + 1]``. All views have the
-    result's shape. The result is new."""
+    result's shape; those that ``prepared`` knows repeat nothing. The result is new. It lies as the largest operand, of several as the first
+    one with dimension ``along`` innermost."""
+    return _elementwise(e, name, views, steps, format, draw, along, prepared)[0]
+
+
+def elementwise_with_largest(
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    along: int | None = None,
+    prepared: Prepared = NOTHING,
+) -> tuple[View, View]:
+    """As `elementwise`; and the largest magnitude of the result, a scalar."""
+    result, largest = _elementwise(e, name, views, steps, format, None, along, prepared, top=True)
+    assert largest is not None
+    return result, largest
+
+
+def largest_of(
+    e: Emitter, name: str, views: Sequence[View], steps: Sequence[Step], along: int | None = None, prepared: Prepared = NOTHING
+) -> View:
+    """The largest magnitude of what `elementwise` would give, a scalar; nothing else goes to memory."""
+    _, largest = _elementwise(e, name, views, steps, VectorFormat.FP32, None, along, prepared, top=True, keep=False)
+    assert largest is not None
+    return largest
+
+
+@kernel(Work.CHAIN)
+def _elementwise(
+    e: Emitter,
+    name: str,
+    views: Sequence[View],
+    steps: Sequence[Step],
+    format: VectorFormat,
+    draw: Draw | None,
+    along: int | None,
+    prepared: Prepared,
+    top: bool = False,
+    keep: bool = True,
+) -> tuple[View, View | None]:
+    """(the result, its largest magnitude where ``top``); with ``keep`` False the result stays on chip."""
     temporary: list[View] = []
-    views = list(views)
+    before = [Prepare(number + 1, instructions_of(own)) for number, (own, _) in prepared.items()]
+    count, views = len(views), list(views)
+    for one, (_, more) in zip(before, prepared.values(), strict=True):
+        one.reads = range(len(views), len(views) + len(more))
+        views += more
     shape = views[0].shape
-    main = max(views, key=distinct)
+    main = max(views, key=lambda view: (distinct(view), along is not None and view.strides[along] == 1))
     order = layout_order(main)
     if draw is not None:
         order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]
@@ -167,19 +198,21 @@ def elementwise(
             temporary.append(views[i])
     else:
         raise LoralithError(f"{name}: its operands have no common layout")
-    _tiles(e, views, steps, result, plan, draw)
+    if not keep:
+        e.memory.give(result.buffer.address)
+    largest = emit_tiles(TileOperands(e, views[:count], views[count:], before), steps, result, plan, draw, top, keep)
     for view in temporary:
         e.release(view.buffer)
-    return result
+    return result, largest
 
 
 def _layout(
     e: Emitter, name: str, format: VectorFormat, shape: Sequence[int], order: Sequence[int], views: Sequence[View], split: int | None
-) -> tuple[View, _Plan]:
+) -> tuple[View, Plan]:
     """The result, without gaps where its rows begin at bus words anyway, and how to go over it and its operands."""
     bus = e.config.bus_bytes
 
-    def plan_of(result: View) -> _Plan:
+    def plan_of(result: View) -> Plan:
         ordered = [[view.strides[d] if view.shape[d] > 1 else 0 for d in order] for view in (*views, result)]
         sizes, strides = collapse([shape[d] for d in order], *ordered)
         if not sizes:
@@ -188,7 +221,7 @@ def _layout(
         elif split is not None and shape[order[-1]] == 1:  # rows of one element
             sizes, strides = [*sizes, 1], [[*own, 0] for own in strides]
             strides[-1][-1] = 1
-        return _Plan(sizes, strides[:-1], strides[-1])
+        return Plan(sizes, strides[:-1], strides[-1])
 
     if split is None:
         result = new_tensor(e, name, format, shape, order)
@@ -204,139 +237,3 @@ def _layout(
         split = place
     result = new_tensor(e, name, format, shape, order, split)
     return result, plan_of(result)
-
-
-def _tiles(e: Emitter, views: Sequence[View], steps: Sequence[Step], result: View, plan: _Plan, draw: Draw | None) -> None:
-    chain = instructions_of(steps)
-    sizes, ops, out = plan.sizes, plan.operands, plan.result
-    if len(sizes) == 1:
-        sizes, ops, out = [1, *sizes], [[0, *s] for s in ops], [0, *out]
-    if draw is None and len(sizes) > 2:  # the most rows in a tile; a draw's are counted in their order
-        place = max(range(len(sizes) - 1), key=lambda d: (sizes[d], d))
-        order = [*(d for d in range(len(sizes) - 1) if d != place), place, len(sizes) - 1]
-        sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
-    *outside, rows, run = sizes
-    kernel = _Kernel(e, views, ops, run)
-    chunk, most = kernel.tile(rows)
-    row_number = 0
-    for *starts, to in offsets(outside, *(s[:-2] for s in ops), out[:-2]):
-        for first in range(0, rows, most):
-            count = min(most, rows - first)
-            for start in range(0, run, chunk):
-                size = min(chunk, run - start)
-                x, tiles, work = kernel.load([s + first * o[-2] + start * o[-1] for s, o in zip(starts, ops, strict=True)], count, size)
-                more: dict[str, Any] = {}
-                if draw is not None:
-                    quads = -(-run // HASH_LANES)
-                    base = (row_number + first) * quads + start // HASH_LANES
-                    more = {"key": draw.key, "index": (base, quads, e.config.vector_lanes // HASH_LANES)}
-                width = -(-size // e.config.vector_lanes)
-                lanes = size - (width - 1) * e.config.vector_lanes
-                emit_chain(e, chain, Source.V0, x, tiles, work, count, width, lanes=lanes, **more)
-                address = result.buffer.address + (result.offset + to + first * out[-2] + start) * result.size
-                e.store(
-                    StoreSource.V0,
-                    address,
-                    count,
-                    size * result.size,
-                    out[-2] * result.size,
-                    work.base,
-                    block_stride=width,
-                    format=result.buffer.format,
-                )
-                e.end_tile()
-        row_number += rows
-
-
-class _Kernel:
-    """Where a tile's operands lie on chip: X and the result in V0, the others in V1."""
-
-    def __init__(self, e: Emitter, views: Sequence[View], strides: Sequence[Sequence[int]], run: int) -> None:
-        self.e, self.views, self.strides, self.run = e, views, strides, run
-
-    def kind(self, i: int) -> str:
-        """`whole`, a `row` for all rows, or a `value` for each row."""
-        if self.strides[i][-1] == 0:
-            return "value"
-        return "whole" if self.strides[i][-2] else "row"
-
-    def words(self, i: int, rows: int, width: int) -> int:
-        kind = self.kind(i)
-        if kind == "value":
-            view = self.views[i]
-            worst = max(1, self.e.config.bus_bytes // view.size) - 1
-            return _plan(view.buffer, worst, (rows, self.strides[i][-2]), (1, 0), self.e.config.bus_bytes).words + worst
-        return width * (rows if kind == "whole" else 1)
-
-    def tile(self, rows: int) -> tuple[int, int]:
-        """(elements of a row, rows) of a tile that fits."""
-        e = self.e
-        lanes = e.config.vector_lanes
-        width = -(-self.run // lanes)
-        step = max(1, e.config.bus_bytes // lanes)
-        first, second = e.capacity(LoadTarget.V0), e.capacity(LoadTarget.V1)
-
-        def fits(count: int, width: int) -> bool:
-            work = count * width
-            x = work if self.whole_x(count) else work + self.words(0, count, width)
-            return x <= first and sum(self.words(i, count, width) for i in range(1, len(self.views))) <= second
-
-        while not fits(1, width) and width > step:
-            width = -(-width // 2 // step) * step
-        if not fits(1, width):
-            raise LoralithError(f"{self.views[0].buffer.name}: {len(self.views)} operands do not fit into V0 and V1")
-        count = self._most(rows, width, fits)
-        # Words that all rows share are loaded for each tile: of shorter rows a tile has more.
-        shared = any(self.kind(i) == "row" for i in range(1, len(self.views)))
-        while shared and count < SHARING and width > NARROW and width // 2 % step == 0:
-            more = self._most(rows, width // 2, fits)
-            if more <= count:
-                break
-            width, count = width // 2, more
-        return min(width * lanes, self.run), count
-
-    @staticmethod
-    def _most(rows: int, width: int, fits: Callable[[int, int], bool]) -> int:
-        count = rows
-        while not fits(count, width):
-            count -= 1 if count <= SHARING else count // 2
-        return count
-
-    def whole_x(self, rows: int) -> bool:
-        return self.kind(0) == "whole" or (self.kind(0) == "row" and rows == 1)
-
-    def load(self, starts: Sequence[int], rows: int, size: int) -> tuple[Region, list[Region], Region]:
-        """(X, operands, result) of a tile whose operands begin ``starts`` elements after their views."""
-        e = self.e
-        width = -(-size // e.config.vector_lanes)
-        work = Region(0, width, 1)
-        at = 0 if self.whole_x(rows) else rows * width
-        x, _ = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
-        at, tiles = 0, []
-        for i in range(1, len(self.views)):
-            region, words = self._one(i, LoadTarget.V1, starts[i], rows, size, at)
-            tiles.append(region)
-            at += words
-        return x, tiles, work
-
-    def _one(self, i: int, target: LoadTarget, start: int, rows: int, size: int, base: int) -> tuple[Region, int]:
-        e, view, strides = self.e, self.views[i], self.strides[i]
-        width = -(-size // e.config.vector_lanes)
-        kind = self.kind(i)
-        if kind == "value":
-            loaded = load_elements(e, target, view, start, (rows, strides[-2]), (1, 0), base, 1 << 16)
-            assert loaded is not None
-            return loaded
-        count = rows if kind == "whole" else 1
-        address = view.buffer.address + (view.offset + start) * view.size
-        e.load(
-            target,
-            address,
-            count,
-            size * view.size,
-            strides[-2] * view.size,
-            base,
-            block_stride=width if count > 1 else 0,
-            format=view.buffer.format,
-        )
-        return Region(base, width if kind == "whole" else 0, 1), count * width

@@ -195,7 +195,7 @@ class _Fusion:
         return found
 
     def _kept(self, store: int, kept: Sequence[tuple[int, int]]) -> bool:
-        address = self.flow.drafts[store].fields["address"]
+        address = self.flow.drafts[store].fields.get("address", 0)
         place = bisect_right(kept, (address, maxsize)) - 1
         return place >= 0 and address < kept[place][1]
 

@@ -1,37 +1,130 @@
-"""Which way a tensor lies in memory, where its readers want another way than its dimensions' order."""
+"""Which way matrices lie in memory: with their rows or their columns along the lanes of the vector unit.
+
+Tensors that elementwise nodes and moves connect should lie alike, or one of them is copied, element by element. They are a class; products
+are where a class begins and ends, since the array writes either way. A class lies as costs it less.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 
-from loralith.spec.graph import Node, Op
+from loralith.spec.graph import Graph, Kind, Node, Op
 
-__all__ = ["BINARY", "CHAINED", "rows_along_lanes"]
+__all__ = ["BINARY", "CHAINED", "LaneDimensions"]
 
 BINARY = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY)
 CHAINED = frozenset((*BINARY, Op.EXP2, Op.RECIPROCAL, Op.RSQRT, Op.PHI, Op.BRAIN))
 """Elementwise nodes, which keep the layout of what they read."""
 
+COPY = 1.3
+"""Cycles that a copy between the two ways takes for an element, about."""
+ROW = 130.0
+"""Cycles of a reduction along the lanes for each row, beside its words."""
+BUS = 16
+"""Bytes that rows begin at, of most configurations."""
+_CHAIN = (*CHAINED, Op.WORD)
+_REDUCTIONS = (Op.MAXIMUM, Op.COUNT, Op.SUM, Op.LARGEST)
+_SOURCES = (Op.INPUT, Op.FROZEN, Op.STATE)
 
-def rows_along_lanes(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:
-    """Whether most of those who read the product ``node``, by way of elementwise nodes and transpositions, want its rows along the lanes:
-    softmax, whose maxima and sums are then each lane's own, and what is rounded stochastically so."""
-    votes = 0
-    seen: set[tuple[str, bool]] = set()
-    found = [(node, False)]
-    for one, transposed in found:
-        last = len(one.shape) - 1
-        for reader in readers.get(one.name, ()):
-            if reader.op in (Op.MAXIMUM, Op.COUNT, Op.SUM) and reader.attributes["dims"] in ((last,), (-1,)):
-                votes += -1 if transposed else 1
-            elif reader.op is Op.QUANTIZE and reader.attributes["draw"] and last and reader.attributes["lanes"] >= last - 1:
-                votes += 1 if (reader.attributes["lanes"] == last - 1) != transposed else -1
-            else:
-                exchanged = reader.op is Op.PERMUTE and tuple(reader.attributes["order"]) == (*range(last - 1), last, last - 1)
-                same = (reader.op in CHAINED or reader.op is Op.WORD) and reader.shape == one.shape
-                same |= reader.op is Op.RESHAPE and reader.shape[-2:] == one.shape[-2:] and len(one.shape) > 1
-                key = (reader.name, transposed != exchanged)
-                if (same or exchanged) and key not in seen:
-                    seen.add(key)
-                    found.append((reader, transposed != exchanged))
-    return votes > 0
+
+class LaneDimensions:
+    """The dimension along the lanes of each product, and of what is connected with it."""
+
+    def __init__(self, graph: Graph, readers: Mapping[str, Sequence[Node]]) -> None:
+        self.graph, self.readers = graph, readers
+        self._found: dict[str, int | None] = {}
+        for node in graph.of(Op.MATMUL):
+            if node.name not in self._found and len(node.shape) > 1:
+                self._class(node)
+
+    def rows(self, node: Node) -> bool:
+        """Whether the rows of a product lie along the lanes."""
+        return self._found.get(node.name) == len(node.shape) - 2
+
+    def of(self, name: str) -> int | None:
+        """The dimension of a tensor that is to lie along the lanes; None where nothing asks for one."""
+        return self._found.get(name)
+
+    def _class(self, product: Node) -> None:
+        last = len(product.shape) - 1
+        ways = [self._connected(product, lane) for lane in (last, last - 1)]
+        self._found.update(max(ways, key=lambda way: way[1])[0])
+
+    def _connected(self, product: Node, lane: int) -> tuple[dict[str, int], float]:
+        """(the dimension along the lanes of each tensor connected with ``product``, whose own is ``lane``; cycles that this saves)."""
+        at = {product.name: lane}
+        queue, saved = deque([product]), 0.0
+        while queue:
+            node = queue.popleft()
+            saved += self._saved(node, at[node.name])
+            for other, where in (*self._before(node, at[node.name]), *self._after(node, at[node.name])):
+                if where is None:
+                    saved -= _apart(node, other)
+                elif other.name not in at and other.name not in self._found:
+                    at[other.name] = where
+                    queue.append(other)
+        return at, saved
+
+    def _saved(self, node: Node, lane: int) -> float:
+        """Cycles that readers of ``node`` save where dimension ``lane`` lies along the lanes; less than 0 for those that it costs them."""
+        size, last = math.prod(node.shape), len(node.shape) - 1
+        saved = 0.0
+        if node.op in _SOURCES:
+            return COPY * size if lane == last else -COPY * size
+        for reader in self.readers.get(node.name, ()):
+            if reader.op in _REDUCTIONS and "dims" in reader.attributes:
+                dims = [d % len(node.shape) for d in reader.attributes["dims"]]
+                along = min(COPY * size, ROW * size / math.prod(node.shape[d] for d in dims))
+                saved += -along if lane in dims else along if last in dims else 0.0
+            elif reader.op is Op.QUANTIZE and reader.attributes["draw"]:
+                saved += COPY * size if reader.attributes["lanes"] == lane else -COPY * size
+        return saved
+
+    def _after(self, node: Node, lane: int) -> list[tuple[Node, int | None]]:
+        found: list[tuple[Node, int | None]] = []
+        for reader in self.readers.get(node.name, ()):
+            elementwise = reader.op in _CHAIN and node.kind is not Kind.INT8
+            if reader.shape == node.shape and (elementwise or (reader.op is Op.QUANTIZE and not reader.attributes["draw"])):
+                found.append((reader, lane))
+            elif reader.op is Op.PERMUTE:
+                found.append((reader, reader.attributes["order"].index(lane)))
+            elif reader.op is Op.RESHAPE:
+                found.append((reader, _mapped(node.shape, reader.shape, lane)))
+            elif reader.op is Op.SLICE or (reader.op is Op.CONCAT and reader.attributes["dim"] != lane):
+                found.append((reader, lane))
+        return found
+
+    def _before(self, node: Node, lane: int) -> list[tuple[Node, int | None]]:
+        if node.op in (*_SOURCES, Op.MATMUL):
+            return []
+        found: list[tuple[Node, int | None]] = []
+        for name in node.inputs:
+            other = self.graph[name] if isinstance(name, str) else None
+            if other is None or other.op in (Op.EXPAND, Op.CONVOLUTION, Op.CONVOLUTION_INPUT):
+                continue
+            if node.op is Op.PERMUTE:
+                found.append((other, node.attributes["order"][lane]))
+            elif node.op is Op.RESHAPE:
+                found.append((other, _mapped(node.shape, other.shape, lane)))
+            elif other.shape == node.shape or node.op in (Op.SLICE, Op.CONCAT):
+                found.append((other, lane))
+        return found
+
+
+def _apart(node: Node, other: Node) -> float:
+    """What it costs that ``other``, a reshape of ``node`` or what that is of, has not the dimension that lies along the lanes: where one of
+    them is an image, with its channels along the lanes, and where rows are cut into heads that do not begin at bus words as INT8."""
+    image = node.shape[-1] == other.shape[-1]
+    heads = other.shape[-1] < node.shape[-1] and other.shape[-1] % BUS
+    return COPY * math.prod(other.shape) if other.kind is Kind.WORD and (image or heads) else 0.0
+
+
+def _mapped(old: Sequence[int], new: Sequence[int], dim: int) -> int | None:
+    """Where dimension ``dim`` is after a reshape; None where it is no dimension of its own any more."""
+    before = math.prod(old[:dim])
+    for d, size in enumerate(new):
+        if size == old[dim] and math.prod(new[:d]) == before:
+            return d
+    return None

@@ -61,7 +61,9 @@ class NodeValues:
 
     def _drop(self, name: str) -> None:
         value = self.values.pop(name)
-        if isinstance(value, tuple):
+        if isinstance(value, Chain):
+            self._paid(value.debts)
+        else:
             for view in value:
                 view.buffer.users -= 1
                 if not view.buffer.users and view.buffer not in self.pinned:

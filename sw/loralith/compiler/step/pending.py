@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loralith.compiler.step.chains import Step
+from loralith.compiler.step.chains import Prepared, Step, instructions_of
 from loralith.compiler.step.layouts import CHAINED
 from loralith.compiler.step.views import View, expand, permute, reshape
 from loralith.spec.graph import Graph, Node, Op
@@ -20,6 +20,11 @@ __all__ = ["PASSED", "Chain", "goes_on", "made_twice", "quantizes", "readers_of"
 FEW_TERMS = 160
 """Terms of a product that is made a second time rather than stored. An FP32 word crosses a bus of 16 bytes in a quarter of a cycle, once
 stored and twice loaded; a term takes 1 / 256 of a cycle of 16 x 16."""
+
+MOST_PREPARED = 2
+"""Operands of a chain that are chains themselves."""
+MOST_INSTRUCTIONS = 6
+"""Of such an operand: a tile's instructions are on chip with those of other tiles."""
 
 PASSED = (Op.RESHAPE, Op.PERMUTE)
 """Moves that a chain goes through."""
@@ -78,7 +83,8 @@ def made_twice(node: Node, graph: Graph, readers: Mapping[str, Sequence[Node]], 
 @dataclass
 class Chain:
     """``steps`` on a tensor in memory or on the sums of a product, of ``shape``, with operands ``views`` of that shape; then ``moves``,
-    each the shapes before and after it and, of a permutation, its order. ``debts``: nodes that it reads."""
+    each the shapes before and after it and, of a permutation, its order. ``debts``: nodes that it reads. ``prepared``: by the number of an
+    operand, the chain that makes it of what ``views`` has for it."""
 
     source: View | Node
     shape: tuple[int, ...]
@@ -86,16 +92,37 @@ class Chain:
     views: list[View] = field(default_factory=list)
     debts: list[str] = field(default_factory=list)
     moves: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = field(default_factory=list)
+    prepared: dict[int, Chain] = field(default_factory=dict)
 
     @property
     def current(self) -> tuple[int, ...]:
         """The shape after all moves."""
         return self.moves[-1][1] if self.moves else self.shape
 
+    def operands(self) -> tuple[list[View], Prepared]:
+        """Of a chain before its moves, in its shape: the source, if it is a tensor, and the operands; what those are prepared by."""
+        views = [self.source, *self.views] if isinstance(self.source, View) else self.views
+        prepared = {i: (other.steps, [expand(view, self.shape) for view in other.views]) for i, other in self.prepared.items()}
+        return [expand(view, self.shape) for view in views], prepared
+
     def move(self, node: Node) -> None:
         """The result goes through ``node``, one of `PASSED`."""
         order = tuple(node.attributes["order"]) if node.op is Op.PERMUTE else None
         self.moves.append((self.current, node.shape, order))
+
+    def prepares(self, other: Chain) -> bool:
+        """Whether ``other``, on a tensor of the same shape that repeats nothing, can be computed on chip for an operand of this chain.
+        Beside a product that is one instruction, with at most one operand, which is the same in a whole row."""
+        if self.moves or other.moves or other.prepared or other.shape != self.shape or not isinstance(other.source, View):
+            return False
+        source = expand(other.source, self.shape)
+        count, repeats = len(instructions_of(other.steps)), any(s == 0 and n > 1 for n, s in zip(source.shape, source.strides, strict=True))
+        if repeats or not other.steps:
+            return False
+        if isinstance(self.source, View):
+            return len(self.prepared) < MOST_PREPARED and count <= MOST_INSTRUCTIONS
+        rows = all(view.shape[-1] == 1 or view.strides[-1] == 0 for view in other.views)
+        return self.source.op is Op.MATMUL and not self.prepared and rows and count == 1 and len(other.views) <= 1
 
     def operand(self, view: View) -> View | None:
         """``view``, which broadcasts to the shape after the moves, in the frame of the source; None where no strides say that."""

@@ -1,7 +1,7 @@
 """A piece of a step as a list of its own: its structure, by which equal pieces are known, and its compilation.
 
 A structure names nothing: operators, shapes, formats, and how the tensors that it is given lie in memory. So each one is compiled once,
-and what it leaves (`Left`) holds for all pieces that have it.
+and the layout of its results (`ResultLayout`) holds for all pieces that have it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,32 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.cuts import LARGE, Piece, batch_of
 from loralith.compiler.step.elementwise import materialize
 from loralith.compiler.step.emitter import Emitter, Work
-from loralith.compiler.step.layouts import rows_along_lanes
+from loralith.compiler.step.layouts import CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 
-__all__ = ["Layouts", "Left", "Place", "Stretch", "Structure", "compile_structure", "copy_of", "graph_of", "structure_of", "written"]
+__all__ = [
+    "BufferLayout",
+    "Layouts",
+    "ResultLayout",
+    "Structure",
+    "ViewLayout",
+    "alignment_copies",
+    "compile_structure",
+    "graph_of",
+    "structure_of",
+    "write_tiles",
+]
 
 PIECE_BYTES = 1 << 33
 """Device memory that a piece may take."""
 
 
-class Stretch(NamedTuple):
-    """A buffer: its format, elements, and how many of each ``pitch`` are valid."""
+class BufferLayout(NamedTuple):
+    """Format and elements of a buffer; the first ``run`` of each ``pitch`` elements are valid."""
 
     format: int
     elements: int
@@ -41,7 +52,7 @@ class Stretch(NamedTuple):
     pitch: int
 
 
-class Place(NamedTuple):
+class ViewLayout(NamedTuple):
     """A view: the number of its buffer, shape, strides, offset."""
 
     buffer: int
@@ -52,32 +63,32 @@ class Place(NamedTuple):
 
 @dataclass
 class Layouts:
-    """Where the tensors between pieces lie: ``places`` by node (several of an integer in several bytes), in ``stretches`` by number."""
+    """Layouts of the tensors between pieces: ``views`` of each node (several of an integer in several bytes) of ``buffers`` by number."""
 
-    places: dict[str, tuple[Place, ...]] = field(default_factory=dict)
-    stretches: list[Stretch] = field(default_factory=list)
+    views: dict[str, tuple[ViewLayout, ...]] = field(default_factory=dict)
+    buffers: list[BufferLayout] = field(default_factory=list)
 
-    def keep(self, names: Sequence[str], left: Left, structure: Structure) -> None:
-        """The results ``names`` of a piece lie as ``left`` says; those of a batch one after the other."""
-        times, first = structure.times, len(self.stretches)
-        for own in left.stretches:
-            whole = own.run == own.elements
+    def add(self, names: Sequence[str], layout: ResultLayout, structure: Structure) -> None:
+        """Add a piece's results ``names``, laid out as ``layout`` says; the matrices of a batch lie one after the other."""
+        times, first = structure.times, len(self.buffers)
+        for own in layout.buffers:
+            dense = own.run == own.elements
             elements = own.elements * times
-            self.stretches.append(Stretch(own.format, elements, elements if whole else own.run, elements if whole else own.pitch))
-        for name, places in zip(names, left.results, strict=True):
+            self.buffers.append(BufferLayout(own.format, elements, elements if dense else own.run, elements if dense else own.pitch))
+        for name, views in zip(names, layout.results, strict=True):
             found = []
-            for p in places:
-                made = p.buffer - len(structure.buffers)
-                shape, strides = tuple(p.shape), tuple(p.strides)
+            for view in views:
+                own_buffer = view.buffer - len(structure.buffers)  # below 0: one that it was given
+                shape, strides = tuple(view.shape), tuple(view.strides)
                 if times > 1 and len(shape) == 3:
-                    shape, strides = (times, *shape[1:]), (left.stretches[made].elements, *strides[1:])
-                number = structure.buffers[p.buffer] if made < 0 else first + made
-                found.append(Place(number, shape, strides, p.offset))
-            self.places[name] = tuple(found)
+                    shape, strides = (times, *shape[1:]), (layout.buffers[own_buffer].elements, *strides[1:])
+                number = structure.buffers[view.buffer] if own_buffer < 0 else first + own_buffer
+                found.append(ViewLayout(number, shape, strides, view.offset))
+            self.views[name] = tuple(found)
 
-    def forget(self, names: Sequence[str]) -> None:
+    def remove(self, names: Sequence[str]) -> None:
         for name in names:
-            self.places.pop(name, None)
+            self.views.pop(name, None)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Structure:
 
     Attributes:
         text: all of it. key: its hash.
-        buffers: the numbers of the stretches that it is given, in its own order.
+        buffers: the numbers of the buffers that it is given, in its own order.
         times: how many matrices of a batch there are, of which ``text`` has one; they are independent, and take as many times its cycles.
     """
 
@@ -96,18 +107,17 @@ class Structure:
     times: int
 
 
-def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Piece, layouts: Layouts) -> Structure:
-    """The structure of ``piece`` where what it is given lies as ``layouts`` says."""
+def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Layouts) -> Structure:
+    """The structure of ``piece`` where what it is given lies as ``layouts`` says; ``lanes``, of the whole graph."""
     times = _independent(graph, piece)
     names: dict[str, str] = {}
     buffers: dict[int, int] = {}
     given, sources, nodes = [], [], []
     for i, name in enumerate(piece.given):
         names[name] = f"given{i}"
-        places = [
-            [buffers.setdefault(p.buffer, len(buffers)), _one(p.shape, times), list(p.strides), p.offset] for p in layouts.places[name]
-        ]
-        given.append([graph[name].kind.value, _one(graph[name].shape, times), places])
+        views = [[buffers.setdefault(v.buffer, len(buffers)), _one(v.shape, times), list(v.strides), v.offset] for v in layouts.views[name]]
+        largest = int(graph[name].op is Op.LARGEST)
+        given.append([graph[name].kind.value, _one(graph[name].shape, times), views, largest])
     for i, name in enumerate(piece.sources):
         names[name] = f"source{i}"
         sources.append([graph[name].op.value, graph[name].kind.value, list(graph[name].shape)])
@@ -117,7 +127,9 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
         if more.get("draw"):
             more["draw"] = 1
         if node.op is Op.MATMUL:
-            more["across"] = rows_along_lanes(node, readers)
+            more["across"] = lanes.rows(node)
+        elif node.op in CHAINED and lanes.of(node.name) is not None:
+            more["along"] = lanes.of(node.name)
         inputs = [names[x] if isinstance(x, str) else x for x in node.inputs]
         kind = "optimizer" if node.source == OPTIMIZER else ""
         nodes.append([node.op.value, node.kind.value, _one(node.shape, times), inputs, more, kind])
@@ -128,7 +140,7 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
         results.append([names[name], f"state.{names[state]}" if state in names else ""])
     data = {
         "given": given,
-        "stretches": [list(layouts.stretches[b]) for b in buffers],
+        "buffers": [list(layouts.buffers[b]) for b in buffers],
         "sources": sources,
         "nodes": nodes,
         "results": results,
@@ -137,20 +149,20 @@ def structure_of(graph: Graph, readers: Mapping[str, Sequence[Node]], piece: Pie
     return Structure(text, _key(text), tuple(buffers), times)
 
 
-def copy_of(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> list[tuple[str, Structure]]:
-    """Of a piece whose batch is taken apart: copies that it needs first, of what it is given, since matrices begin within bus words."""
+def alignment_copies(graph: Graph, piece: Piece, layouts: Layouts, bus: int) -> list[tuple[str, Structure]]:
+    """Of a piece whose batch is taken apart: copies of its inputs that come first, so that each matrix begins at a bus word."""
     times = _independent(graph, piece)
     found = []
     for name in piece.given if times > 1 else ():
         node = graph[name]
-        place, *more = layouts.places[name]
-        size = FORMAT_BYTES[VectorFormat(layouts.stretches[place.buffer].format)]
-        if batch_of(node) != times or more or place.strides[0] * size % bus == 0:
+        view, *more = layouts.views[name]
+        size = FORMAT_BYTES[VectorFormat(layouts.buffers[view.buffer].format)]
+        if batch_of(node) != times or more or view.strides[0] * size % bus == 0:
             continue
-        number, shape, strides, offset = place
+        number, shape, strides, offset = view
         data = {
-            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]]]],
-            "stretches": [list(layouts.stretches[number])],
+            "given": [[node.kind.value, list(shape), [[0, list(shape), list(strides), offset]], 0]],
+            "buffers": [list(layouts.buffers[number])],
             "sources": [],
             "nodes": [[Op.EXPAND.value, node.kind.value, list(shape), ["given0"], {"padded": 1}, ""]],
             "results": [["node0", ""]],
@@ -199,24 +211,22 @@ def _independent(graph: Graph, piece: Piece) -> int:
     return batch
 
 
-class Left(NamedTuple):
-    """How a structure's results lie: ``stretches`` that it made, and each result's views, whose buffers are numbers of those that it was
-    given and then of its own."""
+class ResultLayout(NamedTuple):
+    """Layout of a structure's results: its own ``buffers``, and each result's views. A view numbers its buffer: first those that the
+    structure was given, then its own."""
 
-    stretches: list[Stretch]
-    results: list[tuple[Place, ...]]
+    buffers: list[BufferLayout]
+    results: list[tuple[ViewLayout, ...]]
 
 
 class _Piece(StepCompiler):
-    """Compiles a structure: what it is given lies where ``places`` says."""
+    """Compiles a structure whose inputs are ``views`` of ``buffers``."""
 
-    def __init__(
-        self, graph: Graph, e: Emitter, seed: int, places: Mapping[str, Sequence[Any]], stretches: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, graph: Graph, e: Emitter, seed: int, views: Mapping[str, Sequence[Any]], buffers: Sequence[Sequence[int]]) -> None:
         super().__init__(graph, e, seed)
-        self.given = places
+        self.given = views
         self.buffers: list[Buffer] = []
-        for i, (format, elements, run, pitch) in enumerate(stretches):
+        for i, (format, elements, run, pitch) in enumerate(buffers):
             self.buffers.append(e.buffer(f"buffer{i}", VectorFormat(format), elements, run, pitch, fresh=True))
         self.pinned.update(self.buffers)
 
@@ -229,6 +239,9 @@ class _Piece(StepCompiler):
 
     def _across(self, node: Node) -> bool:
         return node.attributes["across"]
+
+    def _along(self, name: str) -> int | None:
+        return self.graph[name].attributes.get("along")
 
     def _node(self, node: Node) -> None:
         if "padded" not in node.attributes:
@@ -252,8 +265,8 @@ def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
     """The graph of a structure, and the structure itself."""
     data = json.loads(text)
     graph = Graph()
-    for i, (kind, shape, _) in enumerate(data["given"]):
-        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape)))
+    for i, (kind, shape, _, largest) in enumerate(data["given"]):
+        graph.add(Node(f"given{i}", Op.INPUT, Kind(kind), tuple(shape), (), {"largest": largest}))
     for i, (op, kind, shape) in enumerate(data["sources"]):
         graph.add(Node(f"source{i}", Op(op), Kind(kind), tuple(shape)))
     draws = 0
@@ -267,18 +280,18 @@ def graph_of(text: str) -> tuple[Graph, dict[str, Any]]:
     return graph, data
 
 
-def written(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> tuple[StepCompiler, Left]:
-    """The tiles of a piece in device memory of its own, from address ``base`` on, before they are a list, and how its results lie.
+def write_tiles(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> tuple[StepCompiler, ResultLayout]:
+    """The tiles of a piece in device memory of its own, from address ``base`` on, before they are scheduled, and its results' layout.
 
     Raises LoralithError for what does not fit.
     """
     graph, data = graph_of(text)
     e = Emitter(config, Memory(base, PIECE_BYTES), keep=verify)
-    places = {f"given{i}": places for i, (_, _, places) in enumerate(data["given"])}
-    piece = _Piece(graph, e, seed, places, data["stretches"])
+    views = {f"given{i}": views for i, (_, _, views, _) in enumerate(data["given"])}
+    piece = _Piece(graph, e, seed, views, data["buffers"])
     piece.write()
     numbers = {buffer: i for i, buffer in enumerate(piece.buffers)}
-    stretches: list[Stretch] = []
+    buffers: list[BufferLayout] = []
     results = []
     for name, _ in data["results"]:
         own = []
@@ -286,13 +299,13 @@ def written(text: str, config: Config, base: int = 0, seed: int = 0, verify: boo
             b = view.buffer
             if b not in numbers:
                 numbers[b] = len(numbers)
-                stretches.append(Stretch(int(b.format), b.elements, b.run, b.pitch))
-            own.append(Place(numbers[b], view.shape, view.strides, view.offset))
+                buffers.append(BufferLayout(int(b.format), b.elements, b.run, b.pitch))
+            own.append(ViewLayout(numbers[b], view.shape, view.strides, view.offset))
         results.append(tuple(own))
-    return piece, Left(stretches, results)
+    return piece, ResultLayout(buffers, results)
 
 
 def compile_structure(text: str, config: Config, base: int = 0, seed: int = 0, verify: bool = False) -> CompiledStep:
-    """The list of what `written` gives. Raises LoralithError for what does not fit."""
-    piece, _ = written(text, config, base, seed, verify)
+    """The list of the tiles of `write_tiles`. Raises LoralithError for what does not fit."""
+    piece, _ = write_tiles(text, config, base, seed, verify)
     return piece.listed(base, piece.e.tiles)

@@ -37,7 +37,7 @@ class _Maxima(Matmul):
         self, e: Emitter, name: str, left: View, left_transposed: bool, right: View, right_transposed: bool, epilogue: Epilogue
     ) -> None:
         nowhere = View(Buffer(name, VectorFormat.FP32, 1, 1, 1), (), ())
-        super().__init__(e, left, left_transposed, right, right_transposed, (), epilogue, nowhere)
+        super().__init__(e, left, left_transposed, right, right_transposed, epilogue, nowhere)
         shape = (*left.shape[:-2], -(-self.m // self.columns), self.n)
         self.result = new_tensor(e, f"{name}, of blocks", VectorFormat.FP32, shape, range(len(shape)), len(shape) - 1)
 

@@ -6,17 +6,21 @@ its columns are the other dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from loralith.compiler.step.chains import Step, emit_chain, instructions_of
+from loralith.compiler.step.chains import Prepared, Step, emit_chain, instructions_of
 from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.instructions import instruction
+from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import View, expand
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
-from loralith.spec.vector.program import Source
+from loralith.spec.graph import Op
+from loralith.spec.vector.program import Source, Target
 
 __all__ = ["Epilogue", "Matmul", "Operands", "matmul", "operands_of"]
 
@@ -29,11 +33,18 @@ INSTRUCTION = 60
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What meets the sums on their way to memory: ``steps``, whose tiles are ``views``, each broadcast to the result's shape."""
+    """What meets the sums on their way to memory: ``steps``, whose tiles are ``views``, each broadcast to the result's shape. ``prepared``:
+    by the number of a tile what it goes through before, steps of one instruction, whose operand, if any, is the same in all columns."""
 
     steps: Sequence[Step]
     views: Sequence[View]
     format: VectorFormat
+    prepared: Prepared = field(default_factory=dict)
+
+    def seen(self, look: Callable[[View], View]) -> Epilogue:
+        """The same with every view looked at through ``look``."""
+        prepared = {i: (steps, [look(view) for view in views]) for i, (steps, views) in self.prepared.items()}
+        return Epilogue(self.steps, [look(view) for view in self.views], self.format, prepared)
 
 
 class Operands:
@@ -132,31 +143,29 @@ def operands_of(e: Emitter, a: View, b: View) -> Sides:
 
 
 @kernel(Work.PRODUCT)
-def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue) -> View:
-    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous."""
+def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: bool = False) -> tuple[View, View | None]:
+    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous. And, with ``top``, its largest magnitude, a scalar,
+    where each block's results are made by one command: where the array has as many rows as there are lanes."""
     sides = operands_of(e, a, b)
     shape = (*sides.left.shape[:-2], sides.right.shape[-2], sides.left.shape[-2])
     m = shape[-2]
     result = new_tensor(e, name, epilogue.format, shape, range(len(shape)), len(shape) - 1)
-    views, copies = [], []
-    for view in epilogue.views:
+    copies: list[View] = []
+
+    def fitting(view: View) -> View:
         view = expand(view, shape)
         if not Operands.fits(e, view, m, len(shape) - 1):
             view = materialize(e, view, range(len(shape)), padded=True)
             copies.append(view)
         # a dimension of size 1 has no stride that matters
-        views.append(
-            View(
-                view.buffer,
-                shape,
-                tuple(0 if size == 1 and d < len(shape) - 1 else s for d, (size, s) in enumerate(zip(shape, view.strides, strict=True))),
-                view.offset,
-            )
-        )
-    Matmul(e, sides.left, sides.left_transposed, sides.right, sides.right_transposed, views, epilogue, result).run()
+        strides = (0 if size == 1 and d < len(shape) - 1 else s for d, (size, s) in enumerate(zip(shape, view.strides, strict=True)))
+        return View(view.buffer, shape, tuple(strides), view.offset)
+
+    product = Matmul(e, sides.left, sides.left_transposed, sides.right, sides.right_transposed, epilogue.seen(fitting), result)
+    largest = product.run(top and e.config.rows == e.config.vector_lanes)
     for copy in (*sides.copies, *copies):
         e.release(copy.buffer)
-    return result
+    return result, largest
 
 
 class Matmul:
@@ -169,13 +178,15 @@ class Matmul:
         left_transposed: bool,
         right: View,
         right_transposed: bool,
-        views: Sequence[View],
         epilogue: Epilogue,
         result: View,
     ) -> None:
         self.e, self.left, self.right, self.result = e, left, right, result
         self.left_transposed, self.right_transposed = left_transposed, right_transposed
-        self.operands = Operands(e, views)
+        self.operands = Operands(e, epilogue.views)
+        self.prepared = epilogue.prepared
+        self.brain = bool(epilogue.steps) and epilogue.steps[-1].op is Op.BRAIN
+        self.maxima: TileMaxima | None = None
         self.chain = instructions_of(epilogue.steps)
         self.n, self.k = left.shape[-2:]
         self.m = right.shape[-2]
@@ -204,7 +215,7 @@ class Matmul:
         width = -(-lanes // c.vector_lanes)
         load = (lanes + columns) * -(-self.k // c.bus_bytes)
         array = -(-lanes // c.rows) * -(-columns // c.cols) * max(self.k, c.cols)
-        vector = len(self.chain) * (width * columns + INSTRUCTION * min(width, columns))
+        vector = (len(self.chain) + len(self.prepared)) * (width * columns + INSTRUCTION * min(width, columns))
         return tiles * (max(load, array, vector) + TILE)
 
     def _block_of(self, lanes: int) -> tuple[int, int] | None:
@@ -212,7 +223,8 @@ class Matmul:
         e, c = self.e, self.e.config
         row_blocks = lanes // c.rows
         width = -(-lanes // c.vector_lanes)
-        columns = min(self.m, e.capacity(LoadTarget.V0) // width, c.out_depth // 2 // row_blocks * c.banks // 4)
+        room = e.capacity(LoadTarget.V0) // width - sum(len(views) for _, views in self.prepared.values())
+        columns = min(self.m, room, c.out_depth // 2 // row_blocks * c.banks // 4)
         step = max(c.cols, c.bus_bytes)
         if columns < self.m:
             columns = columns // step * step
@@ -227,14 +239,23 @@ class Matmul:
             columns = columns // 2 // step * step if columns > step else 0
         return None
 
-    def run(self) -> None:
+    def run(self, top: bool = False) -> View | None:
+        """All blocks; with ``top`` the largest magnitude of the result."""
         batch = self.result.shape[:-2]
-        every = (self.left, self.right, self.result, *self.operands.views)
+        every = (self.left, self.right, self.result, *self.operands.views, *self._rows())
+        if top:
+            blocks = math.prod(batch) * -(-self.m // self.columns) * -(-self.n // self.lanes)
+            self.maxima = TileMaxima(self.e, self.result.buffer.name, blocks, self.brain)
         for left, right, to, *starts in offsets(batch, *(view.strides[:-2] for view in every)):
             for column in range(0, self.m, self.columns):
                 columns = min(self.columns, self.m - column)
                 for lane in range(0, self.n, self.lanes):
                     self._block(left, right, to, starts, lane, min(self.lanes, self.n - lane), column, columns)
+        return None if self.maxima is None else self.maxima.result()
+
+    def _rows(self) -> list[View]:
+        """Operands of what is prepared, the same in all columns."""
+        return [view for _, views in self.prepared.values() for view in views]
 
     def _block(self, left: int, right: int, to: int, starts: Sequence[int], lane: int, lanes: int, column: int, columns: int) -> None:
         e, c = self.e, self.e.config
@@ -291,11 +312,16 @@ class Matmul:
         e, c = self.e, self.e.config
         L, per_column = c.vector_lanes, c.rows // c.vector_lanes
         width = -(-lanes // L)
-        own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=True)]
+        own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=False)]
         tiles = self.operands.load(own, columns, lane, lanes)
+        self._prepare(starts[len(self.operands.views) :], tiles, lane, lanes, columns, width)
         if per_column == 1:
             x = Region(0, 1, out_stride * (c.banks // 4))
-            emit_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=lanes - (width - 1) * L)
+            top = None if self.maxima is None else self.maxima.scalar()
+            partial = lanes - (width - 1) * L
+            emit_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=partial, top=top)
+            if self.maxima is not None:
+                self.maxima.leave()
         for word in range(width if per_column > 1 else 0):
             block, group = divmod(word, per_column)
             first = block * out_stride * (c.banks // 4) * per_column + group
@@ -315,3 +341,19 @@ class Matmul:
             block_stride=width,
             format=self.result.buffer.format,
         )
+
+    def _prepare(self, starts: Sequence[int], tiles: Sequence[Region], lane: int, lanes: int, columns: int, width: int) -> None:
+        """Operands in V1 that go through steps of their own first; the rows that these read lie in V0 after the results."""
+        e, at, offsets_of = self.e, columns * width, iter(starts)
+        for number, (steps, views) in self.prepared.items():
+            (one,) = instructions_of(steps)
+            fields: dict[str, int] = {"x_source": Source.V1, "x_region": 0, "target": Target.V1, "target_region": 0, **one.fields}
+            regions = [tiles[number]]
+            for view in views:
+                address = view.buffer.address + (view.offset + next(offsets_of) + lane) * view.size
+                e.load(LoadTarget.V0, address, 1, lanes * view.size, 0, at, format=view.buffer.format)
+                regions.append(Region(at, 0, 1))
+                fields |= {"y_source": Source.V0, "y_region": 1}
+                at += width
+            fields |= {name: e.scalar(scalar.key, scalar.address) for name, scalar in one.scalars.items()}
+            e.visit((instruction(**fields),), regions, columns, width, lanes - (width - 1) * e.config.vector_lanes)

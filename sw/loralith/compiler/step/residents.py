@@ -50,9 +50,9 @@ Word = tuple[int, int]
 
 
 @dataclass
-class _Scalars:
+class _ScalarSet:
     users: int = 0
-    since: int = 0
+    last_use: int = 0
     words: dict[int, tuple[Word, int]] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ class ScalarSets:
     """The scalar memory: each set's words, the LOADs that brought them, and how many tiles use it."""
 
     def __init__(self) -> None:
-        self._sets = [_Scalars() for _ in range(SCALARS // SET)]
+        self._sets = [_ScalarSet() for _ in range(SCALARS // SET)]
         self._clock = 0
 
     def take(self, count: int, words: Mapping[int, Word], fresh: bool) -> int | None:
@@ -74,7 +74,7 @@ class ScalarSets:
             free = all(not one.users for one in run)
             if not free and (fresh or held < len(words)):
                 continue
-            rank = (len(words) - held if not fresh else 0, max(one.since for one in run), first)
+            rank = (len(words) - held if not fresh else 0, max(one.last_use for one in run), first)
             if best is None or rank < best:
                 best = rank
         if best is None:
@@ -82,7 +82,7 @@ class ScalarSets:
         first = best[2]
         self._clock += 1
         for one in self._sets[first : first + sets]:
-            one.users, one.since = one.users + 1, self._clock
+            one.users, one.last_use = one.users + 1, self._clock
         return first * SET
 
     def _at(self, first: int, number: int) -> tuple[Word | None, int]:

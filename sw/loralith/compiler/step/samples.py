@@ -1,5 +1,5 @@
-"""Parts of long kernels: of a kernel that writes very many equal tiles, the first ones, so that a list's cycles can be told from shorter
-lists. Cycles are constant and linear in the part, but for what the ends of kernels take, so that two parts give them."""
+"""Samples of long kernels: of very many equal tiles only the first ones, so that a list's cycles can be extrapolated from shorter lists.
+But for the ends of kernels, cycles are an affine function of the sampled share, which two samples determine."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from itertools import groupby
 
 from loralith.compiler.step.tiles import Draft, Tile
 
-__all__ = ["LONG", "PARTS", "sampled"]
+__all__ = ["DIVISORS", "LONG", "sampled"]
 
-PARTS = (16, 4)
-"""One tile of so many is looked at, in the shorter and in the longer list."""
+DIVISORS = (16, 4)
+"""One tile of so many is compiled, in the shorter and in the longer list."""
 LONG = 128
 """Tiles of a kernel from which on it is long."""
 
 
-def sampled(tiles: Sequence[Tile], part: int) -> list[Tile]:
-    """Of each run of at least `LONG` tiles of one kernel with the same commands one in ``part``, the first ones; all others as they are.
+def sampled(tiles: Sequence[Tile], divisor: int) -> list[Tile]:
+    """Of each run of at least `LONG` tiles of one kernel with the same commands one in ``divisor``, the first ones; all others as they are.
     What a tile that is left out takes of DRAM, the next one takes."""
     found: list[Tile] = []
     takes: list[tuple[int, int]] = []
     for _, group in groupby(tiles, _kernel):
         own = list(group)
-        many = round(len(own) / part) if len(own) >= LONG else len(own)
+        many = round(len(own) / divisor) if len(own) >= LONG else len(own)
         for number, tile in enumerate(own):
             takes += tile.takes
             if number < many:

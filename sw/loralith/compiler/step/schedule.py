@@ -201,7 +201,7 @@ class _Scheduler:
         return self.flow.drafts[number].fields.get("base", 0)
 
     def _word(self, number: int) -> tuple[int, int]:
-        return self.flow.drafts[number].fields["address"], max(self.flow.writers[number])
+        return self.flow.drafts[number].fields.get("address", 0), max(self.flow.writers[number])
 
     def _load_programs(self, tile: int, running: _Tile, missing: Sequence[Program]) -> None:
         """LOADs of programs, which the tile's VECTORs wait for."""

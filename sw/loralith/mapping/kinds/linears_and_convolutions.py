@@ -173,6 +173,9 @@ class MappedLinear(FrozenProducts, Mapped):
     def originals(self) -> list[Tensor]:
         return [self.module.weight]
 
+    def moved(self) -> None:
+        self.weight.moved()
+
 
 def window_of(module: Any) -> Window:
     """Where a convolution of `CONVOLUTIONS` looks."""

@@ -203,6 +203,9 @@ class MappedLora(Mapped):
     def originals(self) -> list[Tensor]:
         return [self._base.weight]
 
+    def moved(self) -> None:
+        self.weight.moved()
+
     def state_dict(self) -> dict[str, object]:
         return self.device_layer.numerics.state_dict()
 

@@ -2,5 +2,5 @@
 
 - `killed_run`: a fine-tune in a process of its own that gets SIGKILL, and what it leaves.
 - `campaign`: many of them, compared with runs that nobody kills.
-- `kills_page`: the counts as a page.
+- `kills_report`: the counts as a page.
 """

@@ -5,13 +5,12 @@ from collections.abc import Callable
 
 import pytest
 from amaranth.hdl import Value
-from amaranth.sim import Simulator
 
 from loralith.rtl.vector.command import VectorCommand
 from loralith.rtl.vector.unit import VectorUnit
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import INSTRUCTION, INSTRUCTION_BYTES, SCALARS, Source, Target
-from loralith.verif.block_test import design
+from loralith.verif.block_test import design, simulate
 
 ONE = numbers.ONE
 LARGEST = 254 << numbers.FRACTION_BITS | (1 << numbers.FRACTION_BITS) - 1
@@ -60,10 +59,7 @@ def stream(dut, delay: int, inputs: list[dict[str, int]], outputs: tuple[str, ..
                 results.append(tuple(ctx.get(port(name)) for name in outputs))
             await ctx.tick()
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     return results
 
 

@@ -4,7 +4,6 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.vector.lane import CONSTANTS, LaneTiming
 from loralith.rtl.vector.lane_group import LaneGroup
@@ -12,6 +11,7 @@ from loralith.rtl.vector.lane_settings import LaneSettings, OperandSelect, XSele
 from loralith.spec.numerics import hash32
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import Format, Function
+from loralith.verif.block_test import simulate
 
 # The first line is for Amaranth: a group that was refused is never elaborated, and a warning of that would fail whatever test runs next.
 
@@ -165,10 +165,7 @@ def run(case: dict):
         ends["sums"] = [ctx.get(dut.sums[lane]) for lane in range(LANES)]
         ends["maxima"] = [ctx.get(dut.maxima[lane]) for lane in range(LANES)]
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(drive)
-    sim.run()
+    simulate(dut, drive)
     return words, saturated, ends["sums"], ends["maxima"], ends["fault"]
 
 

@@ -3,8 +3,6 @@
 import dataclasses
 import random
 
-from amaranth.sim import Simulator
-
 from loralith.rtl.vector.addresses import VectorAddresses
 from loralith.rtl.vector.control import VectorControl
 from loralith.rtl.vector.integer_reader import IntegerReader
@@ -12,16 +10,10 @@ from loralith.spec.commands import Command, Opcode
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check
 from loralith.spec.vector.program import Source, Target
+from loralith.verif.block_test import simulate
 
 CONFIG = dataclasses.replace(PRESETS["tiny"], name="tiny-vector", vector_lanes=2, v0_words=16, v1_words=32)
 DEPTHS = (16, 64, 32)
-
-
-def simulate(dut, bench) -> None:
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(bench)
-    sim.run()
 
 
 def test_addresses_count_with_elements_and_tell_the_first_word_beyond_a_memory():

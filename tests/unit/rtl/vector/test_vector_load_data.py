@@ -4,12 +4,12 @@ import random
 import struct
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.vector.load_data import ElementGatherer, ElementPositions, VectorLoadData
 from loralith.spec.commands import FORMAT_BYTES, LoadTarget, VectorFormat
 from loralith.spec.config import Config
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import simulate
 
 CONFIGS = [
     Config("tiny", 4, 4, 8, 4, 4096, 4096, 2048, 1024, vector_lanes=4),
@@ -164,12 +164,7 @@ class Bench:
                 break
 
     def run(self) -> None:
-        sim = Simulator(self.dut)
-        sim.add_clock(1e-8)
-        sim.add_testbench(self.feed_loads, background=True)
-        sim.add_testbench(self.feed_beats, background=True)
-        sim.add_testbench(self.watch)
-        sim.run()
+        simulate(self.dut, self.watch, background=[self.feed_loads, self.feed_beats])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -282,10 +277,7 @@ def test_positions_count_the_groups_of_a_load(config):
             assert addresses == [address for _, address, _ in model(config, fields, rows)], fields
             assert beats == fields["rows"] * fields["beats"], fields
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def test_a_gatherer_rests_while_it_is_not_enabled_and_forgets_at_clear():
@@ -321,7 +313,4 @@ def test_a_gatherer_rests_while_it_is_not_enabled_and_forgets_at_clear():
             assert not ctx.get(dut.word_valid)
             await ctx.tick()
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

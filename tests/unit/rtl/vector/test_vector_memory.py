@@ -2,9 +2,8 @@
 
 import random
 
-from amaranth.sim import Simulator
-
 from loralith.rtl.vector.vector_memory import VectorMemory
+from loralith.verif.block_test import simulate
 
 LANES, DEPTH, CYCLES = 2, 8, 400
 
@@ -53,8 +52,5 @@ def test_load_and_store_wait_for_the_unit_and_lose_nothing():
             loading, storing = None if loads else loading, None if fetches else storing
             await ctx.tick()
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     assert min(taken.values()) > CYCLES // 10

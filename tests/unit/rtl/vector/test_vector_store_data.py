@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.vector.store_data import BeatPacker, VectorStoreData, WordRequests
 from loralith.spec.commands import FORMAT_BYTES, StoreSource, VectorFormat
 from loralith.spec.config import Config
+from loralith.verif.block_test import simulate
 
 CONFIGS = [
     Config("tiny", 4, 4, 8, 4, 4096, 4096, 2048, 1024, vector_lanes=4),
@@ -123,12 +123,7 @@ def run(config: Config, memory: Memory, stores: list[dict], rng: random.Random, 
             _, _, valid, asks = await ctx.tick().sample(dut.beats.valid, dut.reads.valid)
             assert valid + asks == 0, "a bus word or a read too many"
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(feed, background=True)
-    sim.add_testbench(memories, background=True)
-    sim.add_testbench(take)
-    sim.run()
+    simulate(dut, take, background=[feed, memories])
     return got, cycles
 
 
@@ -186,10 +181,7 @@ def test_a_request_waits_while_the_queue_is_full_and_clear_ends_a_store():
         assert ctx.get(dut.done)
         assert not ctx.get(dut.o.valid)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
 
 
 def test_a_packer_is_done_with_the_last_bus_word_that_is_taken():
@@ -217,7 +209,4 @@ def test_a_packer_is_done_with_the_last_bus_word_that_is_taken():
                 seen.append((bytes(beat.data)[: beat.strobe.bit_count()], beat.strobe))
         assert seen == [(bytes.fromhex("0000803f00000040"), 0xFF), (bytes.fromhex("00008040"), 0x0F)]
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)

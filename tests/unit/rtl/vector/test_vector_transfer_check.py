@@ -4,12 +4,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from amaranth.sim import Simulator
 
 from loralith.rtl.transfer_check import TransferCheck
 from loralith.spec.commands import COMMANDS, LoadTarget, Opcode, StoreSource
 from loralith.spec.config import PRESETS
 from loralith.spec.status import Check, Code
+from loralith.verif.block_test import simulate
 
 TINY = replace(PRESETS["tiny"], vector_lanes=4, v0_words=64, v1_words=128)
 CONFIGS = [TINY, replace(PRESETS["base"], vector_lanes=2, v0_words=32768), PRESETS["tiny"]]
@@ -98,10 +98,7 @@ def check_all(config, opcode: Opcode, commands: list[tuple[dict, tuple[int, int]
             assert await verdict(ctx, dut, COMMANDS[opcode], fields) == want, f"{want} is wanted of {fields}"
             seen.add(want)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(bench)
-    sim.run()
+    simulate(dut, bench)
     return seen
 
 

@@ -24,7 +24,7 @@ OPERATORS = {
     ast.LShift: ast.RShift,
 }
 OPERATORS |= {ast.RShift: ast.LShift}
-METHODS = {"any": "all", "all": "any"}
+OPPOSITES = {"any": "all", "all": "any"}
 SIZES = ("Signal", "Signal.like", "Const", "range", "len", "slice", "ceil_log2", "exact_log2")
 """What is called with sizes: a signal that is a bit wider is another circuit and no fault."""
 
@@ -117,8 +117,8 @@ def _mutants(node: ast.expr) -> Iterator[ast.expr]:
             yield _called(node, [choice, other, one])
             yield one
             yield other
-        case ast.Call(func=ast.Attribute(value=value, attr=attr), args=[]) if attr in METHODS:
-            yield ast.Call(ast.Attribute(value, METHODS[attr], ast.Load()), [], [])
+        case ast.Call(func=ast.Attribute(value=value, attr=attr), args=[]) if attr in OPPOSITES:
+            yield ast.Call(ast.Attribute(value, OPPOSITES[attr], ast.Load()), [], [])
         case ast.Constant(value=bool() | str()):
             return
         case ast.Constant(value=int(value)):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loralith.spec.numerics import Q8_MAX, hash32, hash_key
-from loralith.spec.step import StepScheme
+from loralith.spec.step import StepScheme, dimension_of, row_dimension
 from loralith.verif.vector.format import VectorFormat
 
 __all__ = ["Operands", "Quantized", "power_scale", "row_units"]
@@ -165,7 +165,7 @@ class Operands:
 
     def quantized(self, tensor: Tensor, fold: Tensor | None, key: object, qmax: int = Q8_MAX, images: bool = False) -> Quantized:
         """``tensor`` times ``fold`` (broadcast; ``key`` tells folds apart) in +-``qmax``; without a fold, what is known of it.
-        ``images``: it is [N, C, H, W], with channels along the lanes; else its last dimension is."""
+        ``images``: it is [N, C, H, W], with channels along the lanes where it is rounded stochastically."""
         known = self._known(tensor)
         if known is not None and fold is None:
             return known.view(tensor)
@@ -219,7 +219,15 @@ class Operands:
         y = value.double() / scale
         if seen.gradient and self.scheme.stochastic:
             random = torch.zeros(len(seen.flat), dtype=torch.int64)
-            lanes_last = seen.made.transpose(-1, -2) if seen.rows else tensor.movedim(1, -1) if images else tensor
+            if seen.rows:
+                lanes_last = seen.made.transpose(-1, -2)
+            elif images:
+                lanes_last = tensor.movedim(1, -1)
+            else:
+                rows, lanes = row_dimension(seen.made.shape), -1
+                if rows is not None:
+                    lanes = dimension_of(tensor.shape, tensor.stride(), seen.made.shape[rows], seen.made.stride(rows))
+                lanes_last = tensor.movedim(lanes, -1)
             _like(random, lanes_last).copy_(self._bytes(tuple(lanes_last.shape)))
             y = torch.floor(y + (2 * _like(random, logical) + 1).double() / 512)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["step_page"]
+__all__ = ["page"]
 
 UNITS = ("load", "store", "array", "vector")
 GOALS = {"ecp5": (0.85, 0.915), "base": (0.90, 0.915), "large": (0.85, 0.862), "paper": (0.65, 0.715)}
@@ -13,7 +13,7 @@ GOALS = {"ecp5": (0.85, 0.915), "base": (0.90, 0.915), "large": (0.85, 0.862), "
 MOST_BLOCKS = 40
 
 
-def step_page(figures: Mapping[str, Any]) -> list[str]:
+def page(figures: Mapping[str, Any]) -> list[str]:
     """Lines of Markdown for the figures of a step that was compiled by block."""
     cycles = figures["cycles"]
     return [

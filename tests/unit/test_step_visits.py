@@ -1,0 +1,167 @@
+"""What the step compiler takes of a tensor in the visit that makes it, or makes on chip, so that memory is not asked for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.step_cases import CONFIGS, SIZE, Case, integers, words
+from loralith.compiler.step.compile import compile_step
+from loralith.compiler.step.layouts import LaneDimensions
+from loralith.compiler.step.pending import readers_of
+from loralith.compiler.step.tiles import Work
+from loralith.spec.commands import Opcode
+from loralith.spec.config import Config
+from loralith.spec.graph import Graph, Op
+from loralith.spec.step import dimension_of, row_dimension
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def config(request: pytest.FixtureRequest) -> Config:
+    return CONFIGS[request.param]
+
+
+def moved(graph: Graph, config: Config, results: Sequence[Any], opcode: Opcode, work: Work | None = None) -> int:
+    """Bytes that LOADs or STOREs move in the list of ``graph`` that leaves ``results``, of one kind of work or of all."""
+    for i, node in enumerate(results):
+        graph.set_output("loss" if i == 0 else f"result{i}", node.name)
+    compiled = compile_step(graph, config, 0, SIZE, 3)
+    total = 0
+    for command, own in zip(compiled.commands.commands, compiled.works, strict=True):
+        if command.opcode is opcode and work in (None, own):
+            total += command["rows"] * command["row_bytes"]
+    return total
+
+
+@pytest.mark.parametrize("shape", [(), (3, 7), (2, 40, 33), (1, 200, 160)], ids=str)
+@pytest.mark.parametrize("brain", [False, True])
+def test_a_tensors_largest_magnitude_is_that_of_its_tiles(config: Config, shape: tuple[int, ...], brain: bool) -> None:
+    """Of several readers after moves too, and where the largest element changes when it is rounded."""
+    case = Case()
+    b = case.b
+    x = case.input("x", words(*shape, seed=9))
+    y = b.multiply(x, 3.0)
+    y = b.brain(y) if brain else y
+    flat = b.reshape(y, (-1,))
+    results = [b.largest(y), b.largest(flat), b.largest(b.permute(y, tuple(reversed(range(len(shape))))))]
+    assert case.run(config, y, *results) >= 4
+
+
+def test_a_tensor_is_not_read_again_for_its_largest_magnitude(config: Config) -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(128, 160))
+    y = b.brain(b.multiply(x, 3.0))
+    bytes_read = moved(b.graph, config, [b.largest(y), y], Opcode.LOAD, Work.REDUCTION)
+    assert 0 < bytes_read < y.shape[0] * y.shape[1]  # words of tiles, and not two bytes an element
+
+
+def test_what_is_rounded_by_its_largest_magnitude_is_not_stored(config: Config) -> None:
+    """bfloat16 times a row, for its maximum and for its integers."""
+    case = Case()
+    b, x, row = case.b, case.input("x", words(64, 128)), case.input("row", words(1, 128))
+    g = b.brain(b.add(x, 1.0))
+    scaled = b.multiply(g, b.expand(row, g.shape))
+    q = b.quantize(scaled, b.scale(b.largest(scaled), 127), 127, stochastic=True)
+    assert case.run(config, g, q) >= 3
+    assert moved(b.graph, config, [g, q], Opcode.STORE) < 64 * 128 * (2 + 1) + 4096
+
+
+def test_a_product_leaves_its_largest_magnitude(config: Config) -> None:
+    case = Case()
+    b, x, w = case.b, case.frozen("x", integers(2, 50, 24)), case.frozen("w", integers(2, 24, 70))
+    y = b.brain(b.multiply(b.word(b.matmul(x, w)), 0.0078125))
+    assert case.run(config, b.largest(y), y) >= 2
+    if config.rows == config.vector_lanes:
+        assert moved(b.graph, config, [b.largest(y), y], Opcode.LOAD, Work.REDUCTION) < 2 * 50 * 70
+
+
+def test_softmaxs_gradient_meets_p_on_chip(config: Config) -> None:
+    """dS = P (dP - sums): neither dP nor P's words are stored."""
+    case = Case()
+    b, heads, tokens, width = case.b, 2, 64, 8
+    p = b.permute(case.frozen("p", integers(heads, tokens, tokens)), (0, 2, 1))
+    unit, delta = case.input("unit", words(heads, tokens, 1)), case.input("delta", words(heads, tokens, 1))
+    d_o, v = case.frozen("do", integers(heads, tokens, width)), case.frozen("v", integers(heads, width, tokens))
+    p_words = b.multiply(b.word(p), unit)
+    dp = b.multiply(b.word(b.matmul(d_o, v)), 0.0078125)
+    ds = b.brain(b.multiply(p_words, b.subtract(dp, delta)))
+    q = b.quantize(ds, b.scale(b.largest(ds), 127), 127, stochastic=True, lanes=1)
+    assert case.run(config, q, ds) >= 2
+    elements = heads * tokens * tokens
+    assert moved(b.graph, config, [q, ds], Opcode.STORE) < elements * (2 + 1) + 8192
+
+
+def classes(graph: Graph) -> LaneDimensions:
+    return LaneDimensions(graph, readers_of(graph))
+
+
+def test_connected_tensors_lie_alike() -> None:
+    """Two products whose sum is normalized by rows; transposed, the class is the same one; nothing asks for the third one's rows."""
+    case = Case()
+    b = case.b
+    x, w = case.frozen("x", integers(64, 32)), case.frozen("w", integers(32, 48))
+    first, second, third = (b.matmul(x, w) for _ in range(3))
+    across = b.matmul(b.permute(w, (1, 0)), b.permute(x, (1, 0)))
+    total = b.add(b.brain(b.word(first)), b.multiply(b.word(second), 2.0))
+    total = b.add(total, b.permute(b.word(across), (1, 0)))
+    b.graph.set_output("loss", b.sum(total, (1,), 1.0).name)
+    b.graph.set_output("other", b.brain(b.word(third)).name)
+    found = classes(b.graph)
+    assert [found.rows(node) for node in (first, second, across, third)] == [True, True, False, False]
+    assert found.of(total.name) == 0
+
+
+def test_an_image_keeps_its_channels_along_the_lanes() -> None:
+    """A product that becomes an image lies as the image; sums of rows that weigh more turn it."""
+    case = Case()
+    b = case.b
+    x, w = case.frozen("x", integers(64, 32)), case.frozen("w", integers(32, 48))
+    product = b.matmul(x, w)
+    image = b.permute(b.reshape(b.brain(b.word(product)), (1, 8, 8, 48)), (0, 3, 1, 2))
+    b.graph.set_output("loss", b.brain(b.add(image, 1.0)).name)
+    assert not classes(b.graph).rows(product)
+
+
+def test_moves_there_and_back_are_no_nodes() -> None:
+    case = Case()
+    b, x = case.b, case.input("x", words(2, 6, 4))
+    assert b.reshape(b.reshape(x, (12, 4)), (2, 6, 4)) is x
+    assert b.permute(b.permute(x, (1, 2, 0)), (2, 0, 1)) is x
+    twice = b.permute(b.permute(x, (1, 2, 0)), (1, 2, 0))
+    assert twice.inputs == (x.name,)
+    assert twice.attributes["order"] == (2, 0, 1)
+    assert case.run(CONFIGS["tiny"], b.brain(twice)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((64, 320), 0),
+        ((1, 64, 320), 1),
+        ((8, 16, 40), 1),
+        ((1, 320, 8, 8), 1),
+        ((1, 15, 320), None),
+        ((1, 8, 64, 40), None),
+        ((320,), None),
+    ],
+)
+def test_the_dimension_of_a_gradients_draws(shape: tuple[int, ...], rows: int | None) -> None:
+    assert row_dimension(shape) == rows
+
+
+def test_a_dimension_is_found_in_a_view() -> None:
+    seen = np.lib.stride_tricks.as_strided(np.zeros(1), (8, 64, 40), (40, 320, 1))
+    assert dimension_of(seen.shape, seen.strides, 64, 320) == 1
+    assert dimension_of(seen.shape, seen.strides, 320, 1) == -1
+
+
+def test_a_list_of_a_tensor_whose_scalar_lies_at_address_0_can_be_made(config: Config) -> None:
+    case = Case()
+    b = case.b
+    bound = case.input("bound", words())
+    assert bound.op is Op.INPUT
+    x = case.input("x", words(40, 32))
+    y = b.multiply(x, bound)
+    b.graph.set_output("loss", y.name)
+    assert compile_step(b.graph, config, 0, SIZE, 3).commands.commands
