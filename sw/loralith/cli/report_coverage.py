@@ -18,7 +18,7 @@ WAIVERS = "verif/coverage.toml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="tiny", help="preset or JSON file (default: tiny)")
+    parser.add_argument("--config", default="tiny-vector", help="preset or JSON file (default: tiny-vector, which has all blocks)")
     parser.add_argument("--lists", type=int, default=400, metavar="N", help="cases of random command lists (default: 400)")
     parser.add_argument("--products", type=int, default=2000, metavar="N", help="random products (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of both (default: 0)")
