@@ -144,8 +144,8 @@ def test_connected_tensors_lie_alike() -> None:
     b.graph.set_output("loss", b.sum(total, (1,), 1.0).name)
     b.graph.set_output("other", b.brain(b.word(third)).name)
     found = classes(b.graph)
-    assert [found.rows(node) for node in (first, second, across, third)] == [True, True, False, False]
-    assert found.of(total.name) == 0
+    assert [found.rows_along_lanes(node) for node in (first, second, across, third)] == [True, True, False, False]
+    assert found.dimension(total.name) == 0
 
 
 def test_an_image_keeps_its_channels_along_the_lanes() -> None:
@@ -156,10 +156,10 @@ def test_an_image_keeps_its_channels_along_the_lanes() -> None:
     product = b.matmul(x, w)
     y = b.brain(b.word(product))
     b.graph.set_output("sums", b.sum(y, (1,), 1.0).name)
-    assert classes(b.graph).rows(product)
+    assert classes(b.graph).rows_along_lanes(product)
     image = b.permute(b.reshape(y, (1, 8, 8, 208)), (0, 3, 1, 2))
     b.graph.set_output("loss", b.brain(b.add(image, 1.0)).name)
-    assert not classes(b.graph).rows(product)
+    assert not classes(b.graph).rows_along_lanes(product)
 
 
 def test_moves_there_and_back_are_no_nodes() -> None:

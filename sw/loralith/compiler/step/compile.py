@@ -117,16 +117,16 @@ class StepCompiler(NodeReductions):
             view = scalar_chain(self.e, name, source, chain.steps)
         elif isinstance(chain.source, View):
             views, prepared = chain.operands()
-            tops = [] if format is VectorFormat.INT8 else self._tops(name)
+            tops = [] if format is VectorFormat.INT8 else self._largest_readers(name)
             along = None if chain.moves else self._along(name)
             if tops:
                 view, largest = elementwise_with_largest(self.e, name, views, chain.steps, format, along, prepared)
-                self._give(tops, largest)
+                self._set_ahead(tops, largest)
             else:
                 view = elementwise(self.e, name, views, chain.steps, format, draw, along, prepared)
         else:
             _, prepared = chain.operands()
-            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format, prepared), self._tops(name))
+            view = self._product(name, chain.source, Epilogue(chain.steps, chain.views, format, prepared), self._largest_readers(name))
         moved_view = chain.result(view)
         return moved_view if moved_view is not None else self._reordered(name, chain, view)
 
@@ -151,7 +151,7 @@ class StepCompiler(NodeReductions):
             if (
                 len(chain.steps) < LONGEST
                 and node.op is not Op.QUANTIZE
-                and (self._put_off(node) or self._twice(node, chain) or self._again(node, chain))
+                and (self._put_off(node) or self._product_made_twice(node, chain) or self._recomputed(node, chain))
             ):
                 self.values[node.name] = chain
                 return
@@ -178,7 +178,7 @@ class StepCompiler(NodeReductions):
         """Whether the node's one reader goes on with its value."""
         return goes_on(node, self.readers, self.results)
 
-    def _twice(self, node: Node, chain: Chain) -> bool:
+    def _product_made_twice(self, node: Node, chain: Chain) -> bool:
         """Whether a product is made anew for a maximum of its rows, which is made now, and for the chain that goes on with it."""
         c, source = self.e.config, chain.source
         if not made_twice(node, self.graph, self.readers, c.vector_lanes) or node.name in self.results or c.rows != c.vector_lanes:
@@ -187,18 +187,23 @@ class StepCompiler(NodeReductions):
             return False
         a, b = (_transposed(self._padded(self._view(x), source)) for x in source.inputs)
         top = next(r for r in self.readers[node.name] if r.op is Op.MAXIMUM)
-        self._give([top], _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32))))
+        self._set_ahead([top], _transposed(product_maxima(self.e, top.name, b, a, Epilogue(chain.steps, (), VectorFormat.FP32))))
         return True
 
     @cached_property
     def lanes(self) -> LaneDimensions:
         return LaneDimensions(self.graph, self.readers)
 
-    def _again(self, node: Node, chain: Chain) -> bool:
+    def _recomputed(self, node: Node, chain: Chain) -> bool:
         """Whether a chain is computed once for its largest magnitude, which is made now, and once more for the integers that are made by
         it, and lies in memory in no other form."""
         own = self.readers.get(node.name, ())
-        if len(own) != 2 or {r.op for r in own} != {Op.LARGEST, Op.QUANTIZE} or node.name in self.results or not self._tops(node.name):
+        if (
+            len(own) != 2
+            or {r.op for r in own} != {Op.LARGEST, Op.QUANTIZE}
+            or node.name in self.results
+            or not self._largest_readers(node.name)
+        ):
             return False
         if not isinstance(chain.source, View) or chain.moves or any(r.op is Op.QUANTIZE and r.attributes["limit"] > Q8_MAX for r in own):
             return False
@@ -208,22 +213,22 @@ class StepCompiler(NodeReductions):
         if sum(view.size for view in read if 0 not in view.strides) >= 2 * stored:  # to read them again, or to store and read the result
             return False
         largest = largest_of(self.e, node.name, views, chain.steps, self._along(node.name), prepared)
-        self._give(self._tops(node.name), largest)
+        self._set_ahead(self._largest_readers(node.name), largest)
         return True
 
     def _across(self, node: Node) -> bool:
         """Whether a product's rows lie along the lanes."""
-        return self.lanes.rows(node)
+        return self.lanes.rows_along_lanes(node)
 
     def _along(self, name: str) -> int | None:
         """The dimension of an elementwise node that is to lie along the lanes."""
-        return self.lanes.of(name)
+        return self.lanes.dimension(name)
 
     def _extended(self, node: Node) -> Chain:
         """The chain that the node ends."""
         inputs = list(node.inputs)
         chains = [i for i, x in enumerate(inputs) if isinstance(x, str) and isinstance(self.values.get(x), Chain)]
-        if (beside := self._beside(node, chains)) is not None:
+        if (beside := self._merged(node, chains)) is not None:
             return beside
         at = chains[0] if chains else None
         if at is None:
@@ -272,7 +277,7 @@ class StepCompiler(NodeReductions):
         chain.steps.append(Step(node.op, operand, reverse))
         return chain
 
-    def _beside(self, node: Node, chains: Sequence[int]) -> Chain | None:
+    def _merged(self, node: Node, chains: Sequence[int]) -> Chain | None:
         """Of two chains that meet in ``node`` one that the other one's value becomes an operand of, where its tiles have it on chip."""
         if len(chains) != 2 or node.op not in BINARY or node.inputs[0] == node.inputs[1]:
             return None
@@ -309,7 +314,7 @@ class StepCompiler(NodeReductions):
                 a, b, epilogue = _transposed(b), _transposed(a), epilogue.seen(lambda view: _transposed(expand(view, node.shape)))
             view, largest = matmul(self.e, name, a, b, epilogue, bool(tops))
             if largest is not None:
-                self._give(tops, largest)
+                self._set_ahead(tops, largest)
             return _transposed(view) if across else view
         assert isinstance(second, str)
         if second not in self.kernels:
@@ -330,7 +335,7 @@ class StepCompiler(NodeReductions):
             bool(tops),
         )
         if largest is not None:
-            self._give(tops, largest)
+            self._set_ahead(tops, largest)
         return view
 
     @staticmethod

@@ -39,11 +39,11 @@ class LaneDimensions:
             if node.name not in self._found and len(node.shape) > 1:
                 self._class(node)
 
-    def rows(self, node: Node) -> bool:
+    def rows_along_lanes(self, node: Node) -> bool:
         """Whether the rows of a product lie along the lanes."""
         return self._found.get(node.name) == len(node.shape) - 2
 
-    def of(self, name: str) -> int | None:
+    def dimension(self, name: str) -> int | None:
         """The dimension of a tensor that is to lie along the lanes; None where nothing asks for one."""
         return self._found.get(name)
 
@@ -58,16 +58,16 @@ class LaneDimensions:
         queue, saved = deque([product]), 0.0
         while queue:
             node = queue.popleft()
-            saved += self._saved(node, at[node.name])
+            saved += self._savings(node, at[node.name])
             for other, where in (*self._before(node, at[node.name]), *self._after(node, at[node.name])):
                 if where is None:
-                    saved -= _apart(node, other)
+                    saved -= _mismatch_cost(node, other)
                 elif other.name not in at and other.name not in self._found:
                     at[other.name] = where
                     queue.append(other)
         return at, saved
 
-    def _saved(self, node: Node, lane: int) -> float:
+    def _savings(self, node: Node, lane: int) -> float:
         """Cycles that readers of ``node`` save where dimension ``lane`` lies along the lanes; less than 0 for those that it costs them."""
         size, last = math.prod(node.shape), len(node.shape) - 1
         saved = 0.0
@@ -91,7 +91,7 @@ class LaneDimensions:
             elif reader.op is Op.PERMUTE:
                 found.append((reader, reader.attributes["order"].index(lane)))
             elif reader.op is Op.RESHAPE:
-                found.append((reader, _mapped(node.shape, reader.shape, lane)))
+                found.append((reader, _reshaped_dimension(node.shape, reader.shape, lane)))
             elif reader.op is Op.SLICE or (reader.op is Op.CONCAT and reader.attributes["dim"] != lane):
                 found.append((reader, lane))
         return found
@@ -107,13 +107,13 @@ class LaneDimensions:
             if node.op is Op.PERMUTE:
                 found.append((other, node.attributes["order"][lane]))
             elif node.op is Op.RESHAPE:
-                found.append((other, _mapped(node.shape, other.shape, lane)))
+                found.append((other, _reshaped_dimension(node.shape, other.shape, lane)))
             elif other.shape == node.shape or node.op in (Op.SLICE, Op.CONCAT):
                 found.append((other, lane))
         return found
 
 
-def _apart(node: Node, other: Node) -> float:
+def _mismatch_cost(node: Node, other: Node) -> float:
     """What it costs that ``other``, a reshape of ``node`` or what that is of, has not the dimension that lies along the lanes: where one of
     them is an image, with its channels along the lanes, and where rows are cut into heads that do not begin at bus words as INT8."""
     image = node.shape[-1] == other.shape[-1]
@@ -121,7 +121,7 @@ def _apart(node: Node, other: Node) -> float:
     return COPY * math.prod(other.shape) if other.kind is Kind.WORD and (image or heads) else 0.0
 
 
-def _mapped(old: Sequence[int], new: Sequence[int], dim: int) -> int | None:
+def _reshaped_dimension(old: Sequence[int], new: Sequence[int], dim: int) -> int | None:
     """Where dimension ``dim`` is after a reshape; None where it is no dimension of its own any more."""
     before = math.prod(old[:dim])
     for d, size in enumerate(new):

@@ -23,24 +23,24 @@ class NodeReductions(NodeValues):
         self.readers = readers_of(graph)
         self.ahead: dict[str, View] = {}
 
-    def _tops(self, name: str) -> list[Node]:
+    def _largest_readers(self, name: str) -> list[Node]:
         """Nodes that want the largest magnitude of all elements of ``name``, at once or after moves."""
         found = []
         for reader in self.readers.get(name, ()):
             if reader.op is Op.LARGEST and "dims" not in reader.attributes:
                 found.append(reader)
             elif reader.op in PASSED:
-                found += self._tops(reader.name)
+                found += self._largest_readers(reader.name)
         return found
 
-    def _give(self, tops: Sequence[Node], value: View) -> None:
+    def _set_ahead(self, tops: Sequence[Node], value: View) -> None:
         """``value`` is there before the nodes ``tops``, whose it is; it stays until all of them have taken it."""
         for top in tops:
             self.ahead[top.name] = value
             value.buffer.users += 1
 
-    def _taken(self, node: Node) -> View | None:
-        """What `_give` has for ``node``."""
+    def _take_ahead(self, node: Node) -> View | None:
+        """What `_set_ahead` has for ``node``."""
         value = self.ahead.pop(node.name, None)
         if value is not None:
             value.buffer.users -= 1
@@ -48,7 +48,7 @@ class NodeReductions(NodeValues):
 
     def _reduced(self, node: Node) -> View:
         """The value of a SUM, COUNT, MAXIMUM or LARGEST."""
-        value = self._taken(node)
+        value = self._take_ahead(node)
         if value is not None:
             return value
         view = self._view(node.inputs[0])

@@ -127,9 +127,9 @@ def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Lay
         if more.get("draw"):
             more["draw"] = 1
         if node.op is Op.MATMUL:
-            more["across"] = lanes.rows(node)
-        elif node.op in CHAINED and lanes.of(node.name) is not None:
-            more["along"] = lanes.of(node.name)
+            more["across"] = lanes.rows_along_lanes(node)
+        elif node.op in CHAINED and lanes.dimension(node.name) is not None:
+            more["along"] = lanes.dimension(node.name)
         inputs = [names[x] if isinstance(x, str) else x for x in node.inputs]
         kind = "optimizer" if node.source == OPTIMIZER else ""
         nodes.append([node.op.value, node.kind.value, _one(node.shape, times), inputs, more, kind])
