@@ -17,7 +17,7 @@ from loralith.compiler.step.emitter import Emitter, Region
 from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.instructions import instruction
 from loralith.compiler.step.memory import Memory
-from loralith.compiler.step.residents import Places, Programs, ScalarSets
+from loralith.compiler.step.on_chip import ProgramCache, RowAllocator, ScalarCache
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.views import View
 from loralith.compiler.tokens.sync import synchronize
@@ -259,29 +259,29 @@ def test_memory_that_another_tensor_takes_does_not_bind_its_readers_to_the_first
 
 
 def test_places_scalars_and_programs_are_given_out_and_taken_back() -> None:
-    places = Places(10)
-    assert [places.take(4), places.take(4)] == [0, 4]
-    assert not places.fits(4)
-    places.give(0, 4)
-    assert places.fits(4)
-    assert not places.fits(5)
-    assert places.take(2) == 8, "what was in use is left alone for as long as it can be"
-    scalars = ScalarSets()
-    first = scalars.take(3, {0: (64, 1)}, fresh=False)
+    rows = RowAllocator(10)
+    assert [rows.allocate(4), rows.allocate(4)] == [0, 4]
+    assert not rows.fits(4)
+    rows.free(0, 4)
+    assert rows.fits(4)
+    assert not rows.fits(5)
+    assert rows.allocate(2) == 8, "what was in use is left alone for as long as it can be"
+    scalars = ScalarCache()
+    first = scalars.acquire(3, {0: (64, 1)}, fresh=False)
     assert first is not None
-    scalars.bring(first, 0, (64, 1), 7)
-    assert scalars.holds(first, 0, (64, 1)) == 7
-    assert scalars.holds(first, 0, (64, 2)) is None
-    assert scalars.take(3, {0: (64, 1)}, fresh=False) == first, "who reads the same shares it"
-    assert scalars.take(3, {0: (64, 1)}, fresh=True) != first, "who writes does not"
-    programs = Programs()
+    scalars.fill(first, 0, (64, 1), 7)
+    assert scalars.lookup(first, 0, (64, 1)) == 7
+    assert scalars.lookup(first, 0, (64, 2)) is None
+    assert scalars.acquire(3, {0: (64, 1)}, fresh=False) == first, "who reads the same shares it"
+    assert scalars.acquire(3, {0: (64, 1)}, fresh=True) != first, "who writes does not"
+    programs = ProgramCache()
     long, short = tuple(bytes([i] * 8) for i in range(40)), (b"\1" * 8,) * 30
-    assert programs.take([long], 5) == [long]
-    assert programs.place(long) == (0, 5)
-    assert programs.take([short], 6) is None, "there is no room while the other one is in use"
-    programs.give([long])
-    assert programs.take([long], 6) == [], "it is still there"
-    programs.give([long])
-    assert programs.take([short], 6) == [short]
-    first_instruction, _ = programs.place(short)
+    assert programs.acquire([long], 5) == [long]
+    assert programs.locate(long) == (0, 5)
+    assert programs.acquire([short], 6) is None, "there is no room while the other one is in use"
+    programs.release([long])
+    assert programs.acquire([long], 6) == [], "it is still there"
+    programs.release([long])
+    assert programs.acquire([short], 6) == [short]
+    first_instruction, _ = programs.locate(short)
     assert 0 <= first_instruction <= PROGRAM_INSTRUCTIONS - 30

@@ -13,8 +13,8 @@ from heapq import heappop, heappush
 
 from loralith.compiler.step.dependencies import PLACED, Codes, Flow, flow_of
 from loralith.compiler.step.instructions import Program
+from loralith.compiler.step.on_chip import ProgramCache, RowAllocator, ScalarCache
 from loralith.compiler.step.relocation import placed, relocated
-from loralith.compiler.step.residents import Places, Programs, ScalarSets
 from loralith.compiler.step.tiles import Draft, Tile
 from loralith.compiler.tokens.footprint import memory_rows
 from loralith.errors import LoralithError
@@ -53,8 +53,8 @@ class _Tile:
 class _Scheduler:
     def __init__(self, tiles: Sequence[Tile], flow: Flow, config: Config, program_at: Callable[[bytes], int]) -> None:
         self.tiles, self.flow, self.config, self.program_at = tiles, flow, config, program_at
-        self.places = {memory: Places(memory_rows(memory, config)) for memory in PLACED}
-        self.scalars, self.programs, self.codes = ScalarSets(), Programs(), Codes()
+        self.places = {memory: RowAllocator(memory_rows(memory, config)) for memory in PLACED}
+        self.scalars, self.programs, self.codes = ScalarCache(), ProgramCache(), Codes()
         self.own: list[range] = []  # numbers of each tile's commands
         first = 0
         for tile in tiles:
@@ -160,17 +160,17 @@ class _Scheduler:
         if scalars is None:
             return False
         programs = list(dict.fromkeys(self._program(flow.drafts[n].program, scalars) for n in own if flow.drafts[n].program is not None))
-        missing = self.programs.take(programs, len(flow.tile))
+        missing = self.programs.acquire(programs, len(flow.tile))
         if missing is None:
             if self.tiles[tile].scalars:
-                self.scalars.give(scalars, self.tiles[tile].scalars)
+                self.scalars.release(scalars, self.tiles[tile].scalars)
             return False
-        bases = {memory: self.places[memory].take(size) for memory, size in flow.extents[tile].items()}
+        bases = {memory: self.places[memory].allocate(size) for memory, size in flow.extents[tile].items()}
         running = self.running[tile] = _Tile(len(own), bases, scalars, programs)
         for number in own:
             for memory in flow.memories[number]:
                 running.touching[memory] = running.touching.get(memory, 0) + 1
-        running.firsts = {program: self.programs.place(program)[0] for program in programs}
+        running.firsts = {program: self.programs.locate(program)[0] for program in programs}
         self._load_programs(tile, running, missing)
         self._load_scalars(tile, running)
         for number in own:
@@ -195,7 +195,7 @@ class _Scheduler:
             return 0
         loads = [n for n in self.own[tile] if self.flow.drafts[n].scalar]
         words = {self._index(n): self._word(n) for n in loads}
-        return self.scalars.take(count, words, len(words) < count)
+        return self.scalars.acquire(count, words, len(words) < count)
 
     def _index(self, number: int) -> int:
         return self.flow.drafts[number].fields.get("base", 0)
@@ -220,7 +220,7 @@ class _Scheduler:
             running.left += 1
             heappush(self.ready[Opcode.LOAD], (-self.urgent[number], number))
         for number in vectors:
-            _, load = self.programs.place(self._program(flow.drafts[number].program, running.scalars))
+            _, load = self.programs.locate(self._program(flow.drafts[number].program, running.scalars))
             if not self.ended[load]:
                 flow.wait(number, [load])
 
@@ -231,12 +231,12 @@ class _Scheduler:
         for index in range(self.tiles[tile].scalars):
             number = loads.get(index)
             if number is None:
-                self.scalars.bring(base, index, None, -1)
+                self.scalars.fill(base, index, None, -1)
                 continue
             word = self._word(number)
-            load = self.scalars.holds(base, index, word)
+            load = self.scalars.lookup(base, index, word)
             if load is None:
-                self.scalars.bring(base, index, word, number)
+                self.scalars.fill(base, index, word, number)
                 continue
             self.gone[number] = 1
             running.left -= 1
@@ -277,15 +277,15 @@ class _Scheduler:
         for memory in flow.memories[number]:
             running.touching[memory] -= 1
             if not running.touching[memory]:
-                self.places[memory].give(running.bases[memory], flow.extents[tile][memory])
+                self.places[memory].free(running.bases[memory], flow.extents[tile][memory])
                 self.given += 1
         running.left -= 1
         if not running.left:
             self.given += 1
             self.early.discard(tile)
-            self.programs.give(running.programs)
+            self.programs.release(running.programs)
             if self.tiles[tile].scalars:
-                self.scalars.give(running.scalars, self.tiles[tile].scalars)
+                self.scalars.release(running.scalars, self.tiles[tile].scalars)
             for other in self.behind[tile]:
                 self.unready[other] -= 1
                 if not self.unready[other]:

@@ -1,5 +1,5 @@
-"""Where a tile's data lies on chip: places in the scratchpads and buffers, and what the scalar and program memories hold from tile to
-tile."""
+"""On-chip memory of a step: rows of scratchpads and buffers, which tiles allocate and free, and caches of scalars and programs, which
+tiles share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from loralith.compiler.step.instructions import Program
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS
 
-__all__ = ["Places", "Programs", "ScalarSets"]
+__all__ = ["ProgramCache", "RowAllocator", "ScalarCache"]
 
 
-class Places:
-    """Stretches of one memory. The search goes on after the last one, so that what was in use is left alone for as long as it can be."""
+class RowAllocator:
+    """Next-fit allocator of one memory's rows: the search starts behind the latest allocation, so that freed rows are reused late."""
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -29,8 +29,8 @@ class Places:
             end = past
         return self.depth - end >= size
 
-    def take(self, size: int) -> int:
-        """The first row of ``size`` free ones, for which there must be room."""
+    def allocate(self, size: int) -> int:
+        """The first of ``size`` free rows, which must exist (`fits`)."""
         ends = [0, *(end for _, end in self._used)]
         gaps = [(a, b) for a, b in zip(ends, [*(start for start, _ in self._used), self.depth], strict=True) if b - a >= size]
         after = [max(a, self._next) for a, b in gaps if b - max(a, self._next) >= size]
@@ -39,12 +39,12 @@ class Places:
         self._next = start + size
         return start
 
-    def give(self, start: int, size: int) -> None:
+    def free(self, start: int, size: int) -> None:
         self._used.remove((start, start + size))
 
 
 SET = 4
-"""Scalars are given out in sets of so many, so that programs that differ in nothing else find theirs at the same numbers."""
+"""Scalars of a set. Sets are allocated as a whole, so that programs that differ in nothing else have theirs at the same numbers."""
 Word = tuple[int, int]
 """What a scalar holds: the address that it was loaded from, and who had written that."""
 
@@ -56,16 +56,17 @@ class _ScalarSet:
     words: dict[int, tuple[Word, int]] = field(default_factory=dict)
 
 
-class ScalarSets:
-    """The scalar memory: each set's words, the LOADs that brought them, and how many tiles use it."""
+class ScalarCache:
+    """Cache of the scalar memory, replaced by sets, the least recently used first: each set's words, the LOADs that filled them, and how
+    many tiles use it."""
 
     def __init__(self) -> None:
         self._sets = [_ScalarSet() for _ in range(SCALARS // SET)]
         self._clock = 0
 
-    def take(self, count: int, words: Mapping[int, Word], fresh: bool) -> int | None:
-        """The first of ``count`` scalars, of which those with number ``words`` are to be loaded, or None while there is no room. ``fresh``:
-        the tile writes some of them."""
+    def acquire(self, count: int, words: Mapping[int, Word], fresh: bool) -> int | None:
+        """The first of ``count`` scalars, those numbered in ``words`` to be loaded, or None while none are free. ``fresh``: the tile writes
+        some of them, so that it shares none."""
         sets = -(-count // SET)
         best: tuple[int, int, int] | None = None
         for first in range(len(self._sets) - sets + 1):
@@ -88,20 +89,20 @@ class ScalarSets:
     def _at(self, first: int, number: int) -> tuple[Word | None, int]:
         return self._sets[first + number // SET].words.get(number % SET, (None, -1))
 
-    def holds(self, base: int, number: int, word: Word) -> int | None:
-        """The LOAD that brought ``word`` to scalar ``base`` + ``number``, if it is there."""
+    def lookup(self, base: int, number: int, word: Word) -> int | None:
+        """On a hit, the LOAD that filled scalar ``base`` + ``number`` with ``word``; None on a miss."""
         found, load = self._at(base // SET, number)
         return load if found == word else None
 
-    def bring(self, base: int, number: int, word: Word | None, load: int) -> None:
-        """A LOAD, or None for a result, comes to a scalar."""
+    def fill(self, base: int, number: int, word: Word | None, load: int) -> None:
+        """A scalar gets ``word`` by LOAD number ``load``, or a result (None), which no other tile may share."""
         words = self._sets[base // SET + number // SET].words
         if word is None:
             words.pop(number % SET, None)
         else:
             words[number % SET] = word, load
 
-    def give(self, base: int, count: int) -> None:
+    def release(self, base: int, count: int) -> None:
         for one in self._sets[base // SET : base // SET - (-count // SET)]:
             one.users -= 1
 
@@ -118,21 +119,21 @@ class _Resident:
         return self.first + len(self.program)
 
 
-class Programs:
-    """The program memory: programs, the LOADs that brought them, and how many tiles use each."""
+class ProgramCache:
+    """Cache of the program memory: programs, the LOADs that filled them, and how many tiles use each."""
 
     def __init__(self) -> None:
         self._held: dict[Program, _Resident] = {}
         self._next = 0
 
-    def take(self, programs: Sequence[Program], load: int) -> list[Program] | None:
-        """Those of ``programs``, each once, that must be loaded, by LOADs from number ``load`` on, or None while there is no room."""
+    def acquire(self, programs: Sequence[Program], load: int) -> list[Program] | None:
+        """The misses among ``programs``, each once, to be loaded by LOADs from number ``load`` on, or None while there is no space."""
         missing: list[Program] = []
         held, at = dict(self._held), self._next
         for program in programs:
             if program in held:
                 continue
-            found = self._room(len(program), at, [one for one in held.values() if one.users or one.program in programs])
+            found = self._space(len(program), at, [one for one in held.values() if one.users or one.program in programs])
             if found is None:
                 return None
             own = _Resident(found, program, load + len(missing))
@@ -146,7 +147,7 @@ class Programs:
         return missing
 
     @staticmethod
-    def _room(size: int, at: int, pinned: Sequence[_Resident]) -> int | None:
+    def _space(size: int, at: int, pinned: Sequence[_Resident]) -> int | None:
         """The first instruction of ``size`` that no one of ``pinned`` has, from ``at`` on and then from the beginning."""
         for start in sorted({at, 0, *(one.past for one in pinned)}, key=lambda s: (s < at, s)):
             past = start + size
@@ -154,11 +155,11 @@ class Programs:
                 return start
         return None
 
-    def place(self, program: Program) -> tuple[int, int]:
-        """(first instruction, LOAD that brought it)."""
+    def locate(self, program: Program) -> tuple[int, int]:
+        """(first instruction, LOAD that filled it)."""
         one = self._held[program]
         return one.first, one.load
 
-    def give(self, programs: Sequence[Program]) -> None:
+    def release(self, programs: Sequence[Program]) -> None:
         for program in programs:
             self._held[program].users -= 1
