@@ -85,6 +85,23 @@ def test_builds_and_runs_a_model(counter: Path, tmp_path: Path) -> None:
     assert done.stdout == "count=10\n"
 
 
+def test_a_second_compilation_finds_the_profile_of_the_first(counter: Path, tmp_path: Path) -> None:
+    """A profile is found by its object's name; without one the compiler would optimize for nothing, and say nothing."""
+    (tmp_path / "main.cpp").write_text(MAIN)
+    found = find_verilator()
+    found.run("--cc", "-Mdir", tmp_path / "obj", "--top-module", "counter", counter)
+
+    def compiled(flags: str) -> None:
+        flags = flags.format(tmp_path / "profile")
+        compile_design(found, tmp_path / "obj", [tmp_path / "main.cpp"], tmp_path / "model", runtime=native.runtime(), flags=flags)
+
+    with pytest.raises(BuildError, match="missing-profile"):
+        compiled(native.USE)
+    compiled(native.GENERATE)
+    subprocess.run([tmp_path / "model"], check=True, capture_output=True)
+    compiled(native.USE)
+
+
 def test_the_runtime_is_compiled_once_and_a_compiler_s_error_told(counter: Path, tmp_path: Path) -> None:
     found = find_verilator()
     found.run("--cc", "-Mdir", tmp_path / "obj", "--top-module", "counter", counter)

@@ -55,7 +55,7 @@ TRACE_LEVELS = Levels("-O1", "-O0", "-O1")
 CXX_FLAGS = "-fPIC -fno-semantic-interposition -march=native"
 # The simulator's code of one cycle is several times the size of a processor's first instruction cache, and most of its time goes to
 # fetching it. A profile lets the compiler put what a cycle seldom needs elsewhere.
-GENERATE, USE = "-fprofile-generate={0} -fprofile-update=single", "-fprofile-use={0} -fprofile-correction -Wno-missing-profile"
+GENERATE, USE = "-fprofile-generate={0} -fprofile-update=single", "-fprofile-use={0} -fprofile-correction -Werror=missing-profile"
 
 
 def verilog(config: Config) -> Path:

@@ -47,10 +47,11 @@ class Levels:
 
 @dataclass(frozen=True)
 class _Job:
-    """A compiler's command without its output, which appears whole or not at all."""
+    """A compiler's command without its output, which appears whole or not at all. ``shared``: other builds may make the same output now."""
 
     command: tuple[str, ...]
     output: Path
+    shared: bool = False
 
 
 def headers(verilator: Verilator) -> Path:
@@ -130,7 +131,7 @@ def _kept(command: tuple[str, ...], source: Path, folder: Path) -> _Job:
     """How a file of the runtime is compiled, to a name that says from what."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
     key = hashlib.sha256("\0".join((version, *command)).encode() + source.read_bytes()).hexdigest()[:20]
-    return _Job((*command, "-c", str(source)), folder / f"{source.stem}-{key}.o")
+    return _Job((*command, "-c", str(source)), folder / f"{source.stem}-{key}.o", shared=True)
 
 
 def _run(jobs: Sequence[_Job]) -> None:
@@ -138,9 +139,11 @@ def _run(jobs: Sequence[_Job]) -> None:
 
     def run(job: _Job) -> str:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=job.output.suffix, prefix=f"{job.output.stem}.", dir=job.output.parent)
-        os.close(handle)
-        part = Path(name)
+        part = job.output.with_name(f"{job.output.stem}.part{job.output.suffix}")  # the same each time: it names the object's profile
+        if job.shared:
+            handle, name = tempfile.mkstemp(suffix=job.output.suffix, prefix=f"{job.output.stem}.", dir=job.output.parent)
+            os.close(handle)
+            part = Path(name)
         try:
             done = subprocess.run([*job.command, "-o", str(part)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
