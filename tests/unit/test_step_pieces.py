@@ -20,7 +20,7 @@ from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS
 from loralith.spec.graph import Graph, Kind, Op
 from loralith.step.builder import Builder
-from loralith.step.by_block import Block, blocks_of, graph_macs, step_by_block
+from loralith.step.by_block import Block, _linear, blocks_of, graph_macs, step_by_block
 from loralith.step.piece_runs import run_piece
 from loralith.step.step_work import step_graph
 
@@ -170,6 +170,15 @@ def test_heads_are_compiled_as_one_and_counted(monkeypatch: pytest.MonkeyPatch) 
     assert any("padded" in block.structure.text for block in many.values())
     for block in many.values():
         run_piece(block.structure.text, BASE, "reference")
+
+
+def test_figures_of_parts_that_add_up_add_up_in_the_whole() -> None:
+    """Some fall with the part's length."""
+    short, long = {"works": 10, "waits": 30, "all": 40}, {"works": 70, "waits": 26, "all": 96}
+    whole = _linear(short, long)
+    assert whole["works"] + whole["waits"] == pytest.approx(whole["all"], abs=1)
+    assert whole == {"works": 310, "waits": 10, "all": 320}
+    assert _linear({"waits": 30}, {"waits": 0}) == {"waits": 0}
 
 
 def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,11 +145,11 @@ def _figures(structure: Structure, config: Config, sample: int) -> dict[str, Any
 
 
 def _linear(one: Any, other: Any) -> Any:
-    """What the whole gives, of what 1 / DIVISORS[0] and 1 / DIVISORS[1] of it give, number by number."""
+    """What the whole gives, of what 1 / DIVISORS[0] and 1 / DIVISORS[1] of it give, number by number; what adds up goes on adding up."""
     if isinstance(other, Mapping):
         return {name: _linear(one.get(name, 0), value) for name, value in other.items()}
     small, large = DIVISORS
-    return max(other, round(one + (other - one) * (1 - 1 / small) / (1 / large - 1 / small)))
+    return max(0, round(one + (other - one) * (1 - 1 / small) / (1 / large - 1 / small)))
 
 
 @contextmanager
