@@ -18,7 +18,7 @@ from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_reductions import NodeReductions
 from loralith.compiler.step.padded_images import PaddedImages
-from loralith.compiler.step.pending import PASSED, Chain, goes_on, made_twice, quantizes
+from loralith.compiler.step.pending import PASSED, Chain, continues_in_reader, made_twice, quantizes
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.schedule import scheduled
@@ -144,25 +144,25 @@ class StepCompiler(NodeReductions):
             for name in reads:
                 if name not in self.kernels:
                     self._views(name)
-            self.values[node.name] = Chain(node, node.shape, debts=reads)
+            self.values[node.name] = Chain(node, node.shape, reads=reads)
             return
         if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
             if (
                 len(chain.steps) < LONGEST
                 and node.op is not Op.QUANTIZE
-                and (self._put_off(node) or self._product_made_twice(node, chain) or self._recomputed(node, chain))
+                and (self._deferred(node) or self._product_made_twice(node, chain) or self._recomputed(node, chain))
             ):
                 self.values[node.name] = chain
                 return
             view = self._realize(node.name, chain)
             self._keep(node.name, (view,))
-            self._paid(chain.debts)
+            self._read_done(chain.reads)
             return
         if node.op in PASSED and isinstance(chain := self.values.get(reads[0]), Chain):
-            if self._put_off(node):
+            if self._deferred(node):
                 del self.values[reads[0]]
-                self.left[reads[0]] -= 1
+                self.remaining_reads[reads[0]] -= 1
                 chain.move(node)
                 self.values[node.name] = chain
                 return
@@ -172,11 +172,11 @@ class StepCompiler(NodeReductions):
             self._keep(node.name, moved(self.e, node, [self._views(x) for x in node.inputs]))
         else:
             self._keep(node.name, (self._reduced(node),))
-        self._paid(reads)
+        self._read_done(reads)
 
-    def _put_off(self, node: Node) -> bool:
+    def _deferred(self, node: Node) -> bool:
         """Whether the node's one reader goes on with its value."""
-        return goes_on(node, self.readers, self.results)
+        return continues_in_reader(node, self.readers, self.results)
 
     def _product_made_twice(self, node: Node, chain: Chain) -> bool:
         """Whether a product is made anew for a maximum of its rows, which is made now, and for the chain that goes on with it."""
@@ -244,10 +244,10 @@ class StepCompiler(NodeReductions):
                 value = self.values[name]
         if isinstance(value, Chain):
             del self.values[name]
-            self.left[name] -= 1
+            self.remaining_reads[name] -= 1
             chain = value
         else:
-            chain = Chain(self._view(name), node.shape, debts=[name])
+            chain = Chain(self._view(name), node.shape, reads=[name])
         if node.op is Op.WORD:
             return chain
         if node.op is Op.SCALE:
@@ -263,12 +263,12 @@ class StepCompiler(NodeReductions):
             return chain
         if other == name:
             chain.steps.append(Step(Op.MULTIPLY) if node.op is Op.MULTIPLY else Step(node.op, self._tile(chain, name)))
-            chain.debts.append(name)
+            chain.reads.append(name)
             return chain
         reverse = node.op is Op.SUBTRACT and at == 1
         if isinstance(other, str):
             self._view(other)
-            chain.debts.append(other)
+            chain.reads.append(other)
             operand: Scalar | TensorOperand = as_scalar(self._view(other), self.bus) or self._tile(chain, other)
             if isinstance(operand, Scalar):
                 operand = Scalar(other, operand.address)
@@ -290,12 +290,12 @@ class StepCompiler(NodeReductions):
                 continue
             for taken in (name, beside):
                 del self.values[taken]
-                self.left[taken] -= 1
+                self.remaining_reads[taken] -= 1
             assert isinstance(other.source, View)
             chain.prepared[len(chain.views)] = other
             chain.steps.append(Step(node.op, TensorOperand(len(chain.views)), node.op is Op.SUBTRACT and name == second))
             chain.views.append(other.source)
-            chain.debts += other.debts
+            chain.reads += other.reads
             return chain
         return None
 

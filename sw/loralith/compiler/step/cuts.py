@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from loralith.compiler.step.compile import OPTIMIZER, SOURCES
 from loralith.compiler.step.layouts import CHAINED
-from loralith.compiler.step.pending import PASSED, goes_on, readers_of
+from loralith.compiler.step.pending import PASSED, continues_in_reader, readers_of
 from loralith.spec.graph import MOVES, Graph, Kind, Node, Op
 
 __all__ = ["LARGE", "Piece", "batch_of", "cut"]
@@ -98,7 +98,7 @@ def _pieces(graph: Graph, segments: dict[str, int]) -> dict[str, int]:
     deferred: set[str] = set()  # not stored in memory
     for node in graph.nodes.values():
         chained = node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or (node.op in PASSED and node.inputs[0] in deferred)
-        if node.kind is Kind.SUM or (chained and goes_on(node, readers, outputs)):
+        if node.kind is Kind.SUM or (chained and continues_in_reader(node, readers, outputs)):
             deferred.add(node.name)
     found = dict(segments)
     for name in reversed(list(segments)):

@@ -19,7 +19,7 @@ __all__ = ["NodeValues"]
 
 
 class NodeValues:
-    """Values by node. ``left``: reads of each that are to come, of which an output is one; ``pinned``: buffers that stay."""
+    """Values by node. ``remaining_reads``: reads of each that are to come, of which an output is one; ``pinned``: buffers that stay."""
 
     def __init__(self, graph: Graph, e: Emitter) -> None:
         self.graph, self.e = graph, e
@@ -27,8 +27,8 @@ class NodeValues:
         self.tensors: dict[str, tuple[View, ...]] = {}
         self.kernels: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
         self.pinned: set[Buffer] = set()
-        self.left = Counter(name for node in graph.nodes.values() for name in node.inputs if isinstance(name, str))
-        self.left.update(graph.outputs.values())
+        self.remaining_reads = Counter(name for node in graph.nodes.values() for name in node.inputs if isinstance(name, str))
+        self.remaining_reads.update(graph.outputs.values())
         self.bus = e.config.bus_bytes
 
     def _realize(self, name: str, chain: Chain) -> View:
@@ -56,34 +56,34 @@ class NodeValues:
         self.values[name] = self.tensors[name] = tuple(views)
         for view in views:
             view.buffer.users += 1
-        if not self.left[name]:
+        if not self.remaining_reads[name]:
             self._drop(name)
 
     def _drop(self, name: str) -> None:
         value = self.values.pop(name)
         if isinstance(value, Chain):
-            self._paid(value.debts)
+            self._read_done(value.reads)
         else:
             for view in value:
                 view.buffer.users -= 1
                 if not view.buffer.users and view.buffer not in self.pinned:
                     self.e.release(view.buffer)
 
-    def _paid(self, names: Sequence[str]) -> None:
+    def _read_done(self, names: Sequence[str]) -> None:
         """Nodes that were read."""
         for name in names:
-            self.left[name] -= 1
-            if not self.left[name] and name in self.values:
+            self.remaining_reads[name] -= 1
+            if not self.remaining_reads[name] and name in self.values:
                 self._drop(name)
 
     def _views(self, name: str | float) -> tuple[View, ...]:
-        """The tensor of a node, computed if it was put off."""
+        """The tensor of a node, computed if it was deferred."""
         assert isinstance(name, str)
         value = self.values[name]
         if isinstance(value, Chain):
             view = self._realize(name, value)
             self._keep(name, (view,))
-            self._paid(value.debts)
+            self._read_done(value.reads)
             return (view,)
         return value
 

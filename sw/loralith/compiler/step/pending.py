@@ -15,7 +15,7 @@ from loralith.compiler.step.views import View, expand, permute, reshape
 from loralith.spec.graph import Graph, Node, Op
 from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["PASSED", "Chain", "goes_on", "made_twice", "quantizes", "readers_of"]
+__all__ = ["PASSED", "Chain", "continues_in_reader", "made_twice", "quantizes", "readers_of"]
 
 FEW_TERMS = 160
 """Terms of a product that is made a second time rather than stored. An FP32 word crosses a bus of 16 bytes in a quarter of a cycle, once
@@ -40,7 +40,7 @@ def readers_of(graph: Graph) -> dict[str, list[Node]]:
     return found
 
 
-def goes_on(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Container[str]) -> bool:
+def continues_in_reader(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Container[str]) -> bool:
     """Whether the one reader of ``node`` goes on with its value, so that it need not lie in memory."""
     own = readers.get(node.name, ())
     if len(own) != 1 or node.name in outputs:
@@ -48,7 +48,7 @@ def goes_on(node: Node, readers: Mapping[str, Sequence[Node]], outputs: Containe
     (reader,) = own
     if reader.op in CHAINED or quantizes(reader):
         return reader.shape == node.shape
-    return reader.op in PASSED and goes_on(reader, readers, outputs)
+    return reader.op in PASSED and continues_in_reader(reader, readers, outputs)
 
 
 def quantizes(node: Node) -> bool:
@@ -83,14 +83,14 @@ def made_twice(node: Node, graph: Graph, readers: Mapping[str, Sequence[Node]], 
 @dataclass
 class Chain:
     """``steps`` on a tensor in memory or on the sums of a product, of ``shape``, with operands ``views`` of that shape; then ``moves``,
-    each the shapes before and after it and, of a permutation, its order. ``debts``: nodes that it reads. ``prepared``: by the number of an
+    each the shapes before and after it and, of a permutation, its order. ``reads``: nodes that it reads. ``prepared``: by the number of an
     operand, the chain that makes it of what ``views`` has for it."""
 
     source: View | Node
     shape: tuple[int, ...]
     steps: list[Step] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
-    debts: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
     moves: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = field(default_factory=list)
     prepared: dict[int, Chain] = field(default_factory=dict)
 
