@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from loralith.spec.commands import Command, LoadTarget, Opcode, StoreSource, Vec
 from loralith.spec.status import Check, Code, Unit
 from loralith.spec.vector import numbers
 from loralith.spec.vector.program import Format, Function, Operand, Reduce, Source, Target
-from loralith.verif.lists.case import Case
+from loralith.verif.lists.case import BASE, Case
 from loralith.verif.lists.drawn_configs import random_vector_config
 from loralith.verif.lists.expect import expect
 from loralith.verif.lists.generate import generate
@@ -40,6 +41,31 @@ def machines() -> Iterator[Machines]:
 def test_lists_with_vectors_do_what_the_oracle_says(machines: Machines, first: int) -> None:
     for seed in range(first, first + 6):
         assert machines.compare(generate(TINY, seed)) is None, f"seed {seed}"
+
+
+BOUND_THAT_IS_WRITTEN = {
+    "config": asdict(TINY),
+    "seed": 339925354420004,
+    "lists": [
+        [
+            {"opcode": 1, "target": 7, "rows": 1, "address": BASE + 0x34E18, "row_bytes": 76, "base": 6},
+            {"opcode": 1, "signal": 1024, "target": 6, "rows": 1, "address": BASE + 0x38028, "row_bytes": 32, "base": 16},
+            {"opcode": 4, "wait": 1024, "signal": 32, "first": 16, "count": 4, "lanes": 1, "outer": 1, "inner": 1},
+            {"opcode": 3, "wait": 32, "source": 4, "rows": 1, "address": BASE + 0x18000, "row_bytes": 4},
+        ]
+    ],
+    "broken": None,
+    "timing": {"read_latency": 1, "write_latency": 1},
+    "window": [0, 262144],
+    "data": [[0x38028, "00000000000000000000033005b1c01800000000000000000000070080020080"]],
+}
+"""The second instruction writes scalar 6, which is its sum's bound too; the sum goes to a lane register, and from there to scalar 0. A
+random case of 274,121 commands that was made small."""
+
+
+def test_a_sum_keeps_the_bound_that_its_instruction_replaces(machines: Machines) -> None:
+    case = Case.from_json(json.dumps(BOUND_THAT_IS_WRITTEN))
+    assert machines.compare(case) is None
 
 
 @pytest.mark.parametrize("first", range(0, 2 * SEEDS, 12))

@@ -61,11 +61,13 @@ class _Block:
 
 @dataclass
 class _Totals:
-    """What the lanes hold of reductions: sums [L] in the units of their instruction, maxima and largest values [L]."""
+    """What the lanes hold of reductions: sums [L] in the units of their instruction, maxima and largest values [L]; the exponent of the
+    sum's bound or scale as its terms were made by it, since the instruction itself may write that scalar."""
 
     sums: NDArray[np.int64]
     maxima: Values
     tops: Values = field(default_factory=lambda: np.zeros(0))
+    exponent: int = 0
 
 
 def run_vector(c: Fields, memories: Memories, config: Config) -> int:
@@ -316,6 +318,7 @@ class _Run:
         fresh = not code["over_outer"] or int(block.outer[0, 0]) == 0
         totals = self._nothing() if fresh else self.totals[at]
         if reduce in _SUMS:
+            totals.exponent = self._scale_exponent(code)
             if integers is None:
                 integers, over = arithmetic.terms(value, self._scale_exponent(code) + 1)
                 self._fault_where(over, block)
@@ -333,7 +336,7 @@ class _Run:
             sums = np.atleast_2d(totals.sums)
             if reduce in _OVER_LANES:
                 sums = np.repeat(sums.sum(1, keepdims=True), self.lanes, 1)
-            k = self._scale_exponent(code)
+            k = totals.exponent
             exponent = k if code["format"] in (Format.INT8, Format.INT8_STOCHASTIC) else k + 1 - SUM_FRACTION_BITS
             try:
                 words = np.array([[from_integer(int(total), exponent) for total in row] for row in sums], np.uint32)
