@@ -128,6 +128,21 @@ def test_chains_that_meet_are_one_visit(config: Config, op: Op, turned: bool) ->
     assert moved(b.graph, config, [q, y], Opcode.STORE) < elements * (2 + 1) + 8192
 
 
+def test_chains_that_are_too_long_together_do_not_meet(config: Config) -> None:
+    """A tile has 32 scalars: what both read does not fit."""
+    case = Case()
+    b, shape = case.b, (6, 64)
+
+    def chain(name: str, count: int) -> Any:
+        value = case.input(name, words(*shape))
+        for i in range(count):
+            value = b.add(value, case.input(f"{name}{i}", words(seed=i)))
+        return value
+
+    y = b.multiply(chain("u", 22), chain("v", 11))
+    assert case.run(config, b.brain(y)) >= 2
+
+
 def classes(graph: Graph) -> LaneDimensions:
     return LaneDimensions(graph, readers_of(graph))
 

@@ -149,7 +149,7 @@ class StepCompiler(NodeReductions):
         if node.op in CHAINED or node.op in (Op.WORD, Op.SCALE) or quantizes(node):
             chain = self._extended(node)
             if (
-                len(chain.steps) < LONGEST
+                chain.length < LONGEST
                 and node.op is not Op.QUANTIZE
                 and (self._deferred(node) or self._product_made_twice(node, chain) or self._recomputed(node, chain))
             ):
@@ -286,7 +286,8 @@ class StepCompiler(NodeReductions):
             chain, other = self.values[name], self.values[beside]
             assert isinstance(chain, Chain)
             assert isinstance(other, Chain)
-            if not chain.prepares(other) or (isinstance(chain.source, Node) and not self._across(chain.source)):
+            too_long = chain.length + other.length >= LONGEST
+            if too_long or not chain.prepares(other) or (isinstance(chain.source, Node) and not self._across(chain.source)):
                 continue
             for taken in (name, beside):
                 del self.values[taken]

@@ -110,6 +110,11 @@ class Chain:
         order = tuple(node.attributes["order"]) if node.op is Op.PERMUTE else None
         self.moves.append((self.current, node.shape, order))
 
+    @property
+    def length(self) -> int:
+        """Steps, those of chains that make its operands too."""
+        return len(self.steps) + sum(len(other.steps) for other in self.prepared.values())
+
     def prepares(self, other: Chain) -> bool:
         """Whether ``other``, on a tensor of the same shape that repeats nothing, can be computed on chip for an operand of this chain.
         Beside a product that is one instruction, with at most one operand, which is the same in a whole row."""
