@@ -1,51 +1,118 @@
-"""The machine's arithmetic on whole arrays: exact INT8 products by the host's BLAS, and requantization, bit for bit
+"""The machine's arithmetic on whole arrays: exact INT8 products by the host's kernels, and requantization, bit for bit
 `loralith.spec.numerics.requantize`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loralith.spec.numerics import Q8_MAX
 
-__all__ = ["FLOAT32_EXACT_K", "exact_product", "hash_array", "hash_indices", "hash_range", "requantize_array", "use_product"]
+__all__ = [
+    "FLOAT32_EXACT_K",
+    "Kernels",
+    "exact_product",
+    "exact_sums",
+    "hash_array",
+    "hash_indices",
+    "hash_range",
+    "kernels",
+    "requantize_array",
+    "use_kernels",
+]
 
 FLOAT32_EXACT_K = 1 << 10
 """Up to this K every partial sum of INT8 products, each at most 2**14, is within 2**24, and exact in float32 whatever the order."""
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
 
 
-Product = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.int32]]
-_product: Product | None = None
+class Kernels:
+    """How the host multiplies integers, exactly: by numpy's floating-point BLAS. A board has numpy alone; where torch is there,
+    `mapping.torch_kernels` has faster ones with the same integers."""
+
+    def each(self, function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """``function`` of each part, in the order of the parts; parts may run at the same time. The first exception is raised."""
+        return [function(part) for part in parts]
+
+    def floats(self, values: Int8) -> Float32:
+        return values.astype(np.float32)
+
+    def integers(self, sums: Float32) -> Int32:
+        return sums.astype(np.int32)
+
+    def matmul(self, left: Float32, right: Float32) -> Float32:
+        return left @ right
+
+    def product(self, left: Int8, right: Int8) -> Int32:
+        """left [..., M, K] right [..., K, N], modulo 2**32. Operands may be views."""
+        M, K, N = left.shape[-2], left.shape[-1], right.shape[-1]
+        if left.ndim == 2:
+            return exact_sums(left, right)
+        out = np.empty((*left.shape[:-2], M, N), np.int32)
+        one, two, flat = left.reshape(-1, M, K), right.reshape(-1, K, N), out.reshape(-1, M, N)
+
+        def multiply(number: int) -> None:
+            flat[number] = exact_sums(one[number], two[number])
+
+        self.each(multiply, range(len(flat)))
+        return out
+
+    def convolves(self, window: Any, terms: int) -> bool:
+        """Whether `convolution` and `convolution_input` are there for this `lora.convolution_windows.Window`; ``terms``: the most that one
+        of their sums has."""
+        return False
+
+    def convolution(self, image: Int8, weight: Int8, window: Any) -> Int32:
+        """The sums [N, O, ...] of an image [N, C, ...] and a weight [O, C / groups, *kernel]."""
+        raise NotImplementedError
+
+    def convolution_input(self, gradient: Int8, weight: Int8, window: Any, sizes: Sequence[int]) -> Int32:
+        """The transpose of `convolution`: [N, C, *sizes] of a gradient [N, O, ...]."""
+        raise NotImplementedError
 
 
-def use_product(product: Product | None) -> None:
-    """From now on `exact_product` is ``product``, with the same integers, for all devices of the process; None for numpy's own.
+_kernels = Kernels()
 
-    Where torch is there, `mapping.integer_products` has one. A board has numpy alone.
+
+def kernels() -> Kernels:
+    """Those of the process."""
+    return _kernels
+
+
+def use_kernels(chosen: Kernels) -> None:
+    """From now on `kernels` are ``chosen``, for all devices of the process."""
+    global _kernels
+    _kernels = chosen
+
+
+def exact_sums(left: Int8 | Float32, right: Int8 | Float32) -> Int32:
+    """left [M, K] right [K, N] modulo 2**32, by FP32 products of `kernels`; the INT8 values may be in float32 arrays already.
+
+    A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
     """
-    global _product
-    _product = product
-
-
-def exact_product(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
-    """left [..., M, K] right [..., K, N] as int32, modulo 2**32; exact for K up to `numerics.K_LIMIT`.
-
-    By floating-point BLAS, or by what `use_product` has set. A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are
-    added as integers.
-    """
-    if _product is not None:
-        return _product(left, right)
-    K = left.shape[-1]
-    blocks = max(1, -(-K // FLOAT32_EXACT_K))
-    depth = max(1, -(-K // blocks))
-    total: NDArray[np.int32] | None = None
-    for k in range(0, max(K, 1), depth):
-        part = left[..., k : k + depth].astype(np.float32) @ right[..., k : k + depth, :].astype(np.float32)
-        total = part.astype(np.int32) if total is None else np.add(total, part.astype(np.int32), out=total)
+    (M, K), N = left.shape, right.shape[1]
+    if not K:
+        return np.zeros((M, N), np.int32)
+    depth = -(-K // -(-K // FLOAT32_EXACT_K))
+    total: Int32 | None = None
+    for k in range(0, K, depth):
+        one, two = (x if x.dtype == np.float32 else _kernels.floats(x) for x in (left[:, k : k + depth], right[k : k + depth]))  # type: ignore[arg-type]
+        part = _kernels.integers(_kernels.matmul(one, two))  # type: ignore[arg-type]
+        total = part if total is None else np.add(total, part, out=total)
     assert total is not None
     return total
+
+
+def exact_product(left: Int8, right: Int8) -> Int32:
+    """left [..., M, K] right [..., K, N] as int32, modulo 2**32; exact for K up to `numerics.K_LIMIT`."""
+    return _kernels.product(left, right)
 
 
 def hash_array(key: tuple[int, int], index: NDArray[np.uint32]) -> NDArray[np.uint32]:

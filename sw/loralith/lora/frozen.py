@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loralith.device.arithmetic import kernels
 from loralith.device.device import Device
 from loralith.device.products import Resident, product
 from loralith.spec.scales import rotation_block
@@ -119,14 +120,18 @@ class FrozenLinear:
 class FrozenConv(FrozenLinear):
     """A convolution with frozen W, given as [O, C / groups * kernel]. Quantized tensors are hashed in the order of [N, C, ...].
 
-    A device that multiplies on the host has W, and the columns, in the order of `Window.channel_runs`: the same sums. The groups of a
-    convolution are a batch of products; where each has one channel and one output, such a device adds up the window's places instead.
+    A device that multiplies on the host convolves there, where the host has kernels that do. Else it has W, and the columns, in the order
+    of `Window.channel_runs`: the same sums. The groups of a convolution are a batch of products; where each has one channel and one output,
+    such a device adds up the window's places instead.
     """
 
     def __init__(self, device: Device, weight: QuantizedWeight, window: Window, scheme: FQT, layer: int) -> None:
-        self.window, self.runs = window, device.direct
-        self.C = weight.q.shape[1] // math.prod(window.kernel)
-        self.depthwise = device.direct and window.groups > 1 and self.C == 1 and len(weight.q) == window.groups
+        elements = math.prod(window.kernel)
+        self.window, self.C = window, weight.q.shape[1] // elements
+        terms = max(self.C, len(weight.q) // window.groups) * elements
+        self.whole = device.direct and kernels().convolves(window, terms)
+        self.runs = device.direct and not self.whole
+        self.depthwise = self.runs and window.groups > 1 and self.C == 1 and len(weight.q) == window.groups
         super().__init__(device, self._ordered(weight), scheme, layer)
 
     def _channels(self) -> int:
@@ -148,10 +153,18 @@ class FrozenConv(FrozenLinear):
     def _columns(self, x: NDArray) -> NDArray:
         return self.window.channel_runs(x) if self.runs else self.window.columns(x)
 
+    def _stored(self) -> Int8:
+        """W as the device has it, [O, C / groups * kernel]."""
+        layout = self.weight.layout(self.device)
+        return layout.unpack(self.device.view(layout.address, layout.nbytes), np.int8)
+
     def _places(self) -> NDArray[np.int32]:
         """W of a depthwise convolution as [kernel, C]."""
-        layout = self.weight.layout(self.device)
-        return layout.unpack(self.device.view(layout.address, layout.nbytes), np.int8).T.astype(np.int32)
+        return self._stored().T.astype(np.int32)
+
+    def _filters(self) -> Int8:
+        """W as [O, C / groups, *kernel]."""
+        return self._stored().reshape(self.O, self.C, *self.window.kernel)
 
     def forward(self, x: NDArray, step: int, call: int = 0) -> Output:
         """Y [N, O, ...] from x [N, C, ...]."""
@@ -161,14 +174,18 @@ class FrozenConv(FrozenLinear):
             raise SchemeError(f"X must have the shape [N, {channels}, {sizes}], not {x.shape}")
         x = rotate(finite32(x, "X"), self.block, 1, "X")
         xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
+        scale = sx * self.scale.astype(np.float64)
+        if self.whole:
+            image = kernels().convolution(xq, self._filters(), self.window)
+            y = dequantize(image, scale.reshape(-1, *[1] * len(self.window.kernel)))
+            return Output(x, xq, sx, self.window.rows_of(image), y, clipped)
         columns = self._columns(xq)
         if self.depthwise:
             acc = np.einsum("mkc,kc->mc", columns.reshape(len(columns), -1, channels), self._places())
         else:
             parts = product(self.device, self.window.split(columns, runs=self.runs), self.weight, right_transposed=True)
             acc = self.window.joined_outputs(parts)
-        y = self.window.shaped(dequantize(acc, sx * self.scale.astype(np.float64)), x.shape)
-        return Output(x, xq, sx, acc, y, clipped)
+        return Output(x, xq, sx, acc, self.window.shaped(dequantize(acc, scale), x.shape), clipped)
 
     def backward(self, dy: NDArray, step: int, call: int = 0, *, shape: tuple[int, ...] | None = None) -> Input:
         """dX of ``shape`` [N, C, ...] from dy [N, O, ...]."""
@@ -176,6 +193,9 @@ class FrozenConv(FrozenLinear):
         wanted = (shape[0], self.O, *self.window.output(*shape[2:]))
         scale = self.scale.reshape(-1, *[1] * len(self.window.kernel))
         dyq, g, clipped = self._gradient(dy, wanted, scale, step, call)
+        if self.whole:
+            acc = kernels().convolution_input(dyq, self._filters(), self.window, shape[2:])
+            return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block, 1), clipped)
         tokens = self.window.rows_of(dyq)
         if self.depthwise:
             columns = np.multiply(tokens[:, None, :], self._places()[None], dtype=np.int32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.arithmetic import hash_range
+from loralith.device.arithmetic import hash_range, kernels
 from loralith.spec.numerics import Q8_MAX, hash_key
 from loralith.spec.scales import power_exponent, rotation_block, scale_of, vanishes, weight_scales
 from loralith.spec.scheme import FQT, SchemeError
@@ -37,6 +37,8 @@ Float32 = NDArray[np.float32]
 
 _CHUNK = 1 << 15
 """Elements rounded at a time: what the hash needs of them stays in a core's cache."""
+_SHARE = 1 << 19
+"""Elements of a large tensor that one thread goes through."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,12 @@ def finite32(x: NDArray, name: str) -> Float32:
 
 
 def largest(x: NDArray) -> float:
-    """The largest magnitude, exactly."""
-    return max(float(x.max()), -float(x.min()))
+    """The largest magnitude, exactly; NaN where there is one."""
+    if x.size <= 2 * _SHARE or not x.flags.c_contiguous:
+        return max(float(x.max()), -float(x.min()))
+    flat = x.reshape(-1)
+    found = kernels().each(lambda start: largest(flat[start : start + _SHARE]), range(0, x.size, _SHARE))
+    return float(np.max(found))
 
 
 def _rounded(y: NDArray, qmax: int, stream: Stream | None, scale: np.float32 | None = None) -> tuple[Int8, int]:
@@ -96,14 +102,23 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None, scale: np.float32 | N
 
     Element i of the flat array has hash index i modulo 2**32. A part at a time goes through all steps while a core's cache holds it."""
     q = np.empty(y.shape, np.int8)
-    flat_y, flat_q, clipped = y.reshape(-1), q.reshape(-1), 0
-    size = min(_CHUNK, y.size)
+    flat_y, flat_q = y.reshape(-1), q.reshape(-1)
+
+    def share(start: int) -> int:
+        return _round_share(flat_y[start : start + _SHARE], flat_q[start : start + _SHARE], start, qmax, stream, scale)
+
+    return q, sum(kernels().each(share, range(0, y.size, _SHARE)))
+
+
+def _round_share(y: NDArray, q: Int8, first: int, qmax: int, stream: Stream | None, scale: np.float32 | None) -> int:
+    """Rounds ``y``, whose hash indices begin at ``first``, into ``q``; how many values were clipped."""
+    clipped, size = 0, min(_CHUNK, y.size)
     quotients = np.empty(size, np.float32)
     if stream is not None:
         key, sums = stream.key, np.empty(size, np.float64)
         ramp, hashes, scratch = np.arange(size, dtype=np.uint32) * np.uint32(1025), np.empty(size, np.uint32), np.empty(size, np.uint32)
     for start in range(0, y.size, size):
-        part = flat_y[start : start + size]
+        part = y[start : start + size]
         n = part.size
         if scale is not None:
             part = np.divide(part, scale, out=quotients[:n])
@@ -111,7 +126,7 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None, scale: np.float32 | N
             rounded = np.rint(part, out=quotients[:n]) if part.dtype == np.float32 else np.rint(part)
             outside = max(part.max(), -part.min()) > qmax
         else:
-            hash_range(key, ramp[:n], start, hashes[:n], scratch[:n])
+            hash_range(key, ramp[:n], first + start, hashes[:n], scratch[:n])
             rounded = np.multiply(hashes[:n], 2.0**-32, out=sums[:n])
             rounded += part
             np.floor(rounded, out=rounded)
@@ -119,8 +134,8 @@ def _rounded(y: NDArray, qmax: int, stream: Stream | None, scale: np.float32 | N
         if outside:
             clipped += int(np.count_nonzero(np.abs(rounded) > qmax))
             np.clip(rounded, -qmax, qmax, out=rounded)
-        flat_q[start : start + n] = rounded
-    return q, clipped
+        q[start : start + n] = rounded
+    return clipped
 
 
 def quantize(x: Float32, qmax: int = Q8_MAX, stream: Stream | None = None) -> tuple[Int8, float, int]:

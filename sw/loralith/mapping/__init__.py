@@ -5,7 +5,7 @@
 - `mapped`: what all mapped modules have in common; `kinds`: one kind of them each.
 - `pass_records`: what a forward pass leaves for its backward pass, and for how long; `inputs`: X that layers share; `weight`: a frozen W
   that torch may change; `forward`: what stands in `forward`'s place; `tensors`: torch's tensors as numpy arrays, and back;
-  `integer_products`: INT8 products by torch's kernels.
+  `torch_kernels`: exact INT8 products and convolutions by torch's kernels.
 - `planning`: what a step costs.
 """
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from loralith.device.device import Device
 from loralith.mapping.attachment import ATTACHED, Attachment, Maker, Observer, attachment_of
-from loralith.mapping.integer_products import use_integer_products
 from loralith.mapping.kinds.function_attention import mapped_attention
 from loralith.mapping.kinds.linears_and_convolutions import MappedConv, MappedLinear
 from loralith.mapping.kinds.lora_parts import MappedDora, in_parts, mapped_lora, parts
 from loralith.mapping.kinds.lora_parts import unsupported as why_unsupported
 from loralith.mapping.kinds.trained_modules import MappedTrained
 from loralith.mapping.select import AttachError, Choice, select, shape_reason
+from loralith.mapping.torch_kernels import use_torch_kernels
 from loralith.spec.scales import rotation_block
 from loralith.spec.scheme import FQT, SchemeError
 
@@ -135,7 +135,7 @@ def attach(
     if attachment_of(model) is not None:
         raise AttachError("the model is attached already; detach it first")
     if device.direct:
-        use_integer_products()
+        use_torch_kernels()
     if unsupported not in UNSUPPORTED:
         raise AttachError(f"unsupported must be {' or '.join(UNSUPPORTED)}, not {unsupported!r}")
     scheme = scheme or FQT()
