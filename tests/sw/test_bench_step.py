@@ -46,6 +46,21 @@ def test_the_work_of_all_kinds_is_that_of_the_list(model, lanes, capsys):
     assert kinds["optimizer"]["vector"] < kinds["chain"]["vector"]
 
 
+def test_the_boards_memory_takes_longer_for_the_same_list(model, capsys):
+    found = {}
+    for memory in ("even", "sdr16"):
+        words = ["bench", "step", "--model", model, "--config", "tiny-vector", "--rank", "2", "--targets", "kv", "--memory", memory]
+        assert main([*words, "--json"]) == 0
+        found[memory] = json.loads(capsys.readouterr().out)
+        assert found[memory]["memory"] == memory
+    even, board = found["even"], found["sdr16"]
+    assert board["kinds"] == even["kinds"]
+    words = even["load"] + even["store"] + even["list_bytes"] // 8
+    assert even["modelled_cycles"] < board["modelled_cycles"]
+    # Four cycles a word, if waits for LOADs were all hidden; what LOAD counts between commands are no words.
+    assert board["modelled_cycles"] > 3 * words
+
+
 def test_by_block_a_file_and_a_page_have_what_the_command_prints(model, lanes, capsys, tmp_path):
     stem = tmp_path / "step"
     options = ["bench", "step", "--model", model, "--config", lanes, "--rank", "2", "--targets", "kv", "--by-block"]
@@ -72,6 +87,8 @@ def test_by_block_a_file_and_a_page_have_what_the_command_prints(model, lanes, c
         (["--by-block", "--sample", "-1"], "--sample must be at least 0, not -1"),
         (["--by-block", "--rtl", "0"], "--rtl must be more than 0 seconds, not 0"),
         (["--rtl", "5"], "--state, --sample, --rtl and --output belong to a step"),
+        (["--by-block", "--memory", "sdr16"], "--memory belongs to a step that is compiled as one list"),
+        (["--config", "base-vector", "--memory", "sdr16"], "the memory sdr16 has a bus of 8 bytes, that of base-vector has 16"),
         (["--config", "tiny"], "a step on the device needs vector lanes; the configuration tiny has none"),
         (["--rank", "0"], "rank must be at least 1, not 0"),
         (["--model", "nowhere"], "nowhere"),

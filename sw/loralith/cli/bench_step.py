@@ -47,15 +47,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="run distinct blocks on the Verilated RTL, the shortest first, for so long; results and cycles are compared (default: none)",
     )
+    parser.add_argument(
+        "--memory",
+        choices=("even", "sdr16"),
+        default="even",
+        help="of the cycle model: a bus word per cycle, or the ULX3S's 16-bit SDRAM with its controller at 80 MHz (default: even)",
+    )
     parser.add_argument("--output", type=Path, metavar="STEM", help="write STEM.json and STEM.md too")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     from loralith.cli import output
+    from loralith.compiler.memories import Sdr16
     from loralith.diffusion.published import find_model
     from loralith.errors import LoralithError
     from loralith.methods.settings import choose_targets
     from loralith.spec.config import load_config
+    from loralith.spec.sdram import BEAT_BYTES as SDR16_BUS_BYTES
     from loralith.step.step_report import page
     from loralith.step.step_work import step_work
 
@@ -71,6 +79,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     by_block = args.by_block or args.model in PUBLISHED
     if not by_block and (args.state or args.output or args.sample or args.rtl is not None):
         raise LoralithError("--state, --sample, --rtl and --output belong to a step that is compiled by block; add --by-block")
+    if by_block and args.memory != "even":
+        raise LoralithError("--memory belongs to a step that is compiled as one list; leave it out, or --by-block")
+    if args.memory == "sdr16" and config.bus_bytes != SDR16_BUS_BYTES:
+        raise LoralithError(f"the memory sdr16 has a bus of {SDR16_BUS_BYTES} bytes, that of {config.name} has {config.bus_bytes}")
     if args.rtl is not None and not args.rtl > 0:
         raise LoralithError(f"--rtl must be more than 0 seconds, not {args.rtl:g}")
     results.check(args.output, output.config_files(args))
@@ -87,7 +99,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             state=args.state,
             sample=args.sample,
             run=None if args.rtl is None else _runner(config, args.rtl),
+            memory=Sdr16() if args.memory == "sdr16" else None,
         )
+    figures["memory"] = args.memory
     if args.output:
         title = f"{TITLE} of {figures['model']}"
         results.write(args.output, title, _command(args), figures, page(figures), on_rtl=args.rtl is not None)

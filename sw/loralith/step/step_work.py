@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from loralith.compiler.memories import Memory, Sdr16
 from loralith.compiler.step.compile import compile_step
 from loralith.compiler.step.estimate import estimate, modelled
 from loralith.compiler.step.waits import waits
@@ -56,12 +57,14 @@ def step_work(
     state: Path | None = None,
     sample: int = 0,
     run: PieceRunner | None = None,
+    memory: Memory | Sdr16 | None = None,
 ) -> dict[str, Any]:
     """JSON values: `StepEstimate.figures`, ``modelled_cycles`` of the whole list with its tokens, ``waits``, what each unit does in them
     (`UnitCycles`), the model's settings. ``by_block``: instead, what distinct blocks give together, with ``state``, ``sample``
-    and ``run`` as `loralith.step.by_block.step_by_block` has them.
+    and ``run`` as `loralith.step.by_block.step_by_block` has them. ``memory``: that of the cycle model, of a whole list.
 
-    Raises LoralithError for a configuration without vector lanes, a model that cannot be built, a step that does not fit.
+    Raises ValueError for a configuration whose bus ``memory`` does not have, LoralithError for a configuration without vector lanes,
+    a model that cannot be built, a step that does not fit.
     """
     graph = step_graph(source, targets=targets, rank=rank, batch=batch)
     figures: dict[str, Any] = {"model": source.name, "rank": rank, "batch": batch, "targets": list(targets)}
@@ -75,7 +78,7 @@ def step_work(
     figures["memory_bytes"] = compiled.peak
     commands = synchronize(compiled.commands, config, compiled.static)
     figures["compile_seconds"] = time.monotonic() - began
-    timeline = modelled(commands, compiled)
+    timeline = modelled(commands, compiled, memory)
     figures["modelled_cycles"] = timeline.cycles
     figures["utilization_modelled"] = figures["macs"] / (timeline.cycles * config.processing_elements)
     figures["waits"] = {unit: vars(idle) for unit, idle in waits(timeline, compiled.works).items()}

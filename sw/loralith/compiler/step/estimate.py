@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loralith.compiler.cycles import Memory, Timeline, model
+from loralith.compiler.cycles import Memory, Sdr16, Timeline, model
 from loralith.compiler.lists.command_list import CommandList, Fields
 from loralith.compiler.step.compile import CompiledStep
 from loralith.compiler.step.tiles import Work
@@ -82,7 +82,7 @@ def estimate(step: CompiledStep) -> StepEstimate:
     return result
 
 
-def modelled(commands: CommandList, step: CompiledStep, memory: Memory | None = None) -> Timeline:
+def modelled(commands: CommandList, step: CompiledStep, memory: Memory | Sdr16 | None = None) -> Timeline:
     """The step's list with tokens, ``commands``, by the cycle model: units at the same time, as their tokens let them."""
     return model(commands, step.config, memory, step.static)
 
