@@ -13,8 +13,9 @@ from loralith.compiler.step.pending import readers_of
 from loralith.compiler.step.tiles import Work
 from loralith.spec.commands import Opcode
 from loralith.spec.config import Config
-from loralith.spec.graph import Graph, Op
+from loralith.spec.graph import Graph, Kind, Op
 from loralith.spec.step import dimension_of, row_dimension
+from loralith.step.operator_programs import norm, norm_backward
 
 
 @pytest.fixture(params=sorted(CONFIGS))
@@ -143,6 +144,66 @@ def test_chains_that_are_too_long_together_do_not_meet(config: Config) -> None:
     assert case.run(config, b.brain(y)) >= 2
 
 
+@pytest.mark.parametrize(("tokens", "channels"), [(64, 48), (40, 200), (16, 700)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_sums_of_chains_that_are_stored_nowhere(config: Config, tokens: int, channels: int, turned: bool) -> None:
+    """A normalization, forward and backward, of bfloat16: nothing of as many elements is stored but what it is asked for, where tokens lie
+    along the lanes and V0 has all channels of a word of them. In `ecp5` it has not, of 700."""
+    case = Case()
+    b, shape = case.b, (1, tokens, channels)
+
+    def tensor(name: str) -> Any:
+        own = (1, tokens, channels) if turned else (1, channels, tokens)
+        y = b.brain(b.multiply(case.input(name, words(*own)), 3.0))
+        return y if turned else b.permute(y, (0, 2, 1))
+
+    x, grad, weight, bias = tensor("x"), tensor("grad"), case.input("w", words(channels)), case.input("bias", words(channels))
+    y, mean, rstd = norm(b, x, (2,), weight, bias, 1e-5)
+    dx = b.add(norm_backward(b, grad, x, mean, rstd, (2,), weight), 1.0)
+    y, dx = b.brain(y), b.brain(dx)
+    assert y.shape == dx.shape == shape
+    assert case.run(config, y, dx) >= 8
+    if not turned and 4 * channels <= config.v0_words:
+        assert moved(b.graph, config, [y, dx], Opcode.STORE) < tokens * channels * 4 * 2 + 64 * tokens + 4096
+
+
+@pytest.mark.parametrize(("groups", "size", "pixels"), [(8, 6, 1024), (4, 10, 1024), (16, 3, 2048)])
+def test_sums_of_groups_in_two_stages_that_are_stored_nowhere(config: Config, groups: int, size: int, pixels: int) -> None:
+    """A normalization of groups of channels, forward and backward, of images whose channels lie along the lanes."""
+    case = Case()
+    b, shape = case.b, (1, groups, size, pixels)
+
+    def tensor(name: str) -> Any:
+        y = b.brain(b.multiply(case.input(name, words(1, pixels, groups * size)), 3.0))
+        return b.reshape(b.permute(y, (0, 2, 1)), shape)
+
+    def channels(name: str) -> Any:
+        return b.reshape(case.input(name, words(groups * size)), (1, groups, size, 1))
+
+    x, grad, weight, bias = tensor("x"), tensor("grad"), channels("w"), channels("bias")
+    y, mean, rstd = norm(b, x, (2, 3), weight, bias, 1e-5)
+    y, dx = b.brain(y), b.brain(norm_backward(b, grad, x, mean, rstd, (2, 3), weight))
+    assert case.run(config, y, dx) >= 8
+    if groups * size % 16 == 0 and size * pixels > 4096:  # sums of each channel first, along the lanes
+        assert moved(b.graph, config, [y, dx], Opcode.STORE) < groups * size * pixels * 2 * 4 + 65536
+
+
+@pytest.mark.parametrize("brain", [False, True])
+def test_a_chain_with_several_readers_is_stored_where_its_operands_have_as_many_bytes(config: Config, brain: bool) -> None:
+    """FP32 of FP32 is stored; of bfloat16 it is computed anew for each reader."""
+    case = Case()
+    b, x = case.b, case.input("x", words(64, 48))
+    x = b.brain(b.multiply(x, 0.5)) if brain else x
+    shared = b.multiply(x, 3.0)
+    results = [b.brain(b.multiply(shared, shared)), b.brain(b.add(shared, 1.0)), *([x] if brain else [])]
+    assert case.run(config, *results) >= 3
+    elements = 64 * 48
+    stored = moved(b.graph, config, results, Opcode.STORE)
+    assert (
+        elements * 2 * len(results) + 4 * elements * (not brain) <= stored < elements * 2 * len(results) + 5 * elements * (not brain) + 2048
+    )
+
+
 def classes(graph: Graph) -> LaneDimensions:
     return LaneDimensions(graph, readers_of(graph))
 
@@ -163,6 +224,15 @@ def test_connected_tensors_lie_alike() -> None:
     assert found.dimension(total.name) == 0
 
 
+@pytest.mark.parametrize("columns", [1024, 1040])
+def test_sums_of_more_terms_than_v0_has_words_ask_for_no_rows_along_the_lanes(columns: int) -> None:
+    case = Case()
+    b = case.b
+    product = b.matmul(case.frozen("x", integers(64, 32)), case.frozen("w", integers(32, columns)))
+    b.graph.set_output("sums", b.sum(b.brain(b.word(product)), (1,), 1.0).name)
+    assert classes(b.graph).rows_along_lanes(product) is (columns <= 1024)
+
+
 def test_an_image_keeps_its_channels_along_the_lanes() -> None:
     """A product whose rows are summed up lies with its rows along the lanes; one that becomes an image too lies as the image."""
     case = Case()
@@ -175,6 +245,39 @@ def test_an_image_keeps_its_channels_along_the_lanes() -> None:
     image = b.permute(b.reshape(y, (1, 8, 8, 208)), (0, 3, 1, 2))
     b.graph.set_output("loss", b.brain(b.add(image, 1.0)).name)
     assert not classes(b.graph).rows_along_lanes(product)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_convolution_of_one_place_leaves_the_matrix_that_is_made_of_it(config: Config, n: int, turned: bool) -> None:
+    """An image, a matrix of its pixels, an image again: nothing is copied, whichever way the matrix is to lie."""
+    case = Case()
+    b, channels, outputs, side = case.b, 48, 32, 8
+    x = b.reshape(case.frozen("x", integers(n * side * side, channels)), (n, side, side, channels))
+    w, v = case.frozen("w", integers(outputs, channels, 1, 1)), case.frozen("v", integers(channels, outputs, 1, 1))
+    bias = case.input("bias", words(1, outputs, 1, 1))
+    shape = (n, outputs, side, side)
+
+    def one(op: Op, q: Any, kernel: Any, shape: tuple[int, ...]) -> Any:
+        return b.word(b.node(op, Kind.SUM, shape, q, kernel, stride=(1, 1), padding=(0, 0)))
+
+    first = b.node(Op.CONVOLUTION, Kind.SUM, shape, b.permute(x, (0, 3, 1, 2)), w, stride=(1, 1), padding=(0, 0))
+    image = b.brain(b.add(b.multiply(b.word(first), 0.0078125), bias))
+    matrix = b.reshape(b.permute(image, (0, 2, 3, 1)), (n, side * side, outputs))
+    pixels = side * side
+    other = b.word(b.matmul(case.frozen("p", integers(n, pixels, 16)), case.frozen("r", integers(n, 16, outputs))))
+    total = b.brain(b.add(matrix, b.multiply(other, 0.0078125)))
+    top = b.largest(total)
+    drawn = b.quantize(total, b.scale(top, 127), 127, stochastic=True, lanes=2 if turned else 1)
+    back = b.permute(b.reshape(total, (n, side, side, outputs)), (0, 3, 1, 2))
+    q = b.quantize(back, b.scale(b.largest(back), 127), 127, stochastic=False)
+    results = [drawn, one(Op.CONVOLUTION, q, v, (n, channels, side, side)), one(Op.CONVOLUTION_INPUT, q, w, (n, channels, side, side))]
+    results += [] if turned else [b.sum(total, (2,), top)]
+    assert case.run(config, *results) >= 6
+    found = classes(b.graph)
+    assert found.rows_along_lanes(first) is not turned
+    if n == 1:
+        assert moved(b.graph, config, results, Opcode.LOAD, Work.COPY) == 8  # the step's key
 
 
 def test_moves_there_and_back_are_no_nodes() -> None:

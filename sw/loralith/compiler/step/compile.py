@@ -13,12 +13,13 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.elementwise import Draw, as_scalar, elementwise, elementwise_with_largest, largest_of
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.fusion import fused
-from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions
+from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions, pointwise
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_reductions import NodeReductions
 from loralith.compiler.step.padded_images import PaddedImages
 from loralith.compiler.step.pending import PASSED, Chain, continues_in_reader, made_twice, quantizes
+from loralith.compiler.step.pointwise import pointwise_convolution
 from loralith.compiler.step.product_maxima import product_maxima
 from loralith.compiler.step.products import Epilogue, matmul
 from loralith.compiler.step.schedule import scheduled
@@ -56,7 +57,6 @@ class StepCompiler(NodeReductions):
         super().__init__(graph, e)
         self.seed = seed
         self.padded = PaddedImages(e)
-        self.results = set(graph.outputs.values())
 
     def run(self, base: int) -> CompiledStep:
         self.write()
@@ -151,7 +151,12 @@ class StepCompiler(NodeReductions):
             if (
                 chain.length < LONGEST
                 and node.op is not Op.QUANTIZE
-                and (self._deferred(node) or self._product_made_twice(node, chain) or self._recomputed(node, chain))
+                and (
+                    self._deferred(node)
+                    or self._product_made_twice(node, chain)
+                    or self._recomputed(node, chain)
+                    or self._made_again(node, chain)
+                )
             ):
                 self.values[node.name] = chain
                 return
@@ -160,9 +165,8 @@ class StepCompiler(NodeReductions):
             self._read_done(chain.reads)
             return
         if node.op in PASSED and isinstance(chain := self.values.get(reads[0]), Chain):
-            if self._deferred(node):
-                del self.values[reads[0]]
-                self.remaining_reads[reads[0]] -= 1
+            if self._deferred(node) or self._summed(node, chain):
+                chain = self._taken(reads[0])
                 chain.move(node)
                 self.values[node.name] = chain
                 return
@@ -242,12 +246,7 @@ class StepCompiler(NodeReductions):
             if as_scalar(operand_view, self.bus) is None and value.operand(operand_view) is None:
                 self._views(name)
                 value = self.values[name]
-        if isinstance(value, Chain):
-            del self.values[name]
-            self.remaining_reads[name] -= 1
-            chain = value
-        else:
-            chain = Chain(self._view(name), node.shape, reads=[name])
+        chain = self._taken(name) if isinstance(value, Chain) else Chain(self._view(name), node.shape, reads=[name])
         if node.op is Op.WORD:
             return chain
         if node.op is Op.SCALE:
@@ -289,9 +288,7 @@ class StepCompiler(NodeReductions):
             too_long = chain.length + other.length >= LONGEST
             if too_long or not chain.prepares(other) or (isinstance(chain.source, Node) and not self._across(chain.source)):
                 continue
-            for taken in (name, beside):
-                del self.values[taken]
-                self.remaining_reads[taken] -= 1
+            chain, other = self._taken(name), self._taken(beside)
             assert isinstance(other.source, View)
             chain.prepared[len(chain.views)] = other
             chain.steps.append(Step(node.op, TensorOperand(len(chain.views)), node.op is Op.SUBTRACT and name == second))
@@ -321,6 +318,12 @@ class StepCompiler(NodeReductions):
         if second not in self.kernels:
             raise LoralithError(f"{second}: a convolution on the device has a frozen weight of its own")
         buffer, _ = self.kernels[second]
+        if pointwise(node, self.graph):
+            found = pointwise_convolution(self.e, name, self._views(first), buffer, node, epilogue, self._across(node), bool(tops))
+            if found is not None:
+                if found[1] is not None:
+                    self._set_ahead(tops, found[1])
+                return found[0]
         view, largest = convolution(
             self.e,
             self.padded,

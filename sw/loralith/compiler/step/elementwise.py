@@ -14,7 +14,18 @@ from loralith.errors import LoralithError
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
 from loralith.spec.vector.program import HASH_LANES
 
-__all__ = ["Draw", "as_scalar", "elementwise", "elementwise_with_largest", "largest_of", "layout_order", "materialize", "new_tensor"]
+__all__ = [
+    "Draw",
+    "as_scalar",
+    "elementwise",
+    "elementwise_with_largest",
+    "largest_of",
+    "layout_order",
+    "materialize",
+    "new_tensor",
+    "row_fits",
+    "with_prepared",
+]
 
 
 NOTHING: Prepared = {}
@@ -91,7 +102,7 @@ SPREAD = 8
 """An operand is spread over dimensions that it repeats where it then has at most this part of the largest operand's elements."""
 
 
-def _spread(view: View, main: View, order: Sequence[int]) -> list[int]:
+def spread_dims(view: View, main: View, order: Sequence[int]) -> list[int]:
     """The innermost dimensions that ``view`` is to be spread over: a group's value along each channel, where rows are all channels and
     the same for many pixels."""
     dims = [d for d in reversed(order) if view.shape[d] > 1]
@@ -107,9 +118,19 @@ def _spread(view: View, main: View, order: Sequence[int]) -> list[int]:
     return []
 
 
-def _row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
+def row_fits(e: Emitter, view: View, strides: Sequence[int]) -> bool:
     """Whether an operand can be loaded as rows along the lanes, or as a value for each row."""
     return strides[-1] == 0 or (strides[-1] == 1 and aligned(view, strides[:-1], e.config.bus_bytes))
+
+
+def with_prepared(views: Sequence[View], prepared: Prepared) -> tuple[list[View], list[Prepare]]:
+    """``views`` and, after them, what ``prepared`` reads; how those are prepared."""
+    before = [Prepare(number + 1, instructions_of(own)) for number, (own, _) in prepared.items()]
+    found = list(views)
+    for one, (_, more) in zip(before, prepared.values(), strict=True):
+        one.reads = range(len(found), len(found) + len(more))
+        found += more
+    return found, before
 
 
 def elementwise(
@@ -167,18 +188,15 @@ def _elementwise(
 ) -> tuple[View, View | None]:
     """(the result, its largest magnitude where ``top``); with ``keep`` False the result stays on chip."""
     temporary: list[View] = []
-    before = [Prepare(number + 1, instructions_of(own)) for number, (own, _) in prepared.items()]
-    count, views = len(views), list(views)
-    for one, (_, more) in zip(before, prepared.values(), strict=True):
-        one.reads = range(len(views), len(views) + len(more))
-        views += more
+    count = len(views)
+    views, before = with_prepared(views, prepared)
     shape = views[0].shape
     main = max(views, key=lambda view: (distinct(view), along is not None and view.strides[along] == 1))
     order = layout_order(main)
     if draw is not None:
         order = [*(d for d in range(len(shape)) if d != draw.lanes), draw.lanes]
     for i, view in enumerate(views):
-        whole = _spread(view, main, order)
+        whole = spread_dims(view, main, order)
         if whole:
             views[i] = materialize(e, view, order, whole=whole)
             temporary.append(views[i])
@@ -187,7 +205,7 @@ def _elementwise(
         split = len(order) - 1 if draw is not None and shape[order[-1]] % HASH_LANES else None
         result, plan = _layout(e, name, format, shape, order, views, split)
         for i, view in enumerate(views):
-            if not _row_fits(e, view, plan.operands[i]):
+            if not row_fits(e, view, plan.operands[i]):
                 bad.append(i)
         if not bad:
             break

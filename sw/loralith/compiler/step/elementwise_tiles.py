@@ -28,10 +28,14 @@ class Draw:
     lanes: int
 
 
-SHARING = 4
-"""Rows of a tile that share words, at least where there is room."""
-NARROW = 32
-"""Words of such a row at least: each row is an outer iteration of its VECTOR."""
+OUTER, DRAIN = 10, 50
+"""Cycles of an instruction's outer iteration beside its words, and at least, where it reads what the one before has made; about."""
+BURST = 3
+"""Cycles from a row of a LOAD to the next one at least: as many bursts as may be on their way, in a memory's latency."""
+TILE = 100
+"""Cycles that a tile costs beside its words, about."""
+FEW = 4
+"""Rows from which on their number is halved to find what fits."""
 
 
 @dataclass
@@ -62,7 +66,7 @@ def emit_tiles(
         sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
     *outside, rows, run = sizes
     kernel.strides, kernel.run = ops, run
-    chunk, most = kernel.tile(rows)
+    chunk, most = kernel.tile(rows, len(chain) + sum(len(one.chain) for one in kernel.before))
     count_of_tiles = math.prod(outside) * -(-rows // most) * -(-run // chunk)
     brain = bool(steps) and steps[-1].op is Op.BRAIN
     maxima = TileMaxima(e, result.buffer.name, count_of_tiles, brain) if top else None
@@ -129,8 +133,8 @@ class TileOperands:
             return _plan(view.buffer, worst, (rows, self.strides[i][-2]), (1, 0), self.e.config.bus_bytes).words + worst
         return width * (rows if kind == "whole" else 1)
 
-    def tile(self, rows: int) -> tuple[int, int]:
-        """(elements of a row, rows) of a tile that fits."""
+    def tile(self, rows: int, instructions: int) -> tuple[int, int]:
+        """(elements of a row, rows) of a tile that fits, on which so many instructions work: one that takes the fewest cycles."""
         e = self.e
         lanes = e.config.vector_lanes
         width = -(-self.run // lanes)
@@ -147,38 +151,54 @@ class TileOperands:
             width = -(-width // 2 // step) * step
         if not fits(1, width):
             raise LoralithError(f"{self.views[0].buffer.name}: {len(self.views)} operands do not fit into V0 and V1")
-        count = self._most(rows, width, fits)
-        # Words that all rows share are loaded for each tile: of shorter rows a tile has more.
-        shared = any(self.kind(i) == "row" for i in self.second)
-        while shared and count < SHARING and width > NARROW and width // 2 % step == 0:
-            more = self._most(rows, width // 2, fits)
-            if more <= count:
+        if all(self.kind(i) == "whole" for i in range(len(self.views))):
+            return min(width * lanes, self.run), self._most(rows, width, fits)
+        found = []
+        while True:
+            count = self._most(rows, width, fits)
+            found.append((self._cycles(count, width, instructions) / (count * width), -width, count))
+            if width // 2 < step or width // 2 % step:
                 break
-            width, count = width // 2, more
-        return min(width * lanes, self.run), count
+            width //= 2
+        _, width, count = min(found)
+        return min(-width * lanes, self.run), count
+
+    def _cycles(self, rows: int, width: int, instructions: int) -> int:
+        """Of the unit that takes most for a tile, about. Rows that share words, or have a value each, are an outer iteration each in every
+        instruction, or the words of a row are: of few words it waits for its own results."""
+        outer, inner = sorted((rows, width))
+        vector = instructions * outer * max(inner + OUTER, DRAIN)
+        load = 0
+        for i, view in enumerate(self.views):
+            burst = max(-(-width * self.e.config.vector_lanes * view.size // self.e.config.bus_bytes), BURST)
+            load += {"whole": rows * burst, "row": burst, "value": rows}[self.kind(i)]
+        return max(load, vector) + TILE
 
     @staticmethod
     def _most(rows: int, width: int, fits: Callable[[int, int], bool]) -> int:
         count = rows
         while not fits(count, width):
-            count -= 1 if count <= SHARING else count // 2
+            count -= 1 if count <= FEW else count // 2
         return count
 
     def whole_x(self, rows: int) -> bool:
         return self.kind(0) == "whole" or (self.kind(0) == "row" and rows == 1)
 
-    def load(self, starts: Sequence[int], rows: int, size: int) -> tuple[Region, list[Region], Region]:
-        """(X, operands, result) of a tile whose operands begin ``starts`` elements after their views."""
+    def load(
+        self, starts: Sequence[int], rows: int, size: int, first: int = 0, more: int | None = None, second: int = 0
+    ) -> tuple[Region, list[Region], Region]:
+        """(X, operands, result) of a tile whose operands begin ``starts`` elements after their views. ``first``, ``second``: the word of V0
+        and of V1 from which on it lies; ``more``: where in V0 what is read beside X and the result lies, if not after them."""
         e = self.e
         width = -(-size // e.config.vector_lanes)
-        work = Region(0, width, 1)
-        at = 0 if self.whole_x(rows) else rows * width
+        work = Region(first, width, 1)
+        at = first if self.whole_x(rows) else first + rows * width
         x, words = self._one(0, LoadTarget.V0, starts[0], rows, size, at)
-        at = max(at + words, rows * width)
+        at = max(at + words, first + rows * width) if more is None else more
         for i in self.more:
             self._regions[i], words = self._one(i, LoadTarget.V0, starts[i], rows, size, at)
             at += words
-        at, tiles = 0, []
+        at, tiles = second, []
         for i in self.second:
             region, words = self._one(i, LoadTarget.V1, starts[i], rows, size, at)
             tiles.append(region)

@@ -76,6 +76,17 @@ class NodeValues:
             if not self.remaining_reads[name] and name in self.values:
                 self._drop(name)
 
+    def _taken(self, name: str) -> Chain:
+        """The chain of a node for one who goes on with it: its own for the last one, a copy for those before."""
+        chain = self.values[name]
+        assert isinstance(chain, Chain)
+        self.remaining_reads[name] -= 1
+        if not self.remaining_reads[name]:
+            del self.values[name]
+            return chain
+        self.remaining_reads.update(chain.reads)
+        return chain.copy()
+
     def _views(self, name: str | float) -> tuple[View, ...]:
         """The tensor of a node, computed if it was deferred."""
         assert isinstance(name, str)

@@ -105,6 +105,10 @@ class Chain:
         prepared = {i: (other.steps, [expand(view, self.shape) for view in other.views]) for i, other in self.prepared.items()}
         return [expand(view, self.shape) for view in views], prepared
 
+    def copy(self) -> Chain:
+        prepared = {i: other.copy() for i, other in self.prepared.items()}
+        return Chain(self.source, self.shape, [*self.steps], [*self.views], [*self.reads], [*self.moves], prepared)
+
     def move(self, node: Node) -> None:
         """The result goes through ``node``, one of `PASSED`."""
         order = tuple(node.attributes["order"]) if node.op is Op.PERMUTE else None

@@ -19,7 +19,7 @@ from loralith.compiler.step.copies import copy
 from loralith.compiler.step.cuts import LARGE, Piece, batch_of
 from loralith.compiler.step.elementwise import materialize
 from loralith.compiler.step.emitter import Emitter, Work
-from loralith.compiler.step.layouts import CHAINED, LaneDimensions
+from loralith.compiler.step.layouts import CHAINED, LaneDimensions, pointwise
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import FORMAT_BYTES, VectorFormat
@@ -126,7 +126,7 @@ def structure_of(graph: Graph, lanes: LaneDimensions, piece: Piece, layouts: Lay
         more: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in node.attributes.items()}
         if more.get("draw"):
             more["draw"] = 1
-        if node.op is Op.MATMUL:
+        if node.op is Op.MATMUL or pointwise(node, graph):
             more["across"] = lanes.rows_along_lanes(node)
         elif node.op in CHAINED and lanes.dimension(node.name) is not None:
             more["along"] = lanes.dimension(node.name)
