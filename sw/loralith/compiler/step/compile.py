@@ -17,10 +17,11 @@ from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_reductions import NodeReductions
+from loralith.compiler.step.operands import Epilogue
 from loralith.compiler.step.padded_images import PaddedImages
 from loralith.compiler.step.pending import PASSED, Chain, continues_in_reader, made_twice, quantizes
 from loralith.compiler.step.product_maxima import product_maxima
-from loralith.compiler.step.products import Epilogue, matmul
+from loralith.compiler.step.products import matmul
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.tiles import Tile, Work
 from loralith.compiler.step.two_words import planes
