@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from loralith.compiler.step.chains import Instruction, LaneRegister, Step, TensorOperand, emit_chain, instructions_of
 from loralith.compiler.step.copies import aligned, offsets
+from loralith.compiler.step.counts import PART
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import NOWHERE, Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import instruction
@@ -19,11 +20,14 @@ from loralith.compiler.step.operands import Epilogue, Operands
 from loralith.compiler.step.product_blocks import Blocks
 from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import View, expand
-from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource
+from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
 from loralith.spec.graph import Op
-from loralith.spec.vector.program import Reduce, Source, Target
+from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
 __all__ = ["Matmul", "matmul", "operands_of"]
+
+COUNT = 3
+"""The lane register that takes the sum of a block's integers."""
 
 
 def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
@@ -71,9 +75,12 @@ def operands_of(e: Emitter, a: View, b: View) -> Sides:
 
 
 @kernel(Work.PRODUCT)
-def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: bool = False) -> tuple[View, View | None]:
-    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous. And, with ``top``, its largest magnitude, a scalar,
-    where each block's results are made by one command: where the array has as many rows as there are lanes."""
+def matmul(
+    e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: bool = False, count: bool = False
+) -> tuple[View, View | None, View | None]:
+    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous. Where the array has as many rows as there are
+    lanes, each block's results are made by one command, and it gives, with ``top``, the largest magnitude of all, a scalar; with ``count``,
+    of integers with the scale 1, the sum of each block's columns: [..., blocks, N]."""
     sides = operands_of(e, a, b)
     shape = (*sides.left.shape[:-2], sides.right.shape[-2], sides.left.shape[-2])
     m = shape[-2]
@@ -90,10 +97,13 @@ def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: boo
         return View(view.buffer, shape, tuple(strides), view.offset)
 
     product = Matmul(e, sides.left, sides.left_transposed, sides.right, sides.right_transposed, epilogue.seen(fitting), result)
-    largest = product.run(top and e.config.rows == e.config.vector_lanes)
+    by_word = e.config.rows == e.config.vector_lanes
+    if count and by_word and product.counts_fit():
+        product.count()
+    largest = product.run(top and by_word)
     for copy in (*sides.copies, *copies):
         e.release(copy.buffer)
-    return result, largest
+    return result, largest, product.counts
 
 
 class Matmul(Blocks):
@@ -114,11 +124,23 @@ class Matmul(Blocks):
         self.prepared = epilogue.prepared
         self.brain = bool(epilogue.steps) and epilogue.steps[-1].op is Op.BRAIN
         self.maxima: TileMaxima | None = None
+        self.counts: View | None = None
         self.chain, self.registers = self._instructions(epilogue)
         self.operands = Operands(e, epilogue.views, self.registers)
         self.n, self.k = left.shape[-2:]
         self.m = right.shape[-2]
         self._choose()
+
+    def counts_fit(self) -> bool:
+        """Whether a block's command has a region left for what the columns' integers add up to, and a word holds that exactly."""
+        tiles = {one.tile for one in self.chain if one.tile is not None}
+        return len(self.registers) < 2 and not self.prepared and len(tiles) <= 1 and self.columns <= PART
+
+    def count(self) -> None:
+        """Each block is to leave the sums of its columns' integers."""
+        shape = (*self.result.shape[:-2], -(-self.m // self.columns), self.n)
+        name = f"{self.result.buffer.name}, counts of blocks"
+        self.counts = new_tensor(self.e, name, VectorFormat.FP32, shape, range(len(shape)), len(shape) - 1)
 
     def _instructions(self, epilogue: Epilogue) -> tuple[list[Instruction], tuple[int, ...]]:
         """The chain, and the operands whose words it takes from lane registers: those that are the same in all columns, where that takes
@@ -140,7 +162,8 @@ class Matmul(Blocks):
     def run(self, top: bool = False) -> View | None:
         """All blocks; with ``top`` the largest magnitude of the result."""
         batch = self.result.shape[:-2]
-        every = (self.left, self.right, self.result, *self.operands.views, *self._rows())
+        every = [self.left, self.right, self.result, *self.operands.views, *self._rows()]
+        every += [] if self.counts is None else [self.counts]
         if top:
             blocks = math.prod(batch) * -(-self.m // self.columns) * -(-self.n // self.lanes)
             self.maxima = TileMaxima(self.e, self.result.buffer.name, blocks, self.brain)
@@ -219,8 +242,8 @@ class Matmul(Blocks):
         own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=False)]
         tiles = self.operands.load(own, columns, lane, lanes)
         rest = starts[len(self.operands.views) :]
-        if self.registers:
-            self._visit_by_lanes(own, rest, tiles, lane, lanes, columns, width, out_stride)
+        if self.registers or self.counts is not None:
+            self._visit_by_lanes(own, rest, tiles, lane, lanes, column, columns, width, out_stride)
         elif per_column == 1:
             self._prepare(rest, tiles, lane, lanes, columns, width)
             x = Region(0, 1, out_stride * (c.banks // 4))
@@ -258,12 +281,13 @@ class Matmul(Blocks):
         tiles: Sequence[Region],
         lane: int,
         lanes: int,
+        column: int,
         columns: int,
         width: int,
         out_stride: int,
     ) -> None:
         """One command with an outer iteration for each word along the lanes, which begins with what is the same in all columns: the first
-        such operand comes to where the first column's results will be, another one after all results."""
+        such operand comes to where the first column's results will be, another one after all results. Counts come to V1, after all else."""
         e, c = self.e, self.e.config
         work, last = Region(0, 1, width), Region(columns * width, 1, 0)
         code = []
@@ -286,12 +310,20 @@ class Matmul(Blocks):
                 fields |= {"y_source": Source.V1, "y_region": 1}
             if top is not None and number == len(self.chain) - 1:
                 fields |= {"reduce": Reduce.MAX_ALL, "over_outer": 1, "reduce_to": 1, "s3": top}
+            if self.counts is not None and number == len(self.chain) - 1:
+                fields |= {"reduce": Reduce.SUM_LANE, "lane": COUNT}
             code.append(instruction(**fields))
+        if self.counts is not None:
+            last = Region(self.operands.words(columns, width), 1, 0)
+            code.append(instruction(b=Operand.L0 + COUNT, once=1, target=Target.V1, target_region=2))
         x = Region(0, out_stride * (c.banks // 4), 1)
         partial = lanes - (width - 1) * c.vector_lanes
         e.vector(tuple(code), [x, Region(operand.base, operand.inner, operand.outer), last, work], width, columns, partial)
         if self.maxima is not None:
             self.maxima.leave()
+        if self.counts is not None:
+            element = self.counts.offset + rest[-1] + column // self.columns * self.counts.strides[-2] + lane
+            e.store(StoreSource.V1, self.counts.buffer.address + element * 4, 1, lanes * 4, 0, last.base)
 
     def _prepare(self, starts: Sequence[int], tiles: Sequence[Region], lane: int, lanes: int, columns: int, width: int) -> None:
         """Operands in V1 that go through steps of their own first; the rows that these read lie in V0 after the results."""
