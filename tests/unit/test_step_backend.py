@@ -17,6 +17,7 @@ from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.graph import Kind, Op
+from loralith.spec.vector.program import INSTRUCTION, Source, Target
 from loralith.step.optimizer import AdamW, moments_of, with_adamw
 from loralith.step.program import StepProgram
 from loralith.verif.graph import interpret
@@ -218,10 +219,34 @@ def test_softmax_whose_scores_are_nowhere(config: Config, shape: tuple[int, int,
     top = b.maximum(z, -1)
     e = b.function(Op.EXP2, b.subtract(b.multiply(z, log2e), b.multiply(top, log2e)))
     p = b.quantize(b.multiply(e, 127.0), 1.0, 127, stochastic=False)
-    case.run(config, b.function(Op.RECIPROCAL, b.count(p, -1)), b.word(p), top)
+    count = b.count(p, -1)
+    case.run(config, b.function(Op.RECIPROCAL, count), b.word(p), top)
     compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
     twice = config.rows == config.vector_lanes and rows % config.rows == 0
     assert (z.name not in compiled.tensors) == twice
+    counted = any(note.startswith(f"{count.name} ") for note in compiled.commands.notes)
+    assert counted != twice, "integers are counted where they are made"
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 96), (1, 24, 40), (1, 16, 700)], ids=str)
+@pytest.mark.parametrize("second", [False, True])
+def test_what_is_alike_in_all_columns_comes_from_lane_registers(config: Config, shape: tuple[int, int, int], second: bool) -> None:
+    """dS of softmax: a product's epilogue subtracts a row, and multiplies by integers that another row multiplies; or with two rows."""
+    case = Case()
+    b, (n, rows, columns) = case.b, shape
+    x, keys = (b.quantize(case.input(name, words(n, size, 24)), 0.03125, 127, False) for name, size in (("x", rows), ("k", columns)))
+    p = b.quantize(b.multiply(b.word(b.matmul(x, b.permute(keys, (0, 2, 1)))), 0.00390625), 1.0, 127, False)
+    one, other = (case.input(name, words(n, rows, 1)) for name in ("one", "other"))
+    dp = b.multiply(b.word(b.matmul(x, b.permute(keys, (0, 2, 1)))), 0.0078125)
+    if second:
+        s = b.brain(b.multiply(b.subtract(b.multiply(dp, one), other), b.word(p)))
+    else:
+        s = b.brain(b.multiply(b.multiply(b.word(p), other), b.subtract(dp, one)))
+    case.run(config, s, b.largest(s), b.count(p, -1), b.word(b.quantize(s, b.scale(b.largest(s), 127), 127, True, 1)))
+    compiled = compile_step(case.b.graph, config, BASE, SIZE, 0, verify=True)
+    codes = [INSTRUCTION.unpack(data[i : i + 8]) for data in compiled.static.values() for i in range(0, len(data) // 8 * 8, 8)]
+    taken = any(code["target"] == Target.LANE and code["x_source"] == Source.V0 and code["once"] for code in codes)
+    assert taken == (config.rows == config.vector_lanes)
 
 
 @pytest.mark.parametrize("width", [12, 10, 5])

@@ -182,7 +182,8 @@ def test_figures_of_parts_that_add_up_add_up_in_the_whole() -> None:
 
 
 def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work is that of the whole list where kernels have whole parts, but for scalars that are loaded again; cycles are close."""
+    """Work is that of the whole list where kernels have whole parts, but for scalars that are loaded again, and for operands, which a
+    kernel's first tiles bring and later ones find there; cycles are close."""
     b = Builder()
     x = b.quantize(b.node(Op.INPUT, Kind.WORD, (2048, 64), name="x"), 0.0625, 127, False)
     w = b.quantize(b.node(Op.INPUT, Kind.WORD, (64, 1024), name="w"), 0.0625, 127, False)
@@ -191,10 +192,10 @@ def test_long_kernels_go_on_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     b.graph.set_output("largest", b.largest(y).name)
     monkeypatch.setattr("loralith.compiler.step.samples.LONG", 64)
     (whole,), (part,) = (blocks_of(b.graph, BASE, {}, lambda key, figures: None, sample).values() for sample in (0, 500))
-    assert part.figures["kinds"]["product"] == pytest.approx(whole.figures["kinds"]["product"], rel=0.003)
+    assert whole.figures["kinds"]["product"]["load"] <= part.figures["kinds"]["product"]["load"]
     for work in ("elements", "macs", "store", "array", "vector"):
         assert part.figures["kinds"]["product"][work] == whole.figures["kinds"]["product"][work]
     assert part.figures["cycles"] == pytest.approx(whole.figures["cycles"], rel=0.03)
-    assert part.figures["commands"] == pytest.approx(whole.figures["commands"], rel=0.03)
+    assert part.figures["commands"] == pytest.approx(whole.figures["commands"], rel=0.07)
     assert part.figures["layout"] == whole.figures["layout"]
     assert part.figures != whole.figures

@@ -17,13 +17,14 @@ from loralith.compiler.step.emitter import Emitter, Region
 from loralith.compiler.step.fusion import fused
 from loralith.compiler.step.instructions import instruction
 from loralith.compiler.step.memory import Memory
-from loralith.compiler.step.on_chip import ProgramCache, RowAllocator, ScalarCache
+from loralith.compiler.step.on_chip import OperandCache, ProgramCache, RowAllocator, ScalarCache
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.views import View
+from loralith.compiler.step.waiting_tiles import WaitingTiles
 from loralith.compiler.tokens.sync import synchronize
 from loralith.device.reference import ReferenceDevice
 from loralith.errors import LoralithError
-from loralith.spec.commands import LoadTarget, Opcode, StoreSource, VectorFormat
+from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
 from loralith.spec.config import PRESETS, Config
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, Operand, Source, Target
 
@@ -256,6 +257,106 @@ def test_memory_that_another_tensor_takes_does_not_bind_its_readers_to_the_first
     old, new = (n for n, d in enumerate(flow.drafts) if d.opcode is Opcode.STORE)
     assert flow.writers[new + 1] == {new}
     assert new in flow.after[old]
+
+
+def multiplied(e: Emitter, left: int, right: int, to: int) -> None:
+    """A tile: a block of as many lanes and columns as the array has rows and columns, K one row of the scratchpads, as INT32."""
+    c = e.config
+    e.load(LoadTarget.LEFT, left, c.rows, c.bus_bytes, c.bus_bytes, 0, block_stride=1, transpose=1)
+    e.load(LoadTarget.RIGHT, right, c.cols, c.bus_bytes, c.bus_bytes, 0, block_stride=1, transpose=1)
+    strides = {"left0_stride": 1, "right0_stride": 1, "out_stride": -(-4 * c.cols // c.banks)}
+    e.emit(Opcode.COMPUTE, m_rows=c.rows, n_cols=c.cols, k0=c.bus_bytes, out_mode=OutMode.INT32, to_out=1, **strides)
+    e.store(StoreSource.OUT, to, c.rows, 4 * c.cols, 4 * c.cols, 0, block_stride=strides["out_stride"])
+    e.end_tile()
+
+
+def test_what_tiles_multiply_stays_on_chip_until_it_is_written_anew(config: Config) -> None:
+    """Two left operands times three right ones, again after one of each has been written: each is brought once for each time that it was
+    written, and the results are those of numpy."""
+    with ReferenceDevice(config, memory_bytes=1 << 22) as device:
+        e = emitter(config, device.alloc(SIZE))
+        k, random = config.bus_bytes, np.random.default_rng(0)
+        sizes = [config.rows, config.rows, config.cols, config.cols, config.cols]
+        operands = [e.buffer(f"x{i}", VectorFormat.INT8, n * k) for i, n in enumerate(sizes)]
+        values = [random.integers(-127, 128, (n, k)).astype(np.int8) for n in sizes]
+        spare = [e.buffer(f"new{i}", VectorFormat.INT8, sizes[i] * k) for i in (0, 2)]
+        news = [random.integers(-127, 128, (sizes[i], k)).astype(np.int8) for i in (0, 2)]
+        results, wanted = [], []
+        for again in (False, True):
+            for left in range(2):
+                for right in range(2, 5):
+                    results.append(e.buffer("y", VectorFormat.FP32, config.rows * config.cols))
+                    multiplied(e, operands[left].address, operands[right].address, results[-1].address)
+                    own = [news[(0, 2).index(i)] if again and i in (0, 2) else values[i] for i in (left, right)]
+                    wanted.append(own[0].astype(np.int32) @ own[1].astype(np.int32).T)
+            for i, new in zip((0, 2), spare, strict=True):
+                n = sizes[i] * k
+                copy(e, View(new, (n,), (1,), 0), View(operands[i], (n,), (1,), 0))
+        for buffer, value in zip([*operands, *spare], [*values, *news], strict=True):
+            device.write(buffer.address, value.view(np.uint8).ravel())
+        commands = listed(e)
+        for address, data in e.static.items():
+            device.write(address, data)
+        check(synchronize(commands, config, e.static), config, programs=e.static)
+        device.run(commands)
+        for buffer, value in zip(results, wanted, strict=True):
+            got = device.read(buffer.address, buffer.nbytes).view("<i4").reshape(config.rows, config.cols)
+            np.testing.assert_array_equal(got, value)
+    loads = [c for c in commands if c.opcode is Opcode.LOAD and c["target"] in (LoadTarget.LEFT, LoadTarget.RIGHT)]
+    assert len(loads) == len(operands) + 2
+
+
+def test_tiles_of_the_array_are_loaded_before_others(config: Config) -> None:
+    """A product that is ready does not wait behind tiles that take longer and stand before it in the program."""
+    e = emitter(config)
+    words = config.v0_words // 4
+    source, *targets = (e.buffer(f"x{i}", VectorFormat.FP32, words * config.vector_lanes) for i in range(5))
+    operand, result = (e.buffer(name, VectorFormat.FP32, 4096) for name in ("operand", "result"))
+    for target in targets:
+        doubled(e, source.address, target.address, words, 8)
+    multiplied(e, operand.address, operand.address, result.address)
+    loads = [c["target"] for c in listed(e) if c.opcode is Opcode.LOAD]
+    assert max(loads.index(LoadTarget.LEFT), loads.index(LoadTarget.RIGHT)) < loads.index(LoadTarget.V0)
+
+
+def test_operands_stay_until_their_rows_are_taken() -> None:
+    rows = OperandCache(10)
+    assert rows.lookup("a") is None
+    rows.hold("a", rows.allocate(4), 4, 7)
+    assert rows.lookup("a") == (0, 7)
+    rows.share("a")
+    rows.free(0, 4)
+    assert not rows.fits(7), "one of its two users is left"
+    rows.free(0, 4)
+    assert rows.fits(10)
+    assert rows.lookup("a") == (0, 7), "nobody uses it, and it is there"
+    rows.hold("b", rows.allocate(5), 5, 8)
+    assert rows.lookup("a") == (0, 7)
+    rows.share("a")
+    assert not rows.fits(5), "it is in use again"
+    rows.free(0, 4)
+    assert rows.allocate(4) == 0
+    assert rows.lookup("a") is None
+    assert rows.lookup("b") == (4, 8)
+
+
+def test_of_tiles_that_need_alike_one_is_tried() -> None:
+    tiles = WaitingTiles(lambda tile: tile % 2)
+    for tile in range(6):
+        tiles.push(10 - tile, tile)
+    tried: list[int] = []
+
+    def full(tile: int) -> bool:
+        tried.append(tile)
+        return False
+
+    assert tiles.first(lambda tile: True, full, 4) is None
+    assert tried == [0, 1]
+    assert tiles.first(lambda tile: True, lambda tile: tile % 2 == 1, 4) == 1
+    assert tiles.first(lambda tile: tile != 0, lambda tile: True, 4) == 2, "one that waits no more is left out"
+    tiles.push(99, 7)
+    assert [tiles.first(lambda tile: True, lambda tile: True, 1) for _ in range(4)] == [7, 3, 4, 5]
+    assert tiles.first(lambda tile: True, lambda tile: True, 1) is None
 
 
 def test_places_scalars_and_programs_are_given_out_and_taken_back() -> None:

@@ -17,7 +17,7 @@ from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.graph import Op
 from loralith.spec.vector.program import Format, Function, Operand, Reduce, Source, Target
 
-__all__ = ["Prepared", "Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
+__all__ = ["Instruction", "LaneRegister", "Prepared", "Scalar", "Step", "TensorOperand", "instructions_of", "emit_chain"]
 
 
 class Scalar(NamedTuple):
@@ -37,6 +37,12 @@ class TensorOperand(NamedTuple):
     index: int
 
 
+class LaneRegister(NamedTuple):
+    """Lane register ``number``, which has a word that is the same in all columns of a product."""
+
+    number: int
+
+
 @dataclass(frozen=True)
 class Step:
     """One operation on a chain's value.
@@ -46,7 +52,7 @@ class Step:
     """
 
     op: Op
-    operand: Scalar | TensorOperand | None = None
+    operand: Scalar | TensorOperand | LaneRegister | None = None
     reverse: bool = False
     stochastic: bool = False
 
@@ -62,7 +68,7 @@ _A, _B, _F, _C, _D, _PACK = range(6)
 
 
 @dataclass
-class _Instruction:
+class Instruction:
     """An instruction while it fills; ``at``: the first stage that is still free."""
 
     fields: dict[str, int] = field(default_factory=dict)
@@ -126,7 +132,10 @@ class _Instruction:
                 return True
         return False
 
-    def _operand(self, name: str, scalar: str, operand: Scalar | TensorOperand) -> bool:
+    def _operand(self, name: str, scalar: str, operand: Scalar | TensorOperand | LaneRegister) -> bool:
+        if isinstance(operand, LaneRegister):
+            self.fields[name] = Operand.L0 + operand.number
+            return True
         if isinstance(operand, TensorOperand):
             if self.tile not in (None, operand.index):
                 return False
@@ -143,15 +152,15 @@ class _Instruction:
 _VALUE = Scalar("the chain's value", -1)
 
 
-def instructions_of(steps: Sequence[Step], source: Scalar | None = None) -> list[_Instruction]:
+def instructions_of(steps: Sequence[Step], source: Scalar | None = None) -> list[Instruction]:
     """The chain in as few instructions as a greedy choice finds; one that does nothing where there is no step.
 
     ``source``: X of the first one is a scalar, and that of each other one the result before it, so that s0 is taken.
     """
-    found = [_Instruction(scalars={"s0": source} if source else {})]
+    found = [Instruction(scalars={"s0": source} if source else {})]
     for step in steps:
         if not found[-1].take(step):
-            found.append(_Instruction(scalars={"s0": _VALUE} if source else {}))
+            found.append(Instruction(scalars={"s0": _VALUE} if source else {}))
             if not found[-1].take(step):
                 raise ValueError(f"no instruction takes {step}")
     return found
@@ -178,9 +187,9 @@ REGIONS_OF_TILES = (1, 2)
 SCALARS_OF_KERNEL = 8
 
 
-def parts_of(chain: Sequence[_Instruction]) -> list[list[_Instruction]]:
+def parts_of(chain: Sequence[Instruction]) -> list[list[Instruction]]:
     """The chain cut so that each part reads two tensors and eight scalars at most, what one VECTOR takes."""
-    parts: list[list[_Instruction]] = [[]]
+    parts: list[list[Instruction]] = [[]]
     for one in chain:
         own = [*parts[-1], one]
         tiles = {i.tile for i in own if i.tile is not None}
@@ -193,7 +202,7 @@ def parts_of(chain: Sequence[_Instruction]) -> list[list[_Instruction]]:
 
 def emit_chain(
     e: Emitter,
-    chain: Sequence[_Instruction],
+    chain: Sequence[Instruction],
     source: Source,
     x: Region,
     tiles: Sequence[Region],

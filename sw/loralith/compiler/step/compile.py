@@ -17,11 +17,13 @@ from loralith.compiler.step.layouts import BINARY, CHAINED, LaneDimensions, poin
 from loralith.compiler.step.memory import Memory
 from loralith.compiler.step.moves import moved, reshaped
 from loralith.compiler.step.node_reductions import NodeReductions
+from loralith.compiler.step.operands import Epilogue
 from loralith.compiler.step.padded_images import PaddedImages
 from loralith.compiler.step.pending import PASSED, Chain, continues_in_reader, made_twice, quantizes
 from loralith.compiler.step.pointwise import pointwise_convolution
 from loralith.compiler.step.product_maxima import product_maxima
-from loralith.compiler.step.products import Epilogue, matmul
+from loralith.compiler.step.products import matmul
+from loralith.compiler.step.reductions import sum_of_counts
 from loralith.compiler.step.schedule import scheduled
 from loralith.compiler.step.tiles import Tile, Work
 from loralith.compiler.step.two_words import planes
@@ -310,9 +312,12 @@ class StepCompiler(NodeReductions):
             across = self._across(node)
             if across:
                 a, b, epilogue = _transposed(b), _transposed(a), epilogue.seen(lambda view: _transposed(expand(view, node.shape)))
-            view, largest = matmul(self.e, name, a, b, epilogue, bool(tops))
+            counts = self._counts_of_rows(self.graph[name]) if across else []
+            view, largest, parts = matmul(self.e, name, a, b, epilogue, bool(tops), bool(counts))
             if largest is not None:
                 self._set_ahead(tops, largest)
+            if parts is not None:
+                self._set_ahead(counts, _transposed(sum_of_counts(self.e, counts[0].name, parts, len(parts.shape) - 2)))
             return _transposed(view) if across else view
         assert isinstance(second, str)
         if second not in self.kernels:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from loralith.compiler.step.chains import emit_chain, instructions_of
 from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.operands import Epilogue, Operands
 from loralith.compiler.step.padded_images import PaddedImage, PaddedImages
-from loralith.compiler.step.products import TILE, Epilogue, Operands
 from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
@@ -27,6 +27,8 @@ __all__ = ["convolution"]
 NHWC = (0, 2, 3, 1)
 PLAIN = (Op.ADD, Op.SUBTRACT, Op.MULTIPLY, Op.BRAIN)
 """Steps that have a result for every sum."""
+TILE = 300
+"""Cycles that a tile costs beside its words, about: checks, latencies and set-ups that others only partly hide."""
 LOAD = 50
 """Cycles from a LOAD to the next one at least, with what the list takes of the bus."""
 

@@ -38,6 +38,13 @@ FEW = 4
 """Rows from which on their number is halved to find what fits."""
 
 
+BESIDE = 2
+"""Into how many a tile is cut of a large tensor that is read for its stochastic integers alone: products that read those run beside it,
+whose LOADs hold up its own, so that more tiles are to be on their way."""
+LARGE = 1 << 22
+"""Elements of a large one. Attention's dS is one; of smaller tensors shorter tiles cost more than this brings."""
+
+
 @dataclass
 class Plan:
     """The iteration: sizes of its dimensions, strides of each operand, of the result."""
@@ -66,7 +73,9 @@ def emit_tiles(
         sizes, ops, out = [sizes[d] for d in order], [[s[d] for d in order] for s in ops], [out[d] for d in order]
     *outside, rows, run = sizes
     kernel.strides, kernel.run = ops, run
-    chunk, most = kernel.tile(rows, len(chain) + sum(len(one.chain) for one in kernel.before))
+    instructions = len(chain) + sum(len(one.chain) for one in kernel.before)
+    parts = BESIDE if draw is not None and len(kernel.views) == 1 and math.prod(sizes) >= LARGE else 1
+    chunk, most = kernel.tile(rows, instructions, parts)
     count_of_tiles = math.prod(outside) * -(-rows // most) * -(-run // chunk)
     brain = bool(steps) and steps[-1].op is Op.BRAIN
     maxima = TileMaxima(e, result.buffer.name, count_of_tiles, brain) if top else None
@@ -133,13 +142,14 @@ class TileOperands:
             return _plan(view.buffer, worst, (rows, self.strides[i][-2]), (1, 0), self.e.config.bus_bytes).words + worst
         return width * (rows if kind == "whole" else 1)
 
-    def tile(self, rows: int, instructions: int) -> tuple[int, int]:
-        """(elements of a row, rows) of a tile that fits, on which so many instructions work: one that takes the fewest cycles."""
+    def tile(self, rows: int, instructions: int, parts: int = 1) -> tuple[int, int]:
+        """(elements of a row, rows) of a tile that fits, on which so many instructions work: one that takes the fewest cycles.
+        ``parts``: of what a tile may take of V0 it takes one of so many."""
         e = self.e
         lanes = e.config.vector_lanes
         width = -(-self.run // lanes)
         step = max(1, e.config.bus_bytes // lanes)
-        first, second = e.capacity(LoadTarget.V0), e.capacity(LoadTarget.V1)
+        first, second = e.capacity(LoadTarget.V0) // parts, e.capacity(LoadTarget.V1)
 
         def fits(count: int, width: int) -> bool:
             work = count * width

@@ -37,6 +37,13 @@ class NodeReductions(NodeValues):
                 found += self._largest_readers(reader.name)
         return found
 
+    def _counts_of_rows(self, node: Node) -> list[Node]:
+        """Nodes that count over the last dimension what ``node`` rounds to integers by the scale 1; none of any other node."""
+        if node.op is not Op.QUANTIZE or node.inputs[1] != 1.0:
+            return []
+        last = (len(node.shape) - 1,)
+        return [r for r in self.readers.get(node.name, ()) if r.op is Op.COUNT and r.attributes["dims"] == last]
+
     def _set_ahead(self, tops: Sequence[Node], value: View) -> None:
         """``value`` is there before the nodes ``tops``, whose it is; it stays until all of them have taken it."""
         for top in tops:

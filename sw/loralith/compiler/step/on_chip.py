@@ -1,15 +1,15 @@
-"""On-chip memory of a step: rows of scratchpads and buffers, which tiles allocate and free, and caches of scalars and programs, which
-tiles share."""
+"""On-chip memory of a step: rows of scratchpads and buffers, which tiles allocate and free, and caches of operands, scalars and programs,
+which tiles share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loralith.compiler.step.instructions import Program
 from loralith.spec.vector.program import PROGRAM_INSTRUCTIONS, SCALARS
 
-__all__ = ["ProgramCache", "RowAllocator", "ScalarCache"]
+__all__ = ["OperandCache", "ProgramCache", "RowAllocator", "ScalarCache"]
 
 
 class RowAllocator:
@@ -41,6 +41,43 @@ class RowAllocator:
 
     def free(self, start: int, size: int) -> None:
         self._used.remove((start, start + size))
+
+
+class OperandCache(RowAllocator):
+    """Rows of an operand scratchpad. What a LOAD has brought stays there until its rows are allocated anew, and later tiles share it."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self._held: dict[Hashable, tuple[int, int, int]] = {}  # by what it is: first row, past the last one, its LOAD
+        self._users: dict[int, int] = {}  # by first row
+
+    def lookup(self, what: Hashable) -> tuple[int, int] | None:
+        """(first row, the LOAD that brought it) of ``what``; None while no rows hold it."""
+        found = self._held.get(what)
+        return None if found is None else (found[0], found[2])
+
+    def share(self, what: Hashable) -> None:
+        """One more tile reads ``what``, which is there (`lookup`)."""
+        start, past, _ = self._held[what]
+        self._users[start] = self._users.get(start, 0) + 1
+        if self._users[start] == 1:
+            self._used = sorted([*self._used, (start, past)])
+
+    def hold(self, what: Hashable, start: int, size: int, load: int) -> None:
+        """Rows that have just been allocated get ``what`` by LOAD number ``load``."""
+        self._held[what] = start, start + size, load
+
+    def allocate(self, size: int) -> int:
+        start = super().allocate(size)
+        self._held = {what: one for what, one in self._held.items() if one[1] <= start or start + size <= one[0]}
+        self._users[start] = 1
+        return start
+
+    def free(self, start: int, size: int) -> None:
+        self._users[start] -= 1
+        if not self._users[start]:
+            del self._users[start]
+            super().free(start, size)
 
 
 SET = 4

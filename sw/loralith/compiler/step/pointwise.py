@@ -33,10 +33,10 @@ def pointwise_convolution(
     weights = View(kernel, sizes, (kernel.pitch, 1) if backward else (1, kernel.pitch))
     own = Epilogue(epilogue.steps, [view for view in views if view is not None], epilogue.format)
     if across:
-        view, largest = matmul(e, name, permute(weights, (1, 0)), permute(x, (1, 0)), own.seen(lambda view: permute(view, (1, 0))), top)
+        view, largest, _ = matmul(e, name, permute(weights, (1, 0)), permute(x, (1, 0)), own.seen(lambda view: permute(view, (1, 0))), top)
         view = permute(view, (1, 0))
     else:
-        view, largest = matmul(e, name, x, weights, own, top)
+        view, largest, _ = matmul(e, name, x, weights, own, top)
     pixels = reshape(view, (n, h, w, channels))
     assert pixels is not None
     return permute(pixels, NCHW), largest

@@ -5,13 +5,19 @@ from __future__ import annotations
 from loralith.compiler.step.elementwise import new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import instruction
-from loralith.compiler.step.products import Epilogue, Matmul, operands_of
+from loralith.compiler.step.operands import Epilogue
+from loralith.compiler.step.product_blocks import INSTRUCTION
+from loralith.compiler.step.products import Matmul, operands_of
 from loralith.compiler.step.reductions import reduce_rows
 from loralith.compiler.step.views import Buffer, View
 from loralith.spec.commands import StoreSource, VectorFormat
 from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
 __all__ = ["product_maxima"]
+
+
+REDUCTION = 130
+"""Cycles of a reduction and of the instruction that takes its word, about."""
 
 
 @kernel(Work.PRODUCT)
@@ -40,6 +46,12 @@ class _Maxima(Matmul):
         super().__init__(e, left, left_transposed, right, right_transposed, epilogue, nowhere)
         shape = (*left.shape[:-2], -(-self.m // self.columns), self.n)
         self.result = new_tensor(e, f"{name}, of blocks", VectorFormat.FP32, shape, range(len(shape)), len(shape) - 1)
+
+    def _stored_words(self, lanes: int, columns: int) -> int:
+        return lanes * 4 // self.e.config.bus_bytes
+
+    def _visit_cycles(self, width: int, columns: int) -> int:
+        return width * (columns + REDUCTION) + INSTRUCTION
 
     def _results(self, to: int, starts: object, lane: int, lanes: int, column: int, columns: int, out_stride: int) -> None:
         e, (only,) = self.e, self.chain

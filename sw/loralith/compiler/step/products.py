@@ -7,95 +7,27 @@ its columns are the other dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from loralith.compiler.step.chains import Prepared, Step, emit_chain, instructions_of
-from loralith.compiler.step.copies import _plan, aligned, load_elements, offsets
+from loralith.compiler.step.chains import Instruction, LaneRegister, Step, TensorOperand, emit_chain, instructions_of
+from loralith.compiler.step.copies import aligned, offsets
+from loralith.compiler.step.counts import PART
 from loralith.compiler.step.elementwise import materialize, new_tensor
-from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
+from loralith.compiler.step.emitter import NOWHERE, Emitter, Region, Work, kernel
 from loralith.compiler.step.instructions import instruction
+from loralith.compiler.step.operands import Epilogue, Operands
+from loralith.compiler.step.product_blocks import Blocks
 from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import View, expand
-from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, Opcode, OutMode, StoreSource, VectorFormat
 from loralith.spec.graph import Op
-from loralith.spec.vector.program import Source, Target
+from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
-__all__ = ["Epilogue", "Matmul", "Operands", "matmul", "operands_of"]
+__all__ = ["Matmul", "matmul", "operands_of"]
 
-
-TILE = 300
-"""Cycles that a tile costs beside its words, about: checks, latencies and set-ups that others only partly hide."""
-INSTRUCTION = 60
-"""Cycles of an instruction's outer iteration beside its words, about."""
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """What meets the sums on their way to memory: ``steps``, whose tiles are ``views``, each broadcast to the result's shape. ``prepared``:
-    by the number of a tile what it goes through before, steps of one instruction, whose operand, if any, is the same in all columns."""
-
-    steps: Sequence[Step]
-    views: Sequence[View]
-    format: VectorFormat
-    prepared: Prepared = field(default_factory=dict)
-
-    def seen(self, look: Callable[[View], View]) -> Epilogue:
-        """The same with every view looked at through ``look``."""
-        prepared = {i: (steps, [look(view) for view in views]) for i, (steps, views) in self.prepared.items()}
-        return Epilogue(self.steps, [look(view) for view in self.views], self.format, prepared)
-
-
-class Operands:
-    """The epilogue's operands in V1 for a tile of ``columns`` columns and the lanes of one word."""
-
-    def __init__(self, e: Emitter, views: Sequence[View]) -> None:
-        self.e, self.views = e, views
-
-    @staticmethod
-    def fits(e: Emitter, view: View, columns: int, lanes: int) -> bool:
-        """Whether rows along ``lanes``, the last dimension's, can be loaded as they lie."""
-        bus = e.config.bus_bytes
-        if view.strides[lanes] == 0 or view.shape[lanes] == 1:
-            return True
-        others = [s for d, s in enumerate(view.strides) if d != lanes and view.shape[d] > 1]
-        return view.strides[lanes] == 1 and aligned(view, others, bus)
-
-    def words(self, columns: int, width: int) -> int:
-        """At most, of all operands."""
-        e = self.e
-        total = 0
-        for view in self.views:
-            lanes_stride, column_stride = view.strides[-1], view.strides[-2]
-            if lanes_stride == 0:
-                worst = max(1, e.config.bus_bytes // view.size) - 1
-                total += _plan(view.buffer, worst, (columns, column_stride), (1, 0), e.config.bus_bytes).words + worst
-            else:
-                total += width * (columns if column_stride else 1)
-        return total
-
-    def load(self, starts: Sequence[int], columns: int, first_lane: int, lanes: int, after: int = 0) -> list[Region]:
-        """Regions (a column an outer iteration, a word along the lanes an inner one) of a tile that begins ``starts`` elements in.
-        ``after``: words of V1 that are taken."""
-        e = self.e
-        at, regions = after, []
-        width = -(-lanes // e.config.vector_lanes)
-        for view, start in zip(self.views, starts, strict=True):
-            if view.strides[-1] == 0:
-                loaded = load_elements(e, LoadTarget.V1, view, start, (columns, view.strides[-2]), (1, 0), at, 1 << 16)
-                assert loaded is not None
-                regions.append(loaded[0])
-                at += loaded[1]
-                continue
-            rows = columns if view.strides[-2] else 1
-            address = view.buffer.address + (view.offset + start + first_lane) * view.size
-            stride = view.strides[-2] * view.size
-            more = {"block_stride": width} if rows > 1 else {}
-            e.load(LoadTarget.V1, address, rows, lanes * view.size, stride, at, format=view.buffer.format, **more)
-            regions.append(Region(at, width if rows > 1 else 0, 1))
-            at += rows * width
-        return regions
+COUNT = 3
+"""The lane register that takes the sum of a block's integers."""
 
 
 def _side(e: Emitter, view: View) -> tuple[View, bool, View | None]:
@@ -143,9 +75,12 @@ def operands_of(e: Emitter, a: View, b: View) -> Sides:
 
 
 @kernel(Work.PRODUCT)
-def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: bool = False) -> tuple[View, View | None]:
-    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous. And, with ``top``, its largest magnitude, a scalar,
-    where each block's results are made by one command: where the array has as many rows as there are lanes."""
+def matmul(
+    e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: bool = False, count: bool = False
+) -> tuple[View, View | None, View | None]:
+    """``a`` [..., M, K] ``b`` [..., K, N] with the epilogue: [..., M, N], N contiguous. Where the array has as many rows as there are
+    lanes, each block's results are made by one command, and it gives, with ``top``, the largest magnitude of all, a scalar; with ``count``,
+    of integers with the scale 1, the sum of each block's columns: [..., blocks, N]."""
     sides = operands_of(e, a, b)
     shape = (*sides.left.shape[:-2], sides.right.shape[-2], sides.left.shape[-2])
     m = shape[-2]
@@ -162,13 +97,16 @@ def matmul(e: Emitter, name: str, a: View, b: View, epilogue: Epilogue, top: boo
         return View(view.buffer, shape, tuple(strides), view.offset)
 
     product = Matmul(e, sides.left, sides.left_transposed, sides.right, sides.right_transposed, epilogue.seen(fitting), result)
-    largest = product.run(top and e.config.rows == e.config.vector_lanes)
+    by_word = e.config.rows == e.config.vector_lanes
+    if count and by_word and product.counts_fit():
+        product.count()
+    largest = product.run(top and by_word)
     for copy in (*sides.copies, *copies):
         e.release(copy.buffer)
-    return result, largest
+    return result, largest, product.counts
 
 
-class Matmul:
+class Matmul(Blocks):
     """The blocks of a product, their sums through the epilogue to ``result``."""
 
     def __init__(
@@ -183,75 +121,64 @@ class Matmul:
     ) -> None:
         self.e, self.left, self.right, self.result = e, left, right, result
         self.left_transposed, self.right_transposed = left_transposed, right_transposed
-        self.operands = Operands(e, epilogue.views)
         self.prepared = epilogue.prepared
         self.brain = bool(epilogue.steps) and epilogue.steps[-1].op is Op.BRAIN
         self.maxima: TileMaxima | None = None
-        self.chain = instructions_of(epilogue.steps)
+        self.counts: View | None = None
+        self.chain, self.registers = self._instructions(epilogue)
+        self.operands = Operands(e, epilogue.views, self.registers)
         self.n, self.k = left.shape[-2:]
         self.m = right.shape[-2]
         self._choose()
 
-    def _choose(self) -> None:
-        """Lanes, columns and K of a block: those that bring the fewest words."""
-        c = self.e.config
-        least = max(c.rows, c.bus_bytes)
-        found = []
-        for lanes in range(least, max(least, -(-self.n // least) * least) + 1, least):
-            lanes = min(lanes, -(-self.n // c.rows) * c.rows)
-            block = self._block_of(lanes)
-            if block is not None:
-                found.append((self._cost(lanes, block[0]), lanes, *block))
-        if not found:
-            raise LoralithError(f"{self.result.buffer.name}: no block of the product fits the configuration {c.name}")
-        _, self.lanes, self.columns, self.k_rows = min(found)
-        self.row_blocks = self.lanes // c.rows
+    def counts_fit(self) -> bool:
+        """Whether a block's command has a region left for what the columns' integers add up to, and a word holds that exactly."""
+        tiles = {one.tile for one in self.chain if one.tile is not None}
+        return len(self.registers) < 2 and not self.prepared and len(tiles) <= 1 and self.columns <= PART
 
-    def _cost(self, lanes: int, columns: int) -> int:
-        """Cycles of the unit that takes most, about."""
-        c = self.e.config
-        lanes, columns = min(lanes, self.n), min(columns, self.m)
-        tiles = -(-self.n // lanes) * -(-self.m // columns)
-        width = -(-lanes // c.vector_lanes)
-        load = (lanes + columns) * -(-self.k // c.bus_bytes)
-        array = -(-lanes // c.rows) * -(-columns // c.cols) * max(self.k, c.cols)
-        vector = (len(self.chain) + len(self.prepared)) * (width * columns + INSTRUCTION * min(width, columns))
-        return tiles * (max(load, array, vector) + TILE)
+    def count(self) -> None:
+        """Each block is to leave the sums of its columns' integers."""
+        shape = (*self.result.shape[:-2], -(-self.m // self.columns), self.n)
+        name = f"{self.result.buffer.name}, counts of blocks"
+        self.counts = new_tensor(self.e, name, VectorFormat.FP32, shape, range(len(shape)), len(shape) - 1)
 
-    def _block_of(self, lanes: int) -> tuple[int, int] | None:
-        """(columns, rows of the scratchpads that K takes) of a block that fits."""
-        e, c = self.e, self.e.config
-        row_blocks = lanes // c.rows
-        width = -(-lanes // c.vector_lanes)
-        room = e.capacity(LoadTarget.V0) // width - sum(len(views) for _, views in self.prepared.values())
-        columns = min(self.m, room, c.out_depth // 2 // row_blocks * c.banks // 4)
-        step = max(c.cols, c.bus_bytes)
-        if columns < self.m:
-            columns = columns // step * step
-        while columns > 0:
-            blocks = -(-columns // c.cols)
-            fits = blocks * -(-min(self.k, c.banks) // c.banks) <= c.right_depth // 2
-            fits = fits and self.operands.words(columns, width) <= e.capacity(LoadTarget.V1)
-            k_rows = min(-(-self.k // c.banks), c.right_depth // 2 // blocks, c.left_depth // 2 // row_blocks)
-            split = k_rows * c.banks < self.k
-            if fits and k_rows > 0 and not (split and columns * row_blocks > c.acc_depth):
-                return columns, k_rows
-            columns = columns // 2 // step * step if columns > step else 0
-        return None
+    def _instructions(self, epilogue: Epilogue) -> tuple[list[Instruction], tuple[int, ...]]:
+        """The chain, and the operands whose words it takes from lane registers: those that are the same in all columns, where that takes
+        fewer instructions and one command reads the rest."""
+        plain = instructions_of(epilogue.steps), ()
+        c = self.e.config
+        rows = tuple(i for i, view in enumerate(epilogue.views) if view.strides[-1] and not view.strides[-2] and i not in epilogue.prepared)
+        rest = sum(len(views) for _, views in epilogue.prepared.values())
+        if not rows or len(rows) + rest > 2 or len(epilogue.views) > len(rows) + 1 or c.rows != c.vector_lanes:
+            return plain
+
+        def taken(step: Step) -> Step:
+            index = step.operand.index if isinstance(step.operand, TensorOperand) else -1
+            return replace(step, operand=LaneRegister(rows.index(index))) if index in rows else step
+
+        fewer = instructions_of([taken(step) for step in epilogue.steps])
+        return (fewer, rows) if len(fewer) < len(plain[0]) else plain
 
     def run(self, top: bool = False) -> View | None:
         """All blocks; with ``top`` the largest magnitude of the result."""
         batch = self.result.shape[:-2]
-        every = (self.left, self.right, self.result, *self.operands.views, *self._rows())
+        every = [self.left, self.right, self.result, *self.operands.views, *self._rows()]
+        every += [] if self.counts is None else [self.counts]
         if top:
             blocks = math.prod(batch) * -(-self.m // self.columns) * -(-self.n // self.lanes)
             self.maxima = TileMaxima(self.e, self.result.buffer.name, blocks, self.brain)
         for left, right, to, *starts in offsets(batch, *(view.strides[:-2] for view in every)):
-            for column in range(0, self.m, self.columns):
-                columns = min(self.columns, self.m - column)
-                for lane in range(0, self.n, self.lanes):
-                    self._block(left, right, to, starts, lane, min(self.lanes, self.n - lane), column, columns)
+            for lane, column in self._places():
+                lanes, columns = min(self.lanes, self.n - lane), min(self.columns, self.m - column)
+                self._block(left, right, to, starts, lane, lanes, column, columns)
         return None if self.maxima is None else self.maxima.result()
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """First lane and column of each block, so that blocks that follow each other have operands in common."""
+        for first in range(0, self.n, self.group):
+            for column in range(0, self.m, self.columns):
+                for lane in range(first, min(first + self.group, self.n), self.lanes):
+                    yield lane, column
 
     def _rows(self) -> list[View]:
         """Operands of what is prepared, the same in all columns."""
@@ -314,14 +241,19 @@ class Matmul:
         width = -(-lanes // L)
         own = [s + column * view.strides[-2] for s, view in zip(starts, self.operands.views, strict=False)]
         tiles = self.operands.load(own, columns, lane, lanes)
-        self._prepare(starts[len(self.operands.views) :], tiles, lane, lanes, columns, width)
-        if per_column == 1:
+        rest = starts[len(self.operands.views) :]
+        if self.registers or self.counts is not None:
+            self._visit_by_lanes(own, rest, tiles, lane, lanes, column, columns, width, out_stride)
+        elif per_column == 1:
+            self._prepare(rest, tiles, lane, lanes, columns, width)
             x = Region(0, 1, out_stride * (c.banks // 4))
             top = None if self.maxima is None else self.maxima.scalar()
             partial = lanes - (width - 1) * L
             emit_chain(e, self.chain, Source.OUT32, x, tiles, Region(0, width, 1), columns, width, lanes=partial, top=top)
             if self.maxima is not None:
                 self.maxima.leave()
+        else:
+            self._prepare(rest, tiles, lane, lanes, columns, width)
         for word in range(width if per_column > 1 else 0):
             block, group = divmod(word, per_column)
             first = block * out_stride * (c.banks // 4) * per_column + group
@@ -342,18 +274,75 @@ class Matmul:
             format=self.result.buffer.format,
         )
 
+    def _visit_by_lanes(
+        self,
+        starts: Sequence[int],
+        rest: Sequence[int],
+        tiles: Sequence[Region],
+        lane: int,
+        lanes: int,
+        column: int,
+        columns: int,
+        width: int,
+        out_stride: int,
+    ) -> None:
+        """One command with an outer iteration for each word along the lanes, which begins with what is the same in all columns: the first
+        such operand comes to where the first column's results will be, another one after all results. Counts come to V1, after all else."""
+        e, c = self.e, self.e.config
+        work, last = Region(0, 1, width), Region(columns * width, 1, 0)
+        code = []
+        for number, (index, region, base) in enumerate(zip(self.registers, (3, 2), (0, last.base), strict=False)):
+            view = self.operands.views[index]
+            address = view.buffer.address + (view.offset + starts[index] + lane) * view.size
+            e.load(LoadTarget.V0, address, 1, lanes * view.size, 0, base, format=view.buffer.format)
+            code.append(instruction(x_source=Source.V0, x_region=region, once=1, target=Target.LANE, lane=number))
+        operand = next((t for i, t in enumerate(tiles) if i not in self.registers), NOWHERE)
+        for number, fields in self._preparations(rest, lane, lanes, columns, width):
+            assert tiles[number] is operand
+            own = {"x_source": Source.V1, "x_region": 1, "target": Target.V1, "target_region": 1, **fields}
+            code.append(instruction(**own | ({"y_region": 2} if "y_source" in fields else {})))
+        top = None if self.maxima is None else self.maxima.scalar()
+        for number, one in enumerate(self.chain):
+            source, region = (Source.V0, 3) if number else (Source.OUT32, 0)
+            fields: dict[str, int] = {"x_source": source, "x_region": region, "target": Target.V0, "target_region": 3}
+            fields |= one.fields | {name: e.scalar(scalar.key, scalar.address) for name, scalar in one.scalars.items()}
+            if one.tile is not None:
+                fields |= {"y_source": Source.V1, "y_region": 1}
+            if top is not None and number == len(self.chain) - 1:
+                fields |= {"reduce": Reduce.MAX_ALL, "over_outer": 1, "reduce_to": 1, "s3": top}
+            if self.counts is not None and number == len(self.chain) - 1:
+                fields |= {"reduce": Reduce.SUM_LANE, "lane": COUNT}
+            code.append(instruction(**fields))
+        if self.counts is not None:
+            last = Region(self.operands.words(columns, width), 1, 0)
+            code.append(instruction(b=Operand.L0 + COUNT, once=1, target=Target.V1, target_region=2))
+        x = Region(0, out_stride * (c.banks // 4), 1)
+        partial = lanes - (width - 1) * c.vector_lanes
+        e.vector(tuple(code), [x, Region(operand.base, operand.inner, operand.outer), last, work], width, columns, partial)
+        if self.maxima is not None:
+            self.maxima.leave()
+        if self.counts is not None:
+            element = self.counts.offset + rest[-1] + column // self.columns * self.counts.strides[-2] + lane
+            e.store(StoreSource.V1, self.counts.buffer.address + element * 4, 1, lanes * 4, 0, last.base)
+
     def _prepare(self, starts: Sequence[int], tiles: Sequence[Region], lane: int, lanes: int, columns: int, width: int) -> None:
         """Operands in V1 that go through steps of their own first; the rows that these read lie in V0 after the results."""
-        e, at, offsets_of = self.e, columns * width, iter(starts)
+        e = self.e
+        for number, fields in self._preparations(starts, lane, lanes, columns, width):
+            own = {"x_source": Source.V1, "x_region": 0, "target": Target.V1, "target_region": 0, **fields}
+            regions = [tiles[number], Region(columns * width, 0, 1)]
+            e.visit((instruction(**own),), regions, columns, width, lanes - (width - 1) * e.config.vector_lanes)
+
+    def _preparations(self, starts: Sequence[int], lane: int, lanes: int, columns: int, width: int) -> Iterator[tuple[int, dict[str, int]]]:
+        """Each operand in V1 that goes through steps of its own first: (its number, fields of the one instruction). The row that it reads,
+        if any, is loaded to V0 after the results, and is Y of region 1."""
+        e, offsets_of = self.e, iter(starts)
         for number, (steps, views) in self.prepared.items():
             (one,) = instructions_of(steps)
-            fields: dict[str, int] = {"x_source": Source.V1, "x_region": 0, "target": Target.V1, "target_region": 0, **one.fields}
-            regions = [tiles[number]]
+            fields = dict(one.fields)
             for view in views:
                 address = view.buffer.address + (view.offset + next(offsets_of) + lane) * view.size
-                e.load(LoadTarget.V0, address, 1, lanes * view.size, 0, at, format=view.buffer.format)
-                regions.append(Region(at, 0, 1))
+                e.load(LoadTarget.V0, address, 1, lanes * view.size, 0, columns * width, format=view.buffer.format)
                 fields |= {"y_source": Source.V0, "y_region": 1}
-                at += width
             fields |= {name: e.scalar(scalar.key, scalar.address) for name, scalar in one.scalars.items()}
-            e.visit((instruction(**fields),), regions, columns, width, lanes - (width - 1) * e.config.vector_lanes)
+            yield number, fields

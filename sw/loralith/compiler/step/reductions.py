@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from loralith.compiler.step.chains import Scalar
 from loralith.compiler.step.copies import aligned, copy, offsets
+from loralith.compiler.step.counts import PART, PART_COUNT
 from loralith.compiler.step.elementwise import layout_order, materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.group_reductions import groups_of, sum_groups
@@ -15,15 +16,9 @@ from loralith.compiler.step.lane_reductions import along_lanes, reduce_lanes, ro
 from loralith.compiler.step.views import View, collapse
 from loralith.errors import LoralithError
 from loralith.spec.commands import LoadTarget, StoreSource, VectorFormat
-from loralith.spec.numerics import Q8_MAX
 from loralith.spec.vector.program import Operand, Reduce, Source, Target
 
-__all__ = ["largest", "reduce_rows"]
-
-PART = 256
-"""Elements of a part of a reduction, at most."""
-PART_COUNT = float(Q8_MAX * PART)
-"""What a part's count is at most: below 2^17, so that a word holds it exactly."""
+__all__ = ["largest", "reduce_rows", "sum_of_counts"]
 
 
 @kernel(Work.REDUCTION)
@@ -93,6 +88,16 @@ def _in_parts(e: Emitter, name: str, view: View, dims: Sequence[int], d: int, pa
     left = View(parts.buffer, cut(view.shape, view.shape[d] // part), (*parts.strides[: d + 1], *parts.strides[d + 2 :]), parts.offset)
     bound = Scalar(PART_COUNT, e.number(PART_COUNT)) if count else None
     result = reduce_rows(e, name, left, dims, reduce, bound)
+    e.release(parts.buffer)
+    return result
+
+
+def sum_of_counts(e: Emitter, name: str, parts: View, d: int) -> View:
+    """The sum of ``parts`` over dimension ``d``, each a count of at most `PART` integers, exact and rounded once; ``parts`` itself, or
+    instead of it."""
+    if parts.shape[d] == 1:
+        return parts
+    result = reduce_rows(e, name, parts, (d,), Reduce.SUM_ALL, Scalar(PART_COUNT, e.number(PART_COUNT)))
     e.release(parts.buffer)
     return result
 

@@ -1,21 +1,22 @@
 """The order of a step's commands, and the places of its tiles on chip: a list scheduler that plays the units.
 
 Tiles that do not wait for each other by way of DRAM may run side by side. The scheduler goes through time as the machine would: a tile is
-*admitted* when there is room for it on chip, and each unit takes, of the commands of admitted tiles that wait for nothing, the one with the
-longest way to the end of the step. Commands stand in the list in the order in which they began. So whatever a command needs stands before
-it, and the list means the same on a machine of any speed.
+*admitted* when there is room for it on chip, and each unit takes one of the commands of admitted tiles that wait for nothing: first those
+of tiles that use the array, and of these, as of the others, the one with the longest way to the end of the step. Commands stand in the list
+in the order in which they began. So whatever a command needs stands before it, and the list means the same on a machine of any speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heappop, heappush
 
 from loralith.compiler.step.dependencies import PLACED, Codes, Flow, flow_of
 from loralith.compiler.step.instructions import Program
-from loralith.compiler.step.on_chip import ProgramCache, RowAllocator, ScalarCache
+from loralith.compiler.step.on_chip import OperandCache, ProgramCache, RowAllocator, ScalarCache
 from loralith.compiler.step.relocation import placed, relocated
 from loralith.compiler.step.tiles import Draft, Tile
+from loralith.compiler.step.waiting_tiles import WaitingTiles
 from loralith.compiler.tokens.footprint import memory_rows
 from loralith.errors import LoralithError
 from loralith.spec.commands import Command, LoadTarget, Opcode
@@ -37,7 +38,9 @@ EARLY = 6
 FIRST = 1 << 62
 """More urgent than all else."""
 PASSED = 4
-"""Tiles that are tried in place of one that there is no room for."""
+"""Tiles that need different things on chip that are tried where there is no room for the most urgent one."""
+OPERANDS = ("left", "right")
+"""Memories in which a tile finds what another one has loaded."""
 
 
 class _Tile:
@@ -53,7 +56,8 @@ class _Tile:
 class _Scheduler:
     def __init__(self, tiles: Sequence[Tile], flow: Flow, config: Config, program_at: Callable[[bytes], int]) -> None:
         self.tiles, self.flow, self.config, self.program_at = tiles, flow, config, program_at
-        self.places = {memory: RowAllocator(memory_rows(memory, config)) for memory in PLACED}
+        self.operands = {memory: OperandCache(memory_rows(memory, config)) for memory in OPERANDS}
+        self.places = {memory: self.operands.get(memory) or RowAllocator(memory_rows(memory, config)) for memory in PLACED}
         self.scalars, self.programs, self.codes = ScalarCache(), ProgramCache(), Codes()
         self.own: list[range] = []  # numbers of each tile's commands
         first = 0
@@ -63,7 +67,7 @@ class _Scheduler:
         self.urgent = self._urgency()
         self.running: dict[int, _Tile] = {}
         self.ended = bytearray(first)
-        self.gone = bytearray(first)  # LOADs of scalars that are there
+        self.gone = bytearray(first)  # LOADs of operands and scalars that are there
         self.relocated: dict[tuple[Program, int], Program] = {}
         self.events: list[tuple[int, int]] = []
         self.ready: dict[Opcode, list[tuple[int, int]]] = {op: [] for op in Opcode}
@@ -79,13 +83,15 @@ class _Scheduler:
                 self.unknown[other] += 1
                 self.unready[other] += 1
         self.now = 0
-        self.whole: list[tuple[int, int]] = []  # tiles that wait for nothing
-        self.known: list[tuple[int, int]] = []  # tiles of which all others are admitted
+        self.needs = [(tile.scalars, *sorted(extents.items())) for tile, extents in zip(tiles, flow.extents, strict=True)]
+        self.whole = WaitingTiles(self.needs.__getitem__)  # tiles that wait for nothing
+        self.known = WaitingTiles(self.needs.__getitem__)  # tiles of which all others are admitted
         self.early: set[int] = set()
         self.given, self.tried = 1, 0  # how often a tile may have found room since the last one that did not
 
     def _urgency(self) -> list[int]:
-        """The longest way from each command's beginning to the end of the step."""
+        """The longest way from each command's beginning to the end of the step; more than any of them for a tile of the array, which works
+        for most of a step: a product that could run does not wait until all else that is long has been loaded."""
         flow = self.flow
         found = [0] * len(flow.tile)
         for number in range(len(found) - 1, -1, -1):
@@ -94,12 +100,17 @@ class _Scheduler:
             found[number] = after + flow.cycles[number] + LATENCY[draft.opcode]
             if draft.opcode is Opcode.LOAD and draft.fields.get("target") == LoadTarget.KEY:
                 found[number] = FIRST  # all VECTORs may use it
+        longest = max((urgent for urgent in found if urgent < FIRST), default=0)
+        for own, extents in zip(self.own, flow.extents, strict=True):
+            if "left" in extents:
+                for number in own:
+                    found[number] += longest
         return found
 
     def run(self) -> list[Command]:
         for tile in range(len(self.tiles)):
             if not self.unknown[tile]:
-                heappush(self.whole, (-self._urgent(tile), tile))
+                self.whole.push(self._urgent(tile), tile)
         while True:
             self._admit()
             self._start()
@@ -116,7 +127,7 @@ class _Scheduler:
 
     def _stuck(self) -> str:
         """What to say of a tile that found no room when all others had ended."""
-        tile = self.whole[0][1]
+        tile = self.whole.any()
         names = dict.fromkeys(self.flow.drafts[number].note for number in self.own[tile])
         sizes = {memory: (size, self.places[memory].depth) for memory, size in self.flow.extents[tile].items()}
         sizes["scalars"] = self.tiles[tile].scalars, SCALARS
@@ -132,29 +143,26 @@ class _Scheduler:
 
     def _admit(self) -> None:
         while self.tried < self.given and len(self.ready[Opcode.LOAD]) < BACKLOG:
-            if not self._first(self.whole, early=False) and not (len(self.early) < EARLY and self._first(self.known, early=True)):
-                self.tried = self.given
-
-    def _first(self, heap: list[tuple[int, int]], early: bool) -> bool:
-        """Whether one of the most urgent tiles of ``heap`` found room."""
-        passed, found = [], False
-        while heap and len(passed) < PASSED and not found:
-            rank, tile = heappop(heap)
-            if tile in self.running or not self.own[tile] or (early and not self.unready[tile]):
+            if self.whole.first(self._waits, self._place, PASSED) is not None:
                 continue
-            found = self._place(tile)
-            if not found:
-                passed.append((rank, tile))
-            elif early:
-                self.early.add(tile)
-        for one in passed:
-            heappush(heap, one)
-        return found
+            early = self.known.first(self._waits_for_others, self._place, PASSED) if len(self.early) < EARLY else None
+            if early is None:
+                self.tried = self.given
+            else:
+                self.early.add(early)
+
+    def _waits(self, tile: int) -> bool:
+        return tile not in self.running and bool(self.own[tile])
+
+    def _waits_for_others(self, tile: int) -> bool:
+        return self._waits(tile) and self.unready[tile] > 0
 
     def _place(self, tile: int) -> bool:
         """Whether a tile found its places; its commands may begin then."""
         flow, own = self.flow, self.own[tile]
-        if not all(self.places[memory].fits(size) for memory, size in flow.extents[tile].items()):
+        brought = self._brought(tile)
+        shared = {memory: at for memory, (what, _) in brought.items() if (at := self.operands[memory].lookup(what)) is not None}
+        if not all(memory in shared or self.places[memory].fits(size) for memory, size in flow.extents[tile].items()):
             return False
         scalars = self._scalars(tile)
         if scalars is None:
@@ -165,10 +173,18 @@ class _Scheduler:
             if self.tiles[tile].scalars:
                 self.scalars.release(scalars, self.tiles[tile].scalars)
             return False
-        bases = {memory: self.places[memory].allocate(size) for memory, size in flow.extents[tile].items()}
-        running = self.running[tile] = _Tile(len(own), bases, scalars, programs)
+        bases = {memory: self.places[memory].allocate(size) for memory, size in flow.extents[tile].items() if memory not in shared}
+        running = _Tile(len(own), bases, scalars, programs)
+        for memory, (what, number) in brought.items():
+            if memory not in shared:
+                self.operands[memory].hold(what, bases[memory], flow.extents[tile][memory], number)
+                continue
+            self.operands[memory].share(what)
+            bases[memory], load = shared[memory]
+            self._leave_out(number, load, running)
+        self.running[tile] = running
         for number in own:
-            for memory in flow.memories[number]:
+            for memory in () if self.gone[number] else flow.memories[number]:
                 running.touching[memory] = running.touching.get(memory, 0) + 1
         running.firsts = {program: self.programs.locate(program)[0] for program in programs}
         self._load_programs(tile, running, missing)
@@ -179,7 +195,7 @@ class _Scheduler:
         for other in self.behind[tile]:
             self.unknown[other] -= 1
             if not self.unknown[other]:
-                heappush(self.known, (-self._urgent(other), other))
+                self.known.push(self._urgent(other), other)
         return True
 
     def _program(self, program: Program | None, scalars: int) -> Program:
@@ -238,13 +254,32 @@ class _Scheduler:
             if load is None:
                 self.scalars.fill(base, index, word, number)
                 continue
-            self.gone[number] = 1
-            running.left -= 1
-            if self.ended[load]:
-                self._release(number)
-            else:
-                flow.after[load] += flow.after[number]
-            flow.after[number] = []
+            self._leave_out(number, load, running)
+
+    def _leave_out(self, number: int, load: int, running: _Tile) -> None:
+        """LOAD ``number`` of a tile is left out: ``load`` has brought the same."""
+        flow = self.flow
+        self.gone[number] = 1
+        running.left -= 1
+        if self.ended[load]:
+            self._release(number)
+        else:
+            flow.after[load] += flow.after[number]
+        flow.after[number] = []
+
+    def _brought(self, tile: int) -> dict[str, tuple[Hashable, int]]:
+        """What one LOAD alone brings to all of a tile's rows of an operand scratchpad: it by its place in DRAM, its shape and who had
+        written it; the LOAD."""
+        flow, found = self.flow, {}
+        for memory in OPERANDS:
+            if memory not in flow.extents[tile]:
+                continue
+            loads = [n for n in self.own[tile] if flow.drafts[n].opcode is Opcode.LOAD and memory in flow.memories[n]]
+            if len(loads) == 1 and not any(flow.drafts[n].fields.get("to_left") for n in self.own[tile]):
+                (number,) = loads
+                fields = flow.drafts[number].fields
+                found[memory] = (tuple(sorted(fields.items())), frozenset(flow.writers[number])), number
+        return found
 
     # Time.
 
@@ -291,7 +326,7 @@ class _Scheduler:
                 if not self.unready[other]:
                     self.early.discard(other)
                     if other not in self.running:
-                        heappush(self.whole, (-self._urgent(other), other))
+                        self.whole.push(self._urgent(other), other)
 
     def _command(self, number: int) -> Command:
         draft, running = self.flow.drafts[number], self.running[self.flow.tile[number]]

@@ -45,8 +45,8 @@ class Draft:
 
 @dataclass(eq=False)
 class Tile:
-    """Commands that share places on chip. Nothing stays there from one tile to another but constants and programs, so that all else that
-    a tile needs lies in DRAM, and tiles that do not meet there may run in any order.
+    """Commands that share places on chip. A tile brings all that it needs from DRAM, so that tiles that do not meet there may run in any
+    order; what others have brought already is left out when they are placed.
 
     Attributes: ``drafts``, in an order in which they may run; ``scalars``, how many words of the scalar memory it takes; ``takes``, bytes
     of DRAM (first, how many) that belong to another tensor from here on; ``inside``, for each draft those it waits for on chip, once that
