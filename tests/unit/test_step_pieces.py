@@ -112,7 +112,7 @@ def test_equal_pieces_are_compiled_once_and_all_of_them_take_what_the_whole_step
     assert cycles <= total["cycles"] <= 1.2 * cycles
     assert total["macs"] == graph_macs(graph) <= total["padded_macs"] == whole.of("macs")
     for kind, costs in whole.kinds.items():
-        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.06)
+        assert total["kinds"][kind]["elements"] == pytest.approx(costs.elements, rel=0.07)
         for unit in ("array", "vector", "store"):
             assert total["kinds"][kind][unit] == pytest.approx(getattr(costs, unit), rel=0.05, abs=1500)
         # Scalars and programs of each piece are loaded anew.
