@@ -1,4 +1,5 @@
-"""Mutants of the blocks of test plans: hundreds in one native model, then the blocks' own tests and properties, then proofs of equivalence.
+"""Mutants of the blocks of test plans: hundreds in one native model, then the blocks' own tests, proofs of equivalence
+and properties.
 
 Each stage asks about the mutants that the ones before let live, cheapest stage first.
 """
@@ -21,16 +22,19 @@ from loralith.mutants.schema_model import Drawn, Schema, build_schema
 from loralith.mutants.verdict_store import VerdictStore, key_of
 from loralith.spec.config import Config
 from loralith.toolchain import python_module
+from loralith.verif.mutation import asked_equivalence
 from loralith.verif.mutation.sites import locate
 from loralith.verif.test_plans import Plan
 
 __all__ = ["STAGES", "BlockCampaign", "BlockVerdict"]
 
 REPO = Path(__file__).resolve().parents[3]
-STAGES = ("native", "unit", "formal", "equivalent")
+STAGES = ("native", "unit", "equivalent", "formal")
 SECONDS = {"unit": 300, "formal": 300, "equivalent": 240}
 """Most of a mutant at a stage."""
 SAVE_SECONDS = 20.0
+HELD = 100
+"""Mutants of a plan that a model holds, though fewer may be asked about: more of them later need no other model."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,10 @@ class BlockCampaign:
 
     def run(self, count: int, seed: int, all_plans: Sequence[Plan]) -> tuple[Schema, list[BlockVerdict]]:
         """Draws up to ``count`` mutants of each plan and asks all stages about them. One model holds the mutants of ``all_plans``."""
-        schema = build_schema(self.config, {plan.block: plan.covers for plan in all_plans}, count, seed)
+        schema = build_schema(self.config, {plan.block: plan.covers for plan in all_plans}, max(count, HELD), seed)
         verdicts = []
         for plan in self.plans:
-            alive = list(schema.mutants[plan.block])
+            alive = drawn = schema.mutants[plan.block][:count]
             seconds = dict.fromkeys((mutant.name for mutant in alive), 0.0)
             ended: dict[str, BlockVerdict] = {}
             for stage in self.stages:
@@ -72,8 +76,8 @@ class BlockCampaign:
                             plan.block, mutant.block, mutant.name, outcome, stage, found, round(seconds[mutant.name], 2)
                         )
                 alive = [mutant for mutant in alive if mutant.name not in ended]
-                self.log(f"{plan.block}: {len(alive)} of {len(schema.mutants[plan.block])} left after {stage}")
-            for mutant in schema.mutants[plan.block]:
+                self.log(f"{plan.block}: {len(alive)} of {len(drawn)} left after {stage}")
+            for mutant in drawn:
                 survived = BlockVerdict(plan.block, mutant.block, mutant.name, "survived", "", "", round(seconds[mutant.name], 2))
                 verdicts.append(ended.get(mutant.name, survived))
             self.store.save()
@@ -91,7 +95,7 @@ class BlockCampaign:
         unknown = [mutant for mutant in mutants if self.store.get(keys[mutant.name]) is None]
         ask = self._native if stage == "native" else self._asked
         if unknown:
-            for name, found, spent in ask(stage, tests, unknown, schema):
+            for name, found, spent in ask(stage, tests, unknown, schema, plan.covers):
                 self.store.put(keys[name], found, spent)
                 if time.monotonic() - self._saved > SAVE_SECONDS:
                     self._saved = time.monotonic()
@@ -116,11 +120,15 @@ class BlockCampaign:
             return sorted({REPO / test.partition("::")[0] for test in tests})
         if stage == "formal":
             return sorted((REPO / "verif" / "loralith" / "verif" / "formal" / "blocks").glob("*.py"))
-        return sorted((REPO / "verif" / "loralith" / "verif" / "lists").glob("*.py")) if stage == "native" else []
+        if stage == "equivalent":
+            return [Path(str(asked_equivalence.__file__))]
+        return sorted((REPO / "verif" / "loralith" / "verif" / "lists").glob("*.py"))
 
     _running: NativeStage | None = None
 
-    def _native(self, stage: str, tests: Sequence[str], mutants: Sequence[Drawn], schema: Schema) -> Iterator[tuple[str, str, float]]:
+    def _native(
+        self, stage: str, tests: Sequence[str], mutants: Sequence[Drawn], schema: Schema, blocks: Sequence[str]
+    ) -> Iterator[tuple[str, str, float]]:
         if self._running is None:
             self.log(f"{CASES} cases of lists and {PRODUCTS} products, seed {SEED}, on the model with no mutant in force")
             self._running = NativeStage(self.config, schema.library)
@@ -129,14 +137,16 @@ class BlockCampaign:
             found = self._running.killed_by(mutant.number)
             yield mutant.name, found, _spent(before)
 
-    def _asked(self, stage: str, tests: Sequence[str], mutants: Sequence[Drawn], schema: Schema) -> Iterator[tuple[str, str, float]]:
+    def _asked(
+        self, stage: str, tests: Sequence[str], mutants: Sequence[Drawn], schema: Schema, blocks: Sequence[str]
+    ) -> Iterator[tuple[str, str, float]]:
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         out, into = os.pipe()
         request = {
             "stage": stage,
-            "blocks": list(dict.fromkeys(mutant.block for mutant in mutants)),
+            "blocks": list(blocks),
             "mutants": [mutant.name for mutant in mutants],
             "tests": list(tests),
             "folder": str(work),

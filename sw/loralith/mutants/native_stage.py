@@ -20,9 +20,9 @@ from loralith.verif.mutation.forked import Died, forked
 __all__ = ["CASES", "PRODUCTS", "SEED", "NativeStage"]
 
 SEED = 1
-CASES = 32
+CASES = 12
 """Cases of lists; every fourth one is illegal."""
-PRODUCTS = 40
+PRODUCTS = 20
 STALL = 0.2
 SECONDS = 120
 """Of a mutant: one that does not settle, or hangs where no limit of cycles sees it."""

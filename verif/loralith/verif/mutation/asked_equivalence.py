@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .schemata import SchemaMutant
 
 __all__ = ["METHOD", "prepare"]
 
+SAME = "the netlist of every block of the plan is the original's"
 METHOD = "signal correspondence and PDR (ABC)"
 YOSYS = """
 read_rtlil {name}.il
@@ -67,15 +68,24 @@ def prepare(request: dict[str, Any]) -> Callable[[SchemaMutant], str]:
     def ask(mutant: SchemaMutant) -> str:
         if mutant.block not in made:
             return ""
-        block, ways = made[mutant.block]
         changed = False
-        for (arguments, keywords), original in zip(ways, originals[mutant.block], strict=True):
-            text = rtlil.convert(block(*arguments, **keywords), name="top", emit_src=False)
-            if text != original:
+        # A method of the class may be another block's, which then differs where its own does not.
+        for name in (mutant.block, *(name for name in originals if name != mutant.block)):
+            for text, original in differing(name):
                 changed = True
                 if not equal(original, text, folder, request["seconds"] // 8):
                     return ""
-        return METHOD if changed else ""
+            if changed:
+                return METHOD
+        return SAME
+
+    def differing(name: str) -> Iterator[tuple[str, str]]:
+        """The netlists of a class with the mutant, each with the original's, that are not the same."""
+        block, ways = made[name]
+        for (arguments, keywords), original in zip(ways, originals[name], strict=True):
+            text = rtlil.convert(block(*arguments, **keywords), name="top", emit_src=False)
+            if text != original:
+                yield text, original
 
     return ask
 

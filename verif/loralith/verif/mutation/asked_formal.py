@@ -11,6 +11,9 @@ from .schemata import SchemaMutant
 
 __all__ = ["prepare"]
 
+SECONDS = 30
+"""Of one proof: a counterexample comes soon or not at all."""
+
 
 def prepare(request: dict[str, Any]) -> Callable[[SchemaMutant], str]:
     """Parameters: request, with `tests`, claims as module.name."""
@@ -22,15 +25,20 @@ def prepare(request: dict[str, Any]) -> Callable[[SchemaMutant], str]:
         if claims & set(request["tests"]) and not proof.slow:
             proofs.append(proof)
 
+    originals = [proof.netlist() for proof in proofs]
+
     def ask(mutant: SchemaMutant) -> str:
         from loralith.verif.formal.proof import Method
         from loralith.verif.formal.sby import FormalError, run
 
-        for proof in proofs:
+        for proof, original in zip(proofs, originals, strict=True):
+            netlist = proof.netlist()
+            if netlist == original:
+                continue
             folder = Path(request["folder"]) / "formal"
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                outcome = run(proof.netlist(), Method.bounded(proof.search), folder, prepare=proof.prepare, timeout=60)
+                outcome = run(netlist, Method.bounded(proof.search), folder, prepare=proof.prepare, timeout=SECONDS)
             except FormalError:
                 continue
             if not outcome.passed:
