@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,8 @@ HELD = 100
 
 @dataclass(frozen=True)
 class BlockVerdict:
-    """Attributes: plan, block, name of the mutant. outcome: killed, equivalent or survived. stage, by: where and by what. cpu_seconds."""
+    """Attributes: plan, block, name of the mutant. outcome: killed, equivalent, survived, or open where a stage
+    has not been asked. stage, by: where and by what. cpu_seconds."""
 
     plan: str
     block: str
@@ -51,7 +53,7 @@ class BlockVerdict:
 
 
 class BlockCampaign:
-    """Mutants of ``plans`` on ``config``. Parameters: folder, for work; store, verdicts so far; stages, a subset of `STAGES`."""
+    """Mutants of ``plans`` on ``config``. Parameters: folder, for work; store, verdicts so far; stages, those of `STAGES` that run."""
 
     def __init__(
         self, config: Config, plans: Sequence[Plan], folder: Path, store: VerdictStore, stages: Sequence[str], log: Callable[[str], None]
@@ -64,24 +66,32 @@ class BlockCampaign:
         schema = build_schema(self.config, {plan.block: plan.covers for plan in all_plans}, max(count, HELD), seed)
         verdicts = []
         for plan in self.plans:
-            alive = drawn = schema.mutants[plan.block][:count]
-            seconds = dict.fromkeys((mutant.name for mutant in alive), 0.0)
-            ended: dict[str, BlockVerdict] = {}
-            for stage in self.stages:
-                for mutant, found, spent in self._stage(stage, plan, alive, schema):
-                    seconds[mutant.name] += spent
-                    if found:
-                        outcome = "equivalent" if stage == "equivalent" else "killed"
-                        ended[mutant.name] = BlockVerdict(
-                            plan.block, mutant.block, mutant.name, outcome, stage, found, round(seconds[mutant.name], 2)
-                        )
-                alive = [mutant for mutant in alive if mutant.name not in ended]
-                self.log(f"{plan.block}: {len(alive)} of {len(drawn)} left after {stage}")
-            for mutant in drawn:
-                survived = BlockVerdict(plan.block, mutant.block, mutant.name, "survived", "", "", round(seconds[mutant.name], 2))
-                verdicts.append(ended.get(mutant.name, survived))
+            verdicts += self._verdicts(plan, schema.mutants[plan.block][:count], schema)
             self.store.save()
         return schema, verdicts
+
+    def _verdicts(self, plan: Plan, drawn: Sequence[Drawn], schema: Schema) -> list[BlockVerdict]:
+        """One for each mutant, from all stages: of those that this campaign does not run, from what the store knows."""
+        seconds = dict.fromkeys((mutant.name for mutant in drawn), 0.0)
+        ended: dict[str, BlockVerdict] = {}
+        waiting: set[str] = set()
+        alive = list(drawn)
+        for stage in STAGES:
+            answered = set()
+            for mutant, found, spent in self._stage(stage, plan, alive, schema):
+                answered.add(mutant.name)
+                seconds[mutant.name] += spent
+                if found:
+                    outcome = "equivalent" if stage == "equivalent" else "killed"
+                    ended[mutant.name] = BlockVerdict(plan.block, mutant.block, mutant.name, outcome, stage, found, seconds[mutant.name])
+            alive = [mutant for mutant in alive if mutant.name not in ended]
+            if stage in ("native", "equivalent") or self._tests(stage, plan):
+                waiting |= {mutant.name for mutant in alive} - answered
+            self.log(f"{plan.block}: {len(alive)} of {len(drawn)} left after {stage}, {len(waiting)} not asked about")
+        for mutant in alive:
+            outcome = "open" if mutant.name in waiting else "survived"
+            ended[mutant.name] = BlockVerdict(plan.block, mutant.block, mutant.name, outcome, "", "", seconds[mutant.name])
+        return [ended[mutant.name] for mutant in drawn]
 
     def _stage(self, stage: str, plan: Plan, mutants: Sequence[Drawn], schema: Schema) -> Iterator[tuple[Drawn, str, float]]:
         """(mutant, what the stage found, CPU seconds) of those about which it can say something."""
@@ -94,7 +104,7 @@ class BlockCampaign:
         keys = {mutant.name: key_of(basis, _source(mutant.block), mutant.name) for mutant in mutants}
         unknown = [mutant for mutant in mutants if self.store.get(keys[mutant.name]) is None]
         ask = self._native if stage == "native" else self._asked
-        if unknown:
+        if unknown and stage in self.stages:
             for name, found, spent in ask(stage, tests, unknown, schema, plan.covers):
                 self.store.put(keys[name], found, spent)
                 if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -154,31 +164,39 @@ class BlockCampaign:
             "config": self.config.as_dict(),
             "answers": into,
         }
-        process = subprocess.Popen(
-            python_module("loralith.verif.mutation.asked"),
-            cwd=REPO,
-            stdin=subprocess.PIPE,
-            pass_fds=[into],
-            text=True,
-            stderr=subprocess.PIPE,
-        )
+        log = work / "log"  # a pipe that nobody reads would stop it
+        with log.open("w", encoding="utf-8") as said:
+            process = subprocess.Popen(
+                python_module("loralith.verif.mutation.asked"),
+                cwd=REPO,
+                stdin=subprocess.PIPE,
+                pass_fds=[into],
+                text=True,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
         os.close(into)
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-        answered = []
-        with os.fdopen(out, encoding="utf-8") as answers:
-            for line in answers:
-                answer = json.loads(line)
-                answered.append(answer["name"])
-                if answer["error"]:
-                    self.log(f"{stage}: {answer['name']}: {answer['error'].strip().splitlines()[-1]}")
-                yield answer["name"], answer["found"], answer["cpu_seconds"]
-        errors = process.stderr.read()
-        process.wait()
-        if len(answered) < len(mutants):
-            raise MutantError(f"stage {stage} ended after {len(answered)} of {len(mutants)} mutants:\n{errors[-3000:]}")
+        answered = 0
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+            with os.fdopen(out, encoding="utf-8") as answers:
+                for line in answers:
+                    answer = json.loads(line)
+                    answered += 1
+                    if answer["error"]:
+                        self.log(f"{stage}: {answer['name']}: {answer['error'].strip().splitlines()[-1]}")
+                    yield answer["name"], answer["found"], answer["cpu_seconds"]
+            process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if answered < len(mutants):
+            end = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise MutantError(f"stage {stage} ended after {answered} of {len(mutants)} mutants:\n{end}")
 
 
 def _spent(before: os.times_result) -> float:

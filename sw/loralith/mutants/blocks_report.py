@@ -35,13 +35,16 @@ def figures_of(
             "drawn": len(own),
             **by_stage,
             "killed": killed,
+            "open": sum(verdict.outcome == "open" for verdict in own),
             "survivors": len(survivors),
             "explained": sum(verdict.name in reasons for verdict in survivors),
             "percent": round(100 * killed / left, 1) if left else 100.0,
             "cpu_seconds": round(sum(verdict.cpu_seconds for verdict in own)),
         }
     told = [{**vars(v), **({"reason": reasons.get(v.name, "")} if v.outcome == "survived" else {})} for v in verdicts]
-    total = {key: sum(plan[key] for plan in plans.values()) for key in ("drawn", "killed", "equivalent", "survivors", "cpu_seconds")}
+    total = {
+        key: sum(plan[key] for plan in plans.values()) for key in ("drawn", "killed", "equivalent", "open", "survivors", "cpu_seconds")
+    }
     return {**total, "plans": plans, "verdicts": told, "kept": dict(kept)}
 
 
@@ -51,17 +54,20 @@ def page(figures: Mapping[str, Any]) -> list[str]:
     lines = [
         "Mutants of all operators in the classes of each test plan, drawn by a seed; a plan that has fewer gives all. One native model of",
         "configuration tiny-vector holds all of them, and an input selects one. Each is asked about until something sees it: random lists",
-        "and products against their oracles, the plan's own tests in Amaranth's simulator, the plan's properties. Those that live go to a",
-        "proof that the block gives the same outputs for all inputs. The percentage is that of killed mutants among those that are not",
-        f"proved equivalent. {figures['drawn']:,} mutants: {figures['killed']:,} killed, {figures['equivalent']:,} proved equivalent,",
-        f"{figures['survivors']:,} survive. They took {hours:.1f} hours of CPU time of one core, the model's build left out.",
+        "and products against their oracles, the plan's own tests in Amaranth's simulator, a proof that the block gives the same outputs",
+        "for all inputs, the plan's properties. The percentage is that of killed mutants among those that are not proved equivalent; one",
+        "that is open, of which a stage has yet to be asked, counts as not killed.",
         "",
-        f"| plan | operators' mutants | selectable | drawn | {' | '.join(WORDS[stage] for stage in STAGES)} | survive | killed |",
-        "|---|---|---|---|" + "---|" * len(STAGES) + "---|---|",
+        f"{figures['drawn']:,} mutants: {figures['killed']:,} killed, {figures['equivalent']:,} proved equivalent,",
+        f"{figures['survivors']:,} survive, {figures['open']:,} are open. They took {hours:.2f} hours of CPU time of one",
+        "core, the model's build left out.",
+        "",
+        f"| plan | operators' mutants | selectable | drawn | {' | '.join(WORDS[stage] for stage in STAGES)} | open | survive | killed |",
+        "|---|---|---|---|" + "---|" * len(STAGES) + "---|---|---|",
     ]
     for name, plan in plans.items():
         counts = [plan[key] for key in ("operators", "selectable", "drawn", *STAGES)]
-        lines.append(f"| {name} | {' | '.join(map(str, counts))} | {plan['survivors']} | {plan['percent']} % |")
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} | {plan['open']} | {plan['survivors']} | {plan['percent']} % |")
     survivors = [verdict for verdict in figures["verdicts"] if verdict["outcome"] == "survived"]
     if survivors:
         lines += ["", "## Survivors", "", "| mutant | why it lives |", "|---|---|"]
