@@ -16,8 +16,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--stages",
         metavar="NAMES",
-        help="of native,golden,faults,unit,cocotb, in this order (default: all); with --plans those of native,unit,equivalent,formal that "
-        "run, or none: what is known",
+        help="of native,golden,faults,unit,cocotb, in this order (default: all); with --plans those of "
+        "native,faults,unit,equivalent,formal that run, or none: what is known",
     )
     parser.add_argument("--catalogue", type=Path, help="TOML file of mutants (default: tests/mutants/mutants.toml)")
     parser.add_argument(

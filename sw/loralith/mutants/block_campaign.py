@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loralith.mutants.faults_stage import FAULTS, ILLEGAL, FaultsStage
 from loralith.mutants.mutant_error import MutantError
 from loralith.mutants.native_stage import CASES, PRODUCTS, SEED, NativeStage
 from loralith.mutants.schema_model import Drawn, Schema, build_schema
@@ -30,7 +31,8 @@ from loralith.verif.test_plans import Plan
 __all__ = ["STAGES", "BlockCampaign", "BlockVerdict"]
 
 REPO = Path(__file__).resolve().parents[3]
-STAGES = ("native", "unit", "equivalent", "formal")
+STAGES = ("native", "faults", "unit", "equivalent", "formal")
+NATIVE = {"native": NativeStage, "faults": FaultsStage}
 SECONDS = {"unit": 300, "formal": 300, "equivalent": 240}
 """Most of a mutant at a stage."""
 SAVE_SECONDS = 20.0
@@ -60,6 +62,7 @@ class BlockCampaign:
     ) -> None:
         self.config, self.plans, self.folder, self.store, self.stages, self.log = config, list(plans), folder, store, stages, log
         self._saved = time.monotonic()
+        self._running: dict[str, NativeStage | FaultsStage] = {}
 
     def run(self, count: int, seed: int, all_plans: Sequence[Plan]) -> tuple[Schema, list[BlockVerdict]]:
         """Draws up to ``count`` mutants of each plan and asks all stages about them. One model holds the mutants of ``all_plans``."""
@@ -85,7 +88,7 @@ class BlockCampaign:
                     outcome = "equivalent" if stage == "equivalent" else "killed"
                     ended[mutant.name] = BlockVerdict(plan.block, mutant.block, mutant.name, outcome, stage, found, seconds[mutant.name])
             alive = [mutant for mutant in alive if mutant.name not in ended]
-            if stage in ("native", "equivalent") or self._tests(stage, plan):
+            if stage in (*NATIVE, "equivalent") or self._tests(stage, plan):
                 waiting |= {mutant.name for mutant in alive} - answered
             self.log(f"{plan.block}: {len(alive)} of {len(drawn)} left after {stage}, {len(waiting)} not asked about")
         for mutant in alive:
@@ -99,11 +102,11 @@ class BlockCampaign:
         if not tests and stage in ("unit", "formal"):
             return
         files = self._files(stage, tests)
-        sizes = [f"{SEED} {CASES} {PRODUCTS}"] if stage == "native" else []
+        sizes = {"native": [f"{SEED} {CASES} {PRODUCTS}"], "faults": [f"{SEED} {FAULTS} {ILLEGAL}"]}.get(stage, [])
         basis = key_of(stage, *sizes, *tests, json.dumps(self.config.as_dict()), files=files)
         keys = {mutant.name: key_of(basis, _source(mutant.block), mutant.name) for mutant in mutants}
         unknown = [mutant for mutant in mutants if self.store.get(keys[mutant.name]) is None]
-        ask = self._native if stage == "native" else self._asked
+        ask = self._native if stage in NATIVE else self._asked
         if unknown and stage in self.stages:
             for name, found, spent in ask(stage, tests, unknown, schema, plan.covers):
                 self.store.put(keys[name], found, spent)
@@ -134,17 +137,15 @@ class BlockCampaign:
             return [Path(str(asked_equivalence.__file__))]
         return sorted((REPO / "verif" / "loralith" / "verif" / "lists").glob("*.py"))
 
-    _running: NativeStage | None = None
-
     def _native(
         self, stage: str, tests: Sequence[str], mutants: Sequence[Drawn], schema: Schema, blocks: Sequence[str]
     ) -> Iterator[tuple[str, str, float]]:
-        if self._running is None:
-            self.log(f"{CASES} cases of lists and {PRODUCTS} products, seed {SEED}, on the model with no mutant in force")
-            self._running = NativeStage(self.config, schema.library)
+        if stage not in self._running:
+            self.log(f"{stage}: lists on the model with no mutant in force")
+            self._running[stage] = NATIVE[stage](self.config, schema.library)
         for mutant in mutants:
             before = os.times()
-            found = self._running.killed_by(mutant.number)
+            found = self._running[stage].killed_by(mutant.number)
             yield mutant.name, found, _spent(before)
 
     def _asked(

@@ -12,6 +12,7 @@ __all__ = ["TITLE", "figures_of", "page"]
 TITLE = "Mutants of the RTL's blocks"
 WORDS = {
     "native": "random lists and products",
+    "faults": "faults and illegal lists",
     "unit": "the block's own tests",
     "formal": "its properties",
     "equivalent": "proved equivalent",
@@ -54,8 +55,9 @@ def page(figures: Mapping[str, Any]) -> list[str]:
     lines = [
         "Mutants of all operators in the classes of each test plan, drawn by a seed; a plan that has fewer gives all. One native model of",
         "configuration tiny-vector holds all of them, and an input selects one. Each is asked about until something sees it: random lists",
-        "and products against their oracles, the plan's own tests in Amaranth's simulator, a proof that the block gives the same outputs",
-        "for all inputs, the plan's properties. The percentage is that of killed mutants among those that are not proved equivalent; one",
+        "and products against their oracles; faults of the bus, aborts and illegal lists; the plan's own tests in Amaranth's simulator; a",
+        "proof that the block gives the same outputs for all inputs; the plan's properties. The percentage is that of killed mutants among",
+        "those that are not proved equivalent; one",
         "that is open, of which a stage has yet to be asked, counts as not killed.",
         "",
         f"{figures['drawn']:,} mutants: {figures['killed']:,} killed, {figures['equivalent']:,} proved equivalent,",
