@@ -258,3 +258,13 @@ def test_faulty_reasons_are_refused(text: str, message: str, tmp_path: Path) -> 
     file.write_text(text, encoding="utf-8")
     with pytest.raises(MutantError, match=message):
         read_survivors(file)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_one_model_holds_mutants_that_lists_kill_and_the_original() -> None:
+    words = ["mutate", "--json", "--plans", "queues", "--count", "3", "--stages", "native,faults"]
+    done = subprocess.run([sys.executable, "-P", "-m", "loralith", *words], capture_output=True, text=True)
+    figures = json.loads(done.stdout)  # the stages run lists with no mutant in force first
+    assert figures["plans"]["queues and pipeline registers"]["drawn"] == 3, done.stderr
+    assert {(v["outcome"], v["stage"]) for v in figures["verdicts"]} == {("killed", "native")}, figures["verdicts"]
