@@ -79,6 +79,6 @@ def _command(args: argparse.Namespace) -> str:
     words.append(f"--count {args.count} --seed {args.seed}")
     if args.config != "tiny-vector":
         words.append(f"--config {args.config}")
-    if args.stages:
+    if args.stages and args.stages != "none":
         words.append(f"--stages {args.stages}")
     return " ".join(words)
