@@ -233,10 +233,10 @@ def test_a_page_says_who_killed_and_why_others_live() -> None:
     ]
     figures = figures_of(verdicts, {"plan": (9, 7)}, {"A, y: a | b -> a": "Nothing reads it."}, {})
     plan = figures["plans"]["plan"]
-    assert [plan[stage] for stage in STAGES] == [1, 1, 1, 0]
+    assert [plan[stage] for stage in STAGES] == [1, 0, 1, 1, 0]
     assert (plan["percent"], plan["open"], plan["survivors"], plan["explained"]) == (50.0, 1, 1, 1)
     text = "\n".join(page(figures))
-    assert "| plan | 9 | 7 | 5 | 1 | 1 | 1 | 0 | 1 | 1 | 50.0 % |" in text
+    assert "| plan | 9 | 7 | 5 | 1 | 0 | 1 | 1 | 0 | 1 | 1 | 50.0 % |" in text
     assert "| `A, y: a \\| b -> a` | Nothing reads it. |" in text
 
 

@@ -28,7 +28,7 @@ class VerdictStore:
     """
 
     def __init__(self, file: Path, known: Mapping[str, Any]) -> None:
-        self._file = file
+        self._file, self._new = file, False
         self.used: dict[str, list[Any]] = {}
         self._kept: dict[str, list[Any]] = dict(known)
         if file.is_file():
@@ -42,7 +42,12 @@ class VerdictStore:
         return kept[0], kept[1]
 
     def put(self, key: str, found: str, seconds: float) -> None:
-        self._kept[key] = [found, round(seconds, 2)]
+        self.used[key] = self._kept[key] = [found, round(seconds, 2)]
+        self._new = True
 
     def save(self) -> None:
+        """Writes the file, where something new was found."""
+        if not self._new:
+            return
+        self._new = False
         write_text(json.dumps(self._kept, indent=0), self._file)
