@@ -9,10 +9,8 @@ import pytest
 
 from loralith.rtl import queue
 from loralith.verif.mutation import Change, MutationError, sites
-from loralith.verif.mutation.drawn import drawn
 from loralith.verif.mutation.emission import Emission
 from loralith.verif.mutation.force import in_force
-from loralith.verif.mutation.generic import draw, every
 from loralith.verif.mutation.pattern import find, parse, substitute
 
 BLOCK = """
@@ -148,45 +146,3 @@ def test_an_edit_that_means_the_same_changes_no_netlist() -> None:
     emission = Emission()
     assert not emission.changes(Change("Completion", "complete", "_a & _b", "(_a & _b)", "Nothing.").edit)
     assert emission.changes(Change("Completion", "complete", "_a & _b", "_a", "Wrong.").edit)
-
-
-def test_generic_mutants_are_every_operator_of_a_block(rtl: Path) -> None:
-    texts = {change.label.removeprefix("Block, ") for change, _ in every("Block")}
-    assert texts >= {
-        "busy: count != 0 -> count == 0",
-        "busy: 0 -> 1",
-        "self.o.valid: busy & ~self.stop & ready -> busy & ready",
-        "self.o.valid: busy & ~self.stop & ready -> 0",
-        "self.o.valid: ~self.stop -> self.stop",
-        "if count: busy -> ~busy",
-        "count: total - 1 -> total + 1",
-        "_above: Mux(value > 3, value, 3) -> Mux(value > 3, 3, value)",
-        "_above: value > 3 -> value >= 3",
-    }
-    assert not any("Signal" in text for text in texts), "the size of a signal is no operator"
-
-
-@pytest.mark.parametrize("block", ["Sequencer", "LoadData", "PostProcessor"])
-def test_every_generic_mutant_applies_where_it_was_found(block: str) -> None:
-    assert [(change.edit.start, change.edit.end) for change in draw(block, 3)] == [span for _, span in _ordered(block)]
-
-
-def _ordered(block: str) -> list:
-    spans = {}
-    for change, span in every(block):
-        spans.setdefault(change.label, []).append((change, span))
-    drawn_labels = dict.fromkeys(Change(c.block, c.at, c.find, c.put, c.says).label for c in draw(block, 3))
-    return [item for label in drawn_labels for item in spans[label]]
-
-
-def test_a_seed_draws_the_same_mutants_and_more_of_them() -> None:
-    few, many = drawn("Completion", 5, 7), drawn("Completion", 9, 7)
-    assert many[:5] == few
-    assert len({mutant.name for mutant in many}) == 9
-    assert drawn("Completion", 5, 8) != few
-    assert few[0].unit == ("test_bus.py", "test_bus_faults.py", "test_completion.py", "test_load.py", "test_load_faults.py")
-
-
-def test_an_unknown_block_is_named() -> None:
-    with pytest.raises(MutationError, match=r"block must be one of .*Completion, .*, not 'Nowhere'"):
-        drawn("Nowhere", 5, 0)

@@ -210,10 +210,10 @@ def _soak(args: argparse.Namespace) -> None:
 def _mutate(args: argparse.Namespace) -> None:
     if args.list:
         _refuse_unused(args, "stages output fresh", "with --list, which runs nothing")
-    if args.generic:
-        _refuse_unused(args, "catalogue", "with --generic, which draws mutants instead")
+    if args.plans:
+        _refuse_unused(args, "catalogue list only", "with --plans, which draws mutants instead")
     else:
-        _refuse_unused(args, "count seed", "without --generic")
+        _refuse_unused(args, "count seed config known", "without --plans")
 
 
 def _lanes(args: argparse.Namespace) -> None:

@@ -4,6 +4,6 @@
 """
 
 from loralith.mutants.campaign import Campaign, Verdict
-from loralith.mutants.mutant_model import MutantError
+from loralith.mutants.mutant_error import MutantError
 
 __all__ = ["Campaign", "MutantError", "Verdict"]

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loralith.mutants.mutant_model import MutantError, build, environment
+from loralith.mutants.mutant_error import MutantError
+from loralith.mutants.mutant_model import build, environment
 from loralith.toolchain import python_module
 from loralith.verif.mutation.mutant_list import CONTROL, Mutant
 from loralith.verif.mutation.sites import RTL

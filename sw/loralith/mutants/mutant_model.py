@@ -9,22 +9,18 @@ from pathlib import Path
 
 from loralith.device.native.build import LIBRARY, MODULE, SOURCES, VERILATOR_FLAGS
 from loralith.device.native.compile import headers
-from loralith.errors import LoralithError
+from loralith.mutants.mutant_error import MutantError
 from loralith.toolchain import find_verilator, python_module, without_spaces
 from loralith.verif.mutation import MutationError
 from loralith.verif.mutation.mutant_list import Mutant
 from loralith.verif.mutation.sites import RTL
 
-__all__ = ["MutantError", "build", "environment"]
+__all__ = ["build", "environment"]
 
 # -O1 in one translation unit: most of a small model's usual build is headers, read again for each of its files, and Verilator's runtime.
 COMPILE = ("-std=gnu++20", "-fPIC", "-O1", "-DVERILATOR=1")
 SWITCHES = ("COVERAGE", "SC", "TIMING", "TRACE", "TRACE_FST", "TRACE_VCD", "TRACE_SAIF")
 RUNTIME = ("verilated", "verilated_threads")
-
-
-class MutantError(LoralithError):
-    """A mutant of which no model can be made, or tests that give no verdict."""
 
 
 def environment(folder: Path) -> dict[str, str]:

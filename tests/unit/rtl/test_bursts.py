@@ -108,7 +108,8 @@ def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes, limit
         ctx.set(dut.window_base, 0x1000)
         ctx.set(dut.window_limit, limit)
         ctx.set(dut.o.ready, 1)
-        for tried, expected in ((0x1000, True), (address, passes)):
+        for source, (tried, expected) in enumerate(((0x1000, True), (address, passes))):
+            ctx.set(dut.i_source, source)
             ctx.set(dut.i.payload, {"address": tried, "beats": 1 if tried == 0x1000 and expected else beats})
             ctx.set(dut.i.valid, 1)
             await ctx.tick()
@@ -116,10 +117,12 @@ def test_the_gate_passes_bursts_in_the_window_only(address, beats, passes, limit
             assert not ctx.get(dut.o.valid), "the verdict takes a cycle"
             await ctx.tick()
             assert ctx.get(dut.o.valid) == expected, f"burst at {tried:#x}"
+            assert not expected or ctx.get(dut.o_source) == source
             await ctx.tick()
         assert ctx.get(dut.refused) == (not passes)
         if not passes:
             assert ctx.get(dut.refused_address) == address
+            assert ctx.get(dut.refused_source) == 1, "the requester of the refused burst"
             ctx.set(dut.i.valid, 1)
             assert not ctx.get(dut.i.ready), "nothing follows a refused burst"
 

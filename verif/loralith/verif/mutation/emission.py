@@ -33,7 +33,7 @@ class Emission:
         self._netlists: dict[tuple[type, str], str] = {}
 
     @cached_property
-    def _made(self) -> dict[type, dict[str, Arguments]]:
+    def made(self) -> dict[type, dict[str, Arguments]]:
         """Every class of block in the accelerator, with the different arguments that it is made with, by their text."""
         found: dict[type, dict[str, Arguments]] = {}
 
@@ -44,42 +44,33 @@ class Emission:
             Fragment.get(Loralith(self._config), None)
         return found
 
-    def has(self, block: str) -> bool:
-        """Whether the accelerator has a block of that class."""
-        return any(made.__name__ == block for made in self._made)
-
     def changes(self, edit: Edit) -> bool:
         """Whether the netlist of the mutated block differs, or of any block that uses what was mutated.
 
         Raises whatever the mutated block raises where it is no hardware any more.
         """
-        return bool(self.difference(edit))
-
-    def difference(self, edit: Edit) -> str:
-        """The first netlist that differs, as RTLIL; empty where none does. Raises as `changes` does."""
         module = sys.modules[f"loralith.rtl.{edit.module}"]
         public = {id(vars(module)[name]) for name in vars(module)["__all__"]}
-        own = [block for block in self._made if block.__module__ == module.__name__]
+        own = [block for block in self.made if block.__module__ == module.__name__]
         own.sort(key=lambda block: block.__name__ != edit.block)
         users = [
             block
-            for block in reversed(self._made)  # small ones first
+            for block in reversed(self.made)  # small ones first
             if block not in own and any(id(value) in public for value in vars(sys.modules[block.__module__]).values())
         ]
         if any(block.__name__ == edit.block for block in own):
             own, users = own[:1], []
-        found = (self._differs(edit, block, text) for block in (*own, *users) for text in self._made[block])
-        return next(filter(None, found), "")
+        return any(self._differs(edit, block, text) for block in (*own, *users) for text in self.made[block])
 
-    def _differs(self, edit: Edit, block: type, text: str) -> str:
+    def _differs(self, edit: Edit, block: type, text: str) -> bool:
         key = (block, text)
-        arguments = self._made[block][text]
+        arguments = self.made[block][text]
         if key not in self._netlists:
             self._netlists[key] = _netlist(block, arguments)
         with in_force(edit) as changed:
             mutant = getattr(changed, block.__name__) if block.__module__ == f"loralith.rtl.{edit.module}" else block
             netlist = _netlist(mutant, arguments)
-        return netlist if netlist != self._netlists[key] else ""
+        return netlist != self._netlists[key]
 
 
 def _netlist(block: type, arguments: Arguments) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
-import hashlib
 from collections.abc import Iterator
 from functools import reduce
 
-from .change import Change, MutationError, edit_of
 from .pattern import expressions, operands
-from .sites import Site, block_names, locate, sites
+from .sites import Site
 
-__all__ = ["draw", "every"]
+__all__ = ["variants"]
 
 COMPARISONS = {ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 OPERATORS = {
@@ -29,55 +27,7 @@ SIZES = ("Signal", "Signal.like", "Const", "range", "len", "slice", "ceil_log2",
 """What is called with sizes: a signal that is a bit wider is another circuit and no fault."""
 
 
-def every(block: str) -> list[tuple[Change, tuple[int, int]]]:
-    """All of a block, in the order of its text, each with where it begins and ends (`Edit`), as its pattern may fit more than once.
-
-    Raises MutationError where no such block is.
-    """
-    defined = locate(block)
-    if len(defined) != 1:
-        raise MutationError(f"block must be one of {', '.join(block_names())}, not {block!r}")
-    path, root = defined[0]
-    found: dict[tuple[int, int, str], Change] = {}
-    for site in sites(root):
-        if site.kind not in ("", "if") or site.declares:
-            continue
-        at = f"{site.kind} {site.target}".strip()
-        for node, mutant in _variants(site):
-            text = ast.unparse(ast.fix_missing_locations(mutant))
-            edit = edit_of(block, path, node, text)
-            old = ast.unparse(node)
-            if old != text:
-                says = f"Where {block} has {old} for {at}, the mutant has {text}."
-                found.setdefault((edit.start, edit.end, text), Change(block, at, old, text, says))
-    return [(change, (start, end)) for (start, end, _), change in sorted(found.items(), key=lambda item: item[0])]
-
-
-def draw(block: str, seed: int) -> Iterator[Change]:
-    """All of a block, each once, in an order that `seed` gives: changes elsewhere in the block leave the others in their order."""
-
-    def rank(change: Change) -> str:
-        return hashlib.sha256(f"{seed} {change.label}".encode()).hexdigest()
-
-    for change, span in sorted(every(block), key=lambda item: (rank(item[0]), item[1])):
-        yield _unique(change, span)
-
-
-def _unique(change: Change, span: tuple[int, int]) -> Change:
-    """The change, with `nth` where its pattern fits more than once."""
-    nth = 0
-    while True:
-        numbered = Change(change.block, change.at, change.find, change.put, change.says, nth)
-        try:
-            if (numbered.edit.start, numbered.edit.end) == span:
-                return numbered
-        except MutationError:
-            if nth:
-                raise
-        nth += 1
-
-
-def _variants(site: Site) -> Iterator[tuple[ast.expr, ast.expr]]:
+def variants(site: Site) -> Iterator[tuple[ast.expr, ast.expr]]:
     """(expression, what replaces it) of a site."""
     if site.kind == "if":
         match site.node:
