@@ -124,7 +124,8 @@ def _device_shift(draw: Draw, c: Fields) -> None:
     t = next((t for t in range(SHIFT_MAX) if largest <= Q8_MAX << t), SHIFT_MAX)
     low = min(max(t + draw.upto(2, -5), 0), SHIFT_MAX)
     most = c["shift"] if c["chained"] else draw.upto(10, 0)
-    c |= {"device_shift": 1, "exponent_slot": slot, "t_low": low, "t_high": min(low + draw.upto(most, 0), SHIFT_MAX)}
+    high = SHIFT_MAX if not c["chained"] and draw.chance(0.1) else min(low + draw.upto(most, 0), SHIFT_MAX)
+    c |= {"device_shift": 1, "exponent_slot": slot, "t_low": low, "t_high": high}
 
 
 def _scaled(draw: Draw, c: Fields) -> Fields | None:
