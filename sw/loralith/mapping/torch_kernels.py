@@ -14,6 +14,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from loralith.device.arithmetic import FLOAT32_EXACT_K, Float32, Int8, Int32, Kernels, Part, Result, kernels, use_kernels
 from loralith.lora.convolution_windows import Window
@@ -73,6 +74,8 @@ class TorchKernels(Kernels):
 
     def matmul(self, left: Float32, right: Float32) -> Float32:
         out = np.empty((len(left), right.shape[1]), np.float32)
+        if _get_current_dispatch_mode_stack():  # a mode that counts torch's work is not to count the device's
+            return np.matmul(left, right, out=out)
         torch.matmul(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(out))
         return out
 
@@ -86,7 +89,7 @@ class TorchKernels(Kernels):
         return max(math.prod(window.kernel), terms if window.groups > 1 else 0) <= FLOAT32_EXACT_K and _exact_convolutions()
 
     def convolution(self, image: Int8, weight: Int8, window: Window) -> Int32:
-        return _convolution(_tensor(image).float(), _tensor(weight).float(), window).numpy()
+        return self._aside(lambda: _convolution(_tensor(image).float(), _tensor(weight).float(), window).numpy())
 
     def convolution_input(self, gradient: Int8, weight: Int8, window: Window, sizes: Sequence[int]) -> Int32:
         taken = window.output(*sizes)
@@ -94,7 +97,13 @@ class TorchKernels(Kernels):
             n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
             for n, m, s, p, d, k in zip(sizes, taken, window.stride, window.padding, window.dilation, window.kernel, strict=True)
         ]
-        return _convolution_input(_tensor(gradient).float(), _tensor(weight).float(), window, ends).numpy()
+        return self._aside(lambda: _convolution_input(_tensor(gradient).float(), _tensor(weight).float(), window, ends).numpy())
+
+    @staticmethod
+    def _aside(function: Callable[[], Int32]) -> Int32:
+        """In a thread of its own: modes of torch that count operators are the caller's, and are not to count the device's."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(function).result()
 
 
 def integer_product(left: Int8, right: Int8) -> Int32:

@@ -7,6 +7,7 @@ always have the same value, by induction, and takes each pair for one; what is l
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -96,7 +97,7 @@ def equal(one: str, other: str, folder: Path, seconds: int) -> bool:
     (folder / "gold.il").write_text(one, encoding="utf-8")
     (folder / "gate.il").write_text(other, encoding="utf-8")
     (folder / "miter.ys").write_text(YOSYS.format(name="gold") + YOSYS.format(name="gate") + MITER, encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "loralith.verif.formal.sby_yosys", "-ql", "yosys.log", "miter.ys"]
+    command = shlex.split(f"{shlex.quote(sys.executable)} -P -m loralith.verif.formal.sby_yosys -ql yosys.log miter.ys")
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds)
         if done.returncode:
