@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import loralith
 from helpers.same_values import assert_same_values
@@ -95,7 +96,8 @@ def test_convolutions_are_those_of_their_windows(name, high):
     """Against products of the windows' columns in int64. `long` has sums of 2,709 and 1,827 terms, which FP32 holds only in parts."""
     window, N, channels, outputs, sizes = WINDOWS[name]
     image, weight = image_and_weight(window, N, channels, outputs, sizes, high)
-    found = TorchKernels(integer=False)
+    found = TorchKernels(integer=False).convolutions(window, 0)
+    assert found is not None
     filters = window.split_weight(weight.reshape(outputs, -1)).astype(np.int64)
     columns = window.split(window.columns(image)).astype(np.int64)
     expected = window.shaped(window.joined_outputs(columns @ filters.mT), image.shape)
@@ -105,15 +107,39 @@ def test_convolutions_are_those_of_their_windows(name, high):
     assert_same_values(found.convolution_input(gradient, weight, window, sizes), window.image(back, image.shape))
 
 
-def test_only_exact_convolutions_are_offered(monkeypatch):
+def test_only_exact_convolutions_are_offered():
     plain, grouped = Window((3, 3)), Window((3, 3), groups=2)
     offered = TorchKernels(integer=False)
-    assert offered.convolves(plain, 10**6)
-    assert offered.convolves(grouped, FLOAT32_EXACT_K)
-    assert not offered.convolves(grouped, FLOAT32_EXACT_K + 1)
-    assert not offered.convolves(Window((33, 32)), 33 * 32)
-    assert not TorchKernels(integer=True).convolves(plain, 9)
-    assert not Kernels().convolves(plain, 9)
+    assert offered.convolutions(plain, 10**6)
+    assert offered.convolutions(grouped, FLOAT32_EXACT_K)
+    assert offered.convolutions(grouped, FLOAT32_EXACT_K + 1) is None
+    assert offered.convolutions(Window((33, 32)), 33 * 32) is None
+    assert TorchKernels(integer=True).convolutions(plain, 9) is None
+    assert Kernels().convolutions(plain, 9) is None
+
+
+def test_what_the_caller_has_set_for_its_own_operators_changes_nothing():
+    """Autocast would round sums to bfloat16, a mode would count them as torch's."""
+    window, N, channels, outputs, sizes = WINDOWS["odd"]
+    image, weight = image_and_weight(window, N, channels, outputs, sizes, False)
+    found = TorchKernels(integer=False)
+    convolutions = found.convolutions(window, 0)
+    assert convolutions is not None
+    gradient = image_and_weight(window, N, outputs, outputs, window.output(*sizes), False)[0]
+
+    def results():
+        return [
+            convolutions.convolution(image, weight, window),
+            convolutions.convolution_input(gradient, weight, window, sizes),
+            found.product(image[0, 0], image[0, 1].T),
+            np.array(torch_kernels._exact_convolutions.__wrapped__()),
+        ]
+
+    expected = results()
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+        for one, two in zip(results(), expected, strict=True):
+            assert_same_values(one, two)
+    assert counter.get_total_flops() == 0
 
 
 def test_a_convolution_that_rounds_is_not_used(monkeypatch):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,9 @@ from loralith.spec.numerics import Q8_MAX
 
 __all__ = [
     "FLOAT32_EXACT_K",
+    "Convolutions",
     "Kernels",
     "exact_product",
-    "exact_sums",
     "hash_array",
     "hash_indices",
     "hash_range",
@@ -31,6 +31,18 @@ Result = TypeVar("Result")
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+
+
+class Convolutions(Protocol):
+    """Exact convolutions of INT8 values under a `lora.convolution_windows.Window`; int32, modulo 2**32."""
+
+    def convolution(self, image: Int8, weight: Int8, window: Any) -> Int32:
+        """The sums [N, O, ...] of an image [N, C, ...] and a weight [O, C / groups, *kernel]."""
+        ...
+
+    def convolution_input(self, gradient: Int8, weight: Int8, window: Any, sizes: Sequence[int]) -> Int32:
+        """The transpose of `convolution`: [N, C, *sizes] of a gradient [N, O, ...]."""
+        ...
 
 
 class Kernels:
@@ -50,32 +62,43 @@ class Kernels:
     def matmul(self, left: Float32, right: Float32) -> Float32:
         return left @ right
 
+    def sums(self, left: Int8 | Float32, right: Int8 | Float32) -> Int32:
+        """left [M, K] right [K, N], modulo 2**32, by FP32 products; the INT8 values may be in float32 arrays already.
+
+        A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
+        """
+        (M, K), N = left.shape, right.shape[1]
+        if not K:
+            return np.zeros((M, N), np.int32)
+        depth = -(-K // -(-K // FLOAT32_EXACT_K))
+        total: Int32 | None = None
+        for k in range(0, K, depth):
+            part = self.integers(self.matmul(self._floats(left[:, k : k + depth]), self._floats(right[k : k + depth])))
+            total = part if total is None else np.add(total, part, out=total)
+        assert total is not None
+        return total
+
+    def _floats(self, values: Int8 | Float32) -> Float32:
+        return cast(Float32, values) if values.dtype == np.float32 else self.floats(cast(Int8, values))
+
     def product(self, left: Int8, right: Int8) -> Int32:
         """left [..., M, K] right [..., K, N], modulo 2**32. Operands may be views."""
         M, K, N = left.shape[-2], left.shape[-1], right.shape[-1]
         if left.ndim == 2:
-            return exact_sums(left, right)
+            return self.sums(left, right)
         out = np.empty((*left.shape[:-2], M, N), np.int32)
         one, two, flat = left.reshape(-1, M, K), right.reshape(-1, K, N), out.reshape(-1, M, N)
 
         def multiply(number: int) -> None:
-            flat[number] = exact_sums(one[number], two[number])
+            flat[number] = self.sums(one[number], two[number])
 
         self.each(multiply, range(len(flat)))
         return out
 
-    def convolves(self, window: Any, terms: int) -> bool:
-        """Whether `convolution` and `convolution_input` are there for this `lora.convolution_windows.Window`; ``terms``: the most that one
-        of their sums has."""
-        return False
-
-    def convolution(self, image: Int8, weight: Int8, window: Any) -> Int32:
-        """The sums [N, O, ...] of an image [N, C, ...] and a weight [O, C / groups, *kernel]."""
-        raise NotImplementedError
-
-    def convolution_input(self, gradient: Int8, weight: Int8, window: Any, sizes: Sequence[int]) -> Int32:
-        """The transpose of `convolution`: [N, C, *sizes] of a gradient [N, O, ...]."""
-        raise NotImplementedError
+    def convolutions(self, window: Any, terms: int) -> Convolutions | None:
+        """What convolves under this `lora.convolution_windows.Window`, ``terms`` being the most that one of its sums has; None where
+        products of the window's columns are to be taken."""
+        return None
 
 
 _kernels = Kernels()
@@ -90,24 +113,6 @@ def use_kernels(chosen: Kernels) -> None:
     """From now on `kernels` are ``chosen``, for all devices of the process."""
     global _kernels
     _kernels = chosen
-
-
-def exact_sums(left: Int8 | Float32, right: Int8 | Float32) -> Int32:
-    """left [M, K] right [K, N] modulo 2**32, by FP32 products of `kernels`; the INT8 values may be in float32 arrays already.
-
-    A longer K than `FLOAT32_EXACT_K` is split into equal blocks, whose sums are added as integers.
-    """
-    (M, K), N = left.shape, right.shape[1]
-    if not K:
-        return np.zeros((M, N), np.int32)
-    depth = -(-K // -(-K // FLOAT32_EXACT_K))
-    total: Int32 | None = None
-    for k in range(0, K, depth):
-        one, two = (x if x.dtype == np.float32 else _kernels.floats(x) for x in (left[:, k : k + depth], right[k : k + depth]))  # type: ignore[arg-type]
-        part = _kernels.integers(_kernels.matmul(one, two))  # type: ignore[arg-type]
-        total = part if total is None else np.add(total, part, out=total)
-    assert total is not None
-    return total
 
 
 def exact_product(left: Int8, right: Int8) -> Int32:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from loralith.device.arithmetic import FLOAT32_EXACT_K, exact_sums, kernels
+from loralith.device.arithmetic import FLOAT32_EXACT_K, kernels
 from loralith.device.products import Resident
 from loralith.spec.numerics import Q8_MAX
 from loralith.spec.scheme import Role, SchemeError
@@ -38,7 +38,7 @@ def _parts(heads: int, rows: int, cols: int) -> list[tuple[int, slice]]:
 def _scores(one: Float32, two: Float32, scale: float) -> Float32:
     """one two^T times ``scale``, of INT8 values. A zero may be negative, which neither softmax nor dS's integers show."""
     if one.shape[1] > FLOAT32_EXACT_K:
-        return dequantize(exact_sums(one, two.T), scale)
+        return dequantize(kernels().sums(one, two.T), scale)
     return dequantize(kernels().matmul(one, two.T), scale)
 
 
@@ -70,7 +70,7 @@ class DirectAttention(AttentionProducts):
             np.sum(e, axis=1, out=sums[head, rows])  # exact: integers up to 127 K_LIMIT < 2**24
             if not sums[head, rows].all():
                 raise SchemeError("a row of P sums to zero; its largest value before rounding must be 1")
-            o[head, rows] = dequantize(exact_sums(e, values[head]), (sv / sums[head, rows].astype(np.float64))[:, None])
+            o[head, rows] = dequantize(host.sums(e, values[head]), (sv / sums[head, rows].astype(np.float64))[:, None])
 
         host.each(attend, _parts(n, Tq, Tk))
         heads.rows = sums.astype(np.int32)

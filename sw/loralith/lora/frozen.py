@@ -129,8 +129,8 @@ class FrozenConv(FrozenLinear):
         elements = math.prod(window.kernel)
         self.window, self.C = window, weight.q.shape[1] // elements
         terms = max(self.C, len(weight.q) // window.groups) * elements
-        self.whole = device.direct and kernels().convolves(window, terms)
-        self.runs = device.direct and not self.whole
+        self.convolutions = kernels().convolutions(window, terms) if device.direct else None
+        self.runs = device.direct and self.convolutions is None
         self.depthwise = self.runs and window.groups > 1 and self.C == 1 and len(weight.q) == window.groups
         super().__init__(device, self._ordered(weight), scheme, layer)
 
@@ -175,8 +175,8 @@ class FrozenConv(FrozenLinear):
         x = rotate(finite32(x, "X"), self.block, 1, "X")
         xq, sx, clipped = quantize(x, stream=self._stream(Role.X, step, call))
         scale = sx * self.scale.astype(np.float64)
-        if self.whole:
-            image = kernels().convolution(xq, self._filters(), self.window)
+        if self.convolutions:
+            image = self.convolutions.convolution(xq, self._filters(), self.window)
             y = dequantize(image, scale.reshape(-1, *[1] * len(self.window.kernel)))
             return Output(x, xq, sx, self.window.rows_of(image), y, clipped)
         columns = self._columns(xq)
@@ -193,8 +193,8 @@ class FrozenConv(FrozenLinear):
         wanted = (shape[0], self.O, *self.window.output(*shape[2:]))
         scale = self.scale.reshape(-1, *[1] * len(self.window.kernel))
         dyq, g, clipped = self._gradient(dy, wanted, scale, step, call)
-        if self.whole:
-            acc = kernels().convolution_input(dyq, self._filters(), self.window, shape[2:])
+        if self.convolutions:
+            acc = self.convolutions.convolution_input(dyq, self._filters(), self.window, shape[2:])
             return Input(dyq, g, acc, rotate(dequantize(acc, g), self.block, 1), clipped)
         tokens = self.window.rows_of(dyq)
         if self.depthwise:

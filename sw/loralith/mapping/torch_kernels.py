@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -14,17 +15,15 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
-from loralith.device.arithmetic import FLOAT32_EXACT_K, Float32, Int8, Int32, Kernels, Part, Result, kernels, use_kernels
+from loralith.device.arithmetic import FLOAT32_EXACT_K, Convolutions, Float32, Int8, Int32, Kernels, Part, Result, kernels, use_kernels
 from loralith.lora.convolution_windows import Window
 
 __all__ = ["TorchKernels", "integer_product", "use_torch_kernels"]
 
 CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-
-
 EXACT_NORM = 2.0**24 / 1.01
 """Of norms that are computed in FP32, whose own error is far below a part in a hundred."""
 
@@ -74,22 +73,27 @@ class TorchKernels(Kernels):
 
     def matmul(self, left: Float32, right: Float32) -> Float32:
         out = np.empty((len(left), right.shape[1]), np.float32)
-        if _get_current_dispatch_mode_stack():  # a mode that counts torch's work is not to count the device's
-            return np.matmul(left, right, out=out)
-        torch.matmul(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(out))
+        with _apart():
+            torch.matmul(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(out))
         return out
 
     def product(self, left: Int8, right: Int8) -> Int32:
         return integer_product(left, right) if self.integer else super().product(left, right)
 
-    def convolves(self, window: Window, terms: int) -> bool:
+    def convolutions(self, window: Window, terms: int) -> Convolutions | None:
         if self.integer:  # products of copied windows are faster then
-            return False
+            return None
         # What cannot be split by channels must be exact as it is.
-        return max(math.prod(window.kernel), terms if window.groups > 1 else 0) <= FLOAT32_EXACT_K and _exact_convolutions()
+        whole = max(math.prod(window.kernel), terms if window.groups > 1 else 0)
+        return FloatConvolutions() if whole <= FLOAT32_EXACT_K and _exact_convolutions() else None
+
+
+class FloatConvolutions:
+    """FP32 convolutions of integers, as `loralith.device.arithmetic.Convolutions` has them."""
 
     def convolution(self, image: Int8, weight: Int8, window: Window) -> Int32:
-        return self._aside(lambda: _convolution(_tensor(image).float(), _tensor(weight).float(), window).numpy())
+        with _apart():
+            return _convolution(_tensor(image).float(), _tensor(weight).float(), window).numpy()
 
     def convolution_input(self, gradient: Int8, weight: Int8, window: Window, sizes: Sequence[int]) -> Int32:
         taken = window.output(*sizes)
@@ -97,13 +101,15 @@ class TorchKernels(Kernels):
             n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
             for n, m, s, p, d, k in zip(sizes, taken, window.stride, window.padding, window.dilation, window.kernel, strict=True)
         ]
-        return self._aside(lambda: _convolution_input(_tensor(gradient).float(), _tensor(weight).float(), window, ends).numpy())
+        with _apart():
+            return _convolution_input(_tensor(gradient).float(), _tensor(weight).float(), window, ends).numpy()
 
-    @staticmethod
-    def _aside(function: Callable[[], Int32]) -> Int32:
-        """In a thread of its own: modes of torch that count operators are the caller's, and are not to count the device's."""
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(function).result()
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Without what the caller has set for operators of its own: modes, which may count them, and autocast, which would round integers."""
+    with _disable_current_modes(), torch.autocast("cpu", enabled=False), torch.no_grad():
+        yield
 
 
 def integer_product(left: Int8, right: Int8) -> Int32:
@@ -187,6 +193,7 @@ def _integer_kernels() -> bool:
 
 
 @cache
+@_apart()
 def _exact_convolutions() -> bool:
     """Whether FP32 convolutions of integers are exact here: a kernel that transforms its operands, as Winograd's does, rounds."""
     generator = torch.Generator().manual_seed(0)
