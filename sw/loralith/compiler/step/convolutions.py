@@ -15,6 +15,7 @@ from loralith.compiler.step.elementwise import materialize, new_tensor
 from loralith.compiler.step.emitter import Emitter, Region, Work, kernel
 from loralith.compiler.step.operands import Epilogue, Operands
 from loralith.compiler.step.padded_images import PaddedImage, PaddedImages
+from loralith.compiler.step.product_blocks import lane_counts
 from loralith.compiler.step.tile_maxima import TileMaxima
 from loralith.compiler.step.views import Buffer, View, expand
 from loralith.errors import LoralithError
@@ -128,10 +129,8 @@ class _Convolution:
     def _choose(self) -> None:
         """Lanes, rows of an image and K of a block: those that take the fewest cycles."""
         c = self.e.config
-        least = max(c.rows, c.bus_bytes)
         found = []
-        for lanes in range(least, max(least, -(-self.n // least) * least) + 1, least):
-            lanes = min(lanes, -(-self.n // c.rows) * c.rows)
+        for lanes in lane_counts(self.n, c):
             rows = self.height
             while not (k_rows := self._k_rows(lanes, rows)) and rows > 1:
                 rows = -(-rows // 2)

@@ -36,8 +36,6 @@ TILE = 100
 """Cycles that a tile costs beside its words, about."""
 FEW = 4
 """Rows from which on their number is halved to find what fits."""
-
-
 BESIDE = 2
 """Into how many a tile is cut of a large tensor that is read for its stochastic integers alone: products that read those run beside it,
 whose LOADs hold up its own, so that more tiles are to be on their way."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from loralith.compiler.step.chains import Instruction, Prepared
 from loralith.compiler.step.emitter import Emitter
 from loralith.compiler.step.operands import Operands
 from loralith.compiler.step.views import View
 from loralith.errors import LoralithError
 from loralith.spec.commands import COMMAND_BYTES, LoadTarget
+from loralith.spec.config import Config
 
 __all__ = ["COMMAND", "INSTRUCTION", "Blocks"]
 
@@ -25,6 +28,13 @@ LATENCY = 105
 """Cycles of a memory's answer, in which no more bursts begin than may be in flight: rows of few words take longer than their words."""
 KEPT = 3 / 4
 """Of a scratchpad, what operands may take that later tiles are to find there."""
+
+
+def lane_counts(n: int, config: Config) -> Iterator[int]:
+    """How many of ``n`` lanes a block may have: whole rows of the array, and whole bus words but for the last."""
+    least = max(config.rows, config.bus_bytes)
+    for lanes in range(least, max(least, -(-n // least) * least) + 1, least):
+        yield min(lanes, -(-n // config.rows) * config.rows)
 
 
 class Blocks:
@@ -45,10 +55,8 @@ class Blocks:
 
     def _choose(self) -> None:
         c = self.e.config
-        least = max(c.rows, c.bus_bytes)
         found = []
-        for lanes in range(least, max(least, -(-self.n // least) * least) + 1, least):
-            lanes = min(lanes, -(-self.n // c.rows) * c.rows)
+        for lanes in lane_counts(self.n, c):
             block = self._block_of(lanes)
             if block is not None:
                 found.append((self._cost(lanes, *block), lanes, *block))
