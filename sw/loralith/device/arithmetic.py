@@ -54,12 +54,15 @@ class Kernels:
         return [function(part) for part in parts]
 
     def floats(self, values: Int8) -> Float32:
+        """The same integers, in the same order in memory."""
         return values.astype(np.float32)
 
     def integers(self, sums: Float32) -> Int32:
+        """Integers of at most 2**24 that a float32 array holds."""
         return sums.astype(np.int32)
 
     def matmul(self, left: Float32, right: Float32) -> Float32:
+        """left [M, K] right [K, N]; exact for INT8 values and K up to `FLOAT32_EXACT_K`, but that a zero may be negative."""
         return left @ right
 
     def sums(self, left: Int8 | Float32, right: Int8 | Float32) -> Int32:
